@@ -1,0 +1,31 @@
+"""Loop, hooks and logs, the same for every run."""
+from mmengine.hooks import (CheckpointHook, IterTimerHook,
+                            LoggerHook, ParamSchedulerHook, RuntimeInfoHook)
+from mmengine.runner import LogProcessor
+from mmengine.visualization import LocalVisBackend, Visualizer
+
+from minigpt4.engine import ResumeHook, SanityHook, ThroughputHook
+
+default_hooks = dict(
+    runtime_info=dict(type=RuntimeInfoHook),
+    timer=dict(type=IterTimerHook),
+    sampler_seed=None,  # the stream has its own place
+    logger=dict(type=LoggerHook, interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type=ParamSchedulerHook),
+    checkpoint=dict(
+        type=CheckpointHook,
+        by_epoch=False,
+        interval=1000,
+        max_keep_ckpts=3,
+        backend_args=dict(backend='atomic')))
+custom_hooks = [
+    dict(type=ResumeHook),
+    dict(type=SanityHook),
+    dict(type=ThroughputHook),
+]
+log_processor = dict(type=LogProcessor, by_epoch=False, window_size=50)
+visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
+randomness = dict(seed=42)
+env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+load_from = None
+resume = False

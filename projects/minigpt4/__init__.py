@@ -1,0 +1,14 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""MiniGPT-4 as a plugin of MMPretrain.
+
+Importing it registers the components (scope ``minigpt4``) with MMEngine and
+the models (``minigpt-4_*``) with MMPretrain's model hub.
+"""
+from . import compat
+
+compat.apply()
+
+from . import datasets, engine, models, nano  # noqa: E402
+
+__version__ = '0.1.0'
+__all__ = ['datasets', 'engine', 'models', 'nano']

@@ -1,0 +1,70 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Every difference between versions of our dependencies, in one place.
+
+:func:`apply` runs before anything else of the package is imported.
+"""
+import importlib
+
+import torch
+
+
+def apply() -> None:
+    """Make today's libraries work with mmengine 0.10 and MMPretrain 1.2."""
+    _turn_off_mmpretrain_multimodal()
+    _allow_mmengine_checkpoints()
+
+
+def _turn_off_mmpretrain_multimodal() -> None:
+    """Let ``mmpretrain.models`` import on transformers 4.50 and above.
+
+    MMPretrain's own multimodal models import names that transformers has
+    removed and die with ``TypeError: NoneType takes no arguments``; as
+    placeholders they leave the rest of MMPretrain usable.
+    """
+    import mmpretrain.utils.dependency as dependency
+    dependency.WITH_MULTIMODAL = False
+
+
+def _allow_mmengine_checkpoints() -> None:
+    """Let torch >= 2.6 read mmengine's checkpoints with ``weights_only``.
+
+    They hold these few classes beside tensors (mmengine issue 1655).
+    """
+    import numpy
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    multiarray = importlib.import_module(
+        'numpy._core.multiarray'
+        if hasattr(numpy, '_core') else 'numpy.core.multiarray')
+    dtypes = [
+        type(numpy.dtype(kind))
+        for kind in ('float64', 'float32', 'int64', 'int32', 'bool')
+    ]
+    torch.serialization.add_safe_globals([
+        HistoryBuffer, multiarray._reconstruct, multiarray.scalar,
+        numpy.ndarray, numpy.dtype, *dtypes,
+        (_history_method, 'builtins.getattr')
+    ])
+
+
+def _history_method(owner: type, name: str):
+    """What a checkpoint gets for ``getattr``: HistoryBuffer's methods alone.
+
+    Raises:
+        ValueError: Another object's attribute is asked for.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+    if owner is not HistoryBuffer:
+        raise ValueError(f'a checkpoint asks for {name} of {owner!r}; only '
+                         'the methods of HistoryBuffer are given.')
+    return getattr(owner, name)
+
+
+def dtype_argument(dtype: torch.dtype) -> dict:
+    """The keyword under which transformers takes a type.
+
+    transformers 4.56 renamed ``torch_dtype`` to ``dtype``.
+    """
+    import transformers
+    major, minor = map(int, transformers.__version__.split('.')[:2])
+    return {'dtype' if (major, minor) >= (4, 56) else 'torch_dtype': dtype}

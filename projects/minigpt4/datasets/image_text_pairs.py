@@ -1,0 +1,273 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Stage 1: image-text pairs from tar shards, mixed, endless, resumable."""
+import json
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from glob import glob
+
+import webdataset
+from mmengine.dataset import Compose
+from mmengine.dist import get_dist_info
+from mmengine.logging import print_log
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.shardlists import expand_urls
+
+from ..prompts import Turn
+from ..registry import DATASETS
+from .images import SampleError
+
+_LOUD = 20  # bad samples that are named one by one
+_IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+
+
+class Batch(list):
+    """Samples of one batch, and where in the stream the next one begins.
+
+    Attributes:
+        position: ``(lane, {source: [shards begun, samples taken]})``.
+    """
+    position: tuple[int, dict]
+
+
+class _Stream:
+    """Samples of one source in one lane, from any place on, for ever."""
+
+    def __init__(self, source: 'Source', lane: int, lanes: int,
+                 position: Sequence[int]) -> None:
+        self.source, self.lane, self.lanes = source, lane, lanes
+        self.shards, self.taken = position
+        self._samples: Iterator[dict] = iter(())
+        self._fresh = True
+        self._barren = 0
+
+    def next(self) -> dict:
+        """The next raw sample (bytes by suffix)."""
+        if self._fresh:  # a resumed shard is read again up to the place
+            self._fresh = False
+            self._samples = self._read()
+            for _ in range(self.taken):
+                next(self._samples, None)
+        while True:
+            sample = next(self._samples, None)
+            if sample is not None:
+                self.taken += 1
+                self._barren = 0
+                return sample
+            if self.taken == 0:
+                self._barren += 1
+                if self._barren > len(self.source.shards):
+                    raise ValueError(
+                        f'none of the {len(self.source.shards)} shards of '
+                        f'{self.source.name!r} holds a sample; expected tar '
+                        'files of KEY.jpg, KEY.json as img2dataset writes '
+                        'them.')
+            self.shards += 1
+            self.taken = 0
+            self._samples = self._read()
+
+    def _read(self) -> Iterator[dict]:
+        place = self.lane + self.shards * self.lanes
+        return self.source.read(place)
+
+
+class Source:
+    """A set of shards.
+
+    Args:
+        name: Its name, in logs.
+        shards: Paths: a string with braces or wildcards, or a list of such.
+        weight: How often a batch is drawn from it, relative to the others.
+        seed: Seed of the order of shards and of the samples in each.
+        shuffle: Samples of the shuffle buffer (before decoding).
+    """
+
+    def __init__(self, name: str, shards: 'str | Sequence[str]', weight: float,
+                 seed: int, shuffle: int) -> None:
+        self.name, self.weight = name, weight
+        self.seed, self.shuffle = seed, shuffle
+        patterns = [shards] if isinstance(shards, str) else list(shards)
+        named: list[str] = []
+        for pattern in patterns:
+            for path in expand_urls(pattern):
+                named += sorted(glob(path)) if '*' in path else [path]
+        self.shards = [
+            path for path in named if ':' in path or os.path.exists(path)
+        ]
+        if not self.shards:
+            raise FileNotFoundError(
+                f'no shard of {name!r} found under {shards!r}; expected tar '
+                'files of img2dataset; set the path of the source.')
+        if len(self.shards) < len(named):
+            print_log(
+                f'{name}: {len(named) - len(self.shards)} of {len(named)} '
+                'shards do not exist; training goes on without them.',
+                logger='current',
+                level=logging.WARNING)
+
+    def read(self, place: int) -> Iterator[dict]:
+        """Raw samples of the shard at a place of the endless order."""
+        turn, index = divmod(place, len(self.shards))
+        order = list(range(len(self.shards)))
+        random.Random(f'{self.seed}-{self.name}-{turn}').shuffle(order)
+        path = self.shards[order[index]]
+        steps = [
+            webdataset.SimpleShardList([path]),
+            webdataset.tarfile_to_samples(handler=self._fault)
+        ]
+        if self.shuffle:
+            rng = random.Random(f'{self.seed}-{self.name}-{place}')
+            steps.append(webdataset.shuffle(self.shuffle, rng=rng))
+        yield from webdataset.DataPipeline(*steps)
+
+    def _fault(self, error: Exception) -> bool:
+        print_log(
+            f'{self.name}: the rest of a shard is skipped: it cannot be read '
+            f'({type(error).__name__}: {error}).',
+            logger='current',
+            level=logging.WARNING)
+        return True
+
+
+@DATASETS.register_module()
+class ImageTextPairs(IterableDataset):
+    """Endless batches of image-text pairs, each batch from one source.
+
+    Shards are read with the ``webdataset`` library in a seeded order without
+    replacement, samples shuffled in a buffer before they are decoded. What
+    batch ``i`` holds depends on the seed and the number of data workers
+    alone: not on the number of ranks (each rank reads all and decodes its
+    share), nor on where a run was interrupted.
+
+    A worker is a *lane*: batch ``i`` comes from lane ``i % lanes``. A lane's
+    position is, for each source, how many of its shards it has begun before
+    and how many samples of the present one it has taken.
+
+    Args:
+        sources: Dicts of ``name``, ``shards`` and ``weight``; see
+            :class:`Source`.
+        pipeline: Transforms.
+        batch_size: Samples of one rank's batch.
+        seed: Seed.
+        shuffle: Samples of the shuffle buffer; 0 keeps their order.
+
+    Source: MiniGPT-4 ``datasets/laion_dataset.py`` and ``MultiIterLoader`` of
+    ``dataloader_utils.py`` @ d94738a (there shards are drawn with
+    replacement and nothing can be resumed).
+    """
+    metainfo: dict = {}
+
+    def __init__(self,
+                 sources: Sequence[dict],
+                 pipeline: Sequence[dict] = (),
+                 batch_size: int = 64,
+                 seed: int = 0,
+                 shuffle: int = 1000) -> None:
+        self.sources = [
+            Source(seed=seed, shuffle=shuffle, **source) for source in sources
+        ]
+        self.pipeline = Compose(pipeline)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bad = 0
+        self.first_batch = 0
+        self.positions: list[dict] | None = None
+
+    def __len__(self) -> int:
+        """As good as endless; mmengine asks every loader for a length."""
+        return sys.maxsize
+
+    def start_at(self, batch: int, positions: 'list[dict] | None') -> None:
+        """Set where the stream begins.
+
+        Args:
+            batch: Number of the first batch.
+            positions: The position of each lane then; None at the beginning.
+        """
+        self.first_batch = batch
+        self.positions = positions
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number, lanes = (worker.id, worker.num_workers) if worker else (0, 1)
+        if self.positions is not None and len(self.positions) != lanes:
+            raise ValueError(
+                f'the run was interrupted with {len(self.positions)} data '
+                f'workers and goes on with {lanes}; set '
+                f'train_dataloader.num_workers={max(len(self.positions), 1)} '
+                'to read the same samples.')
+        batch = self.first_batch + number
+        lane = batch % lanes
+        start = self.positions[lane] if self.positions else {}
+        streams = {
+            source.name:
+            _Stream(source, lane, lanes, start.get(source.name, (0, 0)))
+            for source in self.sources
+        }
+        rank, world_size = get_dist_info()
+        while True:
+            stream = streams[self._draw_source(batch)]
+            samples = Batch()
+            for i in range(self.batch_size * world_size):
+                place = f'{stream.source.name}/{stream.shards}/{stream.taken}'
+                raw = stream.next()
+                if i % world_size == rank:
+                    samples.append(self._decode(raw, place))
+            samples.position = lane, {
+                name: (s.shards, s.taken)
+                for name, s in streams.items()
+            }
+            yield samples
+            batch += lanes
+
+    def _draw_source(self, batch: int) -> str:
+        """The source of a batch, the same on all ranks."""
+        rng = random.Random(f'{self.seed}-{batch}')
+        names = [source.name for source in self.sources]
+        return rng.choices(names, [s.weight for s in self.sources])[0]
+
+    def _decode(self, raw: dict, place: str):
+        """A sample, or None where it cannot be used (named and counted)."""
+        key = f'{raw.get("__url__", "")} {raw["__key__"]}'
+        try:
+            record = dict(
+                id=key,
+                draw=place,
+                images=[_image(raw)],
+                turns=[Turn('', _caption(raw))])
+            return self.pipeline(record)
+        except SampleError as error:
+            self.bad += 1
+            if self.bad <= _LOUD:
+                print_log(
+                    f'skipped {key}: {error}',
+                    logger='current',
+                    level=logging.WARNING)
+            return None
+
+
+def _image(raw: dict) -> bytes:
+    for suffix in _IMAGES:
+        if suffix in raw:
+            return raw[suffix]
+    found = sorted(name for name in raw if not name.startswith('__'))
+    raise SampleError(f'it has {found} but no image ({", ".join(_IMAGES)}).')
+
+
+def _caption(raw: dict) -> str:
+    if 'json' in raw:
+        try:
+            caption = json.loads(raw['json']).get('caption')
+        except (ValueError, AttributeError) as error:
+            raise SampleError(f'its json cannot be read ({error}).') from error
+        if isinstance(caption, str):
+            return caption
+        if 'txt' not in raw:
+            raise SampleError('its json has no caption.')
+    if 'txt' in raw:
+        return raw['txt'].decode('utf-8', 'replace')
+    found = sorted(name for name in raw if not name.startswith('__'))
+    raise SampleError(f'it has {found} but neither json nor txt; write the '
+                      'shards with captions.')

@@ -1,0 +1,126 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Pipeline steps: from a record of a dataset to a sample of the model.
+
+A record is a dict with ``images`` (sources that :func:`read_image` reads),
+``turns`` (list of :class:`~minigpt4.prompts.Turn`), ``draw`` (place in the
+endless stream of training samples, which seeds what is drawn) and anything
+else that metrics want.
+"""
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmengine.structures import BaseDataElement
+
+from ..prompts import Turn
+from ..registry import TRANSFORMS
+from .images import SampleError, read_image, to_tensor
+
+
+@TRANSFORMS.register_module()
+class LoadImages:
+    """Reads ``images`` (or ``img``, an array from MMPretrain's inferencer).
+
+    Args:
+        size: Side of the square images in pixels.
+    """
+
+    def __init__(self, size: int = 224) -> None:
+        self.size = size
+
+    def __call__(self, record: dict) -> dict:
+        """Replace the sources by ``(3, size, size)`` uint8 tensors."""
+        sources = record.get('images', [])
+        if 'img' in record:
+            sources = [record['img']]
+        images = [to_tensor(read_image(s), self.size) for s in sources]
+        return {**record, 'images': images}
+
+
+@TRANSFORMS.register_module()
+class CleanCaption:
+    """Cleans web captions as BLIP does: stage 1's answers.
+
+    Lower case; ``. ! " ( ) * # : ; ~`` become spaces; runs of spaces
+    collapse; the first ``max_words`` words stay.
+
+    Args:
+        max_words: The most words.
+
+    Source: MiniGPT-4 ``BlipCaptionProcessor`` of
+    ``processors/blip_processors.py`` @ d94738a.
+    """
+
+    def __init__(self, max_words: int = 50) -> None:
+        self.max_words = max_words
+
+    def clean(self, text: str) -> str:
+        """Clean one caption."""
+        text = re.sub(r'[.!"()*#:;~]', ' ', text.lower())
+        text = re.sub(r'\s{2,}', ' ', text).rstrip('\n').strip(' ')
+        return ' '.join(text.split(' ')[:self.max_words])
+
+    def __call__(self, record: dict) -> dict:
+        """Clean every answer.
+
+        Raises:
+            SampleError: Nothing is left of a caption.
+        """
+        turns = []
+        for turn in record['turns']:
+            answer = self.clean(turn.answer)
+            if not answer:
+                raise SampleError(
+                    f'the caption {turn.answer!r} of {record.get("id")} is '
+                    'empty; expected some words.')
+            turns.append(replace(turn, answer=answer))
+        return {**record, 'turns': turns}
+
+
+@TRANSFORMS.register_module()
+class DrawQuestion:
+    """Draws the question of a description: one for each sample.
+
+    Questions that stand in the data stay. What is drawn depends on ``seed``
+    and the sample's place in the stream alone, so a resumed run draws the
+    same.
+
+    Args:
+        questions: To draw from.
+        seed: Seed.
+    """
+
+    def __init__(self, questions: Sequence[str], seed: int = 0) -> None:
+        self.questions = list(questions)
+        self.seed = seed
+
+    def __call__(self, record: dict) -> dict:
+        """Fill the first question where it is empty."""
+        turns = list(record.get('turns') or [Turn('')])
+        if not turns[0].question:
+            rng = random.Random(f'{self.seed}-{record.get("draw", 0)}')
+            turns[0] = replace(
+                turns[0], question=rng.choice(self.questions))
+        return {**record, 'turns': turns}
+
+
+@TRANSFORMS.register_module()
+class PackSample:
+    """The end of a pipeline: a sample as the model's collator takes it.
+
+    Args:
+        keys: What else of the record goes along, e.g. for metrics.
+    """
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self.keys = tuple(keys)
+
+    def __call__(self, record: dict) -> BaseDataElement:
+        """Pack ``images`` and ``turns``, the rest as meta information."""
+        kept = ('id', *self.keys)
+        return BaseDataElement(
+            metainfo={key: record[key]
+                      for key in kept if key in record},
+            images=record['images'],
+            turns=record.get('turns') or [Turn('')])

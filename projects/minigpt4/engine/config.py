@@ -1,0 +1,153 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""From a config file to a runner: what depends on the machine is set here."""
+import os
+import re
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size, init_dist, is_distributed
+from mmengine.runner import Runner
+
+
+def start_ranks(cfg: Config, launcher: str) -> None:
+    """Join the other ranks: NCCL where there are GPUs, else gloo.
+
+    mmengine's own start needs a GPU (it calls ``torch.cuda.set_device``), so
+    on a CPU the group is made here before the runner.
+
+    Args:
+        cfg: The config; its launcher is set.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none' or is_distributed():
+        return
+    if torch.cuda.is_available():
+        init_dist(launcher, backend='nccl')
+    elif launcher == 'pytorch':
+        torch.distributed.init_process_group('gloo')
+    else:
+        raise ValueError(f'launcher {launcher!r} needs GPUs; on CPUs use '
+                         "'pytorch'.")
+
+
+def fit_batch(cfg: Config, world_size: int) -> int:
+    """Share the global batch out to ranks.
+
+    ``cfg.global_batch_size`` is what the paper says (256, 12); each rank's
+    batch follows from the number of ranks, and ``model.micro_batch_size``
+    cuts it into pieces that fit the memory, with the same gradient.
+
+    Returns:
+        The batch of one rank.
+
+    Raises:
+        ValueError: The global batch cannot be shared out evenly.
+    """
+    total = cfg.global_batch_size
+    if total % world_size:
+        raise ValueError(
+            f'a global batch of {total} cannot be shared out evenly to '
+            f'{world_size} ranks; set global_batch_size to a multiple, e.g. '
+            f'{total - total % world_size or world_size}.')
+    share = total // world_size
+    loader = cfg.train_dataloader
+    if 'sources' in loader.dataset:
+        loader.batch_size = None  # the stream itself makes batches
+        loader.dataset.batch_size = share
+    else:
+        loader.batch_size = share
+    return share
+
+
+def use_amp(cfg: Config) -> None:
+    """Train in 16 bits: bf16, or fp16 with a scaled loss where it lacks.
+
+    Raises:
+        ValueError: There is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError('--amp needs a GPU, and there is none; on a CPU set '
+                         'decoder.dtype=bfloat16 if memory is short.')
+    wrapper = cfg.optim_wrapper
+    wrapper.type = 'AmpOptimWrapper'
+    if torch.cuda.is_bf16_supported():
+        wrapper.dtype = 'bfloat16'
+    else:
+        wrapper.dtype = 'float16'
+        wrapper.loss_scale = 'dynamic'
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint of a folder with the most iterations.
+
+    Files are written atomically, so each is whole; mmengine's own note of
+    the last one (``last_checkpoint``) may be half-written after a crash.
+    """
+    found = {
+        int(match[1]): str(path)
+        for path in Path(work_dir).glob('iter_*.pth')
+        if (match := re.fullmatch(r'iter_(\d+)\.pth', path.name))
+    }
+    return found[max(found)] if found else None
+
+
+def load_config(path: str,
+                work_dir: str | None = None,
+                options: dict | None = None) -> Config:
+    """Read a config and what the command line says over it.
+
+    Args:
+        path: The config file.
+        work_dir: Where results go; by default ``work_dirs/NAME``.
+        options: ``--cfg-options``.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'config {path!r} does not exist; see '
+                                'configs/minigpt4/.')
+    cfg = Config.fromfile(path)
+    if options:
+        cfg.merge_from_dict(options)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(path).stem)
+    return cfg
+
+
+def drop_training(cfg: Config) -> None:
+    """Leave of a config what a test needs.
+
+    Raises:
+        ValueError: The config tests nothing.
+    """
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(f'{cfg.filename} has no test_dataloader; give a '
+                         'config that tests, e.g. stage2_nano.py.')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper',
+                'param_scheduler', 'custom_hooks'):
+        cfg.pop(key, None)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a completed config.
+
+    With ``cfg.strategy`` (FSDP, DeepSpeed) it is mmengine's FlexibleRunner.
+    """
+    share = None
+    if cfg.get('train_dataloader') is not None:
+        cfg.train_cfg.max_iters = cfg.max_iters
+        share = fit_batch(cfg, get_world_size())
+    if cfg.get('strategy') is not None:
+        from mmengine.runner import FlexibleRunner
+        return FlexibleRunner.from_cfg(cfg)
+    if is_distributed():
+        cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
+    runner = Runner.from_cfg(cfg)
+    if share is not None:
+        micro = cfg.model.get('micro_batch_size') or share
+        runner.logger.info(
+            f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
+            f'x {share} samples, in pieces of {min(micro, share)}')
+    return runner

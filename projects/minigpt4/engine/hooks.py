@@ -1,0 +1,224 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""What happens beside training: resuming, sanity, samples, throughput."""
+import math
+import random
+import time
+
+import numpy as np
+import torch
+from mmengine.dist import get_world_size, master_only
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
+
+from ..registry import HOOKS
+from .atomic import write_atomically
+from .picture import captioned
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath) -> None:
+        """Write bytes to a file atomically."""
+        write_atomically(filepath, obj)
+
+    def put_text(self, obj: str, filepath, encoding: str = 'utf-8') -> None:
+        """Write text to a file atomically."""
+        write_atomically(filepath, obj.encode(encoding))
+
+
+register_backend('atomic', AtomicBackend, force=True)
+
+
+def _model(runner):
+    return runner.model.module if is_model_wrapper(
+        runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Saves and restores what mmengine does not: RNG and data position."""
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add them to a checkpoint."""
+        checkpoint['data'] = dict(
+            positions=getattr(runner.train_loop, 'positions', None),
+            counts=dict(getattr(runner.train_loop, 'counts', {})))
+        checkpoint['random'] = dict(
+            python=random.getstate(),
+            numpy=np.random.get_state()[1:3],
+            torch=torch.get_rng_state(),
+            cuda=torch.cuda.get_rng_state_all()
+            if torch.cuda.is_available() else [])
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Restore them where the run is resumed (not at ``load_from``)."""
+        if not runner._resume or 'random' not in checkpoint:
+            return
+        runner.train_loop.positions = checkpoint['data']['positions']
+        runner.train_loop.counts.update(checkpoint['data']['counts'])
+        states = checkpoint['random']
+        version, numbers, gauss = states['python']
+        random.setstate((version, tuple(numbers), gauss))
+        keys, place = states['numpy']
+        np.random.set_state(('MT19937', keys, place, 0, 0.0))
+        torch.set_rng_state(states['torch'].cpu())
+        if torch.cuda.is_available() and states['cuda']:
+            torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda']])
+
+
+@HOOKS.register_module()
+class SanityHook(Hook):
+    """Stops a run that cannot become anything, and says why.
+
+    Looks at the loss every ``interval`` iterations only, for each look waits
+    for the device.
+
+    Args:
+        interval: Iterations between two looks.
+        patience: Looks in a row at a loss near ln(vocabulary), or at data of
+            which nothing could be read, before the run is stopped.
+    """
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = 10, patience: int = 10) -> None:
+        self.interval = interval
+        self.patience = patience
+        self._uniform = 0
+        self._skipped = 0
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch=None,
+                         outputs=None) -> None:
+        """Look at loss and counts."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        loss = float(outputs['loss'])
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f'the loss is {loss} at iteration {runner.iter + 1}; with '
+                'fp16 use --amp (loss scaling) or bf16, else lower the '
+                'learning rate; the last checkpoint is untouched.')
+        vocab_size = _model(runner).decoder.vocab_size
+        near = abs(loss - math.log(vocab_size)) < 0.01
+        self._uniform = self._uniform + 1 if near else 0
+        if self._uniform >= self.patience:
+            raise RuntimeError(
+                f'the loss has stayed at ln({vocab_size}) = '
+                f'{math.log(vocab_size):.3f} for '
+                f'{self.patience * self.interval} iterations, as of an LLM '
+                'that guesses; its weights are wrong or not merged: check '
+                'decoder.name_or_path.')
+        truncated = runner.train_loop.counts['truncated']
+        skipped = runner.train_loop.counts['skipped']
+        for name, value in (('skipped', skipped), ('truncated', truncated)):
+            if value:
+                runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def after_train(self, runner) -> None:
+        """Say what was left out."""
+        counts = runner.train_loop.counts
+        seen = runner.iter
+        runner.logger.info(
+            f'{seen} iterations done; {counts["skipped"]} samples were '
+            f'skipped (unreadable), {counts["truncated"]} answers were cut at '
+            'max_text_length and lost their end symbol.')
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Adds samples and tokens per second, over all ranks, to the log.
+
+    Args:
+        interval: Iterations that one figure is taken over.
+    """
+    priority = 'ABOVE_NORMAL'  # before the logger
+
+    def __init__(self, interval: int = 10) -> None:
+        self.interval = interval
+        self._samples = self._tokens = 0
+        self._since = 0.0
+
+    def before_train(self, runner) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch=None,
+                         outputs=None) -> None:
+        """Count a batch (on the CPU, before it went to the device)."""
+        if data_batch['inputs'] is not None:
+            mask = data_batch['inputs'].attention_mask
+            self._samples += len(mask)
+            self._tokens += int(mask.sum())
+        if self.every_n_train_iters(runner, self.interval):
+            now = time.perf_counter()
+            rate = get_world_size() / (now - self._since)
+            hub = runner.message_hub
+            hub.update_scalar('train/samples_per_s', self._samples * rate)
+            hub.update_scalar('train/tokens_per_s', self._tokens * rate)
+            self._samples = self._tokens = 0
+            self._since = now
+
+
+@HOOKS.register_module()
+class SampleCaptionsHook(Hook):
+    """Lets the model speak during training: a table of images and captions.
+
+    Written to the log, and as pictures to every visualisation backend.
+
+    Args:
+        dataset: Config of a dataset whose first samples are captioned.
+        num_samples: How many.
+        interval: Iterations between two tables.
+        max_new_tokens: The most tokens of a caption.
+    """
+
+    def __init__(self,
+                 dataset: dict,
+                 num_samples: int = 4,
+                 interval: int = 500,
+                 max_new_tokens: int = 80) -> None:
+        self.dataset_cfg = dataset
+        self.num_samples = num_samples
+        self.interval = interval
+        self.max_new_tokens = max_new_tokens
+        self._samples: list = []
+
+    @master_only
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch=None,
+                         outputs=None) -> None:
+        """Caption the samples."""
+        if not (self.every_n_train_iters(runner, self.interval)
+                or self.is_last_train_iter(runner)):
+            return
+        if not self._samples:
+            dataset = DATASETS.build(self.dataset_cfg)
+            number = min(self.num_samples, len(dataset))
+            samples = [dataset[i] for i in range(number)]
+            self._samples = [s for s in samples if s is not None]
+        model = _model(runner)
+        model.eval()
+        answers = model.generate(
+            self._samples, max_new_tokens=self.max_new_tokens)
+        model.train()
+        step = runner.iter + 1
+        lines = [f'captions at iteration {step}:']
+        for sample, answer in zip(self._samples, answers, strict=True):
+            lines.append(f'  {sample.get("id")}: {answer.text!r}')
+            if sample.images:
+                runner.visualizer.add_image(
+                    f'caption_{sample.get("id")}',
+                    captioned(sample.images[0], answer.text),
+                    step=step)
+        runner.logger.info('\n'.join(lines))

@@ -1,0 +1,140 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The training loop: endless data, resumed where it was, counted."""
+from collections import Counter
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop
+from torch import nn
+
+from ..datasets import ImageTextPairs
+from ..registry import LOOPS, MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class RankParallel(nn.Module):
+    """Data parallelism for a model that averages its own gradients.
+
+    ``DistributedDataParallel`` broadcasts and walks all parameters, of which
+    MiniGPT-4 trains one in two thousand, and knows no CPU. Here the trained
+    parameters are broadcast once; :meth:`MiniGPT4.train_step` averages
+    gradients over ranks.
+
+    Args:
+        module: The model.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        if torch.distributed.is_initialized():
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    torch.distributed.broadcast(parameter.data, src=0)
+        self.train_step = module.train_step
+        self.val_step = module.val_step
+        self.test_step = module.test_step
+
+    def forward(self, *args, **kwargs):
+        """The model's forward."""
+        return self.module(*args, **kwargs)
+
+
+@LOOPS.register_module()
+class EndlessTrainLoop(BaseLoop):
+    """Iterations over an endless stream of batches that knows its place.
+
+    mmengine's loop reads a resumed run's data again from the beginning, and
+    switches every module to train mode at each iteration. This one sets the
+    place of the sampler or the streaming dataset, gives the data workers the
+    model's collator, and counts what they leave out.
+
+    Args:
+        runner: The runner.
+        dataloader: The loader or its config.
+        max_iters: Iterations of the training.
+        val_begin: First iteration that may be validated.
+        val_interval: Iterations between two validations.
+
+    Attributes:
+        positions: Of a streaming dataset, the position of each lane.
+        counts: ``skipped`` samples and ``truncated`` answers so far.
+    """
+
+    def __init__(self,
+                 runner,
+                 dataloader,
+                 max_iters: int,
+                 val_begin: int = 1,
+                 val_interval: int = 1000) -> None:
+        super().__init__(runner, dataloader)
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        self.dataloader.collate_fn = model.collator(training=True)
+        self.max_iters, self.max_epochs = max_iters, 1
+        self.val_begin, self.val_interval = val_begin, val_interval
+        self.stop_training = False
+        self.positions: list[dict] | None = None
+        self.counts: Counter[str] = Counter()
+        self._iter = self._epoch = 0  # set by the runner when it resumes
+
+    @property
+    def iter(self) -> int:
+        """Iterations done."""
+        return self._iter
+
+    @property
+    def epoch(self) -> int:
+        """Always 0: the training is one long epoch."""
+        return self._epoch
+
+    def run(self) -> nn.Module:
+        """Train until ``max_iters``."""
+        runner = self.runner
+        runner.call_hook('before_train')
+        runner.call_hook('before_train_epoch')
+        self._set_place()
+        batches = iter(self.dataloader)
+        runner.model.train()
+        while self._iter < self.max_iters and not self.stop_training:
+            batch = next(batches)
+            self._note(batch)
+            runner.call_hook(
+                'before_train_iter', batch_idx=self._iter, data_batch=batch)
+            outputs = runner.model.train_step(
+                batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook(
+                'after_train_iter',
+                batch_idx=self._iter,
+                data_batch=batch,
+                outputs=outputs)
+            self._iter += 1
+            if (runner.val_loop is not None and self._iter >= self.val_begin
+                    and (self._iter % self.val_interval == 0
+                         or self._iter == self.max_iters)):
+                runner.val_loop.run()
+                runner.model.train()
+        runner.call_hook('after_train_epoch')
+        runner.call_hook('after_train')
+        return runner.model
+
+    def _set_place(self) -> None:
+        """Tell the data where the run stands."""
+        dataset = self.dataloader.dataset
+        if isinstance(dataset, ImageTextPairs):
+            lanes = max(self.dataloader.num_workers, 1)
+            dataset.start_at(self._iter, self.positions)
+            if self.positions is None:
+                self.positions = [{} for _ in range(lanes)]
+        else:
+            self.dataloader.sampler.start = (
+                self._iter * self.dataloader.batch_size *
+                self.runner.world_size)
+
+    def _note(self, batch: dict) -> None:
+        """Keep the batch's position and counts."""
+        position = batch.pop('position', None)
+        if position is not None:
+            lane, place = position
+            self.positions[lane] = place
+        self.counts.update(batch['counts'])

@@ -1,0 +1,40 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Pictures with words under them."""
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+
+def captioned(image: 'Tensor | Image.Image',
+              text: str,
+              width: int = 240,
+              line: int = 13) -> np.ndarray:
+    """An image with its caption under it.
+
+    Args:
+        image: ``(3, H, W)`` uint8, or a Pillow image.
+        text: The caption; wrapped.
+        width: Width of the picture in pixels.
+        line: Height of a line in pixels.
+
+    Returns:
+        ``(H', width, 3)`` uint8, RGB.
+    """
+    if isinstance(image, Tensor):
+        image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    height = round(width * image.height / image.width)
+    lines = [
+        piece for paragraph in text.splitlines() or ['']
+        for piece in textwrap.wrap(paragraph, width // 6) or ['']
+    ]
+    page = Image.new('RGB', (width, height + line * (len(lines) + 1)), 'white')
+    page.paste(image.resize((width, height), Image.Resampling.BICUBIC), (0, 0))
+    ImageDraw.Draw(page).multiline_text(
+        (4, height + line // 2),
+        '\n'.join(lines),
+        fill='black',
+        font=ImageFont.load_default(size=11),
+        spacing=2)
+    return np.asarray(page)

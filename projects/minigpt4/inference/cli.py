@@ -1,0 +1,94 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The console script ``minigpt4``: one table of verbs.
+
+A verb's module has ``main(argv)``, which returns an exit status (None is 0).
+It is imported when its verb is called. This file and ``doctor.py`` import
+nothing of the package, so both run where the package cannot be imported.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from runpy import run_path
+
+# verb: (module, what the verb does)
+VERBS: dict[str, tuple[str, str]] = {
+    'doctor': (
+        'minigpt4.inference.doctor',
+        'check versions, devices and weights; say how to mend faults',
+    ),
+}
+# run as files, without importing the package
+STANDALONE = {'minigpt4.inference.doctor'}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Call a verb.
+
+    Args:
+        argv: The command line after the program's name.
+
+    Returns:
+        The exit status of the verb.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = _build_parser()
+    # The verb's own parser reads what follows the verb.
+    n_own = next(
+        (i + 1 for i, word in enumerate(argv) if not word.startswith('-')),
+        len(argv),
+    )
+    verb = parser.parse_args(argv[:n_own]).verb
+    if verb is None:
+        parser.print_help()
+        return 2
+    return _load(VERBS[verb][0])(argv[n_own:]) or 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    table = '\n'.join(
+        f'  {verb:{width}}  {help_}' for verb, (_, help_) in VERBS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog='minigpt4',
+        usage='minigpt4 [-h] [--version] VERB ...',
+        description='MiniGPT-4 as a plugin of MMPretrain.',
+        epilog=f'verbs:\n{table}\n\nminigpt4 VERB --help tells more.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=_version())
+    parser.add_argument(
+        'verb', nargs='?', choices=list(VERBS), help=argparse.SUPPRESS
+    )
+    return parser
+
+
+def _version() -> str:
+    try:
+        return f'minigpt4 {metadata.version("minigpt4")}'
+    except metadata.PackageNotFoundError:
+        return 'minigpt4 (not installed: no version)'
+
+
+def _load(module: str) -> Callable[[list[str]], int | None]:
+    """The ``main`` of a verb's module."""
+    if module in STANDALONE:
+        name = module.rpartition('.')[2]
+        return run_path(str(Path(__file__).parent / f'{name}.py'))['main']
+    try:
+        return importlib.import_module(module).main
+    except Exception:
+        print(
+            f'{module} cannot be imported, for the reason below; '
+            '"minigpt4 doctor" says what is wrong with this environment.',
+            file=sys.stderr,
+        )
+        raise
+
+
+if __name__ == '__main__':
+    sys.exit(main())

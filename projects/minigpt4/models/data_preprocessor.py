@@ -1,0 +1,48 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Batches to the device: images travel as uint8 and are normalised there."""
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+
+from ..registry import MODELS
+
+# OpenAI CLIP's constants, of images in 0..1
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@MODELS.register_module()
+class ImageNormalizer(BaseDataPreprocessor):
+    """Moves a collated batch to the model's device and normalises images.
+
+    Args:
+        mean: Mean of the channels, of images in 0..1, RGB.
+        std: Standard deviation of the channels.
+    """
+
+    def __init__(self,
+                 mean: Sequence[float] = MEAN,
+                 std: Sequence[float] = STD) -> None:
+        super().__init__(non_blocking=True)
+        for name, values in (('mean', mean), ('std', std)):
+            self.register_buffer(
+                name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Prepare a batch.
+
+        Args:
+            data: What the collator gives; ``images`` ``(N, 3, H, W)`` uint8.
+            training: Not used.
+
+        Returns:
+            ``images`` fp32 normalised, ``inputs`` on the device, ``samples``.
+        """
+        images, inputs = data['images'], data['inputs']
+        if images is not None:
+            images = images.to(self.device, non_blocking=True)
+            images = (images.float().div(255) - self.mean) / self.std
+        inputs = type(inputs)(
+            *(t.to(self.device, non_blocking=True) for t in inputs))
+        return dict(images=images, inputs=inputs, samples=data.get('samples'))

@@ -1,0 +1,171 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The backbone: EVA-ViT-g/14 of EVA-CLIP, as BLIP-2 cuts it."""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import MODELS
+from .weights import load_weights, torch_dtype
+
+ARCHS = {
+    # BLIP-2 keeps 39 of EVA-CLIP's 40 blocks and no final norm
+    'eva-g': dict(width=1408, depth=39, num_heads=16, mlp_width=6144),
+    'nano': dict(width=128, depth=4, num_heads=4, mlp_width=512),
+}
+
+
+class Attention(nn.Module):
+    """Self-attention; query and value have a bias, the key has none."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        batch, tokens, width = x.shape
+        bias = torch.cat(
+            (self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = qkv.view(batch, tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, num_heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, mlp_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Cuts the image into patches and embeds each."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` to ``(B, patches, C)``."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+@MODELS.register_module()
+class EVAViT(nn.Module):
+    """EVA-ViT: ``(B, 3, 224, 224)`` images to ``(B, 257, 1408)`` features.
+
+    Parameter names are those of ``eva_vit_g.pth``, so that file loads as it
+    is (blocks beyond the 39th, the final norm and the head are left over).
+
+    Args:
+        arch: ``'eva-g'``, ``'nano'``, or a dict with ``width``, ``depth``,
+            ``num_heads`` and ``mlp_width``.
+        img_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels.
+        checkpoint: File, URL or ``'nano/...'`` of the weights; None leaves
+            them random.
+        dtype: ``'auto'`` (bf16 or fp16 on a GPU, fp32 on a CPU) or the name
+            of a floating-point type.
+        frozen: Whether the weights stay as they are; then no graph is built
+            and the module stays in eval mode.
+
+    Source: BLIP-2 / MiniGPT-4 ``models/eva_vit.py`` @ d94738a; paper section
+    3. Attention runs through ``scaled_dot_product_attention``. LayerNorms are
+    kept in ``dtype`` too (the original keeps fp32 weights there).
+    """
+
+    def __init__(self,
+                 arch: str | dict = 'eva-g',
+                 img_size: int = 224,
+                 patch_size: int = 14,
+                 checkpoint: str | None = None,
+                 dtype: str = 'auto',
+                 frozen: bool = True) -> None:
+        super().__init__()
+        if isinstance(arch, str):
+            if arch not in ARCHS:
+                raise ValueError(f'unknown EVAViT arch {arch!r}; expected one '
+                                 f'of {", ".join(ARCHS)} or a dict.')
+            arch = ARCHS[arch]
+        self.out_channels = width = arch['width']
+        self.img_size = img_size
+        self.frozen = frozen
+        patches = (img_size // patch_size)**2
+        self.patch_embed = PatchEmbed(width, patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
+        self.blocks = nn.ModuleList(
+            Block(width, arch['num_heads'], arch['mlp_width'])
+            for _ in range(arch['depth']))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if checkpoint is not None:
+            load_weights(self, checkpoint, select=self._select)
+        # a trained backbone keeps fp32 weights: AMP casts as it goes
+        self.to(torch_dtype(dtype) if frozen else torch.float32)
+        self.requires_grad_(not frozen)
+        self.train()
+
+    def train(self, mode: bool = True) -> 'EVAViT':
+        """Stay in eval mode while frozen, whatever is asked."""
+        return super().train(mode and not self.frozen)
+
+    def _select(self, name: str) -> str | None:
+        """Our name of a checkpoint's tensor; None for what is left over."""
+        if name.startswith('blocks.'):
+            return name if int(name.split('.')[1]) < len(self.blocks) else None
+        known = ('cls_token', 'pos_embed', 'patch_embed.')
+        return name if name.startswith(known) else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            images: ``(B, 3, img_size, img_size)``, normalised, any float.
+
+        Returns:
+            ``(B, 1 + patches, width)`` in the module's dtype, the class
+            token first; not normalised (``ln_vision`` is the neck's).
+
+        Raises:
+            ValueError: The images have another size.
+        """
+        if images.shape[1:] != (3, self.img_size, self.img_size):
+            raise ValueError(
+                f'images of shape {tuple(images.shape)} given; expected '
+                f'(B, 3, {self.img_size}, {self.img_size}); set the size of '
+                'the LoadImage transform to the img_size of the backbone.')
+        x = self.patch_embed(images.to(self.cls_token.dtype))
+        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return x

@@ -1,0 +1,338 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""MiniGPT4: backbone, neck, head and decoder, composed."""
+from collections.abc import Sequence
+
+import torch
+from mmengine import dist
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from ..prompts import get_template
+from ..registry import MODELS
+from .data_preprocessor import ImageNormalizer
+from .decoder import decode_fingerprint, encode_fingerprint
+from .generation import Answer, generate
+from .multimodal_inputs import Collator, MultimodalInputs, split_batch
+
+FINGERPRINT = 'llm_fingerprint'
+
+
+@MODELS.register_module()
+class MiniGPT4(BaseModel):
+    """A frozen eye, a frozen voice, and one trained layer between.
+
+    A forward pass is: (1) the backbone sees the images, (2) the neck distils
+    each into a few queries, (3) the head maps these into the LLM's embedding
+    space, (4) they take their places among the embedded words, (5) the
+    decoder reads all and speaks.
+
+    The state dict holds what is trained and the fingerprint of the LLM that
+    it was trained against; nothing else.
+
+    Args:
+        backbone: Config of the backbone, e.g. :class:`EVAViT`.
+        neck: Config of the neck, e.g. :class:`QFormer`.
+        head: Config of the head; its widths are filled in.
+        decoder: Config of the decoder, e.g. :class:`LLMDecoder`.
+        prompt_template: Name of a template of ``minigpt4.prompts``.
+        max_text_length: In training, the most tokens of an answer with its
+            end symbol.
+        micro_batch_size: Samples that go through forward and backward at
+            once; a larger batch is accumulated in pieces with the same loss
+            and gradient. None takes the batch as it is.
+        prompt: The question of a caption without a question of its own.
+        generation: Default settings of :meth:`generate`.
+        check_llm: Whether a checkpoint of another LLM is refused.
+        device: Where the model goes when it is built; ``'auto'`` is the GPU
+            if there is one. None leaves it to the caller (a runner).
+        data_preprocessor: Config of the image normaliser.
+
+    Source: MiniGPT-4 ``models/minigpt4.py`` and ``models/minigpt_base.py`` @
+    d94738a; paper section 3.
+    """
+
+    def __init__(self,
+                 backbone: dict,
+                 neck: dict,
+                 head: dict,
+                 decoder: dict,
+                 prompt_template: str = 'vicuna_v0',
+                 max_text_length: int | None = None,
+                 micro_batch_size: int | None = None,
+                 prompt: str = '',
+                 generation: dict | None = None,
+                 check_llm: bool = True,
+                 device: str | None = None,
+                 data_preprocessor: dict | None = None) -> None:
+        super().__init__(data_preprocessor or dict(type=ImageNormalizer))
+        self.template = get_template(prompt_template)
+        self.max_text_length = max_text_length
+        self.micro_batch_size = micro_batch_size
+        self.prompt = prompt
+        self.generation = dict(generation or {})
+        self.check_llm = check_llm
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck)
+        self.decoder = MODELS.build(decoder)
+        self.head = MODELS.build({
+            'in_channels': self.neck.out_channels,
+            'out_channels': self.decoder.hidden_size,
+            **head
+        })
+        self.register_state_dict_post_hook(_keep_trained)
+        self.register_load_state_dict_pre_hook(_check_trained)
+        self.register_load_state_dict_post_hook(_ignore_frozen)
+        self.train()
+        if device is not None:
+            if device == 'auto':
+                device = 'cuda' if torch.cuda.is_available() else 'cpu'
+            self.to(device)
+
+    def init_weights(self) -> None:
+        """Do nothing: the parts are initialised or loaded when built."""
+
+    def train(self, mode: bool = True) -> 'MiniGPT4':
+        """Switch the trained parts; frozen parts stay in eval mode."""
+        self.training = mode
+        for part in (self.backbone, self.neck, self.head):
+            part.train(mode and not part.frozen)
+        self.decoder.train(mode)
+        return self
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the trained parameters."""
+        return [n for n, p in self.named_parameters() if p.requires_grad]
+
+    def collator(self, training: bool) -> Collator:
+        """What makes batches of samples for this model."""
+        return Collator(
+            self.decoder.tokenizer,
+            self.template,
+            self.neck.num_tokens,
+            max_text_length=self.max_text_length if training else None,
+            padding='right' if training else 'left')
+
+    def queries(self, images: Tensor) -> Tensor:
+        """Frozen half of seeing: ``(N, 3, H, W)`` float to ``(N, Q, C)``.
+
+        No graph is built unless backbone or neck are trained.
+        """
+        graph = torch.is_grad_enabled()
+        with torch.set_grad_enabled(graph and not self.backbone.frozen):
+            features = self.backbone(images)
+        trained = not (self.backbone.frozen and self.neck.frozen)
+        with torch.set_grad_enabled(graph and trained):
+            return self.neck(features)
+
+    def embed(self, images: Tensor | None, inputs: MultimodalInputs) -> Tensor:
+        """Words and images as ``(B, T, hidden_size)`` embeddings.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised, or None.
+            inputs: The batch.
+        """
+        embeddings = self.decoder.embed(inputs.token_ids)
+        if images is None:
+            return embeddings
+        tokens = self.head(self.queries(images)).to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(
+            0, inputs.image_places,
+            tokens.flatten(0, 1)).view_as(embeddings)
+
+    def forward(self,
+                images: Tensor | None = None,
+                inputs: MultimodalInputs | None = None,
+                samples: Sequence[BaseDataElement] | None = None,
+                counts: dict | None = None,
+                mode: str = 'tensor'):
+        """Run the model on a collated batch.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised, or None.
+            inputs: The batch.
+            samples: Its samples.
+            counts: What the collator counted; not used here.
+            mode: ``'tensor'`` for the logits ``(B, T, vocab_size)``,
+                ``'loss'`` for :meth:`loss`, ``'predict'`` for
+                :meth:`predict`.
+        """
+        if inputs is None:
+            raise ValueError('no inputs were given; expected a batch of '
+                             'model.collator(training), preprocessed.')
+        if mode == 'tensor':
+            embeddings = self.embed(images, inputs)
+            return self.decoder.logits(
+                self.decoder.hidden_states(embeddings, inputs.attention_mask,
+                                           inputs.position_ids))
+        if mode == 'loss':
+            return self.loss(images, inputs)
+        if mode == 'predict':
+            return self.predict(images, inputs, samples)
+        raise ValueError(f'unknown mode {mode!r}; expected tensor, loss or '
+                         'predict.')
+
+    def loss(self, images: Tensor | None,
+             inputs: MultimodalInputs) -> dict[str, Tensor]:
+        """Mean cross-entropy of the supervised tokens.
+
+        Returns:
+            ``loss``, a scalar in nats per token.
+
+        Raises:
+            ValueError: Nothing is supervised.
+        """
+        if len(inputs.targets) == 0:
+            raise ValueError(
+                f'none of the {inputs.token_ids.numel()} tokens of the batch '
+                'is supervised; every training sample needs an answer.')
+        hidden = self.decoder.hidden_states(
+            self.embed(images, inputs), inputs.attention_mask,
+            inputs.position_ids)
+        losses = self.decoder.token_losses(hidden, inputs.target_places,
+                                           inputs.targets)
+        return dict(loss=losses.mean())
+
+    def train_step(self, data: dict,
+                   optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """One optimizer step on one batch, in pieces where it is too large.
+
+        The loss is the mean over the supervised tokens of the global batch,
+        whatever the number of ranks and pieces; gradients are averaged over
+        ranks here, so that no wrapper has to look at the frozen weights.
+
+        Returns:
+            ``loss``, that mean, detached; 0 where no sample of the global
+            batch could be read.
+        """
+        if not isinstance(data, dict):
+            data = self.collator(training=True)(data)
+        pieces = split_batch(data, self.micro_batch_size)
+        share = torch.tensor(
+            sum(len(piece['inputs'].targets) for piece in pieces),
+            dtype=torch.float32,
+            device=self.data_preprocessor.device)
+        dist.all_reduce(share, op='mean')  # targets of the mean rank
+        if pieces and share == 0:
+            self.loss(None, pieces[0]['inputs'])  # says what is wrong
+        total = torch.zeros_like(share)
+        for piece in pieces:
+            if len(piece['inputs'].targets) == 0:
+                continue
+            with optim_wrapper.optim_context(self):
+                piece = self.data_preprocessor(piece, True)
+                weight = len(piece['inputs'].targets) / share
+                loss = self(**piece, mode='loss')['loss'] * weight
+                if piece['images'] is None:
+                    # text only: a zero gradient, so that backward runs and
+                    # all ranks reduce the same tensors
+                    loss = loss + 0 * sum(p.sum() for p in self.parameters()
+                                          if p.requires_grad)
+            optim_wrapper.backward(loss)
+            total += loss.detach()
+        trained = [p for p in self.parameters() if p.requires_grad]
+        for parameter in trained:  # a rank whose batch was unreadable
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce_params([p.grad for p in trained], op='mean')
+        dist.all_reduce(total, op='mean')
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        return dict(loss=total)
+
+    def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
+        """Answer a batch of samples, collated or not."""
+        if not isinstance(data, dict):
+            data = self.collator(training=False)(data)
+        if data['inputs'] is None:  # no sample could be read
+            return []
+        return super().val_step(data)
+
+    test_step = val_step
+
+    def predict(
+            self, images: Tensor | None, inputs: MultimodalInputs,
+            samples: Sequence[BaseDataElement] | None = None
+    ) -> list[BaseDataElement]:
+        """Answer each sample's last question.
+
+        Returns:
+            The samples (new ones where None are given) with
+            ``pred_caption`` and ``finished`` set.
+        """
+        answers = self.answer(images, inputs)
+        if samples is None:
+            samples = [BaseDataElement() for _ in answers]
+        for sample, answer in zip(samples, answers, strict=True):
+            sample.pred_caption = answer.text
+            sample.finished = answer.finished
+        return list(samples)
+
+    @torch.no_grad()
+    def answer(self, images: Tensor | None, inputs: MultimodalInputs,
+               **settings) -> list[Answer]:
+        """Generate for a left-padded batch; see :func:`generate`."""
+        return generate(self.decoder.llm, self.decoder.tokenizer,
+                        self.embed(images, inputs), inputs.attention_mask,
+                        self.template.stop,
+                        **{**self.generation, **settings})
+
+    def generate(self, samples: Sequence[BaseDataElement],
+                 **settings) -> list[Answer]:
+        """Answer samples (``images`` uint8 and ``turns``) in one batch.
+
+        Args:
+            samples: What the datasets' pipelines give.
+            settings: Over ``generation``; see :func:`generate`.
+        """
+        batch = self.data_preprocessor(
+            self.collator(training=False)(samples), False)
+        return self.answer(batch['images'], batch['inputs'], **settings)
+
+
+def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:
+    """State-dict hook: drop what is frozen, add the LLM's fingerprint."""
+    trained = {prefix + name for name in model.trained_names}
+    for key in [
+            key for key in state_dict
+            if key.startswith(prefix) and key not in trained
+    ]:
+        del state_dict[key]
+    if model.decoder.tokenizer is not None:
+        state_dict[prefix + FINGERPRINT] = encode_fingerprint(
+            model.decoder.fingerprint())
+
+
+def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str,
+                   *_) -> None:
+    """Load hook: refuse a checkpoint of another LLM or another head.
+
+    mmengine loads without ``strict`` and only warns of such faults.
+    """
+    fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
+    if fingerprint is not None and model.check_llm:
+        model.decoder.check_fingerprint(decode_fingerprint(fingerprint))
+    parameters = dict(model.named_parameters())
+    for name in model.trained_names:
+        found = state_dict.get(prefix + name)
+        want = tuple(parameters[name].shape)
+        if found is None:
+            raise ValueError(
+                f'the checkpoint lacks {prefix}{name}, which is trained; it '
+                f'holds {", ".join(list(state_dict)[:3])} ...; give a '
+                'checkpoint of this configuration.')
+        if tuple(found.shape) != want:
+            raise ValueError(
+                f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
+                f'but {want} in the model; the checkpoint belongs to another '
+                'LLM or another neck.')
+
+
+def _ignore_frozen(model: MiniGPT4, incompatible_keys) -> None:
+    """Load hook: frozen parts come from files of their own."""
+    trained = set(model.trained_names)
+    incompatible_keys.missing_keys[:] = [
+        key for key in incompatible_keys.missing_keys if key in trained
+    ]

@@ -1,0 +1,38 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The head: what MiniGPT-4 trains."""
+from torch import Tensor, nn
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class LinearProjector(nn.Module):
+    """Map image queries into the LLM's embedding space.
+
+    One linear layer, kept and computed in fp32. With ``num_layers`` above one
+    the layers have a GELU between them, for without it they would be one
+    (the paper's ablation b does not say).
+
+    Args:
+        in_channels: Width of the neck's output.
+        out_channels: Width of the LLM's embeddings.
+        num_layers: Linear layers.
+
+    Source: MiniGPT-4 ``llama_proj`` of ``models/minigpt4.py`` @ d94738a;
+    paper sections 3.1 and 4.4 (b).
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 num_layers: int = 1) -> None:
+        super().__init__()
+        self.frozen = False
+        layers: list[nn.Module] = [nn.Linear(in_channels, out_channels)]
+        for _ in range(num_layers - 1):
+            layers += [nn.GELU(), nn.Linear(out_channels, out_channels)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """``(B, Q, in_channels)`` to ``(B, Q, out_channels)``, fp32."""
+        return self.layers(queries.float())

@@ -1,0 +1,212 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The neck: BLIP-2's Q-Former, and the patch merge that replaces it."""
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import MODELS
+from .weights import load_weights, torch_dtype
+
+# LAVIS's names (blip2_pretrained_flant5xxl.pth, key 'model') to ours
+_LAVIS_NAMES = (
+    (r'^Qformer\.bert\.embeddings\.LayerNorm\.', 'norm.'),
+    (r'^Qformer\.bert\.encoder\.layer\.', 'layers.'),
+    (r'\.(attention|crossattention)\.self\.', r'.\1.'),
+    (r'\.(attention|crossattention)\.output\.dense\.', r'.\1.out.'),
+    (r'\.(attention|crossattention)\.output\.LayerNorm\.', r'.\1.norm.'),
+    (r'\.crossattention\.', '.cross_attention.'),
+    (r'\.intermediate_query\.dense\.', '.mlp.fc1.'),
+    (r'\.output_query\.dense\.', '.mlp.fc2.'),
+    (r'\.output_query\.LayerNorm\.', '.mlp.norm.'),
+)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with BERT's residual and norm behind it."""
+
+    def __init__(self, width: int, num_heads: int, context_width: int,
+                 dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context_width, width)
+        self.value = nn.Linear(context_width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """``(B, Q, C)`` attends to ``(B, N, C')``; returns ``(B, Q, C)``."""
+
+        def heads(t: Tensor) -> Tensor:
+            return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            heads(self.query(x)),
+            heads(self.key(context)),
+            heads(self.value(context)),
+            dropout_p=dropout)
+        y = self.out(y.transpose(1, 2).flatten(2))
+        return self.norm(x + F.dropout(y, dropout, self.training))
+
+
+class Mlp(nn.Module):
+    """BERT's feed-forward with its residual and norm."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, Q, C)`` to ``(B, Q, C)``."""
+        y = self.fc2(F.gelu(self.fc1(x)))
+        return self.norm(x + F.dropout(y, self.dropout, self.training))
+
+
+class Layer(nn.Module):
+    """Self-attention of the queries, every other layer a look at the image."""
+
+    def __init__(self, width: int, num_heads: int, mlp_width: int,
+                 context_width: int | None, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, num_heads, width, dropout)
+        self.cross_attention = (
+            Attention(width, num_heads, context_width, dropout)
+            if context_width is not None else None)
+        self.mlp = Mlp(width, mlp_width, dropout)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """``(B, Q, C)`` and ``(B, N, C')`` to ``(B, Q, C)``."""
+        x = self.attention(x, x)
+        if self.cross_attention is not None:
+            x = self.cross_attention(x, image)
+        return self.mlp(x)
+
+
+@MODELS.register_module()
+class QFormer(nn.Module):
+    """The Q-Former: ``(B, 257, 1408)`` features to ``(B, 32, 768)`` queries.
+
+    Only the query path is built: MiniGPT-4 gives the Q-Former no text.
+
+    Args:
+        in_channels: Width of the image features.
+        num_queries: Queries, which is image tokens, for one image.
+        width: Width of the queries.
+        depth: Layers; every ``cross_every``-th looks at the image.
+        num_heads: Attention heads.
+        mlp_width: Width of the feed-forward.
+        cross_every: Distance of the layers with cross-attention.
+        dropout: Dropout while it is trained (ablation c of the paper).
+        checkpoint: File, URL or ``'nano/...'`` of the weights, in LAVIS's or
+            our names; None leaves them random.
+        dtype: Type of the frozen weights.
+        frozen: Whether the weights stay as they are; then no graph is built
+            and no dropout wakes.
+
+    Source: LAVIS / MiniGPT-4 ``models/Qformer.py`` and ``ln_vision`` of
+    ``models/base_model.py`` @ d94738a; paper section 3.
+    """
+
+    def __init__(self,
+                 in_channels: int = 1408,
+                 num_queries: int = 32,
+                 width: int = 768,
+                 depth: int = 12,
+                 num_heads: int = 12,
+                 mlp_width: int = 3072,
+                 cross_every: int = 2,
+                 dropout: float = 0.1,
+                 checkpoint: str | None = None,
+                 dtype: str = 'float32',
+                 frozen: bool = True) -> None:
+        super().__init__()
+        self.num_tokens = num_queries
+        self.out_channels = width
+        self.frozen = frozen
+        self.dropout = dropout
+        self.query_tokens = nn.Parameter(torch.empty(1, num_queries, width))
+        nn.init.normal_(self.query_tokens, std=0.02)
+        # torch's eps here, as LAVIS; transformers' BLIP-2 has 1e-6
+        self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.layers = nn.ModuleList(
+            Layer(width, num_heads, mlp_width,
+                  in_channels if i % cross_every == 0 else None, dropout)
+            for i in range(depth))
+        if checkpoint is not None:
+            load_weights(self, checkpoint, select=self._select)
+        self.to(torch_dtype(dtype) if frozen else torch.float32)
+        self.requires_grad_(not frozen)
+        self.train()
+
+    def train(self, mode: bool = True) -> 'QFormer':
+        """Stay in eval mode while frozen, whatever is asked."""
+        return super().train(mode and not self.frozen)
+
+    @staticmethod
+    def _select(name: str) -> str | None:
+        """Our name of a checkpoint's tensor; None for what is left over."""
+        if name.endswith('position_ids') or name.startswith('t5_proj.'):
+            return None
+        for pattern, ours in _LAVIS_NAMES:
+            name = re.sub(pattern, ours, name)
+        known = ('query_tokens', 'ln_vision.', 'norm.', 'layers.')
+        return name if name.startswith(known) else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Distil image features into queries.
+
+        Args:
+            features: ``(B, N, in_channels)``, any float, not normalised.
+
+        Returns:
+            ``(B, num_queries, width)`` in the module's dtype.
+        """
+        dtype = self.query_tokens.dtype
+        image = self.ln_vision(features.to(self.ln_vision.weight.dtype))
+        x = self.norm(self.query_tokens).expand(len(image), -1, -1)
+        x = F.dropout(x, self.dropout, self.training)
+        for layer in self.layers:
+            x = layer(x, image.to(dtype))
+        return x
+
+
+@MODELS.register_module()
+class PatchMerge(nn.Module):
+    """The neck without Q-Former: four neighbouring patches become one token.
+
+    ``(B, 257, 1408)`` features to ``(B, 64, 5632)``: the class token is
+    dropped, four patches in raster order are laid side by side. It has no
+    weights to load: ``ln_vision`` stays at its start, as in the released
+    LLaMA-2 model.
+
+    Args:
+        in_channels: Width of the image features.
+        num_patches: Patches of an image, without the class token.
+        merge: Patches in one token.
+
+    Source: MiniGPT-4 ``models/minigpt4.py`` @ d94738a; paper section 4.4 (a).
+    """
+
+    def __init__(self,
+                 in_channels: int = 1408,
+                 num_patches: int = 256,
+                 merge: int = 4) -> None:
+        super().__init__()
+        self.num_tokens = num_patches // merge
+        self.out_channels = in_channels * merge
+        self.frozen = True
+        self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
+        self.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, 1 + patches, C)`` to ``(B, num_tokens, merge * C)``."""
+        x = self.ln_vision(features.to(self.ln_vision.weight.dtype))[:, 1:]
+        return x.reshape(len(x), self.num_tokens, self.out_channels)

@@ -1,0 +1,117 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Writes the nano data set in the very formats of the real one."""
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+
+from . import grammar
+from .world import Scene, render, sample_scene
+
+TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
+
+
+def write_dataset(folder: Path,
+                  pairs: int = 8000,
+                  per_shard: int = 1000,
+                  descriptions: int = 600,
+                  test_scenes: int = 500,
+                  seed: int = 0) -> None:
+    """Render stage 1, stage 2 and the held-out test of the nano world.
+
+    - ``stage1/{a,b}/00000.tar``: web captions as img2dataset writes them,
+      three quarters under ``a``, the rest under ``b``;
+    - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
+      ``cc_sbu_align``;
+    - ``test/test.json`` and ``test/image/``: held-out scenes with a question
+      of each task.
+
+    Args:
+        folder: Where to.
+        pairs: Image-caption pairs of stage 1.
+        per_shard: Pairs of one shard.
+        descriptions: Described images of stage 2.
+        test_scenes: Held-out scenes.
+        seed: Seed of scenes, pictures and captions.
+    """
+    rng = random.Random(f'stage 1 {seed}')
+    shards = -(-pairs // per_shard)
+    first_of_b = -(-3 * shards // 4)
+    for shard in range(shards):
+        in_b = shard >= first_of_b
+        name = f'{shard - first_of_b if in_b else shard:05d}.tar'
+        number = min(per_shard, pairs - shard * per_shard)
+        _write_shard(folder / 'stage1' / 'ab'[in_b] / name, number, rng)
+
+    rng = random.Random(f'stage 2 {seed}')
+    annotations = []
+    for number in range(descriptions):
+        scene = sample_scene(rng)
+        _save(scene, rng, folder / 'stage2' / 'image' / f'{number}.jpg')
+        annotations.append(
+            dict(image_id=str(number), caption=grammar.description(scene)))
+    _dump(folder / 'stage2' / 'filter_cap.json',
+          dict(annotations=annotations))
+
+    rng = random.Random(f'test {seed}')
+    questions = []
+    for number in range(test_scenes):
+        scene = sample_scene(rng, held_out=True)
+        _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
+        for task in TEST_TASKS:
+            pair = grammar.question(task, scene, rng)
+            if pair is not None:
+                questions.append(
+                    dict(
+                        id=f'{number}-{task}',
+                        image=f'{number}.jpg',
+                        question=pair[0],
+                        answer=pair[1],
+                        task=task,
+                        scene=scene.to_dict()))
+    _dump(folder / 'test' / 'test.json', questions)
+
+
+def _jpeg(scene: Scene, rng: random.Random) -> bytes:
+    buffer = io.BytesIO()
+    render(scene, rng).save(buffer, 'JPEG', quality=95)
+    return buffer.getvalue()
+
+
+def _save(scene: Scene, rng: random.Random, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_jpeg(scene, rng))
+
+
+def _dump(path: Path, data) -> None:
+    path.write_text(json.dumps(data, indent=1), encoding='utf-8')
+
+
+def _write_shard(path: Path, number: int, rng: random.Random) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, 'w') as tar:
+        for i in range(number):
+            scene = sample_scene(rng)
+            text = grammar.caption(scene, rng)
+            image = _jpeg(scene, rng)
+            key = f'{path.stem}{i:04d}'
+            info = dict(caption=text, key=key, status='success')
+            for suffix, data in (('jpg', image), ('json',
+                                                  json.dumps(info).encode()),
+                                 ('txt', text.encode())):
+                member = tarfile.TarInfo(f'{key}.{suffix}')
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def save_demo(path: Path, seed: int = 7) -> None:
+    """Write the demo picture: a held-out scene of three shapes, as PNG."""
+    rng = random.Random(seed)
+    while len((scene := sample_scene(rng, held_out=True)).things) < 3:
+        pass
+    picture = render(scene, rng)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((256, 256), Image.Resampling.LANCZOS).save(path)

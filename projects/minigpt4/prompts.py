@@ -1,0 +1,203 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Prompts: from a conversation to text, image slots and what is supervised.
+
+Training, captioning, chat, evaluation and serving all render through
+:func:`render`; completion is the same call without the last answer. Nothing
+here knows of tensors or of a model.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+IMAGE_HERE = '<ImageHere>'  # in a question: where an image stands
+IMAGE_SLOT = -1  # in token ids: one image, whatever number of tokens it takes
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How one family of LLMs writes a conversation.
+
+    Attributes:
+        name: Its name in configs and checkpoints.
+        first: Text before the first question.
+        later: Text before a later question (after an end symbol).
+        answer: Text between question and answer.
+        end: End symbol, written and learned after every answer.
+        stop: Texts that end an answer while generating.
+        image: How an image is wrapped; holds ``<ImageHere>`` once.
+        system: What opens a chat (never used in training).
+    """
+    name: str
+    first: str
+    later: str
+    answer: str
+    end: str
+    stop: tuple[str, ...]
+    image: str = f'<Img>{IMAGE_HERE}</Img>'
+    system: str = ''
+
+
+_SYSTEM = ('Give the following image: <Img>ImageContent</Img>. You will be '
+           'able to see the image once I provide it to you. Please answer my '
+           'questions.')
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        # stage 1: no prompt at all (official configs have an empty
+        # prompt_path), the caption ends with a newline
+        PromptTemplate(
+            'bare', '', '', '', end='\n', stop=('\n', ), image=IMAGE_HERE),
+        PromptTemplate(
+            'vicuna_v0',
+            '###Human: ',
+            'Human: ',
+            ' ###Assistant: ',
+            end='###',
+            stop=('###', ),
+            system=_SYSTEM + '###'),
+        PromptTemplate(
+            'llama2',
+            '[INST] ',
+            '<s>[INST] ',
+            ' [/INST] ',
+            end='</s>',
+            stop=('</s>', '[INST]'),
+            system=_SYSTEM),
+    )
+}
+
+
+def get_template(name: 'str | PromptTemplate') -> PromptTemplate:
+    """The template of a name.
+
+    Raises:
+        ValueError: There is no such template.
+    """
+    if isinstance(name, PromptTemplate):
+        return name
+    if name not in TEMPLATES:
+        raise ValueError(f'unknown prompt template {name!r}; expected one of '
+                         f'{", ".join(TEMPLATES)}.')
+    return TEMPLATES[name]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer; None where the answer is to be generated.
+
+    ``<ImageHere>`` in the question stands for an image, already wrapped or
+    not.
+    """
+    question: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a rendered conversation.
+
+    Attributes:
+        text: Its text, or None for an image slot.
+        supervised: Whether the loss is taken on it.
+    """
+    text: str | None
+    supervised: bool = False
+
+
+def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
+    """Render a conversation into segments, as the LLM is to see it.
+
+    Each text segment is tokenised by itself, as the official code does. The
+    end symbol of an answer is supervised with it.
+
+    Raises:
+        ValueError: An answer is missing before the last turn, or there is no
+            turn.
+    """
+    if not turns:
+        raise ValueError('a conversation without turns was given; expected '
+                         'at least one question.')
+    segments: list[Segment] = []
+    for i, turn in enumerate(turns):
+        opening = template.first if i == 0 else template.later
+        parts = (opening + _wrap_images(turn.question, template) +
+                 template.answer).split(IMAGE_HERE)
+        for j, text in enumerate(parts):
+            if j:
+                segments.append(Segment(None))
+            if text:
+                segments.append(Segment(text))
+        if turn.answer is not None:
+            segments.append(Segment(turn.answer + template.end, True))
+        elif i < len(turns) - 1:
+            raise ValueError(f'turn {i + 1} of {len(turns)} has no answer; '
+                             'only the last answer may be left out.')
+    return segments
+
+
+def _wrap_images(question: str, template: PromptTemplate) -> str:
+    """Wrap each bare ``<ImageHere>``; leave those that are wrapped."""
+    bare = question.replace(template.image, IMAGE_HERE)
+    return bare.replace(IMAGE_HERE, template.image)
+
+
+def with_images(question: str, num_images: int,
+                template: PromptTemplate) -> str:
+    """Put images in front of a question that names no place for them."""
+    if num_images and IMAGE_HERE not in question:
+        images = ''.join(template.image for _ in range(num_images))
+        separator = ' ' if question and template.image != IMAGE_HERE else ''
+        return images + separator + question
+    return question
+
+
+@dataclass
+class Row:
+    """A tokenised conversation.
+
+    Attributes:
+        ids: Token ids; ``IMAGE_SLOT`` stands for one whole image.
+        supervised: For each id, whether the loss is taken on it.
+        truncated: Answers that were cut, which lost their end symbol.
+    """
+    ids: list[int] = field(default_factory=list)
+    supervised: list[bool] = field(default_factory=list)
+    truncated: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Image slots of the row."""
+        return self.ids.count(IMAGE_SLOT)
+
+
+def tokenize(segments: Sequence[Segment],
+             tokenizer,
+             max_text_length: int | None = None) -> Row:
+    """Tokenise segments into a row that begins with BOS.
+
+    Args:
+        segments: What :func:`render` returned.
+        tokenizer: A Hugging Face tokenizer.
+        max_text_length: The most tokens of one answer, its end symbol
+            included; what is beyond is cut, the end symbol first, as in the
+            official code. None cuts nothing.
+
+    Source: MiniGPT-4 ``models/minigpt_base.py`` @ d94738a, where BOS stands
+    once before all and each segment is tokenised without special tokens.
+    """
+    row = Row()
+    if tokenizer.bos_token_id is not None:
+        row.ids.append(tokenizer.bos_token_id)
+        row.supervised.append(False)
+    for segment in segments:
+        if segment.text is None:
+            ids = [IMAGE_SLOT]
+        else:
+            ids = tokenizer(segment.text, add_special_tokens=False).input_ids
+        if segment.supervised and max_text_length and (
+                len(ids) > max_text_length):
+            ids = ids[:max_text_length]
+            row.truncated += 1
+        row.ids += ids
+        row.supervised += [segment.supervised] * len(ids)
+    return row

@@ -1,0 +1,58 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Where the package lies, and the ``.mim`` folder that mim looks for.
+
+Everything else about the distribution is declared in pyproject.toml.
+"""
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SOURCE = 'projects'
+MIM_PARTS = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """Give the package its ``.mim``: copies in a wheel, links if editable.
+
+    ``pip install -e`` asks for ``editable_wheel``, so mmengine's habit of
+    looking for ``develop`` on the command line would leave the folder out.
+    """
+
+    def run(self) -> None:
+        super().run()
+        base = ROOT / SOURCE if self.editable_mode else Path(self.build_lib)
+        mim = base / 'minigpt4' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        if self.editable_mode:
+            (mim / '.gitignore').write_text('*\n')
+        for part in MIM_PARTS:
+            if (ROOT / part).exists():
+                self._bring(ROOT / part, mim / part)
+
+    def _bring(self, source: Path, target: Path) -> None:
+        if self.editable_mode:
+            try:
+                target.symlink_to(os.path.relpath(source, target.parent))
+                return
+            except OSError:  # Windows without the right to make links
+                pass
+        if source.is_dir():
+            shutil.copytree(
+                source,
+                target,
+                ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
+        else:
+            shutil.copy2(source, target)
+
+
+setup(
+    package_dir={'': SOURCE},
+    packages=find_packages(SOURCE, include=['minigpt4', 'minigpt4.*']),
+    py_modules=['minigpt4_command'],
+    cmdclass={'build_py': BuildWithMim},
+)

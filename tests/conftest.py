@@ -1,0 +1,235 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Tiny builders shared by the tests; no test may reach the network."""
+import io
+import os
+import random
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ['HF_HUB_OFFLINE'] = '1'
+torch.set_num_threads(1)
+
+TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
+WORDS = ('the a red blue green small large circle square on of in image '
+         'describe this detail human assistant what is colour please').split()
+LLAMA = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    initializer_range=0.3,  # clear margins between the greedy tokens
+    bos_token_id=1,
+    eos_token_id=2,
+    tie_word_embeddings=False)
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch):
+    """No network, and nothing of the user's environment."""
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in (
+                '127.0.0.1', '::1', 'localhost'):
+            pytest.fail(f'a test reached for the network: {address}')
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, 'connect', local_only)
+    monkeypatch.delenv('MINIGPT4_LLM', raising=False)
+
+
+def save_tokenizer(model: bytes, folder: Path) -> Path:
+    """Save a SentencePiece model as LLaMA's tokenizer."""
+    from transformers import AutoTokenizer
+    source = folder / 'sentencepiece'
+    source.mkdir(parents=True)
+    (source / 'tokenizer.model').write_bytes(model)
+    (source / 'tokenizer_config.json').write_text(
+        '{"tokenizer_class": "LlamaTokenizer"}')
+    (source / 'config.json').write_text('{"model_type": "llama"}')
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    shutil.rmtree(source)
+    return folder
+
+
+def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
+    """Save a random causal LM with a tokenizer; returns the folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**config)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in Path(tokenizer_dir).glob('tokenizer*'):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_tokenizer_dir(tmp_path_factory) -> Path:
+    """A SentencePiece BPE of LLaMA's settings, of some 400 pieces."""
+    import sentencepiece
+    draw = random.Random(0)
+    lines = [
+        ' '.join(draw.choices(WORDS, k=8)) + draw.choice(
+            ('.###', ' ###', '###', '.')) for _ in range(300)
+    ]
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=out,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        model_type='bpe',
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name='identity',
+        remove_extra_whitespaces=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+        num_threads=1)
+    return save_tokenizer(out.getvalue(), tmp_path_factory.mktemp('tokenizer'))
+
+
+@pytest.fixture(scope='session')
+def tiny_tokenizer(tiny_tokenizer_dir):
+    """The tokenizer of ``tiny_llm_dir``."""
+    from transformers import AutoTokenizer
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope='session')
+def llama_tokenizer(tmp_path_factory):
+    """LLaMA's own tokenizer, which may not be shipped."""
+    from transformers import AutoTokenizer
+    file = os.environ.get(TOKENIZER_VARIABLE)
+    if not file:
+        pytest.skip(f"{TOKENIZER_VARIABLE} does not name LLaMA's "
+                    'SentencePiece file')
+    return AutoTokenizer.from_pretrained(
+        save_tokenizer(
+            Path(file).read_bytes(), tmp_path_factory.mktemp('llama')))
+
+
+@pytest.fixture(scope='session')
+def tiny_llm_dir(tmp_path_factory, tiny_tokenizer, tiny_tokenizer_dir) -> Path:
+    """A folder with a random 2-layer LLaMA and its tokenizer; read only."""
+    return save_llm(
+        tmp_path_factory.mktemp('llm'),
+        tiny_tokenizer_dir,
+        model_type='llama',
+        vocab_size=len(tiny_tokenizer),
+        **LLAMA)
+
+
+@pytest.fixture(scope='session')
+def other_llm_dir(tmp_path_factory, tiny_tokenizer,
+                  tiny_tokenizer_dir) -> Path:
+    """As ``tiny_llm_dir``, with other weights."""
+    return save_llm(
+        tmp_path_factory.mktemp('other_llm'),
+        tiny_tokenizer_dir,
+        seed=1,
+        model_type='llama',
+        vocab_size=len(tiny_tokenizer),
+        **LLAMA)
+
+
+@pytest.fixture(scope='session')
+def make_llm(tmp_path_factory, tiny_tokenizer_dir):
+    """Function of a Hugging Face config to a folder with such an LLM."""
+
+    def make(**config) -> Path:
+        return save_llm(
+            tmp_path_factory.mktemp('llm'), tiny_tokenizer_dir, **config)
+
+    return make
+
+
+@pytest.fixture
+def tiny_cfg(tiny_llm_dir) -> dict:
+    """Config of a MiniGPT4 of 28 x 28 images and 3 queries."""
+    return dict(
+        type='minigpt4.MiniGPT4',
+        backbone=dict(
+            type='minigpt4.EVAViT',
+            arch=dict(width=32, depth=2, num_heads=2, mlp_width=48),
+            img_size=28,
+            dtype='float32'),
+        neck=dict(
+            type='minigpt4.QFormer',
+            in_channels=32,
+            num_queries=3,
+            width=24,
+            depth=2,
+            num_heads=4,
+            mlp_width=32),
+        head=dict(type='minigpt4.LinearProjector'),
+        decoder=dict(
+            type='minigpt4.LLMDecoder',
+            name_or_path=str(tiny_llm_dir),
+            dtype='float32'),
+        prompt_template='vicuna_v0')
+
+
+@pytest.fixture
+def build_tiny(tiny_cfg):
+    """Function of overrides (parts are merged) to a seeded tiny model."""
+
+    def build(**overrides):
+        from minigpt4.registry import MODELS
+        cfg = dict(tiny_cfg)
+        for key, value in overrides.items():
+            merge = isinstance(value, dict) and 'type' not in value
+            cfg[key] = {**cfg.get(key, {}), **value} if merge else value
+        torch.manual_seed(0)
+        return MODELS.build(cfg)
+
+    return build
+
+
+@pytest.fixture
+def tiny_model(build_tiny):
+    """The model of ``tiny_cfg``, in train mode."""
+    return build_tiny()
+
+
+@pytest.fixture
+def make_sample():
+    """Function of seeds of images and turns to a sample.
+
+    ``make_sample([0, 1], 'question', 'answer', 'question')`` has two images
+    and two turns, the second without an answer.
+    """
+    from mmengine.structures import BaseDataElement
+
+    from minigpt4.prompts import Turn
+
+    def make(images, *texts, size: int = 28, **fields) -> BaseDataElement:
+        texts = (*texts, None) if len(texts) % 2 else texts
+        turns = [Turn(*texts[i:i + 2]) for i in range(0, len(texts), 2)]
+        generators = [torch.Generator().manual_seed(seed) for seed in images]
+        pixels = [
+            torch.randint(0, 256, (3, size, size), generator=g).byte()
+            for g in generators
+        ]
+        return BaseDataElement(images=pixels, turns=turns, **fields)
+
+    return make
+
+
+@pytest.fixture
+def mixed_samples(make_sample):
+    """Training samples of several lengths: images 1, 0, 2; turns 1 and 2."""
+    return [
+        make_sample([0], 'describe this image', 'the red circle.'),
+        make_sample([], 'what is the colour of a small circle', 'blue'),
+        make_sample([1, 2], '<ImageHere> is a <ImageHere>', 'a', 'what',
+                    'the large green square on a square.'),
+        make_sample([3], '<Img><ImageHere></Img> is', 'in detail'),
+    ]

@@ -1,0 +1,29 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Render the nano data set: python tools/nano_data.py [--out data/nano]."""
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    """Render."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', type=Path, default=Path('data/nano'))
+    parser.add_argument('--pairs', type=int, default=24000)
+    parser.add_argument('--descriptions', type=int, default=2000)
+    parser.add_argument('--test-scenes', type=int, default=500)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    from minigpt4.nano.files import write_dataset
+
+    write_dataset(
+        args.out,
+        pairs=args.pairs,
+        descriptions=args.descriptions,
+        test_scenes=args.test_scenes,
+        seed=args.seed)
+    print(f'{args.pairs} captioned and {args.descriptions} described '
+          f'pictures, {args.test_scenes} held-out scenes lie in {args.out}')
+
+
+if __name__ == '__main__':
+    main()

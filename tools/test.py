@@ -1,0 +1,43 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT."""
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line, as OpenMMLab's users know it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a config with a test_dataloader')
+    parser.add_argument('checkpoint', help='what to evaluate')
+    parser.add_argument(
+        '--work-dir', help='where logs go (default: work_dirs/NAME)')
+    parser.add_argument('--out', help='JSON file for the scores')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Evaluate."""
+    args = parse_args()
+    from minigpt4.engine import config
+
+    cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
+    config.start_ranks(cfg, args.launcher)
+    config.drop_training(cfg)
+    cfg.load_from = args.checkpoint
+    scores = config.build_runner(cfg).test()
+    if args.out:
+        Path(args.out).write_text(json.dumps(scores, indent=1))
+        print(f'scores lie in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
