@@ -3,6 +3,7 @@
 
 Everything else about the distribution is declared in pyproject.toml.
 """
+
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ class BuildWithMim(build_py):
     """
 
     def run(self) -> None:
+        """Build the modules, then ``.mim``."""
         super().run()
         base = ROOT / SOURCE if self.editable_mode else Path(self.build_lib)
         mim = base / 'minigpt4' / '.mim'
@@ -45,7 +47,8 @@ class BuildWithMim(build_py):
             shutil.copytree(
                 source,
                 target,
-                ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
+                ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'),
+            )
         else:
             shutil.copy2(source, target)
 

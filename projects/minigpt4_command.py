@@ -6,8 +6,11 @@
 as a file, and each verb imports the package when it is called.
 """
 
-import runpy
-from importlib.util import find_spec
+from importlib.util import (
+    find_spec,
+    module_from_spec,
+    spec_from_file_location,
+)
 from pathlib import Path
 
 
@@ -19,5 +22,9 @@ def main() -> int:
             'the package minigpt4 is not on the path of this Python; install '
             'it with: pip install minigpt4, or pip install -e . in a checkout.'
         )
-    cli = Path(spec.origin).parent / 'inference' / 'cli.py'
-    return runpy.run_path(str(cli), run_name='minigpt4_cli')['main']()
+    path = Path(spec.origin).parent / 'inference' / 'cli.py'
+    cli_spec = spec_from_file_location('minigpt4_cli', path)
+    assert cli_spec is not None and cli_spec.loader is not None
+    cli = module_from_spec(cli_spec)
+    cli_spec.loader.exec_module(cli)
+    return cli.main()

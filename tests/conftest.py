@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Tiny builders shared by the tests; no test may reach the network."""
+
 import io
 import os
 import random
@@ -14,8 +15,10 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 torch.set_num_threads(1)
 
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
-WORDS = ('the a red blue green small large circle square on of in image '
-         'describe this detail human assistant what is colour please').split()
+WORDS = (
+    'the a red blue green small large circle square on of in image '
+    'describe this detail human assistant what is colour please'
+).split()
 LLAMA = dict(
     hidden_size=32,
     intermediate_size=48,
@@ -24,7 +27,8 @@ LLAMA = dict(
     initializer_range=0.3,  # clear margins between the greedy tokens
     bos_token_id=1,
     eos_token_id=2,
-    tie_word_embeddings=False)
+    tie_word_embeddings=False,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +38,10 @@ def isolated(monkeypatch):
 
     def local_only(self, address):
         if self.family != socket.AF_UNIX and address[0] not in (
-                '127.0.0.1', '::1', 'localhost'):
+            '127.0.0.1',
+            '::1',
+            'localhost',
+        ):
             pytest.fail(f'a test reached for the network: {address}')
         return connect(self, address)
 
@@ -45,11 +52,13 @@ def isolated(monkeypatch):
 def save_tokenizer(model: bytes, folder: Path) -> Path:
     """Save a SentencePiece model as LLaMA's tokenizer."""
     from transformers import AutoTokenizer
+
     source = folder / 'sentencepiece'
     source.mkdir(parents=True)
     (source / 'tokenizer.model').write_bytes(model)
     (source / 'tokenizer_config.json').write_text(
-        '{"tokenizer_class": "LlamaTokenizer"}')
+        '{"tokenizer_class": "LlamaTokenizer"}'
+    )
     (source / 'config.json').write_text('{"model_type": "llama"}')
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     shutil.rmtree(source)
@@ -59,6 +68,7 @@ def save_tokenizer(model: bytes, folder: Path) -> Path:
 def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
     """Save a random causal LM with a tokenizer; returns the folder."""
     from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(seed)
     config = AutoConfig.for_model(**config)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -71,10 +81,12 @@ def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
 def tiny_tokenizer_dir(tmp_path_factory) -> Path:
     """A SentencePiece BPE of LLaMA's settings, of some 400 pieces."""
     import sentencepiece
+
     draw = random.Random(0)
     lines = [
-        ' '.join(draw.choices(WORDS, k=8)) + draw.choice(
-            ('.###', ' ###', '###', '.')) for _ in range(300)
+        ' '.join(draw.choices(WORDS, k=8))
+        + draw.choice(('.###', ' ###', '###', '.'))
+        for _ in range(300)
     ]
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -92,7 +104,8 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
         eos_id=2,
         pad_id=-1,
         minloglevel=2,
-        num_threads=1)
+        num_threads=1,
+    )
     return save_tokenizer(out.getvalue(), tmp_path_factory.mktemp('tokenizer'))
 
 
@@ -100,6 +113,7 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
 def tiny_tokenizer(tiny_tokenizer_dir):
     """The tokenizer of ``tiny_llm_dir``."""
     from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
 
 
@@ -107,13 +121,17 @@ def tiny_tokenizer(tiny_tokenizer_dir):
 def llama_tokenizer(tmp_path_factory):
     """LLaMA's own tokenizer, which may not be shipped."""
     from transformers import AutoTokenizer
+
     file = os.environ.get(TOKENIZER_VARIABLE)
     if not file:
-        pytest.skip(f"{TOKENIZER_VARIABLE} does not name LLaMA's "
-                    'SentencePiece file')
+        pytest.skip(
+            f"{TOKENIZER_VARIABLE} does not name LLaMA's SentencePiece file"
+        )
     return AutoTokenizer.from_pretrained(
         save_tokenizer(
-            Path(file).read_bytes(), tmp_path_factory.mktemp('llama')))
+            Path(file).read_bytes(), tmp_path_factory.mktemp('llama')
+        )
+    )
 
 
 @pytest.fixture(scope='session')
@@ -124,12 +142,14 @@ def tiny_llm_dir(tmp_path_factory, tiny_tokenizer, tiny_tokenizer_dir) -> Path:
         tiny_tokenizer_dir,
         model_type='llama',
         vocab_size=len(tiny_tokenizer),
-        **LLAMA)
+        **LLAMA,
+    )
 
 
 @pytest.fixture(scope='session')
-def other_llm_dir(tmp_path_factory, tiny_tokenizer,
-                  tiny_tokenizer_dir) -> Path:
+def other_llm_dir(
+    tmp_path_factory, tiny_tokenizer, tiny_tokenizer_dir
+) -> Path:
     """As ``tiny_llm_dir``, with other weights."""
     return save_llm(
         tmp_path_factory.mktemp('other_llm'),
@@ -137,7 +157,8 @@ def other_llm_dir(tmp_path_factory, tiny_tokenizer,
         seed=1,
         model_type='llama',
         vocab_size=len(tiny_tokenizer),
-        **LLAMA)
+        **LLAMA,
+    )
 
 
 @pytest.fixture(scope='session')
@@ -146,7 +167,8 @@ def make_llm(tmp_path_factory, tiny_tokenizer_dir):
 
     def make(**config) -> Path:
         return save_llm(
-            tmp_path_factory.mktemp('llm'), tiny_tokenizer_dir, **config)
+            tmp_path_factory.mktemp('llm'), tiny_tokenizer_dir, **config
+        )
 
     return make
 
@@ -160,7 +182,8 @@ def tiny_cfg(tiny_llm_dir) -> dict:
             type='minigpt4.EVAViT',
             arch=dict(width=32, depth=2, num_heads=2, mlp_width=48),
             img_size=28,
-            dtype='float32'),
+            dtype='float32',
+        ),
         neck=dict(
             type='minigpt4.QFormer',
             in_channels=32,
@@ -168,13 +191,16 @@ def tiny_cfg(tiny_llm_dir) -> dict:
             width=24,
             depth=2,
             num_heads=4,
-            mlp_width=32),
+            mlp_width=32,
+        ),
         head=dict(type='minigpt4.LinearProjector'),
         decoder=dict(
             type='minigpt4.LLMDecoder',
             name_or_path=str(tiny_llm_dir),
-            dtype='float32'),
-        prompt_template='vicuna_v0')
+            dtype='float32',
+        ),
+        prompt_template='vicuna_v0',
+    )
 
 
 @pytest.fixture
@@ -183,6 +209,7 @@ def build_tiny(tiny_cfg):
 
     def build(**overrides):
         from minigpt4.registry import MODELS
+
         cfg = dict(tiny_cfg)
         for key, value in overrides.items():
             merge = isinstance(value, dict) and 'type' not in value
@@ -212,7 +239,7 @@ def make_sample():
 
     def make(images, *texts, size: int = 28, **fields) -> BaseDataElement:
         texts = (*texts, None) if len(texts) % 2 else texts
-        turns = [Turn(*texts[i:i + 2]) for i in range(0, len(texts), 2)]
+        turns = [Turn(*texts[i : i + 2]) for i in range(0, len(texts), 2)]
         generators = [torch.Generator().manual_seed(seed) for seed in images]
         pixels = [
             torch.randint(0, 256, (3, size, size), generator=g).byte()
@@ -229,7 +256,12 @@ def mixed_samples(make_sample):
     return [
         make_sample([0], 'describe this image', 'the red circle.'),
         make_sample([], 'what is the colour of a small circle', 'blue'),
-        make_sample([1, 2], '<ImageHere> is a <ImageHere>', 'a', 'what',
-                    'the large green square on a square.'),
+        make_sample(
+            [1, 2],
+            '<ImageHere> is a <ImageHere>',
+            'a',
+            'what',
+            'the large green square on a square.',
+        ),
         make_sample([3], '<Img><ImageHere></Img> is', 'in detail'),
     ]

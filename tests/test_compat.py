@@ -1,8 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The package lives with today's versions of its dependencies."""
-import os
+
 import pickle
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -15,8 +16,10 @@ from minigpt4 import compat, registry
 
 def test_mmpretrain_models_import():
     import mmpretrain.models
+
     assert mmpretrain.models.build_backbone is not None
     from mmpretrain.registry import MODELS as theirs
+
     assert 'VisionTransformer' in theirs
     assert minigpt4.__version__
 
@@ -33,14 +36,14 @@ def test_checkpoint_with_history_buffer_is_read(tmp_path):
 
 
 class Attribute:
-    """Pickles as ``getattr(torch, 'save')``."""
+    """Pickles as an attribute of another allowed class."""
 
     def __reduce__(self):
-        return getattr, (os.path, 'join')
+        return getattr, (numpy.ndarray, 'tofile')
 
 
 class Owned:
-    """Pickles as an attribute of an allowed class that is not ours."""
+    """Pickles as an attribute of an instance."""
 
     def __reduce__(self):
         return getattr, (HistoryBuffer.__new__(HistoryBuffer), '__class__')
@@ -55,7 +58,8 @@ def test_getattr_is_not_allowed_to_pickles(tmp_path, evil):
 
 def test_dtype_argument_is_understood(tiny_llm_dir):
     llm = transformers.AutoModelForCausalLM.from_pretrained(
-        tiny_llm_dir, **compat.dtype_argument(torch.bfloat16))
+        tiny_llm_dir, **compat.dtype_argument(torch.bfloat16)
+    )
     assert llm.lm_head.weight.dtype == torch.bfloat16
 
 

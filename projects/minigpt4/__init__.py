@@ -9,6 +9,12 @@ from . import compat
 compat.apply()
 
 from . import datasets, engine, models, nano  # noqa: E402
+from .hub import register_models  # noqa: E402
+from .inference.caption import get_model, inference_model  # noqa: E402
+
+register_models()
 
 __version__ = '0.1.0'
-__all__ = ['datasets', 'engine', 'models', 'nano']
+__all__ = [
+    'datasets', 'engine', 'get_model', 'inference_model', 'models', 'nano'
+]

@@ -14,7 +14,7 @@ model = dict(
     neck=dict(
         type=QFormer,
         in_channels=128,
-        num_queries=21,
+        num_queries=22,
         width=128,
         depth=2,
         num_heads=4,
@@ -22,7 +22,16 @@ model = dict(
         cross_every=1,
         checkpoint='nano/q_former.safetensors'),
     head=dict(type=LinearProjector, num_layers=1),
-    decoder=dict(type=LLMDecoder, name_or_path='nano/llm'),
+    decoder=dict(
+        type=LLMDecoder,
+        name_or_path='nano/llm',
+        arch=dict(
+            model_type='llama',
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            vocab_size=768)),
     prompt_template='vicuna_v0',
     prompt='Describe this image in detail.',
     generation=dict(max_new_tokens=80))

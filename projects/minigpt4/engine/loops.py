@@ -68,9 +68,6 @@ class EndlessTrainLoop(BaseLoop):
                  val_begin: int = 1,
                  val_interval: int = 1000) -> None:
         super().__init__(runner, dataloader)
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
-        self.dataloader.collate_fn = model.collator(training=True)
         self.max_iters, self.max_epochs = max_iters, 1
         self.val_begin, self.val_interval = val_begin, val_interval
         self.stop_training = False
@@ -93,6 +90,9 @@ class EndlessTrainLoop(BaseLoop):
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        self.dataloader.collate_fn = model.collator(training=True)
         self._set_place()
         batches = iter(self.dataloader)
         runner.model.train()

@@ -15,7 +15,7 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
     """Gives the optimizer the trained parameters alone, in two groups.
 
     mmengine's own constructor makes a group for each frozen parameter.
-    Vectors (biases, norms) have no weight decay.
+    Biases and norms have no weight decay.
 
     Source: MiniGPT-4 ``runners/runner_base.py`` @ d94738a.
     """
@@ -26,13 +26,21 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
         Raises:
             ValueError: Nothing of the model is trained.
         """
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError('nothing of the model is trained; expected at '
                              'least the head.')
+        # by name, for sharded parameters (FSDP) have lost their shape
+        plain = {
+            name
+            for name in trained if name.endswith('bias') or 'norm' in name
+            or '.ln_' in name
+        }
         groups = [
-            dict(params=[p for p in trained if p.ndim >= 2]),
-            dict(params=[p for p in trained if p.ndim < 2], weight_decay=0.0),
+            dict(params=[p for n, p in trained.items() if n not in plain]),
+            dict(
+                params=[p for n, p in trained.items() if n in plain],
+                weight_decay=0.0),
         ]
         optimizer = OPTIMIZERS.build({
             **self.optimizer_cfg, 'params': groups

@@ -8,11 +8,12 @@ nothing of the package, so both run where the package cannot be imported.
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from runpy import run_path
+from types import ModuleType
 
 # verb: (module, what the verb does)
 VERBS: dict[str, tuple[str, str]] = {
@@ -77,8 +78,7 @@ def _version() -> str:
 def _load(module: str) -> Callable[[list[str]], int | None]:
     """The ``main`` of a verb's module."""
     if module in STANDALONE:
-        name = module.rpartition('.')[2]
-        return run_path(str(Path(__file__).parent / f'{name}.py'))['main']
+        return _load_file(module).main
     try:
         return importlib.import_module(module).main
     except Exception:
@@ -88,6 +88,17 @@ def _load(module: str) -> Callable[[list[str]], int | None]:
             file=sys.stderr,
         )
         raise
+
+
+def _load_file(module: str) -> ModuleType:
+    """Import a neighbour of this file without importing its package."""
+    name = module.rpartition('.')[2]
+    path = Path(__file__).parent / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'minigpt4_{name}', path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 if __name__ == '__main__':

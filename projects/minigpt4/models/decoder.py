@@ -170,8 +170,8 @@ class LLMDecoder(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding table."""
-        return self.llm.get_input_embeddings().weight.shape[0]
+        """Tokens that the LLM knows."""
+        return self.llm.config.vocab_size
 
     def train(self, mode: bool = True) -> 'LLMDecoder':
         """Stay in eval mode while frozen, whatever is asked."""

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import (GenerationConfig, StoppingCriteria,
-                          StoppingCriteriaList)
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 _TAIL = 8  # tokens that hold any stop string
 

@@ -85,7 +85,7 @@ class MiniGPT4(BaseModel):
         self.register_load_state_dict_pre_hook(_check_trained)
         self.register_load_state_dict_post_hook(_ignore_frozen)
         self.train()
-        if device is not None:
+        if device is not None and torch.get_default_device().type != 'meta':
             if device == 'auto':
                 device = 'cuda' if torch.cuda.is_available() else 'cpu'
             self.to(device)
@@ -309,8 +309,14 @@ def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str,
                    *_) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
-    mmengine loads without ``strict`` and only warns of such faults.
+    mmengine loads without ``strict`` and only warns of such faults. The
+    published checkpoints call the head ``llama_proj``.
     """
+    for name in ('weight', 'bias'):
+        theirs = f'{prefix}llama_proj.{name}'
+        if theirs in state_dict:
+            state_dict[f'{prefix}head.layers.0.{name}'] = state_dict.pop(
+                theirs)
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
     if fingerprint is not None and model.check_llm:
         model.decoder.check_fingerprint(decode_fingerprint(fingerprint))

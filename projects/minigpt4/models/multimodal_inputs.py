@@ -12,8 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..prompts import (IMAGE_HERE, IMAGE_SLOT, PromptTemplate, Row, render,
-                       tokenize, with_images)
+from ..prompts import (
+    IMAGE_HERE,
+    IMAGE_SLOT,
+    PromptTemplate,
+    Row,
+    render,
+    tokenize,
+    with_images,
+)
 
 
 class MultimodalInputs(NamedTuple):

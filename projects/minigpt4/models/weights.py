@@ -120,6 +120,8 @@ def load_weights(module: nn.Module, source: str,
                  select: Callable[[str], str | None]) -> None:
     """Load frozen weights into a module and report what matched.
 
+    A module on the meta device is left as it is; no file is looked for.
+
     Args:
         module: The module; every parameter of it must be in the file.
         source: File, URL or ``'nano/...'``.
@@ -129,6 +131,8 @@ def load_weights(module: nn.Module, source: str,
     Raises:
         ValueError: A parameter is missing or has another shape.
     """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
     tensors, left_over = {}, 0
     for name, tensor in read_tensors(source).items():
         ours = select(name)

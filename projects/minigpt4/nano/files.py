@@ -15,19 +15,19 @@ TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
 
 
 def write_dataset(folder: Path,
-                  pairs: int = 8000,
+                  pairs: int = 12000,
                   per_shard: int = 1000,
-                  descriptions: int = 600,
+                  descriptions: int = 2000,
                   test_scenes: int = 500,
                   seed: int = 0) -> None:
     """Render stage 1, stage 2 and the held-out test of the nano world.
 
     - ``stage1/{a,b}/00000.tar``: web captions as img2dataset writes them,
-      three quarters under ``a``, the rest under ``b``;
+      about three quarters under ``a``, the rest under ``b``;
     - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
       ``cc_sbu_align``;
     - ``test/test.json`` and ``test/image/``: held-out scenes with a question
-      of each task.
+      of each task; ``test/descriptions.json``: their descriptions alone.
 
     Args:
         folder: Where to.
@@ -39,7 +39,7 @@ def write_dataset(folder: Path,
     """
     rng = random.Random(f'stage 1 {seed}')
     shards = -(-pairs // per_shard)
-    first_of_b = -(-3 * shards // 4)
+    first_of_b = min(-(-3 * shards // 4), shards - 1)
     for shard in range(shards):
         in_b = shard >= first_of_b
         name = f'{shard - first_of_b if in_b else shard:05d}.tar'
@@ -57,10 +57,12 @@ def write_dataset(folder: Path,
           dict(annotations=annotations))
 
     rng = random.Random(f'test {seed}')
-    questions = []
+    questions, captions = [], []
     for number in range(test_scenes):
         scene = sample_scene(rng, held_out=True)
         _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
+        captions.append(
+            dict(image_id=str(number), caption=grammar.description(scene)))
         for task in TEST_TASKS:
             pair = grammar.question(task, scene, rng)
             if pair is not None:
@@ -73,6 +75,7 @@ def write_dataset(folder: Path,
                         task=task,
                         scene=scene.to_dict()))
     _dump(folder / 'test' / 'test.json', questions)
+    _dump(folder / 'test' / 'descriptions.json', captions)
 
 
 def _jpeg(scene: Scene, rng: random.Random) -> bytes:

@@ -57,14 +57,14 @@ def scene_text(scene: Scene, rng: random.Random) -> str:
             words += name(things[corner]).split() + corner.split()
         else:
             words += [marks] * rng.choice((0, 0, 1, 3, 5))
-    return ' '.join([*words, scene.background])
+    return ' '.join([*words, scene.background, 'background'])
 
 
 def query_words(scene: Scene) -> list[str]:
-    """The 21 words that the Q-Former's queries are pretrained to name.
+    """The 22 words that the Q-Former's queries are pretrained to name.
 
     Five for each corner (size, colour, shape, and the corner's two words;
-    ``''`` where it is empty) and one for the background.
+    ``''`` where it is empty) and two for the background.
     """
     things = {thing.corner: thing for thing in scene.things}
     words: list[str] = []
@@ -73,7 +73,7 @@ def query_words(scene: Scene) -> list[str]:
             words += name(things[corner]).split() + corner.split()
         else:
             words += [''] * 5
-    return [*words, scene.background]
+    return [*words, scene.background, 'background']
 
 
 def caption(scene: Scene, rng: random.Random) -> str:

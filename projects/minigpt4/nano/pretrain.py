@@ -39,7 +39,7 @@ LLM_CONFIG = dict(
 BACKBONE_CONFIG = dict(arch='nano', img_size=64, patch_size=8)
 NECK_CONFIG = dict(
     in_channels=128,
-    num_queries=21,
+    num_queries=22,
     width=128,
     depth=2,
     num_heads=4,
@@ -84,42 +84,43 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
 
 
 def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
-    """Endless documents as ``(ids, first, last)`` of the scene's words.
+    """Endless documents as ``(ids, supervised, first, last)``.
 
     Three in ten are a scene and its web caption, as stage 1 shows them; the
     others a talk of one to three questions about a scene, as stage 2 and
-    chat render them; one in twenty is small talk without a scene.
+    chat render them; one in twenty is small talk without a scene. Captions
+    and answers are supervised; ``first`` and ``last`` bound the scene's
+    words.
     """
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text)
-
+    encode = tokenizer.encode
     while True:
         scene = sample_scene(rng)
         words = encode(grammar.scene_text(scene, rng))
         kind = rng.random()
         if kind < 0.3:
-            ids = [1, *words, *encode(grammar.caption(scene, rng) + '\n')]
-            yield ids, 1, 1 + len(words)
+            pieces = [([1], False), (words, False),
+                      (encode(grammar.caption(scene, rng) + '\n'), True)]
+            first = 1
         elif kind < 0.35:
             asked, answer = rng.choice(grammar.SMALL_TALK)
-            yield [
-                1, *encode(f'###Human: {asked} ###Assistant: '),
-                *encode(f'{answer}###')
-            ], 0, 0
+            pieces = [([1], False),
+                      (encode(f'###Human: {asked} ###Assistant: '), False),
+                      (encode(f'{answer}###'), True)]
+            first, words = 0, []
         else:
-            ids = [1, *encode('###Human: <Img>')]
-            first = len(ids)
-            ids += words
-            last = len(ids)
-            opening = '</Img> '
+            opening = encode('###Human: <Img>')
+            pieces = [([1], False), (opening, False), (words, False)]
+            first = 1 + len(opening)
+            before = '</Img> '
             for task in rng.sample(grammar.TASKS, rng.randint(1, 3)):
                 pair = grammar.question(task, scene, rng)
-                if pair is None:
-                    continue
-                ids += encode(f'{opening}{pair[0]} ###Assistant: ')
-                ids += encode(f'{pair[1]}###')
-                opening = 'Human: '
-            yield ids, first, last
+                if pair is not None:
+                    pieces += [(encode(f'{before}{pair[0]} ###Assistant: '),
+                                False), (encode(f'{pair[1]}###'), True)]
+                    before = 'Human: '
+        ids = [token for piece, _ in pieces for token in piece]
+        supervised = [learn for piece, learn in pieces for _ in piece]
+        yield ids, supervised, first, first + len(words)
 
 
 def _batches(documents: Iterator[tuple], tokens: int,
@@ -146,8 +147,10 @@ def _batches(documents: Iterator[tuple], tokens: int,
             ids = torch.zeros(len(rows), width, dtype=torch.long)
             labels = torch.full_like(ids, -100)
             scene = torch.zeros(len(rows), width, dtype=torch.bool)
-            for i, (row, first, last) in enumerate(rows):
-                ids[i, :len(row)] = labels[i, :len(row)] = torch.tensor(row)
+            for i, (row, supervised, first, last) in enumerate(rows):
+                ids[i, :len(row)] = torch.tensor(row)
+                learn = torch.tensor(supervised)
+                labels[i, :len(row)][learn] = torch.tensor(row)[learn]
                 scene[i, first:last] = True
             yield ids, labels, scene
 
@@ -238,7 +241,10 @@ def pretrain_vision(steps: int,
     rng = random.Random(seed)
     backbone = EVAViT(**BACKBONE_CONFIG, frozen=False)
     neck = QFormer(**NECK_CONFIG, dropout=0.0, frozen=False)
-    words = ('', *CORNER_WORDS, *SIZES, *COLORS, *SHAPES, *BACKGROUNDS)
+    # places have to be seen from the start, or nothing is learned for long
+    nn.init.normal_(backbone.pos_embed, std=0.3)
+    words = ('', *CORNER_WORDS, *SIZES, *COLORS, *SHAPES, *BACKGROUNDS,
+             'background')
     index = {word: i for i, word in enumerate(words)}
     reader = nn.Linear(neck.out_channels, len(words))
     parameters = [

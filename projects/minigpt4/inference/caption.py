@@ -1,0 +1,117 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Captioning from Python: names or models in, dicts out."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement
+
+from ..datasets import SampleError
+from ..datasets.images import read_image, to_tensor
+from ..models import MiniGPT4
+from ..prompts import Turn
+
+
+def get_model(model: 'str | Config | MiniGPT4',
+              pretrained: bool | str = True,
+              device: str | None = None,
+              **kwargs) -> MiniGPT4:
+    """Build a model of the hub, or of a config, with its weights.
+
+    Args:
+        model: A name such as ``'minigpt-4_nano_caption'``, a config or its
+            file, or a model, which is returned as it is.
+        pretrained: Whether to load the published checkpoint, or the path of
+            one.
+        device: Where to; by default the GPU if there is one.
+        kwargs: Settings over the config's ``model``, e.g.
+            ``decoder=dict(name_or_path='vicuna-7b')``.
+
+    Returns:
+        The model, in eval mode.
+    """
+    if isinstance(model, MiniGPT4):
+        return model if device is None else model.to(device)
+    import mmpretrain
+    if device is None:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return mmpretrain.get_model(
+        model, pretrained=pretrained, device=device, **kwargs)
+
+
+def inference_model(model: 'str | Config | MiniGPT4',
+                    images,
+                    prompt: 'str | Sequence[str] | None' = None,
+                    batch_size: int = 8,
+                    device: str | None = None,
+                    pretrained: bool | str = True,
+                    **settings):
+    """Caption or question images; greedy and with one prompt by default.
+
+    Takes what MMPretrain's ``inference_model`` takes and, beyond it, a
+    prompt, generation settings and several images.
+
+    Args:
+        model: See :func:`get_model`.
+        images: An image (path, bytes, Pillow image, BGR array), or a list.
+        prompt: The question, or one for each image; by default the model's
+            own prompt. Its images stand where it says ``<ImageHere>``, else
+            in front.
+        batch_size: Images answered at once; the answers do not depend on it.
+        device: See :func:`get_model`.
+        pretrained: See :func:`get_model`.
+        settings: Of generation, e.g. ``max_new_tokens=50, num_beams=5``.
+
+    Returns:
+        ``{'pred_caption': ...}`` for one image; for a list a list of such,
+        where an image that cannot be read has ``pred_caption`` None and the
+        reason as ``error``.
+
+    Raises:
+        SampleError: The one image cannot be read.
+        ValueError: There are more or fewer prompts than images.
+    """
+    single = not isinstance(images, (list, tuple))
+    images = [images] if single else list(images)
+    model = get_model(model, pretrained, device)
+    if prompt is None or isinstance(prompt, str):
+        prompts = [model.prompt if prompt is None else prompt] * len(images)
+    else:
+        prompts = list(prompt)
+    if len(prompts) != len(images):
+        raise ValueError(f'{len(prompts)} prompts for {len(images)} images; '
+                         'give one prompt for all, or one for each.')
+    results: list[dict] = []
+    samples = []
+    for image, question in zip(images, prompts, strict=True):
+        try:
+            samples.append(
+                make_sample([image], question, model.backbone.img_size))
+            results.append({})
+        except SampleError as error:
+            if single:
+                raise
+            results.append(dict(pred_caption=None, error=str(error)))
+    waiting = [result for result in results if not result]
+    for start in range(0, len(samples), batch_size):
+        answers = model.generate(samples[start:start + batch_size], **settings)
+        for result, answer in zip(waiting[start:], answers, strict=False):
+            result['pred_caption'] = answer.text
+    return results[0] if single else results
+
+
+def make_sample(images: Sequence, question: str, size: int) -> BaseDataElement:
+    """A sample of one question about some images.
+
+    Args:
+        images: What :func:`~minigpt4.datasets.read_image` reads.
+        question: The question.
+        size: Side of the images in pixels.
+    """
+    tensors = [
+        to_tensor(
+            read_image(str(i) if isinstance(i, Path) else i), size)
+        for i in images
+    ]
+    return BaseDataElement(images=tensors, turns=[Turn(question)])

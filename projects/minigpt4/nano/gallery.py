@@ -1,0 +1,152 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The end of the quickstart: a table, a picture and a page to look at."""
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from ..engine.picture import captioned
+from ..inference.caption import get_model, inference_model
+from . import grammar
+from .world import Scene
+
+MODEL = 'minigpt-4_nano_caption'
+ROWS = {  # score: how it is called, and what the project aims at
+    'recall': ('shapes found', '>= 0.95'),
+    'chair_i': ('shapes invented (CHAIR_i)', '<= 0.03'),
+    'describe_exact': ('descriptions exactly right', '>= 0.80'),
+    'poem': ('poems right (never trained with images)', '>= 0.80'),
+    'count': ('counts right (never trained with images)', '>= 0.80'),
+    'color': ('colours right (never trained with images)', '>= 0.80'),
+    'place': ('places right (never trained with images)', '>= 0.80'),
+    'describe_failures': ('broken descriptions', '>= 0.20, then <= 0.02'),
+    'poem_failures': ('broken poems', '>= 0.20, then <= 0.02'),
+}
+
+
+def show_table(before: dict, after: dict) -> None:
+    """Print the scores after stage 1 and after stage 2.
+
+    Args:
+        before: Scores of ``tools/test.py`` after stage 1.
+        after: The same after stage 2.
+    """
+    table = Table(title='500 held-out scenes of the nano world')
+    for column in ('', 'after stage 1', 'after stage 2', 'goal'):
+        table.add_column(column, justify='left' if not column else 'right')
+    for key, (name, goal) in ROWS.items():
+        table.add_row(name, f'{before["nano/" + key]:.3f}',
+                      f'{after["nano/" + key]:.3f}', goal)
+    Console(width=100).print(table)
+
+
+def write_gallery(data: Path,
+                  stage1: str,
+                  stage2: str,
+                  out: Path,
+                  number: int = 8) -> list[Path]:
+    """Caption held-out scenes with both checkpoints, and draw it.
+
+    Args:
+        data: Folder of the nano data set.
+        stage1: Checkpoint after stage 1.
+        stage2: Checkpoint after stage 2.
+        out: Folder of the gallery.
+        number: Scenes.
+
+    Returns:
+        The page ``index.html`` (self-contained) and ``gallery.png``.
+    """
+    items = json.loads((data / 'test' / 'test.json').read_text())
+    truths = [item for item in items if item['task'] == 'describe'][:number]
+    files = [str(data / 'test' / 'image' / item['image']) for item in truths]
+    columns = []
+    for checkpoint in (stage1, stage2):
+        model = get_model(MODEL, pretrained=checkpoint)
+        columns.append([
+            result['pred_caption'] for result in inference_model(model, files)
+        ])
+    poems = [
+        result['pred_caption']
+        for result in inference_model(model, files, prompt=grammar.POEM[0])
+    ]
+    rows = [
+        dict(
+            file=file,
+            truth=item['answer'],
+            scene=Scene.from_dict(item['scene']),
+            stage1=first,
+            stage2=second,
+            poem=poem) for file, item, first, second, poem in zip(
+                files, truths, *columns, poems, strict=True)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    page, picture = out / 'index.html', out / 'gallery.png'
+    page.write_text(_page(rows), encoding='utf-8')
+    _picture(rows).save(picture)
+    return [page, picture]
+
+
+def _picture(rows: list[dict]) -> Image.Image:
+    """All scenes with their captions, four in a row."""
+    panels = [
+        captioned(
+            Image.open(row['file']), f'STAGE 1: {row["stage1"][:160]}\n\n'
+            f'STAGE 2: {row["stage2"]}\n\nPOEM: {row["poem"]}')
+        for row in rows
+    ]
+    height = max(len(panel) for panel in panels)
+    panels = [
+        np.pad(
+            panel, ((0, height - len(panel)), (0, 12), (0, 0)),
+            constant_values=255) for panel in panels
+    ]
+    lines = [
+        np.concatenate(panels[i:i + 4], axis=1)
+        for i in range(0, len(panels) - 3, 4)
+    ]
+    return Image.fromarray(np.concatenate(lines))
+
+
+def _page(rows: list[dict]) -> str:
+    """A page that needs nothing but itself."""
+    cards = []
+    for row in rows:
+        image = base64.b64encode(Path(row['file']).read_bytes()).decode()
+        right = row['stage2'] == row['truth']
+        texts = ''.join(
+            f'<dt>{title}</dt><dd class="{style}">{html.escape(text)}</dd>'
+            for title, style, text in (
+                ('After stage 1', 'dim', row['stage1'] or '(nothing)'),
+                ('After stage 2', 'good' if right else 'bad', row['stage2']),
+                ('Truth', '', row['truth']),
+                ('A poem, never trained with images', 'poem', row['poem'])))
+        cards.append(f'<article><img src="data:image/jpeg;base64,{image}" '
+                     f'alt="{html.escape(row["truth"])}"><dl>{texts}</dl>'
+                     '</article>')
+    return f'''<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>MiniGPT-4 nano</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 1100px; padding: 0 1rem; color: #1c1c28; }}
+main {{ display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
+article {{ display: flex; gap: 1rem; padding: 1rem; border-radius: 10px;
+  border: 1px solid #d8d8e0; }}
+img {{ width: 160px; height: 160px; border-radius: 6px; }}
+dl {{ margin: 0; }} dt {{ font-size: 12px; color: #667; }}
+dd {{ margin: 0 0 .6rem; }} .dim {{ color: #889; }}
+.good {{ color: #14652b; }} .bad {{ color: #a3260f; }}
+.poem {{ white-space: pre-line; font-style: italic; }}
+</style></head><body>
+<h1>MiniGPT-4, nano</h1>
+<p>Held-out scenes. Vision and language model are frozen; one linear layer
+was trained, on captions (stage 1) and then on detailed descriptions (stage 2).
+Green: equal to the truth to the letter.</p>
+<main>{''.join(cards)}</main></body></html>
+'''

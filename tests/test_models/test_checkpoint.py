@@ -1,0 +1,143 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""A checkpoint holds what is trained, and goes to its own LLM alone."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.runner import load_checkpoint, save_checkpoint
+from mmengine.runner.checkpoint import get_state_dict
+from torch import nn
+
+HEAD = ['head.layers.0.weight', 'head.layers.0.bias']
+CHECKPOINT = {*HEAD, 'llm_fingerprint'}
+
+
+def test_state_dict_is_what_is_trained(tiny_model):
+    assert set(tiny_model.state_dict()) == CHECKPOINT
+    assert set(get_state_dict(tiny_model)) == CHECKPOINT
+
+
+def test_state_dict_inside_another_module(tiny_model):
+    outer = nn.ModuleDict(dict(other=nn.Linear(1, 1), model=tiny_model))
+    assert set(outer.state_dict()) == {
+        'other.weight',
+        'other.bias',
+        *(f'model.{k}' for k in CHECKPOINT),
+    }
+    before = tiny_model.head.layers[0].weight.clone()
+    state = copy.deepcopy(outer.state_dict())
+    nn.init.zeros_(tiny_model.head.layers[0].weight)
+    outer.load_state_dict(state)
+    assert torch.equal(tiny_model.head.layers[0].weight, before)
+
+
+def test_mmengine_round_trip(tiny_model, tmp_path):
+    path = str(tmp_path / 'epoch_1.pth')
+    save_checkpoint(dict(state_dict=get_state_dict(tiny_model), meta={}), path)
+    head = tiny_model.head.layers[0]
+    weight = head.weight.clone()
+    frozen = tiny_model.neck.query_tokens.clone()
+    nn.init.zeros_(head.weight)
+    load_checkpoint(tiny_model, path, map_location='cpu', strict=True)
+    assert torch.equal(head.weight, weight)
+    assert torch.equal(tiny_model.neck.query_tokens, frozen)
+    # the file is as it was: the check took nothing from it
+    assert set(torch.load(path)['state_dict']) == CHECKPOINT
+
+
+def load_with_mmengine(model, state, tmp_path):
+    torch.save(dict(state_dict=state), tmp_path / 'a.pth')
+    load_checkpoint(model, str(tmp_path / 'a.pth'), map_location='cpu')
+
+
+def load_with_torch(model, state, tmp_path):
+    model.load_state_dict(state)
+
+
+@pytest.fixture(params=[load_with_mmengine, load_with_torch])
+def load(request, tmp_path):
+    return lambda model, state: request.param(model, state, tmp_path)
+
+
+def test_strict_load_of_its_own_state(tiny_model, load):
+    state = tiny_model.state_dict()
+    load(tiny_model, state)
+    assert set(state) == CHECKPOINT
+
+
+def test_another_llm_of_the_same_size_is_refused(
+    build_tiny, other_llm_dir, load
+):
+    theirs = build_tiny(decoder=dict(name_or_path=str(other_llm_dir)))
+    state = copy.deepcopy(theirs.state_dict())
+    ours = build_tiny()
+    nn.init.zeros_(ours.head.layers[0].weight)
+    with pytest.raises(ValueError, match='another LLM, of the same size'):
+        load(ours, state)
+    assert ours.head.layers[0].weight.abs().sum() == 0
+    unchecked = build_tiny(check_llm=False)
+    load(unchecked, state)
+    assert torch.equal(
+        unchecked.head.layers[0].weight, state['head.layers.0.weight']
+    )
+
+
+def test_llm_of_another_size_is_refused(build_tiny, make_llm, load):
+    wide = make_llm(
+        model_type='llama',
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+    )
+    state = build_tiny(decoder=dict(name_or_path=str(wide))).state_dict()
+    with pytest.raises(ValueError, match='hidden_size 64, but .* has 32'):
+        load(build_tiny(), state)
+    with pytest.raises(
+        ValueError,
+        match=r'weight is \(64, 24\) in the checkpoint but \(32, 24\)',
+    ):
+        load(build_tiny(check_llm=False), state)
+
+
+def test_faulty_heads_are_refused(tiny_model, load):
+    state = copy.deepcopy(tiny_model.state_dict())
+    lacking = {k: v for k, v in state.items() if not k.endswith('bias')}
+    with pytest.raises(ValueError, match=r'lacks head\.layers\.0\.bias'):
+        load(tiny_model, lacking)
+    with pytest.raises(ValueError, match=r'lacks .* llama_proj\.weight'):
+        load(tiny_model, {'llama_proj.weight': torch.ones(32, 24)})
+    state['head.layers.0.bias'] = torch.ones(31)
+    with pytest.raises(ValueError, match=r'bias is \(31,\) .* but \(32,\)'):
+        load(tiny_model, state)
+
+
+def test_checkpoint_without_a_fingerprint_loads(tiny_model, load):
+    state = copy.deepcopy(tiny_model.state_dict())
+    del state['llm_fingerprint']
+    state['head.layers.0.bias'].fill_(7)
+    load(tiny_model, state)
+    assert (tiny_model.head.layers[0].bias == 7).all()
+
+
+def test_building_twice_gives_the_same_weights(tiny_cfg, tiny_model, tmp_path):
+    from minigpt4.registry import MODELS
+
+    for part in ('backbone', 'neck'):
+        path = tmp_path / f'{part}.pth'
+        torch.save(getattr(tiny_model, part).state_dict(), path)
+        tiny_cfg[part]['checkpoint'] = str(path)
+    cfg = ConfigDict(tiny_cfg)
+    before = copy.deepcopy(cfg)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = MODELS.build(cfg)
+        assert cfg == before
+        for part in ('backbone', 'neck', 'decoder'):
+            want = getattr(tiny_model, part).state_dict()
+            got = getattr(model, part).state_dict()
+            assert got.keys() == want.keys()
+            assert all(torch.equal(got[k], want[k]) for k in want), part

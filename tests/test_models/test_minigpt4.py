@@ -1,0 +1,411 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The composition: loss, gradients, what is trained, the ablations."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+
+HEAD = ['head.layers.0.weight', 'head.layers.0.bias']
+CHECKPOINT = {*HEAD, 'llm_fingerprint'}
+
+
+def prepared(model, samples, training=True):
+    return model.data_preprocessor(
+        model.collator(training=training)(samples), training
+    )
+
+
+def loss_of(model, samples):
+    with torch.no_grad():
+        return model(**prepared(model, samples), mode='loss')['loss']
+
+
+class Recorder(OptimWrapper):
+    """An optimizer wrapper of plain SGD that keeps the gradients."""
+
+    def __init__(self, model, lr=0.0):
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        super().__init__(torch.optim.SGD(self.parameters, lr=lr))
+
+    def step(self, **kwargs):
+        self.gradients = [p.grad.clone() for p in self.parameters]
+        super().step(**kwargs)
+
+
+# loss
+
+
+def test_batch_loss_is_the_token_weighted_mean_of_singles(
+    tiny_model, mixed_samples
+):
+    singles, weights = [], []
+    for sample in mixed_samples:
+        singles.append(loss_of(tiny_model, [sample]))
+        weights.append(
+            len(tiny_model.collator(training=True)([sample])['inputs'].targets)
+        )
+    assert len(set(weights)) > 1
+    singles, weights = torch.stack(singles), torch.tensor(weights).float()
+    assert singles.std() > 0.01
+    want = (singles * weights).sum() / weights.sum()
+    torch.testing.assert_close(
+        loss_of(tiny_model, mixed_samples), want, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        loss_of(tiny_model, mixed_samples[::-1]), want, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_logits_of_mode_tensor_give_the_loss(tiny_model, mixed_samples):
+    data = prepared(tiny_model, mixed_samples)
+    inputs = data['inputs']
+    with torch.no_grad():
+        logits = tiny_model(**data)
+        want = tiny_model(**data, mode='loss')['loss']
+    assert logits.shape == (
+        *inputs.token_ids.shape,
+        tiny_model.decoder.vocab_size,
+    )
+    rows = logits.flatten(0, 1)[inputs.target_places].log_softmax(-1)
+    got = -rows.gather(1, inputs.targets[:, None]).mean()
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_loss_depends_on_images_and_their_order(tiny_model, make_sample):
+
+    def loss(*images):
+        return loss_of(
+            tiny_model,
+            [make_sample(images, '<ImageHere> or <ImageHere>', 'blue')],
+        )
+
+    assert loss(0, 1) == loss(0, 1)
+    assert abs(loss(0, 1) - loss(1, 0)) > 1e-4
+    assert abs(loss(0, 1) - loss(0, 2)) > 1e-4
+
+
+def test_images_take_their_places(tiny_model, mixed_samples):
+    data = prepared(tiny_model, mixed_samples)
+    with torch.no_grad():
+        embeddings = tiny_model.embed(data['images'], data['inputs'])
+        tokens = tiny_model.head(tiny_model.queries(data['images']))
+        words = tiny_model.decoder.embed(data['inputs'].token_ids)
+    places = data['inputs'].image_places
+    flat = embeddings.flatten(0, 1)
+    torch.testing.assert_close(flat[places], tokens.flatten(0, 1))
+    others = torch.ones(len(flat), dtype=torch.bool)
+    others[places] = False
+    assert others.any()
+    assert torch.equal(flat[others], words.flatten(0, 1)[others])
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_micro_batches_give_the_same_loss_and_gradient(
+    build_tiny, mixed_samples, size
+):
+    results = []
+    for micro in (None, size):
+        model = build_tiny(micro_batch_size=micro)
+        wrapper = Recorder(model)
+        out = model.train_step(mixed_samples, wrapper)
+        results.append((out['loss'], wrapper.gradients))
+        torch.testing.assert_close(
+            out['loss'], loss_of(model, mixed_samples), atol=1e-5, rtol=1e-5
+        )
+    assert results[0][1][0].abs().sum() > 1e-3
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
+
+
+def test_train_step_learns(tiny_model, mixed_samples):
+    wrapper = Recorder(tiny_model, lr=0.02)
+    losses = [
+        float(tiny_model.train_step(mixed_samples, wrapper)['loss'])
+        for _ in range(8)
+    ]
+    assert losses[-1] < losses[0] - 0.2
+    # no gradient is left for the next step
+    assert all(p.grad is None for p in tiny_model.parameters())
+
+
+def test_batches_without_images_or_readable_samples(tiny_model, make_sample):
+    before = copy.deepcopy(tiny_model.state_dict())
+    wrapper = Recorder(tiny_model, lr=0.1)
+    text = [make_sample([], 'what', 'blue')]
+    out = tiny_model.train_step(text, wrapper)
+    torch.testing.assert_close(out['loss'], loss_of(tiny_model, text))
+    assert tiny_model.train_step([None, None], wrapper)['loss'] == 0
+    assert all(g.abs().sum() == 0 for g in wrapper.gradients)
+    for name in HEAD:
+        assert torch.equal(tiny_model.state_dict()[name], before[name])
+
+
+def test_unreadable_samples_change_nothing(tiny_model, mixed_samples):
+    assert loss_of(tiny_model, [None, *mixed_samples]) == loss_of(
+        tiny_model, mixed_samples
+    )
+
+
+def test_nothing_supervised_is_an_error(tiny_model, make_sample):
+    open_ended = [make_sample([0], 'what')]
+    with pytest.raises(ValueError, match=r'none of the \d+ tokens .* answer'):
+        loss_of(tiny_model, open_ended)
+    with pytest.raises(ValueError, match=r'none of the \d+ tokens .* answer'):
+        tiny_model.train_step(open_ended, Recorder(tiny_model))
+
+
+def test_max_text_length_cuts_in_training_alone(build_tiny, mixed_samples):
+    model = build_tiny(max_text_length=2)
+    counts = [
+        model.collator(training=training)(mixed_samples)['counts']['truncated']
+        for training in (True, False)
+    ]
+    assert counts[0] > 0 and counts[1] == 0
+
+
+# modes and calls
+
+
+def test_unknown_mode_and_missing_inputs(tiny_model, make_sample):
+    data = prepared(tiny_model, [make_sample([0], 'what', 'blue')])
+    with pytest.raises(ValueError, match="'train'; expected tensor, loss or"):
+        tiny_model(**data, mode='train')
+    with pytest.raises(ValueError, match='no inputs were given'):
+        tiny_model(data['images'])
+
+
+def test_predict_and_val_step(tiny_model, make_sample):
+    tiny_model.generation = dict(max_new_tokens=5)
+    samples = [make_sample([0], 'what', id=1), make_sample([], 'is a', id=2)]
+    want = tiny_model.generate(samples)
+    got = tiny_model.val_step(samples)
+    assert [s.id for s in got] == [1, 2]
+    assert [(s.pred_caption, s.finished) for s in got] == [
+        (a.text, a.finished) for a in want
+    ]
+    collated = tiny_model.collator(training=False)([None, *samples])
+    assert [s.pred_caption for s in tiny_model.test_step(collated)] == [
+        a.text for a in want
+    ]
+    assert tiny_model.val_step([None]) == []
+    # samples are optional, as the signature says
+    data = prepared(tiny_model, samples, training=False)
+    bare = tiny_model(data['images'], data['inputs'], mode='predict')
+    assert [s.pred_caption for s in bare] == [a.text for a in want]
+
+
+def test_a_training_batch_is_not_answered(tiny_model, mixed_samples):
+    data = prepared(tiny_model, mixed_samples)
+    with pytest.raises(ValueError, match='ends in padding'):
+        tiny_model(**data, mode='predict')
+
+
+def test_settings_of_a_call_go_over_those_of_the_model(
+    build_tiny, make_sample
+):
+    model = build_tiny(generation=dict(max_new_tokens=3))
+    sample = make_sample([0], 'what')
+    assert len(model.generate([sample])[0].token_ids) == 3
+    longer = model.generate([sample], max_new_tokens=4)[0]
+    assert len(longer.token_ids) == 4
+    assert model.generation == dict(max_new_tokens=3)
+
+
+# frozen and trained
+
+
+def test_trained_names_are_the_head(tiny_model, tiny_cfg):
+    assert tiny_model.trained_names == HEAD
+    arch = dict(
+        model_type='llama',
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=100,
+    )
+    from minigpt4.registry import MODELS
+
+    with torch.device('meta'):
+        full = MODELS.build(
+            dict(
+                type='MiniGPT4',
+                backbone=dict(type='EVAViT'),
+                neck=dict(type='QFormer'),
+                head=dict(type='LinearProjector'),
+                decoder=dict(type='LLMDecoder', name_or_path='a/b', arch=arch),
+            )
+        )
+    assert full.trained_names == HEAD
+    assert full.head.layers[0].weight.shape == (64, 768)
+    assert list(full.state_dict()) == HEAD
+
+
+def test_train_keeps_frozen_parts_in_eval(tiny_model, mixed_samples):
+    assert tiny_model.neck.layers[0].mlp.dropout == 0.1
+    for mode in (True, False, True):
+        assert tiny_model.train(mode) is tiny_model
+        assert tiny_model.training == tiny_model.head.training == mode
+        for part in (
+            tiny_model.backbone,
+            tiny_model.neck,
+            tiny_model.decoder.llm,
+        ):
+            assert not any(m.training for m in part.modules())
+    assert loss_of(tiny_model, mixed_samples) == loss_of(
+        tiny_model, mixed_samples
+    )
+
+
+def test_frozen_parts_get_no_gradient_and_build_no_graph(
+    tiny_model, mixed_samples
+):
+    data = prepared(tiny_model, mixed_samples)
+    assert not tiny_model.queries(data['images']).requires_grad
+    tiny_model(**data, mode='loss')['loss'].backward()
+    with_gradient = [
+        n for n, p in tiny_model.named_parameters() if p.grad is not None
+    ]
+    assert with_gradient == HEAD
+
+
+def test_init_weights_changes_nothing(tiny_model):
+    before = {n: p.clone() for n, p in tiny_model.named_parameters()}
+    tiny_model.init_weights()
+    for name, parameter in tiny_model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+# variants
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_low_precision_decoder_with_fp32_head(
+    build_tiny, mixed_samples, make_sample, dtype
+):
+    model = build_tiny(decoder=dict(dtype=dtype))
+    assert model.head.layers[0].weight.dtype == torch.float32
+    wrapper = Recorder(model)
+    loss = model.train_step(mixed_samples, wrapper)['loss']
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(
+        loss, loss_of(build_tiny(), mixed_samples), atol=0.1, rtol=0.02
+    )
+    assert wrapper.gradients[0].dtype == torch.float32
+    assert wrapper.gradients[0].isfinite().all()
+    assert wrapper.gradients[0].abs().sum() > 0
+    (answer,) = model.generate([make_sample([0], 'what')], max_new_tokens=4)
+    assert len(answer.token_ids) <= 4
+
+
+def test_patch_merge_instead_of_q_former(build_tiny, mixed_samples):
+    model = build_tiny(
+        neck=dict(
+            type='minigpt4.PatchMerge', in_channels=32, num_patches=4, merge=2
+        )
+    )
+    assert model.head.layers[0].weight.shape == (32, 64)
+    assert model.trained_names == HEAD
+    inputs = model.collator(training=True)(mixed_samples)['inputs']
+    assert len(inputs.image_places) == 4 * 2
+    wrapper = Recorder(model)
+    model.train_step(mixed_samples, wrapper)
+    assert wrapper.gradients[0].abs().sum() > 0
+
+
+def test_three_layers(build_tiny, mixed_samples):
+    model = build_tiny(head=dict(num_layers=3))
+    assert model.trained_names == [
+        f'head.layers.{i}.{kind}'
+        for i in (0, 2, 4)
+        for kind in ('weight', 'bias')
+    ]
+    assert set(model.state_dict()) == {*model.trained_names, 'llm_fingerprint'}
+    wrapper = Recorder(model)
+    model.train_step(mixed_samples, wrapper)
+    assert all(g.abs().sum() > 0 for g in wrapper.gradients)
+
+
+def test_unfrozen_neck_is_trained_saved_and_drops_out(
+    build_tiny, mixed_samples
+):
+    model = build_tiny(neck=dict(frozen=False))
+    names = set(model.trained_names)
+    assert names == {
+        *HEAD,
+        *(f'neck.{n}' for n, _ in model.neck.named_parameters()),
+    }
+    assert set(model.state_dict()) == {*names, 'llm_fingerprint'}
+    wrapper = Recorder(model)
+    model.train_step(mixed_samples, wrapper)
+    assert all(g.isfinite().all() for g in wrapper.gradients)
+    by_name = dict(zip(model.trained_names, wrapper.gradients, strict=True))
+    assert by_name['neck.query_tokens'].abs().sum() > 0
+    assert loss_of(model, mixed_samples) != loss_of(model, mixed_samples)
+    model.eval()
+    assert loss_of(model, mixed_samples) == loss_of(model, mixed_samples)
+    assert model.train().neck.training and not model.backbone.training
+
+
+def test_unfrozen_backbone_is_trained_through_the_frozen_neck(
+    build_tiny, mixed_samples
+):
+    model = build_tiny(backbone=dict(frozen=False))
+    assert not any(name.startswith('neck') for name in model.trained_names)
+    wrapper = Recorder(model)
+    model.train_step(mixed_samples, wrapper)
+    by_name = dict(zip(model.trained_names, wrapper.gradients, strict=True))
+    assert by_name['backbone.cls_token'].abs().sum() > 0
+
+
+def test_lora(build_tiny, mixed_samples):
+    pytest.importorskip('peft', reason='LoRA needs peft')
+    model = build_tiny(
+        decoder=dict(lora=dict(r=4, target_modules=['q_proj', 'v_proj']))
+    )
+    adapters = [n for n in model.trained_names if 'lora' in n]
+    assert len(adapters) == 2 * 2 * 2
+    assert set(model.trained_names) == {*adapters, *HEAD}
+    wrapper = Recorder(model)
+    model.train_step(mixed_samples, wrapper)
+    assert sum(g.abs().sum() > 0 for g in wrapper.gradients) > 2
+
+
+def test_template_and_device(build_tiny):
+    from minigpt4.prompts import get_template
+
+    model = build_tiny(prompt_template='bare', device='cpu')
+    assert model.template is get_template('bare')
+    assert model.collator(training=True).template is model.template
+    want = 'cuda' if torch.cuda.is_available() else 'cpu'
+    assert build_tiny(device='auto').head.layers[0].weight.device.type == want
+    with pytest.raises(ValueError, match="unknown prompt template 'other'"):
+        build_tiny(prompt_template='other')
+
+
+def test_mmengine_runner_trains_and_saves(tiny_cfg, mixed_samples, tmp_path):
+    from mmengine.runner import Runner
+    from torch.utils.data import DataLoader
+
+    runner = Runner(
+        model=tiny_cfg,
+        work_dir=str(tmp_path),
+        train_dataloader=DataLoader(
+            mixed_samples * 2, batch_size=4, collate_fn=list
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        log_level='ERROR',
+        experiment_name='tiny',
+    )
+    model = runner.model
+    before = model.head.layers[0].weight.clone()
+    frozen = model.neck.query_tokens.clone()
+    runner.train()
+    assert not torch.equal(model.head.layers[0].weight, before)
+    assert torch.equal(model.neck.query_tokens, frozen)
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    assert set(saved['state_dict']) == CHECKPOINT
+    assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 4

@@ -1,0 +1,196 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Padding, places and targets, checked on numbers one can count."""
+
+import pytest
+import torch
+
+from minigpt4.models.multimodal_inputs import (
+    Collator,
+    build_inputs,
+    split_batch,
+)
+from minigpt4.prompts import IMAGE_SLOT, Row, get_template
+
+# BOS, word, image, word, answer of two
+LONG = Row([1, 5, IMAGE_SLOT, 6, 7, 8], [False] * 4 + [True] * 2)
+# BOS, answer of one, question, answer of one
+SHORT = Row([1, 9, 4, 3], [False, True, False, True])
+OPEN = Row([1, IMAGE_SLOT, 5], [False] * 3)
+
+
+def test_right_padding():
+    inputs = build_inputs([LONG, SHORT], num_image_tokens=2)
+    # 8 and 3 are only targets, so they are never fed
+    assert inputs.token_ids.tolist() == [
+        [1, 5, 0, 0, 6, 7],
+        [1, 9, 4, 0, 0, 0],
+    ]
+    assert inputs.attention_mask.tolist() == [[1] * 6, [1] * 3 + [0] * 3]
+    assert inputs.position_ids.tolist() == [
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 0, 0, 0],
+    ]
+    assert inputs.image_places.tolist() == [2, 3]
+    # the place before each target
+    assert inputs.target_places.tolist() == [4, 5, 6, 8]
+    assert inputs.targets.tolist() == [7, 8, 9, 3]
+
+
+def test_left_padding():
+    inputs = build_inputs([SHORT, LONG, OPEN], 2, padding='left')
+    assert inputs.token_ids.tolist() == [
+        [0, 0, 0, 1, 9, 4],
+        [1, 5, 0, 0, 6, 7],
+        [0, 0, 1, 0, 0, 5],
+    ]
+    assert inputs.attention_mask.tolist() == [
+        [0, 0, 0, 1, 1, 1],
+        [1] * 6,
+        [0, 0, 1, 1, 1, 1],
+    ]
+    assert inputs.position_ids.tolist() == [
+        [0, 0, 0, 0, 1, 2],
+        [0, 1, 2, 3, 4, 5],
+        [0, 0, 0, 1, 2, 3],
+    ]
+    assert inputs.image_places.tolist() == [8, 9, 15, 16]
+    assert inputs.target_places.tolist() == [3, 5, 10, 11]
+    assert inputs.targets.tolist() == [9, 3, 7, 8]
+
+
+def test_a_last_token_that_is_no_target_is_fed():
+    inputs = build_inputs([OPEN], 1)
+    assert inputs.token_ids.tolist() == [[1, 0, 5]]
+    assert inputs.targets.tolist() == []
+
+
+def test_first_target_after_an_image_is_learned_from_its_last_token():
+    row = Row([1, IMAGE_SLOT, 7, 8], [False, False, True, True])
+    inputs = build_inputs([row], 3)
+    assert inputs.image_places.tolist() == [1, 2, 3]
+    assert inputs.target_places.tolist() == [3, 4]
+
+
+@pytest.fixture
+def collate(tiny_tokenizer):
+    return Collator(tiny_tokenizer, get_template('vicuna_v0'), 3)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_pieces_are_the_whole(collate, mixed_samples, size):
+    batch = collate(mixed_samples)
+    pieces = split_batch(batch, size)
+    assert [len(p['inputs'].token_ids) for p in pieces] == [
+        min(size, 4 - i) for i in range(0, 4, size)
+    ]
+    inputs, length = batch['inputs'], batch['inputs'].token_ids.shape[1]
+    for i in range(3):
+        assert torch.equal(
+            torch.cat([p['inputs'][i] for p in pieces]), inputs[i]
+        )
+    for i in (3, 4):  # places, back in the whole batch
+        assert torch.equal(
+            torch.cat(
+                [
+                    p['inputs'][i] + k * size * length
+                    for k, p in enumerate(pieces)
+                ]
+            ),
+            inputs[i],
+        )
+    assert torch.equal(
+        torch.cat([p['inputs'].targets for p in pieces]), inputs.targets
+    )
+    assert torch.equal(
+        torch.cat([p['images'] for p in pieces if p['images'] is not None]),
+        batch['images'],
+    )
+    for piece in pieces:
+        number = 0 if piece['images'] is None else len(piece['images'])
+        assert len(piece['inputs'].image_places) == number * 3
+    if size == 1:
+        assert pieces[1]['images'] is None
+        assert torch.equal(
+            pieces[2]['images'], torch.stack(mixed_samples[2].images)
+        )
+
+
+def test_batches_that_need_no_split(collate, mixed_samples, make_sample):
+    batch = collate(mixed_samples)
+    assert split_batch(batch, None) == [batch]
+    assert split_batch(batch, 4) == [batch]
+    text = collate([make_sample([], 'a', 'b')] * 3)
+    assert text['images'] is None
+    assert [p['images'] for p in split_batch(text, 2)] == [None, None]
+
+
+def test_collator_renders_rows_as_the_template_says(
+    collate, make_sample, tiny_tokenizer
+):
+    row = collate.row(make_sample([0], 'what', 'red'))
+
+    def ids(text):
+        return tiny_tokenizer(text, add_special_tokens=False).input_ids
+
+    answer = ids('red###')
+    assert row.ids == [
+        1,
+        *ids('###Human: <Img>'),
+        IMAGE_SLOT,
+        *ids('</Img> what ###Assistant: '),
+        *answer,
+    ]
+    assert row.supervised.count(True) == len(answer)
+
+
+def test_image_of_a_later_turn_stays_there(collate, make_sample):
+    row = collate.row(make_sample([0], 'what', 'red', '<ImageHere> is'))
+    assert row.num_images == 1
+    assert row.ids.index(IMAGE_SLOT) > row.supervised.index(True)
+
+
+def test_slots_must_match_images(collate, make_sample):
+    with pytest.raises(
+        ValueError,
+        match=r'2 image slots .* but 1 images were given \(sample s7\)',
+    ):
+        collate([make_sample([0], '<ImageHere><ImageHere>', 'a', id='s7')])
+    with pytest.raises(ValueError, match='1 image slots in the prompt but 2'):
+        collate([make_sample([0, 1], '<ImageHere>', 'a')])
+    with pytest.raises(ValueError, match='1 image slots in the prompt but 0'):
+        collate([make_sample([], '<ImageHere>', 'a')])
+
+
+def test_unreadable_samples_are_counted(collate, mixed_samples):
+    batch = collate([None, *mixed_samples, None])
+    want = collate(mixed_samples)
+    assert batch['counts'] == dict(skipped=2, truncated=0)
+    for got, expected in zip(batch['inputs'], want['inputs'], strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_batch_without_a_readable_sample(collate):
+    batch = collate([None, None])
+    assert batch['inputs'] is None and batch['images'] is None
+    assert batch['counts'] == dict(skipped=2, truncated=0)
+    assert split_batch(batch, 1) == []
+
+
+def test_truncated_answers_are_counted(tiny_tokenizer, mixed_samples):
+    template = get_template('vicuna_v0')
+    whole = Collator(tiny_tokenizer, template, 3)(mixed_samples)
+    cut = Collator(tiny_tokenizer, template, 3, max_text_length=1)(
+        mixed_samples
+    )
+    # an answer with its end symbol has two tokens at least
+    assert whole['counts']['truncated'] == 0
+    assert cut['counts']['truncated'] == 5
+    assert len(cut['inputs'].targets) == 5
+
+
+def test_samples_travel_for_generation_alone(tiny_tokenizer, mixed_samples):
+    template = get_template('vicuna_v0')
+    left = Collator(tiny_tokenizer, template, 3, padding='left')
+    assert left([None, *mixed_samples])['samples'] == mixed_samples
+    right = Collator(tiny_tokenizer, template, 3)
+    assert right(mixed_samples)['samples'] is None

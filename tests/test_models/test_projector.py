@@ -1,0 +1,49 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The head: the trained layer."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minigpt4.models import LinearProjector
+
+
+@pytest.mark.parametrize(
+    'widths, parameters',
+    [
+        ((768, 4096), 3_149_824),
+        ((768, 5120), 3_937_280),
+        ((5632, 4096), 23_072_768),
+    ],
+)
+def test_trained_numbers_of_the_paper(widths, parameters):
+    with torch.device('meta'):
+        head = LinearProjector(*widths)
+    assert sum(p.numel() for p in head.parameters()) == parameters
+    assert all(p.requires_grad for p in head.parameters())
+
+
+def test_one_layer_is_linear_and_fp32():
+    head = LinearProjector(4, 6)
+    queries = torch.randn(2, 3, 4).bfloat16()
+    out = head(queries)
+    assert out.dtype == torch.float32
+    weight, bias = head.parameters()
+    torch.testing.assert_close(
+        out,
+        queries.float() @ weight.detach().T + bias.detach(),
+        check_dtype=True,
+    )
+
+
+def test_three_layers_have_a_nonlinearity_between():
+    head = LinearProjector(4, 6, num_layers=3)
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
+    assert shapes == [(6, 4), (6, 6), (6, 6)]
+    queries = torch.randn(2, 3, 4)
+    weights = list(head.parameters())
+    want = queries
+    for i in range(3):
+        want = F.linear(want, *weights[2 * i : 2 * i + 2])
+        want = F.gelu(want) if i < 2 else want
+    torch.testing.assert_close(head(queries), want)

@@ -1,0 +1,308 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The wheel, the requirements, and the rules that the modules keep."""
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip('tomli')
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'projects' / 'minigpt4'
+MODULES = sorted(
+    path.relative_to(PACKAGE.parent)
+    for path in PACKAGE.rglob('*.py')
+    if '.mim' not in path.parts
+)
+# Imports go one way: a module sees its own layer's folder and what is below.
+LAYERS = {
+    'prompts': 0,
+    'models': 1,
+    'datasets': 1,
+    'engine': 2,
+    'inference': 3,
+    'curation': 4,
+    'evaluation': 4,
+}
+ANYONE_MAY_IMPORT = {'registry', 'compat'}
+NOT_SOURCE = {
+    '__pycache__',
+    'build',
+    'data',
+    'dist',
+    'node_modules',
+    'site',
+    'work_dirs',
+}
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a module, from its path in projects/."""
+    parts = path.with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def source_files() -> list[Path]:
+    """The files of the repository, without what git ignores."""
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '-co', '--exclude-standard'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode == 0 and (ROOT / '.git').exists():
+        names = listed.stdout.split('\0')
+        return [ROOT / name for name in names if (ROOT / name).is_file()]
+    return [
+        path
+        for path in ROOT.rglob('*')
+        if path.is_file()
+        and not any(
+            part in NOT_SOURCE
+            or part.endswith('.egg-info')
+            or (part.startswith('.') and part not in ('.ci', '.github'))
+            for part in path.relative_to(ROOT).parts[:-1]
+        )
+    ]
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))
+
+
+def constraints(file: str) -> list[Requirement]:
+    lines = (ROOT / file).read_text('utf-8').splitlines()
+    return [
+        Requirement(line)
+        for line in lines
+        if line.strip() and not line.startswith('#')
+    ]
+
+
+def ranges() -> list[Requirement]:
+    """Every range of pyproject.toml, those of the extras included."""
+    project = pyproject()['project']
+    extras = project['optional-dependencies'].values()
+    lines = [*project['dependencies'], *(x for extra in extras for x in extra)]
+    return [
+        Requirement(line) for line in lines if not line.startswith('minigpt4')
+    ]
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel, built from a copy of the files without the network."""
+    folder = tmp_path_factory.mktemp('wheel')
+    copy = folder / 'checkout'
+    for path in source_files():
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    run = subprocess.run(
+        [
+            *(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps'),
+            *('--no-build-isolation', '--no-index', '--wheel-dir'),
+            *(str(folder), str(copy)),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    (file,) = folder.glob('minigpt4-*.whl')
+    return zipfile.ZipFile(file)
+
+
+def test_wheel_has_every_module(wheel):
+    names = set(wheel.namelist())
+    missing = [str(path) for path in MODULES if path.as_posix() not in names]
+    assert not missing, 'a folder without __init__.py is left out'
+    assert 'minigpt4_command.py' in names
+
+
+def test_wheel_has_what_mim_looks_for(wheel):
+    names = set(wheel.namelist())
+    assert 'minigpt4/.mim/model-index.yml' in names
+    expected = [
+        'minigpt4/.mim/' + path.relative_to(ROOT).as_posix()
+        for path in source_files()
+        if path.relative_to(ROOT).parts[0] in ('configs', 'tools')
+    ]
+    assert any('/configs/' in name for name in expected)
+    assert set(expected) <= names
+
+
+def test_wheel_has_the_nano_weights(wheel):
+    weights = [
+        path.relative_to(PACKAGE.parent).as_posix()
+        for path in (PACKAGE / 'nano' / 'weights').rglob('*')
+        if path.is_file()
+    ]
+    if not weights:
+        pytest.skip('no weights: tools/build_nano.py makes them')
+    sizes = {info.filename: info.file_size for info in wheel.infolist()}
+    assert set(weights) <= set(sizes)
+    assert sum(sizes[name] for name in weights) < 8e6
+
+
+def test_wheel_has_nothing_else(wheel):
+    """No tests, caches or build files; one top-level package."""
+    tops = {name.split('/')[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith('.dist-info')} == {
+        'minigpt4',
+        'minigpt4_command.py',
+    }
+    assert not [name for name in wheel.namelist() if '__pycache__' in name]
+
+
+def test_wheel_metadata(wheel):
+    (about,) = (n for n in wheel.namelist() if n.endswith('METADATA'))
+    text = wheel.read(about).decode()
+    assert 'License-Expression: Apache-2.0' in text
+    assert 'Requires-Python: <3.13,>=3.10' in text
+    (scripts,) = (n for n in wheel.namelist() if 'entry_points' in n)
+    assert 'minigpt4 = ' in wheel.read(scripts).decode()
+
+
+@pytest.mark.parametrize('file', ['constraints.txt', 'constraints-oldest.txt'])
+def test_constraints_satisfy_the_ranges(file):
+    allowed = {r.name.lower(): r.specifier for r in ranges()}
+    for pin in constraints(file):
+        if pin.name.lower() in allowed:
+            for version in pin.specifier:
+                assert allowed[pin.name.lower()].contains(version.version), (
+                    f'{file} has {pin}, pyproject.toml asks for '
+                    f'{allowed[pin.name.lower()]}'
+                )
+
+
+def test_every_requirement_is_pinned():
+    needed = {
+        Requirement(line).name
+        for line in pyproject()['project']['dependencies']
+    }
+    tested = {pin.name for pin in constraints('constraints.txt')}
+    oldest = {pin.name for pin in constraints('constraints-oldest.txt')}
+    assert needed <= tested
+    assert needed <= oldest
+
+
+def test_oldest_constraints_are_the_floors():
+    pins = {
+        pin.name: str(pin.specifier).removeprefix('==')
+        for pin in constraints('constraints-oldest.txt')
+    }
+    for line in pyproject()['project']['dependencies']:
+        requirement = Requirement(line)
+        (floor,) = (
+            s.version for s in requirement.specifier if s.operator == '>='
+        )
+        pin = pins[requirement.name]
+        assert pin == floor or pin.startswith(f'{floor}.'), requirement
+
+
+def test_openmim_is_no_requirement():
+    assert not {'openmim', 'mmcv'} & {r.name.lower() for r in ranges()}
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_module_imports(path):
+    importlib.import_module(name_of(path))
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Parts of the package (first names below it) that a module imports.
+
+    Imports inside functions count as well.
+    """
+    here = name_of(path).split('.')
+    package = here if path.name == '__init__.py' else here[:-1]
+    found = set()
+    tree = ast.parse((PACKAGE.parent / path).read_text('utf-8'))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            base = base if node.level else []
+            stem = [*base, *(node.module or '').split('.')]
+            names = [
+                '.'.join([*filter(None, stem), alias.name])
+                for alias in node.names
+            ]
+        else:
+            continue
+        found |= {
+            name.split('.')[1]
+            for name in names
+            if name.startswith('minigpt4.')
+        }
+    return found
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_imports_go_one_way(path):
+    part = path.parts[1].removesuffix('.py')
+    if part not in LAYERS:
+        return  # nano, convert, hub and the package itself see every layer
+    for other in imported_parts(path) - ANYONE_MAY_IMPORT - {part}:
+        assert other != 'nano' or LAYERS[part] > 2, (
+            f'{path} imports nano, which only inference and above may'
+        )
+        if other in LAYERS:
+            assert LAYERS[other] < LAYERS[part], (
+                f'{path} imports {other}; imports go prompts -> models, '
+                'datasets -> engine -> inference -> curation, evaluation'
+            )
+
+
+def test_only_compat_asks_for_versions():
+    """Every `if version` of the project is in compat.py."""
+    asks = re.compile(r'\b(torch|transformers|mmengine|mmcv)\.__version__')
+    found = [
+        str(path)
+        for path in MODULES
+        if asks.search((PACKAGE.parent / path).read_text('utf-8'))
+        and path.stem not in ('compat', 'doctor')
+    ]
+    assert not found
+
+
+def test_no_path_of_a_machine():
+    """No file names somebody's home folder or workplace."""
+    # in pieces, or this file would be found too
+    words = ('ho' + 'me', 'ro' + 'ot', 'wo' + 'rk', 'Us' + 'ers', 'mn' + 't')
+    path_of_machine = re.compile(
+        rf'(?<![\w.$}}~:/-])/(?:{"|".join(words)})/[\w.-]+'.encode()
+    )
+    found = [
+        f'{path.relative_to(ROOT)}: {match[0].decode()}'
+        for path in source_files()
+        if path.stat().st_size < 1e6
+        and path.suffix not in ('.png', '.jpg', '.safetensors', '.pth')
+        for match in path_of_machine.finditer(path.read_bytes())
+    ]
+    assert not found
+
+
+def test_python_files_have_the_header():
+    header = '# Copyright (c) The MiniGPT-4 plugin authors. '
+    found = [
+        str(path.relative_to(ROOT))
+        for path in source_files()
+        if path.suffix in ('.py', '.sh')
+        and path.stat().st_size
+        and header not in path.read_text('utf-8')[:200]
+    ]
+    assert not found

@@ -1,0 +1,83 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The whole recipe, shortened: both stages, evaluated, on the nano model."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt4.nano.files import write_dataset
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs' / 'minigpt4'
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a tool as a user would, in a folder with the data in it."""
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={
+            **os.environ, 'OMP_NUM_THREADS': '2',
+            'OMP_WAIT_POLICY': 'PASSIVE'
+        },
+        capture_output=True,
+        text=True,
+        timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Scores before and after stage 2 of a run a third as long."""
+    folder = tmp_path_factory.mktemp('recipe')
+    write_dataset(
+        folder / 'data' / 'nano',
+        pairs=4000,
+        descriptions=400,
+        test_scenes=60)
+    train, test = (str(ROOT / 'tools' / f'{name}.py')
+                   for name in ('train', 'test'))
+    stage1, stage2 = (str(CONFIGS / f'stage{i}_nano.py') for i in (1, 2))
+    run(folder, train, stage1, '--cfg-options', 'max_iters=400')
+    first = 'work_dirs/stage1_nano/iter_400.pth'
+    run(folder, test, stage2, first, '--out', 'before.json')
+    run(folder, train, stage2, '--cfg-options', f'load_from={first}',
+        'max_iters=200')
+    run(folder, test, stage2, 'work_dirs/stage2_nano/iter_200.pth', '--out',
+        'after.json')
+    return folder, *(json.loads((folder / f'{name}.json').read_text())
+                     for name in ('before', 'after'))
+
+
+def test_stage_2_mends_what_stage_1_leaves_broken(trained):
+    _, before, after = trained
+    assert before['nano/describe_failures'] > 0.1
+    assert after['nano/describe_failures'] < 0.05
+    assert after['nano/recall'] > 0.85
+    assert after['nano/chair_i'] < 0.12
+    assert after['nano/describe_exact'] > before['nano/describe_exact'] + 0.3
+
+
+def test_tasks_never_trained_with_images_come_with_it(trained):
+    _, _, after = trained
+    for task in ('poem', 'count', 'color', 'place'):
+        assert after[f'nano/{task}'] > 0.5, task
+
+
+def test_checkpoints_are_small_and_hold_what_is_trained(trained):
+    file = trained[0] / 'work_dirs/stage1_nano/iter_400.pth'
+    assert file.stat().st_size < 1_000_000
+    state = torch.load(file, weights_only=True)['state_dict']
+    assert set(state) == {
+        'head.layers.0.weight', 'head.layers.0.bias', 'llm_fingerprint'
+    }
+
+
+def test_captions_and_their_pictures_were_shown(trained):
+    pictures = list((trained[0] / 'work_dirs/stage1_nano').rglob('*.png'))
+    assert len(pictures) == 4

@@ -1,0 +1,28 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Show what the quickstart has trained: a table, a picture, a page."""
+import argparse
+import json
+from pathlib import Path
+
+
+def main() -> None:
+    """Caption held-out scenes and print the scores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', type=Path, default=Path('data/nano'))
+    parser.add_argument('--stage1', required=True, help='checkpoint')
+    parser.add_argument('--stage2', required=True, help='checkpoint')
+    parser.add_argument('--scores1', type=Path, required=True)
+    parser.add_argument('--scores2', type=Path, required=True)
+    parser.add_argument('--out', type=Path, required=True)
+    args = parser.parse_args()
+    import minigpt4  # noqa: F401  registers the nano model
+    from minigpt4.nano.gallery import show_table, write_gallery
+
+    files = write_gallery(args.data, args.stage1, args.stage2, args.out)
+    show_table(*(json.loads(path.read_text())
+                 for path in (args.scores1, args.scores2)))
+    print('gallery: ' + ', '.join(map(str, files)))
+
+
+if __name__ == '__main__':
+    main()

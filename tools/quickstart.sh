@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# All of MiniGPT-4 on a laptop: render data, train both stages of the nano
+# model, evaluate before and after stage 2, caption held-out scenes.
+#   bash tools/quickstart.sh [OUTPUT FOLDER, default work_dirs/quickstart]
+set -euo pipefail
+out=$(realpath -m "${1:-work_dirs/quickstart}")
+cd "$(dirname "$0")/.."
+source tools/setup_env.sh
+configs=configs/minigpt4
+mkdir -p "$out"
+
+step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
+SECONDS=0
+step 'render the nano data set'
+python tools/nano_data.py --out data/nano
+step 'stage 1: align on captions'
+python tools/train.py $configs/stage1_nano.py --work-dir "$out/stage1"
+stage1=$(ls -t "$out"/stage1/iter_*.pth | head -1)
+step 'evaluate before stage 2'
+python tools/test.py $configs/stage2_nano.py "$stage1" \
+    --work-dir "$out/test1" --out "$out/scores_stage1.json"
+step 'stage 2: learn to describe'
+python tools/train.py $configs/stage2_nano.py --work-dir "$out/stage2" \
+    --cfg-options load_from="$stage1"
+stage2=$(ls -t "$out"/stage2/iter_*.pth | head -1)
+step 'evaluate after stage 2'
+python tools/test.py $configs/stage2_nano.py "$stage2" \
+    --work-dir "$out/test2" --out "$out/scores_stage2.json"
+step 'caption held-out scenes'
+python tools/gallery.py --stage1 "$stage1" --stage2 "$stage2" \
+    --scores1 "$out/scores_stage1.json" --scores2 "$out/scores_stage2.json" \
+    --out "$out/gallery"
+step 'done'
+echo "data: data/nano   checkpoints, logs, scores, gallery: $out"
