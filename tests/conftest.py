@@ -2,10 +2,13 @@
 """Tiny builders shared by the tests; no test may reach the network."""
 
 import io
+import json
+import logging
 import os
 import random
 import shutil
 import socket
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -265,3 +268,48 @@ def mixed_samples(make_sample):
         ),
         make_sample([3], '<Img><ImageHere></Img> is', 'in detail'),
     ]
+
+
+@pytest.fixture
+def log():
+    """List that what is logged during the test (warnings on) goes to."""
+    from mmengine.logging import MMLogger
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def write_shard():
+    """Function of a path and samples to a shard as img2dataset writes it.
+
+    A sample is a caption, or a dict of a file's bytes by suffix.
+    """
+
+    def picture(number: int) -> bytes:
+        from PIL import Image
+        buffer = io.BytesIO()
+        shade = (37 * number % 256, 91 * number % 256, 128)
+        Image.new('RGB', (32, 32), shade).save(buffer, 'JPEG')
+        return buffer.getvalue()
+
+    def write(path: Path, samples) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, 'w') as tar:
+            for number, sample in enumerate(samples):
+                if isinstance(sample, str):
+                    info = json.dumps(dict(caption=sample)).encode()
+                    sample = dict(
+                        jpg=picture(number), json=info, txt=sample.encode())
+                for suffix, data in sample.items():
+                    name = f'{path.stem}{number:04d}.{suffix}'
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        return path
+
+    return write

@@ -5,7 +5,8 @@
 set -euo pipefail
 out=$(realpath -m "${1:-work_dirs/quickstart}")
 cd "$(dirname "$0")/.."
-source tools/setup_env.sh
+bash tools/setup_env.sh
+source "${MINIGPT4_VENV:-.venv}/bin/activate"
 configs=configs/minigpt4
 mkdir -p "$out"
 

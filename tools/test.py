@@ -27,6 +27,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
+    from mmengine.dist import is_main_process
+
     from minigpt4.engine import config
 
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
@@ -34,7 +36,7 @@ def main() -> None:
     config.drop_training(cfg)
     cfg.load_from = args.checkpoint
     scores = config.build_runner(cfg).test()
-    if args.out:
+    if args.out and is_main_process():
         Path(args.out).write_text(json.dumps(scores, indent=1))
         print(f'scores lie in {args.out}')
 

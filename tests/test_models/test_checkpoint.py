@@ -108,11 +108,24 @@ def test_faulty_heads_are_refused(tiny_model, load):
     lacking = {k: v for k, v in state.items() if not k.endswith('bias')}
     with pytest.raises(ValueError, match=r'lacks head\.layers\.0\.bias'):
         load(tiny_model, lacking)
-    with pytest.raises(ValueError, match=r'lacks .* llama_proj\.weight'):
-        load(tiny_model, {'llama_proj.weight': torch.ones(32, 24)})
+    with pytest.raises(ValueError, match=r'lacks .* holds backbone\.x'):
+        load(tiny_model, {'backbone.x': torch.ones(32, 24)})
+    with pytest.raises(ValueError, match=r'weight is \(32, 9\) .* \(32, 24'):
+        load(tiny_model, {'llama_proj.weight': torch.ones(32, 9)})
     state['head.layers.0.bias'] = torch.ones(31)
     with pytest.raises(ValueError, match=r'bias is \(31,\) .* but \(32,\)'):
         load(tiny_model, state)
+
+
+def test_published_names_load(tiny_model, load):
+    state = {
+        'llama_proj.weight': torch.randn(32, 24),
+        'llama_proj.bias': torch.randn(32),
+    }
+    load(tiny_model, state)
+    head = tiny_model.head.layers[0]
+    assert torch.equal(head.weight, state['llama_proj.weight'])
+    assert torch.equal(head.bias, state['llama_proj.bias'])
 
 
 def test_checkpoint_without_a_fingerprint_loads(tiny_model, load):

@@ -2,7 +2,7 @@
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import TestLoop
 
-from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
+from minigpt4.datasets import LoadImages, PackSample
 from minigpt4.nano import NanoMetric
 
 test_dataloader = dict(
@@ -10,7 +10,7 @@ test_dataloader = dict(
     num_workers=1,
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(
-        type=InstructionDataset,
+        type='minigpt4.InstructionDataset',  # MMPretrain wants a name
         ann_file='test.json',
         data_root='data/nano/test',
         keep_answers=False,

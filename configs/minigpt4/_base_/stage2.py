@@ -15,6 +15,7 @@ alignment_questions = (
     'Could you describe the contents of this image for me?',
 )
 max_iters = 400
+needs_load_from = True  # a projection of stage 1
 global_batch_size = 12
 
 train_dataloader = dict(

@@ -24,8 +24,6 @@ model = dict(
         # or the environment variable MINIGPT4_LLM
         name_or_path='Vision-CAIR/vicuna-7b',
         dtype='auto',
-        quantization=None,
-        lora=None,
         arch=dict(
             model_type='llama',
             hidden_size=4096,

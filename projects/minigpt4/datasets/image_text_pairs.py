@@ -41,7 +41,7 @@ class _Stream:
         self.shards, self.taken = position
         self._samples: Iterator[dict] = iter(())
         self._fresh = True
-        self._barren = 0
+        self._barren: set[str] = set()
 
     def next(self) -> dict:
         """The next raw sample (bytes by suffix)."""
@@ -54,11 +54,11 @@ class _Stream:
             sample = next(self._samples, None)
             if sample is not None:
                 self.taken += 1
-                self._barren = 0
+                self._barren.clear()
                 return sample
             if self.taken == 0:
-                self._barren += 1
-                if self._barren > len(self.source.shards):
+                self._barren.add(self.source.shard(self._place))
+                if self._barren.issuperset(self.source.shards):
                     raise ValueError(
                         f'none of the {len(self.source.shards)} shards of '
                         f'{self.source.name!r} holds a sample; expected tar '
@@ -68,9 +68,12 @@ class _Stream:
             self.taken = 0
             self._samples = self._read()
 
+    @property
+    def _place(self) -> int:
+        return self.lane + self.shards * self.lanes
+
     def _read(self) -> Iterator[dict]:
-        place = self.lane + self.shards * self.lanes
-        return self.source.read(place)
+        return self.source.read(self._place)
 
 
 class Source:
@@ -107,14 +110,17 @@ class Source:
                 logger='current',
                 level=logging.WARNING)
 
+    def shard(self, place: int) -> str:
+        """The shard at a place of the endless order."""
+        turn, index = divmod(place, len(self.shards))
+        order = list(self.shards)
+        random.Random(f'{self.seed}-{self.name}-{turn}').shuffle(order)
+        return order[index]
+
     def read(self, place: int) -> Iterator[dict]:
         """Raw samples of the shard at a place of the endless order."""
-        turn, index = divmod(place, len(self.shards))
-        order = list(range(len(self.shards)))
-        random.Random(f'{self.seed}-{self.name}-{turn}').shuffle(order)
-        path = self.shards[order[index]]
         steps = [
-            webdataset.SimpleShardList([path]),
+            webdataset.SimpleShardList([self.shard(place)]),
             webdataset.tarfile_to_samples(handler=self._fault)
         ]
         if self.shuffle:
@@ -172,6 +178,8 @@ class ImageTextPairs(IterableDataset):
         self.batch_size = batch_size
         self.seed = seed
         self.bad = 0
+        # here, for a spawned data worker knows nothing of ranks
+        self.rank, self.world_size = get_dist_info()
         self.first_batch = 0
         self.positions: list[dict] | None = None
 
@@ -206,14 +214,13 @@ class ImageTextPairs(IterableDataset):
             _Stream(source, lane, lanes, start.get(source.name, (0, 0)))
             for source in self.sources
         }
-        rank, world_size = get_dist_info()
         while True:
             stream = streams[self._draw_source(batch)]
             samples = Batch()
-            for i in range(self.batch_size * world_size):
+            for i in range(self.batch_size * self.world_size):
                 place = f'{stream.source.name}/{stream.shards}/{stream.taken}'
                 raw = stream.next()
-                if i % world_size == rank:
+                if i % self.world_size == self.rank:
                     samples.append(self._decode(raw, place))
             samples.position = lane, {
                 name: (s.shards, s.taken)

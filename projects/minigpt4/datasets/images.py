@@ -45,6 +45,9 @@ def read_image(source: 'str | PathLike | bytes | np.ndarray | Image.Image',
                 image = Image.open(io.BytesIO(source))
             else:
                 image = Image.open(source)
+            if not image.width * image.height:
+                raise SampleError(f'{name} is empty ({image.width} x '
+                                  f'{image.height} pixels).')
             if image.width * image.height > MAX_PIXELS:
                 raise SampleError(
                     f'{name} has {image.width} x {image.height} pixels; '
@@ -66,7 +69,7 @@ def read_image(source: 'str | PathLike | bytes | np.ndarray | Image.Image',
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
-        if values.size and values.max() > 255:  # 16 bits
+        if image.mode.startswith('I;16') or values.max() > 255:
             values = values / 257
         return Image.fromarray(values.clip(0, 255).round().astype(
             np.uint8)).convert('RGB')

@@ -16,8 +16,8 @@ from .images import SampleError
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 # questions and answers of MMPretrain's conversation JSON, and upstream's own
-_MARKS = re.compile(
-    r'###\s?(Ask|Answer|Human|Assistant): ?|###(问|答)[：:] ?')
+_MARKS = re.compile(r'###\s?(Ask|Answer|Human|Assistant|问|答)[：:] ?')
+_ASKS = ('Ask', 'Human', '问')
 _WRAPPED = re.compile(r'<Img>(<ImageHere>)</Img>\s?')
 _LOUD = 20  # bad samples that are named one by one
 
@@ -73,7 +73,7 @@ class InstructionDataset(Dataset):
             raise ValueError(f'{path} is no JSON file ({error}).') from error
         if isinstance(data, dict):
             data = data.get('annotations')
-        if not data:
+        if not data or not isinstance(data, list):
             raise ValueError(
                 f'{path} holds no records; expected a list of records, or '
                 '{"annotations": [...]}.')
@@ -154,6 +154,10 @@ def _mentions_image(item: dict, turns: list[Turn]) -> bool:
 
 
 def _llava_turns(messages: Sequence[dict]) -> list[Turn]:
+    speakers = [message.get('from') for message in messages]
+    if not speakers or speakers != ['human', 'gpt'] * (len(speakers) // 2):
+        raise ValueError(f'the conversations are of {speakers}; expected '
+                         '"human" and "gpt" by turns.')
     turns = []
     for asked, answered in zip(messages[::2], messages[1::2], strict=True):
         question = asked['value'].replace('<image>', '<ImageHere>')
@@ -165,8 +169,10 @@ def _llava_turns(messages: Sequence[dict]) -> list[Turn]:
 
 def _marked_turns(text: str) -> list[Turn]:
     """``###Ask: ... ###Answer: ...``, as often as it stands there."""
-    parts = [part.strip() for part in _MARKS.split(text)[3::3]]
-    if not parts or len(parts) % 2:
+    _, *pieces = _MARKS.split(text)
+    asks = [mark in _ASKS for mark in pieces[::2]]
+    parts = [part.strip() for part in pieces[1::2]]
+    if not asks or asks != [True, False] * (len(asks) // 2):
         raise ValueError(
             f'the conversation {text[:60]!r} does not alternate between '
             '"###Ask: " and "###Answer: ".')

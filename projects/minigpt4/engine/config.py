@@ -147,6 +147,10 @@ def build_runner(cfg: Config) -> Runner:
     runner = Runner.from_cfg(cfg)
     if share is not None:
         micro = cfg.model.get('micro_batch_size') or share
+        if cfg.get('needs_load_from') and not cfg.get('load_from'):
+            runner.logger.warning(
+                'stage 2 starts from a random projection; expected one of '
+                'stage 1: --cfg-options load_from=work_dirs/stage1/...')
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
             f'x {share} samples, in pieces of {min(micro, share)}')

@@ -44,12 +44,13 @@ class ResumeHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add them to a checkpoint."""
+        kind, keys, *rest = np.random.get_state()
         checkpoint['data'] = dict(
             positions=getattr(runner.train_loop, 'positions', None),
             counts=dict(getattr(runner.train_loop, 'counts', {})))
         checkpoint['random'] = dict(
             python=random.getstate(),
-            numpy=np.random.get_state()[1:3],
+            numpy=(kind, keys.tolist(), *rest),  # weights_only reads that
             torch=torch.get_rng_state(),
             cuda=torch.cuda.get_rng_state_all()
             if torch.cuda.is_available() else [])
@@ -63,8 +64,7 @@ class ResumeHook(Hook):
         states = checkpoint['random']
         version, numbers, gauss = states['python']
         random.setstate((version, tuple(numbers), gauss))
-        keys, place = states['numpy']
-        np.random.set_state(('MT19937', keys, place, 0, 0.0))
+        np.random.set_state(states['numpy'])
         torch.set_rng_state(states['torch'].cpu())
         if torch.cuda.is_available() and states['cuda']:
             torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda']])
@@ -82,13 +82,13 @@ class SanityHook(Hook):
         patience: Looks in a row at a loss near ln(vocabulary), or at data of
             which nothing could be read, before the run is stopped.
     """
-    priority = 'VERY_LOW'
+    priority = 'LOW'  # before a checkpoint is written
 
     def __init__(self, interval: int = 10, patience: int = 10) -> None:
         self.interval = interval
         self.patience = patience
         self._uniform = 0
-        self._skipped = 0
+        self._unread = 0
 
     def after_train_iter(self,
                          runner,
@@ -116,6 +116,13 @@ class SanityHook(Hook):
                 'decoder.name_or_path.')
         truncated = runner.train_loop.counts['truncated']
         skipped = runner.train_loop.counts['skipped']
+        # of a batch that no rank can read the loss is 0
+        self._unread = self._unread + 1 if loss == 0 and skipped else 0
+        if self._unread >= self.patience:
+            raise RuntimeError(
+                f'not one sample could be read in {self.patience} looks at '
+                f'batches, {skipped} were skipped; see the warnings above and '
+                'check the paths of the data.')
         for name, value in (('skipped', skipped), ('truncated', truncated)):
             if value:
                 runner.message_hub.update_scalar(f'train/{name}', value)
@@ -207,6 +214,8 @@ class SampleCaptionsHook(Hook):
             number = min(self.num_samples, len(dataset))
             samples = [dataset[i] for i in range(number)]
             self._samples = [s for s in samples if s is not None]
+            if not self._samples:
+                return
         model = _model(runner)
         model.eval()
         answers = model.generate(

@@ -93,6 +93,8 @@ class EndlessTrainLoop(BaseLoop):
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
         self.dataloader.collate_fn = model.collator(training=True)
+        # an iterator draws a seed, which a resumed run must not notice
+        self.dataloader.generator = torch.Generator()
         self._set_place()
         batches = iter(self.dataloader)
         runner.model.train()

@@ -345,7 +345,7 @@ def check_llm(report: Report) -> None:
         report.fault(
             f'the LLM in {value} cannot be loaded: {problem}',
             'download the whole repository of the LLM again, e.g. hf download '
-            f'lmsys/vicuna-7b-v1.5 --local-dir {value}',
+            f'Vision-CAIR/vicuna-7b --local-dir {value}',
         )
 
 

@@ -127,7 +127,8 @@ class LLMDecoder(nn.Module):
 
     def _load(self, where: str, arch: dict | None, dtype: str,
               quantization: dict | None):
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import (AutoConfig, AutoModelForCausalLM,
+                                  GenerationConfig)
         try:
             config = AutoConfig.from_pretrained(where)
         except OSError as error:
@@ -161,6 +162,8 @@ class LLMDecoder(nn.Module):
                 f'{where} lacks {len(missing)} tensors of the LLM, e.g. '
                 f'{missing[0]}; is it a complete model (a Vicuna delta has to '
                 'be merged first)?')
+        # the folder's own sampling settings would mix with ours
+        llm.generation_config = GenerationConfig()
         return llm
 
     @property

@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-_TAIL = 8  # tokens that hold any stop string
+_TAIL = 16  # tokens that hold any stop string
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
     """Endless documents as ``(ids, supervised, first, last)``.
 
     Three in ten are a scene and its web caption, as stage 1 shows them; the
-    others a talk of one to three questions about a scene, as stage 2 and
+    others a talk of two to six questions about a scene, as stage 2 and
     chat render them; one in twenty is small talk without a scene. Captions
     and answers are supervised; ``first`` and ``last`` bound the scene's
     words.
@@ -112,7 +112,12 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             pieces = [([1], False), (opening, False), (words, False)]
             first = 1 + len(opening)
             before = '</Img> '
-            for task in rng.sample(grammar.TASKS, rng.randint(1, 3)):
+            # short answers need more practice than their tokens give them
+            tasks = rng.sample(('describe', 'poem', 'count', 'advertise'),
+                               rng.randint(1, 2))
+            tasks += rng.choices(('color', 'place'), k=rng.randint(1, 4))
+            rng.shuffle(tasks)
+            for task in tasks:
                 pair = grammar.question(task, scene, rng)
                 if pair is not None:
                     pieces += [(encode(f'{before}{pair[0]} ###Assistant: '),

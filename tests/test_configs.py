@@ -1,0 +1,109 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Every shipped config loads, builds its model, and can be written again."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from minigpt4.registry import MODELS
+
+ROOT = Path(__file__).parents[1] / 'configs/minigpt4'
+FILES = sorted(ROOT.rglob('*.py'))
+CONFIGS = [path for path in FILES if '_base_' not in path.parts]
+VICUNA_7B = 768 * 4096 + 4096
+TRAINED = dict(
+    minigpt_4_nano_caption=128 * 192 + 192,
+    minigpt_4_vicuna_7b_caption=VICUNA_7B,
+    stage1=3_149_824,
+    stage1_13b=3_937_280,
+    stage1_ablation_a=23_072_768,
+    stage1_ablation_b=VICUNA_7B + 2 * (4096 * 4096 + 4096),
+    stage1_fsdp=3_937_280,
+    stage1_llama2_7b=23_072_768,
+    stage1_nano=128 * 192 + 192,
+    stage2=3_149_824,
+    stage2_1000it=3_149_824,
+    stage2_13b=3_937_280,
+    stage2_llama2_7b=23_072_768,
+    stage2_nano=128 * 192 + 192,
+)
+each_config = pytest.mark.parametrize(
+    'path', CONFIGS, ids=[path.stem for path in CONFIGS]
+)
+
+
+def build(cfg):
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def test_their_number():
+    assert len(CONFIGS) == 15
+    assert {p.stem for p in CONFIGS} == {*TRAINED, 'stage1_ablation_c'}
+
+
+@each_config
+def test_model_builds_and_trains_what_it_should(path):
+    model = build(Config.fromfile(path))
+    trained = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    if path.stem == 'stage1_ablation_c':
+        assert {n.split('.')[0] for n in trained} == {'neck', 'head'}
+        trained = {n: k for n, k in trained.items() if n[:5] == 'head.'}
+    assert {n.split('.')[0] for n in trained} == {'head'}
+    assert sum(trained.values()) == TRAINED.get(path.stem, VICUNA_7B)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@each_config
+def test_dumped_config_is_the_same(path, tmp_path):
+    cfg = Config.fromfile(path)
+    cfg.dump(tmp_path / 'dumped.py')
+    again = Config.fromfile(tmp_path / 'dumped.py')
+    assert again.to_dict() == cfg.to_dict()
+    assert again.model.type == 'minigpt4.models.minigpt4.MiniGPT4'
+    if path.stem.endswith('nano'):
+        assert type(build(again)) is type(build(cfg))
+
+
+@pytest.mark.parametrize(
+    'name, iterations, batch, decay, rate',
+    [
+        ('stage1', 20000, 256, (5000, 8e-5), 1e-4),
+        ('stage2', 400, 12, (80, 1e-5), 3e-5),
+        ('stage2_1000it', 1000, 12, (200, 1e-5), 3e-5),
+    ],
+)
+def test_schedules_of_the_paper(name, iterations, batch, decay, rate):
+    cfg = Config.fromfile(ROOT / f'{name}.py')
+    assert (cfg.max_iters, cfg.global_batch_size) == (iterations, batch)
+    schedule = cfg.param_scheduler[0]
+    assert (schedule.warmup, schedule.minimum) == decay
+    assert cfg.optim_wrapper.optimizer.lr == rate
+
+
+def test_stages_differ_in_template_and_length():
+    one, two = (Config.fromfile(ROOT / f'stage{i}.py').model for i in (1, 2))
+    assert (one.prompt_template, one.max_text_length) == ('bare', 32)
+    assert (two.prompt_template, two.max_text_length) == ('vicuna_v0', 160)
+    llama = Config.fromfile(ROOT / 'stage2_llama2_7b.py').model
+    assert llama.prompt_template == 'llama2'
+
+
+@pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])
+def test_declarations_only(path):
+    """File names are identifiers; imports are ours, mmengine's or torch's."""
+    assert path.stem.isidentifier()
+    text = path.read_text(encoding='utf-8')
+    assert ast.get_docstring(ast.parse(text))
+    for node in ast.walk(ast.parse(text)):
+        assert not isinstance(node, ast.Import)
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            top = node.module.split('.')[0]
+            assert top in ('minigpt4', 'mmengine', 'torch')

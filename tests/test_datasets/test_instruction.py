@@ -1,0 +1,239 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Four formats of conversations, their images, and what is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
+from minigpt4.prompts import Turn
+
+PIPELINE = [dict(type=LoadImages, size=8), dict(type=PackSample)]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Function of records and settings to a dataset of a red image 52."""
+    (tmp_path / 'image').mkdir()
+    Image.new('RGB', (6, 6), (255, 0, 0)).save(tmp_path / 'image/52.png')
+
+    def make(data, **settings):
+        text = data if isinstance(data, str) else json.dumps(data)
+        (tmp_path / 'data.json').write_text(text, encoding='utf-8')
+        settings = dict(data_root=str(tmp_path), pipeline=[]) | settings
+        return InstructionDataset('data.json', **settings)
+
+    return make
+
+
+def turns_of(record):
+    return [(turn.question, turn.answer) for turn in record['turns']]
+
+
+@pytest.mark.parametrize('wrap', [lambda x: dict(annotations=x), lambda x: x])
+def test_official_format(dataset, wrap, tmp_path):
+    made = dataset(wrap([dict(image_id='52', caption='A red. Square')]))
+    assert len(made) == 1
+    record = made[0]
+    assert turns_of(record) == [('', 'A red. Square')]  # not cleaned
+    assert record['images'] == [str(tmp_path / 'image/52.png')]
+    assert record['id'] == '52'
+
+
+def marked(text, **kwargs):
+    return [dict(id='52', conversation=text, **kwargs)]
+
+
+@pytest.mark.parametrize(
+    'ask, answer',
+    [
+        ('###Ask: ', '###Answer: '),
+        ('### Ask: ', ' ### Answer:'),
+        ('###Human: ', '###Assistant: '),
+        ('###问：', '###答：'),
+        ('###问: ', '###答: '),
+    ],
+)
+def test_mmpretrain_format(dataset, ask, answer):
+    made = dataset(
+        marked(
+            f'{ask}<Img><ImageHere></Img> What is it? {answer}A red: square.'
+            f'\n{ask}Why?{answer}So.'
+        )
+    )
+    assert turns_of(made[0]) == [
+        ('<ImageHere> What is it?', 'A red: square.'),
+        ('Why?', 'So.'),
+    ]
+    assert [name[-6:] for name in made[0]['images']] == ['52.png']
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'What is it? A square.',
+        '###Ask: What?',
+        '###Ask: What? ###Ask: Who?',
+        '###Answer: A. ###Ask: What?',
+        '',
+    ],
+)
+def test_marks_must_alternate(dataset, text):
+    with pytest.raises(ValueError, match='does not alternate'):
+        dataset(marked(text))
+
+
+def llava(*values, speakers=('human', 'gpt'), **record):
+    talk = [
+        {'from': speakers[i % 2], 'value': value}
+        for i, value in enumerate(values)
+    ]
+    return [dict(conversations=talk, **record)]
+
+
+def test_llava_format(dataset):
+    made = dataset(
+        llava(
+            '<image>\nWhat is it?',
+            ' A square. ',
+            'Which colour?',
+            'Red.',
+            id='x',
+            image='52.png',
+        )
+    )
+    assert turns_of(made[0]) == [
+        ('<ImageHere> What is it?', 'A square.'),
+        ('Which colour?', 'Red.'),
+    ]
+    assert made[0]['id'] == 'x' and len(made[0]['images']) == 1
+
+
+def test_several_images_and_none(dataset, tmp_path):
+    several = llava('<image>\n<image> same?', 'yes', image=['52', '52.png'])
+    none = llava('Hello', 'Hi')
+    null = llava('Hello', 'Hi', image=None)
+    made = dataset(several + none + null, pipeline=PIPELINE)
+    assert len(made[0].images) == 2
+    assert torch.equal(*made[0].images)
+    assert made[0].turns[0].question == '<ImageHere><ImageHere> same?'
+    for number in (1, 2):
+        assert made[number].images == []
+        assert made[number].turns == [Turn('Hello', 'Hi')]
+
+
+@pytest.mark.parametrize(
+    'record',
+    [
+        llava('a', 'b', 'c'),
+        llava('a', 'b', speakers=('gpt', 'human')),
+        llava('be kind', 'a', speakers=('system', 'human')),
+        [dict(conversations=[])],
+    ],
+)
+def test_llava_speakers_must_alternate(dataset, record):
+    with pytest.raises(ValueError, match='"human" and "gpt" by turns'):
+        dataset(record)
+
+
+def test_flat_format_keeps_other_keys(dataset):
+    flat = dict(image='52', question='q?', answer='a', task='count', id=4)
+    record = dataset([flat])[0]
+    assert turns_of(record) == [('q?', 'a')]
+    assert (record['task'], record['id']) == ('count', 4)
+
+
+def test_answers_leave_the_prompt_for_evaluation(dataset):
+    made = dataset(
+        [
+            dict(image='52', question='q?', answer='a'),
+            dict(image_id='52', caption='c'),
+            *marked('###Ask: x ###Answer: y ###Ask: z ###Answer: w'),
+        ],
+        keep_answers=False,
+    )
+    assert turns_of(made[0]) == [('q?', None)] and made[0]['answer'] == 'a'
+    assert turns_of(made[1]) == [('', None)] and made[1]['answer'] == 'c'
+    assert turns_of(made[2]) == [('x', 'y'), ('z', None)]
+    assert made[2]['answer'] == 'w'
+
+
+def test_limit(dataset):
+    records = [dict(image_id='52', caption=str(i)) for i in range(5)]
+    assert len(dataset(records, limit=2)) == 2
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.JPG', '.jpeg', '.webp', '.bmp'])
+def test_image_is_found_by_its_stem(dataset, tmp_path, suffix):
+    name = 'v1.2 of 7'
+    Image.new('RGB', (6, 6)).save(tmp_path / f'image/{name}{suffix}')
+    full = suffix == '.JPG'
+    record = dict(image_id=name + suffix * full, caption='c')
+    assert dataset([record])[0]['images'] == [
+        str(tmp_path / f'image/{name}{suffix}')
+    ]
+
+
+def test_relative_root_is_joined_once(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    root = tmp_path.name
+    records = [dict(image_id='52', caption='c')]
+    made = dataset(records, data_root=root, pipeline=PIPELINE)
+    assert made[0].images[0][:, 0, 0].tolist() == [255, 0, 0]
+    moved = InstructionDataset(
+        str(tmp_path / 'data.json'),
+        data_root='elsewhere',
+        image_folder=str(tmp_path / 'image'),
+        pipeline=PIPELINE,
+    )
+    assert moved[0].images[0][:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='data_root and ann_file'):
+        InstructionDataset('no.json', data_root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'data, message',
+    [
+        ('{not json', 'is no JSON file'),
+        ('', 'is no JSON file'),
+        ([], 'holds no records'),
+        ({}, 'holds no records'),
+        (dict(annotations=[]), 'holds no records'),
+        (5, 'holds no records'),
+        ('"text"', 'holds no records'),
+        ([dict(picture='52', text='c')], r"\['picture', 'text'\]"),
+        (['52'], 'record 0 of .* expected an object'),
+    ],
+)
+def test_bad_files_are_refused_in_a_sentence(dataset, data, message):
+    data = data if isinstance(data, str) else json.dumps(data)
+    with pytest.raises(ValueError, match=message) as error:
+        dataset(data)
+    assert re.search(r'[.;]', str(error.value))
+    assert 'data.json' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_unreadable_images_are_left_out_and_counted(dataset, tmp_path, log):
+    (tmp_path / 'image/bad.jpg').write_bytes(b'no image')
+    names = ['bad', '52', 'absent']
+    made = dataset(
+        [dict(image_id=name, caption='c') for name in names],
+        pipeline=PIPELINE,
+    )
+    samples = [made[i] for i in range(3)]
+    assert [s is None for s in samples] == [True, False, True]
+    assert made.bad == 2
+    assert ['bad.jpg' in line for line in log] == [True, False]
+    assert 'absent does not exist' in log[1]
+
+
+def test_place_in_the_stream_reaches_the_pipeline(dataset):
+    made = dataset([dict(image_id='52', caption=str(i)) for i in range(2)])
+    assert (made[(1, 77)]['draw'], made[1]['draw']) == (77, 1)
+    assert made[(1, 77)]['turns'] == [Turn('', '1')]

@@ -1,0 +1,68 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The order of samples is a function of seed and place."""
+
+from itertools import islice
+
+import pytest
+
+from minigpt4.datasets import EndlessSampler, samplers
+
+
+def take(number, size=7, seed=3, start=0, **kwargs):
+    sampler = EndlessSampler(range(size), seed=seed, **kwargs)
+    sampler.start = start
+    return list(islice(sampler, number))
+
+
+@pytest.fixture
+def on_rank(monkeypatch):
+    """Function that takes samples as one of several ranks."""
+
+    def run(rank, world_size, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                samplers, 'get_dist_info', lambda: (rank, world_size)
+            )
+            return take(*args, **kwargs)
+
+    return run
+
+
+def test_each_pass_is_a_new_permutation():
+    passes = [[i for i, _ in take(70)[n : n + 7]] for n in range(0, 70, 7)]
+    assert all(sorted(order) == list(range(7)) for order in passes)
+    assert len({tuple(order) for order in passes}) > 7
+    assert [place for _, place in take(30)] == list(range(30))
+
+
+@pytest.mark.parametrize('start', [0, 6])
+def test_global_batches_do_not_depend_on_the_ranks(on_rank, start):
+    whole = take(24, start=start)
+    ranks = [on_rank(rank, 2, 12, start=start) for rank in range(2)]
+    for batch in range(4):  # of 6
+        parts = [part[3 * batch : 3 * batch + 3] for part in ranks]
+        assert sorted(sum(parts, [])) == sorted(
+            whole[6 * batch : 6 * batch + 6]
+        )
+
+
+@pytest.mark.parametrize('start', [1, 6, 7, 8, 20])
+def test_start_resumes(start):
+    assert take(10, start=start) == take(40)[start : start + 10]
+
+
+def test_seed():
+    assert take(20) == take(20)
+    assert take(20) != take(20, seed=4)
+    orders = [tuple(i for i, _ in take(20, 20, seed=s)) for s in range(20)]
+    assert len(set(orders)) == 20
+    assert len(take(5, seed=None)) == 5
+
+
+def test_without_shuffle_the_order_of_the_data_stays():
+    assert [i for i, _ in take(9, shuffle=False)] == [*range(7), 0, 1]
+
+
+def test_more_ranks_than_samples(on_rank):
+    parts = [on_rank(rank, 3, 4, size=2) for rank in range(3)]
+    assert sorted(sum(parts, [])) == sorted(take(12, size=2))

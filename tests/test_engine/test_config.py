@@ -1,0 +1,104 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""What depends on the machine, and the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from minigpt4.engine import config
+
+ROOT = Path(__file__).parents[2]
+
+
+def loader_cfg(total, **dataset):
+    return Config(
+        dict(
+            global_batch_size=total,
+            train_dataloader=dict(dataset=dict(type='X', **dataset)),
+        )
+    )
+
+
+@pytest.mark.parametrize('ranks, share', [(1, 12), (3, 4), (12, 1)])
+def test_global_batch_is_shared_out(ranks, share):
+    cfg = loader_cfg(12)
+    assert config.fit_batch(cfg, ranks) == share
+    assert cfg.train_dataloader.batch_size == share
+    assert 'batch_size' not in cfg.train_dataloader.dataset
+    stream = loader_cfg(12, sources=[])
+    assert config.fit_batch(stream, ranks) == share
+    assert stream.train_dataloader.batch_size is None
+    assert stream.train_dataloader.dataset.batch_size == share
+
+
+@pytest.mark.parametrize('total, ranks, better', [(12, 5, 10), (2, 3, 3)])
+def test_uneven_batch_is_refused(total, ranks, better):
+    with pytest.raises(ValueError, match=f'evenly to {ranks} ranks') as error:
+        config.fit_batch(loader_cfg(total), ranks)
+    assert str(error.value).endswith(f'a multiple, e.g. {better}.')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_amp_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        config.use_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
+
+
+def test_config_and_work_dir():
+    path = str(ROOT / 'configs/minigpt4/stage1_nano.py')
+    cfg = config.load_config(path)
+    assert cfg.work_dir == os.path.join('work_dirs', 'stage1_nano')
+    cfg = config.load_config(
+        path, 'here', {'max_iters': 3, 'model.micro_batch_size': 2}
+    )
+    assert (cfg.work_dir, cfg.max_iters) == ('here', 3)
+    assert cfg.model.micro_batch_size == 2
+    with pytest.raises(FileNotFoundError, match='see configs/minigpt4/'):
+        config.load_config('configs/absent.py')
+
+
+def test_test_config_is_needed():
+    cfg = Config.fromfile(ROOT / 'configs/minigpt4/stage1.py')
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        config.drop_training(cfg)
+    cfg = Config.fromfile(ROOT / 'configs/minigpt4/stage2_nano.py')
+    config.drop_training(cfg)
+    assert 'train_dataloader' not in cfg and 'custom_hooks' not in cfg
+
+
+def test_other_launchers_need_gpus():
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    with pytest.raises(ValueError, match='needs GPUs'):
+        config.start_ranks(Config(), 'slurm')
+
+
+def test_train_tool_takes_options_and_resumes(make_cfg, losses, tmp_path):
+    cfg = make_cfg('stream')
+    cfg.dump(tmp_path / 'cfg.py')
+
+    def run(*options):
+        done = subprocess.run(
+            [sys.executable, ROOT / 'tools/train.py', tmp_path / 'cfg.py']
+            + ['--work-dir', cfg.work_dir, *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    text = run('--resume', '--cfg-options', 'max_iters=3')
+    assert f'nothing to resume in {cfg.work_dir}' in text
+    assert f'checkpoints and logs lie in {cfg.work_dir}' in text
+    assert len(losses(cfg)) == 3
+    assert config.latest_checkpoint(cfg.work_dir).endswith('iter_3.pth')
+    text = run('--resume', '--cfg-options', 'max_iters=4')
+    assert 'nothing to resume' not in text
+    assert len(losses(cfg)) == 4

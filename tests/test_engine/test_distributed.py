@@ -1,0 +1,111 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Two processes give what one gives, through the tools users type."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt4.engine.config import (
+    build_runner,
+    drop_training,
+    latest_checkpoint,
+)
+
+ROOT = Path(__file__).parents[2]
+METRIC = '''
+from mmengine.evaluator import BaseMetric
+
+
+class Answers(BaseMetric):
+    """Gives the answers themselves."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [(s['id'], s['pred_caption']) for s in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(ids=[i for i, _ in results], said=[a for _, a in results])
+'''
+
+
+def dist(tool, *arguments, cwd):
+    """Run a tool of two CPU processes."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    done = subprocess.run(
+        ['bash', ROOT / f'tools/{tool}', *arguments],
+        cwd=cwd,
+        env={
+            **os.environ,
+            'PATH': path,
+            'PORT': str(port),
+            'PYTHONPATH': str(cwd),
+            'OMP_NUM_THREADS': '1',
+            'CUDA_VISIBLE_DEVICES': '',
+        },
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('kind', ['stream', 'sampler'])
+def test_two_processes_train_as_one(kind, make_cfg, losses, tmp_path):
+    alone = make_cfg(kind, max_iters=4)
+    build_runner(alone).train()
+    two = make_cfg(kind, max_iters=4)
+    two.dump(tmp_path / 'cfg.py')
+    text = dist('dist_train.sh', tmp_path / 'cfg.py', '2', cwd=tmp_path)
+    assert 'global batch 4 = 2 ranks x 2 samples' in text
+    assert losses(two) == pytest.approx(losses(alone), abs=1e-5)
+    assert len(set(losses(two))) == 4
+    assert latest_checkpoint(two.work_dir).endswith('iter_4.pth')
+
+
+def test_two_processes_test_as_one(make_cfg, tmp_path):
+    """Of five samples each once, though two ranks take three each."""
+    (tmp_path / 'answers.py').write_text(METRIC)
+    cfg = make_cfg('sampler', max_iters=1)
+    runner = build_runner(cfg)
+    runner.train()
+    checkpoint = str(tmp_path / 'head.pth')
+    runner.save_checkpoint(str(tmp_path), 'head.pth')
+    cfg.test_dataloader.update(batch_size=2, num_workers=0)
+    cfg.test_dataloader.dataset.update(
+        ann_file='filter_cap.json',
+        data_root=cfg.train_dataloader.dataset.data_root,
+    )
+    cfg.test_dataloader.dataset.pipeline = (
+        cfg.train_dataloader.dataset.pipeline
+    )
+    cfg.test_evaluator = dict(type='answers.Answers')
+    cfg.dump(tmp_path / 'cfg.py')
+    dist(
+        'dist_test.sh',
+        tmp_path / 'cfg.py',
+        checkpoint,
+        '2',
+        '--out',
+        tmp_path / 'scores.json',
+        cwd=tmp_path,
+    )
+    two = json.loads((tmp_path / 'scores.json').read_text())
+    assert two['ids'] == ['0', '1', '2', '3', '4']
+
+    sys.path.insert(0, str(tmp_path))
+    try:
+        drop_training(cfg)
+        cfg.load_from = checkpoint
+        cfg.experiment_name += '-test'
+        assert build_runner(cfg).test() == two
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop('answers')

@@ -1,0 +1,184 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Runs that cannot become anything are stopped; samples; throughput."""
+
+import errno
+import math
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt4.engine import SampleCaptionsHook, SanityHook
+from minigpt4.engine.atomic import write_atomically
+from minigpt4.engine.config import build_runner, latest_checkpoint
+
+SANE = dict(interval=1, patience=3)
+
+
+def stopped(runner):
+    with pytest.raises(RuntimeError) as error:
+        runner.train()
+    message = str(error.value)
+    assert '\n' not in message and message.endswith('.')
+    return message
+
+
+def with_sanity(cfg):
+    cfg.custom_hooks[1].update(SANE)
+    return build_runner(cfg)
+
+
+def test_nan_stops_the_run_before_it_is_saved(make_cfg):
+    cfg = make_cfg('stream', **{'default_hooks.checkpoint.interval': 1})
+    runner = with_sanity(cfg)
+
+    class Poison(SanityHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 2:
+                runner.model.head.layers[0].bias.data.fill_(math.nan)
+
+    runner.register_hook(Poison())
+    message = stopped(runner)
+    assert message.startswith('the loss is nan at iteration 3')
+    assert latest_checkpoint(cfg.work_dir).endswith('iter_2.pth')
+    saved = torch.load(latest_checkpoint(cfg.work_dir), weights_only=True)
+    assert saved['state_dict']['head.layers.0.bias'].isfinite().all()
+
+
+def test_loss_of_a_guessing_llm_stops_the_run(make_cfg):
+    """A flat ln(32000) meant unmerged Vicuna weights (issue 67)."""
+    runner = with_sanity(make_cfg('stream'))
+    runner.model.decoder.llm.get_output_embeddings().weight.data.zero_()
+    vocab_size = runner.model.decoder.vocab_size
+    message = stopped(runner)
+    assert f'ln({vocab_size}) = {math.log(vocab_size):.3f}' in message
+    assert 'for 3 iterations' in message
+    assert runner.iter == 2
+
+
+def test_patience_is_of_looks_in_a_row(make_cfg):
+    runner = with_sanity(make_cfg('stream', max_iters=6))
+    head = runner.model.decoder.llm.get_output_embeddings()
+    kept = head.weight.data.clone()
+
+    class Flicker(SanityHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            head.weight.data.copy_(kept * (batch_idx % 3 == 2))
+
+    runner.register_hook(Flicker())
+    runner.train()
+    assert runner.iter == 6
+
+
+def test_unreadable_data_stops_the_run(make_cfg, stream_data, write_shard):
+    """Shards without captions warned for ever (MiniGPT-4 issue 354)."""
+    for path in stream_data.glob('*/*.tar'):
+        write_shard(path, [dict(jpg=b'no json')] * 6)
+    runner = with_sanity(make_cfg('stream'))
+    message = stopped(runner)
+    assert 'not one sample could be read' in message
+    assert '12 were skipped' in message
+
+
+def caption_hook(cfg, **options):
+    data = dict(cfg.train_dataloader.dataset.to_dict(), limit=3)
+    return dict(
+        type=SampleCaptionsHook,
+        dataset=dict(data, keep_answers=False),
+        num_samples=2,
+        interval=4,
+        max_new_tokens=3,
+        **options,
+    )
+
+
+def test_sample_captions_are_logged_and_drawn(make_cfg, written, losses):
+    cfg, plain = (make_cfg('sampler', max_iters=5) for _ in range(2))
+    cfg.custom_hooks.append(caption_hook(cfg))
+    for each in (cfg, plain):
+        runner = build_runner(each)
+        runner.train()
+        assert runner.model.training and not runner.model.neck.training
+    pictures = Path(cfg.work_dir).glob('*/vis_data/vis_image/*')
+    assert sorted(p.name for p in pictures) == [
+        f'caption_{i}_{step}.png' for i in (0, 1) for step in (4, 5)
+    ]
+    text = written(cfg)
+    assert 'captions at iteration 4:\n  0: ' in text
+    assert 'captions at iteration 5:' in text  # the last
+    assert losses(cfg) == losses(plain)  # and change nothing
+
+
+def test_sample_captions_without_a_readable_picture(make_cfg, pair_data):
+    cfg = make_cfg('sampler', max_iters=2)
+    hook = caption_hook(cfg)
+    hook['dataset']['image_folder'] = 'nowhere'
+    cfg.custom_hooks.append(hook)
+    build_runner(cfg).train()
+
+
+def test_throughput_is_logged(make_cfg, scalars):
+    cfg = make_cfg('sampler', max_iters=6)
+    cfg.custom_hooks[2].interval = 3
+    runner = build_runner(cfg)
+
+    class Slow(SanityHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            time.sleep(0.02)
+            shape = data_batch['inputs'].attention_mask.shape
+            assert shape[0] == 4
+
+    runner.register_hook(Slow())
+    runner.train()
+    logged = scalars(cfg)
+    assert 'samples_per_s' not in logged[2]
+    for step in (3, 6):
+        rate = logged[step]['samples_per_s']
+        assert 0.1 < rate < 4 / 0.02
+        # each row: BOS, question, 3 image tokens, answer
+        assert logged[step]['tokens_per_s'] > 10 * rate
+    assert logged[3]['samples_per_s'] == logged[5]['samples_per_s']
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill():
+        monkeypatch.setattr(os, 'fsync', full)
+
+    return fill
+
+
+def test_full_disk_leaves_the_older_checkpoint(make_cfg, full_disk):
+    cfg = make_cfg('stream', **{'default_hooks.checkpoint.interval': 2})
+    runner = build_runner(cfg)
+
+    class Fill(SanityHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 3:
+                full_disk()
+
+    runner.register_hook(Fill())
+    with pytest.raises(OSError, match='what was saved before is whole') as e:
+        runner.train()
+    assert e.value.errno == errno.ENOSPC and 'iter_4.pth' in str(e.value)
+    folder = Path(cfg.work_dir)
+    assert [p.name for p in folder.glob('*.pth')] == ['iter_2.pth']
+    assert not list(folder.rglob('*.part')) + list(folder.rglob('.*.part'))
+    assert torch.load(folder / 'iter_2.pth', weights_only=True)['meta']
+
+
+def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
+    path = tmp_path / 'new/file'
+    write_atomically(path, b'one')
+    write_atomically(path, b'two')
+    assert path.read_bytes() == b'two'
+    full_disk()
+    with pytest.raises(OSError, match='No space left'):
+        write_atomically(path, b'three')
+    assert path.read_bytes() == b'two'
+    assert [p.name for p in path.parent.iterdir()] == ['file']

@@ -1,0 +1,149 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""A killed run that is resumed is the run that was never killed."""
+
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from minigpt4.engine.config import build_runner, latest_checkpoint
+
+KINDS = pytest.mark.parametrize('kind', ['stream', 'sampler'])
+
+
+class Draw(Hook):
+    """Draws random numbers in each iteration, as dropout would."""
+
+    def __init__(self):
+        self.drawn = {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.drawn[batch_idx] = (
+            random.random(),
+            np.random.rand(),
+            np.random.normal(),
+            torch.rand(1).item(),
+        )
+
+
+class Kill(Hook):
+    """Ends the process at an iteration, at once."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if batch_idx + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(cfg, *hooks):
+    runner = build_runner(cfg)
+    for hook in hooks:
+        runner.register_hook(hook, 'LOWEST')
+    runner.train()
+    return runner
+
+
+def resume(cfg):
+    cfg.load_from, cfg.resume = latest_checkpoint(cfg.work_dir), True
+    cfg.experiment_name += '-resumed'
+    draw = Draw()
+    return train(cfg, draw), draw.drawn
+
+
+@KINDS
+def test_killed_run_goes_on_as_if_nothing_was(kind, make_cfg, losses):
+    workers = {'train_dataloader.num_workers': 2 * (kind == 'stream')}
+    whole, cut = make_cfg(kind, **workers), make_cfg(kind, **workers)
+    draw = Draw()
+    model = train(whole, draw).model
+    iteration = random.randrange(3, 10)
+    process = multiprocessing.get_context('fork').Process(
+        target=train, args=(cut, Draw(), Kill(iteration))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    first = 2 * (iteration // 2)
+    assert latest_checkpoint(cut.work_dir).endswith(f'iter_{first}.pth')
+    runner, drawn = resume(cut)
+    assert list(drawn) == list(range(first, 10))
+    assert drawn == {i: draw.drawn[i] for i in drawn}
+    assert losses(cut) == losses(whole), f'killed at {iteration}'
+    assert len(set(losses(cut))) == 10
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, runner.model.state_dict()[name])
+
+
+def test_counts_go_on(make_cfg):
+    cfg = make_cfg('sampler', **{'model.max_text_length': 3})
+    cfg.max_iters = 4
+    train(cfg)
+    cfg.max_iters = 10
+    runner, _ = resume(cfg)
+    assert runner.train_loop.counts['truncated'] == 40
+
+
+@KINDS
+def test_load_from_begins_anew(kind, make_cfg, losses):
+    """Stage 2 takes the head of stage 1, not its place."""
+    first = make_cfg(kind, max_iters=4)
+    train(first)
+    second = make_cfg(kind, max_iters=3)
+    second.load_from = latest_checkpoint(first.work_dir)
+    second.optim_wrapper.optimizer.lr = 0.0
+    second.param_scheduler[0].update(start=0.0)
+    draw = Draw()
+    runner = train(second, draw)
+    assert list(draw.drawn) == [0, 1, 2]
+    saved = torch.load(second.load_from, weights_only=True)['state_dict']
+    bias = runner.model.head.layers[0].bias
+    assert torch.equal(bias, saved['head.layers.0.bias'])
+    # the samples are those of the beginning: as of an untrained run
+    again = make_cfg(kind, max_iters=3)
+    again.load_from = second.load_from
+    again.optim_wrapper.optimizer.lr = 0.0
+    again.param_scheduler[0].update(start=0.0)
+    del again.custom_hooks[0]  # without ResumeHook
+    train(again)
+    assert losses(second) == losses(again)
+
+
+def test_other_number_of_data_workers_is_refused(make_cfg):
+    cfg = make_cfg('stream', max_iters=2)
+    train(cfg)
+    cfg.max_iters = 4
+    cfg.train_dataloader.num_workers = 2
+    with pytest.raises(ValueError, match='num_workers=1'):
+        resume(cfg)
+
+
+def test_half_written_note_is_survived(make_cfg, tmp_path):
+    cfg = make_cfg('sampler', max_iters=4)
+    train(cfg)
+    note = Path(cfg.work_dir) / 'last_checkpoint'
+    assert note.read_text().endswith('iter_4.pth')
+    note.write_text(note.read_text()[:-6])
+    assert latest_checkpoint(cfg.work_dir).endswith('iter_4.pth')
+    note.unlink()
+    (Path(cfg.work_dir) / '.iter_9.pth.77.part').write_bytes(b'half')
+    (Path(cfg.work_dir) / 'iter_best.pth').write_bytes(b'')
+    assert latest_checkpoint(cfg.work_dir).endswith('iter_4.pth')
+    cfg.max_iters = 5
+    runner, drawn = resume(cfg)
+    assert list(drawn) == [4] and runner.iter == 5
+
+
+def test_latest_checkpoint_counts_iterations(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) is None
+    assert latest_checkpoint(str(tmp_path / 'absent')) is None
+    for number in (900, 1000, 20):
+        (tmp_path / f'iter_{number}.pth').touch()
+    assert latest_checkpoint(str(tmp_path)).endswith('iter_1000.pth')
