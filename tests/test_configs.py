@@ -19,9 +19,9 @@ TRAINED = dict(
     minigpt_4_vicuna_7b_caption=VICUNA_7B,
     stage1=3_149_824,
     stage1_13b=3_937_280,
+    stage1_13b_sharded=3_937_280,
     stage1_ablation_a=23_072_768,
     stage1_ablation_b=VICUNA_7B + 2 * (4096 * 4096 + 4096),
-    stage1_fsdp=3_937_280,
     stage1_llama2_7b=23_072_768,
     stage1_nano=128 * 192 + 192,
     stage2=3_149_824,
@@ -67,7 +67,7 @@ def test_dumped_config_is_the_same(path, tmp_path):
     cfg.dump(tmp_path / 'dumped.py')
     again = Config.fromfile(tmp_path / 'dumped.py')
     assert again.to_dict() == cfg.to_dict()
-    assert again.model.type == 'minigpt4.models.minigpt4.MiniGPT4'
+    assert again.model.type == 'minigpt4.models.MiniGPT4'
     if path.stem.endswith('nano'):
         assert type(build(again)) is type(build(cfg))
 

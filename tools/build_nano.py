@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Rebuild every shipped nano weight from a seed: python tools/build_nano.py."""
+"""Rebuild the shipped nano weights: python tools/build_nano.py [--seed N]."""
 import argparse
 import json
 from pathlib import Path

@@ -8,9 +8,9 @@ from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
 from minigpt4.engine import SampleCaptionsHook
 
 with read_base():
+    from ._base_.nano import *
     from ._base_.runtime import *
     from ._base_.stage1 import *
-    from ._base_.nano import *
 
 max_iters = 800
 global_batch_size = 32

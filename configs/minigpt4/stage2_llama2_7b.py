@@ -6,9 +6,9 @@ bash tools/dist_train.sh configs/minigpt4/stage2_llama2_7b.py 1 \
 from mmengine.config import read_base
 
 with read_base():
+    from ._base_.llama2_7b import *
     from ._base_.runtime import *
     from ._base_.stage2 import *
-    from ._base_.llama2_7b import *
 
 model.update(max_text_length=160)
 default_hooks['checkpoint'].update(interval=100)

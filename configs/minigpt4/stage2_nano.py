@@ -6,10 +6,10 @@ bash tools/dist_train.sh configs/minigpt4/stage2_nano.py 1 \
 from mmengine.config import read_base
 
 with read_base():
+    from ._base_.nano import *
     from ._base_.nano_test import *
     from ._base_.runtime import *
     from ._base_.stage2 import *
-    from ._base_.nano import *
 
 model.update(max_text_length=160)
 train_dataloader.update(num_workers=1, pin_memory=False)

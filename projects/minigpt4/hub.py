@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Our models under their names in MMPretrain's model hub."""
+import functools
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -26,18 +27,16 @@ def register_models() -> None:
     from mmpretrain.apis.model import ModelHub
 
     theirs = ModelHub._register_mmpretrain_models
-    if getattr(theirs, 'with_minigpt4', False):
-        return
+
+    @functools.cache
+    def add_ours() -> None:
+        for model in _read_index():
+            ModelHub._models_dict[model.name.lower()] = model
 
     def register(cls) -> None:
         theirs()
-        if not register.done:
-            register.done = True
-            for model in _read_index():
-                cls._models_dict[model.name.lower()] = model
+        add_ours()
 
-    register.done = False
-    register.with_minigpt4 = True
     ModelHub._register_mmpretrain_models = classmethod(register)
 
 

@@ -4,8 +4,14 @@ import random
 
 import numpy as np
 
-from minigpt4.nano.world import (BACKGROUNDS, CORNERS, Scene, Thing, render,
-                                 sample_scene)
+from minigpt4.nano.world import (
+    BACKGROUNDS,
+    CORNERS,
+    Scene,
+    Thing,
+    render,
+    sample_scene,
+)
 
 
 def test_scenes_are_distinct_things_in_raster_order():

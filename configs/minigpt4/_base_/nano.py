@@ -1,6 +1,11 @@
 """The nano model: the whole system at a two-thousandth of the size."""
-from minigpt4.models import (EVAViT, LinearProjector, LLMDecoder, MiniGPT4,
-                             QFormer)
+from minigpt4.models import (
+                             EVAViT,
+                             LinearProjector,
+                             LLMDecoder,
+                             MiniGPT4,
+                             QFormer,
+)
 
 image_size = 64
 model = dict(

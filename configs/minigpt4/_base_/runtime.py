@@ -1,6 +1,11 @@
 """Loop, hooks and logs, the same for every run."""
-from mmengine.hooks import (CheckpointHook, IterTimerHook,
-                            LoggerHook, ParamSchedulerHook, RuntimeInfoHook)
+from mmengine.hooks import (
+                            CheckpointHook,
+                            IterTimerHook,
+                            LoggerHook,
+                            ParamSchedulerHook,
+                            RuntimeInfoHook,
+)
 from mmengine.runner import LogProcessor
 from mmengine.visualization import LocalVisBackend, Visualizer
 

@@ -2,10 +2,13 @@
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-from minigpt4.datasets import (CleanCaption, ImageTextPairs, LoadImages,
-                               PackSample)
-from minigpt4.engine import (EndlessTrainLoop, TrainedParameters,
-                             WarmupCosineLR)
+from minigpt4.datasets import (
+                               CleanCaption,
+                               ImageTextPairs,
+                               LoadImages,
+                               PackSample,
+)
+from minigpt4.engine import EndlessTrainLoop, TrainedParameters, WarmupCosineLR
 
 max_iters = 20000
 global_batch_size = 256

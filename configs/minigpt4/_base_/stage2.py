@@ -2,10 +2,14 @@
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
-from minigpt4.datasets import (DrawQuestion, EndlessSampler,
-                               InstructionDataset, LoadImages, PackSample)
-from minigpt4.engine import (EndlessTrainLoop, TrainedParameters,
-                             WarmupCosineLR)
+from minigpt4.datasets import (
+                               DrawQuestion,
+                               EndlessSampler,
+                               InstructionDataset,
+                               LoadImages,
+                               PackSample,
+)
+from minigpt4.engine import EndlessTrainLoop, TrainedParameters, WarmupCosineLR
 
 # MiniGPT-4 prompts/alignment.txt @ d94738a
 alignment_questions = (

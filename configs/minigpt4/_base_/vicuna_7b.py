@@ -1,6 +1,11 @@
 """MiniGPT-4 with Vicuna-7B (v0): 3,149,824 of 7.8 billion weights trained."""
-from minigpt4.models import (EVAViT, LinearProjector, LLMDecoder, MiniGPT4,
-                             QFormer)
+from minigpt4.models import (
+                             EVAViT,
+                             LinearProjector,
+                             LLMDecoder,
+                             MiniGPT4,
+                             QFormer,
+)
 
 image_size = 224
 model = dict(

@@ -82,8 +82,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or
-                                       array.ndim == 3 and array.shape[2] == 3):
+    colour = array.ndim == 3 and array.shape[2] == 3
+    if array.dtype != np.uint8 or not (grey or colour):
         raise SampleError(
             f'{name} is an array {array.shape} of {array.dtype}; expected '
             '(H, W, 3) or (H, W) of uint8, BGR.')

@@ -131,17 +131,11 @@ def drop_training(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a completed config.
-
-    With ``cfg.strategy`` (FSDP, DeepSpeed) it is mmengine's FlexibleRunner.
-    """
+    """Build the runner of a completed config."""
     share = None
     if cfg.get('train_dataloader') is not None:
         cfg.train_cfg.max_iters = cfg.max_iters
         share = fit_batch(cfg, get_world_size())
-    if cfg.get('strategy') is not None:
-        from mmengine.runner import FlexibleRunner
-        return FlexibleRunner.from_cfg(cfg)
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
     runner = Runner.from_cfg(cfg)

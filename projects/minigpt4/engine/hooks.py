@@ -3,10 +3,11 @@
 import math
 import random
 import time
+from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size, master_only
+from mmengine.dist import get_world_size
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import Hook
@@ -44,7 +45,8 @@ class ResumeHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add them to a checkpoint."""
-        kind, keys, *rest = np.random.get_state()
+        state: Any = np.random.get_state()
+        kind, keys, *rest = state
         checkpoint['data'] = dict(
             positions=getattr(runner.train_loop, 'positions', None),
             counts=dict(getattr(runner.train_loop, 'counts', {})))
@@ -199,13 +201,12 @@ class SampleCaptionsHook(Hook):
         self.max_new_tokens = max_new_tokens
         self._samples: list = []
 
-    @master_only
     def after_train_iter(self,
                          runner,
                          batch_idx: int,
                          data_batch=None,
                          outputs=None) -> None:
-        """Caption the samples."""
+        """Caption the samples, on all ranks: their layers may be shared."""
         if not (self.every_n_train_iters(runner, self.interval)
                 or self.is_last_train_iter(runner)):
             return

@@ -136,7 +136,7 @@ class EndlessTrainLoop(BaseLoop):
     def _note(self, batch: dict) -> None:
         """Keep the batch's position and counts."""
         position = batch.pop('position', None)
-        if position is not None:
+        if position is not None and self.positions is not None:
             lane, place = position
             self.positions[lane] = place
         self.counts.update(batch['counts'])

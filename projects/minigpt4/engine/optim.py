@@ -26,7 +26,10 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
         Raises:
             ValueError: Nothing of the model is trained.
         """
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        trained = {
+            n: p
+            for n, p in model.named_parameters() if p.requires_grad
+        }
         if not trained:
             raise ValueError('nothing of the model is trained; expected at '
                              'least the head.')

@@ -99,7 +99,7 @@ def check_versions(report: Report) -> None:
             'pip install -e . (in the checkout)',
         )
         return
-    wanted = about.get('Requires-Python', '') or ''
+    wanted = about['Requires-Python'] or ''
     report.python['wanted'] = wanted
     if not Requirement(f'python{wanted}').specifier.contains(found):
         report.fault(

@@ -3,8 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from mmengine import dist
+from mmengine.device import get_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,6 +80,8 @@ class LLMDecoder(nn.Module):
         lora: Keyword arguments of peft's ``LoraConfig``.
         gradient_checkpointing: Whether to recompute the LLM's activations in
             the backward pass: slower, with less memory.
+        shard: Whether each rank holds a share of the LLM's layers (FSDP), for
+            an LLM that does not fit on one GPU.
     """
 
     def __init__(self,
@@ -85,9 +90,11 @@ class LLMDecoder(nn.Module):
                  arch: dict | None = None,
                  quantization: dict | None = None,
                  lora: dict | None = None,
-                 gradient_checkpointing: bool = False) -> None:
+                 gradient_checkpointing: bool = False,
+                 shard: bool = False) -> None:
         super().__init__()
         self.name_or_path = name_or_path
+        self.tokenizer: Any
         if torch.get_default_device().type == 'meta':
             self.llm = self._build_empty(arch, dtype)
             self.tokenizer = None
@@ -114,6 +121,8 @@ class LLMDecoder(nn.Module):
             self.llm.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs=dict(use_reentrant=False))
         self.gradient_checkpointing = gradient_checkpointing
+        if shard and torch.get_default_device().type != 'meta':
+            self._shard()
 
     @staticmethod
     def _build_empty(arch: dict | None, dtype: str):
@@ -127,8 +136,11 @@ class LLMDecoder(nn.Module):
 
     def _load(self, where: str, arch: dict | None, dtype: str,
               quantization: dict | None):
-        from transformers import (AutoConfig, AutoModelForCausalLM,
-                                  GenerationConfig)
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            GenerationConfig,
+        )
         try:
             config = AutoConfig.from_pretrained(where)
         except OSError as error:
@@ -151,7 +163,8 @@ class LLMDecoder(nn.Module):
                 file.stat().st_size for pattern in ('*.safetensors', '*.bin')
                 for file in Path(where).glob(pattern)) > 2e9
             dtype = 'bfloat16' if large else 'float32'
-        llm, report = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        llm, report = load(
             where,
             output_loading_info=True,
             **arguments,
@@ -165,6 +178,25 @@ class LLMDecoder(nn.Module):
         # the folder's own sampling settings would mix with ours
         llm.generation_config = GenerationConfig()
         return llm
+
+    def _shard(self) -> None:
+        """Leave this rank its share of each layer, on its device.
+
+        Layer by layer, so that no GPU ever holds the whole LLM; embeddings
+        and output head stay whole.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        if not dist.is_distributed():
+            raise ValueError(
+                'decoder.shard=True shares the LLM out to several processes, '
+                'but there is one; start it with tools/dist_train.sh.')
+        mesh = init_device_mesh(get_device(), (dist.get_world_size(), ))
+        lists = [m for m in self.llm.modules() if isinstance(m, nn.ModuleList)]
+        layers = max(
+            lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
     @property
     def hidden_size(self) -> int:

@@ -102,8 +102,8 @@ def generate(llm,
 def _answer(ids: list[int], tokenizer, stop: Sequence[str],
             eos: int | None, pad: int) -> Answer:
     """Cut one row at its end; what follows there is padding."""
-    finished = eos in ids
-    if finished:
+    finished = eos is not None and eos in ids
+    if eos is not None and finished:
         ids = ids[:ids.index(eos)]
     while ids and ids[-1] == pad:
         ids = ids[:-1]

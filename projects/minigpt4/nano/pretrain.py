@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -26,7 +27,7 @@ from . import grammar
 from .world import BACKGROUNDS, COLORS, SHAPES, SIZES, render, sample_scene
 
 VOCAB_SIZE = 768
-LLM_CONFIG = dict(
+LLM_CONFIG: dict[str, Any] = dict(
     vocab_size=VOCAB_SIZE,
     hidden_size=192,
     intermediate_size=512,
@@ -36,8 +37,8 @@ LLM_CONFIG = dict(
     bos_token_id=1,
     eos_token_id=2,
     pad_token_id=0)
-BACKBONE_CONFIG = dict(arch='nano', img_size=64, patch_size=8)
-NECK_CONFIG = dict(
+BACKBONE_CONFIG: dict[str, Any] = dict(arch='nano', img_size=64, patch_size=8)
+NECK_CONFIG: dict[str, Any] = dict(
     in_channels=128,
     num_queries=22,
     width=128,
