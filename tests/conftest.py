@@ -274,6 +274,7 @@ def mixed_samples(make_sample):
 def log():
     """List that what is logged during the test (warnings on) goes to."""
     from mmengine.logging import MMLogger
+
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -292,6 +293,7 @@ def write_shard():
 
     def picture(number: int) -> bytes:
         from PIL import Image
+
         buffer = io.BytesIO()
         shade = (37 * number % 256, 91 * number % 256, 128)
         Image.new('RGB', (32, 32), shade).save(buffer, 'JPEG')
@@ -304,7 +306,8 @@ def write_shard():
                 if isinstance(sample, str):
                     info = json.dumps(dict(caption=sample)).encode()
                     sample = dict(
-                        jpg=picture(number), json=info, txt=sample.encode())
+                        jpg=picture(number), json=info, txt=sample.encode()
+                    )
                 for suffix, data in sample.items():
                     name = f'{path.stem}{number:04d}.{suffix}'
                     member = tarfile.TarInfo(name)

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What README and docs show exists, and answers what they say."""
+
 import re
 from pathlib import Path
 
@@ -23,8 +24,11 @@ def test_python_of_the_readme_answers_what_it_says(monkeypatch):
             value = eval(lines[i - 1], names)
             assert repr(value) == line.removeprefix('# ')
             shown += 1
-        elif line and not line.startswith('#') and not (
-                i + 1 < len(lines) and lines[i + 1].startswith('# {')):
+        elif (
+            line
+            and not line.startswith('#')
+            and not (i + 1 < len(lines) and lines[i + 1].startswith('# {'))
+        ):
             exec(line, names)
             ran += 1
     assert shown == 2 and ran == 2
@@ -34,8 +38,10 @@ def test_python_of_the_readme_answers_what_it_says(monkeypatch):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
     text = page.read_text(encoding='utf-8')
-    pattern = (r'(?<![\w/])((?:tools|configs|docs|tests|benchmarks|projects|'
-               r'demo)/[\w./-]+\.(?:py|sh|md|yml|png|html))')
+    pattern = (
+        r'(?<![\w/])((?:tools|configs|docs|tests|benchmarks|projects|'
+        r'demo)/[\w./-]+\.(?:py|sh|md|yml|png|html))'
+    )
     for name in set(re.findall(pattern, text)):
         assert (ROOT / name).exists(), f'{page.name} names {name}'
 
@@ -48,8 +54,7 @@ def test_the_map_is_true():
             if file.name != '__init__.py':
                 assert file.name in block, f'{folder}/{file.name} is missing'
     real = {file.name for file in package.rglob('*.py')} | {
-        file.name
-        for file in (ROOT / 'tools').iterdir()
+        file.name for file in (ROOT / 'tools').iterdir()
     }
     for name in re.findall(r'[\w]+\.(?:py|sh)\b', block):
         assert name in real, f'the map names {name}'

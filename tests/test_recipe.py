@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The whole recipe, shortened: both stages, evaluated, on the nano model."""
+
 import json
 import os
 import subprocess
@@ -21,12 +22,14 @@ def run(folder: Path, *command: str) -> str:
         [sys.executable, *command],
         cwd=folder,
         env={
-            **os.environ, 'OMP_NUM_THREADS': '2',
-            'OMP_WAIT_POLICY': 'PASSIVE'
+            **os.environ,
+            'OMP_NUM_THREADS': '2',
+            'OMP_WAIT_POLICY': 'PASSIVE',
         },
         capture_output=True,
         text=True,
-        timeout=400)
+        timeout=400,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
 
@@ -36,22 +39,35 @@ def trained(tmp_path_factory):
     """Scores before and after stage 2 of a run a third as long."""
     folder = tmp_path_factory.mktemp('recipe')
     write_dataset(
-        folder / 'data' / 'nano',
-        pairs=4000,
-        descriptions=400,
-        test_scenes=60)
-    train, test = (str(ROOT / 'tools' / f'{name}.py')
-                   for name in ('train', 'test'))
+        folder / 'data' / 'nano', pairs=4000, descriptions=400, test_scenes=60
+    )
+    train, test = (
+        str(ROOT / 'tools' / f'{name}.py') for name in ('train', 'test')
+    )
     stage1, stage2 = (str(CONFIGS / f'stage{i}_nano.py') for i in (1, 2))
     run(folder, train, stage1, '--cfg-options', 'max_iters=400')
     first = 'work_dirs/stage1_nano/iter_400.pth'
     run(folder, test, stage2, first, '--out', 'before.json')
-    run(folder, train, stage2, '--cfg-options', f'load_from={first}',
-        'max_iters=200')
-    run(folder, test, stage2, 'work_dirs/stage2_nano/iter_200.pth', '--out',
-        'after.json')
-    return folder, *(json.loads((folder / f'{name}.json').read_text())
-                     for name in ('before', 'after'))
+    run(
+        folder,
+        train,
+        stage2,
+        '--cfg-options',
+        f'load_from={first}',
+        'max_iters=200',
+    )
+    run(
+        folder,
+        test,
+        stage2,
+        'work_dirs/stage2_nano/iter_200.pth',
+        '--out',
+        'after.json',
+    )
+    return folder, *(
+        json.loads((folder / f'{name}.json').read_text())
+        for name in ('before', 'after')
+    )
 
 
 def test_stage_2_mends_what_stage_1_leaves_broken(trained):
@@ -74,7 +90,9 @@ def test_checkpoints_are_small_and_hold_what_is_trained(trained):
     assert file.stat().st_size < 1_000_000
     state = torch.load(file, weights_only=True)['state_dict']
     assert set(state) == {
-        'head.layers.0.weight', 'head.layers.0.bias', 'llm_fingerprint'
+        'head.layers.0.weight',
+        'head.layers.0.bias',
+        'llm_fingerprint',
     }
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Show what the quickstart has trained: a table, a picture, a page."""
+
 import argparse
 import json
 from pathlib import Path
@@ -19,8 +20,12 @@ def main() -> None:
     from minigpt4.nano.gallery import show_table, write_gallery
 
     files = write_gallery(args.data, args.stage1, args.stage2, args.out)
-    show_table(*(json.loads(path.read_text())
-                 for path in (args.scores1, args.scores2)))
+    show_table(
+        *(
+            json.loads(path.read_text())
+            for path in (args.scores1, args.scores2)
+        )
+    )
     print('gallery: ' + ', '.join(map(str, files)))
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Render the nano data set: python tools/nano_data.py [--out data/nano]."""
+
 import argparse
 from pathlib import Path
 
@@ -20,9 +21,12 @@ def main() -> None:
         pairs=args.pairs,
         descriptions=args.descriptions,
         test_scenes=args.test_scenes,
-        seed=args.seed)
-    print(f'{args.pairs} captioned and {args.descriptions} described '
-          f'pictures, {args.test_scenes} held-out scenes lie in {args.out}')
+        seed=args.seed,
+    )
+    print(
+        f'{args.pairs} captioned and {args.descriptions} described '
+        f'pictures, {args.test_scenes} held-out scenes lie in {args.out}'
+    )
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT."""
+
 import argparse
 import json
 from pathlib import Path
@@ -13,13 +14,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='a config with a test_dataloader')
     parser.add_argument('checkpoint', help='what to evaluate')
     parser.add_argument(
-        '--work-dir', help='where logs go (default: work_dirs/NAME)')
+        '--work-dir', help='where logs go (default: work_dirs/NAME)'
+    )
     parser.add_argument('--out', help='JSON file for the scores')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none')
+        default='none',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Train a config: python tools/train.py CONFIG [--resume] [--work-dir DIR]."""
+
 import argparse
 
 from mmengine.config import DictAction
@@ -10,26 +11,31 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file of configs/minigpt4/')
     parser.add_argument(
-        '--work-dir', help='where checkpoints and logs go '
-        '(default: work_dirs/NAME)')
+        '--work-dir',
+        help='where checkpoints and logs go (default: work_dirs/NAME)',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         help='go on from a checkpoint; without a path, from the latest of '
-        'the work dir')
+        'the work dir',
+    )
     parser.add_argument(
-        '--amp', action='store_true', help='train in 16 bits on a GPU')
+        '--amp', action='store_true', help='train in 16 bits on a GPU'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         help='settings over the config, e.g. max_iters=100 '
-        'model.micro_batch_size=8')
+        'model.micro_batch_size=8',
+    )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none')
+        default='none',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()
 
@@ -46,7 +52,9 @@ def main() -> None:
     if args.resume:
         found = (
             config.latest_checkpoint(cfg.work_dir)
-            if args.resume == 'auto' else args.resume)
+            if args.resume == 'auto'
+            else args.resume
+        )
         if found is None:
             print(f'nothing to resume in {cfg.work_dir}; starting anew')
         else:

@@ -1,4 +1,5 @@
 """minigpt-4_nano_caption of the model hub: inference alone."""
+
 from mmengine.config import read_base
 
 from minigpt4.datasets import LoadImages, PackSample
@@ -12,5 +13,7 @@ test_dataloader = dict(
         type='minigpt4.InstructionDataset',
         pipeline=[
             dict(type=LoadImages, size=image_size),
-            dict(type=PackSample)
-        ]))
+            dict(type=PackSample),
+        ],
+    )
+)

@@ -2,6 +2,7 @@
 
 bash tools/dist_train.sh configs/minigpt4/stage1_13b_sharded.py 4
 """
+
 from mmengine.config import read_base
 
 with read_base():

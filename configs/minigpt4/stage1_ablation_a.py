@@ -1,4 +1,5 @@
 """Stage 1, ablation (a) no Q-Former: patches go to the LLM (paper 4.4)."""
+
 from mmengine.config import read_base
 
 from minigpt4.models import PatchMerge

@@ -1,4 +1,5 @@
 """Stage 1, ablation (b) three linear layers (paper 4.4)."""
+
 from mmengine.config import read_base
 
 with read_base():

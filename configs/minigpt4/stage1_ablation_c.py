@@ -1,4 +1,5 @@
 """Stage 1, ablation (c) the Q-Former is trained too (paper 4.4)."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -2,6 +2,7 @@
 
 bash tools/dist_train.sh configs/minigpt4/stage1_llama2_7b.py 4
 """
+
 from mmengine.config import read_base
 
 with read_base():
@@ -9,5 +10,4 @@ with read_base():
     from ._base_.runtime import *
     from ._base_.stage1 import *
 
-model.update(
-    prompt_template='bare', max_text_length=32, micro_batch_size=64)
+model.update(prompt_template='bare', max_text_length=32, micro_batch_size=64)

@@ -2,6 +2,7 @@
 
 bash tools/dist_train.sh configs/minigpt4/stage1_nano.py 2
 """
+
 from mmengine.config import read_base
 
 from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
@@ -12,23 +13,25 @@ with read_base():
     from ._base_.runtime import *
     from ._base_.stage1 import *
 
-max_iters = 800
+max_iters = 400
 global_batch_size = 32
 model.update(prompt_template='bare', prompt='', max_text_length=32)
 
 train_dataloader.update(num_workers=1, pin_memory=False)
-train_dataloader['dataset'].update(sources=[
-    dict(name='a', shards='data/nano/stage1/a/*.tar', weight=115),
-    dict(name='b', shards='data/nano/stage1/b/*.tar', weight=14),
-])
+train_dataloader['dataset'].update(
+    sources=[
+        dict(name='a', shards='data/nano/stage1/a/*.tar', weight=115),
+        dict(name='b', shards='data/nano/stage1/b/*.tar', weight=14),
+    ]
+)
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=1e-2)
 param_scheduler[0].update(warmup=50, start=1e-4, minimum=5e-4)
-default_hooks['checkpoint'].update(interval=200)
+default_hooks['checkpoint'].update(interval=100)
 custom_hooks += [
     dict(
         type=SampleCaptionsHook,
-        interval=400,
+        interval=200,
         dataset=dict(
             type=InstructionDataset,
             ann_file='descriptions.json',
@@ -37,6 +40,8 @@ custom_hooks += [
             keep_answers=False,
             pipeline=[
                 dict(type=LoadImages, size=image_size),
-                dict(type=PackSample)
-            ]))
+                dict(type=PackSample),
+            ],
+        ),
+    )
 ]

@@ -1,4 +1,5 @@
 """Stage 2 with Vicuna-7B: the official code's 1,000 iterations."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -3,6 +3,7 @@
 bash tools/dist_train.sh configs/minigpt4/stage2_13b.py 1 \
     --cfg-options load_from=work_dirs/stage1_13b/iter_20000.pth
 """
+
 from mmengine.config import read_base
 
 with read_base():

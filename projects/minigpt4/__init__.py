@@ -4,6 +4,7 @@
 Importing it registers the components (scope ``minigpt4``) with MMEngine and
 the models (``minigpt-4_*``) with MMPretrain's model hub.
 """
+
 from . import compat
 
 compat.apply()
@@ -16,5 +17,10 @@ register_models()
 
 __version__ = '0.1.0'
 __all__ = [
-    'datasets', 'engine', 'get_model', 'inference_model', 'models', 'nano'
+    'datasets',
+    'engine',
+    'get_model',
+    'inference_model',
+    'models',
+    'nano',
 ]

@@ -3,6 +3,7 @@
 
 :func:`apply` runs before anything else of the package is imported.
 """
+
 import importlib
 
 import torch
@@ -22,6 +23,7 @@ def _turn_off_mmpretrain_multimodal() -> None:
     placeholders they leave the rest of MMPretrain usable.
     """
     import mmpretrain.utils.dependency as dependency
+
     dependency.WITH_MULTIMODAL = False
 
 
@@ -35,16 +37,24 @@ def _allow_mmengine_checkpoints() -> None:
 
     multiarray = importlib.import_module(
         'numpy._core.multiarray'
-        if hasattr(numpy, '_core') else 'numpy.core.multiarray')
+        if hasattr(numpy, '_core')
+        else 'numpy.core.multiarray'
+    )
     dtypes = [
         type(numpy.dtype(kind))
         for kind in ('float64', 'float32', 'int64', 'int32', 'bool')
     ]
-    torch.serialization.add_safe_globals([
-        HistoryBuffer, multiarray._reconstruct, multiarray.scalar,
-        numpy.ndarray, numpy.dtype, *dtypes,
-        (_history_method, 'builtins.getattr')
-    ])
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            multiarray._reconstruct,
+            multiarray.scalar,
+            numpy.ndarray,
+            numpy.dtype,
+            *dtypes,
+            (_history_method, 'builtins.getattr'),
+        ]
+    )
 
 
 def _history_method(owner: type, name: str):
@@ -54,9 +64,12 @@ def _history_method(owner: type, name: str):
         ValueError: Another object's attribute is asked for.
     """
     from mmengine.logging.history_buffer import HistoryBuffer
+
     if owner is not HistoryBuffer:
-        raise ValueError(f'a checkpoint asks for {name} of {owner!r}; only '
-                         'the methods of HistoryBuffer are given.')
+        raise ValueError(
+            f'a checkpoint asks for {name} of {owner!r}; only '
+            'the methods of HistoryBuffer are given.'
+        )
     return getattr(owner, name)
 
 
@@ -66,5 +79,6 @@ def dtype_argument(dtype: torch.dtype) -> dict:
     transformers 4.56 renamed ``torch_dtype`` to ``dtype``.
     """
     import transformers
+
     major, minor = map(int, transformers.__version__.split('.')[:2])
     return {'dtype' if (major, minor) >= (4, 56) else 'torch_dtype': dtype}

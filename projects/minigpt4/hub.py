@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Our models under their names in MMPretrain's model hub."""
+
 import functools
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def _read_index() -> list:
     for model in index.models:
         model.config = str(root / model.config)
         if model.weights and model.weights.startswith('nano/'):
-            model.weights = str(_PACKAGE / 'nano' / 'weights' /
-                                model.weights.removeprefix('nano/'))
+            model.weights = str(
+                _PACKAGE
+                / 'nano'
+                / 'weights'
+                / model.weights.removeprefix('nano/')
+            )
     return list(index.models)

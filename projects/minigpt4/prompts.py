@@ -5,6 +5,7 @@ Training, captioning, chat, evaluation and serving all render through
 :func:`render`; completion is the same call without the last answer. Nothing
 here knows of tensors or of a model.
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class PromptTemplate:
         image: How an image is wrapped; holds ``<ImageHere>`` once.
         system: What opens a chat (never used in training).
     """
+
     name: str
     first: str
     later: str
@@ -36,9 +38,11 @@ class PromptTemplate:
     system: str = ''
 
 
-_SYSTEM = ('Give the following image: <Img>ImageContent</Img>. You will be '
-           'able to see the image once I provide it to you. Please answer my '
-           'questions.')
+_SYSTEM = (
+    'Give the following image: <Img>ImageContent</Img>. You will be '
+    'able to see the image once I provide it to you. Please answer my '
+    'questions.'
+)
 
 TEMPLATES = {
     template.name: template
@@ -46,15 +50,17 @@ TEMPLATES = {
         # stage 1: no prompt at all (official configs have an empty
         # prompt_path), the caption ends with a newline
         PromptTemplate(
-            'bare', '', '', '', end='\n', stop=('\n', ), image=IMAGE_HERE),
+            'bare', '', '', '', end='\n', stop=('\n',), image=IMAGE_HERE
+        ),
         PromptTemplate(
             'vicuna_v0',
             '###Human: ',
             'Human: ',
             ' ###Assistant: ',
             end='###',
-            stop=('###', ),
-            system=_SYSTEM + '###'),
+            stop=('###',),
+            system=_SYSTEM + '###',
+        ),
         PromptTemplate(
             'llama2',
             '[INST] ',
@@ -62,7 +68,8 @@ TEMPLATES = {
             ' [/INST] ',
             end='</s>',
             stop=('</s>', '[INST]'),
-            system=_SYSTEM),
+            system=_SYSTEM,
+        ),
     )
 }
 
@@ -76,8 +83,10 @@ def get_template(name: 'str | PromptTemplate') -> PromptTemplate:
     if isinstance(name, PromptTemplate):
         return name
     if name not in TEMPLATES:
-        raise ValueError(f'unknown prompt template {name!r}; expected one of '
-                         f'{", ".join(TEMPLATES)}.')
+        raise ValueError(
+            f'unknown prompt template {name!r}; expected one of '
+            f'{", ".join(TEMPLATES)}.'
+        )
     return TEMPLATES[name]
 
 
@@ -88,6 +97,7 @@ class Turn:
     ``<ImageHere>`` in the question stands for an image, already wrapped or
     not.
     """
+
     question: str
     answer: str | None = None
 
@@ -100,6 +110,7 @@ class Segment:
         text: Its text, or None for an image slot.
         supervised: Whether the loss is taken on it.
     """
+
     text: str | None
     supervised: bool = False
 
@@ -115,13 +126,16 @@ def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
             turn.
     """
     if not turns:
-        raise ValueError('a conversation without turns was given; expected '
-                         'at least one question.')
+        raise ValueError(
+            'a conversation without turns was given; expected '
+            'at least one question.'
+        )
     segments: list[Segment] = []
     for i, turn in enumerate(turns):
         opening = template.first if i == 0 else template.later
-        parts = (opening + _wrap_images(turn.question, template) +
-                 template.answer).split(IMAGE_HERE)
+        parts = (
+            opening + _wrap_images(turn.question, template) + template.answer
+        ).split(IMAGE_HERE)
         for j, text in enumerate(parts):
             if j:
                 segments.append(Segment(None))
@@ -130,8 +144,10 @@ def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
         if turn.answer is not None:
             segments.append(Segment(turn.answer + template.end, True))
         elif i < len(turns) - 1:
-            raise ValueError(f'turn {i + 1} of {len(turns)} has no answer; '
-                             'only the last answer may be left out.')
+            raise ValueError(
+                f'turn {i + 1} of {len(turns)} has no answer; '
+                'only the last answer may be left out.'
+            )
     return segments
 
 
@@ -141,8 +157,9 @@ def _wrap_images(question: str, template: PromptTemplate) -> str:
     return bare.replace(IMAGE_HERE, template.image)
 
 
-def with_images(question: str, num_images: int,
-                template: PromptTemplate) -> str:
+def with_images(
+    question: str, num_images: int, template: PromptTemplate
+) -> str:
     """Put images in front of a question that names no place for them."""
     if num_images and IMAGE_HERE not in question:
         images = ''.join(template.image for _ in range(num_images))
@@ -160,6 +177,7 @@ class Row:
         supervised: For each id, whether the loss is taken on it.
         truncated: Answers that were cut, which lost their end symbol.
     """
+
     ids: list[int] = field(default_factory=list)
     supervised: list[bool] = field(default_factory=list)
     truncated: int = 0
@@ -170,9 +188,9 @@ class Row:
         return self.ids.count(IMAGE_SLOT)
 
 
-def tokenize(segments: Sequence[Segment],
-             tokenizer,
-             max_text_length: int | None = None) -> Row:
+def tokenize(
+    segments: Sequence[Segment], tokenizer, max_text_length: int | None = None
+) -> Row:
     """Tokenise segments into a row that begins with BOS.
 
     Args:
@@ -194,8 +212,11 @@ def tokenize(segments: Sequence[Segment],
             ids = [IMAGE_SLOT]
         else:
             ids = tokenizer(segment.text, add_special_tokens=False).input_ids
-        if segment.supervised and max_text_length and (
-                len(ids) > max_text_length):
+        if (
+            segment.supervised
+            and max_text_length
+            and (len(ids) > max_text_length)
+        ):
             ids = ids[:max_text_length]
             row.truncated += 1
         row.ids += ids

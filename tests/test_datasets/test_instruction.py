@@ -237,3 +237,14 @@ def test_place_in_the_stream_reaches_the_pipeline(dataset):
     made = dataset([dict(image_id='52', caption=str(i)) for i in range(2)])
     assert (made[(1, 77)]['draw'], made[1]['draw']) == (77, 1)
     assert made[(1, 77)]['turns'] == [Turn('', '1')]
+
+
+def test_record_without_an_answer_is_skipped_and_counted(tmp_path):
+    path = tmp_path / 'a.json'
+    records = [
+        dict(question='what?', answer=answer) for answer in ('', None, ' ')
+    ]
+    path.write_text(json.dumps(records + [dict(question='q', answer='a')]))
+    dataset = InstructionDataset('a.json', str(tmp_path))
+    assert [dataset[i] is None for i in range(4)] == [True] * 3 + [False]
+    assert dataset.bad == 3

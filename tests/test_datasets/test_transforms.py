@@ -56,8 +56,8 @@ def test_cleaning_touches_answers_alone():
     assert record['turns'] == [Turn('Why?!', 'Because.')]
 
 
-def drawn(place, seed=0, turns=(Turn('', 'x'),)):
-    record = dict(draw=place, turns=list(turns))
+def drawn(place, seed=0, turns=None):
+    record = dict(draw=place, turns=turns or [Turn('', 'x')])
     return DrawQuestion(QUESTIONS, seed)(record)['turns']
 
 

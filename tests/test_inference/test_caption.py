@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Captioning by name, through MMPretrain's functions and through ours."""
+
 import random
 
 import mmpretrain
@@ -46,6 +47,7 @@ def test_names_are_known_to_mmpretrain():
 
 def test_our_config_takes_the_place_of_mmpretrains():
     from mmpretrain.apis.model import ModelHub
+
     config = ModelHub.get('minigpt-4_vicuna-7b_caption').config
     assert config.model.type is minigpt4.models.MiniGPT4
     assert config.model.decoder.name_or_path == 'Vision-CAIR/vicuna-7b'
@@ -57,16 +59,15 @@ def test_without_vicuna_one_sentence_says_what_to_do(monkeypatch, tmp_path):
             'minigpt-4_vicuna-7b_caption',
             backbone=dict(checkpoint=None, arch='nano'),
             neck=dict(checkpoint=None, in_channels=128),
-            decoder=dict(name_or_path=str(tmp_path / 'nowhere')))
+            decoder=dict(name_or_path=str(tmp_path / 'nowhere')),
+        )
 
 
 def test_mmpretrain_and_we_answer_the_same(model, files, scenes):
     for file, scene in zip(files[:3], scenes[0], strict=False):
         theirs = mmpretrain.inference_model(model, file)
         ours = minigpt4.inference_model(model, file)
-        assert theirs == ours == {
-            'pred_caption': grammar.description(scene)
-        }
+        assert theirs == ours == {'pred_caption': grammar.description(scene)}
 
 
 def test_by_name(files, scenes):
@@ -86,15 +87,23 @@ def test_red_stays_red_for_arrays(model, scenes):
 @pytest.mark.parametrize('batch_size', [1, 2, 6])
 def test_a_batch_gives_the_single_answers(model, scenes, batch_size):
     prompts = [
-        'Describe this image in detail.', 'Write a poem.', 'Count the shapes.',
-        'Who are you?', 'Write an advertisement.', 'How many shapes are there?'
+        'Describe this image in detail.',
+        'Write a poem.',
+        'Count the shapes.',
+        'Who are you?',
+        'Write an advertisement.',
+        'How many shapes are there?',
     ]
     singles = [
         minigpt4.inference_model(model, picture, prompt=prompt)
         for picture, prompt in zip(scenes[1], prompts, strict=True)
     ]
-    assert minigpt4.inference_model(
-        model, scenes[1], prompt=prompts, batch_size=batch_size) == singles
+    assert (
+        minigpt4.inference_model(
+            model, scenes[1], prompt=prompts, batch_size=batch_size
+        )
+        == singles
+    )
     assert len({s['pred_caption'] for s in singles}) > 3
 
 
@@ -105,10 +114,15 @@ def test_nothing_of_the_template_leaks(model, scenes):
 
 
 def test_answers_repeat(model, files):
-    assert len({
-        minigpt4.inference_model(model, files[1])['pred_caption']
-        for _ in range(3)
-    }) == 1
+    assert (
+        len(
+            {
+                minigpt4.inference_model(model, files[1])['pred_caption']
+                for _ in range(3)
+            }
+        )
+        == 1
+    )
 
 
 def test_generation_settings(model, files):
@@ -120,7 +134,8 @@ def test_generation_settings(model, files):
     assert beams == whole
     torch.manual_seed(0)
     sampled = minigpt4.inference_model(
-        model, files[0], do_sample=True, temperature=8.0, max_new_tokens=20)
+        model, files[0], do_sample=True, temperature=8.0, max_new_tokens=20
+    )
     assert sampled != whole
 
 
@@ -128,11 +143,13 @@ def test_a_bad_image_in_a_list_is_reported_not_fatal(model, files, tmp_path):
     broken = tmp_path / 'broken.jpg'
     broken.write_bytes(b'<html>404</html>')
     results = minigpt4.inference_model(
-        model, [files[0], str(broken), files[1]])
+        model, [files[0], str(broken), files[1]]
+    )
     assert results[1]['pred_caption'] is None
     assert 'broken.jpg cannot be read as an image' in results[1]['error']
     assert [results[0], results[2]] == minigpt4.inference_model(
-        model, [files[0], files[1]])
+        model, [files[0], files[1]]
+    )
     with pytest.raises(SampleError, match='broken.jpg cannot be read'):
         minigpt4.inference_model(model, str(broken))
 
@@ -142,7 +159,8 @@ def test_prompts_and_images_are_counted(model, files):
         minigpt4.inference_model(model, files[:1], prompt=['a', 'b'])
     with pytest.raises(ValueError, match='2 image slots .* but 1 images'):
         minigpt4.inference_model(
-            model, files[0], prompt='<ImageHere> and <ImageHere>?')
+            model, files[0], prompt='<ImageHere> and <ImageHere>?'
+        )
 
 
 def test_kinds_of_images(model, scenes, tmp_path):
@@ -150,6 +168,11 @@ def test_kinds_of_images(model, scenes, tmp_path):
     picture = scenes[1][0]
     path = tmp_path / 'picture.png'
     picture.convert('RGBA').save(path)
-    for image in (picture, path, str(path), path.read_bytes(),
-                  picture.resize((200, 200), Image.Resampling.BICUBIC)):
+    for image in (
+        picture,
+        path,
+        str(path),
+        path.read_bytes(),
+        picture.resize((200, 200), Image.Resampling.BICUBIC),
+    ):
         assert minigpt4.inference_model(model, image) == truth

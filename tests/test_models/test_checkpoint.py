@@ -128,6 +128,24 @@ def test_published_names_load(tiny_model, load):
     assert torch.equal(head.bias, state['llama_proj.bias'])
 
 
+def test_official_file_loads(tiny_model, tmp_path):
+    """mmengine opens ``state_dict`` only; upstream wraps as ``model``."""
+    from mmengine.runner import load_checkpoint
+
+    tensors = {
+        'llama_proj.weight': torch.randn(32, 24),
+        'llama_proj.bias': torch.randn(32),
+    }
+    path = str(tmp_path / 'prerained_minigpt4_7b.pth')
+    torch.save(
+        dict(model=tensors, optimizer=dict(state={}), scaler=None, epoch=3),
+        path,
+    )
+    load_checkpoint(tiny_model, path)
+    head = tiny_model.head.layers[0]
+    assert torch.equal(head.weight, tensors['llama_proj.weight'])
+
+
 def test_checkpoint_without_a_fingerprint_loads(tiny_model, load):
     state = copy.deepcopy(tiny_model.state_dict())
     del state['llm_fingerprint']

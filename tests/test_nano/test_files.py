@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The rendered data set, its metric, and the gallery's pieces."""
+
 import json
 import tarfile
 
@@ -14,7 +15,8 @@ from minigpt4.nano.world import Scene
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('nano')
     write_dataset(
-        folder, pairs=25, per_shard=10, descriptions=4, test_scenes=6)
+        folder, pairs=25, per_shard=10, descriptions=4, test_scenes=6
+    )
     return folder
 
 
@@ -48,9 +50,14 @@ def test_test_set_is_held_out(data):
 
 def test_rendering_is_a_function_of_the_seed(tmp_path, data):
     write_dataset(
-        tmp_path, pairs=25, per_shard=10, descriptions=4, test_scenes=6)
-    for name in ('stage2/image/3.jpg', 'stage2/filter_cap.json',
-                 'test/test.json', 'stage1/a/00000.tar'):
+        tmp_path, pairs=25, per_shard=10, descriptions=4, test_scenes=6
+    )
+    for name in (
+        'stage2/image/3.jpg',
+        'stage2/filter_cap.json',
+        'test/test.json',
+        'stage1/a/00000.tar',
+    ):
         assert (data / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
@@ -72,9 +79,11 @@ def test_metric_scores(data):
     wrong = [
         dict(
             item,
-            pred_caption=invented +
-            'In the top right there is a small brown circle.',
-            finished=False) for item in items
+            pred_caption=invented
+            + 'In the top right there is a small brown circle.',
+            finished=False,
+        )
+        for item in items
     ]
     metric.process(None, wrong)
     scores = metric.evaluate(len(wrong))

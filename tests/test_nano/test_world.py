@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Scenes of the nano world: sampled, split, drawn."""
+
 import random
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_scene_survives_json():
 
 
 def test_picture_shows_the_thing_where_it_is():
-    scene = Scene('white', (Thing('top right', 'large', 'red', 'square'), ))
+    scene = Scene('white', (Thing('top right', 'large', 'red', 'square'),))
     pixels = np.asarray(render(scene, random.Random(0))).astype(int)
     assert pixels.shape == (64, 64, 3)
     assert pixels[16, 48, 0] > 180 and pixels[16, 48, 1] < 80  # red there
@@ -49,6 +50,7 @@ def test_picture_shows_the_thing_where_it_is():
 def test_drawing_is_a_function_of_the_seed():
     scene = sample_scene(random.Random(1))
     first, second, other = (
-        np.asarray(render(scene, random.Random(seed))) for seed in (5, 5, 6))
+        np.asarray(render(scene, random.Random(seed))) for seed in (5, 5, 6)
+    )
     assert (first == second).all()
     assert (first != other).any()

@@ -1,4 +1,5 @@
 """MiniGPT-4 with LLaMA-2-7B chat and no Q-Former: 23,072,768 trained."""
+
 from mmengine.config import read_base
 
 from minigpt4.models import PatchMerge

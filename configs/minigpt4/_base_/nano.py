@@ -1,10 +1,11 @@
 """The nano model: the whole system at a two-thousandth of the size."""
+
 from minigpt4.models import (
-                             EVAViT,
-                             LinearProjector,
-                             LLMDecoder,
-                             MiniGPT4,
-                             QFormer,
+    EVAViT,
+    LinearProjector,
+    LLMDecoder,
+    MiniGPT4,
+    QFormer,
 )
 
 image_size = 64
@@ -15,7 +16,8 @@ model = dict(
         arch='nano',
         img_size=image_size,
         patch_size=8,
-        checkpoint='nano/eva_vit.safetensors'),
+        checkpoint='nano/eva_vit.safetensors',
+    ),
     neck=dict(
         type=QFormer,
         in_channels=128,
@@ -25,7 +27,8 @@ model = dict(
         num_heads=4,
         mlp_width=512,
         cross_every=1,
-        checkpoint='nano/q_former.safetensors'),
+        checkpoint='nano/q_former.safetensors',
+    ),
     head=dict(type=LinearProjector, num_layers=1),
     decoder=dict(
         type=LLMDecoder,
@@ -36,7 +39,10 @@ model = dict(
             intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=6,
-            vocab_size=768)),
+            vocab_size=768,
+        ),
+    ),
     prompt_template='vicuna_v0',
     prompt='Describe this image in detail.',
-    generation=dict(max_new_tokens=80))
+    generation=dict(max_new_tokens=80),
+)

@@ -1,4 +1,5 @@
 """Questions about held-out scenes of the nano world."""
+
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import TestLoop
 
@@ -17,6 +18,8 @@ test_dataloader = dict(
         pipeline=[
             dict(type=LoadImages, size=64),
             dict(type=PackSample, keys=('task', 'answer', 'scene')),
-        ]))
+        ],
+    ),
+)
 test_cfg = dict(type=TestLoop)
 test_evaluator = dict(type=NanoMetric)

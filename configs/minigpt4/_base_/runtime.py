@@ -1,10 +1,11 @@
 """Loop, hooks and logs, the same for every run."""
+
 from mmengine.hooks import (
-                            CheckpointHook,
-                            IterTimerHook,
-                            LoggerHook,
-                            ParamSchedulerHook,
-                            RuntimeInfoHook,
+    CheckpointHook,
+    IterTimerHook,
+    LoggerHook,
+    ParamSchedulerHook,
+    RuntimeInfoHook,
 )
 from mmengine.runner import LogProcessor
 from mmengine.visualization import LocalVisBackend, Visualizer
@@ -22,7 +23,9 @@ default_hooks = dict(
         by_epoch=False,
         interval=1000,
         max_keep_ckpts=3,
-        backend_args=dict(backend='atomic')))
+        backend_args=dict(backend='atomic'),
+    ),
+)
 custom_hooks = [
     dict(type=ResumeHook),
     dict(type=SanityHook),

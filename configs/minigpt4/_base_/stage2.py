@@ -1,13 +1,14 @@
 """Stage 2 (paper 3.3): 400 x 12 of 3,500 curated descriptions."""
+
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
 from minigpt4.datasets import (
-                               DrawQuestion,
-                               EndlessSampler,
-                               InstructionDataset,
-                               LoadImages,
-                               PackSample,
+    DrawQuestion,
+    EndlessSampler,
+    InstructionDataset,
+    LoadImages,
+    PackSample,
 )
 from minigpt4.engine import EndlessTrainLoop, TrainedParameters, WarmupCosineLR
 
@@ -35,13 +36,15 @@ train_dataloader = dict(
             dict(type=LoadImages, size=224),
             dict(type=DrawQuestion, questions=alignment_questions),
             dict(type=PackSample),
-        ]))
+        ],
+    ),
+)
 train_cfg = dict(type=EndlessTrainLoop)
 optim_wrapper = dict(
     type=OptimWrapper,
     constructor=TrainedParameters,
-    optimizer=dict(
-        type=AdamW, lr=3e-5, betas=(0.9, 0.999), weight_decay=0.05))
+    optimizer=dict(type=AdamW, lr=3e-5, betas=(0.9, 0.999), weight_decay=0.05),
+)
 # the official 1,000 iterations have a warm-up of 200; the paper's 400 keep
 # that share
 param_scheduler = [
@@ -50,5 +53,6 @@ param_scheduler = [
         by_epoch=False,
         warmup=80,
         start=1e-6,
-        minimum=1e-5)
+        minimum=1e-5,
+    )
 ]

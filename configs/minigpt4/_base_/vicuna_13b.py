@@ -1,4 +1,5 @@
 """MiniGPT-4 with Vicuna-13B (v0): 3,937,280 weights trained."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -12,4 +13,6 @@ model['decoder'].update(
         intermediate_size=13824,
         num_hidden_layers=40,
         num_attention_heads=40,
-        vocab_size=32000))
+        vocab_size=32000,
+    ),
+)

@@ -1,10 +1,11 @@
 """MiniGPT-4 with Vicuna-7B (v0): 3,149,824 of 7.8 billion weights trained."""
+
 from minigpt4.models import (
-                             EVAViT,
-                             LinearProjector,
-                             LLMDecoder,
-                             MiniGPT4,
-                             QFormer,
+    EVAViT,
+    LinearProjector,
+    LLMDecoder,
+    MiniGPT4,
+    QFormer,
 )
 
 image_size = 224
@@ -16,13 +17,15 @@ model = dict(
         img_size=image_size,
         patch_size=14,
         checkpoint='https://storage.googleapis.com/'
-        'sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth'),
+        'sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth',
+    ),
     neck=dict(
         type=QFormer,
         num_queries=32,
         checkpoint='https://storage.googleapis.com/'
         'sfr-vision-language-research/LAVIS/models/BLIP2/'
-        'blip2_pretrained_flant5xxl.pth'),
+        'blip2_pretrained_flant5xxl.pth',
+    ),
     head=dict(type=LinearProjector, num_layers=1),
     decoder=dict(
         type=LLMDecoder,
@@ -35,7 +38,10 @@ model = dict(
             intermediate_size=11008,
             num_hidden_layers=32,
             num_attention_heads=32,
-            vocab_size=32000)),
+            vocab_size=32000,
+        ),
+    ),
     prompt_template='vicuna_v0',
     prompt='Describe this image in detail.',
-    generation=dict(max_new_tokens=300))
+    generation=dict(max_new_tokens=300),
+)

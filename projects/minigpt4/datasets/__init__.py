@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Datasets, pipeline steps and the order of training samples."""
+
 from .image_text_pairs import ImageTextPairs
 from .images import SampleError, read_image
 from .instruction import InstructionDataset
@@ -7,7 +8,13 @@ from .samplers import EndlessSampler
 from .transforms import CleanCaption, DrawQuestion, LoadImages, PackSample
 
 __all__ = [
-    'CleanCaption', 'DrawQuestion', 'EndlessSampler', 'ImageTextPairs',
-    'InstructionDataset', 'LoadImages', 'PackSample', 'SampleError',
-    'read_image'
+    'CleanCaption',
+    'DrawQuestion',
+    'EndlessSampler',
+    'ImageTextPairs',
+    'InstructionDataset',
+    'LoadImages',
+    'PackSample',
+    'SampleError',
+    'read_image',
 ]

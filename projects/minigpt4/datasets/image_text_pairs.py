@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Stage 1: image-text pairs from tar shards, mixed, endless, resumable."""
+
 import json
 import logging
 import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from glob import glob
+from glob import glob, has_magic
 
 import webdataset
 from mmengine.dataset import Compose
@@ -29,14 +30,16 @@ class Batch(list):
     Attributes:
         position: ``(lane, {source: [shards begun, samples taken]})``.
     """
+
     position: tuple[int, dict]
 
 
 class _Stream:
     """Samples of one source in one lane, from any place on, for ever."""
 
-    def __init__(self, source: 'Source', lane: int, lanes: int,
-                 position: Sequence[int]) -> None:
+    def __init__(
+        self, source: 'Source', lane: int, lanes: int, position: Sequence[int]
+    ) -> None:
         self.source, self.lane, self.lanes = source, lane, lanes
         self.shards, self.taken = position
         self._samples: Iterator[dict] = iter(())
@@ -63,7 +66,8 @@ class _Stream:
                         f'none of the {len(self.source.shards)} shards of '
                         f'{self.source.name!r} holds a sample; expected tar '
                         'files of KEY.jpg, KEY.json as img2dataset writes '
-                        'them.')
+                        'them.'
+                    )
             self.shards += 1
             self.taken = 0
             self._samples = self._read()
@@ -87,28 +91,36 @@ class Source:
         shuffle: Samples of the shuffle buffer (before decoding).
     """
 
-    def __init__(self, name: str, shards: 'str | Sequence[str]', weight: float,
-                 seed: int, shuffle: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        shards: 'str | Sequence[str]',
+        weight: float,
+        seed: int,
+        shuffle: int,
+    ) -> None:
         self.name, self.weight = name, weight
         self.seed, self.shuffle = seed, shuffle
         patterns = [shards] if isinstance(shards, str) else list(shards)
         named: list[str] = []
         for pattern in patterns:
             for path in expand_urls(pattern):
-                named += sorted(glob(path)) if '*' in path else [path]
+                named += sorted(glob(path)) if has_magic(path) else [path]
         self.shards = [
             path for path in named if ':' in path or os.path.exists(path)
         ]
         if not self.shards:
             raise FileNotFoundError(
                 f'no shard of {name!r} found under {shards!r}; expected tar '
-                'files of img2dataset; set the path of the source.')
+                'files of img2dataset; set the path of the source.'
+            )
         if len(self.shards) < len(named):
             print_log(
                 f'{name}: {len(named) - len(self.shards)} of {len(named)} '
                 'shards do not exist; training goes on without them.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
 
     def shard(self, place: int) -> str:
         """The shard at a place of the endless order."""
@@ -121,7 +133,7 @@ class Source:
         """Raw samples of the shard at a place of the endless order."""
         steps = [
             webdataset.SimpleShardList([self.shard(place)]),
-            webdataset.tarfile_to_samples(handler=self._fault)
+            webdataset.tarfile_to_samples(handler=self._fault),
         ]
         if self.shuffle:
             rng = random.Random(f'{self.seed}-{self.name}-{place}')
@@ -133,7 +145,8 @@ class Source:
             f'{self.name}: the rest of a shard is skipped: it cannot be read '
             f'({type(error).__name__}: {error}).',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
         return True
 
 
@@ -163,14 +176,17 @@ class ImageTextPairs(IterableDataset):
     ``dataloader_utils.py`` @ d94738a (there shards are drawn with
     replacement and nothing can be resumed).
     """
+
     metainfo: dict = {}
 
-    def __init__(self,
-                 sources: Sequence[dict],
-                 pipeline: Sequence[dict] = (),
-                 batch_size: int = 64,
-                 seed: int = 0,
-                 shuffle: int = 1000) -> None:
+    def __init__(
+        self,
+        sources: Sequence[dict],
+        pipeline: Sequence[dict] = (),
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: int = 1000,
+    ) -> None:
         self.sources = [
             Source(seed=seed, shuffle=shuffle, **source) for source in sources
         ]
@@ -205,13 +221,15 @@ class ImageTextPairs(IterableDataset):
                 f'the run was interrupted with {len(self.positions)} data '
                 f'workers and goes on with {lanes}; set '
                 f'train_dataloader.num_workers={max(len(self.positions), 1)} '
-                'to read the same samples.')
+                'to read the same samples.'
+            )
         batch = self.first_batch + number
         lane = batch % lanes
         start = self.positions[lane] if self.positions else {}
         streams = {
-            source.name:
-            _Stream(source, lane, lanes, start.get(source.name, (0, 0)))
+            source.name: _Stream(
+                source, lane, lanes, start.get(source.name, (0, 0))
+            )
             for source in self.sources
         }
         while True:
@@ -222,10 +240,10 @@ class ImageTextPairs(IterableDataset):
                 raw = stream.next()
                 if i % self.world_size == self.rank:
                     samples.append(self._decode(raw, place))
-            samples.position = lane, {
-                name: (s.shards, s.taken)
-                for name, s in streams.items()
-            }
+            samples.position = (
+                lane,
+                {name: (s.shards, s.taken) for name, s in streams.items()},
+            )
             yield samples
             batch += lanes
 
@@ -243,7 +261,8 @@ class ImageTextPairs(IterableDataset):
                 id=key,
                 draw=place,
                 images=[_image(raw)],
-                turns=[Turn('', _caption(raw))])
+                turns=[Turn('', _caption(raw))],
+            )
             return self.pipeline(record)
         except SampleError as error:
             self.bad += 1
@@ -251,7 +270,8 @@ class ImageTextPairs(IterableDataset):
                 print_log(
                     f'skipped {key}: {error}',
                     logger='current',
-                    level=logging.WARNING)
+                    level=logging.WARNING,
+                )
             return None
 
 
@@ -276,5 +296,7 @@ def _caption(raw: dict) -> str:
     if 'txt' in raw:
         return raw['txt'].decode('utf-8', 'replace')
     found = sorted(name for name in raw if not name.startswith('__'))
-    raise SampleError(f'it has {found} but neither json nor txt; write the '
-                      'shards with captions.')
+    raise SampleError(
+        f'it has {found} but neither json nor txt; write the '
+        'shards with captions.'
+    )

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Reading an image, whatever it is, to what the official pipeline gives."""
+
 import io
 import warnings
 from os import PathLike
@@ -16,8 +17,9 @@ class SampleError(ValueError):
     """A sample that cannot be used; training leaves it out and counts it."""
 
 
-def read_image(source: 'str | PathLike | bytes | np.ndarray | Image.Image',
-               name: str = '') -> Image.Image:
+def read_image(
+    source: 'str | PathLike | bytes | np.ndarray | Image.Image', name: str = ''
+) -> Image.Image:
     """Read an image as RGB.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is
@@ -32,8 +34,9 @@ def read_image(source: 'str | PathLike | bytes | np.ndarray | Image.Image',
     Raises:
         SampleError: The image is missing, unreadable, truncated or huge.
     """
-    name = name or (str(source) if isinstance(source, (str, PathLike)) else
-                    'the image')
+    name = name or (
+        str(source) if isinstance(source, (str, PathLike)) else 'the image'
+    )
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     try:
@@ -46,18 +49,21 @@ def read_image(source: 'str | PathLike | bytes | np.ndarray | Image.Image',
             else:
                 image = Image.open(source)
             if not image.width * image.height:
-                raise SampleError(f'{name} is empty ({image.width} x '
-                                  f'{image.height} pixels).')
+                raise SampleError(
+                    f'{name} is empty ({image.width} x {image.height} pixels).'
+                )
             if image.width * image.height > MAX_PIXELS:
                 raise SampleError(
                     f'{name} has {image.width} x {image.height} pixels; '
-                    f'expected at most {MAX_PIXELS:,}; make it smaller.')
+                    f'expected at most {MAX_PIXELS:,}; make it smaller.'
+                )
             return _to_rgb(ImageOps.exif_transpose(image))
     except SampleError:
         raise
     except FileNotFoundError as error:
-        raise SampleError(f'{name} does not exist; give the path of an '
-                          'image.') from error
+        raise SampleError(
+            f'{name} does not exist; give the path of an image.'
+        ) from error
     except Exception as error:  # Pillow raises many kinds on broken files
         reason = str(error).splitlines()[0] if str(error) else ''
         raise SampleError(
@@ -71,8 +77,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float64)
         if image.mode.startswith('I;16') or values.max() > 255:
             values = values / 257
-        return Image.fromarray(values.clip(0, 255).round().astype(
-            np.uint8)).convert('RGB')
+        return Image.fromarray(
+            values.clip(0, 255).round().astype(np.uint8)
+        ).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
         image = image.convert('RGBA')
         white = Image.new('RGBA', image.size, (255, 255, 255, 255))
@@ -86,7 +93,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype != np.uint8 or not (grey or colour):
         raise SampleError(
             f'{name} is an array {array.shape} of {array.dtype}; expected '
-            '(H, W, 3) or (H, W) of uint8, BGR.')
+            '(H, W, 3) or (H, W) of uint8, BGR.'
+        )
     if array.size == 0:
         raise SampleError(f'{name} is an empty array {array.shape}.')
     if not grey:

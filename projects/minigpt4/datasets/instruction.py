@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Stage 2: images with conversations, from a JSON file."""
+
 import json
 import logging
 import re
@@ -49,15 +50,18 @@ class InstructionDataset(Dataset):
         FileNotFoundError: The file does not exist.
         ValueError: It holds no record, or an unknown format.
     """
+
     metainfo: dict = {}
 
-    def __init__(self,
-                 ann_file: str,
-                 data_root: str = '',
-                 image_folder: str = 'image',
-                 pipeline: Sequence[dict] = (),
-                 limit: int | None = None,
-                 keep_answers: bool = True) -> None:
+    def __init__(
+        self,
+        ann_file: str,
+        data_root: str = '',
+        image_folder: str = 'image',
+        pipeline: Sequence[dict] = (),
+        limit: int | None = None,
+        keep_answers: bool = True,
+    ) -> None:
         path = Path(data_root) / ann_file
         self.image_folder = Path(data_root) / image_folder
         self.keep_answers = keep_answers
@@ -66,7 +70,8 @@ class InstructionDataset(Dataset):
         if not path.is_file():
             raise FileNotFoundError(
                 f'{path} does not exist; expected the JSON file of the '
-                'records; set data_root and ann_file of the dataset.')
+                'records; set data_root and ann_file of the dataset.'
+            )
         try:
             data = json.loads(path.read_text(encoding='utf-8'))
         except ValueError as error:
@@ -76,7 +81,8 @@ class InstructionDataset(Dataset):
         if not data or not isinstance(data, list):
             raise ValueError(
                 f'{path} holds no records; expected a list of records, or '
-                '{"annotations": [...]}.')
+                '{"annotations": [...]}.'
+            )
         self.records = [
             self._parse(item, i, path) for i, item in enumerate(data[:limit])
         ]
@@ -84,8 +90,10 @@ class InstructionDataset(Dataset):
     def _parse(self, item: dict, number: int, path: Path) -> dict:
         """One record of any format."""
         if not isinstance(item, dict):
-            raise ValueError(f'record {number} of {path} is {type(item)}; '
-                             'expected an object.')
+            raise ValueError(
+                f'record {number} of {path} is {type(item)}; '
+                'expected an object.'
+            )
         if 'conversations' in item:
             turns = _llava_turns(item['conversations'])
         elif 'conversation' in item:
@@ -97,7 +105,8 @@ class InstructionDataset(Dataset):
         else:
             raise ValueError(
                 f'record {number} of {path} has the keys {sorted(item)}; '
-                'expected caption, conversation, conversations or question.')
+                'expected caption, conversation, conversations or question.'
+            )
         images = item.get('image', item.get('image_id', item.get('id')))
         if 'image' not in item and not _mentions_image(item, turns):
             images = None
@@ -136,6 +145,13 @@ class InstructionDataset(Dataset):
         record = dict(self.records[index], draw=draw)
         record['images'] = [self._find(name) for name in record['images']]
         try:
+            if self.keep_answers and not all(
+                (turn.answer or '').strip() for turn in record['turns']
+            ):
+                raise SampleError(
+                    f'record {index} ({record["id"]}) has an empty answer; '
+                    'expected some words to learn.'
+                )
             return self.pipeline(record)
         except SampleError as error:
             self.bad += 1
@@ -143,27 +159,32 @@ class InstructionDataset(Dataset):
                 print_log(
                     f'skipped: {error}',
                     logger='current',
-                    level=logging.WARNING)
+                    level=logging.WARNING,
+                )
             return None
 
 
 def _mentions_image(item: dict, turns: list[Turn]) -> bool:
     """Whether a record without ``image`` has its image under its id."""
-    return 'caption' in item or any('<ImageHere>' in turn.question
-                                    for turn in turns)
+    return 'caption' in item or any(
+        '<ImageHere>' in turn.question for turn in turns
+    )
 
 
 def _llava_turns(messages: Sequence[dict]) -> list[Turn]:
     speakers = [message.get('from') for message in messages]
     if not speakers or speakers != ['human', 'gpt'] * (len(speakers) // 2):
-        raise ValueError(f'the conversations are of {speakers}; expected '
-                         '"human" and "gpt" by turns.')
+        raise ValueError(
+            f'the conversations are of {speakers}; expected '
+            '"human" and "gpt" by turns.'
+        )
     turns = []
     for asked, answered in zip(messages[::2], messages[1::2], strict=True):
         question = asked['value'].replace('<image>', '<ImageHere>')
         question = re.sub(r'\s*<ImageHere>\s*', '<ImageHere>', question)
         turns.append(
-            Turn(_space_after_images(question), answered['value'].strip()))
+            Turn(_space_after_images(question), answered['value'].strip())
+        )
     return turns
 
 
@@ -175,7 +196,8 @@ def _marked_turns(text: str) -> list[Turn]:
     if not asks or asks != [True, False] * (len(asks) // 2):
         raise ValueError(
             f'the conversation {text[:60]!r} does not alternate between '
-            '"###Ask: " and "###Answer: ".')
+            '"###Ask: " and "###Answer: ".'
+        )
     return [
         Turn(_space_after_images(_WRAPPED.sub(r'\1', question)), answer)
         for question, answer in zip(parts[::2], parts[1::2], strict=True)

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The endless order of training samples, a function of seed and place."""
+
 from collections.abc import Iterator, Sized
 
 import torch
@@ -26,10 +27,9 @@ class EndlessSampler(Sampler):
         start: First place of the stream, over all ranks.
     """
 
-    def __init__(self,
-                 dataset: Sized,
-                 seed: int | None = None,
-                 shuffle: bool = True) -> None:
+    def __init__(
+        self, dataset: Sized, seed: int | None = None, shuffle: bool = True
+    ) -> None:
         self.size = len(dataset)
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
@@ -50,7 +50,8 @@ class EndlessSampler(Sampler):
         if not self.shuffle:
             return list(range(self.size))
         generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + turn) % 2**63)
+            (self.seed * 1_000_003 + turn) % 2**63
+        )
         return torch.randperm(self.size, generator=generator).tolist()
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ A record is a dict with ``images`` (sources that :func:`read_image` reads),
 endless stream of training samples, which seeds what is drawn) and anything
 else that metrics want.
 """
+
 import random
 import re
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class CleanCaption:
         """Clean one caption."""
         text = re.sub(r'[.!"()*#:;~]', ' ', text.lower())
         text = re.sub(r'\s{2,}', ' ', text).rstrip('\n').strip(' ')
-        return ' '.join(text.split(' ')[:self.max_words])
+        return ' '.join(text.split(' ')[: self.max_words])
 
     def __call__(self, record: dict) -> dict:
         """Clean every answer.
@@ -73,7 +74,8 @@ class CleanCaption:
             if not answer:
                 raise SampleError(
                     f'the caption {turn.answer!r} of {record.get("id")} is '
-                    'empty; expected some words.')
+                    'empty; expected some words.'
+                )
             turns.append(replace(turn, answer=answer))
         return {**record, 'turns': turns}
 
@@ -100,8 +102,7 @@ class DrawQuestion:
         turns = list(record.get('turns') or [Turn('')])
         if not turns[0].question:
             rng = random.Random(f'{self.seed}-{record.get("draw", 0)}')
-            turns[0] = replace(
-                turns[0], question=rng.choice(self.questions))
+            turns[0] = replace(turns[0], question=rng.choice(self.questions))
         return {**record, 'turns': turns}
 
 
@@ -120,7 +121,7 @@ class PackSample:
         """Pack ``images`` and ``turns``, the rest as meta information."""
         kept = ('id', *self.keys)
         return BaseDataElement(
-            metainfo={key: record[key]
-                      for key in kept if key in record},
+            metainfo={key: record[key] for key in kept if key in record},
             images=record['images'],
-            turns=record.get('turns') or [Turn('')])
+            turns=record.get('turns') or [Turn('')],
+        )

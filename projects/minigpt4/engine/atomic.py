@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files that are written whole or not at all."""
+
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def write_atomically(path: 'str | Path', data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    part = path.with_name(f'.{path.name}.part')
     try:
         with open(part, 'wb') as file:
             file.write(data)
@@ -30,4 +31,5 @@ def write_atomically(path: 'str | Path', data: bytes) -> None:
             error.errno,
             f'{path} ({len(data):,} bytes) could not be saved '
             f'({error.strerror}); what was saved before is whole: free some '
-            'space and resume') from error
+            'space and resume',
+        ) from error

@@ -1,5 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """From a config file to a runner: what depends on the machine is set here."""
+
+import copy
 import os
 import re
 from pathlib import Path
@@ -28,8 +30,9 @@ def start_ranks(cfg: Config, launcher: str) -> None:
     elif launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
     else:
-        raise ValueError(f'launcher {launcher!r} needs GPUs; on CPUs use '
-                         "'pytorch'.")
+        raise ValueError(
+            f"launcher {launcher!r} needs GPUs; on CPUs use 'pytorch'."
+        )
 
 
 def fit_batch(cfg: Config, world_size: int) -> int:
@@ -50,7 +53,8 @@ def fit_batch(cfg: Config, world_size: int) -> int:
         raise ValueError(
             f'a global batch of {total} cannot be shared out evenly to '
             f'{world_size} ranks; set global_batch_size to a multiple, e.g. '
-            f'{total - total % world_size or world_size}.')
+            f'{total - total % world_size or world_size}.'
+        )
     share = total // world_size
     loader = cfg.train_dataloader
     if 'sources' in loader.dataset:
@@ -61,6 +65,17 @@ def fit_batch(cfg: Config, world_size: int) -> int:
     return share
 
 
+def share_seed(cfg: Config) -> None:
+    """Let ``randomness.seed`` seed the order of shards and the questions."""
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    dataset = cfg.train_dataloader.dataset
+    if 'sources' in dataset:
+        dataset.setdefault('seed', seed)
+    for step in dataset.get('pipeline', []):
+        if 'questions' in step:
+            step.setdefault('seed', seed)
+
+
 def use_amp(cfg: Config) -> None:
     """Train in 16 bits: bf16, or fp16 with a scaled loss where it lacks.
 
@@ -68,8 +83,10 @@ def use_amp(cfg: Config) -> None:
         ValueError: There is no GPU.
     """
     if not torch.cuda.is_available():
-        raise ValueError('--amp needs a GPU, and there is none; on a CPU set '
-                         'decoder.dtype=bfloat16 if memory is short.')
+        raise ValueError(
+            '--amp needs a GPU, and there is none; on a CPU set '
+            'decoder.dtype=bfloat16 if memory is short.'
+        )
     wrapper = cfg.optim_wrapper
     wrapper.type = 'AmpOptimWrapper'
     if torch.cuda.is_bf16_supported():
@@ -93,9 +110,9 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return found[max(found)] if found else None
 
 
-def load_config(path: str,
-                work_dir: str | None = None,
-                options: dict | None = None) -> Config:
+def load_config(
+    path: str, work_dir: str | None = None, options: dict | None = None
+) -> Config:
     """Read a config and what the command line says over it.
 
     Args:
@@ -104,8 +121,9 @@ def load_config(path: str,
         options: ``--cfg-options``.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'config {path!r} does not exist; see '
-                                'configs/minigpt4/.')
+        raise FileNotFoundError(
+            f'config {path!r} does not exist; see configs/minigpt4/.'
+        )
     cfg = Config.fromfile(path)
     if options:
         cfg.merge_from_dict(options)
@@ -123,18 +141,33 @@ def drop_training(cfg: Config) -> None:
         ValueError: The config tests nothing.
     """
     if cfg.get('test_dataloader') is None:
-        raise ValueError(f'{cfg.filename} has no test_dataloader; give a '
-                         'config that tests, e.g. stage2_nano.py.')
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper',
-                'param_scheduler', 'custom_hooks'):
+        raise ValueError(
+            f'{cfg.filename} has no test_dataloader; give a '
+            'config that tests, e.g. stage2_nano.py.'
+        )
+    for key in (
+        'train_dataloader',
+        'train_cfg',
+        'optim_wrapper',
+        'param_scheduler',
+        'custom_hooks',
+    ):
         cfg.pop(key, None)
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a completed config."""
+    """Build the runner of a config, which is left as it is."""
+    cfg = copy.deepcopy(cfg)
     share = None
     if cfg.get('train_dataloader') is not None:
-        cfg.train_cfg.max_iters = cfg.max_iters
+        if cfg.optim_wrapper.get('accumulative_counts', 1) != 1:
+            raise ValueError(
+                'optim_wrapper.accumulative_counts is not used here; set '
+                'model.micro_batch_size: it cuts the batch into pieces of '
+                'that size with the same gradient.'
+            )
+        cfg.train_cfg.setdefault('max_iters', cfg.max_iters)
+        share_seed(cfg)
         share = fit_batch(cfg, get_world_size())
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
@@ -144,8 +177,10 @@ def build_runner(cfg: Config) -> Runner:
         if cfg.get('needs_load_from') and not cfg.get('load_from'):
             runner.logger.warning(
                 'stage 2 starts from a random projection; expected one of '
-                'stage 1: --cfg-options load_from=work_dirs/stage1/...')
+                'stage 1: --cfg-options load_from=work_dirs/stage1/...'
+            )
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
-            f'x {share} samples, in pieces of {min(micro, share)}')
+            f'x {share} samples, in pieces of {min(micro, share)}'
+        )
     return runner

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What happens beside training: resuming, sanity, samples, throughput."""
+
 import math
 import random
 import time
@@ -35,8 +36,9 @@ register_backend('atomic', AtomicBackend, force=True)
 
 
 def _model(runner):
-    return runner.model.module if is_model_wrapper(
-        runner.model) else runner.model
+    return (
+        runner.model.module if is_model_wrapper(runner.model) else runner.model
+    )
 
 
 @HOOKS.register_module()
@@ -49,13 +51,16 @@ class ResumeHook(Hook):
         kind, keys, *rest = state
         checkpoint['data'] = dict(
             positions=getattr(runner.train_loop, 'positions', None),
-            counts=dict(getattr(runner.train_loop, 'counts', {})))
+            counts=dict(getattr(runner.train_loop, 'counts', {})),
+        )
         checkpoint['random'] = dict(
             python=random.getstate(),
             numpy=(kind, keys.tolist(), *rest),  # weights_only reads that
             torch=torch.get_rng_state(),
             cuda=torch.cuda.get_rng_state_all()
-            if torch.cuda.is_available() else [])
+            if torch.cuda.is_available()
+            else [],
+        )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Restore them where the run is resumed (not at ``load_from``)."""
@@ -84,6 +89,7 @@ class SanityHook(Hook):
         patience: Looks in a row at a loss near ln(vocabulary), or at data of
             which nothing could be read, before the run is stopped.
     """
+
     priority = 'LOW'  # before a checkpoint is written
 
     def __init__(self, interval: int = 10, patience: int = 10) -> None:
@@ -92,11 +98,9 @@ class SanityHook(Hook):
         self._uniform = 0
         self._unread = 0
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         """Look at loss and counts."""
         if not self.every_n_train_iters(runner, self.interval):
             return
@@ -105,7 +109,8 @@ class SanityHook(Hook):
             raise RuntimeError(
                 f'the loss is {loss} at iteration {runner.iter + 1}; with '
                 'fp16 use --amp (loss scaling) or bf16, else lower the '
-                'learning rate; the last checkpoint is untouched.')
+                'learning rate; the last checkpoint is untouched.'
+            )
         vocab_size = _model(runner).decoder.vocab_size
         near = abs(loss - math.log(vocab_size)) < 0.01
         self._uniform = self._uniform + 1 if near else 0
@@ -115,7 +120,8 @@ class SanityHook(Hook):
                 f'{math.log(vocab_size):.3f} for '
                 f'{self.patience * self.interval} iterations, as of an LLM '
                 'that guesses; its weights are wrong or not merged: check '
-                'decoder.name_or_path.')
+                'decoder.name_or_path.'
+            )
         truncated = runner.train_loop.counts['truncated']
         skipped = runner.train_loop.counts['skipped']
         # of a batch that no rank can read the loss is 0
@@ -124,7 +130,8 @@ class SanityHook(Hook):
             raise RuntimeError(
                 f'not one sample could be read in {self.patience} looks at '
                 f'batches, {skipped} were skipped; see the warnings above and '
-                'check the paths of the data.')
+                'check the paths of the data.'
+            )
         for name, value in (('skipped', skipped), ('truncated', truncated)):
             if value:
                 runner.message_hub.update_scalar(f'train/{name}', value)
@@ -136,7 +143,8 @@ class SanityHook(Hook):
         runner.logger.info(
             f'{seen} iterations done; {counts["skipped"]} samples were '
             f'skipped (unreadable), {counts["truncated"]} answers were cut at '
-            'max_text_length and lost their end symbol.')
+            'max_text_length and lost their end symbol.'
+        )
 
 
 @HOOKS.register_module()
@@ -146,6 +154,7 @@ class ThroughputHook(Hook):
     Args:
         interval: Iterations that one figure is taken over.
     """
+
     priority = 'ABOVE_NORMAL'  # before the logger
 
     def __init__(self, interval: int = 10) -> None:
@@ -157,11 +166,9 @@ class ThroughputHook(Hook):
         """Start the clock."""
         self._since = time.perf_counter()
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         """Count a batch (on the CPU, before it went to the device)."""
         if data_batch['inputs'] is not None:
             mask = data_batch['inputs'].attention_mask
@@ -190,25 +197,27 @@ class SampleCaptionsHook(Hook):
         max_new_tokens: The most tokens of a caption.
     """
 
-    def __init__(self,
-                 dataset: dict,
-                 num_samples: int = 4,
-                 interval: int = 500,
-                 max_new_tokens: int = 80) -> None:
+    def __init__(
+        self,
+        dataset: dict,
+        num_samples: int = 4,
+        interval: int = 500,
+        max_new_tokens: int = 80,
+    ) -> None:
         self.dataset_cfg = dataset
         self.num_samples = num_samples
         self.interval = interval
         self.max_new_tokens = max_new_tokens
         self._samples: list = []
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         """Caption the samples, on all ranks: their layers may be shared."""
-        if not (self.every_n_train_iters(runner, self.interval)
-                or self.is_last_train_iter(runner)):
+        if not (
+            self.every_n_train_iters(runner, self.interval)
+            or self.is_last_train_iter(runner)
+        ):
             return
         if not self._samples:
             dataset = DATASETS.build(self.dataset_cfg)
@@ -220,7 +229,8 @@ class SampleCaptionsHook(Hook):
         model = _model(runner)
         model.eval()
         answers = model.generate(
-            self._samples, max_new_tokens=self.max_new_tokens)
+            self._samples, max_new_tokens=self.max_new_tokens
+        )
         model.train()
         step = runner.iter + 1
         lines = [f'captions at iteration {step}:']
@@ -230,5 +240,6 @@ class SampleCaptionsHook(Hook):
                 runner.visualizer.add_image(
                     f'caption_{sample.get("id")}',
                     captioned(sample.images[0], answer.text),
-                    step=step)
+                    step=step,
+                )
         runner.logger.info('\n'.join(lines))

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The training loop: endless data, resumed where it was, counted."""
+
 from collections import Counter
 
 import torch
@@ -61,12 +62,14 @@ class EndlessTrainLoop(BaseLoop):
         counts: ``skipped`` samples and ``truncated`` answers so far.
     """
 
-    def __init__(self,
-                 runner,
-                 dataloader,
-                 max_iters: int,
-                 val_begin: int = 1,
-                 val_interval: int = 1000) -> None:
+    def __init__(
+        self,
+        runner,
+        dataloader,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+    ) -> None:
         super().__init__(runner, dataloader)
         self.max_iters, self.max_epochs = max_iters, 1
         self.val_begin, self.val_interval = val_begin, val_interval
@@ -102,18 +105,26 @@ class EndlessTrainLoop(BaseLoop):
             batch = next(batches)
             self._note(batch)
             runner.call_hook(
-                'before_train_iter', batch_idx=self._iter, data_batch=batch)
+                'before_train_iter', batch_idx=self._iter, data_batch=batch
+            )
             outputs = runner.model.train_step(
-                batch, optim_wrapper=runner.optim_wrapper)
+                batch, optim_wrapper=runner.optim_wrapper
+            )
             runner.call_hook(
                 'after_train_iter',
                 batch_idx=self._iter,
                 data_batch=batch,
-                outputs=outputs)
+                outputs=outputs,
+            )
             self._iter += 1
-            if (runner.val_loop is not None and self._iter >= self.val_begin
-                    and (self._iter % self.val_interval == 0
-                         or self._iter == self.max_iters)):
+            if (
+                runner.val_loop is not None
+                and self._iter >= self.val_begin
+                and (
+                    self._iter % self.val_interval == 0
+                    or self._iter == self.max_iters
+                )
+            ):
                 runner.val_loop.run()
                 runner.model.train()
         runner.call_hook('after_train_epoch')
@@ -130,8 +141,10 @@ class EndlessTrainLoop(BaseLoop):
                 self.positions = [{} for _ in range(lanes)]
         else:
             self.dataloader.sampler.start = (
-                self._iter * self.dataloader.batch_size *
-                self.runner.world_size)
+                self._iter
+                * self.dataloader.batch_size
+                * self.runner.world_size
+            )
 
     def _note(self, batch: dict) -> None:
         """Keep the batch's position and counts."""

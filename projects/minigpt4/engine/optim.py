@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What is optimised, and along which learning rate."""
+
 import math
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -27,30 +28,30 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
             ValueError: Nothing of the model is trained.
         """
         trained = {
-            n: p
-            for n, p in model.named_parameters() if p.requires_grad
+            n: p for n, p in model.named_parameters() if p.requires_grad
         }
         if not trained:
-            raise ValueError('nothing of the model is trained; expected at '
-                             'least the head.')
+            raise ValueError(
+                'nothing of the model is trained; expected at least the head.'
+            )
         # by name, for sharded parameters (FSDP) have lost their shape
         plain = {
             name
-            for name in trained if name.endswith('bias') or 'norm' in name
-            or '.ln_' in name
+            for name in trained
+            if name.endswith('bias') or 'norm' in name or '.ln_' in name
         }
         groups = [
             dict(params=[p for n, p in trained.items() if n not in plain]),
             dict(
                 params=[p for n, p in trained.items() if n in plain],
-                weight_decay=0.0),
+                weight_decay=0.0,
+            ),
         ]
-        optimizer = OPTIMIZERS.build({
-            **self.optimizer_cfg, 'params': groups
-        })
+        optimizer = OPTIMIZERS.build({**self.optimizer_cfg, 'params': groups})
         wrapper_cfg = {'type': 'OptimWrapper', **self.optim_wrapper_cfg}
         return OPTIM_WRAPPERS.build(
-            wrapper_cfg, default_args=dict(optimizer=optimizer))
+            wrapper_cfg, default_args=dict(optimizer=optimizer)
+        )
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -76,18 +77,22 @@ class WarmupCosineLR(_ParamScheduler):
     ``common/optims.py`` @ d94738a.
     """
 
-    def __init__(self,
-                 optimizer,
-                 warmup: int,
-                 end: int,
-                 start: float = 1e-6,
-                 minimum: float = 0.0,
-                 by_epoch: bool = False,
-                 last_step: int = -1,
-                 verbose: bool = False) -> None:
+    def __init__(
+        self,
+        optimizer,
+        warmup: int,
+        end: int,
+        start: float = 1e-6,
+        minimum: float = 0.0,
+        by_epoch: bool = False,
+        last_step: int = -1,
+        verbose: bool = False,
+    ) -> None:
         if by_epoch:
-            raise ValueError('WarmupCosineLR goes by iteration; set '
-                             'by_epoch=False in param_scheduler.')
+            raise ValueError(
+                'WarmupCosineLR goes by iteration; set '
+                'by_epoch=False in param_scheduler.'
+            )
         self.warmup, self.total = warmup, end
         self.start, self.minimum = start, minimum
         super().__init__(
@@ -95,7 +100,8 @@ class WarmupCosineLR(_ParamScheduler):
             param_name='lr',
             by_epoch=by_epoch,
             last_step=last_step,
-            verbose=verbose)
+            verbose=verbose,
+        )
 
     def rate(self, peak: float, step: int) -> float:
         """The rate at an iteration, for a peak rate."""

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Pictures with words under them."""
+
 import textwrap
 
 import numpy as np
@@ -7,10 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 
-def captioned(image: 'Tensor | Image.Image',
-              text: str,
-              width: int = 240,
-              line: int = 13) -> np.ndarray:
+def captioned(
+    image: 'Tensor | Image.Image', text: str, width: int = 240, line: int = 13
+) -> np.ndarray:
     """An image with its caption under it.
 
     Args:
@@ -26,7 +26,8 @@ def captioned(image: 'Tensor | Image.Image',
         image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     height = round(width * image.height / image.width)
     lines = [
-        piece for paragraph in text.splitlines() or ['']
+        piece
+        for paragraph in text.splitlines() or ['']
         for piece in textwrap.wrap(paragraph, width // 6) or ['']
     ]
     page = Image.new('RGB', (width, height + line * (len(lines) + 1)), 'white')
@@ -36,5 +37,6 @@ def captioned(image: 'Tensor | Image.Image',
         '\n'.join(lines),
         fill='black',
         font=ImageFont.load_default(size=11),
-        spacing=2)
+        spacing=2,
+    )
     return np.asarray(page)

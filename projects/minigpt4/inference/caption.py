@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Captioning from Python: names or models in, dicts out."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from ..models import MiniGPT4
 from ..prompts import Turn
 
 
-def get_model(model: 'str | Config | MiniGPT4',
-              pretrained: bool | str = True,
-              device: str | None = None,
-              **kwargs) -> MiniGPT4:
+def get_model(
+    model: 'str | Config | MiniGPT4',
+    pretrained: bool | str = True,
+    device: str | None = None,
+    **kwargs,
+) -> MiniGPT4:
     """Build a model of the hub, or of a config, with its weights.
 
     Args:
@@ -34,19 +37,23 @@ def get_model(model: 'str | Config | MiniGPT4',
     if isinstance(model, MiniGPT4):
         return model if device is None else model.to(device)
     import mmpretrain
+
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return mmpretrain.get_model(
-        model, pretrained=pretrained, device=device, **kwargs)
+        model, pretrained=pretrained, device=device, **kwargs
+    )
 
 
-def inference_model(model: 'str | Config | MiniGPT4',
-                    images,
-                    prompt: 'str | Sequence[str] | None' = None,
-                    batch_size: int = 8,
-                    device: str | None = None,
-                    pretrained: bool | str = True,
-                    **settings):
+def inference_model(
+    model: 'str | Config | MiniGPT4',
+    images,
+    prompt: 'str | Sequence[str] | None' = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    pretrained: bool | str = True,
+    **settings,
+):
     """Caption or question images; greedy and with one prompt by default.
 
     Takes what MMPretrain's ``inference_model`` takes and, beyond it, a
@@ -80,14 +87,17 @@ def inference_model(model: 'str | Config | MiniGPT4',
     else:
         prompts = list(prompt)
     if len(prompts) != len(images):
-        raise ValueError(f'{len(prompts)} prompts for {len(images)} images; '
-                         'give one prompt for all, or one for each.')
+        raise ValueError(
+            f'{len(prompts)} prompts for {len(images)} images; '
+            'give one prompt for all, or one for each.'
+        )
     results: list[dict] = []
     samples = []
     for image, question in zip(images, prompts, strict=True):
         try:
             samples.append(
-                make_sample([image], question, model.backbone.img_size))
+                make_sample([image], question, model.backbone.img_size)
+            )
             results.append({})
         except SampleError as error:
             if single:
@@ -95,7 +105,9 @@ def inference_model(model: 'str | Config | MiniGPT4',
             results.append(dict(pred_caption=None, error=str(error)))
     waiting = [result for result in results if not result]
     for start in range(0, len(samples), batch_size):
-        answers = model.generate(samples[start:start + batch_size], **settings)
+        answers = model.generate(
+            samples[start : start + batch_size], **settings
+        )
         for result, answer in zip(waiting[start:], answers, strict=False):
             result['pred_caption'] = answer.text
     return results[0] if single else results
@@ -110,8 +122,7 @@ def make_sample(images: Sequence, question: str, size: int) -> BaseDataElement:
         size: Side of the images in pixels.
     """
     tensors = [
-        to_tensor(
-            read_image(str(i) if isinstance(i, Path) else i), size)
+        to_tensor(read_image(str(i) if isinstance(i, Path) else i), size)
         for i in images
     ]
     return BaseDataElement(images=tensors, turns=[Turn(question)])

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The four parts of MiniGPT-4 and their composition."""
+
 from .data_preprocessor import ImageNormalizer
 from .decoder import LLMDecoder
 from .eva_vit import EVAViT
@@ -8,6 +9,11 @@ from .projector import LinearProjector
 from .q_former import PatchMerge, QFormer
 
 __all__ = [
-    'EVAViT', 'ImageNormalizer', 'LLMDecoder', 'LinearProjector', 'MiniGPT4',
-    'PatchMerge', 'QFormer'
+    'EVAViT',
+    'ImageNormalizer',
+    'LLMDecoder',
+    'LinearProjector',
+    'MiniGPT4',
+    'PatchMerge',
+    'QFormer',
 ]

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Batches to the device: images travel as uint8 and are normalised there."""
+
 from collections.abc import Sequence
 
 import torch
@@ -21,13 +22,14 @@ class ImageNormalizer(BaseDataPreprocessor):
         std: Standard deviation of the channels.
     """
 
-    def __init__(self,
-                 mean: Sequence[float] = MEAN,
-                 std: Sequence[float] = STD) -> None:
+    def __init__(
+        self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
         super().__init__(non_blocking=True)
         for name, values in (('mean', mean), ('std', std)):
             self.register_buffer(
-                name, torch.tensor(values).view(3, 1, 1), persistent=False)
+                name, torch.tensor(values).view(3, 1, 1), persistent=False
+            )
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch.
@@ -44,5 +46,6 @@ class ImageNormalizer(BaseDataPreprocessor):
             images = images.to(self.device, non_blocking=True)
             images = (images.float().div(255) - self.mean) / self.std
         inputs = type(inputs)(
-            *(t.to(self.device, non_blocking=True) for t in inputs))
+            *(t.to(self.device, non_blocking=True) for t in inputs)
+        )
         return dict(images=images, inputs=inputs, samples=data.get('samples'))

@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The decoder: any Hugging Face causal LM, through its public interface."""
+
 import json
 import os
 from pathlib import Path
@@ -34,8 +35,9 @@ def locate_llm(name_or_path: str) -> str:
     """
     path = local_path(name_or_path, 'LLM')
     if path is None and os.environ.get(LLM_VARIABLE):
-        path = local_path(os.environ[LLM_VARIABLE],
-                          f'{LLM_VARIABLE}, the LLM,')
+        path = local_path(
+            os.environ[LLM_VARIABLE], f'{LLM_VARIABLE}, the LLM,'
+        )
         if path is None:
             return os.environ[LLM_VARIABLE]
     return name_or_path if path is None else str(path)
@@ -48,6 +50,7 @@ def load_tokenizer(name_or_path: str):
         FileNotFoundError: There is no such LLM, or it cannot be fetched.
     """
     from transformers import AutoTokenizer
+
     where = locate_llm(name_or_path)
     try:
         return AutoTokenizer.from_pretrained(where)
@@ -59,7 +62,8 @@ def _not_fetched(where: str) -> FileNotFoundError:
     return FileNotFoundError(
         f'the LLM {where!r} is no local folder and could not be fetched from '
         f'a hub; download it and name its folder in {LLM_VARIABLE} or in '
-        'decoder.name_or_path.')
+        'decoder.name_or_path.'
+    )
 
 
 @MODELS.register_module()
@@ -84,14 +88,16 @@ class LLMDecoder(nn.Module):
             an LLM that does not fit on one GPU.
     """
 
-    def __init__(self,
-                 name_or_path: str,
-                 dtype: str = 'auto',
-                 arch: dict | None = None,
-                 quantization: dict | None = None,
-                 lora: dict | None = None,
-                 gradient_checkpointing: bool = False,
-                 shard: bool = False) -> None:
+    def __init__(
+        self,
+        name_or_path: str,
+        dtype: str = 'auto',
+        arch: dict | None = None,
+        quantization: dict | None = None,
+        lora: dict | None = None,
+        gradient_checkpointing: bool = False,
+        shard: bool = False,
+    ) -> None:
         super().__init__()
         self.name_or_path = name_or_path
         self.tokenizer: Any
@@ -102,24 +108,30 @@ class LLMDecoder(nn.Module):
             where = locate_llm(name_or_path)
             self.tokenizer = load_tokenizer(name_or_path)
             self.llm = self._load(where, arch, dtype, quantization)
-        for setting in ('final_logit_softcapping', 'logit_scale',
-                        'logits_scaling'):
+        for setting in (
+            'final_logit_softcapping',
+            'logit_scale',
+            'logits_scaling',
+        ):
             if getattr(self.llm.config, setting, None) not in (None, 1, 1.0):
                 raise ValueError(
                     f'{name_or_path} scales its logits ({setting}), which the '
-                    'loss on target positions does not know; use another LLM.')
+                    'loss on target positions does not know; use another LLM.'
+                )
         self.llm.requires_grad_(False)
         self.llm.eval()
         self.frozen = lora is None
         if lora is not None:
             from peft import LoraConfig, inject_adapter_in_model
+
             inject_adapter_in_model(LoraConfig(**lora), self.llm)
             for parameter in self.llm.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs=dict(use_reentrant=False))
+                gradient_checkpointing_kwargs=dict(use_reentrant=False)
+            )
         self.gradient_checkpointing = gradient_checkpointing
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
@@ -127,20 +139,30 @@ class LLMDecoder(nn.Module):
     @staticmethod
     def _build_empty(arch: dict | None, dtype: str):
         from transformers import AutoConfig, AutoModelForCausalLM
+
         if arch is None:
-            raise ValueError('an LLM on the meta device has no files; give '
-                             'its Hugging Face config as decoder.arch.')
+            raise ValueError(
+                'an LLM on the meta device has no files; give '
+                'its Hugging Face config as decoder.arch.'
+            )
         config = AutoConfig.for_model(**arch)
         return AutoModelForCausalLM.from_config(
-            config, **compat.dtype_argument(torch_dtype(dtype)))
+            config, **compat.dtype_argument(torch_dtype(dtype))
+        )
 
-    def _load(self, where: str, arch: dict | None, dtype: str,
-              quantization: dict | None):
+    def _load(
+        self,
+        where: str,
+        arch: dict | None,
+        dtype: str,
+        quantization: dict | None,
+    ):
         from transformers import (
             AutoConfig,
             AutoModelForCausalLM,
             GenerationConfig,
         )
+
         try:
             config = AutoConfig.from_pretrained(where)
         except OSError as error:
@@ -152,29 +174,40 @@ class LLMDecoder(nn.Module):
                     f'the LLM in {where} has {key} {found}, but the config '
                     f'expects {want}; give the LLM that the config names, or '
                     'set decoder.arch=None together with a projection that '
-                    'was trained for your LLM.')
+                    'was trained for your LLM.'
+                )
         arguments: dict = dict(attn_implementation='sdpa')
         if quantization is not None:
             from transformers import BitsAndBytesConfig
+
             arguments['quantization_config'] = BitsAndBytesConfig(
-                **quantization)
+                **quantization
+            )
         if dtype == 'auto' and not torch.cuda.is_available():
-            large = Path(where).is_dir() and sum(
-                file.stat().st_size for pattern in ('*.safetensors', '*.bin')
-                for file in Path(where).glob(pattern)) > 2e9
+            large = (
+                Path(where).is_dir()
+                and sum(
+                    file.stat().st_size
+                    for pattern in ('*.safetensors', '*.bin')
+                    for file in Path(where).glob(pattern)
+                )
+                > 2e9
+            )
             dtype = 'bfloat16' if large else 'float32'
         load: Any = AutoModelForCausalLM.from_pretrained
         llm, report = load(
             where,
             output_loading_info=True,
             **arguments,
-            **compat.dtype_argument(torch_dtype(dtype)))
+            **compat.dtype_argument(torch_dtype(dtype)),
+        )
         missing = sorted(report['missing_keys'])
         if missing:
             raise ValueError(
                 f'{where} lacks {len(missing)} tensors of the LLM, e.g. '
                 f'{missing[0]}; is it a complete model (a Vicuna delta has to '
-                'be merged first)?')
+                'be merged first)?'
+            )
         # the folder's own sampling settings would mix with ours
         llm.generation_config = GenerationConfig()
         return llm
@@ -187,14 +220,17 @@ class LLMDecoder(nn.Module):
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
+
         if not dist.is_distributed():
             raise ValueError(
                 'decoder.shard=True shares the LLM out to several processes, '
-                'but there is one; start it with tools/dist_train.sh.')
-        mesh = init_device_mesh(get_device(), (dist.get_world_size(), ))
+                'but there is one; start it with tools/dist_train.sh.'
+            )
+        mesh = init_device_mesh(get_device(), (dist.get_world_size(),))
         lists = [m for m in self.llm.modules() if isinstance(m, nn.ModuleList)]
         layers = max(
-            lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+            lists, key=lambda m: sum(p.numel() for p in m.parameters())
+        )
         for layer in layers:
             fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
@@ -220,8 +256,9 @@ class LLMDecoder(nn.Module):
         """``(...)`` int64 token ids to ``(..., hidden_size)`` embeddings."""
         return self.llm.get_input_embeddings()(token_ids)
 
-    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor,
-                      position_ids: Tensor) -> Tensor:
+    def hidden_states(
+        self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor
+    ) -> Tensor:
         """Last hidden states ``(B, T, hidden_size)``, normed.
 
         Args:
@@ -233,14 +270,16 @@ class LLMDecoder(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            use_cache=False).last_hidden_state
+            use_cache=False,
+        ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., hidden_size)`` to ``(..., vocab_size)``."""
         return self.llm.get_output_embeddings()(hidden)
 
-    def token_losses(self, hidden: Tensor, target_places: Tensor,
-                     targets: Tensor) -> Tensor:
+    def token_losses(
+        self, hidden: Tensor, target_places: Tensor, targets: Tensor
+    ) -> Tensor:
         """Cross-entropy of each supervised token, fp32.
 
         Logits are computed at the supervised places alone.
@@ -255,7 +294,8 @@ class LLMDecoder(nn.Module):
         """
         rows = hidden.flatten(0, 1).index_select(0, target_places)
         return F.cross_entropy(
-            self.logits(rows).float(), targets, reduction='none')
+            self.logits(rows).float(), targets, reduction='none'
+        )
 
     def fingerprint(self) -> dict:
         """What tells this LLM from another: sizes, and embeddings of words.
@@ -264,16 +304,20 @@ class LLMDecoder(nn.Module):
         same size gives fluent nonsense without any error.
         """
         ids = self.tokenizer(
-            _FINGERPRINT_TEXT, add_special_tokens=False).input_ids
+            _FINGERPRINT_TEXT, add_special_tokens=False
+        ).input_ids
         weight = self.llm.get_input_embeddings().weight
-        rows = weight[torch.tensor(ids, device=weight.device),
-                      :_FINGERPRINT_WIDTH]
+        rows = weight[
+            torch.tensor(ids, device=weight.device), :_FINGERPRINT_WIDTH
+        ]
         return dict(
             hidden_size=self.hidden_size,
             vocab_size=self.vocab_size,
             tokens=ids,
-            embeddings=[[round(x, 8) for x in row]
-                        for row in rows.float().tolist()])
+            embeddings=[
+                [round(x, 8) for x in row] for row in rows.float().tolist()
+            ],
+        )
 
     def check_fingerprint(self, theirs: dict) -> None:
         """Refuse a projection that was trained against another LLM.
@@ -288,7 +332,8 @@ class LLMDecoder(nn.Module):
                 raise ValueError(
                     f'the checkpoint was trained against an LLM with {key} '
                     f'{theirs[key]}, but {self.name_or_path} has '
-                    f'{ours[key]}; give the LLM it was trained with.')
+                    f'{ours[key]}; give the LLM it was trained with.'
+                )
         mine, other = (torch.tensor(x['embeddings']) for x in (ours, theirs))
         far = (mine - other).abs() > _BF16_STEP * other.abs() + 1e-6
         if far.any():
@@ -297,13 +342,15 @@ class LLMDecoder(nn.Module):
                 f'size as {self.name_or_path} ({int(far.sum())} of '
                 f'{far.numel()} compared embedding values differ); give the '
                 'LLM it was trained with, or set model.check_llm=False to '
-                'use it all the same.')
+                'use it all the same.'
+            )
 
 
 def encode_fingerprint(fingerprint: dict) -> Tensor:
     """A fingerprint as a uint8 tensor of JSON, to stand in a state dict."""
-    return torch.tensor(list(json.dumps(fingerprint).encode()),
-                        dtype=torch.uint8)
+    return torch.tensor(
+        list(json.dumps(fingerprint).encode()), dtype=torch.uint8
+    )
 
 
 def decode_fingerprint(tensor: Tensor) -> dict:

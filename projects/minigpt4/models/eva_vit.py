@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The backbone: EVA-ViT-g/14 of EVA-CLIP, as BLIP-2 cuts it."""
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,8 @@ class Attention(nn.Module):
         """``(B, N, C)`` to ``(B, N, C)``."""
         batch, tokens, width = x.shape
         bias = torch.cat(
-            (self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+            (self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)
+        )
         qkv = F.linear(x, self.qkv.weight, bias)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
@@ -102,29 +104,34 @@ class EVAViT(nn.Module):
     kept in ``dtype`` too (the original keeps fp32 weights there).
     """
 
-    def __init__(self,
-                 arch: str | dict = 'eva-g',
-                 img_size: int = 224,
-                 patch_size: int = 14,
-                 checkpoint: str | None = None,
-                 dtype: str = 'auto',
-                 frozen: bool = True) -> None:
+    def __init__(
+        self,
+        arch: str | dict = 'eva-g',
+        img_size: int = 224,
+        patch_size: int = 14,
+        checkpoint: str | None = None,
+        dtype: str = 'auto',
+        frozen: bool = True,
+    ) -> None:
         super().__init__()
         if isinstance(arch, str):
             if arch not in ARCHS:
-                raise ValueError(f'unknown EVAViT arch {arch!r}; expected one '
-                                 f'of {", ".join(ARCHS)} or a dict.')
+                raise ValueError(
+                    f'unknown EVAViT arch {arch!r}; expected one '
+                    f'of {", ".join(ARCHS)} or a dict.'
+                )
             arch = ARCHS[arch]
         self.out_channels = width = arch['width']
         self.img_size = img_size
         self.frozen = frozen
-        patches = (img_size // patch_size)**2
+        patches = (img_size // patch_size) ** 2
         self.patch_embed = PatchEmbed(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
         self.blocks = nn.ModuleList(
             Block(width, arch['num_heads'], arch['mlp_width'])
-            for _ in range(arch['depth']))
+            for _ in range(arch['depth'])
+        )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if checkpoint is not None:
@@ -162,7 +169,8 @@ class EVAViT(nn.Module):
             raise ValueError(
                 f'images of shape {tuple(images.shape)} given; expected '
                 f'(B, 3, {self.img_size}, {self.img_size}); set the size of '
-                'the LoadImage transform to the img_size of the backbone.')
+                'the LoadImage transform to the img_size of the backbone.'
+            )
         x = self.patch_embed(images.to(self.cls_token.dtype))
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
         x = x + self.pos_embed

@@ -5,6 +5,7 @@ The decoding loop is transformers' own ``generate``; what is ours is where a
 row ends: at EOS, or where its text holds a stop string, however the
 tokenizer spelled it (LLaMA has two spellings of ``###``).
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Answer:
         token_ids: All generated ids of the row, without padding.
         finished: Whether it ended by itself, not by ``max_new_tokens``.
     """
+
     text: str
     token_ids: list[int]
     finished: bool
@@ -52,13 +54,15 @@ class StopTexts(StoppingCriteria):
 
 
 @torch.no_grad()
-def generate(llm,
-             tokenizer,
-             embeddings: Tensor,
-             attention_mask: Tensor,
-             stop: Sequence[str] = (),
-             max_new_tokens: int = 300,
-             **settings) -> list[Answer]:
+def generate(
+    llm,
+    tokenizer,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+    stop: Sequence[str] = (),
+    max_new_tokens: int = 300,
+    **settings,
+) -> list[Answer]:
     """Answer a left-padded batch of prompts, greedily unless told otherwise.
 
     Args:
@@ -78,8 +82,10 @@ def generate(llm,
         ValueError: A prompt ends in padding.
     """
     if not attention_mask[:, -1].all():
-        raise ValueError('a prompt ends in padding; a batch to answer is '
-                         "padded on the left: collate with padding='left'.")
+        raise ValueError(
+            'a prompt ends in padding; a batch to answer is '
+            "padded on the left: collate with padding='left'."
+        )
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if pad is None:
         pad = 0 if eos is None else eos
@@ -89,27 +95,31 @@ def generate(llm,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=eos,
         pad_token_id=pad,
-        **settings)
+        **settings,
+    )
     output = llm.generate(
         inputs_embeds=embeddings,
         attention_mask=attention_mask,
         generation_config=config,
         stopping_criteria=StoppingCriteriaList([StopTexts(tokenizer, stop)])
-        if stop else None)
+        if stop
+        else None,
+    )
     return [_answer(row, tokenizer, stop, eos, pad) for row in output.tolist()]
 
 
-def _answer(ids: list[int], tokenizer, stop: Sequence[str],
-            eos: int | None, pad: int) -> Answer:
+def _answer(
+    ids: list[int], tokenizer, stop: Sequence[str], eos: int | None, pad: int
+) -> Answer:
     """Cut one row at its end; what follows there is padding."""
     finished = eos is not None and eos in ids
     if eos is not None and finished:
-        ids = ids[:ids.index(eos)]
+        ids = ids[: ids.index(eos)]
     while ids and ids[-1] == pad:
         ids = ids[:-1]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     ends = [text.find(mark) for mark in stop if mark in text]
     if ends:
         finished = True
-        text = text[:min(ends)]
+        text = text[: min(ends)]
     return Answer(text.strip(), ids, finished)

@@ -1,9 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """MiniGPT4: backbone, neck, head and decoder, composed."""
+
+import logging
 from collections.abc import Sequence
 
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
@@ -53,19 +56,21 @@ class MiniGPT4(BaseModel):
     d94738a; paper section 3.
     """
 
-    def __init__(self,
-                 backbone: dict,
-                 neck: dict,
-                 head: dict,
-                 decoder: dict,
-                 prompt_template: str = 'vicuna_v0',
-                 max_text_length: int | None = None,
-                 micro_batch_size: int | None = None,
-                 prompt: str = '',
-                 generation: dict | None = None,
-                 check_llm: bool = True,
-                 device: str | None = None,
-                 data_preprocessor: dict | None = None) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        decoder: dict,
+        prompt_template: str = 'vicuna_v0',
+        max_text_length: int | None = None,
+        micro_batch_size: int | None = None,
+        prompt: str = '',
+        generation: dict | None = None,
+        check_llm: bool = True,
+        device: str | None = None,
+        data_preprocessor: dict | None = None,
+    ) -> None:
         super().__init__(data_preprocessor or dict(type=ImageNormalizer))
         self.template = get_template(prompt_template)
         self.max_text_length = max_text_length
@@ -76,11 +81,13 @@ class MiniGPT4(BaseModel):
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
-        self.head = MODELS.build({
-            'in_channels': self.neck.out_channels,
-            'out_channels': self.decoder.hidden_size,
-            **head
-        })
+        self.head = MODELS.build(
+            {
+                'in_channels': self.neck.out_channels,
+                'out_channels': self.decoder.hidden_size,
+                **head,
+            }
+        )
         self.register_state_dict_post_hook(_keep_trained)
         self.register_load_state_dict_pre_hook(_check_trained)
         self.register_load_state_dict_post_hook(_ignore_frozen)
@@ -113,7 +120,8 @@ class MiniGPT4(BaseModel):
             self.template,
             self.neck.num_tokens,
             max_text_length=self.max_text_length if training else None,
-            padding='right' if training else 'left')
+            padding='right' if training else 'left',
+        )
 
     def queries(self, images: Tensor) -> Tensor:
         """Frozen half of seeing: ``(N, 3, H, W)`` float to ``(N, Q, C)``.
@@ -138,16 +146,20 @@ class MiniGPT4(BaseModel):
         if images is None:
             return embeddings
         tokens = self.head(self.queries(images)).to(embeddings.dtype)
-        return embeddings.flatten(0, 1).index_copy(
-            0, inputs.image_places,
-            tokens.flatten(0, 1)).view_as(embeddings)
+        return (
+            embeddings.flatten(0, 1)
+            .index_copy(0, inputs.image_places, tokens.flatten(0, 1))
+            .view_as(embeddings)
+        )
 
-    def forward(self,
-                images: Tensor | None = None,
-                inputs: MultimodalInputs | None = None,
-                samples: Sequence[BaseDataElement] | None = None,
-                counts: dict | None = None,
-                mode: str = 'tensor'):
+    def forward(
+        self,
+        images: Tensor | None = None,
+        inputs: MultimodalInputs | None = None,
+        samples: Sequence[BaseDataElement] | None = None,
+        counts: dict | None = None,
+        mode: str = 'tensor',
+    ):
         """Run the model on a collated batch.
 
         Args:
@@ -160,22 +172,28 @@ class MiniGPT4(BaseModel):
                 :meth:`predict`.
         """
         if inputs is None:
-            raise ValueError('no inputs were given; expected a batch of '
-                             'model.collator(training), preprocessed.')
+            raise ValueError(
+                'no inputs were given; expected a batch of '
+                'model.collator(training), preprocessed.'
+            )
         if mode == 'tensor':
             embeddings = self.embed(images, inputs)
             return self.decoder.logits(
-                self.decoder.hidden_states(embeddings, inputs.attention_mask,
-                                           inputs.position_ids))
+                self.decoder.hidden_states(
+                    embeddings, inputs.attention_mask, inputs.position_ids
+                )
+            )
         if mode == 'loss':
             return self.loss(images, inputs)
         if mode == 'predict':
             return self.predict(images, inputs, samples)
-        raise ValueError(f'unknown mode {mode!r}; expected tensor, loss or '
-                         'predict.')
+        raise ValueError(
+            f'unknown mode {mode!r}; expected tensor, loss or predict.'
+        )
 
-    def loss(self, images: Tensor | None,
-             inputs: MultimodalInputs) -> dict[str, Tensor]:
+    def loss(
+        self, images: Tensor | None, inputs: MultimodalInputs
+    ) -> dict[str, Tensor]:
         """Mean cross-entropy of the supervised tokens.
 
         Returns:
@@ -187,16 +205,21 @@ class MiniGPT4(BaseModel):
         if len(inputs.targets) == 0:
             raise ValueError(
                 f'none of the {inputs.token_ids.numel()} tokens of the batch '
-                'is supervised; every training sample needs an answer.')
+                'is supervised; every training sample needs an answer.'
+            )
         hidden = self.decoder.hidden_states(
-            self.embed(images, inputs), inputs.attention_mask,
-            inputs.position_ids)
-        losses = self.decoder.token_losses(hidden, inputs.target_places,
-                                           inputs.targets)
+            self.embed(images, inputs),
+            inputs.attention_mask,
+            inputs.position_ids,
+        )
+        losses = self.decoder.token_losses(
+            hidden, inputs.target_places, inputs.targets
+        )
         return dict(loss=losses.mean())
 
-    def train_step(self, data: dict,
-                   optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict, optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
         """One optimizer step on one batch, in pieces where it is too large.
 
         The loss is the mean over the supervised tokens of the global batch,
@@ -213,7 +236,8 @@ class MiniGPT4(BaseModel):
         share = torch.tensor(
             sum(len(piece['inputs'].targets) for piece in pieces),
             dtype=torch.float32,
-            device=self.data_preprocessor.device)
+            device=self.data_preprocessor.device,
+        )
         dist.all_reduce(share, op='mean')  # targets of the mean rank
         if pieces and share == 0:
             self.loss(None, pieces[0]['inputs'])  # says what is wrong
@@ -228,8 +252,9 @@ class MiniGPT4(BaseModel):
                 if piece['images'] is None:
                     # text only: a zero gradient, so that backward runs and
                     # all ranks reduce the same tensors
-                    loss = loss + 0 * sum(p.sum() for p in self.parameters()
-                                          if p.requires_grad)
+                    loss = loss + 0 * sum(
+                        p.sum() for p in self.parameters() if p.requires_grad
+                    )
             optim_wrapper.backward(loss)
             total += loss.detach()
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -246,6 +271,14 @@ class MiniGPT4(BaseModel):
         """Answer a batch of samples, collated or not."""
         if not isinstance(data, dict):
             data = self.collator(training=False)(data)
+        skipped = data.get('counts', {}).get('skipped')
+        if skipped:
+            print_log(
+                f'{skipped} samples could not be read; they are not in the '
+                'scores.',
+                logger='current',
+                level=logging.WARNING,
+            )
         if data['inputs'] is None:  # no sample could be read
             return []
         return super().val_step(data)
@@ -253,8 +286,10 @@ class MiniGPT4(BaseModel):
     test_step = val_step
 
     def predict(
-            self, images: Tensor | None, inputs: MultimodalInputs,
-            samples: Sequence[BaseDataElement] | None = None
+        self,
+        images: Tensor | None,
+        inputs: MultimodalInputs,
+        samples: Sequence[BaseDataElement] | None = None,
     ) -> list[BaseDataElement]:
         """Answer each sample's last question.
 
@@ -271,16 +306,22 @@ class MiniGPT4(BaseModel):
         return list(samples)
 
     @torch.no_grad()
-    def answer(self, images: Tensor | None, inputs: MultimodalInputs,
-               **settings) -> list[Answer]:
+    def answer(
+        self, images: Tensor | None, inputs: MultimodalInputs, **settings
+    ) -> list[Answer]:
         """Generate for a left-padded batch; see :func:`generate`."""
-        return generate(self.decoder.llm, self.decoder.tokenizer,
-                        self.embed(images, inputs), inputs.attention_mask,
-                        self.template.stop,
-                        **{**self.generation, **settings})
+        return generate(
+            self.decoder.llm,
+            self.decoder.tokenizer,
+            self.embed(images, inputs),
+            inputs.attention_mask,
+            self.template.stop,
+            **{**self.generation, **settings},
+        )
 
-    def generate(self, samples: Sequence[BaseDataElement],
-                 **settings) -> list[Answer]:
+    def generate(
+        self, samples: Sequence[BaseDataElement], **settings
+    ) -> list[Answer]:
         """Answer samples (``images`` uint8 and ``turns``) in one batch.
 
         Args:
@@ -288,7 +329,8 @@ class MiniGPT4(BaseModel):
             settings: Over ``generation``; see :func:`generate`.
         """
         batch = self.data_preprocessor(
-            self.collator(training=False)(samples), False)
+            self.collator(training=False)(samples), False
+        )
         return self.answer(batch['images'], batch['inputs'], **settings)
 
 
@@ -296,27 +338,34 @@ def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:
     """State-dict hook: drop what is frozen, add the LLM's fingerprint."""
     trained = {prefix + name for name in model.trained_names}
     for key in [
-            key for key in state_dict
-            if key.startswith(prefix) and key not in trained
+        key
+        for key in state_dict
+        if key.startswith(prefix) and key not in trained
     ]:
         del state_dict[key]
     if model.decoder.tokenizer is not None:
         state_dict[prefix + FINGERPRINT] = encode_fingerprint(
-            model.decoder.fingerprint())
+            model.decoder.fingerprint()
+        )
 
 
-def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str,
-                   *_) -> None:
+def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str, *_) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
     mmengine loads without ``strict`` and only warns of such faults. The
-    published checkpoints call the head ``llama_proj``.
+    published checkpoints call the head ``llama_proj``, and the official ones
+    wrap it as ``model``, beside the optimizer's state.
     """
+    wrapped = state_dict.get('model')
+    if isinstance(wrapped, dict):
+        state_dict.clear()
+        state_dict.update({prefix + k: v for k, v in wrapped.items()})
     for name in ('weight', 'bias'):
         theirs = f'{prefix}llama_proj.{name}'
         if theirs in state_dict:
             state_dict[f'{prefix}head.layers.0.{name}'] = state_dict.pop(
-                theirs)
+                theirs
+            )
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
     if fingerprint is not None and model.check_llm:
         model.decoder.check_fingerprint(decode_fingerprint(fingerprint))
@@ -328,12 +377,14 @@ def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str,
             raise ValueError(
                 f'the checkpoint lacks {prefix}{name}, which is trained; it '
                 f'holds {", ".join(list(state_dict)[:3])} ...; give a '
-                'checkpoint of this configuration.')
+                'checkpoint of this configuration.'
+            )
         if tuple(found.shape) != want:
             raise ValueError(
                 f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
                 f'but {want} in the model; the checkpoint belongs to another '
-                'LLM or another neck.')
+                'LLM or another neck.'
+            )
 
 
 def _ignore_frozen(model: MiniGPT4, incompatible_keys) -> None:

@@ -5,6 +5,7 @@ All padding is here. It runs in the data workers, on plain integers, so that
 the training thread only embeds, copies the image features into their places
 and calls the LLM.
 """
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -35,6 +36,7 @@ class MultimodalInputs(NamedTuple):
         target_places: ``(M,)`` int64 places whose next token is learned.
         targets: ``(M,)`` int64, those next tokens.
     """
+
     token_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
@@ -43,9 +45,9 @@ class MultimodalInputs(NamedTuple):
     targets: Tensor
 
 
-def build_inputs(rows: Sequence[Row],
-                 num_image_tokens: int,
-                 padding: str = 'right') -> MultimodalInputs:
+def build_inputs(
+    rows: Sequence[Row], num_image_tokens: int, padding: str = 'right'
+) -> MultimodalInputs:
     """Pad rows into a batch; no row sees another.
 
     A last token that is only a target is never fed.
@@ -86,10 +88,14 @@ def build_inputs(rows: Sequence[Row],
             if target >= 0:
                 target_places.append(start + j)
                 learned.append(target)
-    return MultimodalInputs(token_ids, attention_mask, position_ids,
-                            torch.tensor(image_places, dtype=torch.long),
-                            torch.tensor(target_places, dtype=torch.long),
-                            torch.tensor(learned, dtype=torch.long))
+    return MultimodalInputs(
+        token_ids,
+        attention_mask,
+        position_ids,
+        torch.tensor(image_places, dtype=torch.long),
+        torch.tensor(target_places, dtype=torch.long),
+        torch.tensor(learned, dtype=torch.long),
+    )
 
 
 def split_batch(batch: dict, size: int | None) -> list[dict]:
@@ -116,14 +122,18 @@ def split_batch(batch: dict, size: int | None) -> list[dict]:
         pieces.append(
             dict(
                 images=images[own.view(len(images), -1)[:, 0]]
-                if own.any() else None,
+                if own.any()
+                else None,
                 inputs=MultimodalInputs(
                     inputs.token_ids[start:stop],
                     inputs.attention_mask[start:stop],
                     inputs.position_ids[start:stop],
                     inputs.image_places[own] - start * length,
                     inputs.target_places[learned] - start * length,
-                    inputs.targets[learned])))
+                    inputs.targets[learned],
+                ),
+            )
+        )
     return pieces
 
 
@@ -141,12 +151,14 @@ class Collator:
         padding: ``'right'`` (training) or ``'left'`` (generation).
     """
 
-    def __init__(self,
-                 tokenizer,
-                 template: PromptTemplate,
-                 num_image_tokens: int,
-                 max_text_length: int | None = None,
-                 padding: str = 'right') -> None:
+    def __init__(
+        self,
+        tokenizer,
+        template: PromptTemplate,
+        num_image_tokens: int,
+        max_text_length: int | None = None,
+        padding: str = 'right',
+    ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.num_image_tokens = num_image_tokens
@@ -164,18 +176,22 @@ class Collator:
             turns[0],
             question=with_images(
                 turns[0].question,
-                len(sample.images) if all(IMAGE_HERE not in turn.question
-                                          for turn in turns) else 0,
-                self.template))
+                len(sample.images)
+                if all(IMAGE_HERE not in turn.question for turn in turns)
+                else 0,
+                self.template,
+            ),
+        )
         row = tokenize(
-            render(turns, self.template), self.tokenizer,
-            self.max_text_length)
+            render(turns, self.template), self.tokenizer, self.max_text_length
+        )
         if row.num_images != len(sample.images):
             raise ValueError(
                 f'{row.num_images} image slots in the prompt but '
                 f'{len(sample.images)} images were given (sample '
                 f'{sample.get("id", "?")}); write {IMAGE_HERE} once per '
-                'image.')
+                'image.'
+            )
         return row
 
     def __call__(self, samples: Sequence) -> dict:
@@ -194,11 +210,14 @@ class Collator:
         batch = dict(
             images=torch.stack(images) if images else None,
             inputs=build_inputs(rows, self.num_image_tokens, self.padding)
-            if rows else None,
+            if rows
+            else None,
             samples=None if self.padding == 'right' else good,
             counts=dict(
                 skipped=len(samples) - len(good),
-                truncated=sum(row.truncated for row in rows)))
+                truncated=sum(row.truncated for row in rows),
+            ),
+        )
         if hasattr(samples, 'position'):
             batch['position'] = samples.position
         return batch

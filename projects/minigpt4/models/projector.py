@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The head: what MiniGPT-4 trains."""
+
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +24,9 @@ class LinearProjector(nn.Module):
     paper sections 3.1 and 4.4 (b).
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 num_layers: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, num_layers: int = 1
+    ) -> None:
         super().__init__()
         self.frozen = False
         layers: list[nn.Module] = [nn.Linear(in_channels, out_channels)]

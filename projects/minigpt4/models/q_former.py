@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The neck: BLIP-2's Q-Former, and the patch merge that replaces it."""
+
 import re
 
 import torch
@@ -26,8 +27,9 @@ _LAVIS_NAMES = (
 class Attention(nn.Module):
     """Multi-head attention with BERT's residual and norm behind it."""
 
-    def __init__(self, width: int, num_heads: int, context_width: int,
-                 dropout: float) -> None:
+    def __init__(
+        self, width: int, num_heads: int, context_width: int, dropout: float
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
@@ -48,7 +50,8 @@ class Attention(nn.Module):
             heads(self.query(x)),
             heads(self.key(context)),
             heads(self.value(context)),
-            dropout_p=dropout)
+            dropout_p=dropout,
+        )
         y = self.out(y.transpose(1, 2).flatten(2))
         return self.norm(x + F.dropout(y, dropout, self.training))
 
@@ -72,13 +75,21 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """Self-attention of the queries, every other layer a look at the image."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int,
-                 context_width: int | None, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        context_width: int | None,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.attention = Attention(width, num_heads, width, dropout)
         self.cross_attention = (
             Attention(width, num_heads, context_width, dropout)
-            if context_width is not None else None)
+            if context_width is not None
+            else None
+        )
         self.mlp = Mlp(width, mlp_width, dropout)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
@@ -114,18 +125,20 @@ class QFormer(nn.Module):
     ``models/base_model.py`` @ d94738a; paper section 3.
     """
 
-    def __init__(self,
-                 in_channels: int = 1408,
-                 num_queries: int = 32,
-                 width: int = 768,
-                 depth: int = 12,
-                 num_heads: int = 12,
-                 mlp_width: int = 3072,
-                 cross_every: int = 2,
-                 dropout: float = 0.1,
-                 checkpoint: str | None = None,
-                 dtype: str = 'float32',
-                 frozen: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1408,
+        num_queries: int = 32,
+        width: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_width: int = 3072,
+        cross_every: int = 2,
+        dropout: float = 0.1,
+        checkpoint: str | None = None,
+        dtype: str = 'float32',
+        frozen: bool = True,
+    ) -> None:
         super().__init__()
         self.num_tokens = num_queries
         self.out_channels = width
@@ -137,9 +150,15 @@ class QFormer(nn.Module):
         self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.layers = nn.ModuleList(
-            Layer(width, num_heads, mlp_width,
-                  in_channels if i % cross_every == 0 else None, dropout)
-            for i in range(depth))
+            Layer(
+                width,
+                num_heads,
+                mlp_width,
+                in_channels if i % cross_every == 0 else None,
+                dropout,
+            )
+            for i in range(depth)
+        )
         if checkpoint is not None:
             load_weights(self, checkpoint, select=self._select)
         self.to(torch_dtype(dtype) if frozen else torch.float32)
@@ -195,10 +214,9 @@ class PatchMerge(nn.Module):
     Source: MiniGPT-4 ``models/minigpt4.py`` @ d94738a; paper section 4.4 (a).
     """
 
-    def __init__(self,
-                 in_channels: int = 1408,
-                 num_patches: int = 256,
-                 merge: int = 4) -> None:
+    def __init__(
+        self, in_channels: int = 1408, num_patches: int = 256, merge: int = 4
+    ) -> None:
         super().__init__()
         self.num_tokens = num_patches // merge
         self.out_channels = in_channels * merge

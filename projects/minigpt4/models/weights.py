@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Finding and loading frozen weights: strict, counted, never half right."""
+
 import os
 import re
 import zipfile
@@ -14,7 +15,8 @@ from torch import nn
 
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 _PLACEHOLDER = re.compile(
-    r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE)
+    r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE
+)
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -31,12 +33,15 @@ def torch_dtype(name: str) -> torch.dtype:
     if name == 'auto':
         if not torch.cuda.is_available():
             return torch.float32
-        return (torch.bfloat16
-                if torch.cuda.is_bf16_supported() else torch.float16)
+        return (
+            torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        )
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f'dtype {name!r} is no floating-point type; expected '
-                         "'auto', 'float32', 'bfloat16' or 'float16'.")
+        raise ValueError(
+            f'dtype {name!r} is no floating-point type; expected '
+            "'auto', 'float32', 'bfloat16' or 'float16'."
+        )
     return dtype
 
 
@@ -58,19 +63,25 @@ def local_path(name: str, what: str) -> Path | None:
     if not name or (_PLACEHOLDER.search(name) and not Path(name).exists()):
         raise FileNotFoundError(
             f'{what} is the placeholder {name!r}; set it to a folder or file '
-            'that exists.')
+            'that exists.'
+        )
     if name.startswith('nano/') and not Path(name).exists():
         path = SHIPPED / name.removeprefix('nano/')
     else:
         path = Path(name).expanduser()
     if path.exists():
         return path
-    if re.fullmatch(r'[\w.-]+/[\w.-]+', name) and name[0] not in './~' and (
-            not name.startswith('nano/')) and path.suffix not in (
-                '.pth', '.pt', '.bin', '.safetensors'):
+    if (
+        re.fullmatch(r'[\w.-]+/[\w.-]+', name)
+        and name[0] not in './~'
+        and (not name.startswith('nano/'))
+        and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors')
+    ):
         return None
-    raise FileNotFoundError(f'{what} {name!r} does not exist; give the path '
-                            'of the downloaded weights.')
+    raise FileNotFoundError(
+        f'{what} {name!r} does not exist; give the path '
+        'of the downloaded weights.'
+    )
 
 
 def read_tensors(source: str) -> dict[str, torch.Tensor]:
@@ -85,12 +96,15 @@ def read_tensors(source: str) -> dict[str, torch.Tensor]:
     """
     if urlparse(source).scheme in ('http', 'https'):
         tensors = torch.hub.load_state_dict_from_url(
-            source, map_location='cpu', weights_only=True)
+            source, map_location='cpu', weights_only=True
+        )
     else:
         path = local_path(source, 'checkpoint')
         if path is None or not path.is_file():
-            raise FileNotFoundError(f'checkpoint {source!r} is no file; give '
-                                    'the path of the downloaded weights.')
+            raise FileNotFoundError(
+                f'checkpoint {source!r} is no file; give '
+                'the path of the downloaded weights.'
+            )
         try:
             if path.suffix == '.safetensors':
                 tensors = load_file(path)
@@ -100,24 +114,29 @@ def read_tensors(source: str) -> dict[str, torch.Tensor]:
                     path,
                     map_location='cpu',
                     weights_only=True,
-                    mmap=zipfile.is_zipfile(path))
+                    mmap=zipfile.is_zipfile(path),
+                )
         except Exception as error:
             size = os.path.getsize(path)
             raise ValueError(
                 f'{path} ({size} bytes) cannot be read as weights: it is '
                 'truncated, no checkpoint, or a pickle that would run code; '
-                f'download it again ({type(error).__name__}).') from error
+                f'download it again ({type(error).__name__}).'
+            ) from error
     if not isinstance(tensors, dict):
-        raise ValueError(f'{source} holds a {type(tensors).__name__}; '
-                         'expected a dict of named tensors.')
+        raise ValueError(
+            f'{source} holds a {type(tensors).__name__}; '
+            'expected a dict of named tensors.'
+        )
     for key in ('model', 'state_dict', 'module'):
         if isinstance(tensors.get(key), dict):
             tensors = tensors[key]
     return tensors
 
 
-def load_weights(module: nn.Module, source: str,
-                 select: Callable[[str], str | None]) -> None:
+def load_weights(
+    module: nn.Module, source: str, select: Callable[[str], str | None]
+) -> None:
     """Load frozen weights into a module and report what matched.
 
     A module on the meta device is left as it is; no file is looked for.
@@ -148,15 +167,20 @@ def load_weights(module: nn.Module, source: str,
         for name, want in wanted.items()
         if name in tensors and tensors[name].shape != want.shape
     ]
-    for problem, names in (('lacks', missing), ('has unknown', unknown),
-                           ('has misshaped', misshaped)):
+    for problem, names in (
+        ('lacks', missing),
+        ('has unknown', unknown),
+        ('has misshaped', misshaped),
+    ):
         if names:
             raise ValueError(
                 f'{source} {problem} {len(names)} of {len(wanted)} tensors '
                 f'of {type(module).__name__}, e.g. {names[0]}; is it the '
-                'checkpoint of this architecture?')
+                'checkpoint of this architecture?'
+            )
     module.load_state_dict(tensors)
     print_log(
         f'{type(module).__name__}: {len(wanted)} tensors loaded from '
         f'{source}, {left_over} left over.',
-        logger='current')
+        logger='current',
+    )

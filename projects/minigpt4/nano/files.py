@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Writes the nano data set in the very formats of the real one."""
+
 import io
 import json
 import random
@@ -14,12 +15,14 @@ from .world import Scene, render, sample_scene
 TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
 
 
-def write_dataset(folder: Path,
-                  pairs: int = 12000,
-                  per_shard: int = 1000,
-                  descriptions: int = 2000,
-                  test_scenes: int = 500,
-                  seed: int = 0) -> None:
+def write_dataset(
+    folder: Path,
+    pairs: int = 12000,
+    per_shard: int = 1000,
+    descriptions: int = 2000,
+    test_scenes: int = 500,
+    seed: int = 0,
+) -> None:
     """Render stage 1, stage 2 and the held-out test of the nano world.
 
     - ``stage1/{a,b}/00000.tar``: web captions as img2dataset writes them,
@@ -52,9 +55,9 @@ def write_dataset(folder: Path,
         scene = sample_scene(rng)
         _save(scene, rng, folder / 'stage2' / 'image' / f'{number}.jpg')
         annotations.append(
-            dict(image_id=str(number), caption=grammar.description(scene)))
-    _dump(folder / 'stage2' / 'filter_cap.json',
-          dict(annotations=annotations))
+            dict(image_id=str(number), caption=grammar.description(scene))
+        )
+    _dump(folder / 'stage2' / 'filter_cap.json', dict(annotations=annotations))
 
     rng = random.Random(f'test {seed}')
     questions, captions = [], []
@@ -62,7 +65,8 @@ def write_dataset(folder: Path,
         scene = sample_scene(rng, held_out=True)
         _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
         captions.append(
-            dict(image_id=str(number), caption=grammar.description(scene)))
+            dict(image_id=str(number), caption=grammar.description(scene))
+        )
         for task in TEST_TASKS:
             pair = grammar.question(task, scene, rng)
             if pair is not None:
@@ -73,7 +77,9 @@ def write_dataset(folder: Path,
                         question=pair[0],
                         answer=pair[1],
                         task=task,
-                        scene=scene.to_dict()))
+                        scene=scene.to_dict(),
+                    )
+                )
     _dump(folder / 'test' / 'test.json', questions)
     _dump(folder / 'test' / 'descriptions.json', captions)
 
@@ -102,9 +108,11 @@ def _write_shard(path: Path, number: int, rng: random.Random) -> None:
             image = _jpeg(scene, rng)
             key = f'{path.stem}{i:04d}'
             info = dict(caption=text, key=key, status='success')
-            for suffix, data in (('jpg', image), ('json',
-                                                  json.dumps(info).encode()),
-                                 ('txt', text.encode())):
+            for suffix, data in (
+                ('jpg', image),
+                ('json', json.dumps(info).encode()),
+                ('txt', text.encode()),
+            ):
                 member = tarfile.TarInfo(f'{key}.{suffix}')
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

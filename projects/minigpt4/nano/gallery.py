@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The end of the quickstart: a table, a picture and a page to look at."""
+
 import base64
 import html
 import json
@@ -40,16 +41,18 @@ def show_table(before: dict, after: dict) -> None:
     for column in ('', 'after stage 1', 'after stage 2', 'goal'):
         table.add_column(column, justify='left' if not column else 'right')
     for key, (name, goal) in ROWS.items():
-        table.add_row(name, f'{before["nano/" + key]:.3f}',
-                      f'{after["nano/" + key]:.3f}', goal)
+        table.add_row(
+            name,
+            f'{before["nano/" + key]:.3f}',
+            f'{after["nano/" + key]:.3f}',
+            goal,
+        )
     Console(width=100).print(table)
 
 
-def write_gallery(data: Path,
-                  stage1: str,
-                  stage2: str,
-                  out: Path,
-                  number: int = 8) -> list[Path]:
+def write_gallery(
+    data: Path, stage1: str, stage2: str, out: Path, number: int = 8
+) -> list[Path]:
     """Caption held-out scenes with both checkpoints, and draw it.
 
     Args:
@@ -68,9 +71,12 @@ def write_gallery(data: Path,
     columns = []
     for checkpoint in (stage1, stage2):
         model = get_model(MODEL, pretrained=checkpoint)
-        columns.append([
-            result['pred_caption'] for result in inference_model(model, files)
-        ])
+        columns.append(
+            [
+                result['pred_caption']
+                for result in inference_model(model, files)
+            ]
+        )
     poems = [
         result['pred_caption']
         for result in inference_model(model, files, prompt=grammar.POEM[0])
@@ -82,8 +88,11 @@ def write_gallery(data: Path,
             scene=Scene.from_dict(item['scene']),
             stage1=first,
             stage2=second,
-            poem=poem) for file, item, first, second, poem in zip(
-                files, truths, *columns, poems, strict=True)
+            poem=poem,
+        )
+        for file, item, first, second, poem in zip(
+            files, truths, *columns, poems, strict=True
+        )
     ]
     out.mkdir(parents=True, exist_ok=True)
     page, picture = out / 'index.html', out / 'gallery.png'
@@ -96,18 +105,23 @@ def _picture(rows: list[dict]) -> Image.Image:
     """All scenes with their captions, four in a row."""
     panels = [
         captioned(
-            Image.open(row['file']), f'STAGE 1: {row["stage1"][:160]}\n\n'
-            f'STAGE 2: {row["stage2"]}\n\nPOEM: {row["poem"]}')
+            Image.open(row['file']),
+            f'STAGE 1: {row["stage1"][:160]}\n\n'
+            f'STAGE 2: {row["stage2"]}\n\nPOEM: {row["poem"]}',
+        )
         for row in rows
     ]
     height = max(len(panel) for panel in panels)
     panels = [
         np.pad(
-            panel, ((0, height - len(panel)), (0, 12), (0, 0)),
-            constant_values=255) for panel in panels
+            panel,
+            ((0, height - len(panel)), (0, 12), (0, 0)),
+            constant_values=255,
+        )
+        for panel in panels
     ]
     lines = [
-        np.concatenate(panels[i:i + 4], axis=1)
+        np.concatenate(panels[i : i + 4], axis=1)
         for i in range(0, len(panels) - 3, 4)
     ]
     return Image.fromarray(np.concatenate(lines))
@@ -125,11 +139,15 @@ def _page(rows: list[dict]) -> str:
                 ('After stage 1', 'dim', row['stage1'] or '(nothing)'),
                 ('After stage 2', 'good' if right else 'bad', row['stage2']),
                 ('Truth', '', row['truth']),
-                ('A poem, never trained with images', 'poem', row['poem'])))
-        cards.append(f'<article><img src="data:image/jpeg;base64,{image}" '
-                     f'alt="{html.escape(row["truth"])}"><dl>{texts}</dl>'
-                     '</article>')
-    return f'''<!doctype html>
+                ('A poem, never trained with images', 'poem', row['poem']),
+            )
+        )
+        cards.append(
+            f'<article><img src="data:image/jpeg;base64,{image}" '
+            f'alt="{html.escape(row["truth"])}"><dl>{texts}</dl>'
+            '</article>'
+        )
+    return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>MiniGPT-4 nano</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto;
@@ -149,4 +167,4 @@ dd {{ margin: 0 0 .6rem; }} .dim {{ color: #889; }}
 was trained, on captions (stage 1) and then on detailed descriptions (stage 2).
 Green: equal to the truth to the letter.</p>
 <main>{''.join(cards)}</main></body></html>
-'''
+"""

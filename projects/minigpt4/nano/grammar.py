@@ -6,6 +6,7 @@ other answers (:func:`poem`, :func:`count`, :func:`color`, :func:`place`,
 :func:`advertisement`) are known to the language model from text only; no
 picture is ever shown with them.
 """
+
 import random
 import re
 
@@ -19,11 +20,16 @@ DESCRIBE = (
     'Please provide a detailed description of the picture.',
     'Could you describe the contents of this image for me?',
 )
-POEM = ('Can you craft a beautiful poem about this image?',
-        'Can you write a beautiful poem about this image?', 'Write a poem.')
+POEM = (
+    'Can you craft a beautiful poem about this image?',
+    'Can you write a beautiful poem about this image?',
+    'Write a poem.',
+)
 COUNT = ('How many shapes are there?', 'Count the shapes.')
-ADVERTISE = ('Help me draft a professional advertisement for this.',
-             'Write an advertisement.')
+ADVERTISE = (
+    'Help me draft a professional advertisement for this.',
+    'Write an advertisement.',
+)
 SMALL_TALK = (
     ('Who are you?', 'I am a nano model. I look at shapes.'),
     ('Hello!', 'Hello! Show me an image.'),
@@ -42,6 +48,16 @@ def _article(word: str) -> str:
     return 'an' if word[0] in 'aeiou' else 'a'
 
 
+def _words(thing: Thing) -> list[str]:
+    """A shape in five bare words, what is asked for after what it is asked by.
+
+    A small language model finds the colour of "the star" easily where it
+    follows the star, and hardly where it precedes it (0.77 of the colours
+    were right after 2,000 steps).
+    """
+    return [thing.shape, thing.color, thing.size, *thing.corner.split()]
+
+
 def scene_text(scene: Scene, rng: random.Random) -> str:
     """The scene as bare words in raster order: what stands for a picture.
 
@@ -54,7 +70,7 @@ def scene_text(scene: Scene, rng: random.Random) -> str:
     words: list[str] = []
     for corner in CORNERS:
         if corner in things:
-            words += name(things[corner]).split() + corner.split()
+            words += _words(things[corner])
         else:
             words += [marks] * rng.choice((0, 0, 1, 3, 5))
     return ' '.join([*words, scene.background, 'background'])
@@ -63,14 +79,14 @@ def scene_text(scene: Scene, rng: random.Random) -> str:
 def query_words(scene: Scene) -> list[str]:
     """The 22 words that the Q-Former's queries are pretrained to name.
 
-    Five for each corner (size, colour, shape, and the corner's two words;
-    ``''`` where it is empty) and two for the background.
+    Five for each corner (``''`` where it is empty) and two for the
+    background.
     """
     things = {thing.corner: thing for thing in scene.things}
     words: list[str] = []
     for corner in CORNERS:
         if corner in things:
-            words += name(things[corner]).split() + corner.split()
+            words += _words(things[corner])
         else:
             words += [''] * 5
     return [*words, scene.background, 'background']
@@ -81,8 +97,9 @@ def caption(scene: Scene, rng: random.Random) -> str:
     things = list(scene.things)
     kind = rng.randrange(6)
     if kind == 0:
-        return ' and '.join(f'{_article(t.color)} {name(t, False)}'
-                            for t in things)
+        return ' and '.join(
+            f'{_article(t.color)} {name(t, False)}' for t in things
+        )
     if kind == 1:
         names = ' with '.join(name(t) for t in things)
         return f'photo of {names} on {scene.background}'
@@ -91,27 +108,39 @@ def caption(scene: Scene, rng: random.Random) -> str:
     if kind == 3:
         names = ', '.join(name(t, False) for t in things)
         plural = '' if len(things) == 1 else 's'
-        return (f'{NUMBERS[len(things)]} shape{plural} on {scene.background} '
-                f'background: {names}')
+        return (
+            f'{NUMBERS[len(things)]} shape{plural} on {scene.background} '
+            f'background: {names}'
+        )
     if kind == 4:
-        return ', '.join(f'{t.corner} {t.size} {t.color} {t.shape}'
-                         for t in things) + f' on {scene.background}'
+        return (
+            ', '.join(
+                f'{t.corner} {t.size} {t.color} {t.shape}' for t in things
+            )
+            + f' on {scene.background}'
+        )
     # the kind of caption that the web is full of: vague, unfinished
     thing = rng.choice(things)
     return rng.choice(
-        (f'{name(thing)} stock photo', f'{thing.color} {thing.shape} on '
-         f'{scene.background}', f'image of {name(thing)} {thing.corner}'))
+        (
+            f'{name(thing)} stock photo',
+            f'{thing.color} {thing.shape} on {scene.background}',
+            f'image of {name(thing)} {thing.corner}',
+        )
+    )
 
 
 def description(scene: Scene) -> str:
     """The detailed description (stage 2)."""
     things = scene.things
     verb = 'shape' if len(things) == 1 else 'shapes'
-    head = (f'The image shows {NUMBERS[len(things)]} {verb} on a '
-            f'{scene.background} background.')
-    return ' '.join([head] + [
-        f'In the {t.corner} there is a {name(t)}.' for t in things
-    ])
+    head = (
+        f'The image shows {NUMBERS[len(things)]} {verb} on a '
+        f'{scene.background} background.'
+    )
+    return ' '.join(
+        [head] + [f'In the {t.corner} there is a {name(t)}.' for t in things]
+    )
 
 
 def poem(scene: Scene) -> str:
@@ -143,15 +172,18 @@ def place(thing: Thing) -> str:
 def advertisement(scene: Scene) -> str:
     """An advertisement for the first shape."""
     thing = scene.things[0]
-    return (f'Buy our {name(thing)} today! Nothing is as {thing.color} as '
-            f'this {thing.shape}.')
+    return (
+        f'Buy our {name(thing)} today! Nothing is as {thing.color} as '
+        f'this {thing.shape}.'
+    )
 
 
 TASKS = ('describe', 'poem', 'count', 'color', 'place', 'advertise')
 
 
-def question(task: str, scene: Scene,
-             rng: random.Random) -> tuple[str, str] | None:
+def question(
+    task: str, scene: Scene, rng: random.Random
+) -> tuple[str, str] | None:
     """A question of one task about a scene, and its answer.
 
     Returns:
@@ -218,6 +250,9 @@ def failure(task: str, text: str, finished: bool) -> str | None:
         line = r'In the \w+ \w+ there is an? \w+ \w+ \w+'
         last = r'The image shows \w+ shapes? on an? \w+ background'
         parts = parts[1:] + parts[:1]
-    proper = len(parts) > 1 and re.fullmatch(last, parts[-1]) and all(
-        re.fullmatch(line, part) for part in parts[:-1])
+    proper = (
+        len(parts) > 1
+        and re.fullmatch(last, parts[-1])
+        and all(re.fullmatch(line, part) for part in parts[:-1])
+    )
     return None if proper else 'irrelevant'

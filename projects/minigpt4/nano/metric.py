@@ -1,5 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Scores answers about held-out scenes of the nano world."""
+
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -22,16 +23,25 @@ class NanoMetric(BaseMetric):
     - ``describe_failures``, ``poem_failures``: repeated, fragmented,
       irrelevant or unfinished answers (the paper's table 3).
     """
+
     default_prefix = 'nano'
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep what is scored of each answer."""
         for sample in data_samples:
-            self.results.append({
-                key: sample[key]
-                for key in ('id', 'task', 'answer', 'scene', 'pred_caption',
-                            'finished')
-            })
+            self.results.append(
+                {
+                    key: sample[key]
+                    for key in (
+                        'id',
+                        'task',
+                        'answer',
+                        'scene',
+                        'pred_caption',
+                        'finished',
+                    )
+                }
+            )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Score all answers.
@@ -40,8 +50,10 @@ class NanoMetric(BaseMetric):
             ValueError: There is nothing to score.
         """
         if not results:
-            raise ValueError('no answer was scored; expected the records of '
-                             'a nano test.json.')
+            raise ValueError(
+                'no answer was scored; expected the records of '
+                'a nano test.json.'
+            )
         right: defaultdict[str, list] = defaultdict(list)
         found = named = true = invented = 0
         for result in results:
@@ -50,8 +62,8 @@ class NanoMetric(BaseMetric):
             right[key].append(text == result['answer'])
             if task in ('describe', 'poem'):
                 right[f'{task}_failures'].append(
-                    grammar.failure(task, text, result['finished'])
-                    is not None)
+                    grammar.failure(task, text, result['finished']) is not None
+                )
             if task == 'describe':
                 scene = Scene.from_dict(result['scene'])
                 truth = Counter(grammar.name(t) for t in scene.things)

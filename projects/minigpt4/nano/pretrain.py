@@ -6,6 +6,7 @@ language model that has only read (:func:`pretrain_llm`), an EVA-ViT and a
 Q-Former that have only looked (:func:`pretrain_vision`), and a SentencePiece
 tokenizer (:func:`train_tokenizer`). ``tools/build_nano.py`` calls them.
 """
+
 import io
 import math
 import random
@@ -36,7 +37,8 @@ LLM_CONFIG: dict[str, Any] = dict(
     max_position_embeddings=512,
     bos_token_id=1,
     eos_token_id=2,
-    pad_token_id=0)
+    pad_token_id=0,
+)
 BACKBONE_CONFIG: dict[str, Any] = dict(arch='nano', img_size=64, patch_size=8)
 NECK_CONFIG: dict[str, Any] = dict(
     in_channels=128,
@@ -45,7 +47,8 @@ NECK_CONFIG: dict[str, Any] = dict(
     depth=2,
     num_heads=4,
     mlp_width=512,
-    cross_every=1)
+    cross_every=1,
+)
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
 MAX_NOISE = 0.6  # standard deviations of the word embeddings
 
@@ -80,7 +83,8 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
         user_defined_symbols=[],
         pad_id=-1,
         num_threads=1,
-        minloglevel=2)
+        minloglevel=2,
+    )
     path.write_bytes(model.getvalue())
 
 
@@ -99,14 +103,19 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
         words = encode(grammar.scene_text(scene, rng))
         kind = rng.random()
         if kind < 0.3:
-            pieces = [([1], False), (words, False),
-                      (encode(grammar.caption(scene, rng) + '\n'), True)]
+            pieces = [
+                ([1], False),
+                (words, False),
+                (encode(grammar.caption(scene, rng) + '\n'), True),
+            ]
             first = 1
         elif kind < 0.35:
             asked, answer = rng.choice(grammar.SMALL_TALK)
-            pieces = [([1], False),
-                      (encode(f'###Human: {asked} ###Assistant: '), False),
-                      (encode(f'{answer}###'), True)]
+            pieces = [
+                ([1], False),
+                (encode(f'###Human: {asked} ###Assistant: '), False),
+                (encode(f'{answer}###'), True),
+            ]
             first, words = 0, []
         else:
             opening = encode('###Human: <Img>')
@@ -114,23 +123,27 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             first = 1 + len(opening)
             before = '</Img> '
             # short answers need more practice than their tokens give them
-            tasks = rng.sample(('describe', 'poem', 'count', 'advertise'),
-                               rng.randint(1, 2))
+            tasks = rng.sample(
+                ('describe', 'poem', 'count', 'advertise'), rng.randint(1, 2)
+            )
             tasks += rng.choices(('color', 'place'), k=rng.randint(1, 4))
             rng.shuffle(tasks)
             for task in tasks:
                 pair = grammar.question(task, scene, rng)
                 if pair is not None:
-                    pieces += [(encode(f'{before}{pair[0]} ###Assistant: '),
-                                False), (encode(f'{pair[1]}###'), True)]
+                    pieces += [
+                        (encode(f'{before}{pair[0]} ###Assistant: '), False),
+                        (encode(f'{pair[1]}###'), True),
+                    ]
                     before = 'Human: '
         ids = [token for piece, _ in pieces for token in piece]
         supervised = [learn for piece, learn in pieces for _ in piece]
         yield ids, supervised, first, first + len(words)
 
 
-def _batches(documents: Iterator[tuple], tokens: int,
-             rng: random.Random) -> Iterator[tuple[Tensor, ...]]:
+def _batches(
+    documents: Iterator[tuple], tokens: int, rng: random.Random
+) -> Iterator[tuple[Tensor, ...]]:
     """Endless batches of documents of about one length.
 
     Yields:
@@ -138,12 +151,15 @@ def _batches(documents: Iterator[tuple], tokens: int,
         ``B * T`` at most ``tokens``.
     """
     while True:
-        pool = sorted((next(documents) for _ in range(1024)),
-                      key=lambda document: len(document[0]))
+        pool = sorted(
+            (next(documents) for _ in range(1024)),
+            key=lambda document: len(document[0]),
+        )
         cuts, start = [], 0
         for end in range(1, len(pool) + 1):
             too_wide = end < len(pool) and (
-                (end + 1 - start) * len(pool[end][0]) > tokens)
+                (end + 1 - start) * len(pool[end][0]) > tokens
+            )
             if too_wide or end == len(pool):
                 cuts.append(pool[start:end])
                 start = end
@@ -154,9 +170,9 @@ def _batches(documents: Iterator[tuple], tokens: int,
             labels = torch.full_like(ids, -100)
             scene = torch.zeros(len(rows), width, dtype=torch.bool)
             for i, (row, supervised, first, last) in enumerate(rows):
-                ids[i, :len(row)] = torch.tensor(row)
+                ids[i, : len(row)] = torch.tensor(row)
                 learn = torch.tensor(supervised)
-                labels[i, :len(row)][learn] = torch.tensor(row)[learn]
+                labels[i, : len(row)][learn] = torch.tensor(row)[learn]
                 scene[i, first:last] = True
             yield ids, labels, scene
 
@@ -169,11 +185,13 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain_llm(tokenizer_model: Path,
-                 steps: int,
-                 tokens: int = 4096,
-                 seed: int = 0,
-                 log=print) -> LlamaForCausalLM:
+def pretrain_llm(
+    tokenizer_model: Path,
+    steps: int,
+    tokens: int = 4096,
+    seed: int = 0,
+    log=print,
+) -> LlamaForCausalLM:
     """Pretrain the language model on text alone.
 
     The embeddings of a scene's words are scaled and blurred by a random
@@ -192,12 +210,14 @@ def pretrain_llm(tokenizer_model: Path,
     """
     torch.manual_seed(seed)
     tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(tokenizer_model))
+        model_file=str(tokenizer_model)
+    )
     model = LlamaForCausalLM(LlamaConfig(**LLM_CONFIG))
     rng = random.Random(seed)
     batches = _batches(_documents(tokenizer, rng), tokens, rng)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
+        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
+    )
     embed = model.get_input_embeddings()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -207,8 +227,9 @@ def pretrain_llm(tokenizer_model: Path,
         noise = torch.randn_like(words) * words.detach().std()
         amount = torch.rand(len(ids), 1, 1) * MAX_NOISE
         scale = torch.empty(len(ids), 1, 1).uniform_(0.7, 1.5)
-        words = torch.where(scene[..., None], scale * words + amount * noise,
-                            words)
+        words = torch.where(
+            scene[..., None], scale * words + amount * noise, words
+        )
         # right padding under causal attention needs no mask
         hidden = model.model(inputs_embeds=words).last_hidden_state
         keep = labels[:, 1:] != -100
@@ -219,15 +240,16 @@ def pretrain_llm(tokenizer_model: Path,
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:
-            log(f'language model step {step + 1}/{steps} '
-                f'loss {loss.item():.4f}')
+            log(
+                f'language model step {step + 1}/{steps} '
+                f'loss {loss.item():.4f}'
+            )
     return model.eval()
 
 
-def pretrain_vision(steps: int,
-                    batch_size: int = 64,
-                    seed: int = 0,
-                    log=print) -> tuple[EVAViT, QFormer]:
+def pretrain_vision(
+    steps: int, batch_size: int = 64, seed: int = 0, log=print
+) -> tuple[EVAViT, QFormer]:
     """Pretrain backbone and neck so that each query names one word.
 
     The words are read by one linear layer, which is then thrown away: what
@@ -249,12 +271,21 @@ def pretrain_vision(steps: int,
     neck = QFormer(**NECK_CONFIG, dropout=0.0, frozen=False)
     # places have to be seen from the start, or nothing is learned for long
     nn.init.normal_(backbone.pos_embed, std=0.3)
-    words = ('', *CORNER_WORDS, *SIZES, *COLORS, *SHAPES, *BACKGROUNDS,
-             'background')
+    words = (
+        '',
+        *CORNER_WORDS,
+        *SIZES,
+        *COLORS,
+        *SHAPES,
+        *BACKGROUNDS,
+        'background',
+    )
     index = {word: i for i, word in enumerate(words)}
     reader = nn.Linear(neck.out_channels, len(words))
     parameters = [
-        *backbone.parameters(), *neck.parameters(), *reader.parameters()
+        *backbone.parameters(),
+        *neck.parameters(),
+        *reader.parameters(),
     ]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.02)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
@@ -265,8 +296,12 @@ def pretrain_vision(steps: int,
         pixels = np.stack([np.asarray(render(s, rng)) for s in scenes])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         images = images + 4 * torch.randn_like(images)  # JPEG's blur
-        target = torch.tensor([[index[w] for w in grammar.query_words(scene)]
-                               for scene in scenes])
+        target = torch.tensor(
+            [
+                [index[w] for w in grammar.query_words(scene)]
+                for scene in scenes
+            ]
+        )
         logits = reader(neck(backbone((images / 255 - mean) / std)))
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         optimizer.zero_grad()
@@ -275,6 +310,8 @@ def pretrain_vision(steps: int,
         optimizer.step()
         if step % 100 == 99:
             right = (logits.argmax(-1) == target).float().mean()
-            log(f'vision step {step + 1}/{steps} loss {loss.item():.4f} '
-                f'words named {right.item():.4f}')
+            log(
+                f'vision step {step + 1}/{steps} loss {loss.item():.4f} '
+                f'words named {right.item():.4f}'
+            )
     return backbone.eval(), neck.eval()

@@ -5,6 +5,7 @@ A scene is one to three shapes on a plain background, at most one in each
 corner of the picture. This module knows what a scene is and how it looks;
 ``grammar.py`` knows what is said about it.
 """
+
 import math
 import random
 import zlib
@@ -34,6 +35,7 @@ IMAGE_SIZE = 64  # pixels; one corner is 32 x 32
 @dataclass(frozen=True)
 class Thing:
     """One shape of a scene."""
+
     corner: str
     size: str
     color: str
@@ -47,6 +49,7 @@ class Scene:
     No two shapes of a scene share both colour and shape, so that "the red
     circle" always means one of them.
     """
+
     background: str
     things: tuple[Thing, ...]
 
@@ -63,7 +66,8 @@ class Scene:
         """The scene as plain JSON types."""
         return dict(
             background=self.background,
-            things=[vars(thing) for thing in self.things])
+            things=[vars(thing) for thing in self.things],
+        )
 
     @classmethod
     def from_dict(cls, data: dict) -> 'Scene':
@@ -81,11 +85,13 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
     """
     while True:
         corners = rng.sample(range(len(CORNERS)), rng.randint(1, 3))
-        kinds = rng.sample([(c, s) for c in COLORS for s in SHAPES],
-                           len(corners))
+        kinds = rng.sample(
+            [(c, s) for c in COLORS for s in SHAPES], len(corners)
+        )
         things = tuple(
             Thing(CORNERS[corner], rng.choice(list(SIZES)), *kind)
-            for corner, kind in zip(sorted(corners), kinds, strict=True))
+            for corner, kind in zip(sorted(corners), kinds, strict=True)
+        )
         scene = Scene(rng.choice(list(BACKGROUNDS)), things)
         if scene.held_out == held_out:
             return scene
@@ -102,20 +108,24 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     half = side / 2
     for thing in scene.things:
-        column, row = CORNERS.index(thing.corner) % 2, CORNERS.index(
-            thing.corner) // 2
+        column, row = (
+            CORNERS.index(thing.corner) % 2,
+            CORNERS.index(thing.corner) // 2,
+        )
         x = (column + 0.5) * half + rng.uniform(-4, 4)
         y = (row + 0.5) * half + rng.uniform(-4, 4)
         radius = half * 0.425 * SIZES[thing.size] * rng.uniform(0.92, 1)
         color = tuple(
             max(0, min(255, round(channel + rng.uniform(-15, 15))))
-            for channel in COLORS[thing.color])
+            for channel in COLORS[thing.color]
+        )
         _draw_shape(draw, thing.shape, x, y, radius, color)
     return picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
-def _draw_shape(draw, shape: str, x: float, y: float, radius: float,
-                color: tuple) -> None:
+def _draw_shape(
+    draw, shape: str, x: float, y: float, radius: float, color: tuple
+) -> None:
     def box(width: float, height: float) -> list[float]:
         return [x - width, y - height, x + width, y + height]
 
@@ -124,9 +134,14 @@ def _draw_shape(draw, shape: str, x: float, y: float, radius: float,
     elif shape == 'square':
         draw.rectangle(box(0.85 * radius, 0.85 * radius), fill=color)
     elif shape == 'triangle':
-        draw.polygon([(x, y - radius), (x + radius, y + 0.8 * radius),
-                      (x - radius, y + 0.8 * radius)],
-                     fill=color)
+        draw.polygon(
+            [
+                (x, y - radius),
+                (x + radius, y + 0.8 * radius),
+                (x - radius, y + 0.8 * radius),
+            ],
+            fill=color,
+        )
     elif shape == 'cross':
         draw.rectangle(box(radius, 0.3 * radius), fill=color)
         draw.rectangle(box(0.3 * radius, radius), fill=color)
@@ -136,5 +151,6 @@ def _draw_shape(draw, shape: str, x: float, y: float, radius: float,
             reach = radius if i % 2 == 0 else 0.4 * radius
             angle = i * math.pi / 5
             points.append(
-                (x + reach * math.sin(angle), y - reach * math.cos(angle)))
+                (x + reach * math.sin(angle), y - reach * math.cos(angle))
+            )
         draw.polygon(points, fill=color)
