@@ -12,6 +12,7 @@ import torch
 
 from minigpt4.nano.files import write_dataset
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs' / 'minigpt4'
 

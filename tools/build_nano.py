@@ -3,8 +3,13 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+PARTS = ('llm', 'vision', 'projection')
 TOKENIZER_CONFIG = dict(
     tokenizer_class='LlamaTokenizer',
     bos_token='<s>',
@@ -17,46 +22,86 @@ TOKENIZER_CONFIG = dict(
 )
 
 
-def main() -> None:
-    """Pretrain the parts and save them in half precision."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--out', type=Path, default=Path('projects/minigpt4/nano/weights')
+def build_llm(out: Path, steps: int, seed: int) -> None:
+    """Train tokenizer and language model."""
+    from minigpt4.nano import pretrain
+
+    folder = out / 'llm'
+    folder.mkdir(parents=True, exist_ok=True)
+    pretrain.train_tokenizer(folder / 'tokenizer.model', seed)
+    (folder / 'tokenizer_config.json').write_text(
+        json.dumps(TOKENIZER_CONFIG, indent=1)
     )
-    parser.add_argument('--llm-steps', type=int, default=1800)
-    parser.add_argument('--vision-steps', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument(
-        '--parts',
-        nargs='+',
-        default=['llm', 'vision'],
-        choices=['llm', 'vision'],
-    )
-    args = parser.parse_args()
+    llm = pretrain.pretrain_llm(folder / 'tokenizer.model', steps, seed=seed)
+    llm.half().save_pretrained(folder)
+
+
+def build_vision(out: Path, steps: int, seed: int) -> None:
+    """Train backbone and neck."""
     from safetensors.torch import save_file
 
     from minigpt4.nano import pretrain
 
-    llm_folder = args.out / 'llm'
-    llm_folder.mkdir(parents=True, exist_ok=True)
-    if 'llm' in args.parts:
-        pretrain.train_tokenizer(llm_folder / 'tokenizer.model', args.seed)
-        (llm_folder / 'tokenizer_config.json').write_text(
-            json.dumps(TOKENIZER_CONFIG, indent=1)
-        )
-        llm = pretrain.pretrain_llm(
-            llm_folder / 'tokenizer.model', args.llm_steps, seed=args.seed
-        )
-        llm.half().save_pretrained(llm_folder)
-    if 'vision' in args.parts:
-        backbone, neck = pretrain.pretrain_vision(
-            args.vision_steps, seed=args.seed
-        )
-        for name, part in (('eva_vit', backbone), ('q_former', neck)):
-            save_file(
-                {k: v.half() for k, v in part.state_dict().items()},
-                args.out / f'{name}.safetensors',
+    backbone, neck = pretrain.pretrain_vision(steps, seed=seed)
+    for name, part in (('eva_vit', backbone), ('q_former', neck)):
+        tensors = {k: v.half() for k, v in part.state_dict().items()}
+        save_file(tensors, out / f'{name}.safetensors')
+
+
+def build_projection(out: Path) -> None:
+    """Train both stages on the parts in ``out``, as the quickstart does."""
+    import torch
+
+    import minigpt4  # noqa: F401  lets torch read mmengine's checkpoints
+
+    out = out.resolve()
+    parts = [
+        f'model.backbone.checkpoint={out}/eva_vit.safetensors',
+        f'model.neck.checkpoint={out}/q_former.safetensors',
+        f'model.decoder.name_or_path={out}/llm',
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(tool: str, *arguments: str) -> None:
+            script = str(ROOT / 'tools' / tool)
+            command = [sys.executable, script, *arguments]
+            subprocess.run(command, cwd=folder, check=True)
+
+        run('nano_data.py')
+        configs = ROOT / 'configs' / 'minigpt4'
+        for stage in ('stage1', 'stage2'):
+            config = f'{configs}/{stage}_nano.py'
+            run(
+                'train.py',
+                config,
+                '--work-dir',
+                stage,
+                '--cfg-options',
+                *parts,
             )
+            trained = f'{folder}/{stage}/iter_400.pth'
+            parts.append(f'load_from={trained}')
+        state = torch.load(trained, weights_only=True)['state_dict']
+    torch.save(dict(meta={}, state_dict=state), out / 'minigpt4_nano.pth')
+
+
+def main() -> None:
+    """Pretrain the parts and save them in half precision."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--out', type=Path, default=ROOT / 'projects/minigpt4/nano/weights'
+    )
+    parser.add_argument('--llm-steps', type=int, default=1800)
+    parser.add_argument('--vision-steps', type=int, default=1000)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
+    args = parser.parse_args()
+    if 'llm' in args.parts:
+        build_llm(args.out, args.llm_steps, args.seed)
+    if 'vision' in args.parts:
+        build_vision(args.out, args.vision_steps, args.seed)
+    if 'projection' in args.parts:
+        build_projection(args.out)
     print(f'the nano weights lie in {args.out}')
 
 
