@@ -10,26 +10,38 @@ source "${MINIGPT4_VENV:-.venv}/bin/activate"
 configs=configs/minigpt4
 mkdir -p "$out"
 
-step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"; }
+log=$out/quickstart.log
+trap 'echo "stopped by an error; all that was printed lies in $log" >&2' ERR
+shown='Iter\(|skipped|Error|captions at|^  [0-9]+: |lie in|gallery: |[│┃━]|held-out scenes of'
+: > "$log"
 SECONDS=0
+
+step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS" | tee -a "$log"; }
+
+# Run a tool; all it prints goes to the log, its progress to the screen.
+run() {
+    python "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$shown" || true; }
+}
+
 step 'render the nano data set'
-python tools/nano_data.py --out data/nano
+run tools/nano_data.py --out data/nano
 step 'stage 1: align on captions'
-python tools/train.py $configs/stage1_nano.py --work-dir "$out/stage1"
+run tools/train.py $configs/stage1_nano.py --work-dir "$out/stage1"
 stage1=$(ls -t "$out"/stage1/iter_*.pth | head -1)
 step 'evaluate before stage 2'
-python tools/test.py $configs/stage2_nano.py "$stage1" \
+run tools/test.py $configs/stage2_nano.py "$stage1" \
     --work-dir "$out/test1" --out "$out/scores_stage1.json"
 step 'stage 2: learn to describe'
-python tools/train.py $configs/stage2_nano.py --work-dir "$out/stage2" \
+run tools/train.py $configs/stage2_nano.py --work-dir "$out/stage2" \
     --cfg-options load_from="$stage1"
 stage2=$(ls -t "$out"/stage2/iter_*.pth | head -1)
 step 'evaluate after stage 2'
-python tools/test.py $configs/stage2_nano.py "$stage2" \
+run tools/test.py $configs/stage2_nano.py "$stage2" \
     --work-dir "$out/test2" --out "$out/scores_stage2.json"
 step 'caption held-out scenes'
-python tools/gallery.py --stage1 "$stage1" --stage2 "$stage2" \
+run tools/gallery.py --stage1 "$stage1" --stage2 "$stage2" \
     --scores1 "$out/scores_stage1.json" --scores2 "$out/scores_stage2.json" \
     --out "$out/gallery"
 step 'done'
 echo "data: data/nano   checkpoints, logs, scores, gallery: $out"
+echo "to go on: source ${MINIGPT4_VENV:-.venv}/bin/activate"

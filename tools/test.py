@@ -3,7 +3,6 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from mmengine.config import DictAction
 
@@ -33,6 +32,7 @@ def main() -> None:
     from mmengine.dist import is_main_process
 
     from minigpt4.engine import config
+    from minigpt4.engine.atomic import write_atomically
 
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
     config.start_ranks(cfg, args.launcher)
@@ -40,7 +40,7 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     scores = config.build_runner(cfg).test()
     if args.out and is_main_process():
-        Path(args.out).write_text(json.dumps(scores, indent=1))
+        write_atomically(args.out, json.dumps(scores, indent=1).encode())
         print(f'scores lie in {args.out}')
 
 

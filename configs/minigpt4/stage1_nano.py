@@ -6,7 +6,6 @@ bash tools/dist_train.sh configs/minigpt4/stage1_nano.py 2
 from mmengine.config import read_base
 
 from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
-from minigpt4.engine import SampleCaptionsHook
 
 with read_base():
     from ._base_.nano import *
@@ -28,20 +27,17 @@ train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=1e-2)
 param_scheduler[0].update(warmup=50, start=1e-4, minimum=5e-4)
 default_hooks['checkpoint'].update(interval=100)
-custom_hooks += [
-    dict(
-        type=SampleCaptionsHook,
-        interval=200,
-        dataset=dict(
-            type=InstructionDataset,
-            ann_file='descriptions.json',
-            data_root='data/nano/test',
-            limit=4,
-            keep_answers=False,
-            pipeline=[
-                dict(type=LoadImages, size=image_size),
-                dict(type=PackSample),
-            ],
-        ),
-    )
-]
+custom_hooks[-1].update(
+    interval=200,
+    dataset=dict(
+        type=InstructionDataset,
+        ann_file='descriptions.json',
+        data_root='data/nano/test',
+        limit=4,
+        keep_answers=False,
+        pipeline=[
+            dict(type=LoadImages, size=image_size),
+            dict(type=PackSample),
+        ],
+    ),
+)

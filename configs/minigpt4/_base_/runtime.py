@@ -10,7 +10,12 @@ from mmengine.hooks import (
 from mmengine.runner import LogProcessor
 from mmengine.visualization import LocalVisBackend, Visualizer
 
-from minigpt4.engine import ResumeHook, SanityHook, ThroughputHook
+from minigpt4.engine import (
+    ResumeHook,
+    SampleCaptionsHook,
+    SanityHook,
+    ThroughputHook,
+)
 
 default_hooks = dict(
     runtime_info=dict(type=RuntimeInfoHook),
@@ -30,6 +35,7 @@ custom_hooks = [
     dict(type=ResumeHook),
     dict(type=SanityHook),
     dict(type=ThroughputHook),
+    dict(type=SampleCaptionsHook, interval=1000),
 ]
 log_processor = dict(type=LogProcessor, by_epoch=False, window_size=50)
 visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])

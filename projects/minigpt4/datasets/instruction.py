@@ -108,7 +108,8 @@ class InstructionDataset(Dataset):
                 'expected caption, conversation, conversations or question.'
             )
         images = item.get('image', item.get('image_id', item.get('id')))
-        if 'image' not in item and not _mentions_image(item, turns):
+        named = 'image' in item or 'image_id' in item
+        if not named and not _mentions_image(item, turns):
             images = None
         if images is None:
             images = []
@@ -165,7 +166,7 @@ class InstructionDataset(Dataset):
 
 
 def _mentions_image(item: dict, turns: list[Turn]) -> bool:
-    """Whether a record without ``image`` has its image under its id."""
+    """Whether a record that names no image has one under its ``id``."""
     return 'caption' in item or any(
         '<ImageHere>' in turn.question for turn in turns
     )

@@ -1,20 +1,24 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What happens beside training: resuming, sanity, samples, throughput."""
 
+import copy
 import math
 import random
+import resource
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 
+from ..datasets import ImageTextPairs
+from ..prompts import Turn
 from ..registry import HOOKS
 from .atomic import write_atomically
 from .picture import captioned
@@ -45,13 +49,30 @@ def _model(runner):
 class ResumeHook(Hook):
     """Saves and restores what mmengine does not: RNG and data position."""
 
+    priority = 'LOW'  # before a checkpoint is written, which one rank does
+
+    def __init__(self) -> None:
+        self._counts: dict = {}
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Sum up the ranks' counts where a checkpoint may follow."""
+        if get_world_size() > 1 and (
+            self.every_n_train_iters(runner, 10)
+            or self.is_last_train_iter(runner)
+        ):
+            self._counts = dict(runner.train_loop.total_counts())
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add them to a checkpoint."""
         state: Any = np.random.get_state()
         kind, keys, *rest = state
         checkpoint['data'] = dict(
             positions=getattr(runner.train_loop, 'positions', None),
-            counts=dict(getattr(runner.train_loop, 'counts', {})),
+            counts=dict(
+                self._counts or getattr(runner.train_loop, 'counts', {})
+            ),
         )
         checkpoint['random'] = dict(
             python=random.getstate(),
@@ -67,14 +88,19 @@ class ResumeHook(Hook):
         if not runner._resume or 'random' not in checkpoint:
             return
         runner.train_loop.positions = checkpoint['data']['positions']
-        runner.train_loop.counts.update(checkpoint['data']['counts'])
+        if is_main_process():
+            runner.train_loop.counts.update(checkpoint['data']['counts'])
         states = checkpoint['random']
         version, numbers, gauss = states['python']
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(states['numpy'])
         torch.set_rng_state(states['torch'].cpu())
         if torch.cuda.is_available() and states['cuda']:
-            torch.cuda.set_rng_state_all([s.cpu() for s in states['cuda']])
+            # the run may go on with fewer GPUs
+            for device, state in zip(
+                range(torch.cuda.device_count()), states['cuda'], strict=False
+            ):
+                torch.cuda.set_rng_state(state.cpu(), device)
 
 
 @HOOKS.register_module()
@@ -122,8 +148,8 @@ class SanityHook(Hook):
                 'that guesses; its weights are wrong or not merged: check '
                 'decoder.name_or_path.'
             )
-        truncated = runner.train_loop.counts['truncated']
-        skipped = runner.train_loop.counts['skipped']
+        counts = runner.train_loop.total_counts()
+        skipped, truncated = counts['skipped'], counts['truncated']
         # of a batch that no rank can read the loss is 0
         self._unread = self._unread + 1 if loss == 0 and skipped else 0
         if self._unread >= self.patience:
@@ -136,9 +162,19 @@ class SanityHook(Hook):
             if value:
                 runner.message_hub.update_scalar(f'train/{name}', value)
 
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Save no weights that are not numbers."""
+        for name, tensor in checkpoint['state_dict'].items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise RuntimeError(
+                    f'{name} is no longer finite at iteration '
+                    f'{runner.iter + 1}, so no checkpoint is saved; resume '
+                    'from the last one with a lower learning rate or bf16.'
+                )
+
     def after_train(self, runner) -> None:
         """Say what was left out."""
-        counts = runner.train_loop.counts
+        counts = runner.train_loop.total_counts()
         seen = runner.iter
         runner.logger.info(
             f'{seen} iterations done; {counts["skipped"]} samples were '
@@ -149,7 +185,10 @@ class SanityHook(Hook):
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Adds samples and tokens per second, over all ranks, to the log.
+    """Adds samples and tokens per second and memory to the log.
+
+    The speeds are those of all ranks together; ``peak_memory_mb`` is the
+    main memory of this process (mmengine logs a GPU's memory itself).
 
     Args:
         interval: Iterations that one figure is taken over.
@@ -180,6 +219,8 @@ class ThroughputHook(Hook):
             hub = runner.message_hub
             hub.update_scalar('train/samples_per_s', self._samples * rate)
             hub.update_scalar('train/tokens_per_s', self._tokens * rate)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            hub.update_scalar('train/peak_memory_mb', peak / 1024)
             self._samples = self._tokens = 0
             self._since = now
 
@@ -191,7 +232,8 @@ class SampleCaptionsHook(Hook):
     Written to the log, and as pictures to every visualisation backend.
 
     Args:
-        dataset: Config of a dataset whose first samples are captioned.
+        dataset: Config of a dataset whose first samples are captioned; by
+            default the training data.
         num_samples: How many.
         interval: Iterations between two tables.
         max_new_tokens: The most tokens of a caption.
@@ -199,7 +241,7 @@ class SampleCaptionsHook(Hook):
 
     def __init__(
         self,
-        dataset: dict,
+        dataset: dict | None = None,
         num_samples: int = 4,
         interval: int = 500,
         max_new_tokens: int = 80,
@@ -220,10 +262,7 @@ class SampleCaptionsHook(Hook):
         ):
             return
         if not self._samples:
-            dataset = DATASETS.build(self.dataset_cfg)
-            number = min(self.num_samples, len(dataset))
-            samples = [dataset[i] for i in range(number)]
-            self._samples = [s for s in samples if s is not None]
+            self._samples = self._first_samples(runner)
             if not self._samples:
                 return
         model = _model(runner)
@@ -243,3 +282,19 @@ class SampleCaptionsHook(Hook):
                     step=step,
                 )
         runner.logger.info('\n'.join(lines))
+
+    def _first_samples(self, runner) -> list:
+        """The first readable samples, the same on all ranks, unanswered."""
+        cfg = self.dataset_cfg or runner.cfg.train_dataloader.dataset
+        dataset = DATASETS.build(copy.deepcopy(cfg))
+        if isinstance(dataset, ImageTextPairs):
+            dataset.rank, dataset.world_size = 0, 1
+            samples = next(iter(dataset))[: self.num_samples]
+        else:
+            number = min(self.num_samples, len(dataset))
+            samples = [dataset[i] for i in range(number)]
+        samples = [sample for sample in samples if sample is not None]
+        for sample in samples:
+            asked = sample.turns[-1].question
+            sample.turns = [*sample.turns[:-1], Turn(asked)]
+        return samples

@@ -4,6 +4,8 @@
 from collections import Counter
 
 import torch
+from mmengine import dist
+from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
@@ -59,7 +61,8 @@ class EndlessTrainLoop(BaseLoop):
 
     Attributes:
         positions: Of a streaming dataset, the position of each lane.
-        counts: ``skipped`` samples and ``truncated`` answers so far.
+        counts: ``skipped`` samples and ``truncated`` answers so far, of this
+            rank.
     """
 
     def __init__(
@@ -153,3 +156,12 @@ class EndlessTrainLoop(BaseLoop):
             lane, place = position
             self.positions[lane] = place
         self.counts.update(batch['counts'])
+
+    def total_counts(self) -> Counter[str]:
+        """The counts over all ranks; waits for each of them."""
+        names = ('skipped', 'truncated')
+        numbers = torch.tensor(
+            [self.counts[name] for name in names], device=get_device()
+        )
+        dist.all_reduce(numbers)
+        return Counter(dict(zip(names, numbers.tolist())))

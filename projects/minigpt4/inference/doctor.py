@@ -41,6 +41,14 @@ MISLEADS = {
     'reads a tokenizer.model',
 }
 GIB = 2**30
+NANO_FILES = (
+    'eva_vit.safetensors',
+    'q_former.safetensors',
+    'minigpt4_nano.pth',
+    'llm/config.json',
+    'llm/model.safetensors',
+    'llm/tokenizer.model',
+)
 
 
 class Report:
@@ -275,16 +283,15 @@ def _gpu(report: Report, torch, index: int) -> str:
 def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
     """Check that the shipped weights are there and whole."""
     files = sorted(folder.rglob('*.safetensors')) if folder.is_dir() else []
-    has_tokenizer = any(folder.rglob('tokenizer.model')) if files else False
+    missing = [f for f in NANO_FILES if not (folder / f).is_file()]
     mend = (
         'pip install --force-reinstall --no-deps minigpt4, or in a checkout: '
         'git checkout -- projects/minigpt4/nano/weights'
     )
-    if not files or not has_tokenizer:
-        part = 'tokenizer.model' if files else '*.safetensors'
+    if missing:
         report.weights.append('nano: incomplete' if files else 'nano: missing')
         report.fault(
-            f'the nano model cannot run: no {part} under {folder}', mend
+            f'the nano model cannot run: no {missing[0]} under {folder}', mend
         )
         return
     for file in files:

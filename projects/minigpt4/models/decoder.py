@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,6 +107,7 @@ class LLMDecoder(nn.Module):
             self.tokenizer = None
         else:
             where = locate_llm(name_or_path)
+            print_log(f'LLM: {where} (for {name_or_path})', logger='current')
             self.tokenizer = load_tokenizer(name_or_path)
             self.llm = self._load(where, arch, dtype, quantization)
         for setting in (

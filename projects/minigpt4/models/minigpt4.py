@@ -279,8 +279,10 @@ class MiniGPT4(BaseModel):
                 logger='current',
                 level=logging.WARNING,
             )
-        if data['inputs'] is None:  # no sample could be read
-            return []
+        if data['inputs'] is None:
+            # no sample could be read; mmengine's loops look at the last
+            # output for a loss, and take none from this one
+            return [BaseDataElement(loss={})]
         return super().val_step(data)
 
     test_step = val_step
@@ -345,7 +347,7 @@ def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:
         del state_dict[key]
     if model.decoder.tokenizer is not None:
         state_dict[prefix + FINGERPRINT] = encode_fingerprint(
-            model.decoder.fingerprint()
+            dict(model.decoder.fingerprint(), template=model.template.name)
         )
 
 
@@ -367,8 +369,19 @@ def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str, *_) -> None:
                 theirs
             )
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
-    if fingerprint is not None and model.check_llm:
-        model.decoder.check_fingerprint(decode_fingerprint(fingerprint))
+    if fingerprint is not None:
+        theirs = decode_fingerprint(fingerprint)
+        if model.check_llm:
+            model.decoder.check_fingerprint(theirs)
+        names = {theirs.get('template'), model.template.name} - {None, 'bare'}
+        if len(names) > 1:
+            print_log(
+                f'the checkpoint was trained with the template '
+                f'{theirs["template"]}, this config speaks '
+                f'{model.template.name}.',
+                logger='current',
+                level=logging.WARNING,
+            )
     parameters = dict(model.named_parameters())
     for name in model.trained_names:
         found = state_dict.get(prefix + name)

@@ -40,6 +40,8 @@ def write_dataset(
         test_scenes: Held-out scenes.
         seed: Seed of scenes, pictures and captions.
     """
+    for old in folder.glob('stage1/[ab]/*.tar'):
+        old.unlink()  # configs read all shards there are
     rng = random.Random(f'stage 1 {seed}')
     shards = -(-pairs // per_shard)
     first_of_b = min(-(-3 * shards // 4), shards - 1)

@@ -88,14 +88,15 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
     path.write_bytes(model.getvalue())
 
 
-def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
+def _documents(tokenizer, rng: random.Random, drill: bool) -> Iterator[tuple]:
     """Endless documents as ``(ids, supervised, first, last)``.
 
     Three in ten are a scene and its web caption, as stage 1 shows them; the
-    others a talk of two to six questions about a scene, as stage 2 and
-    chat render them; one in twenty is small talk without a scene. Captions
+    others a talk of some questions about a scene, as stage 2 and chat
+    render them; one in twenty is small talk without a scene. Captions
     and answers are supervised; ``first`` and ``last`` bound the scene's
-    words.
+    words. A drill asks more for colours and places, which a language model of
+    this size learns to look up long after it can recite a scene.
     """
     encode = tokenizer.encode
     while True:
@@ -122,11 +123,12 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             pieces = [([1], False), (opening, False), (words, False)]
             first = 1 + len(opening)
             before = '</Img> '
-            # short answers need more practice than their tokens give them
+            long, short = (1, 7) if drill else (2, 4)
             tasks = rng.sample(
-                ('describe', 'poem', 'count', 'advertise'), rng.randint(1, 2)
+                ('describe', 'poem', 'count', 'advertise'),
+                rng.randint(1, long),
             )
-            tasks += rng.choices(('color', 'place'), k=rng.randint(1, 4))
+            tasks += rng.choices(('color', 'place'), k=rng.randint(1, short))
             rng.shuffle(tasks)
             for task in tasks:
                 pair = grammar.question(task, scene, rng)
@@ -188,19 +190,17 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
 def pretrain_llm(
     tokenizer_model: Path,
     steps: int,
+    drill_steps: int,
     tokens: int = 4096,
     seed: int = 0,
     log=print,
 ) -> LlamaForCausalLM:
     """Pretrain the language model on text alone.
 
-    The embeddings of a scene's words are scaled and blurred by a random
-    amount, so that the model reads words that are only nearly right, as a
-    linear layer will later show them.
-
     Args:
         tokenizer_model: The SentencePiece model.
-        steps: Optimizer steps.
+        steps: Optimizer steps on all kinds of documents.
+        drill_steps: Steps after them that ask more for colours and places.
         tokens: Tokens of a step, at most.
         seed: Seed of weights, documents and noise.
         log: Called with one line of progress every 100 steps.
@@ -214,7 +214,21 @@ def pretrain_llm(
     )
     model = LlamaForCausalLM(LlamaConfig(**LLM_CONFIG))
     rng = random.Random(seed)
-    batches = _batches(_documents(tokenizer, rng), tokens, rng)
+    for drill, length in ((False, steps), (True, drill_steps)):
+        documents = _documents(tokenizer, rng, drill)
+        read_documents(model, _batches(documents, tokens, rng), length, log)
+    return model.eval()
+
+
+def read_documents(
+    model: LlamaForCausalLM, batches: Iterator[tuple], steps: int, log=print
+) -> None:
+    """Train the language model on batches of documents, in place.
+
+    The embeddings of a scene's words are scaled and blurred by a random
+    amount, so that the model reads words that are only nearly right, as a
+    linear layer will later show them.
+    """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
     )
@@ -244,7 +258,6 @@ def pretrain_llm(
                 f'language model step {step + 1}/{steps} '
                 f'loss {loss.item():.4f}'
             )
-    return model.eval()
 
 
 def pretrain_vision(
