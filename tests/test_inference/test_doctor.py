@@ -131,16 +131,24 @@ def safetensors(folder: Path, n_missing: int = 0) -> None:
         ('cut', 'its header says'),
         ('pointer', 'Git LFS pointer'),
         ('junk', 'no safetensors file'),
-        ('no tokenizer', 'no tokenizer.model'),
-        ('empty', 'no *.safetensors'),
+        ('no tokenizer', 'no llm/tokenizer.model'),
+        ('no projection', 'no minigpt4_nano.pth'),
+        ('empty', 'no eva_vit.safetensors'),
     ],
 )
 def test_nano_weights(tmp_path, state, said):
-    if state != 'empty':
-        safetensors(tmp_path, n_missing=3 if state == 'cut' else 0)
-    if state != 'no tokenizer':
-        (tmp_path / 'tokenizer.model').write_bytes(b'x')
-    file = tmp_path / 'x.safetensors'
+    lacking = {
+        'no tokenizer': 'llm/tokenizer.model',
+        'no projection': 'minigpt4_nano.pth',
+    }
+    (tmp_path / 'llm').mkdir()
+    for name in doctor.NANO_FILES if state != 'empty' else ():
+        if name.endswith('.safetensors'):
+            safetensors(tmp_path, n_missing=3 if state == 'cut' else 0)
+            (tmp_path / 'x.safetensors').rename(tmp_path / name)
+        elif name != lacking.get(state):
+            (tmp_path / name).write_bytes(b'x')
+    file = tmp_path / 'eva_vit.safetensors'
     if state == 'pointer':
         file.write_bytes(b'version https://git-lfs')
     if state == 'junk':
@@ -149,7 +157,7 @@ def test_nano_weights(tmp_path, state, said):
     doctor.check_nano_weights(report, tmp_path)
     if said is None:
         assert report.faults == []
-        assert report.weights[0].startswith('nano: 1 files')
+        assert report.weights[0].startswith('nano: 3 files')
     else:
         assert said in report.faults[0]['what']
 

@@ -370,14 +370,14 @@ def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str, *_) -> None:
             )
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
     if fingerprint is not None:
-        theirs = decode_fingerprint(fingerprint)
+        known = decode_fingerprint(fingerprint)
         if model.check_llm:
-            model.decoder.check_fingerprint(theirs)
-        names = {theirs.get('template'), model.template.name} - {None, 'bare'}
+            model.decoder.check_fingerprint(known)
+        names = {known.get('template'), model.template.name} - {None, 'bare'}
         if len(names) > 1:
             print_log(
                 f'the checkpoint was trained with the template '
-                f'{theirs["template"]}, this config speaks '
+                f'{known["template"]}, this config speaks '
                 f'{model.template.name}.',
                 logger='current',
                 level=logging.WARNING,
