@@ -12,7 +12,7 @@ with read_base():
     from ._base_.runtime import *
     from ._base_.stage1 import *
 
-max_iters = 400
+max_iters = 800
 global_batch_size = 32
 model.update(prompt_template='bare', prompt='', max_text_length=32)
 
@@ -26,9 +26,9 @@ train_dataloader['dataset'].update(
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=1e-2)
 param_scheduler[0].update(warmup=50, start=1e-4, minimum=5e-4)
-default_hooks['checkpoint'].update(interval=100)
+default_hooks['checkpoint'].update(interval=200)
 custom_hooks[-1].update(
-    interval=200,
+    interval=400,
     dataset=dict(
         type=InstructionDataset,
         ann_file='descriptions.json',

@@ -1,7 +1,7 @@
 """Stage 2 on the nano model: learn to talk from a few descriptions.
 
 bash tools/dist_train.sh configs/minigpt4/stage2_nano.py 1 \
-    --cfg-options load_from=work_dirs/stage1_nano/iter_400.pth
+    --cfg-options load_from=work_dirs/stage1_nano/iter_800.pth
 """
 
 from mmengine.config import read_base

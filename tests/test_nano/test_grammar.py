@@ -37,7 +37,7 @@ def test_texts_of_a_scene():
 
 def test_query_words_name_every_corner_and_the_background():
     words = grammar.query_words(SCENE)
-    assert words[:5] == ['circle', 'red', 'small', 'top', 'left']
+    assert words[:5] == ['small', 'red', 'circle', 'top', 'left']
     assert words[5:15] == [''] * 10
     assert words[20:] == ['gray', 'background']
 

@@ -48,16 +48,6 @@ def _article(word: str) -> str:
     return 'an' if word[0] in 'aeiou' else 'a'
 
 
-def _words(thing: Thing) -> list[str]:
-    """A shape in five bare words, what is asked for after what it is asked by.
-
-    A small language model finds the colour of "the star" easily where it
-    follows the star, and hardly where it precedes it (0.77 of the colours
-    were right after 2,000 steps).
-    """
-    return [thing.shape, thing.color, thing.size, *thing.corner.split()]
-
-
 def scene_text(scene: Scene, rng: random.Random) -> str:
     """The scene as bare words in raster order: what stands for a picture.
 
@@ -70,7 +60,7 @@ def scene_text(scene: Scene, rng: random.Random) -> str:
     words: list[str] = []
     for corner in CORNERS:
         if corner in things:
-            words += _words(things[corner])
+            words += f'{name(things[corner])} {corner}'.split()
         else:
             words += [marks] * rng.choice((0, 0, 1, 3, 5))
     return ' '.join([*words, scene.background, 'background'])
@@ -86,7 +76,7 @@ def query_words(scene: Scene) -> list[str]:
     words: list[str] = []
     for corner in CORNERS:
         if corner in things:
-            words += _words(things[corner])
+            words += f'{name(things[corner])} {corner}'.split()
         else:
             words += [''] * 5
     return [*words, scene.background, 'background']

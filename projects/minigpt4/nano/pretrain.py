@@ -128,7 +128,9 @@ def _documents(tokenizer, rng: random.Random, drill: bool) -> Iterator[tuple]:
                 ('describe', 'poem', 'count', 'advertise'),
                 rng.randint(1, long),
             )
-            tasks += rng.choices(('color', 'place'), k=rng.randint(1, short))
+            weights = (3, 1) if drill else (1, 1)
+            number = rng.randint(1, short)
+            tasks += rng.choices(('color', 'place'), weights, k=number)
             rng.shuffle(tasks)
             for task in tasks:
                 pair = grammar.question(task, scene, rng)
@@ -208,13 +210,16 @@ def pretrain_llm(
     Returns:
         The model in fp32.
     """
-    torch.manual_seed(seed)
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(tokenizer_model)
     )
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**LLM_CONFIG))
     rng = random.Random(seed)
     for drill, length in ((False, steps), (True, drill_steps)):
+        if drill:
+            torch.manual_seed(seed + 1)
+            rng = random.Random(seed + 1)
         documents = _documents(tokenizer, rng, drill)
         read_documents(model, _batches(documents, tokens, rng), length, log)
     return model.eval()
