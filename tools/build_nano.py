@@ -22,7 +22,7 @@ TOKENIZER_CONFIG = dict(
 )
 
 
-def build_llm(out: Path, steps: tuple[int, int], seed: int) -> None:
+def build_llm(out: Path, steps: int, seed: int) -> None:
     """Train tokenizer and language model."""
     from minigpt4.nano import pretrain
 
@@ -32,7 +32,7 @@ def build_llm(out: Path, steps: tuple[int, int], seed: int) -> None:
     (folder / 'tokenizer_config.json').write_text(
         json.dumps(TOKENIZER_CONFIG, indent=1)
     )
-    llm = pretrain.pretrain_llm(folder / 'tokenizer.model', *steps, seed=seed)
+    llm = pretrain.pretrain_llm(folder / 'tokenizer.model', steps, seed=seed)
     llm.half().save_pretrained(folder)
 
 
@@ -91,13 +91,7 @@ def main() -> None:
     parser.add_argument(
         '--out', type=Path, default=ROOT / 'projects/minigpt4/nano/weights'
     )
-    parser.add_argument(
-        '--llm-steps',
-        type=int,
-        nargs=2,
-        default=(2000, 500),
-        help='of the pretraining and of the drill after it',
-    )
+    parser.add_argument('--llm-steps', type=int, default=2000)
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)

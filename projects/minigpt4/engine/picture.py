@@ -28,7 +28,7 @@ def captioned(
     lines = [
         piece
         for paragraph in text.splitlines() or ['']
-        for piece in textwrap.wrap(paragraph, width // 6) or ['']
+        for piece in textwrap.wrap(paragraph, width // 6 + 3) or ['']
     ]
     page = Image.new('RGB', (width, height + line * (len(lines) + 1)), 'white')
     page.paste(image.resize((width, height), Image.Resampling.BICUBIC), (0, 0))

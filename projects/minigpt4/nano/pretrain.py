@@ -95,8 +95,7 @@ def _documents(tokenizer, rng: random.Random, drill: bool) -> Iterator[tuple]:
     others a talk of some questions about a scene, as stage 2 and chat
     render them; one in twenty is small talk without a scene. Captions
     and answers are supervised; ``first`` and ``last`` bound the scene's
-    words. A drill asks more for colours and places, which a language model of
-    this size learns to look up long after it can recite a scene.
+    words.
     """
     encode = tokenizer.encode
     while True:
@@ -123,14 +122,11 @@ def _documents(tokenizer, rng: random.Random, drill: bool) -> Iterator[tuple]:
             pieces = [([1], False), (opening, False), (words, False)]
             first = 1 + len(opening)
             before = '</Img> '
-            long, short = (1, 7) if drill else (2, 4)
+            # short answers need more practice than their tokens give them
             tasks = rng.sample(
-                ('describe', 'poem', 'count', 'advertise'),
-                rng.randint(1, long),
+                ('describe', 'poem', 'count', 'advertise'), rng.randint(1, 2)
             )
-            weights = (3, 1) if drill else (1, 1)
-            number = rng.randint(1, short)
-            tasks += rng.choices(('color', 'place'), weights, k=number)
+            tasks += rng.choices(('color', 'place'), k=rng.randint(1, 4))
             rng.shuffle(tasks)
             for task in tasks:
                 pair = grammar.question(task, scene, rng)
@@ -192,17 +188,19 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
 def pretrain_llm(
     tokenizer_model: Path,
     steps: int,
-    drill_steps: int,
     tokens: int = 4096,
     seed: int = 0,
     log=print,
 ) -> LlamaForCausalLM:
     """Pretrain the language model on text alone.
 
+    The embeddings of a scene's words are scaled and blurred by a random
+    amount, so that the model reads words that are only nearly right, as a
+    linear layer will later show them.
+
     Args:
         tokenizer_model: The SentencePiece model.
-        steps: Optimizer steps on all kinds of documents.
-        drill_steps: Steps after them that ask more for colours and places.
+        steps: Optimizer steps.
         tokens: Tokens of a step, at most.
         seed: Seed of weights, documents and noise.
         log: Called with one line of progress every 100 steps.
@@ -210,30 +208,13 @@ def pretrain_llm(
     Returns:
         The model in fp32.
     """
+    torch.manual_seed(seed)
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(tokenizer_model)
     )
-    torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**LLM_CONFIG))
     rng = random.Random(seed)
-    for drill, length in ((False, steps), (True, drill_steps)):
-        if drill:
-            torch.manual_seed(seed + 1)
-            rng = random.Random(seed + 1)
-        documents = _documents(tokenizer, rng, drill)
-        read_documents(model, _batches(documents, tokens, rng), length, log)
-    return model.eval()
-
-
-def read_documents(
-    model: LlamaForCausalLM, batches: Iterator[tuple], steps: int, log=print
-) -> None:
-    """Train the language model on batches of documents, in place.
-
-    The embeddings of a scene's words are scaled and blurred by a random
-    amount, so that the model reads words that are only nearly right, as a
-    linear layer will later show them.
-    """
+    batches = _batches(_documents(tokenizer, rng), tokens, rng)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
     )
@@ -263,6 +244,7 @@ def read_documents(
                 f'language model step {step + 1}/{steps} '
                 f'loss {loss.item():.4f}'
             )
+    return model.eval()
 
 
 def pretrain_vision(
