@@ -88,7 +88,7 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
     path.write_bytes(model.getvalue())
 
 
-def _documents(tokenizer, rng: random.Random, drill: bool) -> Iterator[tuple]:
+def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
     """Endless documents as ``(ids, supervised, first, last)``.
 
     Three in ten are a scene and its web caption, as stage 1 shows them; the
