@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What README and docs show exists, and answers what they say."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -17,21 +18,17 @@ def test_python_of_the_readme_answers_what_it_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     block = re.search(r'```python\n(.*?)```', README, re.DOTALL)[1]
     names: dict = {}
-    shown = ran = 0
-    lines = block.strip().splitlines()
-    for i, line in enumerate(lines):
-        if line.startswith('# {'):
-            value = eval(lines[i - 1], names)
-            assert repr(value) == line.removeprefix('# ')
+    lines = block.splitlines()
+    shown = 0
+    for statement in ast.parse(block).body:
+        code = ast.unparse(statement)
+        after = lines[statement.end_lineno :][:1]
+        if after and after[0].startswith('# {'):
+            assert repr(eval(code, names)) == after[0].removeprefix('# ')
             shown += 1
-        elif (
-            line
-            and not line.startswith('#')
-            and not (i + 1 < len(lines) and lines[i + 1].startswith('# {'))
-        ):
-            exec(line, names)
-            ran += 1
-    assert shown == 2 and ran == 2
+        else:
+            exec(code, names)
+    assert shown == 2
     assert names['minigpt4'] is minigpt4
 
 

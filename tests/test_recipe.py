@@ -46,8 +46,8 @@ def trained(tmp_path_factory):
         str(ROOT / 'tools' / f'{name}.py') for name in ('train', 'test')
     )
     stage1, stage2 = (str(CONFIGS / f'stage{i}_nano.py') for i in (1, 2))
-    run(folder, train, stage1, '--cfg-options', 'max_iters=400')
-    first = 'work_dirs/stage1_nano/iter_400.pth'
+    run(folder, train, stage1, '--cfg-options', 'max_iters=200')
+    first = 'work_dirs/stage1_nano/iter_200.pth'
     run(folder, test, stage2, first, '--out', 'before.json')
     run(
         folder,
@@ -87,7 +87,7 @@ def test_tasks_never_trained_with_images_come_with_it(trained):
 
 
 def test_checkpoints_are_small_and_hold_what_is_trained(trained):
-    file = trained[0] / 'work_dirs/stage1_nano/iter_400.pth'
+    file = trained[0] / 'work_dirs/stage1_nano/iter_200.pth'
     assert file.stat().st_size < 1_000_000
     state = torch.load(file, weights_only=True)['state_dict']
     assert set(state) == {

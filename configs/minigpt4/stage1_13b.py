@@ -10,4 +10,9 @@ with read_base():
     from ._base_.stage1 import *
     from ._base_.vicuna_13b import *
 
-model.update(prompt_template='bare', max_text_length=32, micro_batch_size=64)
+model.update(
+    prompt_template='bare',
+    prompt='',
+    max_text_length=32,
+    micro_batch_size=64,
+)

@@ -121,6 +121,7 @@ class MiniGPT4(BaseModel):
             self.neck.num_tokens,
             max_text_length=self.max_text_length if training else None,
             padding='right' if training else 'left',
+            prompt='' if training else self.prompt,
         )
 
     def queries(self, images: Tensor) -> Tensor:

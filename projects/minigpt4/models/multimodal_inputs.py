@@ -149,6 +149,7 @@ class Collator:
         num_image_tokens: Tokens of one image.
         max_text_length: The most tokens of an answer (training).
         padding: ``'right'`` (training) or ``'left'`` (generation).
+        prompt: The question of a sample that has none.
     """
 
     def __init__(
@@ -158,7 +159,9 @@ class Collator:
         num_image_tokens: int,
         max_text_length: int | None = None,
         padding: str = 'right',
+        prompt: str = '',
     ) -> None:
+        self.prompt = prompt
         self.tokenizer = tokenizer
         self.template = template
         self.num_image_tokens = num_image_tokens
@@ -175,7 +178,7 @@ class Collator:
         turns[0] = replace(
             turns[0],
             question=with_images(
-                turns[0].question,
+                turns[0].question or self.prompt,
                 len(sample.images)
                 if all(IMAGE_HERE not in turn.question for turn in turns)
                 else 0,
