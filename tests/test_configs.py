@@ -27,6 +27,8 @@ TRAINED = dict(
     stage2=3_149_824,
     stage2_1000it=3_149_824,
     stage2_13b=3_937_280,
+    stage2_ablation_a=23_072_768,
+    stage2_ablation_b=VICUNA_7B + 2 * (4096 * 4096 + 4096),
     stage2_llama2_7b=23_072_768,
     stage2_nano=128 * 192 + 192,
 )
@@ -41,8 +43,12 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 15
-    assert {p.stem for p in CONFIGS} == {*TRAINED, 'stage1_ablation_c'}
+    assert len(CONFIGS) == 18
+    assert {p.stem for p in CONFIGS} == {
+        *TRAINED,
+        'stage1_ablation_c',
+        'stage2_ablation_c',
+    }
 
 
 @each_config
@@ -53,7 +59,7 @@ def test_model_builds_and_trains_what_it_should(path):
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    if path.stem == 'stage1_ablation_c':
+    if path.stem.endswith('ablation_c'):
         assert {n.split('.')[0] for n in trained} == {'neck', 'head'}
         trained = {n: k for n, k in trained.items() if n[:5] == 'head.'}
     assert {n.split('.')[0] for n in trained} == {'head'}

@@ -39,7 +39,9 @@ def test_named_files_exist(page):
         r'(?<![\w/])((?:tools|configs|docs|tests|benchmarks|projects|'
         r'demo)/[\w./-]+\.(?:py|sh|md|yml|png|html))'
     )
-    for name in set(re.findall(pattern, text)):
+    # configs that the docs tell the reader to write
+    own = {f'configs/minigpt4/{x}.py' for x in ('stage1_mine', 'stage2_mine')}
+    for name in set(re.findall(pattern, text)) - own:
         assert (ROOT / name).exists(), f'{page.name} names {name}'
 
 

@@ -42,6 +42,7 @@ def main() -> None:
     if args.out and is_main_process():
         write_atomically(args.out, json.dumps(scores, indent=1).encode())
         print(f'scores lie in {args.out}')
+    config.leave_ranks()
 
 
 if __name__ == '__main__':

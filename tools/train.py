@@ -62,6 +62,7 @@ def main() -> None:
     runner = config.build_runner(cfg)
     runner.train()
     runner.logger.info(f'checkpoints and logs lie in {cfg.work_dir}')
+    config.leave_ranks()
 
 
 if __name__ == '__main__':

@@ -232,11 +232,13 @@ def test_trained_names_are_the_head(tiny_model, tiny_cfg):
     with torch.device('meta'):
         full = MODELS.build(
             dict(
-                type='MiniGPT4',
-                backbone=dict(type='EVAViT'),
-                neck=dict(type='QFormer'),
-                head=dict(type='LinearProjector'),
-                decoder=dict(type='LLMDecoder', name_or_path='a/b', arch=arch),
+                type='minigpt4.MiniGPT4',
+                backbone=dict(type='minigpt4.EVAViT'),
+                neck=dict(type='minigpt4.QFormer'),
+                head=dict(type='minigpt4.LinearProjector'),
+                decoder=dict(
+                    type='minigpt4.LLMDecoder', name_or_path='a/b', arch=arch
+                ),
             )
         )
     assert full.trained_names == HEAD

@@ -35,6 +35,13 @@ def start_ranks(cfg: Config, launcher: str) -> None:
         )
 
 
+def leave_ranks() -> None:
+    """Part from the other ranks; without it gloo aborts at exit at times."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def fit_batch(cfg: Config, world_size: int) -> int:
     """Share the global batch out to ranks.
 
