@@ -206,3 +206,9 @@ def test_torch_dtype():
     for name in ('int8', 'half precision', 'nn'):
         with pytest.raises(ValueError, match=f"dtype '{name}' is no float"):
             torch_dtype(name)
+
+
+def test_unreachable_url_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(ConnectionError, match='could not be fetched .* give'):
+        read_tensors('http://127.0.0.1:9/eva_vit_g.pth')

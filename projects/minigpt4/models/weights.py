@@ -92,12 +92,20 @@ def read_tensors(source: str) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ConnectionError: The URL cannot be reached.
         ValueError: The file holds no weights.
     """
     if urlparse(source).scheme in ('http', 'https'):
-        tensors = torch.hub.load_state_dict_from_url(
-            source, map_location='cpu', weights_only=True
-        )
+        try:
+            tensors = torch.hub.load_state_dict_from_url(
+                source, map_location='cpu', weights_only=True
+            )
+        except OSError as error:
+            raise ConnectionError(
+                f'{source} could not be fetched ({error}); download it '
+                'elsewhere and give its path as checkpoint of the backbone '
+                'or the neck.'
+            ) from error
     else:
         path = local_path(source, 'checkpoint')
         if path is None or not path.is_file():
