@@ -37,7 +37,7 @@ def run(folder: Path, *command: str) -> str:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Scores before and after stage 2 of a run a third as long."""
+    """Scores before and after stage 2 of a shortened run."""
     folder = tmp_path_factory.mktemp('recipe')
     write_dataset(
         folder / 'data' / 'nano', pairs=4000, descriptions=400, test_scenes=60
