@@ -266,3 +266,14 @@ def test_fingerprint_of_another_llm_is_refused(tiny_llm_dir, other_llm_dir):
     ):
         with pytest.raises(ValueError, match=f'an LLM with {key} '):
             ours.check_fingerprint({**theirs, key: value})
+
+
+def test_sampling_settings_of_the_folder_are_left_out(tiny_llm_dir, tmp_path):
+    """They would mix with ours: transformers merges the two."""
+    folder = tmp_path / 'llm'
+    shutil.copytree(tiny_llm_dir, folder)
+    theirs = dict(do_sample=True, repetition_penalty=7.0)
+    (folder / 'generation_config.json').write_text(json.dumps(theirs))
+    config = LLMDecoder(str(folder)).llm.generation_config
+    assert not config.do_sample
+    assert config.repetition_penalty != 7.0
