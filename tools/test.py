@@ -32,7 +32,7 @@ def main() -> None:
     from mmengine.dist import is_main_process
 
     from minigpt4.engine import config
-    from minigpt4.engine.atomic import write_atomically
+    from minigpt4.atomic import write_atomically
 
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
     config.start_ranks(cfg, args.launcher)

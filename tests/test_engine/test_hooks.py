@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from minigpt4.atomic import write_atomically
 from minigpt4.engine import SampleCaptionsHook, SanityHook
-from minigpt4.engine.atomic import write_atomically
 from minigpt4.engine.config import build_runner, latest_checkpoint
 
 SANE = dict(interval=1, patience=3)

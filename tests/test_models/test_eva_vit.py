@@ -54,7 +54,7 @@ def test_checkpoint_of_another_depth_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r'lacks \d+ of .* blocks\.3\.'):
         EVAViT({**ARCH, 'depth': 4}, img_size=28, checkpoint=path)
-    with pytest.raises(ValueError, match=r'misshaped 1 .*pos_embed \(1, 5'):
+    with pytest.raises(ValueError, match=r'misshaped 1 .*pos_embed \(\(1, 5'):
         EVAViT(ARCH, img_size=42, checkpoint=path)
 
 

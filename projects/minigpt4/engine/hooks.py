@@ -17,10 +17,10 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 
+from ..atomic import write_atomically
 from ..datasets import ImageTextPairs
 from ..prompts import Turn
 from ..registry import HOOKS
-from .atomic import write_atomically
 from .picture import captioned
 
 

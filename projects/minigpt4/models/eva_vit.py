@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from .weights import load_weights, torch_dtype
+from .weights import load_weights, room_for_weights, torch_dtype
 
 ARCHS = {
     # BLIP-2 keeps 39 of EVA-CLIP's 40 blocks and no final norm
@@ -84,16 +84,17 @@ class PatchEmbed(nn.Module):
 class EVAViT(nn.Module):
     """EVA-ViT: ``(B, 3, 224, 224)`` images to ``(B, 257, 1408)`` features.
 
-    Parameter names are those of ``eva_vit_g.pth``, so that file loads as it
-    is (blocks beyond the 39th, the final norm and the head are left over).
+    Parameter names are those of ``eva_vit_g.pth``. That file loads as it is
+    (blocks beyond the 39th, the final norm and the head are left over), and
+    so do the other layouts of :mod:`~.layouts`.
 
     Args:
         arch: ``'eva-g'``, ``'nano'``, or a dict with ``width``, ``depth``,
             ``num_heads`` and ``mlp_width``.
         img_size: Side of the square input in pixels.
         patch_size: Side of a patch in pixels.
-        checkpoint: File, URL or ``'nano/...'`` of the weights; None leaves
-            them random.
+        checkpoint: File, folder, URL or ``'nano/...'`` of the weights; None
+            leaves them random.
         dtype: ``'auto'`` (bf16 or fp16 on a GPU, fp32 on a CPU) or the name
             of a floating-point type.
         frozen: Whether the weights stay as they are; then no graph is built
@@ -125,32 +126,28 @@ class EVAViT(nn.Module):
         self.img_size = img_size
         self.frozen = frozen
         patches = (img_size // patch_size) ** 2
-        self.patch_embed = PatchEmbed(width, patch_size)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
-        self.blocks = nn.ModuleList(
-            Block(width, arch['num_heads'], arch['mlp_width'])
-            for _ in range(arch['depth'])
-        )
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if checkpoint is not None:
-            load_weights(self, checkpoint, select=self._select)
+        with room_for_weights(checkpoint):
+            self.patch_embed = PatchEmbed(width, patch_size)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
+            self.blocks = nn.ModuleList(
+                Block(width, arch['num_heads'], arch['mlp_width'])
+                for _ in range(arch['depth'])
+            )
         # a trained backbone keeps fp32 weights: AMP casts as it goes
-        self.to(torch_dtype(dtype) if frozen else torch.float32)
+        weights_dtype = torch_dtype(dtype) if frozen else torch.float32
+        if checkpoint is None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        else:
+            load_weights(self, 'backbone', checkpoint, weights_dtype)
+        self.to(weights_dtype)
         self.requires_grad_(not frozen)
         self.train()
 
     def train(self, mode: bool = True) -> 'EVAViT':
         """Stay in eval mode while frozen, whatever is asked."""
         return super().train(mode and not self.frozen)
-
-    def _select(self, name: str) -> str | None:
-        """Our name of a checkpoint's tensor; None for what is left over."""
-        if name.startswith('blocks.'):
-            return name if int(name.split('.')[1]) < len(self.blocks) else None
-        known = ('cls_token', 'pos_embed', 'patch_embed.')
-        return name if name.startswith(known) else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images.

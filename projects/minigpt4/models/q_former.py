@@ -1,27 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The neck: BLIP-2's Q-Former, and the patch merge that replaces it."""
 
-import re
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from .weights import load_weights, torch_dtype
-
-# LAVIS's names (blip2_pretrained_flant5xxl.pth, key 'model') to ours
-_LAVIS_NAMES = (
-    (r'^Qformer\.bert\.embeddings\.LayerNorm\.', 'norm.'),
-    (r'^Qformer\.bert\.encoder\.layer\.', 'layers.'),
-    (r'\.(attention|crossattention)\.self\.', r'.\1.'),
-    (r'\.(attention|crossattention)\.output\.dense\.', r'.\1.out.'),
-    (r'\.(attention|crossattention)\.output\.LayerNorm\.', r'.\1.norm.'),
-    (r'\.crossattention\.', '.cross_attention.'),
-    (r'\.intermediate_query\.dense\.', '.mlp.fc1.'),
-    (r'\.output_query\.dense\.', '.mlp.fc2.'),
-    (r'\.output_query\.LayerNorm\.', '.mlp.norm.'),
-)
+from .weights import load_weights, room_for_weights, torch_dtype
 
 
 class Attention(nn.Module):
@@ -115,8 +100,8 @@ class QFormer(nn.Module):
         mlp_width: Width of the feed-forward.
         cross_every: Distance of the layers with cross-attention.
         dropout: Dropout while it is trained (ablation c of the paper).
-        checkpoint: File, URL or ``'nano/...'`` of the weights, in LAVIS's or
-            our names; None leaves them random.
+        checkpoint: File, folder, URL or ``'nano/...'`` of the weights, in any
+            layout of :mod:`~.layouts`; None leaves them random.
         dtype: Type of the frozen weights.
         frozen: Whether the weights stay as they are; then no graph is built
             and no dropout wakes.
@@ -144,40 +129,35 @@ class QFormer(nn.Module):
         self.out_channels = width
         self.frozen = frozen
         self.dropout = dropout
-        self.query_tokens = nn.Parameter(torch.empty(1, num_queries, width))
-        nn.init.normal_(self.query_tokens, std=0.02)
-        # torch's eps here, as LAVIS; transformers' BLIP-2 has 1e-6
-        self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.layers = nn.ModuleList(
-            Layer(
-                width,
-                num_heads,
-                mlp_width,
-                in_channels if i % cross_every == 0 else None,
-                dropout,
+        with room_for_weights(checkpoint):
+            self.query_tokens = nn.Parameter(
+                torch.empty(1, num_queries, width)
             )
-            for i in range(depth)
-        )
-        if checkpoint is not None:
-            load_weights(self, checkpoint, select=self._select)
-        self.to(torch_dtype(dtype) if frozen else torch.float32)
+            # torch's eps here, as LAVIS; transformers' BLIP-2 has 1e-6
+            self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
+            self.norm = nn.LayerNorm(width, eps=1e-12)
+            self.layers = nn.ModuleList(
+                Layer(
+                    width,
+                    num_heads,
+                    mlp_width,
+                    in_channels if i % cross_every == 0 else None,
+                    dropout,
+                )
+                for i in range(depth)
+            )
+        weights_dtype = torch_dtype(dtype) if frozen else torch.float32
+        if checkpoint is None:
+            nn.init.normal_(self.query_tokens, std=0.02)
+        else:
+            load_weights(self, 'neck', checkpoint, weights_dtype)
+        self.to(weights_dtype)
         self.requires_grad_(not frozen)
         self.train()
 
     def train(self, mode: bool = True) -> 'QFormer':
         """Stay in eval mode while frozen, whatever is asked."""
         return super().train(mode and not self.frozen)
-
-    @staticmethod
-    def _select(name: str) -> str | None:
-        """Our name of a checkpoint's tensor; None for what is left over."""
-        if name.endswith('position_ids') or name.startswith('t5_proj.'):
-            return None
-        for pattern, ours in _LAVIS_NAMES:
-            name = re.sub(pattern, ours, name)
-        known = ('query_tokens', 'ln_vision.', 'norm.', 'layers.')
-        return name if name.startswith(known) else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Distil image features into queries.

@@ -1,19 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Finding and loading frozen weights: strict, counted, never half right."""
 
-import os
+import contextlib
 import re
-import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
-from safetensors.torch import load_file
 from torch import nn
 
-SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
+from .layouts import from_layout
+from .tensor_files import SHIPPED, open_tensors
+
 _PLACEHOLDER = re.compile(
     r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE
 )
@@ -84,111 +83,59 @@ def local_path(name: str, what: str) -> Path | None:
     )
 
 
-def read_tensors(source: str) -> dict[str, torch.Tensor]:
-    """Read a flat dict of tensors from a file or URL, on the CPU.
-
-    Pickles are read with ``weights_only``. A wrapping key (``model``,
-    ``state_dict``, ``module``) is opened.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ConnectionError: The URL cannot be reached.
-        ValueError: The file holds no weights.
-    """
-    if urlparse(source).scheme in ('http', 'https'):
-        try:
-            tensors = torch.hub.load_state_dict_from_url(
-                source, map_location='cpu', weights_only=True
-            )
-        except OSError as error:
-            raise ConnectionError(
-                f'{source} could not be fetched ({error}); download it '
-                'elsewhere and give its path as checkpoint of the backbone '
-                'or the neck.'
-            ) from error
-    else:
-        path = local_path(source, 'checkpoint')
-        if path is None or not path.is_file():
-            raise FileNotFoundError(
-                f'checkpoint {source!r} is no file; give '
-                'the path of the downloaded weights.'
-            )
-        try:
-            if path.suffix == '.safetensors':
-                tensors = load_file(path)
-            else:
-                # files of torch below 1.6 are no zip and cannot be mapped
-                tensors = torch.load(
-                    path,
-                    map_location='cpu',
-                    weights_only=True,
-                    mmap=zipfile.is_zipfile(path),
-                )
-        except Exception as error:
-            size = os.path.getsize(path)
-            raise ValueError(
-                f'{path} ({size} bytes) cannot be read as weights: it is '
-                'truncated, no checkpoint, or a pickle that would run code; '
-                f'download it again ({type(error).__name__}).'
-            ) from error
-    if not isinstance(tensors, dict):
-        raise ValueError(
-            f'{source} holds a {type(tensors).__name__}; '
-            'expected a dict of named tensors.'
-        )
-    for key in ('model', 'state_dict', 'module'):
-        if isinstance(tensors.get(key), dict):
-            tensors = tensors[key]
-    return tensors
+@contextlib.contextmanager
+def room_for_weights(checkpoint: str | None) -> Iterator[None]:
+    """Build a module without memory where its weights come from a file."""
+    with torch.device('meta') if checkpoint else contextlib.nullcontext():
+        yield
 
 
 def load_weights(
-    module: nn.Module, source: str, select: Callable[[str], str | None]
+    module: nn.Module, part: str, source: str, dtype: torch.dtype
 ) -> None:
-    """Load frozen weights into a module and report what matched.
+    """Give a module its weights from a file, and report what matched.
 
-    A module on the meta device is left as it is; no file is looked for.
+    The module is one that was built with :func:`room_for_weights`: its
+    parameters become the file's tensors, mapped from it where the type is
+    the same. So there is one copy, and nothing is initialised in vain. Under
+    ``torch.device('meta')`` it stays empty and no file is looked for.
 
     Args:
         module: The module; every parameter of it must be in the file.
-        source: File, URL or ``'nano/...'``.
-        select: Maps a name in the file to the module's, or to None for what
-            the module does not want.
+        part: Which part of the model it is, ``'backbone'`` or ``'neck'``.
+        source: What :func:`~.tensor_files.open_tensors` opens, in any layout
+            of :mod:`~.layouts`.
+        dtype: Type of the parameters.
 
     Raises:
+        FileNotFoundError: There is no such file, or the name is a
+            placeholder.
         ValueError: A parameter is missing or has another shape.
     """
-    if any(parameter.is_meta for parameter in module.parameters()):
+    if torch.get_default_device().type == 'meta':
         return
-    tensors, left_over = {}, 0
-    for name, tensor in read_tensors(source).items():
-        ours = select(name)
-        if ours is None:
-            left_over += 1
-        else:
-            tensors[ours] = tensor
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in tensors]
-    unknown = [name for name in tensors if name not in wanted]
-    misshaped = [
-        f'{name} {tuple(tensors[name].shape)} instead of {tuple(want.shape)}'
-        for name, want in wanted.items()
-        if name in tensors and tensors[name].shape != want.shape
-    ]
-    for problem, names in (
-        ('lacks', missing),
-        ('has unknown', unknown),
-        ('has misshaped', misshaped),
-    ):
-        if names:
-            raise ValueError(
-                f'{source} {problem} {len(names)} of {len(wanted)} tensors '
-                f'of {type(module).__name__}, e.g. {names[0]}; is it the '
-                'checkpoint of this architecture?'
+    if not source.startswith(('http://', 'https://')):
+        path = local_path(source, 'checkpoint')
+        if path is None:
+            raise FileNotFoundError(
+                f'checkpoint {source!r} is no file; give the path of the '
+                'downloaded weights.'
             )
-    module.load_state_dict(tensors)
+        source = str(path)
+    state = module.state_dict()
+    found, report = from_layout(
+        part,
+        open_tensors(source),
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+    )
+    report.check(source, type(module).__name__)
+    module.load_state_dict(
+        {name: lazy.to(dtype).read() for name, lazy in found.items()},
+        assign=True,
+    )
     print_log(
-        f'{type(module).__name__}: {len(wanted)} tensors loaded from '
-        f'{source}, {left_over} left over.',
+        f'{type(module).__name__}: {len(report.matched)} tensors loaded from '
+        f'{source} ({report.layout} layout), {len(report.left_over)} left '
+        'over.',
         logger='current',
     )

@@ -1,0 +1,449 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Fetching a file of weights once: resumed, checked, from mirrors, offline."""
+
+import errno
+import hashlib
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from mmengine.logging import print_log
+from rich.console import Console
+from rich.filesize import decimal as in_units
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from .atomic import write_atomically
+
+TIMEOUT = 30.0  # seconds without a byte before a connection is given up
+WAITS = (1.0, 3.0, 9.0)  # seconds before each new try
+_CHUNK = 2**20
+# too early, too busy, and the faults that a server may recover from
+_WORTH_ANOTHER_TRY = (408, 416, 425, 429, 500, 502, 503, 504)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# OpenMMLab's names end on a date and 8 digits of the SHA-256
+_NAMED_HASH = re.compile(r'_\d{8}-([0-9a-f]{8})\.\w+$')
+_WEB_PAGE = (b'<!doctype', b'<html', b'<?xml')
+
+
+class _Refused(Exception):
+    """A place does not give the file; its text says why."""
+
+
+def fetch(
+    url: str,
+    *,
+    sha256: str | None = None,
+    folder: 'Path | None' = None,
+    mirrors: Sequence[str] = (),
+) -> Path:
+    """The local copy of a file, which is downloaded if it is not there yet.
+
+    A mirror is a URL or a folder under which files lie by their bare names.
+    Those of ``MINIGPT4_MIRROR`` (separated by commas) are tried first, then
+    ``mirrors``, then the URL itself. With ``MINIGPT4_OFFLINE=1`` or
+    ``HF_HUB_OFFLINE=1`` only mirrors that are folders are.
+
+    What arrives is compared with ``sha256``, else with the 8 digits in names
+    such as ``..._20230615-714b5f52.pth``, else only with the size that the
+    server announced. Its size and SHA-256 are recorded beside it in
+    ``NAME.json``, so it is read through once and not at each start. A broken
+    download is resumed if its place still has the same file. Processes that
+    want the same file wait for the one that fetches it.
+
+    Args:
+        url: Where the file is published (http or https).
+        sha256: Its SHA-256, or the beginning of it, where one is published.
+        folder: Where it goes; by default :func:`cache_folder`.
+        mirrors: More mirrors.
+
+    Returns:
+        The file, under the URL's bare name.
+
+    Raises:
+        ConnectionError: No place gave the right file; each is named with its
+            reason.
+        FileExistsError: The folder has a file of this name from another URL.
+        OSError: It cannot be written: no space, no permission.
+        ValueError: The URL names no file.
+    """
+    parts = urlsplit(url)
+    name = Path(unquote(parts.path)).name
+    if parts.scheme not in ('http', 'https') or not name:
+        raise ValueError(
+            f'{url} is no http or https address of a file; give one, or the '
+            'path of a local file.'
+        )
+    path = (folder or cache_folder()).expanduser() / name
+    wanted = expected_hash(url, sha256)
+    if _is_checked(path, url, wanted):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            # another process may have been faster
+            if not _is_checked(path, url, wanted):
+                _obtain(path, url, wanted, mirrors)
+    except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise PermissionError(
+                f'{path.parent} cannot be written ({error.strerror}); name '
+                'another folder in MINIGPT4_CACHE.'
+            ) from error
+        if error.errno in _FULL:
+            raise OSError(
+                error.errno,
+                f'no space for {name} in {path.parent} ({error.strerror}); '
+                'free some or name another folder in MINIGPT4_CACHE: what has '
+                'arrived is kept',
+            ) from error
+        raise
+    return path
+
+
+def cache_folder() -> Path:
+    """Where files go: ``MINIGPT4_CACHE``, else ``~/.cache/minigpt4``.
+
+    ``XDG_CACHE_HOME`` stands in for ``~/.cache``.
+    """
+    if os.environ.get('MINIGPT4_CACHE'):
+        return Path(os.environ['MINIGPT4_CACHE']).expanduser()
+    home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(home).expanduser() / 'minigpt4'
+
+
+def expected_hash(url: str, sha256: str | None = None) -> str | None:
+    """The published SHA-256 of a file, or its first digits, or None."""
+    if sha256:
+        return sha256.lower()
+    named = _NAMED_HASH.search(urlsplit(url).path)
+    return named[1] if named else None
+
+
+def is_offline() -> bool:
+    """Whether the user forbids the network."""
+    return any(
+        os.environ.get(variable, '').lower() in ('1', 'on', 'true', 'yes')
+        for variable in ('MINIGPT4_OFFLINE', 'HF_HUB_OFFLINE')
+    )
+
+
+def record_of(path: Path) -> dict:
+    """What is recorded of a fetched file, if it has not changed since.
+
+    Returns:
+        ``url, place, size, mtime_ns, sha256``; empty without a record.
+    """
+    record = _read_json(_record_path(path))
+    try:
+        found = path.stat()
+    except OSError:
+        return {}
+    same = (found.st_size, found.st_mtime_ns) == (
+        record.get('size'),
+        record.get('mtime_ns'),
+    )
+    return record if same else {}
+
+
+def _is_checked(path: Path, url: str, wanted: str | None) -> bool:
+    record = record_of(path)
+    if not record or not record['sha256'].startswith(wanted or ''):
+        return False
+    if record['url'] != url and wanted is None:
+        raise FileExistsError(
+            f'{path} was fetched from {_shown(record["url"])}, not from '
+            f'{_shown(url)}; move it away, or name another folder in '
+            'MINIGPT4_CACHE.'
+        )
+    return True
+
+
+def _obtain(
+    path: Path, url: str, wanted: str | None, mirrors: Sequence[str]
+) -> None:
+    """Make ``path`` the right file, or raise."""
+    reasons = []
+    if path.is_file():
+        try:
+            _accept(path, path, url, 'found there', wanted)
+            return
+        except _Refused as reason:
+            aside = path.with_name(f'{path.name}.wrong')
+            os.replace(path, aside)
+            reasons.append(f'{path}: {reason} (renamed {aside.name})')
+            print_log(reasons[-1], logger='current', level=logging.WARNING)
+    part = path.with_name(f'{path.name}.part')
+    for place in _places(url, mirrors):
+        if is_offline() and not place.startswith('file:'):
+            reasons.append(f'{_shown(place)}: not asked, for this is offline')
+            continue
+        try:
+            _download(place, part)
+            _accept(part, path, url, place, wanted)
+            return
+        except _Refused as reason:
+            reasons.append(f'{_shown(place)}: {reason}')
+            print_log(reasons[-1], logger='current', level=logging.WARNING)
+    raise ConnectionError(
+        f'{path.name} could not be fetched ({"; ".join(reasons)}): get '
+        f'{_shown(url)} some other way and put it at {path}, or name a folder '
+        'or URL that has it in MINIGPT4_MIRROR.'
+    )
+
+
+def _places(url: str, mirrors: Sequence[str]) -> Iterator[str]:
+    """The addresses to try, in order."""
+    name = quote(Path(unquote(urlsplit(url).path)).name)
+    own = os.environ.get('MINIGPT4_MIRROR', '').split(',')
+    for base in filter(None, (base.strip() for base in (*own, *mirrors))):
+        if '://' not in base:
+            base = Path(base).expanduser().absolute().as_uri()
+        yield f'{base.rstrip("/")}/{name}'
+    yield url
+
+
+def _download(place: str, part: Path) -> None:
+    """Bring what lies at ``place`` to ``part``, as often as it takes.
+
+    Raises:
+        _Refused: It cannot be had there.
+        OSError: It cannot be written.
+    """
+    most, waits = _size(part), list(WAITS)
+    while True:
+        try:
+            _read(place, part)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, PermissionError) or (
+                isinstance(error, OSError) and error.errno in _FULL
+            ):
+                raise
+            reason = _reason(error)
+            status = getattr(error, 'code', None)
+            if place.startswith('file:') or (
+                status is not None and status not in _WORTH_ANOTHER_TRY
+            ):
+                raise _Refused(reason) from error
+        if _size(part) > most:  # tries are counted from the last new byte
+            most, waits = _size(part), list(WAITS)
+        if not waits:
+            raise _Refused(f'{reason}, {len(WAITS) + 1} times')
+        print_log(
+            f'{_shown(place)}: {reason}; trying again in {waits[0]:g} s',
+            logger='current',
+            level=logging.WARNING,
+        )
+        time.sleep(waits.pop(0))
+
+
+def _read(place: str, part: Path) -> None:
+    """One connection: go on with ``part``, or start it anew."""
+    note = part.with_name(f'{part.name}.json')
+    known = _read_json(note)
+    start = 0
+    if known.get('place') == place and known['size'] and known['version']:
+        start = _size(part)
+        if start == known['size']:
+            return  # all of it had come when an earlier process died
+    headers = {'User-Agent': 'minigpt4', 'Accept-Encoding': 'identity'}
+    if start:
+        headers |= {
+            'Range': f'bytes={start}-',
+            'If-Range': known['version'],
+        }
+    try:
+        answer = urlopen(Request(place, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416:  # the part is longer than the file
+            part.unlink()
+        raise
+    with answer:
+        if 'html' in answer.headers.get('Content-Type', ''):
+            raise _Refused('a web page came instead of the file')
+        if getattr(answer, 'status', None) != 206:
+            start = 0
+        elif not _goes_on(answer.headers, start, known):
+            part.unlink(missing_ok=True)
+            raise ConnectionError('it sent a piece that was not asked for')
+        length = answer.headers.get('Content-Length')
+        size = None if length is None else start + int(length)
+        version = _version(answer.headers)
+        if start == 0:
+            part.unlink(missing_ok=True)
+            known = dict(place=place, version=version, size=size)
+            write_atomically(note, json.dumps(known).encode())
+        free = shutil.disk_usage(part.parent).free
+        if size is not None and size - start > free:
+            raise OSError(
+                errno.ENOSPC, f'{in_units(size)} wanted, {in_units(free)} free'
+            )
+        print_log(
+            f'fetching {_shown(place)} '
+            f'({in_units(size) if size else "of unknown size"}'
+            f'{f", from byte {start:,} on" if start else ""})',
+            logger='current',
+        )
+        with open(part, 'ab') as file, _bar(part, start, size) as bar:
+            while chunk := answer.read1(_CHUNK):
+                file.write(chunk)
+                bar.advance(bar.task_ids[0], len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+    if size is not None and _size(part) != size:
+        raise ConnectionError(f'cut off at {_size(part):,} of {size:,} bytes')
+
+
+def _goes_on(headers, start: int, known: dict) -> bool:
+    """Whether an answer is the rest of what is there, of the same file."""
+    sent = headers.get('Content-Range', '')
+    return (
+        re.match(rf'bytes {start}-\d+/{known.get("size")}$', sent) is not None
+        and _version(headers) == known['version']
+    )
+
+
+def _version(headers) -> str | None:
+    """What tells one version of a file from another, for If-Range."""
+    tag = headers.get('ETag')
+    if tag and not tag.startswith('W/'):
+        return tag
+    return headers.get('Last-Modified')
+
+
+def _accept(
+    file: Path, path: Path, url: str, place: str, wanted: str | None
+) -> None:
+    """Check a file, record what it is and give it its name.
+
+    Raises:
+        _Refused: It is not what it should be. A download is removed.
+    """
+    digest = hashlib.sha256()
+    with open(file, 'rb') as stream:
+        head = stream.read(_CHUNK)
+        digest.update(head)
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    found = digest.hexdigest()
+    reason = ''
+    if head.lstrip()[:16].lower().startswith(_WEB_PAGE):
+        reason = 'a web page instead of the file'
+    elif not head:
+        reason = 'an empty file'
+    elif wanted and not found.startswith(wanted):
+        reason = (
+            f'another file: its SHA-256 begins with {found[: len(wanted)]}, '
+            f'expected {wanted} ({_size(file):,} bytes)'
+        )
+    note = path.with_name(f'{path.name}.part.json')
+    if file != path:
+        note.unlink(missing_ok=True)
+    if reason:
+        if file != path:
+            file.unlink()
+        raise _Refused(reason)
+    os.replace(file, path)
+    stat = path.stat()
+    record = dict(
+        url=url,
+        place=place,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256=found,
+    )
+    write_atomically(
+        _record_path(path), f'{json.dumps(record, indent=2)}\n'.encode()
+    )
+    print_log(
+        f'{path}: {stat.st_size:,} bytes, SHA-256 {found}; checked: '
+        f'{how_checked(wanted)}',
+        logger='current',
+    )
+
+
+def how_checked(wanted: str | None) -> str:
+    """What a file is compared with, in words."""
+    if wanted is None:
+        return 'size only: no published hash'
+    if len(wanted) < 64:
+        return f'{len(wanted)} digits of its SHA-256'
+    return 'its SHA-256'
+
+
+def _lock(path: Path) -> AcquireReturnProxy:
+    """Held until the end of a ``with``; says so when it has to wait."""
+    lock = FileLock(path.with_name(f'.{path.name}.lock'))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print_log(
+            f'waiting for another process that fetches {path.name}',
+            logger='current',
+        )
+        return lock.acquire()
+
+
+def _bar(part: Path, start: int, size: int | None) -> Progress:
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    bar.add_task(part.stem, total=size, completed=start)
+    return bar
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, HTTPError):
+        return f'HTTP {error.code} {error.reason}'
+    if isinstance(error, URLError) and not isinstance(error.reason, str):
+        error = error.reason
+    if isinstance(error, TimeoutError):
+        return f'no answer for {TIMEOUT:g} s'
+    return getattr(error, 'strerror', None) or str(error) or repr(error)
+
+
+def _shown(place: str) -> str:
+    """An address without its query, which may hold a token."""
+    if place.startswith('file:'):
+        return unquote(urlsplit(place).path)
+    return place.partition('?')[0]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f'{path.name}.json')
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

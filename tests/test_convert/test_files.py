@@ -1,0 +1,279 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Published files become ours, and ours become theirs, bit for bit."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from minigpt4 import get_model
+from minigpt4.convert.files import convert, wanted_shapes
+from minigpt4.models.layouts import to_layout
+from minigpt4.models.tensor_files import LazyTensor, open_tensors
+
+NANO = 'minigpt-4_nano_caption'
+SHIPPED = dict(
+    backbone='nano/eva_vit.safetensors',
+    neck='nano/q_former.safetensors',
+    head='nano/minigpt4_nano.pth',
+)
+LLAMA = dict(model_type='llama', hidden_size=8)
+
+
+@pytest.fixture
+def config(tiny_cfg) -> Config:
+    """A model of tiny parts, whose LLM is known by its width alone."""
+    model = dict(tiny_cfg)
+    model['decoder'] = dict(model['decoder'], arch=LLAMA)
+    return Config(dict(model=model))
+
+
+@pytest.fixture
+def tensors(config):
+    """Random tensors of each part of ``config``, by our names."""
+    torch.manual_seed(0)
+    return {
+        part: {name: torch.randn(shape) for name, shape in shapes.items()}
+        for part, shapes in wanted_shapes(config).items()
+    }
+
+
+def named(part, layout, tensors):
+    lazy = {name: LazyTensor.of(t) for name, t in tensors.items()}
+    return {n: t.read() for n, t in to_layout(part, layout, lazy).items()}
+
+
+def assert_same(path, want):
+    found = open_tensors(path)
+    assert set(found) == set(want)
+    for name, tensor in want.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name].read(), tensor), name
+
+
+@pytest.mark.parametrize('to', ['official', 'mmpretrain'])
+@pytest.mark.parametrize('part', SHIPPED)
+def test_ours_there_and_back(tmp_path, part, to):
+    """Not a bit is lost, the fingerprint of the LLM included."""
+    source = SHIPPED[part]
+    theirs = tmp_path / 'theirs.pth'
+    back = tmp_path / ('back' + Path(source).suffix)
+    convert(source, theirs, to=to, model=NANO)
+    convert(theirs, back, model=NANO)
+    assert_same(back, {n: t.read() for n, t in open_tensors(source).items()})
+    # nothing but the tensors was saved
+    size = sum(t.nbytes for t in open_tensors(source).values())
+    assert theirs.stat().st_size < size + 30_000
+
+
+def test_converted_files_make_the_same_model(tmp_path):
+    for part in ('backbone', 'neck', 'head'):
+        convert(
+            SHIPPED[part],
+            tmp_path / f'{part}.pth',
+            to='mmpretrain',
+            model=NANO,
+        )
+    ours = get_model(NANO)
+    theirs = get_model(
+        NANO,
+        pretrained=str(tmp_path / 'head.pth'),
+        backbone=dict(checkpoint=str(tmp_path / 'backbone.pth')),
+        neck=dict(checkpoint=str(tmp_path / 'neck.pth')),
+    )
+    for (name, a), (_, b) in zip(
+        ours.named_parameters(), theirs.named_parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_official_eva_vit(tmp_path, config, tensors):
+    """As ``eva_vit_g.pth``: fp16, a 40th block, a norm and a head beside."""
+    mine = {n: t.half() for n, t in tensors['backbone'].items()}
+    beside = {
+        'blocks.2.norm1.weight': torch.ones(32),
+        'norm.weight': torch.ones(32),
+        'norm.bias': torch.ones(32),
+        'head.weight': torch.ones(3, 32),
+    }
+    torch.save({**mine, **beside}, tmp_path / 'eva_vit_g.pth')
+    out = tmp_path / 'eva_vit.safetensors'
+    reports = convert(tmp_path / 'eva_vit_g.pth', out, model=config)
+    assert list(reports) == ['backbone']
+    assert set(reports['backbone'].left_over) == set(beside)
+    assert_same(out, mine)
+
+
+def test_official_blip2(tmp_path, config, tensors):
+    beside = {
+        'Qformer.bert.embeddings.position_ids': torch.arange(512)[None],
+        't5_proj.weight': torch.ones(4, 24),
+        't5_proj.bias': torch.ones(4),
+    }
+    theirs = {**named('neck', 'official', tensors['neck']), **beside}
+    torch.save(dict(model=theirs), tmp_path / 'blip2.pth')
+    out = tmp_path / 'q_former.safetensors'
+    reports = convert(tmp_path / 'blip2.pth', out, model=config)
+    assert reports['neck'].layout == 'official'
+    assert set(reports['neck'].left_over) == set(beside)
+    assert_same(out, tensors['neck'])
+
+
+@pytest.mark.parametrize(
+    'shape, words',
+    [
+        ((4096, 768), 'Vicuna-7B'),
+        ((5120, 768), 'Vicuna-13B'),
+        ((4096, 5632), 'LLaMA-2-7B without Q-Former'),
+    ],
+)
+def test_official_projections(tmp_path, shape, words):
+    """As ``prerained_minigpt4_7b.pth``: the optimizer and buffers beside."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(shape), torch.randn(shape[0])
+    content = dict(
+        model={
+            'llama_proj.weight': weight,
+            'llama_proj.bias': bias,
+            'Qformer.bert.embeddings.position_ids': torch.arange(512)[None],
+        },
+        optimizer=dict(state={}, param_groups=[dict(lr=1e-4)]),
+        config=dict(run=dict(seed=42)),
+        scaler=dict(scale=65536.0),
+        epoch=3,
+    )
+    torch.save(content, tmp_path / 'prerained.pth')
+    reports = convert(tmp_path / 'prerained.pth', tmp_path / 'ours.pth')
+    assert words in str(reports['head'])
+    assert len(reports['head'].left_over) == 1
+    assert_same(
+        tmp_path / 'ours.pth',
+        {'head.layers.0.weight': weight, 'head.layers.0.bias': bias},
+    )
+
+
+@pytest.mark.parametrize('layout', ['official', 'mmpretrain'])
+def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
+    prefix = dict(official='visual_encoder.', mmpretrain='vision_encoder.')
+    content = {
+        prefix[layout] + name: tensor
+        for name, tensor in named(
+            'backbone', layout, tensors['backbone']
+        ).items()
+    }
+    content |= named('neck', layout, tensors['neck'])
+    content |= named('head', layout, tensors['head'])
+    content['llama_model.model.norm.weight'] = torch.ones(8)
+    torch.save(dict(state_dict=content), tmp_path / 'all.pth')
+    with pytest.raises(ValueError, match='holds backbone and neck and head, '):
+        convert(tmp_path / 'all.pth', tmp_path / 'one.pth', model=config)
+    reports = convert(tmp_path / 'all.pth', tmp_path / 'out', model=config)
+    for report in reports.values():
+        assert [*report.left_over] == ['llama_model.model.norm.weight']
+    for part, file in dict(
+        backbone='eva_vit.safetensors',
+        neck='q_former.safetensors',
+        head='minigpt4.pth',
+    ).items():
+        assert_same(tmp_path / 'out' / file, tensors[part])
+
+
+def test_types_are_changed_when_asked(tmp_path):
+    out = tmp_path / 'a.pth'
+    convert(SHIPPED['head'], out, model=NANO, dtype='bfloat16')
+    dtypes = {n: t.dtype for n, t in open_tensors(out).items()}
+    assert dtypes == {
+        'head.layers.0.weight': torch.bfloat16,
+        'head.layers.0.bias': torch.bfloat16,
+        'llm_fingerprint': torch.uint8,
+    }
+
+
+def test_several_layers_have_no_name_elsewhere(tmp_path, config):
+    config.model.head['num_layers'] = 3
+    torch.manual_seed(0)
+    head = {
+        n: torch.randn(s) for n, s in wanted_shapes(config)['head'].items()
+    }
+    torch.save(head, tmp_path / 'a.pth')
+    convert(tmp_path / 'a.pth', tmp_path / 'b.pth', model=config)
+    assert_same(tmp_path / 'b.pth', head)
+    with pytest.raises(ValueError, match='several layers, for which the off'):
+        convert(
+            tmp_path / 'a.pth', tmp_path / 'c.pth', 'official', model=config
+        )
+    assert not (tmp_path / 'c.pth').exists()
+
+
+@pytest.mark.parametrize(
+    'spoil, sentence',
+    [
+        (
+            lambda t: t.pop('ln_vision.weight'),
+            r'lacks 1 of the \d+ tensors of the neck of .*ln_vision.*--model',
+        ),
+        (
+            lambda t: t.update(query_tokens=torch.ones(1, 9, 24)),
+            r'misshaped 1 .* query_tokens \(\(1, 9, 24\) instead of',
+        ),
+        (
+            lambda t: [t.pop(n) for n in list(t) if n != 'query_tokens'],
+            r'lacks \d+ of the \d+ tensors of the neck',
+        ),
+        (
+            lambda t: [t.clear(), t.update(a=torch.ones(1))],
+            'holds no backbone, neck or head of MiniGPT-4 but a; give one',
+        ),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, config, tensors, spoil, sentence):
+    theirs = named('neck', 'official', tensors['neck'])
+    spoil(theirs)
+    torch.save(dict(model=theirs), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=sentence) as error:
+        convert(tmp_path / 'a.pth', tmp_path / 'b.pth', model=config)
+    assert '\n' not in str(error.value)
+    assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_allowed_to_be_missing(tmp_path, config, tensors):
+    theirs = named('neck', 'official', tensors['neck'])
+    del theirs['ln_vision.weight']
+    torch.save(theirs, tmp_path / 'a.pth')
+    out = tmp_path / 'b.safetensors'
+    reports = convert(
+        tmp_path / 'a.pth', out, model=config, allow=['ln_vision.*']
+    )
+    assert reports['neck'].missing == ['ln_vision.weight']
+    del tensors['neck']['ln_vision.weight']
+    assert_same(out, tensors['neck'])
+
+
+def test_file_of_another_size(tmp_path):
+    """The nano file is not that of the default model."""
+    with pytest.raises(ValueError, match=r'lacks 455 of the 511 .* of the backb'):
+        convert(SHIPPED['backbone'], tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'head .*\(192, 128\) instead of'):
+        convert(SHIPPED['head'], tmp_path / 'a.pth')
+    assert not os.listdir(tmp_path)
+
+
+def test_unknown_model(tmp_path):
+    with pytest.raises(ValueError, match="'minigpt-5' is no model of the hub"):
+        convert(SHIPPED['neck'], tmp_path / 'a.pth', model='minigpt-5')
+
+
+def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    out = tmp_path / 'a.pth'
+    out.write_text('before')
+
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space left'):
+        convert(SHIPPED['head'], out, to='official', model=NANO)
+    assert os.listdir(tmp_path) == ['a.pth']
+    assert out.read_text() == 'before'

@@ -1,0 +1,248 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Files of tensors are read and written whole, or one sentence says why."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minigpt4.models.tensor_files import (
+    LazyTensor,
+    open_tensors,
+    write_safetensors,
+    write_sharded,
+)
+
+
+@pytest.fixture
+def tensors():
+    torch.manual_seed(0)
+    return {
+        'a.weight': torch.randn(3, 4),
+        'a.half': torch.randn(5).half(),
+        'a.brain': torch.randn(2, 2).bfloat16(),
+        'mark': torch.tensor([1, 2, 3], dtype=torch.uint8),
+        'scalar': torch.tensor(4.0),
+        'count': torch.tensor(7),
+        'none': torch.empty(0, 3),
+    }
+
+
+def lazy(tensors):
+    return {name: LazyTensor.of(t) for name, t in tensors.items()}
+
+
+def assert_same(found, want):
+    assert set(found) == set(want)
+    for name, tensor in want.items():
+        assert found[name].shape == tuple(tensor.shape)
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name].read(), tensor)
+
+
+@pytest.mark.parametrize('wrap', [None, 'model', 'state_dict', 'module'])
+def test_wrapping_keys_are_opened(tmp_path, tensors, wrap):
+    content = {wrap: tensors, 'epoch': 3} if wrap else tensors
+    torch.save(content, tmp_path / 'a.pth')
+    assert_same(open_tensors(tmp_path / 'a.pth'), tensors)
+
+
+def test_files_of_old_torch_and_safetensors(tmp_path, tensors):
+    torch.save(
+        tensors, tmp_path / 'a.pth', _use_new_zipfile_serialization=False
+    )
+    save_file(tensors, tmp_path / 'a.safetensors')
+    for name in ('a.pth', 'a.safetensors'):
+        assert_same(open_tensors(tmp_path / name), tensors)
+
+
+def test_what_we_write_others_read(tmp_path, tensors):
+    path = tmp_path / 'deep' / 'a.safetensors'
+    write_safetensors(path, lazy(tensors), dict(format='pt'))
+    assert_same(lazy(load_file(path)), tensors)
+    assert_same(open_tensors(path), tensors)
+    assert os.listdir(path.parent) == ['a.safetensors']
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_shards(tmp_path, tensors, suffix):
+    if suffix == 'safetensors':
+        write_sharded(tmp_path, lazy(tensors), max_shard_bytes=48)
+        assert len(list(tmp_path.glob('model-*-of-*.safetensors'))) > 1
+    else:
+        names = sorted(tensors)
+        places = {}
+        for number, half in enumerate((names[:3], names[3:])):
+            file = f'pytorch_model-{number}.bin'
+            torch.save({n: tensors[n] for n in half}, tmp_path / file)
+            places |= dict.fromkeys(half, file)
+        (tmp_path / 'pytorch_model.bin.index.json').write_text(
+            json.dumps(dict(weight_map=places))
+        )
+    assert_same(open_tensors(tmp_path), tensors)
+    lost = sorted(tmp_path.glob('*0*.safetensors')) or sorted(
+        tmp_path.glob('*.bin')
+    )
+    lost[0].unlink()
+    with pytest.raises(FileNotFoundError, match='lacks 1 of its .* shards'):
+        open_tensors(tmp_path)
+
+
+def test_one_shard_needs_no_index(tmp_path, tensors):
+    write_sharded(tmp_path, lazy(tensors))
+    assert os.listdir(tmp_path) == ['model.safetensors']
+    assert_same(open_tensors(tmp_path), tensors)
+
+
+def test_folder_without_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no .*safetensors'):
+        open_tensors(tmp_path)
+
+
+def test_index_that_names_more_than_its_shards(tmp_path, tensors):
+    save_file(tensors, tmp_path / 'a.safetensors')
+    index = dict(weight_map=dict.fromkeys([*tensors, 'more'], 'a.safetensors'))
+    (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(index))
+    with pytest.raises(ValueError, match='lack 1 tensors .* e.g. more; down'):
+        open_tensors(tmp_path)
+
+
+class Code:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    'kind, reason',
+    [
+        ('truncated.pth', 'truncated or damaged; download it again'),
+        ('truncated.safetensors', 'truncated or damaged; download it again'),
+        ('truncated old.pth', 'truncated or no file of weights; download'),
+        ('empty.pth', 'it is empty; download it again'),
+        ('html.pth', 'it is a web page, .* from another address'),
+        ('html.safetensors', 'it is a web page'),
+        ('xml.bin', 'it is a web page'),
+        ('pointer.pth', 'it is a Git LFS pointer'),
+        (
+            'code.pth',
+            r'would run code \(pathlib\.Path\); .* refused',
+        ),
+        ('old code.pth', r'a pickle that would run code \(pathlib'),
+        ('text.pth', 'truncated or no file of weights'),
+    ],
+)
+def test_unreadable_files(tmp_path, kind, reason):
+    path = tmp_path / kind
+    ran = tmp_path / 'ran'
+    tensors = dict(a=torch.randn(1000))
+    if kind == 'truncated.safetensors':
+        save_file(tensors, path)
+    elif kind.startswith('truncated'):
+        torch.save(
+            tensors, path, _use_new_zipfile_serialization='old' not in kind
+        )
+    elif 'code' in kind:
+        torch.save(
+            dict(tensors, code=Code(ran)),
+            path,
+            _use_new_zipfile_serialization=kind == 'code.pth',
+        )
+    else:
+        text = dict(
+            empty='',
+            html='\n<!DOCTYPE html><html>Quota exceeded</html>',
+            xml='<?xml version="1.0"?><Error>AccessDenied</Error>',
+            pointer='version https://git-lfs.github.com/spec/v1\noid sha256:',
+            text='weights',
+        )[path.stem]
+        path.write_text(text)
+    if kind.startswith('truncated'):
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(
+        ValueError, match=r'bytes\) cannot be read as weights: .*' + reason
+    ) as error:
+        open_tensors(path)
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+    assert not ran.exists()
+
+
+def test_file_without_a_dict(tmp_path):
+    torch.save(torch.ones(2), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='holds a Tensor; expected a dict'):
+        open_tensors(tmp_path / 'a.pth')
+
+
+def test_failed_write_leaves_what_was_there(tmp_path, tensors):
+    path = tmp_path / 'a.safetensors'
+    write_safetensors(path, lazy(tensors))
+
+    def fail():
+        raise OSError('disk gone')
+
+    broken = dict(lazy(tensors), late=LazyTensor((2,), torch.float32, fail))
+    with pytest.raises(OSError, match='disk gone'):
+        write_safetensors(path, broken)
+    assert_same(open_tensors(path), tensors)
+    assert os.listdir(tmp_path) == ['a.safetensors']
+
+
+def test_tensor_that_is_not_as_announced(tmp_path):
+    wrong = LazyTensor((2, 3), torch.float32, lambda: torch.ones(3, 2))
+    with pytest.raises(ValueError, match='a was announced as'):
+        write_safetensors(tmp_path / 'a.safetensors', dict(a=wrong))
+    assert not os.listdir(tmp_path)
+
+
+def test_casts_leave_integers_alone():
+    cast = LazyTensor.of(torch.tensor([1.5])).to(torch.float16)
+    assert cast.dtype == cast.read().dtype == torch.float16
+    marks = LazyTensor.of(torch.tensor([1], dtype=torch.uint8))
+    assert marks.to(torch.float16) is marks
+
+
+PEAK = """
+import resource, sys
+import torch
+from minigpt4.models.tensor_files import *
+# transformers and all are imported by now
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tensors = open_tensors(sys.argv[1])
+write_safetensors(
+    sys.argv[2], {n: t.to(torch.bfloat16) for n, t in tensors.items()}
+)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_memory_is_bounded_by_the_largest_tensor(
+    tmp_path, suffix, monkeypatch
+):
+    """2 GB in, 1 GB out: mapped pages are let go of on the way."""
+    source = tmp_path / f'a{suffix}'
+    block = torch.empty(2**25)  # 128 MB
+    tensors = {str(i): LazyTensor.of(block) for i in range(16)}
+    if suffix == '.pth':
+        torch.save({n: t.read().clone() for n, t in tensors.items()}, source)
+    else:
+        write_safetensors(source, tensors)
+    done = subprocess.run(
+        [sys.executable, '-c', PEAK, source, tmp_path / 'out.safetensors'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    megabytes = int(done.stdout) / 1024
+    assert megabytes < 1024  # the file has 2,048
