@@ -12,7 +12,7 @@ test_dataloader = dict(
     dataset=dict(
         type='minigpt4.InstructionDataset',
         pipeline=[
-            dict(type=LoadImages, size=image_size),
+            dict(type=LoadImages, size=image_size, exact=True),
             dict(type=PackSample),
         ],
     )

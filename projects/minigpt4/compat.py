@@ -82,3 +82,10 @@ def dtype_argument(dtype: torch.dtype) -> dict:
 
     major, minor = map(int, transformers.__version__.split('.')[:2])
     return {'dtype' if (major, minor) >= (4, 56) else 'torch_dtype': dtype}
+
+
+def keys_and_values(cache) -> list:
+    """The keys and values of each layer of a transformers cache."""
+    if hasattr(cache, 'layers'):  # since transformers 4.54
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))

@@ -195,9 +195,9 @@ def test_greedy_is_the_argmax_of_the_logits(tiny_model, make_sample):
     """Generation sees what the loss sees: no other mask or positions."""
     samples = [make_sample([0], 'describe'), make_sample([], 'what is a red')]
     answers = tiny_model.generate(samples, max_new_tokens=1)
-    batch = tiny_model.data_preprocessor(
-        tiny_model.collator(training=True)(samples)
-    )
+    tiny_model.line_length = None
+    (piece,) = tiny_model.collator(training=True)(samples)['pieces']
+    batch = tiny_model.data_preprocessor(piece)
     with torch.no_grad():
         logits = tiny_model(**batch)
     last = batch['inputs'].attention_mask.sum(1) - 1

@@ -11,10 +11,19 @@ HEAD = ['head.layers.0.weight', 'head.layers.0.bias']
 CHECKPOINT = {*HEAD, 'llm_fingerprint'}
 
 
+def collated(model, samples):
+    """The one piece of a training batch."""
+    (piece,) = model.collator(training=True)(samples)['pieces']
+    return piece
+
+
 def prepared(model, samples, training=True):
-    return model.data_preprocessor(
-        model.collator(training=training)(samples), training
-    )
+    collate = collated if training else collated_left
+    return model.data_preprocessor(collate(model, samples), training)
+
+
+def collated_left(model, samples):
+    return model.collator(training=False)(samples)
 
 
 def loss_of(model, samples):
@@ -43,9 +52,7 @@ def test_batch_loss_is_the_token_weighted_mean_of_singles(
     singles, weights = [], []
     for sample in mixed_samples:
         singles.append(loss_of(tiny_model, [sample]))
-        weights.append(
-            len(tiny_model.collator(training=True)([sample])['inputs'].targets)
-        )
+        weights.append(len(collated(tiny_model, [sample])['inputs'].targets))
     assert len(set(weights)) > 1
     singles, weights = torch.stack(singles), torch.tensor(weights).float()
     assert singles.std() > 0.01
@@ -101,6 +108,62 @@ def test_images_take_their_places(tiny_model, mixed_samples):
     assert torch.equal(flat[others], words.flatten(0, 1)[others])
 
 
+@pytest.mark.parametrize('line_length', [1, 40, 256])
+@pytest.mark.parametrize('decoder', [{}, dict(gradient_checkpointing=True)])
+def test_packed_is_unpacked(build_tiny, mixed_samples, line_length, decoder):
+    """Same loss and gradient, with the stored prefix and without it."""
+    results = []
+    for length in (None, line_length):
+        model = build_tiny(line_length=length, decoder=decoder)
+        inputs = collated(model, mixed_samples)['inputs']
+        assert inputs.packed == (length is not None)
+        wrapper = Recorder(model)
+        loss = model.train_step(mixed_samples, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    assert results[0][1][0].abs().sum() > 1e-3
+    # measured 5e-7 and 3e-7
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_stored_prefix_changes_nothing(build_tiny, make_sample):
+    samples = [
+        make_sample([i], 'what', answer)
+        for i, answer in enumerate(('blue', 'the large red square'))
+    ]
+    results = []
+    for shared in (False, True):
+        model = build_tiny(line_length=None)
+        if not shared:
+            model.decoder.frozen = False  # what could change is not stored
+        batch = model.collator(training=True)(samples)
+        model.decoder.frozen = True
+        inputs = batch['pieces'][0]['inputs']
+        assert bool(inputs.prefix) == shared
+        wrapper = Recorder(model)
+        loss = model.train_step(batch, wrapper)['loss']
+        assert len(model.decoder._prefixes) == shared
+        assert loss == model.train_step(batch, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    # '<s>###Human: <Img>' is not fed again
+    assert len(inputs.prefix) > 3
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_a_line_do_not_see_each_other(tiny_model, make_sample):
+    first = make_sample([0], 'what', 'the red circle')
+    seen = []
+    for other in ('blue', 'a small green square'):
+        samples = [first, make_sample([1], 'describe', other)]
+        data = prepared(tiny_model, samples)
+        assert data['inputs'].packed
+        with torch.no_grad():
+            logits = tiny_model(**data)
+        width = logits.shape[-1]
+        places = data['inputs'].target_places[:3]  # of the first row
+        seen.append(logits.reshape(-1, width)[places])
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize('size', [1, 2, 3])
 def test_micro_batches_give_the_same_loss_and_gradient(
     build_tiny, mixed_samples, size
@@ -111,6 +174,7 @@ def test_micro_batches_give_the_same_loss_and_gradient(
         wrapper = Recorder(model)
         out = model.train_step(mixed_samples, wrapper)
         results.append((out['loss'], wrapper.gradients))
+        model.micro_batch_size = None
         torch.testing.assert_close(
             out['loss'], loss_of(model, mixed_samples), atol=1e-5, rtol=1e-5
         )
@@ -198,6 +262,10 @@ def test_predict_and_val_step(tiny_model, make_sample):
 
 
 def test_a_training_batch_is_not_answered(tiny_model, mixed_samples):
+    data = prepared(tiny_model, mixed_samples)
+    with pytest.raises(ValueError, match='packed training batch cannot be'):
+        tiny_model(**data, mode='predict')
+    tiny_model.line_length, tiny_model.decoder.frozen = None, False
     data = prepared(tiny_model, mixed_samples)
     with pytest.raises(ValueError, match='ends in padding'):
         tiny_model(**data, mode='predict')
@@ -311,7 +379,7 @@ def test_patch_merge_instead_of_q_former(build_tiny, mixed_samples):
     )
     assert model.head.layers[0].weight.shape == (32, 64)
     assert model.trained_names == HEAD
-    inputs = model.collator(training=True)(mixed_samples)['inputs']
+    inputs = collated(model, mixed_samples)['inputs']
     assert len(inputs.image_places) == 4 * 2
     wrapper = Recorder(model)
     model.train_step(mixed_samples, wrapper)

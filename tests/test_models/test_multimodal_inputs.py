@@ -4,11 +4,7 @@
 import pytest
 import torch
 
-from minigpt4.models.multimodal_inputs import (
-    Collator,
-    build_inputs,
-    split_batch,
-)
+from minigpt4.models.multimodal_inputs import Collator, build_inputs
 from minigpt4.prompts import IMAGE_SLOT, Row, get_template
 
 # BOS, word, image, word, answer of two
@@ -76,34 +72,98 @@ def collate(tiny_tokenizer):
     return Collator(tiny_tokenizer, get_template('vicuna_v0'), 3)
 
 
-@pytest.mark.parametrize('size', [1, 2, 3])
+def test_packed_line():
+    inputs = build_inputs([SHORT, LONG, OPEN], 2, line_length=20)
+    # the longest first; 8 and 3 are only targets
+    assert inputs.packed
+    assert inputs.token_ids.tolist() == [
+        [1, 5, 0, 0, 6, 7, 1, 0, 0, 5, 1, 9, 4]
+    ]
+    assert inputs.row_ids.tolist() == [[1] * 6 + [2] * 4 + [3] * 3]
+    assert inputs.position_ids.tolist() == [
+        [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1, 2]
+    ]
+    # images in the order of the rows as given
+    assert inputs.image_places.tolist() == [2, 3, 7, 8]
+    assert inputs.target_places.tolist() == [10, 12, 4, 5]
+    assert inputs.targets.tolist() == [9, 3, 7, 8]
+    mask = inputs.block_mask()[0, 0].int()
+    want = torch.block_diag(
+        *(torch.ones(n, n, dtype=torch.int).tril() for n in (6, 4, 3))
+    )
+    assert torch.equal(mask, want)
+
+
+def test_lines_are_filled_evenly():
+    def rows(*lengths):
+        return [Row([1] * n, [False] * n) for n in lengths]
+
+    inputs = build_inputs(rows(9, 2, 7, 3, 4, 5), 1, line_length=10)
+    assert inputs.token_ids.shape == (3, 11)
+    assert (inputs.row_ids > 0).sum() == 30
+    # a row longer than a line makes the lines longer
+    inputs = build_inputs(rows(30, 2, 2), 1, line_length=10)
+    assert inputs.token_ids.shape == (1, 34)
+    assert not build_inputs(rows(30), 1, line_length=10).packed
+
+
+def test_pads_look_at_themselves_and_nobody_at_them():
+    inputs = build_inputs([LONG, SHORT], num_image_tokens=2)
+    mask = inputs.block_mask()[1, 0]
+    assert mask[:3, 3:].sum() == 0
+    assert mask.any(dim=1).all()
+
+
+def test_common_prefix_is_left_out():
+    rows = [
+        Row([1, 5, 6, IMAGE_SLOT, 7, 8], [False] * 4 + [True] * 2),
+        Row([1, 5, 6, IMAGE_SLOT, 9, 8], [False] * 4 + [True] * 2),
+    ]
+    inputs = build_inputs(rows, 2, share_prefix=True)
+    assert inputs.prefix == (1, 5, 6)
+    assert inputs.token_ids.tolist() == [[0, 0, 7], [0, 0, 9]]
+    assert inputs.position_ids.tolist() == [[3, 4, 5], [3, 4, 5]]
+    assert inputs.image_places.tolist() == [0, 1, 3, 4]
+    assert inputs.target_places.tolist() == [1, 2, 4, 5]
+    assert inputs.targets.tolist() == [7, 8, 9, 8]
+    # the prefix is seen by all, itself by none
+    assert inputs.block_mask().shape == (2, 1, 3, 6)
+    assert inputs.block_mask()[..., :3].all()
+
+
+@pytest.mark.parametrize(
+    'rows, prefix',
+    [
+        ([LONG, LONG], (1, 5)),
+        ([LONG, OPEN], (1,)),
+        # the token before a target is fed
+        ([SHORT, SHORT], ()),
+        ([Row([1, 2, 3], [False, False, True])] * 2, (1,)),
+        # something is left of a row without a target
+        ([Row([1, 2, 3], [False] * 3)] * 2, (1, 2)),
+        ([Row([1], [False])], ()),
+    ],
+)
+def test_where_the_prefix_ends(rows, prefix):
+    assert build_inputs(rows, 2, share_prefix=True).prefix == prefix
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 4, None])
 def test_pieces_are_the_whole(collate, mixed_samples, size):
+    (whole,) = collate(mixed_samples)['pieces']
+    collate.micro_batch_size = size
     batch = collate(mixed_samples)
-    pieces = split_batch(batch, size)
+    pieces, size = batch['pieces'], size or 4
     assert [len(p['inputs'].token_ids) for p in pieces] == [
         min(size, 4 - i) for i in range(0, 4, size)
     ]
-    inputs, length = batch['inputs'], batch['inputs'].token_ids.shape[1]
-    for i in range(3):
-        assert torch.equal(
-            torch.cat([p['inputs'][i] for p in pieces]), inputs[i]
-        )
-    for i in (3, 4):  # places, back in the whole batch
-        assert torch.equal(
-            torch.cat(
-                [
-                    p['inputs'][i] + k * size * length
-                    for k, p in enumerate(pieces)
-                ]
-            ),
-            inputs[i],
-        )
     assert torch.equal(
-        torch.cat([p['inputs'].targets for p in pieces]), inputs.targets
+        torch.cat([p['inputs'].targets for p in pieces]),
+        whole['inputs'].targets,
     )
     assert torch.equal(
         torch.cat([p['images'] for p in pieces if p['images'] is not None]),
-        batch['images'],
+        whole['images'],
     )
     for piece in pieces:
         number = 0 if piece['images'] is None else len(piece['images'])
@@ -113,15 +173,10 @@ def test_pieces_are_the_whole(collate, mixed_samples, size):
         assert torch.equal(
             pieces[2]['images'], torch.stack(mixed_samples[2].images)
         )
-
-
-def test_batches_that_need_no_split(collate, mixed_samples, make_sample):
-    batch = collate(mixed_samples)
-    assert split_batch(batch, None) == [batch]
-    assert split_batch(batch, 4) == [batch]
-    text = collate([make_sample([], 'a', 'b')] * 3)
-    assert text['images'] is None
-    assert [p['images'] for p in split_batch(text, 2)] == [None, None]
+    assert batch['counts']['samples'] == 4
+    # all tokens are fed but those that are only targets
+    fed = sum(int(p['inputs'].attention_mask.sum()) for p in pieces)
+    assert batch['counts']['tokens'] == fed + 4
 
 
 def test_collator_renders_rows_as_the_template_says(
@@ -164,16 +219,21 @@ def test_slots_must_match_images(collate, make_sample):
 def test_unreadable_samples_are_counted(collate, mixed_samples):
     batch = collate([None, *mixed_samples, None])
     want = collate(mixed_samples)
-    assert batch['counts'] == dict(skipped=2, truncated=0)
-    for got, expected in zip(batch['inputs'], want['inputs'], strict=True):
-        assert torch.equal(got, expected)
+    assert batch['counts'] == dict(want['counts'], skipped=2)
+    got, want = batch['pieces'][0]['inputs'], want['pieces'][0]['inputs']
+    for mine, theirs in zip(got[:6], want[:6], strict=True):
+        assert torch.equal(mine, theirs)
 
 
-def test_batch_without_a_readable_sample(collate):
-    batch = collate([None, None])
-    assert batch['inputs'] is None and batch['images'] is None
-    assert batch['counts'] == dict(skipped=2, truncated=0)
-    assert split_batch(batch, 1) == []
+def test_batch_without_a_readable_sample(collate, tiny_tokenizer):
+    nothing = dict(samples=0, tokens=0, skipped=2, truncated=0)
+    assert collate([None, None]) == dict(pieces=[], counts=nothing)
+    left = Collator(
+        tiny_tokenizer, get_template('vicuna_v0'), 3, padding='left'
+    )
+    assert left([None, None]) == dict(
+        images=None, inputs=None, samples=[], counts=nothing
+    )
 
 
 def test_truncated_answers_are_counted(tiny_tokenizer, mixed_samples):
@@ -185,7 +245,7 @@ def test_truncated_answers_are_counted(tiny_tokenizer, mixed_samples):
     # an answer with its end symbol has two tokens at least
     assert whole['counts']['truncated'] == 0
     assert cut['counts']['truncated'] == 5
-    assert len(cut['inputs'].targets) == 5
+    assert len(cut['pieces'][0]['inputs'].targets) == 5
 
 
 def test_samples_travel_for_generation_alone(tiny_tokenizer, mixed_samples):
@@ -193,4 +253,4 @@ def test_samples_travel_for_generation_alone(tiny_tokenizer, mixed_samples):
     left = Collator(tiny_tokenizer, template, 3, padding='left')
     assert left([None, *mixed_samples])['samples'] == mixed_samples
     right = Collator(tiny_tokenizer, template, 3)
-    assert right(mixed_samples)['samples'] is None
+    assert 'samples' not in right(mixed_samples)

@@ -208,11 +208,9 @@ class ThroughputHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Count a batch (on the CPU, before it went to the device)."""
-        if data_batch['inputs'] is not None:
-            mask = data_batch['inputs'].attention_mask
-            self._samples += len(mask)
-            self._tokens += int(mask.sum())
+        """Count a batch by the numbers of its collator."""
+        self._samples += data_batch['counts']['samples']
+        self._tokens += data_batch['counts']['tokens']
         if self.every_n_train_iters(runner, self.interval):
             now = time.perf_counter()
             rate = get_world_size() / (now - self._since)

@@ -46,6 +46,11 @@ class ImageNormalizer(BaseDataPreprocessor):
             images = images.to(self.device, non_blocking=True)
             images = (images.float().div(255) - self.mean) / self.std
         inputs = type(inputs)(
-            *(t.to(self.device, non_blocking=True) for t in inputs)
+            *(
+                t.to(self.device, non_blocking=True)
+                if isinstance(t, torch.Tensor)
+                else t
+                for t in inputs
+            )
         )
         return dict(images=images, inputs=inputs, samples=data.get('samples'))

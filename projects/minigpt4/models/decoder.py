@@ -3,6 +3,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ class LLMDecoder(nn.Module):
                 gradient_checkpointing_kwargs=dict(use_reentrant=False)
             )
         self.gradient_checkpointing = gradient_checkpointing
+        self.sharded = shard
+        # keys and values of each layer, by the text they are of
+        self._prefixes: dict[tuple[int, ...], list] = {}
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
 
@@ -258,22 +262,68 @@ class LLMDecoder(nn.Module):
         """``(...)`` int64 token ids to ``(..., hidden_size)`` embeddings."""
         return self.llm.get_input_embeddings()(token_ids)
 
+    @property
+    def can_store_prefix(self) -> bool:
+        """Whether keys and values of a fixed text can be kept for all steps.
+
+        Not where they would change (LoRA), be recomputed (checkpointing) or
+        be asked for by one rank alone (shared layers).
+        """
+        return (
+            self.frozen
+            and not self.gradient_checkpointing
+            and not self.sharded
+            and self.llm.config.model_type == 'llama'
+        )
+
     def hidden_states(
-        self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        prefix: Sequence[int] = (),
     ) -> Tensor:
         """Last hidden states ``(B, T, hidden_size)``, normed.
 
         Args:
             embeddings: ``(B, T, hidden_size)``.
-            attention_mask: ``(B, T)``, 0 at pads.
+            attention_mask: ``(B, T)``, 0 at pads; or ``(B, 1, T, P + T)``
+                bool, what each place may look at.
             position_ids: ``(B, T)``.
+            prefix: ``P`` token ids in front of every row, whose keys and
+                values are stored.
         """
+        cache = self._prefix_cache(tuple(prefix), len(embeddings))
         return self.llm.base_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
+
+    def _prefix_cache(self, prefix: tuple[int, ...], lines: int):
+        """A cache that begins with the prefix, for some lines."""
+        from transformers import DynamicCache
+
+        if not prefix:
+            return None
+        if prefix not in self._prefixes:
+            ids = torch.tensor(
+                [prefix], device=self.llm.get_input_embeddings().weight.device
+            )
+            with torch.no_grad():
+                stored = self.llm.base_model(
+                    input_ids=ids,
+                    past_key_values=DynamicCache(),
+                    use_cache=True,
+                ).past_key_values
+            self._prefixes[prefix] = compat.keys_and_values(stored)
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self._prefixes[prefix]):
+            shape = (lines, -1, -1, -1)
+            cache.update(keys.expand(shape), values.expand(shape), layer)
+        return cache
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., hidden_size)`` to ``(..., vocab_size)``."""

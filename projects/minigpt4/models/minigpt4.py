@@ -17,7 +17,7 @@ from ..registry import MODELS
 from .data_preprocessor import ImageNormalizer
 from .decoder import decode_fingerprint, encode_fingerprint
 from .generation import Answer, generate
-from .multimodal_inputs import Collator, MultimodalInputs, split_batch
+from .multimodal_inputs import Collator, MultimodalInputs
 
 FINGERPRINT = 'llm_fingerprint'
 
@@ -45,6 +45,9 @@ class MiniGPT4(BaseModel):
         micro_batch_size: Samples that go through forward and backward at
             once; a larger batch is accumulated in pieces with the same loss
             and gradient. None takes the batch as it is.
+        line_length: Tokens of a line that the rows of a training batch are
+            packed into, which do not see each other; None gives each row a
+            line of its own, padded to the longest.
         prompt: The question of a caption without a question of its own.
         generation: Default settings of :meth:`generate`.
         check_llm: Whether a checkpoint of another LLM is refused.
@@ -65,6 +68,7 @@ class MiniGPT4(BaseModel):
         prompt_template: str = 'vicuna_v0',
         max_text_length: int | None = None,
         micro_batch_size: int | None = None,
+        line_length: int | None = 256,
         prompt: str = '',
         generation: dict | None = None,
         check_llm: bool = True,
@@ -75,6 +79,7 @@ class MiniGPT4(BaseModel):
         self.template = get_template(prompt_template)
         self.max_text_length = max_text_length
         self.micro_batch_size = micro_batch_size
+        self.line_length = line_length
         self.prompt = prompt
         self.generation = dict(generation or {})
         self.check_llm = check_llm
@@ -122,6 +127,9 @@ class MiniGPT4(BaseModel):
             max_text_length=self.max_text_length if training else None,
             padding='right' if training else 'left',
             prompt='' if training else self.prompt,
+            micro_batch_size=self.micro_batch_size,
+            line_length=self.line_length if training else None,
+            share_prefix=training and self.decoder.can_store_prefix,
         )
 
     def queries(self, images: Tensor) -> Tensor:
@@ -179,17 +187,23 @@ class MiniGPT4(BaseModel):
             )
         if mode == 'tensor':
             embeddings = self.embed(images, inputs)
-            return self.decoder.logits(
-                self.decoder.hidden_states(
-                    embeddings, inputs.attention_mask, inputs.position_ids
-                )
-            )
+            return self.decoder.logits(self._read(embeddings, inputs))
         if mode == 'loss':
             return self.loss(images, inputs)
         if mode == 'predict':
             return self.predict(images, inputs, samples)
         raise ValueError(
             f'unknown mode {mode!r}; expected tensor, loss or predict.'
+        )
+
+    def _read(self, embeddings: Tensor, inputs: MultimodalInputs) -> Tensor:
+        """Hidden states ``(B, T, hidden_size)`` of the LLM."""
+        plain = not (inputs.packed or inputs.prefix)
+        return self.decoder.hidden_states(
+            embeddings,
+            inputs.attention_mask if plain else inputs.block_mask(),
+            inputs.position_ids,
+            inputs.prefix,
         )
 
     def loss(
@@ -208,11 +222,7 @@ class MiniGPT4(BaseModel):
                 f'none of the {inputs.token_ids.numel()} tokens of the batch '
                 'is supervised; every training sample needs an answer.'
             )
-        hidden = self.decoder.hidden_states(
-            self.embed(images, inputs),
-            inputs.attention_mask,
-            inputs.position_ids,
-        )
+        hidden = self._read(self.embed(images, inputs), inputs)
         losses = self.decoder.token_losses(
             hidden, inputs.target_places, inputs.targets
         )
@@ -233,14 +243,13 @@ class MiniGPT4(BaseModel):
         """
         if not isinstance(data, dict):
             data = self.collator(training=True)(data)
-        pieces = split_batch(data, self.micro_batch_size)
-        share = torch.tensor(
-            sum(len(piece['inputs'].targets) for piece in pieces),
-            dtype=torch.float32,
-            device=self.data_preprocessor.device,
+        pieces = data['pieces']
+        learned = sum(len(piece['inputs'].targets) for piece in pieces)
+        share = torch.full(
+            (), float(learned), device=self.data_preprocessor.device
         )
         dist.all_reduce(share, op='mean')  # targets of the mean rank
-        if pieces and share == 0:
+        if pieces and not learned and share == 0:
             self.loss(None, pieces[0]['inputs'])  # says what is wrong
         total = torch.zeros_like(share)
         for piece in pieces:
@@ -312,7 +321,16 @@ class MiniGPT4(BaseModel):
     def answer(
         self, images: Tensor | None, inputs: MultimodalInputs, **settings
     ) -> list[Answer]:
-        """Generate for a left-padded batch; see :func:`generate`."""
+        """Generate for a left-padded batch; see :func:`generate`.
+
+        Raises:
+            ValueError: The batch is one of the training collator.
+        """
+        if inputs.packed or inputs.prefix:
+            raise ValueError(
+                'a packed training batch cannot be answered; collate with '
+                'model.collator(training=False).'
+            )
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,

@@ -1,15 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Batches: rows of token ids and image slots to tensors for the LLM.
 
-All padding is here. It runs in the data workers, on plain integers, so that
-the training thread only embeds, copies the image features into their places
-and calls the LLM.
+All packing and padding is here. It runs in the data workers, on integers, so
+that the training thread only embeds, copies the image features into their
+places and calls the LLM.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,30 +26,120 @@ from ..prompts import (
 
 
 class MultimodalInputs(NamedTuple):
-    """A padded batch of rows. ``B`` rows of ``T`` places, ``N`` images.
+    """Rows in ``B`` lines of ``T`` places, with ``N`` images.
+
+    A line holds one row, or several one after the other (packed), which do
+    not see each other.
 
     Attributes:
         token_ids: ``(B, T)`` int64; 0 at pads and at image places.
-        attention_mask: ``(B, T)`` int64; 0 at pads only.
-        position_ids: ``(B, T)`` int64; counts from 0 in each row's own text.
+        row_ids: ``(B, T)`` int64; the rows of a line count from 1, 0 at pads.
+        position_ids: ``(B, T)`` int64; counts from the length of ``prefix``
+            in each row.
         image_places: ``(N * num_image_tokens,)`` int64 places in the
             flattened ``B * T``, images in the order of their rows and slots.
         target_places: ``(M,)`` int64 places whose next token is learned.
         targets: ``(M,)`` int64, those next tokens.
+        packed: Whether a line holds more than one row.
+        prefix: Token ids that stand in front of every row and are not in
+            ``token_ids``; their keys and values are stored.
     """
 
     token_ids: Tensor
-    attention_mask: Tensor
+    row_ids: Tensor
     position_ids: Tensor
     image_places: Tensor
     target_places: Tensor
     targets: Tensor
+    packed: bool = False
+    prefix: tuple[int, ...] = ()
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """``(B, T)`` int64; 0 at pads only."""
+        return (self.row_ids > 0).long()
+
+    def block_mask(self) -> Tensor:
+        """``(B, 1, T, P + T)`` bool: what each place may look at.
+
+        Its own row up to itself, and the prefix of ``P`` tokens. Built where
+        the tensors are, without waiting for them.
+        """
+        rows = self.row_ids
+        length = rows.shape[1]
+        same = rows[:, :, None] == rows[:, None, :]
+        order = torch.arange(length, device=rows.device)
+        mask = same & (order[:, None] >= order)
+        front = mask.new_ones(len(rows), length, len(self.prefix))
+        return torch.cat((front, mask), dim=2)[:, None]
+
+
+class _Line(NamedTuple):
+    """A row, image slots widened; ``learned`` is -1 where nothing is."""
+
+    ids: np.ndarray
+    is_image: np.ndarray
+    learned: np.ndarray
+
+
+def _widen(row: Row, num_image_tokens: int, start: int) -> _Line:
+    """A row from its token ``start`` on; a mere target at its end unfed."""
+    ids = np.array(row.ids[start:])
+    slots = ids == IMAGE_SLOT
+    widths = np.where(slots, num_image_tokens, 1)
+    learned = np.where(row.supervised[start:], ids, -1)
+    stop = -1 if learned[-1] >= 0 else None
+    return _Line(
+        np.repeat(np.where(slots, 0, ids), widths)[:stop],
+        np.repeat(slots, widths)[:stop],
+        np.repeat(learned, widths),
+    )
+
+
+def _common_prefix(rows: Sequence[Row]) -> tuple[int, ...]:
+    """The text that all rows begin with, before any image or target."""
+    first = rows[0].ids
+    length = len(first)
+    for row in rows:
+        # the token before a target has to be fed with the row
+        stop = (
+            row.supervised.index(True) - 1
+            if True in row.supervised
+            else len(row.ids) - 1
+        )
+        if IMAGE_SLOT in row.ids:
+            stop = min(stop, row.ids.index(IMAGE_SLOT))
+        length = min(length, max(stop, 0))
+        while row.ids[:length] != first[:length]:
+            length -= 1
+    return tuple(first[:length])
+
+
+def _pack(lengths: Sequence[int], line_length: int | None) -> list[list[int]]:
+    """Share rows out to lines of about ``line_length``, as even as may be.
+
+    The longest row goes first, each to the line with the most room.
+    """
+    if line_length is None:
+        return [[i] for i in range(len(lengths))]
+    number = max(1, round(sum(lengths) / max(line_length, *lengths)))
+    lines: list[list[int]] = [[] for _ in range(number)]
+    filled = [0] * number
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        line = filled.index(min(filled))
+        lines[line].append(i)
+        filled[line] += lengths[i]
+    return [line for line in lines if line]
 
 
 def build_inputs(
-    rows: Sequence[Row], num_image_tokens: int, padding: str = 'right'
+    rows: Sequence[Row],
+    num_image_tokens: int,
+    padding: str = 'right',
+    line_length: int | None = None,
+    share_prefix: bool = False,
 ) -> MultimodalInputs:
-    """Pad rows into a batch; no row sees another.
+    """Lay rows into lines; no row sees another.
 
     A last token that is only a target is never fed.
 
@@ -56,89 +147,54 @@ def build_inputs(
         rows: The rows.
         num_image_tokens: Tokens of one image.
         padding: ``'right'`` (training) or ``'left'`` (generation).
+        line_length: Tokens of a line that rows are packed into; None gives
+            each row a line of its own.
+        share_prefix: Whether to leave out what all rows begin with.
     """
-    lines = []
-    for row in rows:
-        ids, targets, image = [], [], []
-        for token, supervised in zip(row.ids, row.supervised, strict=True):
-            width = num_image_tokens if token == IMAGE_SLOT else 1
-            ids += [0 if token == IMAGE_SLOT else token] * width
-            image += [token == IMAGE_SLOT] * width
-            targets += [token if supervised else -1] * width
-        if targets[-1] >= 0:
-            ids, image = ids[:-1], image[:-1]
-        lines.append((ids, image, targets))
-    length = max(len(ids) for ids, _, _ in lines)
-    shape = (len(lines), length)
-    token_ids = torch.zeros(shape, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    image_places: list[int] = []
-    target_places: list[int] = []
-    learned: list[int] = []
-    for i, (ids, image, targets) in enumerate(lines):
-        first = length - len(ids) if padding == 'left' else 0
-        place = slice(first, first + len(ids))
-        token_ids[i, place] = torch.tensor(ids)
-        attention_mask[i, place] = 1
-        position_ids[i, place] = torch.arange(len(ids))
-        start = i * length + first
-        image_places += [start + j for j, here in enumerate(image) if here]
-        for j, target in enumerate(targets[1:]):
-            if target >= 0:
-                target_places.append(start + j)
-                learned.append(target)
+    prefix = _common_prefix(rows) if share_prefix else ()
+    parts = [_widen(row, num_image_tokens, len(prefix)) for row in rows]
+    lines = _pack([len(part.ids) for part in parts], line_length)
+    length = max(sum(len(parts[i].ids) for i in line) for line in lines)
+    token_ids = np.zeros((len(lines), length), dtype=np.int64)
+    row_ids = np.zeros_like(token_ids)
+    position_ids = np.zeros_like(token_ids)
+    places: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(parts)
+    for number, line in enumerate(lines):
+        at = 0
+        if padding == 'left':
+            at = length - sum(len(parts[i].ids) for i in line)
+        for count, i in enumerate(line, start=1):
+            width = len(parts[i].ids)
+            token_ids[number, at : at + width] = parts[i].ids
+            row_ids[number, at : at + width] = count
+            position_ids[number, at : at + width] = np.arange(
+                len(prefix), len(prefix) + width
+            )
+            places[i] = number * length + at + np.arange(width)
+            at += width
+    nexts = [part.learned[1 : len(part.ids) + 1] for part in parts]
+    # a row whose last token is fed has nothing to learn there
+    has_target = [
+        np.pad(n >= 0, (0, len(p) - len(n))) for n, p in zip(nexts, places)
+    ]
+
+    def joined(arrays: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+
     return MultimodalInputs(
-        token_ids,
-        attention_mask,
-        position_ids,
-        torch.tensor(image_places, dtype=torch.long),
-        torch.tensor(target_places, dtype=torch.long),
-        torch.tensor(learned, dtype=torch.long),
+        torch.from_numpy(token_ids),
+        torch.from_numpy(row_ids),
+        torch.from_numpy(position_ids),
+        joined([p[part.is_image] for p, part in zip(places, parts)]),
+        joined([p[has] for p, has in zip(places, has_target)]),
+        joined([n[n >= 0] for n in nexts]),
+        len(lines) < len(rows),
+        prefix,
     )
 
 
-def split_batch(batch: dict, size: int | None) -> list[dict]:
-    """Cut a collated batch into pieces of at most ``size`` rows.
-
-    None takes the batch as it is; an empty batch has no piece.
-    """
-    inputs: MultimodalInputs | None = batch['inputs']
-    if inputs is None:
-        return []
-    rows, length = inputs.token_ids.shape
-    if size is None or size >= rows:
-        return [batch]
-    images = batch['images']
-    pieces = []
-    for start in range(0, rows, size):
-        stop = min(start + size, rows)
-
-        def inside(places: Tensor, start=start, stop=stop) -> Tensor:
-            return (places >= start * length) & (places < stop * length)
-
-        own = inside(inputs.image_places)
-        learned = inside(inputs.target_places)
-        pieces.append(
-            dict(
-                images=images[own.view(len(images), -1)[:, 0]]
-                if own.any()
-                else None,
-                inputs=MultimodalInputs(
-                    inputs.token_ids[start:stop],
-                    inputs.attention_mask[start:stop],
-                    inputs.position_ids[start:stop],
-                    inputs.image_places[own] - start * length,
-                    inputs.target_places[learned] - start * length,
-                    inputs.targets[learned],
-                ),
-            )
-        )
-    return pieces
-
-
 class Collator:
-    """Samples to batches: renders, tokenises and pads, in the data workers.
+    """Samples to batches: rendered, tokenised, packed in the data workers.
 
     Built from the model (:meth:`MiniGPT4.collator`), so that neither the LLM
     nor the template is named twice.
@@ -150,6 +206,9 @@ class Collator:
         max_text_length: The most tokens of an answer (training).
         padding: ``'right'`` (training) or ``'left'`` (generation).
         prompt: The question of a sample that has none.
+        micro_batch_size: The most samples of a piece of a training batch.
+        line_length: See :func:`build_inputs`.
+        share_prefix: See :func:`build_inputs`.
     """
 
     def __init__(
@@ -160,8 +219,14 @@ class Collator:
         max_text_length: int | None = None,
         padding: str = 'right',
         prompt: str = '',
+        micro_batch_size: int | None = None,
+        line_length: int | None = None,
+        share_prefix: bool = False,
     ) -> None:
         self.prompt = prompt
+        self.micro_batch_size = micro_batch_size
+        self.line_length = line_length
+        self.share_prefix = share_prefix
         self.tokenizer = tokenizer
         self.template = template
         self.num_image_tokens = num_image_tokens
@@ -201,26 +266,52 @@ class Collator:
         """Collate samples (None for one that could not be read).
 
         Returns:
-            ``images`` ``(N, 3, H, W)`` uint8 or None without any image,
-            ``inputs`` (:class:`MultimodalInputs`; None where no sample could
-            be read), ``samples`` (those that could be read; None in training,
-            where they would only travel), ``counts`` (``skipped`` samples,
-            ``truncated`` answers) and, from a stream, its ``position``.
+            For training ``pieces``, a list of dicts of ``images`` ``(N, 3, H,
+            W)`` uint8 (None without any) and ``inputs``
+            (:class:`MultimodalInputs`), each of at most ``micro_batch_size``
+            samples. For generation ``images`` and ``inputs`` (None where no
+            sample could be read) and ``samples``, those that could be.
+            Always ``counts``, of ``samples``, ``tokens``, ``skipped``
+            samples and ``truncated`` answers, and from a stream its
+            ``position``.
         """
         good = [sample for sample in samples if sample is not None]
         rows = [self.row(sample) for sample in good]
-        images = [image for sample in good for image in sample.images]
-        batch = dict(
-            images=torch.stack(images) if images else None,
-            inputs=build_inputs(rows, self.num_image_tokens, self.padding)
-            if rows
-            else None,
-            samples=None if self.padding == 'right' else good,
+        batch: dict = dict(
             counts=dict(
+                samples=len(good),
+                tokens=sum(
+                    len(row.ids) + row.num_images * (self.num_image_tokens - 1)
+                    for row in rows
+                ),
                 skipped=len(samples) - len(good),
                 truncated=sum(row.truncated for row in rows),
-            ),
+            )
         )
+        if self.padding == 'left':
+            batch['samples'] = good
+            batch |= self._piece(good, rows)
+        else:
+            size = self.micro_batch_size or max(len(good), 1)
+            batch['pieces'] = [
+                self._piece(good[i : i + size], rows[i : i + size])
+                for i in range(0, len(good), size)
+            ]
         if hasattr(samples, 'position'):
             batch['position'] = samples.position
         return batch
+
+    def _piece(self, samples: Sequence, rows: Sequence[Row]) -> dict:
+        images = [image for sample in samples for image in sample.images]
+        return dict(
+            images=torch.stack(images) if images else None,
+            inputs=build_inputs(
+                rows,
+                self.num_image_tokens,
+                self.padding,
+                self.line_length,
+                self.share_prefix,
+            )
+            if rows
+            else None,
+        )
