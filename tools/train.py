@@ -25,6 +25,12 @@ def parse_args() -> argparse.Namespace:
         '--amp', action='store_true', help='train in 16 bits on a GPU'
     )
     parser.add_argument(
+        '--features',
+        metavar='DIR',
+        help='train from a cache of minigpt4 cache-features, without vision '
+        'weights',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -44,9 +50,12 @@ def main() -> None:
     """Train."""
     args = parse_args()
     from minigpt4.engine import config
+    from minigpt4.engine.features import use_features
 
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
     config.start_ranks(cfg, args.launcher)
+    if args.features:
+        use_features(cfg, args.features)
     if args.amp:
         config.use_amp(cfg)
     if args.resume:

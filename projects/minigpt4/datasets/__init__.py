@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Datasets, pipeline steps and the order of training samples."""
 
+from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .images import SampleError, read_image
 from .instruction import InstructionDataset
@@ -13,6 +14,7 @@ __all__ = [
     'EndlessSampler',
     'ImageTextPairs',
     'InstructionDataset',
+    'LoadFeatures',
     'LoadImages',
     'PackSample',
     'SampleError',

@@ -131,14 +131,18 @@ class Source:
 
     def read(self, place: int) -> Iterator[dict]:
         """Raw samples of the shard at a place of the endless order."""
-        steps = [
-            webdataset.SimpleShardList([self.shard(place)]),
-            webdataset.tarfile_to_samples(handler=self._fault),
-        ]
+        samples = self.samples_of(self.shard(place))
         if self.shuffle:
             rng = random.Random(f'{self.seed}-{self.name}-{place}')
-            steps.append(webdataset.shuffle(self.shuffle, rng=rng))
-        yield from webdataset.DataPipeline(*steps)
+            samples = webdataset.shuffle(self.shuffle, rng=rng)(samples)
+        yield from samples
+
+    def samples_of(self, shard: str) -> Iterator[dict]:
+        """Raw samples of a shard, in its order."""
+        yield from webdataset.DataPipeline(
+            webdataset.SimpleShardList([shard]),
+            webdataset.tarfile_to_samples(handler=self._fault),
+        )
 
     def _fault(self, error: Exception) -> bool:
         print_log(
@@ -202,6 +206,24 @@ class ImageTextPairs(IterableDataset):
     def __len__(self) -> int:
         """As good as endless; mmengine asks every loader for a length."""
         return sys.maxsize
+
+    num_images = None  # known when all shards were read
+
+    def image_sources(
+        self, share: int = 0, shares: int = 1
+    ) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of all images of every ``shares``-th shard."""
+        places = [
+            (source, shard)
+            for source in self.sources
+            for shard in source.shards
+        ]
+        for source, shard in places[share::shares]:
+            for raw in source.samples_of(shard):
+                try:
+                    yield f'{shard} {raw["__key__"]}', _image(raw)
+                except SampleError:
+                    continue  # it has no image: training counts it
 
     def start_at(self, batch: int, positions: 'list[dict] | None') -> None:
         """Set where the stream begins.

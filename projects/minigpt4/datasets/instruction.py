@@ -4,7 +4,7 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.dataset import Compose
@@ -132,6 +132,21 @@ class InstructionDataset(Dataset):
             if (found := path.with_name(path.name + suffix)).is_file():
                 return str(found)
         return str(path)
+
+    @property
+    def num_images(self) -> int:
+        """Images of all records."""
+        return sum(len(record['images']) for record in self.records)
+
+    def image_sources(
+        self, share: int = 0, shares: int = 1
+    ) -> Iterator[tuple[str, str]]:
+        """Name and file of every ``shares``-th image, from ``share`` on."""
+        names = dict.fromkeys(
+            name for record in self.records for name in record['images']
+        )
+        for name in [*names][share::shares]:
+            yield name, self._find(name)
 
     def __len__(self) -> int:
         return len(self.records)

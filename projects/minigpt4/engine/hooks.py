@@ -273,7 +273,7 @@ class SampleCaptionsHook(Hook):
         lines = [f'captions at iteration {step}:']
         for sample, answer in zip(self._samples, answers, strict=True):
             lines.append(f'  {sample.get("id")}: {answer.text!r}')
-            if sample.images:
+            if sample.images and sample.images[0].dtype == torch.uint8:
                 runner.visualizer.add_image(
                     f'caption_{sample.get("id")}',
                     captioned(sample.images[0], answer.text),

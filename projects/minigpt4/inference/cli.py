@@ -17,6 +17,10 @@ from types import ModuleType
 
 # verb: (module, what the verb does)
 VERBS: dict[str, tuple[str, str]] = {
+    'cache-features': (
+        'minigpt4.inference.cache_features',
+        'see each image of a training once, to train without vision weights',
+    ),
     'doctor': (
         'minigpt4.inference.doctor',
         'check versions, devices and weights; say how to mend faults',

@@ -6,9 +6,10 @@ from .decoder import LLMDecoder
 from .eva_vit import EVAViT
 from .minigpt4 import MiniGPT4
 from .projector import LinearProjector
-from .q_former import PatchMerge, QFormer
+from .q_former import CachedQueries, PatchMerge, QFormer
 
 __all__ = [
+    'CachedQueries',
     'EVAViT',
     'ImageNormalizer',
     'LLMDecoder',

@@ -31,11 +31,17 @@ class ImageNormalizer(BaseDataPreprocessor):
                 name, torch.tensor(values).view(3, 1, 1), persistent=False
             )
 
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """``(N, 3, H, W)`` uint8 to fp32, normalised, on this device."""
+        return (images.to(self.device).float().div(255) - self.mean) / self.std
+
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch.
 
         Args:
-            data: What the collator gives; ``images`` ``(N, 3, H, W)`` uint8.
+            data: What the collator gives; ``images`` ``(N, 3, H, W)`` uint8,
+                or ``(N, Q, C)`` floating-point queries, which stay as they
+                are.
             training: Not used.
 
         Returns:
@@ -44,7 +50,8 @@ class ImageNormalizer(BaseDataPreprocessor):
         images, inputs = data['images'], data['inputs']
         if images is not None:
             images = images.to(self.device, non_blocking=True)
-            images = (images.float().div(255) - self.mean) / self.std
+            if images.dtype == torch.uint8:
+                images = self.normalize(images)
         inputs = type(inputs)(
             *(
                 t.to(self.device, non_blocking=True)

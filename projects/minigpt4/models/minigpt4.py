@@ -35,7 +35,8 @@ class MiniGPT4(BaseModel):
     it was trained against; nothing else.
 
     Args:
-        backbone: Config of the backbone, e.g. :class:`EVAViT`.
+        backbone: Config of the backbone, e.g. :class:`EVAViT`; None where
+            images come as queries (:class:`CachedQueries`).
         neck: Config of the neck, e.g. :class:`QFormer`.
         head: Config of the head; its widths are filled in.
         decoder: Config of the decoder, e.g. :class:`LLMDecoder`.
@@ -61,7 +62,7 @@ class MiniGPT4(BaseModel):
 
     def __init__(
         self,
-        backbone: dict,
+        backbone: dict | None,
         neck: dict,
         head: dict,
         decoder: dict,
@@ -83,7 +84,7 @@ class MiniGPT4(BaseModel):
         self.prompt = prompt
         self.generation = dict(generation or {})
         self.check_llm = check_llm
-        self.backbone = MODELS.build(backbone)
+        self.backbone = None if backbone is None else MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
         self.head = MODELS.build(
@@ -109,7 +110,8 @@ class MiniGPT4(BaseModel):
         """Switch the trained parts; frozen parts stay in eval mode."""
         self.training = mode
         for part in (self.backbone, self.neck, self.head):
-            part.train(mode and not part.frozen)
+            if part is not None:
+                part.train(mode and not part.frozen)
         self.decoder.train(mode)
         return self
 
@@ -137,6 +139,8 @@ class MiniGPT4(BaseModel):
 
         No graph is built unless backbone or neck are trained.
         """
+        if self.backbone is None:
+            return self.neck(images)
         graph = torch.is_grad_enabled()
         with torch.set_grad_enabled(graph and not self.backbone.frozen):
             features = self.backbone(images)

@@ -208,3 +208,23 @@ class PatchMerge(nn.Module):
         """``(B, 1 + patches, C)`` to ``(B, num_tokens, merge * C)``."""
         x = self.ln_vision(features.to(self.ln_vision.weight.dtype))[:, 1:]
         return x.reshape(len(x), self.num_tokens, self.out_channels)
+
+
+@MODELS.register_module()
+class CachedQueries(nn.Module):
+    """The neck of a model that takes its queries from a feature cache.
+
+    Args:
+        num_tokens: Queries of one image.
+        channels: Their width.
+    """
+
+    def __init__(self, num_tokens: int, channels: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.out_channels = channels
+        self.frozen = True
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """``(B, num_tokens, channels)``, as they are."""
+        return queries

@@ -1,0 +1,63 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 cache-features``: see each image once, train from features."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+
+from ..datasets.feature_cache import FeatureCache
+from ..engine.config import leave_ranks, load_config, start_ranks
+from ..engine.features import cache_features
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The command line after the verb.
+
+    Returns:
+        0, or 1 after a sentence that says what was wrong.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        cfg = load_config(args.config, options=args.cfg_options)
+        start_ranks(cfg, args.launcher)
+        counts = cache_features(cfg, args.out, dtype=args.dtype)
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    leave_ranks()
+    print(
+        f'{args.out}: {counts["added"]:,} images added, {counts["known"]:,} '
+        f'were there, {counts["skipped"]:,} could not be read; '
+        f'{len(FeatureCache(args.out)):,} in all'
+    )
+    print(f'train with: python tools/train.py CONFIG --features {args.out}')
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='minigpt4 cache-features',
+        description='Run backbone and neck over all images of a training '
+        'config. What is there already is kept; a killed run goes on.',
+    )
+    parser.add_argument('config', help='a file of configs/minigpt4/')
+    parser.add_argument('-o', '--out', required=True, help='the cache folder')
+    parser.add_argument(
+        '--dtype',
+        choices=('float16', 'float32'),
+        default='float16',
+        help='of the stored features (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='with several ranks, e.g. under torchrun: pytorch',
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser

@@ -1,0 +1,220 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Training from a cache is training from the images."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from PIL import Image
+
+from minigpt4.datasets.feature_cache import FeatureCache, digest_of
+from minigpt4.engine.config import build_runner
+from minigpt4.engine.features import cache_features, maker_of, use_features
+from minigpt4.inference import cache_features as command
+from minigpt4.models.tensor_files import LazyTensor, write_safetensors
+from minigpt4.registry import MODELS
+
+
+def jpeg(seed) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, 'JPEG')
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def make(make_cfg, tmp_path, stream_data, pair_data, write_shard):
+    """As ``make_cfg``, each picture another, vision weights in files."""
+    for number, path in enumerate(sorted(stream_data.rglob('*.tar'))):
+        samples = [
+            dict(jpg=jpeg([number, i]), txt=f'a red circle, {i}'.encode())
+            for i in range(6)
+        ]
+        write_shard(path, samples)
+    for number in range(5):
+        (pair_data / f'image/{number}.jpg').write_bytes(jpeg(number))
+
+    def make(kind, **options):
+        cfg = make_cfg(kind, **options)
+        torch.manual_seed(0)
+        for part in ('backbone', 'neck'):
+            module = MODELS.build(cfg.model[part])
+            path = tmp_path / f'{part}.safetensors'
+            if not path.exists():
+                write_safetensors(
+                    path,
+                    {
+                        name: LazyTensor.of(torch.randn_like(t) * 0.2)
+                        for name, t in module.state_dict().items()
+                    },
+                )
+            cfg.model[part]['checkpoint'] = str(path)
+        return cfg
+
+    return make
+
+
+@pytest.mark.parametrize('kind', ['stream', 'sampler'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_same_losses_and_weights(make, tmp_path, scalars, kind, workers):
+    folder = tmp_path / 'cache'
+    cfg = make(kind, **{'train_dataloader.num_workers': workers})
+    counts = cache_features(cfg, folder, dtype='float32')
+    assert counts == dict(
+        added=30 if kind == 'stream' else 5, known=0, skipped=0
+    )
+    results = []
+    for cached in (False, True):
+        cfg = make(kind, max_iters=4)
+        cfg.train_dataloader.num_workers = workers
+        if cached:
+            use_features(cfg, str(folder))
+        runner = build_runner(cfg)
+        runner.train()
+        losses = [scalars(cfg)[i]['loss'] for i in range(1, 5)]
+        results.append((losses, runner.model.head.layers[0].weight.data))
+    model = runner.model
+    assert model.backbone is None
+    frozen = sum(p.numel() for p in model.neck.parameters())
+    assert frozen == 0
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_is_close(make, tmp_path):
+    cfg = make('sampler')
+    for dtype in ('float16', 'float32'):
+        cache_features(cfg, tmp_path / dtype, dtype=dtype)
+    half, full = (FeatureCache(tmp_path / d) for d in ('float16', 'float32'))
+    names = [
+        digest_of(p.read_bytes()) for p in tmp_path.rglob('pairs/**/*.jpg')
+    ]
+    assert len(names) == 5
+    for name in names:
+        a, b = half[name], full[name]
+        assert a.dtype == torch.float16 and a.shape == (3, 24)
+        assert torch.equal(a, b.half())
+
+
+def test_goes_on_where_it_was_killed(make, tmp_path):
+    cfg = make('stream')
+    folder = tmp_path / 'cache'
+    cache_features(cfg, folder)
+    whole = (folder / '0000.features').read_bytes()
+    digests = (folder / '0000.digests').read_bytes()
+    record = len(whole) // 30
+    # killed within the seventh record: its features whole, its digest not
+    (folder / '0000.features').write_bytes(whole[: 7 * record + 5])
+    (folder / '0000.digests').write_bytes(digests[: 6 * 16 + 3])
+    assert len(FeatureCache(folder)) == 6
+    assert cache_features(cfg, folder) == dict(added=24, known=6, skipped=0)
+    assert (folder / '0000.digests').read_bytes() == digests
+    # in other batches the sums may round otherwise
+    got, want = (
+        np.frombuffer(data, np.float16).astype(float)
+        for data in ((folder / '0000.features').read_bytes(), whole)
+    )
+    np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+    assert cache_features(cfg, folder) == dict(added=0, known=30, skipped=0)
+
+
+def test_ranks_write_files_of_their_own(make, tmp_path, monkeypatch):
+    cfg = make('stream')
+    folder = tmp_path / 'cache'
+    names = 'minigpt4.engine.features.get_rank'
+    monkeypatch.setattr('minigpt4.engine.features.get_world_size', lambda: 2)
+    added = []
+    for rank in (0, 1):
+        monkeypatch.setattr(names, lambda rank=rank: rank)
+        added.append(cache_features(cfg, folder)['added'])
+    assert added == [18, 12]  # three shards and two
+    assert len(FeatureCache(folder)) == 30
+
+
+def test_unreadable_images_are_noted_once(make, tmp_path, log, written):
+    cfg = make('sampler', max_iters=2)
+    bad = tmp_path / 'pairs/image/3.jpg'
+    bad.write_bytes(bad.read_bytes()[:200])
+    folder = tmp_path / 'cache'
+    assert cache_features(cfg, folder)['skipped'] == 1
+    assert any('3' in line and 'cannot be read' in line for line in log)
+    assert cache_features(cfg, folder) == dict(added=0, known=5, skipped=0)
+    use_features(cfg, str(folder))
+    build_runner(cfg).train()
+    assert 'could not be read when' in written(cfg)
+
+
+def test_image_that_came_later_is_an_error(make, tmp_path):
+    cfg = make('sampler')
+    folder = tmp_path / 'cache'
+    cache_features(cfg, folder)
+    (tmp_path / 'pairs/image/2.jpg').write_bytes(
+        (tmp_path / 'pairs/image/1.jpg').read_bytes() + b'later'
+    )
+    use_features(cfg, str(folder))
+    with pytest.raises(ValueError, match='2.jpg of .* is not in .* again'):
+        build_runner(cfg).train()
+
+
+def weights_changed(cfg):
+    path = cfg.model.backbone.checkpoint
+    tensors = MODELS.build(cfg.model.backbone).state_dict()
+    tensors['blocks.1.attn.proj.bias'] += 1e-3
+    write_safetensors(path, {n: LazyTensor.of(t) for n, t in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        (weights_changed, 'backbone weights .* instead of .* again'),
+        (lambda c: c.model.neck.update(depth=1), 'neck .* instead of'),
+        (
+            lambda c: c.train_dataloader.dataset.pipeline[0].update(
+                exact=True
+            ),
+            'image .*False.* instead of .*True',
+        ),
+        (lambda c: c.model.neck.update(frozen=False), 'neck is trained'),
+        (lambda c: c.model.backbone.update(checkpoint=None), 'no checkpoint'),
+    ],
+)
+def test_foreign_caches_are_refused(make, tmp_path, change, sentence):
+    cfg = make('sampler')
+    folder = tmp_path / 'cache'
+    cache_features(cfg, folder)
+    change(cfg)
+    before = copy.deepcopy(cfg.model.to_dict())
+    with pytest.raises(ValueError, match=sentence) as error:
+        use_features(cfg, str(folder))
+    assert '\n' not in str(error.value)
+    assert cfg.model.to_dict() == before
+    with pytest.raises(ValueError):
+        cache_features(cfg, folder)
+
+
+def test_where_weights_lie_and_their_type_do_not_matter(make, tmp_path):
+    cfg = make('sampler')
+    maker = maker_of(cfg)
+    other = tmp_path / 'elsewhere.safetensors'
+    other.write_bytes(open(cfg.model.backbone.checkpoint, 'rb').read())
+    cfg.model.backbone.checkpoint = str(other)
+    cfg.model.backbone.dtype = 'auto'
+    assert maker_of(cfg) == maker
+
+
+def test_folder_that_is_no_cache(make, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no feature cache; make one'):
+        use_features(make('sampler'), str(tmp_path))
+
+
+def test_command(make, tmp_path, capsys, monkeypatch):
+    cfg = make('sampler')
+    monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
+    assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 0
+    said = capsys.readouterr().out
+    assert '5 images added, 0 were there, 0 could not be read; 5 in' in said
+    cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
+    assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
+    assert 'error: ' in capsys.readouterr().err
