@@ -16,6 +16,8 @@ CONFIGS = [path for path in FILES if '_base_' not in path.parts]
 VICUNA_7B = 768 * 4096 + 4096
 TRAINED = dict(
     minigpt_4_nano_caption=128 * 192 + 192,
+    minigpt_4_llama2_7b_caption=23_072_768,
+    minigpt_4_vicuna_13b_caption=3_937_280,
     minigpt_4_vicuna_7b_caption=VICUNA_7B,
     stage1=3_149_824,
     stage1_13b=3_937_280,
@@ -43,7 +45,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 18
+    assert len(CONFIGS) == 20
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'stage1_ablation_c',

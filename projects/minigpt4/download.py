@@ -149,7 +149,7 @@ def record_of(path: Path) -> dict:
     """What is recorded of a fetched file, if it has not changed since.
 
     Returns:
-        ``url, place, size, mtime_ns, sha256``; empty without a record.
+        ``url, place, size, mtime_ns, sha256, checked``; empty without one.
     """
     record = _read_json(_record_path(path))
     try:
@@ -203,9 +203,9 @@ def _obtain(
             reasons.append(f'{_shown(place)}: {reason}')
             print_log(reasons[-1], logger='current', level=logging.WARNING)
     raise ConnectionError(
-        f'{path.name} could not be fetched ({"; ".join(reasons)}): get '
-        f'{_shown(url)} some other way and put it at {path}, or name a folder '
-        'or URL that has it in MINIGPT4_MIRROR.'
+        f'{path.name} could not be fetched ({"; ".join(reasons)}); get it '
+        f'some other way and put it at {path}, or name a folder or URL that '
+        'has it in MINIGPT4_MIRROR.'
     )
 
 
@@ -355,6 +355,7 @@ def _accept(
             f'expected {wanted} ({_size(file):,} bytes)'
         )
     note = path.with_name(f'{path.name}.part.json')
+    announced = file != path and _read_json(note).get('size') is not None
     if file != path:
         note.unlink(missing_ok=True)
     if reason:
@@ -369,21 +370,28 @@ def _accept(
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         sha256=found,
+        checked=how_checked(wanted, announced),
     )
     write_atomically(
         _record_path(path), f'{json.dumps(record, indent=2)}\n'.encode()
     )
     print_log(
         f'{path}: {stat.st_size:,} bytes, SHA-256 {found}; checked: '
-        f'{how_checked(wanted)}',
+        f'{record["checked"]}',
         logger='current',
     )
 
 
-def how_checked(wanted: str | None) -> str:
-    """What a file is compared with, in words."""
+def how_checked(wanted: str | None, announced: bool = True) -> str:
+    """What a file is compared with, in words.
+
+    Args:
+        wanted: See :func:`expected_hash`.
+        announced: Whether a server says how large it is.
+    """
     if wanted is None:
-        return 'size only: no published hash'
+        what = 'size only' if announced else 'nothing'
+        return f'{what}: no published hash'
     if len(wanted) < 64:
         return f'{len(wanted)} digits of its SHA-256'
     return 'its SHA-256'

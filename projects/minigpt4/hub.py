@@ -2,7 +2,14 @@
 """Our models under their names in MMPretrain's model hub."""
 
 import functools
+import re
 from pathlib import Path
+
+from mmengine.runner import CheckpointLoader
+from modelindex.load_model_index import load
+from modelindex.models.Model import Model
+
+from .download import fetch
 
 _PACKAGE = Path(__file__).parent
 
@@ -23,7 +30,8 @@ def register_models() -> None:
 
     MMPretrain reads its own index when a model is first asked for; ours is
     read right after it, and takes the place of MMPretrain's entries of the
-    same names, whose configs cannot run.
+    same names, whose configs cannot run. Their weights come by
+    :func:`~minigpt4.download.fetch`.
     """
     from mmpretrain.apis.model import ModelHub
 
@@ -31,8 +39,12 @@ def register_models() -> None:
 
     @functools.cache
     def add_ours() -> None:
-        for model in _read_index():
-            ModelHub._models_dict[model.name.lower()] = model
+        for name, model in our_models().items():
+            ModelHub._models_dict[name] = model
+            if (model.weights or '').startswith('http'):
+                CheckpointLoader.register_scheme(
+                    re.escape(model.weights), load_from_cache, force=True
+                )
 
     def register(cls) -> None:
         theirs()
@@ -41,10 +53,8 @@ def register_models() -> None:
     ModelHub._register_mmpretrain_models = classmethod(register)
 
 
-def _read_index() -> list:
-    """The models of our index, with absolute paths."""
-    from modelindex.load_model_index import load
-
+def our_models() -> dict[str, Model]:
+    """The models of our index by name, with absolute paths."""
     root = project_root()
     index = load(str(root / 'model-index.yml'))
     index.build_models_with_collections()
@@ -57,4 +67,23 @@ def _read_index() -> list:
                 / 'weights'
                 / model.weights.removeprefix('nano/')
             )
-    return list(index.models)
+    return {model.name.lower(): model for model in index.models}
+
+
+def require_weights(name: str) -> None:
+    """Refuse one of our models whose projection nobody hosts any more.
+
+    Raises:
+        ValueError: The model's checkpoint has to be given as a file.
+    """
+    model = our_models().get(name.lower())
+    if model is not None and not model.weights:
+        raise ValueError(
+            f'no projection is hosted for {name}; give the file of one as '
+            "pretrained='FILE', or pretrained=False for an untrained layer."
+        )
+
+
+def load_from_cache(filename: str, map_location=None):
+    """Load a published checkpoint from the cache, for mmengine."""
+    return CheckpointLoader.load_checkpoint(str(fetch(filename)), map_location)

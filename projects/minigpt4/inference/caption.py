@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement
 
 from ..datasets import SampleError
 from ..datasets.images import read_image, to_tensor
+from ..hub import require_weights
 from ..models import MiniGPT4
 from ..prompts import Turn
 
@@ -33,9 +34,14 @@ def get_model(
 
     Returns:
         The model, in eval mode.
+
+    Raises:
+        ValueError: A model of the hub has no published checkpoint.
     """
     if isinstance(model, MiniGPT4):
         return model if device is None else model.to(device)
+    if pretrained is True and isinstance(model, str):
+        require_weights(model)
     import mmpretrain
 
     if device is None:

@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str]] = {
         'minigpt4.inference.doctor',
         'check versions, devices and weights; say how to mend faults',
     ),
+    'download': (
+        'minigpt4.inference.download',
+        'bring the weights of a model, checked; mirrors, resume, offline',
+    ),
 }
 # run as files, without importing the package
 STANDALONE = {'minigpt4.inference.doctor'}
