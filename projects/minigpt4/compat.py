@@ -84,6 +84,14 @@ def dtype_argument(dtype: torch.dtype) -> dict:
     return {'dtype' if (major, minor) >= (4, 56) else 'torch_dtype': dtype}
 
 
+def register_attention(name: str, function) -> None:
+    """Let transformers' LLMs attend through a function of ours."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    # a dict that became a mapping in transformers 4.51; both know update
+    ALL_ATTENTION_FUNCTIONS.update({name: function})
+
+
 def keys_and_values(cache) -> list:
     """The keys and values of each layer of a transformers cache."""
     if hasattr(cache, 'layers'):  # since transformers 4.54

@@ -82,6 +82,65 @@ def test_unreadable_data_stops_the_run(make_cfg, stream_data, write_shard):
     assert '12 were skipped' in message
 
 
+def test_no_hook_reads_a_tensor_between_logs(make_cfg):
+    """A tensor without a value cannot be read: a read would be an error."""
+    cfg = make_cfg(
+        'sampler',
+        **{
+            'default_hooks.logger.interval': 5,
+            'default_hooks.checkpoint.interval': 100,
+            'max_iters': 10,
+        },
+    )
+    cfg.custom_hooks[1].interval = 5  # sanity
+    runner = build_runner(cfg)
+    train_step = runner.model.train_step
+    nothing = torch.zeros((), device='meta')
+    seen = []
+
+    def stepped(data, optim_wrapper):
+        outputs = train_step(data, optim_wrapper)
+        seen.append(len(seen) + 1)
+        return dict(loss=nothing) if len(seen) == 6 else outputs
+
+    runner.model.train_step = stepped
+    with pytest.raises(RuntimeError, match='meta'):
+        runner.train()
+    assert seen[-1] == 10  # and not 6, but where the loss is logged
+
+
+@pytest.mark.parametrize('stop', [9, 10])
+def test_late_losses_are_those_of_mmengine(make_cfg, scalars, stop):
+    """In the log, and in a checkpoint between two logs."""
+    logs, kept = [], []
+    for hook in ('minigpt4.LateInfoHook', 'RuntimeInfoHook'):
+        cfg = make_cfg(
+            'sampler',
+            **{
+                'default_hooks.runtime_info.type': hook,
+                'default_hooks.logger.interval': 5,
+                'default_hooks.checkpoint.interval': 3,
+                'log_processor.window_size': 4,
+                'max_iters': stop,
+            },
+        )
+        build_runner(cfg).train()
+        logs.append(
+            [
+                {k: entry[k] for k in ('step', 'loss', 'lr')}
+                for entry in scalars(cfg).values()
+            ]
+        )
+        saved = torch.load(f'{cfg.work_dir}/iter_9.pth', weights_only=False)[
+            'message_hub'
+        ]['log_scalars']['train/loss']
+        kept.append(saved.data[0].tolist())
+    assert logs[0] == logs[1]
+    # and where the logger takes the small data for an epoch
+    assert [entry['step'] for entry in logs[0]] == [2, 5, 10][: 1 + stop // 5]
+    assert kept[0] == kept[1] and len(kept[0]) == 9
+
+
 def caption_hook(cfg, **options):
     data = dict(cfg.train_dataloader.dataset.to_dict(), limit=3)
     return dict(

@@ -1,14 +1,22 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images are normalised as the official code does."""
 
+from pathlib import Path
+
 import torch
+from mmengine.config import Config
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from minigpt4.models import ImageNormalizer
-from minigpt4.models.multimodal_inputs import MultimodalInputs
+from minigpt4.models.multimodal_inputs import MultimodalInputs, _stack
+
+ROOT = Path(__file__).parents[2]
+# fields that are tensors
+NUMBER = len(MultimodalInputs._fields) - len(MultimodalInputs._field_defaults)
 
 
 def batch(images):
-    inputs = MultimodalInputs(*(torch.arange(i + 1) for i in range(6)))
+    inputs = MultimodalInputs(*(torch.arange(i + 1) for i in range(8)))
     return dict(images=images, inputs=inputs, samples=['s'], counts={})
 
 
@@ -52,4 +60,77 @@ def test_everything_goes_to_the_device():
         batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
     )
     assert out['images'].device.type == 'meta'
-    assert all(t.device.type == 'meta' for t in out['inputs'][:6])
+    assert all(t.device.type == 'meta' for t in out['inputs'][:NUMBER])
+
+
+def test_rows_of_pixels_are_normalised_alike():
+    """Batches lie as decoders give them, and leave contiguous."""
+    images = [
+        torch.randint(256, (5, 7, 3), dtype=torch.uint8).permute(2, 0, 1)
+        for _ in range(3)
+    ]
+    stacked = _stack(images)
+    assert torch.equal(stacked, torch.stack(images))
+    assert stacked.permute(0, 2, 3, 1).is_contiguous()
+    kept = stacked.clone()
+    out = ImageNormalizer()(batch(stacked))['images']
+    want = ImageNormalizer()(batch(stacked.contiguous()))['images']
+    assert torch.equal(out, want) and out.is_contiguous()
+    assert torch.equal(stacked, kept)
+    floats = stacked.float()  # normalised in place, but not the caller's
+    assert torch.equal(ImageNormalizer().normalize(floats), want)
+    assert torch.equal(floats, kept.float())
+
+
+def test_whole_batches_are_pinned(monkeypatch):
+    """PyTorch's pinning thread goes through named tuples and lists."""
+    pinned = []
+
+    def pin(tensor, device=None):
+        pinned.append(tensor.data_ptr())
+        return tensor.clone()  # keeps the layout, as pinning does
+
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    inputs = MultimodalInputs(
+        *(torch.arange(i + 1) for i in range(NUMBER)),
+        packed=True,
+        prefix=(1, 7),
+    )
+    images = _stack([torch.zeros(4, 4, 3).permute(2, 0, 1)] * 2)
+    made = dict(
+        counts=dict(samples=2),
+        pieces=[dict(images=images, inputs=inputs)],
+        position=(0, dict(a=(1, 2))),
+    )
+    out = pin_memory(made)
+    piece = out['pieces'][0]
+    assert len(pinned) == len(set(pinned)) == NUMBER + 1
+    assert isinstance(piece['inputs'], MultimodalInputs)
+    assert piece['inputs'].packed is True and piece['inputs'].prefix == (1, 7)
+    assert piece['images'].stride() == images.stride()
+    assert out['counts'] == made['counts']
+    assert out['position'] == made['position']
+
+
+def test_copies_do_not_wait(monkeypatch):
+    """All tensors go to the device with ``non_blocking``."""
+    waits = []
+    to = torch.Tensor.to
+
+    def noted(self, *args, **kwargs):
+        if args and isinstance(args[0], torch.device):
+            waits.append(not kwargs.get('non_blocking'))
+        return to(self, *args, **kwargs)
+
+    normalizer = ImageNormalizer()
+    monkeypatch.setattr(torch.Tensor, 'to', noted)
+    normalizer(batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
+    assert len(waits) > NUMBER and not any(waits)
+
+
+def test_loaders_of_the_recipes_pin_and_keep_their_workers():
+    for stage in ('stage1', 'stage2'):
+        path = f'configs/minigpt4/_base_/{stage}.py'
+        loader = Config.fromfile(ROOT / path).train_dataloader
+        assert loader.pin_memory and loader.persistent_workers
+        assert loader.num_workers > 0

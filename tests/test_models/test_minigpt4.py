@@ -481,3 +481,52 @@ def test_mmengine_runner_trains_and_saves(tiny_cfg, mixed_samples, tmp_path):
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
     assert set(saved['state_dict']) == CHECKPOINT
     assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 4
+
+
+def test_rows_are_taken_apart_for_attention_alone(build_tiny, mixed_samples):
+    """Same loss and gradient as with the mask of a line."""
+    model = build_tiny(line_length=256)
+    assert model.decoder.attends_to_rows
+    assert model.decoder.llm.config._attn_implementation == 'sdpa'
+    batch = model.collator(training=True)(mixed_samples)
+    inputs = batch['pieces'][0]['inputs']
+    assert len(inputs.token_ids) == 1  # one line
+    wrapper = Recorder(model)
+    loss = model.train_step(batch, wrapper)['loss']
+    rows = loss, wrapper.gradients
+    # only the call with rows attends in this way
+    assert model.decoder.llm.config._attn_implementation == 'sdpa'
+    assert not model.decoder.llm.base_model.layers[-1].mlp._forward_hooks
+    type(model.decoder).attends_to_rows, kept = (
+        property(lambda self: False),
+        type(model.decoder).attends_to_rows,
+    )
+    try:
+        loss = model.train_step(batch, wrapper)['loss']
+    finally:
+        type(model.decoder).attends_to_rows = kept
+    # measured 1e-7 and 2e-7
+    torch.testing.assert_close(
+        rows, (loss, wrapper.gradients), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_rows_with_a_stored_prefix_and_grouped_heads(
+    build_tiny, make_sample, monkeypatch
+):
+    samples = [
+        make_sample([i], 'what', answer)
+        for i, answer in enumerate(('blue', 'the large red square'))
+    ]
+    model = build_tiny()
+    batch = model.collator(training=True)(samples)
+    assert batch['pieces'][0]['inputs'].prefix
+    wrapper = Recorder(model)
+    results = []
+    for rows in (True, False):
+        monkeypatch.setattr(
+            type(model.decoder), 'attends_to_rows', property(lambda _: rows)
+        )
+        loss = model.train_step(batch, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)

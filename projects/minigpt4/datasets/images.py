@@ -108,12 +108,15 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 def to_tensor(image: Image.Image, size: int) -> Tensor:
     """Resize to ``(3, size, size)`` uint8, bicubic, aspect not kept.
 
+    The tensor is a view of rows of pixels, which the collator copies into
+    the batch as they lie.
+
     Source: MiniGPT-4 ``processors/blip_processors.py`` @ d94738a; the same
     bits before its normalisation.
     """
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def load_image(
@@ -122,6 +125,8 @@ def load_image(
     exact: bool = True,
 ) -> Tensor:
     """Read and resize an image to ``(3, size, size)`` uint8, RGB.
+
+    The tensor is a view of rows of pixels; see :func:`to_tensor`.
 
     Args:
         source: What :func:`read_image` reads.
@@ -138,15 +143,15 @@ def load_image(
     if not exact:
         pixels = _decoded(source)
         if pixels is not None and min(pixels.shape[1:]) >= size:
-            if pixels.shape[1:] != (size, size):
-                # rows of pixels, as libjpeg gives them: the nearest kernel
-                pixels = pixels[None].contiguous(
-                    memory_format=torch.channels_last
-                )
+            # rows of pixels, as libjpeg gives them (unless it had to rotate)
+            # and as the fastest kernel wants them
+            rows = pixels.permute(1, 2, 0).contiguous()[None]
+            pixels = rows.permute(0, 3, 1, 2)
+            if pixels.shape[2:] != (size, size):
                 pixels = F.interpolate(
                     pixels, (size, size), mode='bicubic', antialias=True
-                )[0]
-            return pixels.contiguous()
+                )
+            return pixels[0]
     return to_tensor(read_image(source), size)
 
 

@@ -1,12 +1,19 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Training: optimizer, learning rate, loop, hooks, and the runner."""
 
-from .hooks import ResumeHook, SampleCaptionsHook, SanityHook, ThroughputHook
+from .hooks import (
+    LateInfoHook,
+    ResumeHook,
+    SampleCaptionsHook,
+    SanityHook,
+    ThroughputHook,
+)
 from .loops import EndlessTrainLoop, RankParallel
 from .optim import TrainedParameters, WarmupCosineLR
 
 __all__ = [
     'EndlessTrainLoop',
+    'LateInfoHook',
     'RankParallel',
     'ResumeHook',
     'SampleCaptionsHook',

@@ -13,7 +13,7 @@ import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 
@@ -43,6 +43,73 @@ def _model(runner):
     return (
         runner.model.module if is_model_wrapper(runner.model) else runner.model
     )
+
+
+@HOOKS.register_module()
+class LateInfoHook(RuntimeInfoHook):
+    """Notes what a step returns without waiting for the device.
+
+    mmengine's hook reads the loss at each iteration, so that the GPU runs
+    dry between two steps. This one keeps the losses on the device and reads
+    them together where they are logged: the log is the same.
+
+    Args:
+        interval: The most iterations that losses are kept for; less where
+            the logger's interval is less.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._kept: dict[str, list[torch.Tensor]] = {}
+
+    def before_train(self, runner) -> None:
+        """Read as often as the logger writes."""
+        super().before_train(runner)
+        self._kept.clear()
+        for hook in runner.hooks:
+            if isinstance(hook, LoggerHook):
+                self.interval = min(self.interval, hook.interval)
+
+    def before_train_iter(
+        self, runner, batch_idx: int, data_batch=None
+    ) -> None:
+        """Note the learning rate where it is logged."""
+        if self._is_logged(runner, batch_idx):
+            super().before_train_iter(runner, batch_idx, data_batch)
+        else:
+            runner.message_hub.update_info('iter', runner.iter)
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Keep the losses; read them where they are logged."""
+        for name, value in (outputs or {}).items():
+            self._kept.setdefault(name, []).append(torch.as_tensor(value))
+        if self._is_logged(runner, batch_idx):
+            self._read(runner)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Let a resumed run's log know all losses."""
+        if self._kept:
+            self._read(runner)
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
+
+    def after_train(self, runner) -> None:
+        """Read the last ones."""
+        self._read(runner)
+        super().after_train(runner)
+
+    def _is_logged(self, runner, batch_idx: int) -> bool:
+        # the logger also writes where small data were read once
+        return self.every_n_train_iters(
+            runner, self.interval
+        ) or self.end_of_epoch(runner.train_dataloader, batch_idx)
+
+    def _read(self, runner) -> None:
+        for name, values in self._kept.items():
+            for value in torch.stack(values).tolist():
+                runner.message_hub.update_scalar(f'train/{name}', value)
+        self._kept.clear()
 
 
 @HOOKS.register_module()

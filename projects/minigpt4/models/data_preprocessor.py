@@ -33,7 +33,10 @@ class ImageNormalizer(BaseDataPreprocessor):
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """``(N, 3, H, W)`` uint8 to fp32, normalised, on this device."""
-        return (images.to(self.device).float().div(255) - self.mean) / self.std
+        pixels = images.to(self.device, non_blocking=True).to(
+            torch.float32, memory_format=torch.contiguous_format, copy=True
+        )
+        return pixels.div_(255).sub_(self.mean).div_(self.std)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch.

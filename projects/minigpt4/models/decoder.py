@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from .. import compat
 from ..registry import MODELS
+from .row_attention import NAME as ROWS_ATTENTION
+from .row_attention import RowPlaces
 from .weights import local_path, torch_dtype
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
@@ -276,31 +278,62 @@ class LLMDecoder(nn.Module):
             and self.llm.config.model_type == 'llama'
         )
 
+    @property
+    def attends_to_rows(self) -> bool:
+        """Whether rows of a line can be taken apart for attention alone.
+
+        Not where layers run again in the backward pass: the choice of the
+        attention would not hold until then.
+        """
+        return (
+            not self.gradient_checkpointing
+            and self.llm.config.model_type == 'llama'
+        )
+
     def hidden_states(
         self,
         embeddings: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         position_ids: Tensor,
         prefix: Sequence[int] = (),
+        rows: RowPlaces | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states ``(B, T, hidden_size)``, normed.
 
         Args:
             embeddings: ``(B, T, hidden_size)``.
             attention_mask: ``(B, T)``, 0 at pads; or ``(B, 1, T, P + T)``
-                bool, what each place may look at.
+                bool, what each place may look at; not used with ``rows``.
             position_ids: ``(B, T)``.
             prefix: ``P`` token ids in front of every row, whose keys and
                 values are stored.
+            rows: Where the rows of the lines are; each sees itself alone.
+            wanted: With ``rows``: places in the flattened ``B * T`` whose
+                states are asked for; those of others mean nothing.
         """
         cache = self._prefix_cache(tuple(prefix), len(embeddings))
-        return self.llm.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        config = self.llm.config
+        usual = config._attn_implementation
+        hooks: list = []
+        if rows is not None:
+            config._attn_implementation = ROWS_ATTENTION
+            if wanted is not None:
+                last = self.llm.base_model.layers[-1]
+                hooks = _only_at(last.mlp, wanted, embeddings.shape)
+        try:
+            return self.llm.base_model(
+                inputs_embeds=embeddings,
+                attention_mask=attention_mask if rows is None else None,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **({} if rows is None else dict(rows=rows)),
+            ).last_hidden_state
+        finally:
+            config._attn_implementation = usual
+            for hook in hooks:
+                hook.remove()
 
     def _prefix_cache(self, prefix: tuple[int, ...], lines: int):
         """A cache that begins with the prefix, for some lines."""
@@ -396,6 +429,25 @@ class LLMDecoder(nn.Module):
                 'LLM it was trained with, or set model.check_llm=False to '
                 'use it all the same.'
             )
+
+
+def _only_at(mlp: nn.Module, places: Tensor, shape: tuple[int, ...]) -> list:
+    """Let the last layer's feed-forward see some places alone.
+
+    Nothing comes after it that would look at the others.
+    """
+
+    def pick(_, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0].flatten(0, 1).index_select(0, places)
+
+    def put_back(_, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+        empty = out.new_zeros(shape).flatten(0, 1)
+        return empty.index_copy(0, places, out).view(shape)
+
+    return [
+        mlp.register_forward_pre_hook(pick),
+        mlp.register_forward_hook(put_back),
+    ]
 
 
 def encode_fingerprint(fingerprint: dict) -> Tensor:

@@ -2,6 +2,7 @@
 """MiniGPT4: backbone, neck, head and decoder, composed."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from .data_preprocessor import ImageNormalizer
 from .decoder import decode_fingerprint, encode_fingerprint
 from .generation import Answer, generate
 from .multimodal_inputs import Collator, MultimodalInputs
+from .row_attention import RowPlaces
 
 FINGERPRINT = 'llm_fingerprint'
 
@@ -48,7 +50,8 @@ class MiniGPT4(BaseModel):
             and gradient. None takes the batch as it is.
         line_length: Tokens of a line that the rows of a training batch are
             packed into, which do not see each other; None gives each row a
-            line of its own, padded to the longest.
+            line of its own, padded to the longest. A decoder that attends to
+            rows (LLaMA) gets all of them in one line.
         prompt: The question of a caption without a question of its own.
         generation: Default settings of :meth:`generate`.
         check_llm: Whether a checkpoint of another LLM is refused.
@@ -130,9 +133,16 @@ class MiniGPT4(BaseModel):
             padding='right' if training else 'left',
             prompt='' if training else self.prompt,
             micro_batch_size=self.micro_batch_size,
-            line_length=self.line_length if training else None,
+            line_length=self._line_length if training else None,
             share_prefix=training and self.decoder.can_store_prefix,
         )
+
+    @property
+    def _line_length(self) -> float | None:
+        """All rows in one line where attention does not mind its length."""
+        if self.line_length is None or not self.decoder.attends_to_rows:
+            return self.line_length
+        return math.inf
 
     def queries(self, images: Tensor) -> Tensor:
         """Frozen half of seeing: ``(N, 3, H, W)`` float to ``(N, Q, C)``.
@@ -159,11 +169,11 @@ class MiniGPT4(BaseModel):
         if images is None:
             return embeddings
         tokens = self.head(self.queries(images)).to(embeddings.dtype)
-        return (
-            embeddings.flatten(0, 1)
-            .index_copy(0, inputs.image_places, tokens.flatten(0, 1))
-            .view_as(embeddings)
-        )
+        flat = embeddings.flatten(0, 1)
+        if flat.requires_grad:  # a trained table, or made so for recomputing
+            flat = flat.clone()
+        flat.index_copy_(0, inputs.image_places, tokens.flatten(0, 1))
+        return flat.view_as(embeddings)
 
     def forward(
         self,
@@ -200,14 +210,25 @@ class MiniGPT4(BaseModel):
             f'unknown mode {mode!r}; expected tensor, loss or predict.'
         )
 
-    def _read(self, embeddings: Tensor, inputs: MultimodalInputs) -> Tensor:
-        """Hidden states ``(B, T, hidden_size)`` of the LLM."""
-        plain = not (inputs.packed or inputs.prefix)
+    def _read(
+        self,
+        embeddings: Tensor,
+        inputs: MultimodalInputs,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states ``(B, T, hidden_size)`` of the LLM.
+
+        Where only some are ``wanted``, others may mean nothing.
+        """
+        mask = rows = None
+        if not (inputs.packed or inputs.prefix):
+            mask = inputs.attention_mask
+        elif self.decoder.attends_to_rows:
+            rows = RowPlaces(inputs.row_places, inputs.row_backs)
+        else:
+            mask = inputs.block_mask()
         return self.decoder.hidden_states(
-            embeddings,
-            inputs.attention_mask if plain else inputs.block_mask(),
-            inputs.position_ids,
-            inputs.prefix,
+            embeddings, mask, inputs.position_ids, inputs.prefix, rows, wanted
         )
 
     def loss(
@@ -226,7 +247,9 @@ class MiniGPT4(BaseModel):
                 f'none of the {inputs.token_ids.numel()} tokens of the batch '
                 'is supervised; every training sample needs an answer.'
             )
-        hidden = self._read(self.embed(images, inputs), inputs)
+        hidden = self._read(
+            self.embed(images, inputs), inputs, inputs.target_places
+        )
         losses = self.decoder.token_losses(
             hidden, inputs.target_places, inputs.targets
         )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..prompts import (
     IMAGE_HERE,
@@ -40,6 +41,9 @@ class MultimodalInputs(NamedTuple):
             flattened ``B * T``, images in the order of their rows and slots.
         target_places: ``(M,)`` int64 places whose next token is learned.
         targets: ``(M,)`` int64, those next tokens.
+        row_places: ``(R, W)`` int64 places of each row, 0 behind its end.
+        row_backs: ``(B, T)`` int64 places in the flattened ``R * W``, 0 at
+            pads.
         packed: Whether a line holds more than one row.
         prefix: Token ids that stand in front of every row and are not in
             ``token_ids``; their keys and values are stored.
@@ -51,6 +55,8 @@ class MultimodalInputs(NamedTuple):
     image_places: Tensor
     target_places: Tensor
     targets: Tensor
+    row_places: Tensor
+    row_backs: Tensor
     packed: bool = False
     prefix: tuple[int, ...] = ()
 
@@ -115,7 +121,9 @@ def _common_prefix(rows: Sequence[Row]) -> tuple[int, ...]:
     return tuple(first[:length])
 
 
-def _pack(lengths: Sequence[int], line_length: int | None) -> list[list[int]]:
+def _pack(
+    lengths: Sequence[int], line_length: float | None
+) -> list[list[int]]:
     """Share rows out to lines of about ``line_length``, as even as may be.
 
     The longest row goes first, each to the line with the most room.
@@ -136,7 +144,7 @@ def build_inputs(
     rows: Sequence[Row],
     num_image_tokens: int,
     padding: str = 'right',
-    line_length: int | None = None,
+    line_length: float | None = None,
     share_prefix: bool = False,
 ) -> MultimodalInputs:
     """Lay rows into lines; no row sees another.
@@ -172,6 +180,11 @@ def build_inputs(
             )
             places[i] = number * length + at + np.arange(width)
             at += width
+    row_places = np.zeros((len(parts), max(map(len, places))), dtype=np.int64)
+    row_backs = np.zeros_like(token_ids)
+    for i, own in enumerate(places):
+        row_places[i, : len(own)] = own
+        row_backs.flat[own] = i * row_places.shape[1] + np.arange(len(own))
     nexts = [part.learned[1 : len(part.ids) + 1] for part in parts]
     # a row whose last token is fed has nothing to learn there
     has_target = [
@@ -188,9 +201,23 @@ def build_inputs(
         joined([p[part.is_image] for p, part in zip(places, parts)]),
         joined([p[has] for p, has in zip(places, has_target)]),
         joined([n[n >= 0] for n in nexts]),
+        torch.from_numpy(row_places),
+        torch.from_numpy(row_backs),
         len(lines) < len(rows),
         prefix,
     )
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """``(N, 3, H, W)`` of images, or ``(N, Q, C)`` of stored queries.
+
+    Pixels stay side by side as decoders give them, and a data worker copies
+    them at once into the memory that it shares.
+    """
+    if images[0].ndim < 3:
+        return default_collate(list(images))
+    rows = [image.permute(1, 2, 0) for image in images]
+    return default_collate(rows).permute(0, 3, 1, 2)
 
 
 class Collator:
@@ -220,7 +247,7 @@ class Collator:
         padding: str = 'right',
         prompt: str = '',
         micro_batch_size: int | None = None,
-        line_length: int | None = None,
+        line_length: float | None = None,
         share_prefix: bool = False,
     ) -> None:
         self.prompt = prompt
@@ -304,7 +331,7 @@ class Collator:
     def _piece(self, samples: Sequence, rows: Sequence[Row]) -> dict:
         images = [image for sample in samples for image in sample.images]
         return dict(
-            images=torch.stack(images) if images else None,
+            images=_stack(images) if images else None,
             inputs=build_inputs(
                 rows,
                 self.num_image_tokens,

@@ -1,0 +1,304 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Images per second and core, from JPEG files to the batch.
+
+Ours ends at the batch of uint8 that the device normalises; the official
+pipeline at its batch of normalised fp32; MMPretrain's at its batch of uint8.
+
+    python benchmarks/image_pipe.py SIDE KIND FOLDER
+"""
+
+import io
+import multiprocessing
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import harness
+import numpy as np
+import photographs
+
+BATCH = 64
+SHARDS, BATCHES, WORKERS = 8, 6, 2
+# OpenAI CLIP's constants
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def ours(paths: list[Path]) -> Callable:
+    """Our pipeline step and the collator's stacking."""
+    from minigpt4.datasets.images import load_image
+    from minigpt4.models.multimodal_inputs import _stack
+
+    files = [path.read_bytes() for path in paths]
+    return lambda: _stack([load_image(f, 224, exact=False) for f in files])
+
+
+def official_transform() -> Callable:
+    """Blip2ImageTrainProcessor, re-stated."""
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.Resize(
+                (224, 224),
+                interpolation=transforms.InterpolationMode.BICUBIC,
+            ),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def official(paths: list[Path]) -> Callable:
+    """Pillow, torchvision's transforms, and a stack of fp32."""
+    import torch
+    from PIL import Image
+
+    transform = official_transform()
+    files = [path.read_bytes() for path in paths]
+
+    def work():
+        return torch.stack(
+            [
+                transform(Image.open(io.BytesIO(f)).convert('RGB'))
+                for f in files
+            ]
+        )
+
+    return work
+
+
+def mmpretrain(paths: list[Path]) -> Callable:
+    """The pipeline and collate function of MMPretrain's MiniGPT-4 config.
+
+    Without its RandomFlip, for the guard, and its caption step.
+    """
+    import mmpretrain.datasets  # noqa: F401
+    from mmengine.dataset import Compose, default_collate
+    from mmpretrain.registry import TRANSFORMS
+    from mmpretrain.utils import register_all_modules
+
+    register_all_modules()
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='Resize',
+            scale=(224, 224),
+            interpolation='bicubic',
+            backend='pillow',
+        ),
+        dict(type='PackInputs', meta_keys=['image_id']),
+    ]
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps])
+
+    def work():
+        records = [dict(img_path=str(p), image_id=p.stem) for p in paths]
+        return default_collate([pipeline(r) for r in records])['inputs']
+
+    return work
+
+
+def from_paths(paths: list[Path]) -> Callable:
+    """Ours from files, as MMPretrain's."""
+    from minigpt4.datasets.images import load_image
+    from minigpt4.models.multimodal_inputs import _stack
+
+    return lambda: _stack([load_image(p, 224, exact=False) for p in paths])
+
+
+def levels(batch) -> np.ndarray:
+    """A side's batch as RGB in 0..255."""
+    import torch
+
+    if batch.dtype == torch.uint8:
+        return batch.float().numpy()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    return ((batch * std + mean) * 255).round().numpy()
+
+
+# whole pipelines, with data workers
+
+
+def our_loader(shards: str) -> Iterable:
+    """Shards to collated batches: tokenised, packed, uint8."""
+    from mmengine.config import Config
+    from torch.utils.data import DataLoader
+    from transformers import AutoTokenizer
+
+    import minigpt4
+    from minigpt4.datasets import ImageTextPairs
+    from minigpt4.models.multimodal_inputs import Collator
+    from minigpt4.prompts import get_template
+
+    config = Config.fromfile(
+        harness.HERE.parent / 'configs/minigpt4/_base_/stage1.py'
+    )
+    pipeline = config.train_dataloader.dataset.pipeline
+    dataset = ImageTextPairs(
+        [dict(name='photographs', shards=shards, weight=1)],
+        pipeline,
+        batch_size=BATCH,
+    )
+    collator = Collator(
+        AutoTokenizer.from_pretrained(
+            Path(minigpt4.__file__).parent / 'nano/weights/llm'
+        ),
+        get_template('bare'),
+        32,
+        max_text_length=32,
+        line_length=256,
+        share_prefix=True,
+    )
+    return DataLoader(
+        dataset, batch_size=None, num_workers=WORKERS, collate_fn=collator
+    )
+
+
+def official_loader(shards: str) -> Iterable:
+    """The official webdataset pipeline and default collation, re-stated."""
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    def clean(record):
+        text = re.sub(r'[.!"()*#:;~]', ' ', record['caption'].lower())
+        return ' '.join(re.sub(r'\s{2,}', ' ', text).strip().split(' ')[:50])
+
+    dataset = webdataset.DataPipeline(
+        webdataset.ResampledShards(shards),
+        webdataset.tarfile_to_samples(),
+        webdataset.shuffle(1000),
+        webdataset.decode('pilrgb'),
+        webdataset.to_tuple('jpg', 'json'),
+        webdataset.map_tuple(official_transform()),
+        webdataset.map(
+            lambda pair: dict(image=pair[0], answer=clean(pair[1]))
+        ),
+    )
+    return DataLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, all threads."""
+    tasks = Path(f'/proc/{pid}/task').glob('*/schedstat')
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def settled(workers: list[int]) -> float:
+    """CPU time of the workers, once they have filled their queues."""
+    before = -1.0
+    while (now := sum(map(cpu_seconds, workers))) - before > 2e-3:
+        before = now
+        time.sleep(0.3)
+    return now
+
+
+def through(batches: Iterator) -> Callable:
+    """Draw batches; the CPU time of all processes for exactly as many."""
+    workers = [process.pid for process in multiprocessing.active_children()]
+
+    def work() -> float:
+        start = settled(workers)
+        mine = time.process_time()
+        for _ in range(BATCHES):
+            next(batches)
+        mine = time.process_time() - mine
+        return settled(workers) - start + mine
+
+    return work
+
+
+def build(side: str, kind: str, folder: str):
+    """A worker's work and guard."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter('ignore')
+    if side.endswith('-shards'):
+        shards = f'{folder}/shards/{{00000..{SHARDS - 1:05d}}}.tar'
+        loader = dict(ours=our_loader, official=official_loader)
+        batches = iter(loader[side.removesuffix('-shards')](shards))
+        first = next(batches)
+        images = first['pieces'][0] if 'pieces' in first else first
+        images = images.get('images', images.get('image'))
+        return through(batches), dict(shape=list(images.shape))
+    paths = sorted((Path(folder) / kind).glob('*.jpg'))
+    sides = dict(
+        ours=ours,
+        official=official,
+        mmpretrain=mmpretrain,
+        paths=from_paths,
+    )
+    batch = sides[side](paths)
+    images = levels(batch())
+    if side == 'mmpretrain':
+        images = images[:, ::-1]  # BGR
+
+    def work() -> None:
+        batch()
+
+    return work, dict(levels=images)
+
+
+def difference(kind: str, paths: list[Path]) -> str:
+    """How far ours is from the official values."""
+    off = np.abs(levels(ours(paths)()) - levels(official(paths)()))
+    shares = [
+        f'{(off == step).mean():.2g} of the values differ by {step}'
+        for step in range(1, int(off.max()) + 1)
+    ]
+    return '; '.join([f'largest difference {off.max():.0f}/255', *shares])
+
+
+def measure(repeats: int) -> list[dict]:
+    """The rows."""
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for kind, goal in (('224', 3.5), ('640x480', 2)):
+            paths = photographs.write_files(folder / kind, kind, BATCH)
+            for us, peer, name in (
+                ('ours', 'official', 'official, re-stated'),
+                ('paths', 'mmpretrain', 'MMPretrain 1.2.0'),
+            ):
+                rows.append(
+                    harness.compare(
+                        f'image-pipe {kind}, {peer}',
+                        harness.side('image_pipe.py', us, kind, folder),
+                        harness.side('image_pipe.py', peer, kind, folder),
+                        'images/CPU-s',
+                        goal if peer == 'official' else None,
+                        peer_name=name,
+                        per=BATCH,
+                        tolerance=1 / 255,
+                        repeats=repeats,
+                    )
+                )
+            rows[-2]['guard'] += '; ' + difference(kind, paths)
+            sizes = [path.stat().st_size for path in paths]
+            rows[-2]['jpeg_bytes'] = sum(sizes) / len(sizes)
+        photographs.write_shards(
+            sorted((folder / '224').glob('*.jpg')), folder / 'shards', SHARDS
+        )
+        rows.append(
+            harness.compare(
+                'image-pipe shards, official',
+                harness.side('image_pipe.py', 'ours-shards', '224', folder),
+                harness.side(
+                    'image_pipe.py', 'official-shards', '224', folder
+                ),
+                'images/CPU-s',
+                3.5,
+                peer_name='official, re-stated',
+                per=BATCH * BATCHES,
+                repeats=repeats,
+            )
+        )
+    return rows
+
+
+if __name__ == '__main__':
+    harness.worker(lambda: build(*sys.argv[1:4]))

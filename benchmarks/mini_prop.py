@@ -1,0 +1,366 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The model of the benchmarks: small, in the proportions of the real one.
+
+Weights are drawn from a seed and written once; each side of a benchmark loads
+the same files. A peer's environment imports this module too, so ``minigpt4``
+is only imported where our own model is built.
+"""
+
+import functools
+import json
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
+# about the shares of the arithmetic that ViT-g, Q-Former and Vicuna-7B have
+MINI_PROP = dict(
+    img_size=224,
+    patch_size=14,
+    vision=dict(width=512, depth=10, num_heads=8, mlp_width=2240),
+    num_queries=32,
+    q_former=dict(width=256, depth=6, num_heads=4, mlp_width=1024),
+    llm=dict(
+        hidden_size=1024,
+        intermediate_size=2752,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        vocab_size=4010,
+    ),
+)
+# to try a code path
+TINY = dict(
+    img_size=28,
+    patch_size=14,
+    vision=dict(width=32, depth=2, num_heads=2, mlp_width=48),
+    num_queries=4,
+    q_former=dict(width=24, depth=2, num_heads=2, mlp_width=32),
+    llm=dict(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=768,
+    ),
+)
+# EVA-ViT-g, BLIP-2's Q-Former and Vicuna-7B
+VICUNA_7B = dict(
+    img_size=224,
+    patch_size=14,
+    vision=dict(width=1408, depth=39, num_heads=16, mlp_width=6144),
+    num_queries=32,
+    q_former=dict(width=768, depth=12, num_heads=12, mlp_width=3072),
+    llm=dict(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        vocab_size=32000,
+    ),
+)
+SIZES = {'mini-prop': MINI_PROP, 'tiny': TINY, 'vicuna-7b': VICUNA_7B}
+LLAMA = dict(
+    model_type='llama',
+    architectures=['LlamaForCausalLM'],
+    max_position_embeddings=2048,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    bos_token_id=1,
+    eos_token_id=2,
+    tie_word_embeddings=False,
+    torch_dtype='float32',
+)
+# the four of stage 2 (paper 3.2), without the image in front
+ALIGNMENT_PROMPTS = (
+    'Describe this image in detail.',
+    'Take a look at this image and describe what you notice.',
+    'Please provide a detailed description of the picture.',
+    'Could you describe the contents of this image for me?',
+)
+WORDS = (
+    'a the small large old young man woman dog cat bird horse boat car '
+    'house tree river mountain street market table window flower garden '
+    'standing sitting running looking holding near behind under over with '
+    'red blue green white black bright dark quiet busy morning evening '
+    'sky water stone wooden glass light shadow crowd field bridge'
+).split()
+
+
+class Folded:
+    """A tokenizer whose ids are folded into a smaller vocabulary.
+
+    The number of tokens stays; which word a token means does not matter to a
+    random LLM.
+    """
+
+    def __init__(self, tokenizer, vocab_size: int) -> None:
+        self.__dict__.update(tokenizer=tokenizer, vocab_size=vocab_size)
+
+    def __getattr__(self, name: str):
+        return getattr(self.tokenizer, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        setattr(self.tokenizer, name, value)
+
+    def _fold(self, ids):
+        if isinstance(ids, Tensor):
+            room = self.vocab_size - 3  # 0, 1 and 2 are symbols
+            folded = torch.where(ids < 3, ids, (ids - 3) % room + 3)
+            return folded.to(ids.dtype)
+        if isinstance(ids, list):
+            return [self._fold(i) for i in ids]
+        return ids if ids < 3 else (ids - 3) % (self.vocab_size - 3) + 3
+
+    def __call__(self, *args, **kwargs):
+        out = self.tokenizer(*args, **kwargs)
+        out['input_ids'] = self._fold(out['input_ids'])
+        return out
+
+    def encode(self, *args, **kwargs) -> list[int]:
+        """As the tokenizer's."""
+        return self._fold(self.tokenizer.encode(*args, **kwargs))
+
+
+def _draw(name: str, shape: tuple[int, ...], generator) -> Tensor:
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    values.mul_(0.02)
+    if len(shape) == 1 and name.endswith('weight'):
+        values += 1  # a norm's
+    return values
+
+
+def _draw_all(module, seed: int, dtype, device: str) -> dict[str, Tensor]:
+    """Weights for a module on the meta device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return {
+        name: _draw(name, tuple(tensor.shape), generator).to('cpu', dtype)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _save_tokenizer(folder: Path) -> None:
+    """LLaMA's where the variable names it, else the nano model's."""
+    from transformers import AutoTokenizer
+
+    import minigpt4
+
+    source = Path(minigpt4.__file__).parent / 'nano' / 'weights' / 'llm'
+    given = os.environ.get(TOKENIZER_VARIABLE)
+    with tempfile.TemporaryDirectory() as temporary:
+        if given:
+            source = Path(temporary)
+            (source / 'tokenizer.model').write_bytes(Path(given).read_bytes())
+            (source / 'tokenizer_config.json').write_text(
+                '{"tokenizer_class": "LlamaTokenizer"}'
+            )
+            (source / 'config.json').write_text('{"model_type": "llama"}')
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    if given:  # for a peer whose transformers reads SentencePiece's file
+        (folder / 'tokenizer.model').write_bytes(Path(given).read_bytes())
+    file = folder / 'tokenizer_config.json'
+    config = json.loads(file.read_text())
+    if isinstance(config.get('extra_special_tokens'), list):
+        # transformers 5 writes a list of what stands there already, 4.49
+        # reads a dict
+        del config['extra_special_tokens']
+        file.write_text(json.dumps(config))
+
+
+def save(
+    folder: Path,
+    size: str = 'mini-prop',
+    dtype: torch.dtype = torch.float32,
+    device: str = 'cpu',
+) -> Path:
+    """Write the weights: ``llm/`` and ``{backbone,neck,head}.safetensors``.
+
+    Args:
+        folder: Where to.
+        size: A name of ``SIZES``.
+        dtype: Of the LLM and the backbone; neck and head are fp32.
+        device: Where they are drawn.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from minigpt4.registry import MODELS
+
+    sizes = SIZES[size]
+    llm = folder / 'llm'
+    llm.mkdir(parents=True)
+    (folder / 'size').write_text(size)
+    (llm / 'config.json').write_text(
+        json.dumps(
+            LLAMA
+            | sizes['llm']
+            | dict(torch_dtype=str(dtype).removeprefix('torch.'))
+        )
+    )
+    _save_tokenizer(llm)
+    with torch.device('meta'):
+        parts = {
+            name: MODELS.build(config)
+            for name, config in part_configs(folder, size, False).items()
+        }
+        parts['llm'] = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(llm)
+        )
+    for seed, (name, part) in enumerate(parts.items()):
+        kind = dtype if name in ('llm', 'backbone') else torch.float32
+        tensors = _draw_all(part, seed, kind, device)
+        if name == 'llm':
+            save_file(tensors, llm / 'model.safetensors', {'format': 'pt'})
+        else:
+            save_file(tensors, folder / f'{name}.safetensors')
+    return folder
+
+
+@functools.cache
+def _kept(size: str) -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix='minigpt4-bench-')
+
+
+def weights(size: str = 'mini-prop') -> Path:
+    """The folder of the weights, written once in a run of benchmarks."""
+    folder = Path(_kept(size).name)
+    return folder if (folder / 'llm').exists() else save(folder, size)
+
+
+def part_configs(folder: Path, size: str, load: bool = True) -> dict:
+    """Configs of backbone, neck and head (widths of the head filled in)."""
+    sizes = SIZES[size]
+    files = {
+        name: str(folder / f'{name}.safetensors') if load else None
+        for name in ('backbone', 'neck')
+    }
+    return dict(
+        backbone=dict(
+            type='minigpt4.EVAViT',
+            arch=sizes['vision'],
+            img_size=sizes['img_size'],
+            patch_size=sizes['patch_size'],
+            checkpoint=files['backbone'],
+        ),
+        neck=dict(
+            type='minigpt4.QFormer',
+            in_channels=sizes['vision']['width'],
+            num_queries=sizes['num_queries'],
+            **sizes['q_former'],
+            checkpoint=files['neck'],
+        ),
+        head=dict(
+            type='minigpt4.LinearProjector',
+            in_channels=sizes['q_former']['width'],
+            out_channels=sizes['llm']['hidden_size'],
+        ),
+    )
+
+
+def build(folder: Path, cached: bool = False, **settings):
+    """Our model with the weights of a folder.
+
+    Args:
+        folder: What :func:`save` wrote.
+        cached: Whether it takes queries from a feature cache.
+        settings: Of :class:`MiniGPT4`.
+    """
+    from safetensors.torch import load_file
+
+    from minigpt4.registry import MODELS
+
+    size = (folder / 'size').read_text()
+    sizes = SIZES[size]
+    parts = part_configs(folder, size)
+    if cached:
+        parts['backbone'] = None
+        parts['neck'] = dict(
+            type='minigpt4.CachedQueries',
+            num_tokens=sizes['num_queries'],
+            channels=sizes['q_former']['width'],
+        )
+    model = MODELS.build(
+        dict(
+            type='minigpt4.MiniGPT4',
+            **parts,
+            decoder=dict(
+                type='minigpt4.LLMDecoder', name_or_path=str(folder / 'llm')
+            ),
+            **settings,
+        )
+    )
+    model.head.load_state_dict(load_file(folder / 'head.safetensors'))
+    model.decoder.tokenizer = Folded(
+        model.decoder.tokenizer, model.decoder.vocab_size
+    )
+    return model
+
+
+def build_random(size: str, device: str, folder: Path, **settings):
+    """Our model at any size with random weights, on a device at once.
+
+    Args:
+        size: A name of ``SIZES``.
+        device: Where it is made.
+        folder: Weights of the size ``tiny``, for the tokenizer.
+        settings: Of :class:`MiniGPT4`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from minigpt4 import compat
+    from minigpt4.models.weights import torch_dtype
+    from minigpt4.registry import MODELS
+
+    sizes = SIZES[size]
+    parts = part_configs(folder, size, load=False)
+    model = build(folder, **settings)
+    with torch.device(device):
+        for name in ('backbone', 'neck', 'head'):
+            setattr(model, name, MODELS.build(parts[name]))
+        model.decoder.llm = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(
+                **{k: v for k, v in LLAMA.items() if k != 'torch_dtype'},
+                **sizes['llm'],
+            ),
+            attn_implementation='sdpa',
+            **compat.dtype_argument(torch_dtype('auto')),
+        )
+    model.decoder.llm.requires_grad_(False).eval()
+    return model.to(device)
+
+
+def images(count: int, size: str) -> Tensor:
+    """``(count, 3, H, W)`` uint8."""
+    generator = torch.Generator().manual_seed(0)
+    side = SIZES[size]['img_size']
+    shape = (count, 3, side, side)
+    return torch.randint(256, shape, generator=generator).byte()
+
+
+def captions(count: int, shortest: int = 6, longest: int = 14) -> list[str]:
+    """Captions whose lengths in words spread evenly between two."""
+    draw = random.Random(0)
+    step = (longest - shortest) / max(count - 1, 1)
+    lengths = [round(shortest + i * step) for i in range(count)]
+    draw.shuffle(lengths)
+    return [' '.join(draw.choices(WORDS, k=length)) for length in lengths]
+
+
+def samples(questions: list[str], answers: list[str], pictures: Tensor):
+    """Samples as our datasets give them, one image or its queries each."""
+    from mmengine.structures import BaseDataElement
+
+    from minigpt4.prompts import Turn
+
+    return [
+        BaseDataElement(images=[picture], turns=[Turn(question, answer)])
+        for question, answer, picture in zip(
+            questions, answers, pictures, strict=True
+        )
+    ]

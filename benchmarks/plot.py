@@ -1,0 +1,116 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Draw the newest figure of each row, and print them as a Markdown table.
+
+python benchmarks/plot.py [--results FOLDER] [--out FILE]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).parent
+
+
+def newest(folder: Path) -> list[dict]:
+    """The last row of each name that has a ratio, in the order of names.
+
+    Each gets the ``date`` and ``machine`` of its run.
+    """
+    rows: dict[str, dict] = {}
+    for file in sorted(folder.glob('*.json')):
+        for run in json.loads(file.read_text()):
+            for row in run['rows']:
+                if row['ratio'] and row['guard_ok']:
+                    rows[row['name']] = dict(
+                        row, date=run['time'][:10], machine=run['machine']
+                    )
+    return [rows[name] for name in sorted(rows)]
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as a Markdown table."""
+    lines = [
+        '| Row | Ours | Peer | Ratio | Goal | Guard | Date |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for row in rows:
+        goals = [
+            text.format(row[key])
+            for key, text in (
+                ('goal', '{:g}x'),
+                ('at_most', 'at most {:g}'),
+                ('at_least', 'at least {:g}'),
+            )
+            if row.get(key)
+        ]
+        goal = ', '.join(goals) or '-'
+        met = '' if row['met'] else ' (missed)'
+        lines.append(
+            f'| {row["name"]} | {row["ours"]:.4g} {row["unit"]} | '
+            f'{row["peer"]:.4g}, {row.get("peer_name", "")} | '
+            f'{row["ratio"]:.3g}x | {goal}{met} | {row["guard"]} | '
+            f'{row["date"]} |'
+        )
+    return '\n'.join(lines)
+
+
+def draw(rows: list[dict], out: Path) -> None:
+    """Bars of the ratios, each with a line at its goal.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    if not rows:
+        raise ValueError(
+            'no result with a ratio was found; run benchmarks/run.py first.'
+        )
+    figure, axes = plt.subplots(
+        figsize=(9, 0.42 * len(rows) + 1.2), layout='constrained'
+    )
+    places = range(len(rows))
+    met = ['#2a7f62' if row['met'] else '#c77d3a' for row in rows]
+    axes.barh(places, [row['ratio'] for row in rows], color=met, height=0.6)
+    for place, row in zip(places, rows):
+        if row['goal']:
+            axes.vlines(row['goal'], place - 0.42, place + 0.42, 'black', lw=2)
+        axes.annotate(
+            f'{row["ratio"]:.3g}x',
+            (max(row['ratio'], row['goal'] or 0), place),
+            xytext=(4, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=8,
+        )
+    axes.axvline(1, color='grey', lw=0.8)
+    axes.set_xscale('log')
+    axes.margins(x=0.12)
+    axes.set_yticks(
+        places,
+        [f'{row["name"]}\n{row.get("peer_name", "")}' for row in rows],
+        fontsize=7,
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        'times better than the peer (line: the goal; orange: not met)'
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--results', type=Path, default=HERE / 'results')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=HERE.parent / 'docs' / 'images' / 'benchmarks.png',
+    )
+    options = parser.parse_args()
+    rows = newest(options.results)
+    draw(rows, options.out)
+    print(table(rows))

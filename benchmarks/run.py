@@ -1,0 +1,213 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Run benchmarks, print their table and keep their figures.
+
+    python benchmarks/run.py [--gpu] [--json FILE] [NAME...]
+
+Each NAME is a row's; without any all rows run that need no GPU, and with
+``--gpu`` those that need one. The exit status is 1 where a guard failed or a
+row broke off; a missed goal is no failure.
+"""
+
+import argparse
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # the rows lie beside this file
+
+import harness  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+# Name of each row and the module with its ``measure(repeats)``, which
+# gives rows.
+ROWS = {
+    's1-step': 's1_step',
+    's1-cached': 's1_cached',
+    's2-step': 's2_step',
+    'tower-nograd': 'tower_nograd',
+    'step-host': 'step_host',
+    'loop-host': 'loop_host',
+    'image-pipe': 'image_pipe',
+    'load': 'load',
+    'rank-scale': 'rank_scale',
+}
+GPU_ROWS = {
+    's1-h200': 'gpu_training',
+    's1-cached-h200': 'gpu_training',
+    's2-h200': 'gpu_training',
+    'vit-encode': 'gpu_vit_encode',
+    'mem': 'gpu_mem',
+    'load-h200': 'gpu_load',
+}
+PACKAGES = ('minigpt4', 'torch', 'transformers', 'mmengine', 'numpy')
+
+
+def machine() -> str:
+    """The processor, its cores that are ours, and the memory."""
+    model = platform.processor() or platform.machine()
+    cpus = Path('/proc/cpuinfo')
+    if cpus.exists():
+        names = [
+            line.split(':', 1)[1].strip()
+            for line in cpus.read_text().splitlines()
+            if line.startswith('model name')
+        ]
+        model = names[0] if names else model
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, 'sched_getaffinity')
+        else os.cpu_count()
+    )
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+    return f'{model}, {cores} cores, {memory:.0f} GB'
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is measured."""
+    found = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = 'not installed'
+    return found
+
+
+def measure(names: list[str], repeats: int) -> list[dict]:
+    """Run rows; one that breaks off is reported, and the next one runs."""
+    everything = ROWS | GPU_ROWS
+    rows: list[dict] = []
+    for name in names:
+        print(f'{name} ...', file=sys.stderr, flush=True)
+        try:
+            module = importlib.import_module(everything[name])
+            # one after the other: what was measured stays if the next breaks
+            for row in module.measure(name if name in GPU_ROWS else repeats):
+                rows.append(row)
+                figures = (number(row[key]) for key in ('ours', 'peer'))
+                print(row['name'], *figures, row['unit'], file=sys.stderr)
+        except Exception as error:
+            traceback.print_exc()
+            rows.append(
+                harness.row(
+                    name, None, '', guard='broke off', error=str(error)
+                )
+            )
+    return rows
+
+
+def number(value: float | None, end: str = '') -> str:
+    """A figure in four digits; nothing where there is none."""
+    return '' if value is None else f'{value:.4g}{end}'
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print rows for people."""
+    table = Table(title='minimum of all repetitions (median in brackets)')
+    for column in ('name', 'ours', 'peer', 'unit', 'ratio', 'goal'):
+        justify = 'left' if column in ('name', 'unit') else 'right'
+        table.add_column(column, justify=justify)
+    table.add_column('met')
+    table.add_column('guard')
+    table.add_column('command', overflow='fold')
+    for row in rows:
+        median = row.get('median', {})
+
+        def both(key: str, end: str = '', row=row, median=median) -> str:
+            text = number(row[key], end)
+            if median.get(key) is not None:
+                text += f'\n({number(median[key], end)})'
+            return text
+
+        goals = [
+            number(row['goal'], 'x') and '>= ' + number(row['goal'], 'x'),
+            number(row['at_most']) and '<= ' + number(row['at_most']),
+            number(row['at_least']) and '>= ' + number(row['at_least']),
+        ]
+        why = row.get('skipped') or row.get('error')
+        table.add_row(
+            row['name'],
+            both('ours'),
+            '\n'.join(filter(None, (both('peer'), row.get('peer_name')))),
+            row['unit'],
+            both('ratio', 'x'),
+            '\n'.join(filter(None, goals)),
+            'not run' if why else 'yes' if row['met'] else 'no',
+            why
+            or ('' if row['guard_ok'] else 'FAILED: ')
+            + row['guard'].replace(', ', '\n'),
+            row['command'],
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def keep(rows: list[dict], folder: Path) -> Path:
+    """Append a run to the file of its day."""
+    now = datetime.datetime.now().astimezone()
+    file = folder / f'{now:%Y-%m-%d}.json'
+    runs = json.loads(file.read_text()) if file.exists() else []
+    runs.append(
+        dict(
+            time=now.isoformat(timespec='seconds'),
+            machine=machine(),
+            versions=versions(),
+            rows=rows,
+        )
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write(runs, file)
+    return file
+
+
+def write(content: list, file: Path) -> None:
+    """Write JSON, whole or not at all."""
+    neighbour = file.with_name(file.name + '.part')
+    neighbour.write_text(json.dumps(content, indent=1) + '\n')
+    neighbour.replace(file)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('names', nargs='*', metavar='NAME')
+    parser.add_argument('--gpu', action='store_true', help='rows for a GPU')
+    parser.add_argument('--json', type=Path, help='also write the rows here')
+    parser.add_argument('--list', action='store_true', help='names of rows')
+    parser.add_argument('--repeats', type=int, default=harness.REPEATS)
+    parser.add_argument(
+        '--results', type=Path, default=HERE / 'results', help='dated files'
+    )
+    options = parser.parse_args(arguments)
+    if options.list:
+        print('\n'.join([*ROWS, *GPU_ROWS]))
+        return 0
+    unknown = set(options.names) - set(ROWS) - set(GPU_ROWS)
+    if unknown:
+        parser.error(
+            f'there is no row {", ".join(sorted(unknown))}; expected one of '
+            f'{", ".join([*ROWS, *GPU_ROWS])}.'
+        )
+    names = options.names or list(GPU_ROWS if options.gpu else ROWS)
+    rows = measure(names, options.repeats)
+    print_table(rows)
+    print(f'appended to {keep(rows, options.results)}')
+    if options.json:
+        write(rows, options.json)
+    broken = [
+        row
+        for row in rows
+        if not row.get('skipped') and (row.get('error') or not row['guard_ok'])
+    ]
+    return 1 if broken else 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

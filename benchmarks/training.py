@@ -1,0 +1,271 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Training steps of both sides, on the same weights and samples.
+
+A row's file names a stage; this file is the worker of its sides.
+
+    python benchmarks/training.py SIDE STAGE FOLDER
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import mini_prop
+import numpy as np
+import torch
+from torch import Tensor
+
+PEER_VARIABLE = 'MINIGPT4_PEER_PYTHON'
+LEARNING_RATE = 1e-5
+IMAGE = '<Img><ImageHere></Img>'
+# stage: samples, template, most tokens of an answer, words of answers
+STAGES = dict(
+    stage1=(8, 'bare', 32, (6, 14)),
+    stage2=(4, 'vicuna_v0', 160, (200, 200)),
+)
+PIXELS, QUERIES = 'pixels.npy', 'queries.npy'
+
+
+def texts(stage: str) -> tuple[list[str], list[str]]:
+    """Questions and answers of a stage."""
+    count, _, _, (shortest, longest) = STAGES[stage]
+    answers = mini_prop.captions(count, shortest, longest)
+    if stage == 'stage1':
+        return [''] * count, answers
+    # one prompt for a batch, as the official code draws it
+    return [f'{IMAGE} {mini_prop.ALIGNMENT_PROMPTS[1]}'] * count, answers
+
+
+def ours(stage: str, folder: Path, cached: bool = False, template=None):
+    """Our step: collate, normalise, train."""
+    from mmengine.optim import OptimWrapper
+
+    count, name, length, _ = STAGES[stage]
+    model = mini_prop.build(
+        folder,
+        cached,
+        prompt_template=template or name,
+        max_text_length=length,
+    )
+    questions, answers = texts(stage)
+    pictures = torch.from_numpy(
+        np.load(folder / (QUERIES if cached else PIXELS))
+    )[:count]
+    collate = model.collator(training=True)
+    # what is trained alone, as TrainedParameters does
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, LEARNING_RATE)
+    wrapper = OptimWrapper(optimizer)
+
+    def work() -> Tensor:
+        batch = collate(mini_prop.samples(questions, answers, pictures))
+        return model.train_step(batch, wrapper)['loss']
+
+    return work, optimizer, model.head.layers[0]
+
+
+def official(stage: str, folder: Path):
+    """The official step."""
+    from official import OfficialModel
+
+    count, _, length, _ = STAGES[stage]
+    end = '\n' if stage == 'stage1' else '###'
+    model = OfficialModel(folder, end, length)
+    questions, answers = texts(stage)
+    prompts = [
+        f'###Human: {question} ###Assistant: ' for question in questions
+    ]
+    if stage == 'stage1':
+        prompts = []
+    images = normalised(folder)[:count]
+    optimizer = torch.optim.AdamW(model.llama_proj.parameters(), LEARNING_RATE)
+
+    def work() -> Tensor:
+        loss = model(images, prompts, answers)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return loss.detach()
+
+    return work, optimizer, model.llama_proj
+
+
+def mmpretrain(stage: str, folder: Path):
+    """MMPretrain's own MiniGPT4, in its own environment."""
+    sys.path.insert(0, str(harness.HERE.parent / 'tests' / 'parity'))
+    import shutil
+
+    from mmpretrain.structures import DataSample
+    from peer_process import build_mmpretrain
+    from safetensors.torch import load_file
+
+    count, _, length, _ = STAGES[stage]
+    questions, answers = texts(stage)
+    shutil.rmtree(folder / 'bert', ignore_errors=True)
+    sizes = mini_prop.SIZES[(folder / 'size').read_text()]
+    model = build_mmpretrain(
+        sizes,
+        load_file(folder / 'mmpretrain.safetensors'),
+        folder,
+        dict(question=questions[0], new_tokens=1),
+    )
+    model.max_txt_len = length
+    model.llama_tokenizer = mini_prop.Folded(
+        model.llama_tokenizer, sizes['llm']['vocab_size']
+    )
+    images = normalised(folder)[:count]
+    samples = []
+    for question, answer in zip(questions, answers):
+        sample = DataSample()
+        sample.set_field('en', 'lang')
+        chat = f'###Ask: {question} ###Answer: {answer}'
+        sample.set_field(chat, 'chat_content')
+        samples.append(sample)
+    optimizer = torch.optim.AdamW(model.llama_proj.parameters(), LEARNING_RATE)
+
+    def work() -> Tensor:
+        loss = model(images, samples, mode='loss')['loss']
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return work, optimizer, model.llama_proj
+
+
+def normalised(folder: Path) -> Tensor:
+    """The images as a peer's data workers give them, fp32."""
+    # OpenAI CLIP's constants
+    mean = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
+    std = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
+    return (torch.from_numpy(np.load(folder / PIXELS)) / 255 - mean) / std
+
+
+def prepare(size: str = 'mini-prop') -> Path:
+    """Write weights and images; returns their folder."""
+    folder = mini_prop.weights(size)
+    pixels = mini_prop.images(8, size)
+    np.save(folder / PIXELS, pixels.numpy())
+    return folder
+
+
+def write_queries(folder: Path) -> None:
+    """What backbone and neck see, as a feature cache in fp32 keeps it."""
+    model = mini_prop.build(folder)
+    with torch.no_grad():
+        queries = model.queries(normalised(folder))
+    np.save(folder / QUERIES, queries.numpy())
+
+
+def write_mmpretrain(folder: Path) -> None:
+    """All weights under MMPretrain's names."""
+    from safetensors.torch import load_file, save_file
+
+    from minigpt4.models.layouts import PARTS, to_layout
+    from minigpt4.models.tensor_files import LazyTensor
+
+    out = {}
+    for part in PARTS:
+        ours = {
+            ('head.' if part == 'head' else '') + name: LazyTensor.of(tensor)
+            for name, tensor in load_file(
+                folder / f'{part}.safetensors'
+            ).items()
+        }
+        whole = 'vision_encoder.' if part == 'backbone' else ''
+        for name, tensor in to_layout(part, 'mmpretrain', ours).items():
+            out[whole + name] = tensor.read().contiguous()
+    llm = load_file(folder / 'llm' / 'model.safetensors')
+    out |= {f'llama_model.{name}': tensor for name, tensor in llm.items()}
+    save_file(out, folder / 'mmpretrain.safetensors')
+
+
+def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
+    """The work of a side and its guard: loss and gradient of step one."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if side in ('ours', 'cached'):
+        made = ours(stage, folder, side == 'cached')
+    elif side == 'ours-mmpretrain':
+        sys.path.insert(0, str(harness.HERE.parent / 'tests' / 'parity'))
+        from tiny_model import MMPRETRAIN_TEMPLATE
+
+        made = ours(stage, folder, template=MMPRETRAIN_TEMPLATE)
+    else:
+        made = dict(official=official, mmpretrain=mmpretrain)[side](
+            stage, folder
+        )
+    step, optimizer, projection = made
+    gradients = {}
+
+    def look(*_) -> None:
+        gradients['weight'] = projection.weight.grad.clone()
+        gradients['bias'] = projection.bias.grad.clone()
+
+    handle = optimizer.register_step_pre_hook(look)
+    loss = step()
+    handle.remove()
+
+    def work() -> None:
+        step()
+
+    guard = dict(
+        loss=loss.numpy(),
+        gradient=gradients['weight'].numpy(),
+        bias_gradient=gradients['bias'].numpy(),
+    )
+    return work, guard
+
+
+def command(side: str, stage: str, folder: Path, python: str = '') -> list:
+    """Command of a worker."""
+    return [python or sys.executable, __file__, side, stage, str(folder)]
+
+
+def row(
+    name: str,
+    stage: str,
+    goal: float,
+    repeats: int,
+    side: str = 'ours',
+    peer: str = 'official',
+) -> dict:
+    """Measure one side of ours against a peer."""
+    unit = 'samples/CPU-s'
+    python = os.environ.get(PEER_VARIABLE, '')
+    if peer == 'mmpretrain' and not python:
+        return harness.skipped(
+            name,
+            unit,
+            f'{PEER_VARIABLE} names no Python with MMPretrain and '
+            'transformers 4.49 (tests/parity/compare_mmpretrain.sh makes '
+            'one)',
+            goal=goal,
+        )
+    folder = prepare()
+    if side == 'cached':
+        write_queries(folder)
+    if peer == 'mmpretrain':
+        write_mmpretrain(folder)
+    return harness.compare(
+        name,
+        command(side, stage, folder),
+        command(peer, stage, folder, python if peer == 'mmpretrain' else ''),
+        unit,
+        goal,
+        peer_name=dict(
+            official='official step, re-stated',
+            mmpretrain='MMPretrain 1.2.0, live',
+        )[peer],
+        per=STAGES[stage][0],
+        repeats=repeats,
+    )
+
+
+if __name__ == '__main__':
+    harness.worker(
+        lambda: build(sys.argv[1], sys.argv[2], Path(sys.argv[3])), warm_ups=1
+    )
