@@ -253,7 +253,9 @@ def test_allowed_to_be_missing(tmp_path, config, tensors):
 
 def test_file_of_another_size(tmp_path):
     """The nano file is not that of the default model."""
-    with pytest.raises(ValueError, match=r'lacks 455 of the 511 .* of the backb'):
+    with pytest.raises(
+        ValueError, match=r'lacks 455 of the 511 .* of the backb'
+    ):
         convert(SHIPPED['backbone'], tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'head .*\(192, 128\) instead of'):
         convert(SHIPPED['head'], tmp_path / 'a.pth')

@@ -17,6 +17,10 @@ from types import ModuleType
 
 # verb: (module, what the verb does)
 VERBS: dict[str, tuple[str, str]] = {
+    'convert': (
+        'minigpt4.convert.cli',
+        'weights of LAVIS, MiniGPT-4, MMPretrain, Hugging Face in and out',
+    ),
     'doctor': (
         'minigpt4.inference.doctor',
         'check versions, devices and weights; say how to mend faults',

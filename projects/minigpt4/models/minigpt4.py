@@ -316,8 +316,8 @@ class MiniGPT4(BaseModel):
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
-            self.embed(images, inputs),
-            inputs.attention_mask,
+            self.decoder.enter(self.embed(images, inputs)),
+            self.decoder.enter(inputs.attention_mask),
             self.template.stop,
             **{**self.generation, **settings},
         )

@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -198,16 +199,23 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
 class _Mapped:
     """Tensors of a mapped file, whose pages are let go of as one reads."""
 
+    _held: 'weakref.WeakSet[_Mapped]' = weakref.WeakSet()
+    _bytes = 0  # read from all files together since they were let go of
+
     def __init__(self, load: Callable[[], Callable[[str], Tensor]]) -> None:
         self._load = load
         self._get: Callable[[str], Tensor] | None = None
-        self._bytes = 0
 
     def read(self, name: str) -> Tensor:
-        if self._get is None or self._bytes > _LET_GO_BYTES:
-            self._get, self._bytes = self._load(), 0
+        if _Mapped._bytes > _LET_GO_BYTES:
+            for mapped in _Mapped._held:
+                mapped._get = None
+            _Mapped._bytes = 0
+        if self._get is None:
+            self._get = self._load()
+            _Mapped._held.add(self)
         tensor = self._get(name)
-        self._bytes += tensor.nbytes
+        _Mapped._bytes += tensor.nbytes
         return tensor
 
     def lazy(self, name: str, shape, dtype: torch.dtype) -> LazyTensor:
@@ -300,14 +308,14 @@ def _stream(
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for name in _shown(names, progress):
-            tensor = tensors[name].read()
-            if tuple(tensor.shape) != tensors[name].shape:
+            data = tensors[name].read()
+            if tuple(data.shape) != tensors[name].shape:
                 raise ValueError(
                     f'{name} was announced as {tensors[name].shape} but is '
-                    f'{tuple(tensor.shape)}.'
+                    f'{tuple(data.shape)}.'
                 )
-            data = tensor.to(tensors[name].dtype).contiguous()
-            file.write(data.reshape(-1).view(torch.uint8).numpy())
+            data = data.to(tensors[name].dtype).contiguous()
+            file.write(data.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _shown(names: list[str], progress: str) -> Iterator[str]:
