@@ -17,6 +17,7 @@ import torch
 from mmengine import dist
 
 from .. import compat
+from .llama_tokenizer import follow_sentencepiece
 from .weights import local_path, torch_dtype
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
@@ -56,9 +57,11 @@ def load_tokenizer(name_or_path: str):
 
     where = locate_llm(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where)
     except OSError as error:
         raise _not_fetched(where) from error
+    follow_sentencepiece(tokenizer, Path(where))
+    return tokenizer
 
 
 def _not_fetched(where: str) -> FileNotFoundError:
