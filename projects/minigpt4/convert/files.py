@@ -11,7 +11,12 @@ from ..atomic import replacing
 from ..models.decoder import encode_fingerprint
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
 from ..models.minigpt4 import FINGERPRINT
-from ..models.tensor_files import LazyTensor, open_tensors, write_safetensors
+from ..models.tensor_files import (
+    LazyTensor,
+    open_tensors,
+    write_pickle,
+    write_safetensors,
+)
 from ..registry import MODELS
 from .fingerprint import fingerprint_of
 
@@ -277,11 +282,9 @@ def write_part(
     if path.suffix == '.safetensors':
         write_safetensors(path, named, progress=path.name)
         return
-    state = {name: lazy.read() for name, lazy in named.items()}
-    content: dict = state
+    key = None  # a backbone stands alone
     if to == 'official' and part != 'backbone':
-        content = dict(model=state)
+        key = 'model'
     elif to == 'mmpretrain' or part == 'head':
-        content = dict(state_dict=state, meta={})
-    with replacing(path) as part_file:
-        torch.save(content, part_file)
+        key = 'state_dict'
+    write_pickle(path, named, key, progress=path.name)

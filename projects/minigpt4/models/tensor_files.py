@@ -3,6 +3,8 @@
 
 import json
 import pickle
+import struct
+import tempfile
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -308,14 +310,7 @@ def _stream(
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for name in _shown(names, progress):
-            data = tensors[name].read()
-            if tuple(data.shape) != tensors[name].shape:
-                raise ValueError(
-                    f'{name} was announced as {tensors[name].shape} but is '
-                    f'{tuple(data.shape)}.'
-                )
-            data = data.to(tensors[name].dtype).contiguous()
-            file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_bytes_of(tensors[name]))
 
 
 def _shown(names: list[str], progress: str) -> Iterator[str]:
@@ -324,6 +319,66 @@ def _shown(names: list[str], progress: str) -> Iterator[str]:
         yield from track(names, progress, console=console)
     else:
         yield from names
+
+
+def write_pickle(
+    path: 'str | Path',
+    tensors: Mapping[str, LazyTensor],
+    key: str | None = None,
+    progress: str = '',
+) -> None:
+    """Write what ``torch.save`` would, with one tensor in memory at a time.
+
+    torch writes the skeleton, a file with holes where the tensors' bytes go;
+    its records are copied and the bytes filled in.
+
+    Args:
+        path: The file; it stands there whole or not at all.
+        tensors: What to write.
+        key: What the dict of tensors is wrapped in, e.g. ``'state_dict'``.
+        progress: As for :func:`write_safetensors`.
+    """
+    empty = {
+        n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
+    }
+    lazies = iter(_shown(list(tensors), progress))
+    with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
+        skeleton = Path(folder) / Path(path).stem
+        with torch.serialization.skip_data():
+            torch.save({key: empty} if key else empty, skeleton)
+        with (
+            zipfile.ZipFile(skeleton) as source,
+            zipfile.ZipFile(part, 'w') as target,
+        ):
+            for record in source.infolist():
+                if '/data/' in record.filename:  # in the order of the dict
+                    data = _bytes_of(tensors[next(lazies)])
+                else:
+                    data = memoryview(source.read(record))
+                _add_record(target, record.filename, data)
+
+
+def _bytes_of(lazy: LazyTensor) -> memoryview:
+    tensor = lazy.read()
+    if tuple(tensor.shape) != lazy.shape:
+        raise ValueError(
+            f'a tensor was announced as {lazy.shape} but is '
+            f'{tuple(tensor.shape)}.'
+        )
+    data = tensor.to(lazy.dtype).contiguous()
+    return data.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _add_record(target: zipfile.ZipFile, name: str, data: memoryview) -> None:
+    """Store a record whose bytes begin at a multiple of 64, as torch's do."""
+    record = zipfile.ZipInfo(name)
+    record.file_size = len(data)
+    assert target.fp is not None
+    begin = target.fp.tell() + 30 + len(name.encode()) + 4
+    padding = -begin % 64
+    record.extra = struct.pack('<HH', 0x4246, padding) + b'Z' * padding
+    with target.open(record, 'w') as file:
+        file.write(data)
 
 
 def write_sharded(
