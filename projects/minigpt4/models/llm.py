@@ -130,7 +130,14 @@ def load_llm(
     arguments |= _placement(device_map, max_memory)
     arguments |= _bits(where, config, quantization, torch_dtype(dtype))
     load: Any = AutoModelForCausalLM.from_pretrained
-    llm, report = load(where, output_loading_info=True, **arguments)
+    try:
+        llm, report = load(where, output_loading_info=True, **arguments)
+    except OSError as error:
+        reason = str(error).splitlines()[0] if str(error) else ''
+        raise FileNotFoundError(
+            f'the weights of the LLM {where} cannot be loaded ({reason}); '
+            'download its *.safetensors or pytorch_model*.bin whole.'
+        ) from error
     missing = sorted(report['missing_keys'])
     if missing:
         raise ValueError(
