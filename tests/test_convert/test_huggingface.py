@@ -32,11 +32,11 @@ from transformers import (
 from minigpt4.convert.files import load_config
 from minigpt4.convert.huggingface import LLM_FOLDER, export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
-from minigpt4.convert.huggingface_processor import (
+from minigpt4.convert.huggingface_processor import write_processor
+from minigpt4.convert.huggingface_tokenizer import (
     SEGMENT,
     image_token,
     stop_settings,
-    write_processor,
 )
 from minigpt4.inference.caption import get_model, make_sample
 from minigpt4.models.decoder import decode_fingerprint
