@@ -31,8 +31,8 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from minigpt4.engine import config
     from minigpt4.atomic import write_atomically
+    from minigpt4.engine import config
 
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
     config.start_ranks(cfg, args.launcher)
