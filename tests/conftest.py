@@ -53,18 +53,13 @@ def isolated(monkeypatch):
 
 
 def save_tokenizer(model: bytes, folder: Path) -> Path:
-    """Save a SentencePiece model as LLaMA's tokenizer."""
-    from transformers import AutoTokenizer
-
-    source = folder / 'sentencepiece'
-    source.mkdir(parents=True)
-    (source / 'tokenizer.model').write_bytes(model)
-    (source / 'tokenizer_config.json').write_text(
+    """Save a SentencePiece model as LLaMA's tokenizer, as LLMs have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'tokenizer.model').write_bytes(model)
+    (folder / 'tokenizer_config.json').write_text(
         '{"tokenizer_class": "LlamaTokenizer"}'
     )
-    (source / 'config.json').write_text('{"model_type": "llama"}')
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    shutil.rmtree(source)
+    (folder / 'config.json').write_text('{"model_type": "llama"}')
     return folder
 
 
@@ -115,24 +110,26 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def tiny_tokenizer(tiny_tokenizer_dir):
     """The tokenizer of ``tiny_llm_dir``."""
-    from transformers import AutoTokenizer
+    from minigpt4.models.llm import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    return load_tokenizer(str(tiny_tokenizer_dir))
 
 
 @pytest.fixture(scope='session')
 def llama_tokenizer(tmp_path_factory):
     """LLaMA's own tokenizer, which may not be shipped."""
-    from transformers import AutoTokenizer
+    from minigpt4.models.llm import load_tokenizer
 
     file = os.environ.get(TOKENIZER_VARIABLE)
     if not file:
         pytest.skip(
             f"{TOKENIZER_VARIABLE} does not name LLaMA's SentencePiece file"
         )
-    return AutoTokenizer.from_pretrained(
-        save_tokenizer(
-            Path(file).read_bytes(), tmp_path_factory.mktemp('llama')
+    return load_tokenizer(
+        str(
+            save_tokenizer(
+                Path(file).read_bytes(), tmp_path_factory.mktemp('llama')
+            )
         )
     )
 

@@ -78,10 +78,21 @@ def dtype_argument(dtype: torch.dtype) -> dict:
 
     transformers 4.56 renamed ``torch_dtype`` to ``dtype``.
     """
+    return {'dtype' if _transformers() >= (4, 56) else 'torch_dtype': dtype}
+
+
+def quantises_on_cpu() -> bool:
+    """Whether transformers lets bitsandbytes work without a GPU.
+
+    4.49 does not (``'frozenset' object has no attribute 'discard'``).
+    """
+    return _transformers() >= (5, 0)
+
+
+def _transformers() -> tuple[int, ...]:
     import transformers
 
-    major, minor = map(int, transformers.__version__.split('.')[:2])
-    return {'dtype' if (major, minor) >= (4, 56) else 'torch_dtype': dtype}
+    return tuple(map(int, transformers.__version__.split('.')[:2]))
 
 
 def register_attention(name: str, function) -> None:

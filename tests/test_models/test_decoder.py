@@ -3,18 +3,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from minigpt4.models import LLMDecoder
-from minigpt4.models.decoder import (
-    decode_fingerprint,
-    encode_fingerprint,
-    load_tokenizer,
-    locate_llm,
-)
+from minigpt4.models.decoder import decode_fingerprint, encode_fingerprint
+from minigpt4.models.llm import load_tokenizer, locate_llm
 
 SMALL = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
 FAMILIES = {
@@ -149,9 +146,12 @@ def test_llms_that_are_not_there(build, name, sentence):
 
 def test_folder_without_a_model_is_refused(tmp_path, tiny_tokenizer_dir):
     shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
-    with pytest.raises((FileNotFoundError, ValueError)) as error:
+    with pytest.raises(
+        FileNotFoundError, match='weights of the LLM .* cannot be loaded .*who'
+    ) as error:
         LLMDecoder(str(tmp_path / 'llm'))
     assert str(tmp_path) in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 def test_arch_must_match(tiny_llm_dir):
@@ -256,16 +256,52 @@ def test_fingerprint_of_another_llm_is_refused(tiny_llm_dir, other_llm_dir):
     ours, other = (
         LLMDecoder(str(folder)) for folder in (tiny_llm_dir, other_llm_dir)
     )
-    with pytest.raises(ValueError, match='another LLM, of the same size as'):
+    with pytest.raises(
+        ValueError, match='but of another version .*model.check_llm=False'
+    ):
         ours.check_fingerprint(other.fingerprint())
     theirs = ours.fingerprint()
-    for key, value in (
-        ('hidden_size', 5120),
-        ('vocab_size', 32001),
-        ('tokens', [1, 2]),
+    for key, value, sentence in (
+        ('hidden_size', 5120, 'of hidden_size 5120, .* whatever is set'),
+        ('vocab_size', 50257, 'vocab_size 50257, .*model.check_llm=False'),
+        ('tokens', [1, 2], r'as \[1, 2\], .*model.check_llm=False'),
     ):
-        with pytest.raises(ValueError, match=f'an LLM with {key} '):
+        with pytest.raises(ValueError, match=sentence) as error:
             ours.check_fingerprint({**theirs, key: value})
+        overridable = 'check_llm' in str(error.value)
+        assert overridable == (key != 'hidden_size')
+
+
+def add_rows(folder: Path, to: Path, rows: int) -> Path:
+    """A copy with more rows of vocabulary, as FastChat adds [PAD]."""
+    from transformers import AutoModelForCausalLM
+
+    llm = AutoModelForCausalLM.from_pretrained(folder)
+    llm.resize_token_embeddings(llm.config.vocab_size + rows)
+    shutil.copytree(folder, to)
+    llm.save_pretrained(to)
+    return to
+
+
+def test_appended_rows_are_the_same_llm(tiny_llm_dir, tmp_path):
+    """Vicuna v0 has 32,000 rows, or 32,001 where FastChat merged it."""
+    plain = LLMDecoder(str(tiny_llm_dir))
+    size = plain.vocab_size
+    padded = LLMDecoder(
+        str(add_rows(tiny_llm_dir, tmp_path / 'padded', 1)),
+        arch=dict(vocab_size=size),
+    )
+    assert padded.vocab_size == size + 1
+    plain.check_fingerprint(padded.fingerprint())
+    padded.check_fingerprint(plain.fingerprint())
+
+    other = add_rows(tiny_llm_dir, tmp_path / 'other', 65)
+    with pytest.raises(ValueError, match=f'vocab_size {size + 65}, but the'):
+        LLMDecoder(str(other), arch=dict(vocab_size=size))
+    with pytest.raises(ValueError, match=f'vocab_size {size}, but'):
+        LLMDecoder(str(other)).check_fingerprint(plain.fingerprint())
+    with pytest.raises(ValueError, match=f'has vocab_size {size}, but the'):
+        LLMDecoder(str(tiny_llm_dir), arch=dict(vocab_size=size + 1))
 
 
 def test_sampling_settings_of_the_folder_are_left_out(tiny_llm_dir, tmp_path):

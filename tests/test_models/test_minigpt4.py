@@ -525,7 +525,9 @@ def test_rows_with_a_stored_prefix_and_grouped_heads(
     results = []
     for rows in (True, False):
         monkeypatch.setattr(
-            type(model.decoder), 'attends_to_rows', property(lambda _: rows)
+            type(model.decoder),
+            'attends_to_rows',
+            property(lambda _, rows=rows: rows),
         )
         loss = model.train_step(batch, wrapper)['loss']
         results.append((loss, wrapper.gradients))

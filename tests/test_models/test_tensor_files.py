@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from minigpt4.models.tensor_files import (
     LazyTensor,
     open_tensors,
+    write_pickle,
     write_safetensors,
     write_sharded,
 )
@@ -67,6 +69,21 @@ def test_what_we_write_others_read(tmp_path, tensors):
     assert_same(lazy(load_file(path)), tensors)
     assert_same(open_tensors(path), tensors)
     assert os.listdir(path.parent) == ['a.safetensors']
+
+
+@pytest.mark.parametrize('key', [None, 'model'])
+@pytest.mark.parametrize('mmap', [False, True])
+def test_pickles_that_torch_reads(tmp_path, tensors, key, mmap):
+    path = tmp_path / 'a.pth'
+    write_pickle(path, lazy(tensors), key)
+    found = torch.load(path, weights_only=True, mmap=mmap)
+    assert_same(lazy(found[key] if key else found), tensors)
+    assert_same(open_tensors(path), tensors)
+    assert os.listdir(tmp_path) == ['a.pth']
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None  # checksums are right
+    torch.save({key: tensors} if key else tensors, tmp_path / 'b.pth')
+    assert abs(path.stat().st_size - (tmp_path / 'b.pth').stat().st_size) < 999
 
 
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
@@ -199,7 +216,7 @@ def test_failed_write_leaves_what_was_there(tmp_path, tensors):
 
 def test_tensor_that_is_not_as_announced(tmp_path):
     wrong = LazyTensor((2, 3), torch.float32, lambda: torch.ones(3, 2))
-    with pytest.raises(ValueError, match='a was announced as'):
+    with pytest.raises(ValueError, match='a tensor was announced as'):
         write_safetensors(tmp_path / 'a.safetensors', dict(a=wrong))
     assert not os.listdir(tmp_path)
 
@@ -218,9 +235,8 @@ from minigpt4.models.tensor_files import *
 # transformers and all are imported by now
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tensors = open_tensors(sys.argv[1])
-write_safetensors(
-    sys.argv[2], {n: t.to(torch.bfloat16) for n, t in tensors.items()}
-)
+write = write_pickle if sys.argv[2].endswith('.pth') else write_safetensors
+write(sys.argv[2], {n: t.to(torch.bfloat16) for n, t in tensors.items()})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -239,7 +255,7 @@ def test_memory_is_bounded_by_the_largest_tensor(
     else:
         write_safetensors(source, tensors)
     done = subprocess.run(
-        [sys.executable, '-c', PEAK, source, tmp_path / 'out.safetensors'],
+        [sys.executable, '-c', PEAK, source, tmp_path / f'out{suffix}'],
         capture_output=True,
         text=True,
         check=True,

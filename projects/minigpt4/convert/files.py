@@ -8,10 +8,17 @@ import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
+from ..models.decoder import encode_fingerprint
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
 from ..models.minigpt4 import FINGERPRINT
-from ..models.tensor_files import LazyTensor, open_tensors, write_safetensors
+from ..models.tensor_files import (
+    LazyTensor,
+    open_tensors,
+    write_pickle,
+    write_safetensors,
+)
 from ..registry import MODELS
+from .fingerprint import fingerprint_of
 
 DEFAULT_MODEL = 'minigpt-4_vicuna-7b_caption'
 # what a folder of ours calls the parts
@@ -97,6 +104,7 @@ def convert(
     model: 'str | Config | None' = None,
     dtype: str | None = None,
     allow: Iterable[str] = (),
+    llm: 'str | Path | None' = None,
 ) -> dict[str, KeyReport]:
     """Rewrite a file of weights in another project's layout.
 
@@ -113,6 +121,8 @@ def convert(
             ``'minigpt-4_vicuna-7b_caption'``, and any published projection.
         dtype: Type of the floating-point tensors; by default the file's.
         allow: Patterns of our names that may be missing or misshaped.
+        llm: Folder of the LLM that a head without a fingerprint was trained
+            with; its fingerprint is added.
 
     Returns:
         A report for each part that was found.
@@ -124,6 +134,8 @@ def convert(
     out = Path(out)
     tensors = open_tensors(source)
     found, reports = read_parts(source, tensors, model, allow)
+    if llm is not None:
+        _add_fingerprint(found, source, llm, model or DEFAULT_MODEL)
     if len(found) > 1 and out.suffix:
         raise ValueError(
             f'{source} holds {" and ".join(found)}, but {out} is one file; '
@@ -215,6 +227,32 @@ def _published_head(
     return usual
 
 
+def _add_fingerprint(
+    found: dict[str, dict[str, LazyTensor]],
+    source: object,
+    llm: 'str | Path',
+    model: 'str | Config',
+) -> None:
+    """Let a head know its LLM from now on.
+
+    Raises:
+        ValueError: There is no head, or it knows its LLM already.
+    """
+    if 'head' not in found:
+        raise ValueError(
+            f'{source} holds no head, so it needs no fingerprint of an LLM; '
+            'leave --llm out.'
+        )
+    if FINGERPRINT in found['head']:
+        raise ValueError(
+            f'{source} has a fingerprint already, which --llm would '
+            'overwrite; leave it out.'
+        )
+    template = load_config(model).model.get('prompt_template', 'vicuna_v0')
+    known = dict(fingerprint_of(llm), template=template)
+    found['head'][FINGERPRINT] = LazyTensor.of(encode_fingerprint(known))
+
+
 def _describe_head(head: Mapping[str, LazyTensor]) -> str:
     """Which LLM a projection belongs to."""
     if _WEIGHT not in head:
@@ -244,11 +282,9 @@ def write_part(
     if path.suffix == '.safetensors':
         write_safetensors(path, named, progress=path.name)
         return
-    state = {name: lazy.read() for name, lazy in named.items()}
-    content: dict = state
+    key = None  # a backbone stands alone
     if to == 'official' and part != 'backbone':
-        content = dict(model=state)
+        key = 'model'
     elif to == 'mmpretrain' or part == 'head':
-        content = dict(state_dict=state, meta={})
-    with replacing(path) as part_file:
-        torch.save(content, part_file)
+        key = 'state_dict'
+    write_pickle(path, named, key, progress=path.name)

@@ -72,7 +72,7 @@ class FeatureWriter:
         rank: int = 0,
     ) -> None:
         folder = Path(folder)
-        meta = dict(maker=maker, shape=list(shape), dtype=dtype)
+        meta: dict = dict(maker=maker, shape=list(shape), dtype=dtype)
         if (folder / _META).is_file():
             FeatureCache(folder).check(maker)
             meta = json.loads((folder / _META).read_text())

@@ -91,7 +91,7 @@ def _loading_step(pipeline: list) -> dict:
     )
 
 
-def _datasets(cfg: Config) -> list[dict]:
+def _datasets(cfg: Config) -> list:
     """The configs of all datasets that a training looks at."""
     found = [
         cfg[key].dataset

@@ -101,9 +101,7 @@ def inference_model(
     samples = []
     for image, question in zip(images, prompts, strict=True):
         try:
-            samples.append(
-                make_sample([image], question, model.backbone.img_size)
-            )
+            samples.append(make_sample([image], question, model.image_size))
             results.append({})
         except SampleError as error:
             if single:

@@ -21,6 +21,10 @@ VERBS: dict[str, tuple[str, str]] = {
         'minigpt4.inference.cache_features',
         'see each image of a training once, to train without vision weights',
     ),
+    'convert': (
+        'minigpt4.convert.cli',
+        'weights of LAVIS, MiniGPT-4, MMPretrain, Hugging Face in and out',
+    ),
     'doctor': (
         'minigpt4.inference.doctor',
         'check versions, devices and weights; say how to mend faults',

@@ -2,9 +2,7 @@
 """The decoder: any Hugging Face causal LM, through its public interface."""
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,58 +14,14 @@ from torch.nn import functional as F
 
 from .. import compat
 from ..registry import MODELS
+from .llm import SPARE_ROWS, build_empty, load_llm, load_tokenizer, locate_llm
 from .row_attention import NAME as ROWS_ATTENTION
 from .row_attention import RowPlaces
-from .weights import local_path, torch_dtype
 
-LLM_VARIABLE = 'MINIGPT4_LLM'
 # rows of the embedding table that the fingerprint looks at
 _FINGERPRINT_TEXT = '###Human: Describe this image in detail. ###Assistant: '
 _FINGERPRINT_WIDTH = 16
 _BF16_STEP = 2.0**-7
-
-
-def locate_llm(name_or_path: str) -> str:
-    """Where the LLM lies: a folder, or a hub's repository.
-
-    A folder that exists is taken as it is. For the name of a hub's
-    repository the environment variable ``MINIGPT4_LLM`` is used instead
-    where it is set.
-
-    Raises:
-        FileNotFoundError: A placeholder or a path that does not exist.
-    """
-    path = local_path(name_or_path, 'LLM')
-    if path is None and os.environ.get(LLM_VARIABLE):
-        path = local_path(
-            os.environ[LLM_VARIABLE], f'{LLM_VARIABLE}, the LLM,'
-        )
-        if path is None:
-            return os.environ[LLM_VARIABLE]
-    return name_or_path if path is None else str(path)
-
-
-def load_tokenizer(name_or_path: str):
-    """The LLM's tokenizer.
-
-    Raises:
-        FileNotFoundError: There is no such LLM, or it cannot be fetched.
-    """
-    from transformers import AutoTokenizer
-
-    where = locate_llm(name_or_path)
-    try:
-        return AutoTokenizer.from_pretrained(where)
-    except OSError as error:
-        raise _not_fetched(where) from error
-
-
-def _not_fetched(where: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f'the LLM {where!r} is no local folder and could not be fetched from '
-        f'a hub; download it and name its folder in {LLM_VARIABLE} or in '
-        'decoder.name_or_path.'
-    )
 
 
 @MODELS.register_module()
@@ -83,13 +37,22 @@ class LLMDecoder(nn.Module):
             Hugging Face config (``model_type``, ``hidden_size`` ...). A
             folder that differs is refused; on the meta device the model is
             built from it without any file.
-        quantization: Keyword arguments of ``BitsAndBytesConfig``, e.g.
-            ``dict(load_in_4bit=True)``.
+        quantization: Keyword arguments of ``BitsAndBytesConfig`` with
+            ``load_in_8bit=True`` or ``load_in_4bit=True``; needs
+            bitsandbytes and accelerate. Embeddings and output head keep
+            ``dtype``, in which 4-bit layers compute; these are ``'nf4'``.
+        device_map: How one process spreads the LLM over its GPUs, memory and
+            disk: ``'auto'``, ``'balanced'`` ... or a dict of modules and
+            devices, as accelerate takes it.
+        max_memory: What each device may take of it, e.g.
+            ``{0: '10GiB', 1: '20GiB', 'cpu': '30GiB'}``.
         lora: Keyword arguments of peft's ``LoraConfig``.
         gradient_checkpointing: Whether to recompute the LLM's activations in
             the backward pass: slower, with less memory.
         shard: Whether each rank holds a share of the LLM's layers (FSDP), for
             an LLM that does not fit on one GPU.
+
+    Tensors may come from any device and go back to where they came from.
     """
 
     def __init__(
@@ -98,6 +61,8 @@ class LLMDecoder(nn.Module):
         dtype: str = 'auto',
         arch: dict | None = None,
         quantization: dict | None = None,
+        device_map: str | dict | None = None,
+        max_memory: dict | None = None,
         lora: dict | None = None,
         gradient_checkpointing: bool = False,
         shard: bool = False,
@@ -105,14 +70,23 @@ class LLMDecoder(nn.Module):
         super().__init__()
         self.name_or_path = name_or_path
         self.tokenizer: Any
+        self.placed = False
+        self.spread = device_map is not None
         if torch.get_default_device().type == 'meta':
-            self.llm = self._build_empty(arch, dtype)
+            self.llm = build_empty(arch, dtype)
             self.tokenizer = None
         else:
             where = locate_llm(name_or_path)
             print_log(f'LLM: {where} (for {name_or_path})', logger='current')
             self.tokenizer = load_tokenizer(name_or_path)
-            self.llm = self._load(where, arch, dtype, quantization)
+            self.llm = load_llm(
+                where, arch, dtype, quantization, device_map, max_memory
+            )
+            # a quantised or spread LLM stays where it was put
+            self.placed = (
+                device_map is not None
+                or getattr(self.llm, 'hf_quantizer', None) is not None
+            )
         for setting in (
             'final_logit_softcapping',
             'logit_scale',
@@ -144,82 +118,6 @@ class LLMDecoder(nn.Module):
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
 
-    @staticmethod
-    def _build_empty(arch: dict | None, dtype: str):
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        if arch is None:
-            raise ValueError(
-                'an LLM on the meta device has no files; give '
-                'its Hugging Face config as decoder.arch.'
-            )
-        config = AutoConfig.for_model(**arch)
-        return AutoModelForCausalLM.from_config(
-            config, **compat.dtype_argument(torch_dtype(dtype))
-        )
-
-    def _load(
-        self,
-        where: str,
-        arch: dict | None,
-        dtype: str,
-        quantization: dict | None,
-    ):
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-            GenerationConfig,
-        )
-
-        try:
-            config = AutoConfig.from_pretrained(where)
-        except OSError as error:
-            raise _not_fetched(where) from error
-        for key, want in (arch or {}).items():
-            found = getattr(config, key, None)
-            if found != want:
-                raise ValueError(
-                    f'the LLM in {where} has {key} {found}, but the config '
-                    f'expects {want}; give the LLM that the config names, or '
-                    'set decoder.arch=None together with a projection that '
-                    'was trained for your LLM.'
-                )
-        arguments: dict = dict(attn_implementation='sdpa')
-        if quantization is not None:
-            from transformers import BitsAndBytesConfig
-
-            arguments['quantization_config'] = BitsAndBytesConfig(
-                **quantization
-            )
-        if dtype == 'auto' and not torch.cuda.is_available():
-            large = (
-                Path(where).is_dir()
-                and sum(
-                    file.stat().st_size
-                    for pattern in ('*.safetensors', '*.bin')
-                    for file in Path(where).glob(pattern)
-                )
-                > 2e9
-            )
-            dtype = 'bfloat16' if large else 'float32'
-        load: Any = AutoModelForCausalLM.from_pretrained
-        llm, report = load(
-            where,
-            output_loading_info=True,
-            **arguments,
-            **compat.dtype_argument(torch_dtype(dtype)),
-        )
-        missing = sorted(report['missing_keys'])
-        if missing:
-            raise ValueError(
-                f'{where} lacks {len(missing)} tensors of the LLM, e.g. '
-                f'{missing[0]}; is it a complete model (a Vicuna delta has to '
-                'be merged first)?'
-            )
-        # the folder's own sampling settings would mix with ours
-        llm.generation_config = GenerationConfig()
-        return llm
-
     def _shard(self) -> None:
         """Leave this rank its share of each layer, on its device.
 
@@ -229,6 +127,12 @@ class LLMDecoder(nn.Module):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        if self.placed:
+            raise ValueError(
+                f'decoder.shard=True cannot share out {self.name_or_path}, '
+                'which is quantised or has a device_map; leave one of these '
+                'settings out.'
+            )
         if not dist.is_distributed():
             raise ValueError(
                 'decoder.shard=True shares the LLM out to several processes, '
@@ -260,21 +164,34 @@ class LLMDecoder(nn.Module):
             super().train(mode)
         return self
 
+    def _apply(self, fn, recurse: bool = True) -> 'LLMDecoder':
+        """What ``to``, ``cuda``, ``half`` of any parent come down to."""
+        return self if self.placed else super()._apply(fn, recurse)
+
+    def enter(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device where the LLM begins."""
+        device = self.llm.device
+        # offloaded layers are on the meta device and fetch their inputs
+        return tensor if device.type == 'meta' else tensor.to(device)
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """``(...)`` int64 token ids to ``(..., hidden_size)`` embeddings."""
-        return self.llm.get_input_embeddings()(token_ids)
+        embeddings = self.llm.get_input_embeddings()(self.enter(token_ids))
+        return embeddings.to(token_ids.device)
 
     @property
     def can_store_prefix(self) -> bool:
         """Whether keys and values of a fixed text can be kept for all steps.
 
         Not where they would change (LoRA), be recomputed (checkpointing) or
-        be asked for by one rank alone (shared layers).
+        be asked for by one rank alone (shared layers), or lie on several
+        devices.
         """
         return (
             self.frozen
             and not self.gradient_checkpointing
             and not self.sharded
+            and not self.spread
             and self.llm.config.model_type == 'llama'
         )
 
@@ -283,10 +200,11 @@ class LLMDecoder(nn.Module):
         """Whether rows of a line can be taken apart for attention alone.
 
         Not where layers run again in the backward pass: the choice of the
-        attention would not hold until then.
+        attention would not hold until then; nor on several devices.
         """
         return (
             not self.gradient_checkpointing
+            and not self.spread
             and self.llm.config.model_type == 'llama'
         )
 
@@ -322,10 +240,12 @@ class LLMDecoder(nn.Module):
                 last = self.llm.base_model.layers[-1]
                 hooks = _only_at(last.mlp, wanted, embeddings.shape)
         try:
-            return self.llm.base_model(
-                inputs_embeds=embeddings,
-                attention_mask=attention_mask if rows is None else None,
-                position_ids=position_ids,
+            hidden = self.llm.base_model(
+                inputs_embeds=self.enter(embeddings),
+                attention_mask=None
+                if attention_mask is None
+                else self.enter(attention_mask),
+                position_ids=self.enter(position_ids),
                 past_key_values=cache,
                 use_cache=cache is not None,
                 **({} if rows is None else dict(rows=rows)),
@@ -334,6 +254,7 @@ class LLMDecoder(nn.Module):
             config._attn_implementation = usual
             for hook in hooks:
                 hook.remove()
+        return hidden.to(embeddings.device)
 
     def _prefix_cache(self, prefix: tuple[int, ...], lines: int):
         """A cache that begins with the prefix, for some lines."""
@@ -360,7 +281,10 @@ class LLMDecoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., hidden_size)`` to ``(..., vocab_size)``."""
-        return self.llm.get_output_embeddings()(hidden)
+        output = self.llm.get_output_embeddings()
+        device = output.weight.device
+        inputs = hidden if device.type == 'meta' else hidden.to(device)
+        return output(inputs).to(hidden.device)
 
     def token_losses(
         self, hidden: Tensor, target_places: Tensor, targets: Tensor
@@ -382,6 +306,7 @@ class LLMDecoder(nn.Module):
             self.logits(rows).float(), targets, reduction='none'
         )
 
+    @torch.no_grad()
     def fingerprint(self) -> dict:
         """What tells this LLM from another: sizes, and embeddings of words.
 
@@ -391,10 +316,7 @@ class LLMDecoder(nn.Module):
         ids = self.tokenizer(
             _FINGERPRINT_TEXT, add_special_tokens=False
         ).input_ids
-        weight = self.llm.get_input_embeddings().weight
-        rows = weight[
-            torch.tensor(ids, device=weight.device), :_FINGERPRINT_WIDTH
-        ]
+        rows = self.embed(torch.tensor(ids))[:, :_FINGERPRINT_WIDTH]
         return dict(
             hidden_size=self.hidden_size,
             vocab_size=self.vocab_size,
@@ -407,27 +329,45 @@ class LLMDecoder(nn.Module):
     def check_fingerprint(self, theirs: dict) -> None:
         """Refuse a projection that was trained against another LLM.
 
+        A vocabulary of up to ``SPARE_ROWS`` more or fewer rows is the same
+        LLM: Vicuna v0 has 32,000 rows, or 32,001 with a row for ``[PAD]``.
+
         Raises:
             ValueError: Sizes, tokens or embeddings differ by more than the
                 rounding of bf16.
         """
         ours = self.fingerprint()
-        for key in ('hidden_size', 'vocab_size', 'tokens'):
-            if ours[key] != theirs[key]:
-                raise ValueError(
-                    f'the checkpoint was trained against an LLM with {key} '
-                    f'{theirs[key]}, but {self.name_or_path} has '
-                    f'{ours[key]}; give the LLM it was trained with.'
-                )
+        if ours['hidden_size'] != theirs['hidden_size']:
+            raise ValueError(
+                'the checkpoint was trained against an LLM of hidden_size '
+                f'{theirs["hidden_size"]}, but {self.name_or_path} has '
+                f'{ours["hidden_size"]}, so the projection does not fit it '
+                'whatever is set; give the LLM it was trained with.'
+            )
+        override = (
+            'give the LLM it was trained with, or set model.check_llm=False '
+            'to use it all the same.'
+        )
+        if abs(ours['vocab_size'] - theirs['vocab_size']) > SPARE_ROWS:
+            raise ValueError(
+                'the checkpoint was trained against an LLM of vocab_size '
+                f'{theirs["vocab_size"]}, but {self.name_or_path} has '
+                f'{ours["vocab_size"]}; {override}'
+            )
+        if ours['tokens'] != theirs['tokens']:
+            raise ValueError(
+                'the checkpoint was trained against an LLM whose tokenizer '
+                f'spells {_FINGERPRINT_TEXT!r} as {theirs["tokens"]}, but '
+                f'that of {self.name_or_path} as {ours["tokens"]}; {override}'
+            )
         mine, other = (torch.tensor(x['embeddings']) for x in (ours, theirs))
         far = (mine - other).abs() > _BF16_STEP * other.abs() + 1e-6
         if far.any():
             raise ValueError(
                 'the checkpoint was trained against another LLM, of the same '
-                f'size as {self.name_or_path} ({int(far.sum())} of '
-                f'{far.numel()} compared embedding values differ); give the '
-                'LLM it was trained with, or set model.check_llm=False to '
-                'use it all the same.'
+                f'size as {self.name_or_path} but of another version '
+                f'({int(far.sum())} of {far.numel()} compared embedding '
+                f'values differ); {override}'
             )
 
 

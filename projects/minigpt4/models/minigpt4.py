@@ -119,6 +119,20 @@ class MiniGPT4(BaseModel):
         return self
 
     @property
+    def image_size(self) -> int:
+        """Side of the images that the backbone takes, in pixels.
+
+        Raises:
+            ValueError: The model has no backbone.
+        """
+        if self.backbone is None:
+            raise ValueError(
+                'this model takes cached features and has no backbone to see '
+                'with; build it from its config without --features.'
+            )
+        return self.backbone.img_size
+
+    @property
     def trained_names(self) -> list[str]:
         """Names of the trained parameters."""
         return [n for n, p in self.named_parameters() if p.requires_grad]
@@ -361,8 +375,8 @@ class MiniGPT4(BaseModel):
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
-            self.embed(images, inputs),
-            inputs.attention_mask,
+            self.decoder.enter(self.embed(images, inputs)),
+            self.decoder.enter(inputs.attention_mask),
             self.template.stop,
             **{**self.generation, **settings},
         )

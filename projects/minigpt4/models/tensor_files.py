@@ -3,6 +3,9 @@
 
 import json
 import pickle
+import struct
+import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -198,16 +201,23 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
 class _Mapped:
     """Tensors of a mapped file, whose pages are let go of as one reads."""
 
+    _held: 'weakref.WeakSet[_Mapped]' = weakref.WeakSet()
+    _bytes = 0  # read from all files together since they were let go of
+
     def __init__(self, load: Callable[[], Callable[[str], Tensor]]) -> None:
         self._load = load
         self._get: Callable[[str], Tensor] | None = None
-        self._bytes = 0
 
     def read(self, name: str) -> Tensor:
-        if self._get is None or self._bytes > _LET_GO_BYTES:
-            self._get, self._bytes = self._load(), 0
+        if _Mapped._bytes > _LET_GO_BYTES:
+            for mapped in _Mapped._held:
+                mapped._get = None
+            _Mapped._bytes = 0
+        if self._get is None:
+            self._get = self._load()
+            _Mapped._held.add(self)
         tensor = self._get(name)
-        self._bytes += tensor.nbytes
+        _Mapped._bytes += tensor.nbytes
         return tensor
 
     def lazy(self, name: str, shape, dtype: torch.dtype) -> LazyTensor:
@@ -300,14 +310,7 @@ def _stream(
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
         for name in _shown(names, progress):
-            tensor = tensors[name].read()
-            if tuple(tensor.shape) != tensors[name].shape:
-                raise ValueError(
-                    f'{name} was announced as {tensors[name].shape} but is '
-                    f'{tuple(tensor.shape)}.'
-                )
-            data = tensor.to(tensors[name].dtype).contiguous()
-            file.write(data.reshape(-1).view(torch.uint8).numpy())
+            file.write(_bytes_of(tensors[name]))
 
 
 def _shown(names: list[str], progress: str) -> Iterator[str]:
@@ -316,6 +319,66 @@ def _shown(names: list[str], progress: str) -> Iterator[str]:
         yield from track(names, progress, console=console)
     else:
         yield from names
+
+
+def write_pickle(
+    path: 'str | Path',
+    tensors: Mapping[str, LazyTensor],
+    key: str | None = None,
+    progress: str = '',
+) -> None:
+    """Write what ``torch.save`` would, with one tensor in memory at a time.
+
+    torch writes the skeleton, a file with holes where the tensors' bytes go;
+    its records are copied and the bytes filled in.
+
+    Args:
+        path: The file; it stands there whole or not at all.
+        tensors: What to write.
+        key: What the dict of tensors is wrapped in, e.g. ``'state_dict'``.
+        progress: As for :func:`write_safetensors`.
+    """
+    empty = {
+        n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
+    }
+    lazies = iter(_shown(list(tensors), progress))
+    with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
+        skeleton = Path(folder) / Path(path).stem
+        with torch.serialization.skip_data():
+            torch.save({key: empty} if key else empty, skeleton)
+        with (
+            zipfile.ZipFile(skeleton) as source,
+            zipfile.ZipFile(part, 'w') as target,
+        ):
+            for record in source.infolist():
+                if '/data/' in record.filename:  # in the order of the dict
+                    data = _bytes_of(tensors[next(lazies)])
+                else:
+                    data = memoryview(source.read(record))
+                _add_record(target, record.filename, data)
+
+
+def _bytes_of(lazy: LazyTensor) -> memoryview:
+    tensor = lazy.read()
+    if tuple(tensor.shape) != lazy.shape:
+        raise ValueError(
+            f'a tensor was announced as {lazy.shape} but is '
+            f'{tuple(tensor.shape)}.'
+        )
+    data = tensor.to(lazy.dtype).contiguous()
+    return data.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _add_record(target: zipfile.ZipFile, name: str, data: memoryview) -> None:
+    """Store a record whose bytes begin at a multiple of 64, as torch's do."""
+    record = zipfile.ZipInfo(name)
+    record.file_size = len(data)
+    assert target.fp is not None
+    begin = target.fp.tell() + 30 + len(name.encode()) + 4
+    padding = -begin % 64
+    record.extra = struct.pack('<HH', 0x4246, padding) + b'Z' * padding
+    with target.open(record, 'w') as file:
+        file.write(data)
 
 
 def write_sharded(

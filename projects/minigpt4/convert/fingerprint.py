@@ -1,0 +1,52 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The fingerprint of an LLM from its folder, without loading the LLM."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..models.decoder import LLMDecoder
+from ..models.llm import load_tokenizer, locate_llm
+from ..models.tensor_files import open_tensors
+
+
+def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
+    """Give an empty LLM its word embeddings, mapped from their file."""
+    table = decoder.llm.get_input_embeddings().weight
+    (name, *_) = (
+        n
+        for n, tensor in decoder.llm.state_dict(keep_vars=True).items()
+        if tensor is table
+    )
+    tensors = open_tensors(folder)
+    if name in tensors:
+        decoder.llm.set_input_embeddings(
+            nn.Embedding.from_pretrained(tensors[name].read())
+        )
+
+
+def fingerprint_of(llm: 'str | Path') -> dict:
+    """What :meth:`LLMDecoder.fingerprint` tells of the LLM in a folder.
+
+    Args:
+        llm: The folder, or ``'nano/llm'``.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    folder = Path(locate_llm(str(llm)))
+    if not (folder / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'{llm} is no local folder with a config.json; give the folder of '
+            'the LLM.'
+        )
+    with torch.device('meta'):
+        decoder = LLMDecoder(
+            str(folder),
+            arch=json.loads((folder / 'config.json').read_text('utf-8')),
+        )
+    decoder.tokenizer = load_tokenizer(str(folder))
+    read_embeddings(decoder, folder)
+    return decoder.fingerprint()

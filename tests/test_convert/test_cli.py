@@ -1,0 +1,75 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 convert`` on the command line."""
+
+import os
+import re
+
+import pytest
+import torch
+
+from minigpt4.convert.cli import main
+from minigpt4.inference import cli
+
+NANO = 'minigpt-4_nano_caption'
+HEAD = 'nano/minigpt4_nano.pth'
+
+
+def test_is_a_verb():
+    with pytest.raises(SystemExit) as status:
+        cli.main(['convert', '--help'])
+    assert status.value.code == 0
+
+
+def test_report_and_place(tmp_path, capsys):
+    out = str(tmp_path / 'a.pth')
+    done = main([HEAD, '-o', out, '--to', 'official', '--model', NANO])
+    said = capsys.readouterr().out
+    assert done == 0
+    assert 'head: layout ours: 3 tensors matched' in said
+    assert 'a projection 128 -> 192' in said
+    assert said.endswith(f'written: {out}\n')
+    assert set(torch.load(out)['model']) == {
+        'llama_proj.weight',
+        'llama_proj.bias',
+        'llm_fingerprint',
+    }
+
+
+def test_fingerprint_of_an_llm_is_added(tmp_path, capsys):
+    """The published files have none; the LLM is the user's word."""
+    bare = torch.load('projects/minigpt4/nano/weights/minigpt4_nano.pth')
+    want = bare['state_dict'].pop('llm_fingerprint')
+    torch.save(bare, tmp_path / 'bare.pth')
+    out = str(tmp_path / 'a.pth')
+    arguments = [str(tmp_path / 'bare.pth'), '-o', out, '--model', NANO]
+    assert main([*arguments, '--llm', 'nano/llm']) == 0
+    found = torch.load(out)['state_dict']['llm_fingerprint']
+    assert torch.equal(found, want)
+    # one that is there already is not overwritten in silence
+    done = main([HEAD, '-o', out, '--model', NANO, '--llm', 'nano/llm'])
+    assert done == 1
+    assert 'has a fingerprint already' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+        (['none.pth'], 'none.pth is no file; give the path'),
+        (['page.pth'], 'it is a web page'),
+        ([HEAD], 'name the model that it belongs to'),
+        ([HEAD, '--model', 'minigpt-5'], "'minigpt-5' is no model of the hub"),
+        (['.', '--delta', 'x'], 'base . has no config.json'),
+        (['.'], 'holds no .*safetensors'),
+    ],
+)
+def test_faults_are_one_sentence(
+    tmp_path, capsys, monkeypatch, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'page.pth').write_text('<html>Quota exceeded</html>')
+    assert main([*arguments, '-o', 'out.pth']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('error: ')
+    assert re.search(sentence, said)
+    assert said.count('\n') == 1
+    assert os.listdir() == ['page.pth']

@@ -1,0 +1,237 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""What the model takes of a GPU's or a CPU's memory: computed, or measured.
+
+    python tools/memory.py estimate                     # a table for 7B, 13B
+    python tools/memory.py measure inference CONFIG     # builds, answers
+    python tools/memory.py measure train CONFIG --batch 64
+
+docs/memory.md holds the formulas of the estimate and what was measured.
+"""
+
+import argparse
+import re
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+GB = 1e9
+BITS = ('fp32', 'bf16', '8-bit', '4-bit')
+SIZES = {'7B': 'vicuna_7b', '13B': 'vicuna_13b'}
+# what: (samples at once, places of each, its targets); places are 32 of the
+# image, the template's words and the longest answer of the configs
+CASES = {
+    'inference, 300 new tokens': (1, 360, 0),
+    'stage 1, 64 at once': (64, 64, 32),
+    'stage 1, 16 at once': (16, 64, 32),
+    'stage 2, 12 at once': (12, 218, 160),
+    'stage 2, 1 at once': (1, 218, 160),
+}
+
+
+def weight_bytes(model: nn.Module, bits: str) -> float:
+    """Bytes of all frozen weights and of what the head needs to be trained.
+
+    Args:
+        model: The model on the meta device, so exactly its tensors.
+        bits: One of ``BITS``, of the LLM. The backbone is in 16 bits unless
+            all is in fp32; Q-Former and head are in fp32 always.
+    """
+    wide = 4 if bits == 'fp32' else 2
+    llm = model.decoder.llm
+    total = wide * _numel(model.backbone) + 4 * _numel(model.neck)
+    total += 16 * _numel(model.head)  # weight, gradient, two moments
+    total += wide * _numel(llm)
+    if bits in ('8-bit', '4-bit'):
+        for module in llm.modules():
+            if not isinstance(module, nn.Linear) or module is llm.lm_head:
+                continue
+            total -= wide * module.weight.numel()
+            if bits == '8-bit':  # and the fp32 scale of each row
+                total += module.weight.numel() + 4 * module.out_features
+            else:  # and the fp32 scale of each 64 weights
+                total += module.weight.numel() * (0.5 + 4 / 64)
+    return total
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def saved_bytes(config, bits: str, checkpointing: bool = False) -> float:
+    """Bytes that the backward pass of one place keeps in a frozen LLaMA.
+
+    A frozen linear layer keeps nothing. Each layer keeps the inputs of two
+    norms in fp32 (8 h), query, key, value and output of attention (4 h), and
+    gate, activated gate and up (3 i). bitsandbytes' 8-bit layers keep their
+    inputs too (3 h + i).
+    """
+    h, i = config.hidden_size, config.intermediate_size
+    wide = 4 if bits == 'fp32' else 2
+    layer = 8 * h + wide * (4 * h + 3 * i)
+    if bits == '8-bit':
+        layer += wide * (3 * h + i)
+    if checkpointing:
+        return config.num_hidden_layers * wide * h + layer + 4 * h
+    return config.num_hidden_layers * layer + 4 * h
+
+
+def estimate(
+    model: nn.Module, bits: str, samples: int, places: int, targets: int
+) -> float:
+    """Bytes at the peak; without CUDA's own and without fragmentation."""
+    config = model.decoder.llm.config
+    wide = 4 if bits == 'fp32' else 2
+    total = weight_bytes(model, bits)
+    if not targets:  # keys and values of all places
+        total -= 12 * _numel(model.head)
+        keys = 2 * config.num_hidden_layers * config.hidden_size * wide
+        return total + samples * places * keys
+    if bits in ('8-bit', '4-bit'):  # one layer's weight, unpacked
+        total += wide * config.hidden_size * config.intermediate_size
+    # log-probabilities, their gradient in fp32 and in the LLM's type
+    logits = (8 + wide) * config.vocab_size * targets
+    return total + samples * (places * saved_bytes(config, bits) + logits)
+
+
+def print_estimates() -> None:
+    """The table, in Markdown, in GB of 10^9 bytes."""
+    from minigpt4.registry import MODELS
+
+    print(f'| estimated, GB | LLM | {" | ".join(BITS)} |')
+    print('|---|---|' + '---|' * len(BITS))
+    for size, name in SIZES.items():
+        path = ROOT / 'configs' / 'minigpt4' / '_base_' / f'{name}.py'
+        with torch.device('meta'):
+            model = MODELS.build(Config.fromfile(path).model)
+        for case, numbers in CASES.items():
+            row = [f'{estimate(model, b, *numbers) / GB:.1f}' for b in BITS]
+            print(f'| {case} | {size} | {" | ".join(row)} |')
+
+
+class Peak:
+    """Peak memory since it was made: of the GPU if there is one, of the CPU.
+
+    ``own`` is what the process itself holds (RssAnon, sampled); the rest of
+    the whole (VmHWM) is mostly mapped files, which the system may let go.
+    """
+
+    def __init__(self) -> None:
+        self.own, self.start = 0.0, time.time()
+        self._running = True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def _watch(self) -> None:
+        while self._running:
+            status = Path('/proc/self/status').read_text()
+            now = re.search(r'RssAnon:\s+(\d+) kB', status)
+            self.own = max(self.own, int(now[1]) * 1024 if now else 0)
+            time.sleep(0.02)
+
+    def report(self, step: str) -> None:
+        """Print a line."""
+        self._running = False
+        self._thread.join()
+        whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        line = (
+            f'{step}: {time.time() - self.start:.1f} s; CPU peak '
+            f'{self.own / GB:.2f} GB own, {whole / GB:.2f} GB with files'
+        )
+        if torch.cuda.is_available():
+            line += (
+                f'; GPU peak {torch.cuda.max_memory_allocated() / GB:.2f} GB '
+                f'allocated, {torch.cuda.max_memory_reserved() / GB:.2f} GB '
+                'reserved'
+            )
+        print(line, flush=True)
+
+
+def measure(step: str, run: Callable):
+    """Run something and print what it took."""
+    peak = Peak()
+    result = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    peak.report(step)
+    return result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build the model of a config, then answer or train with it."""
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import BaseDataElement
+
+    import minigpt4
+    from minigpt4.prompts import Turn
+
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    measure('start', lambda: None)
+    model = measure(
+        'load',
+        lambda: minigpt4.get_model(cfg, pretrained=args.pretrained or False),
+    )
+    size = model.backbone.img_size
+    training = args.what == 'train'
+    # more words than fit, so that answers are as long as they can be
+    turn = Turn('', 'word ' * (model.max_text_length or 160))
+    if not training:
+        turn = Turn(model.prompt)
+    samples = [
+        BaseDataElement(
+            images=[torch.randint(0, 256, (3, size, size)).byte()],
+            turns=[turn],
+        )
+        for _ in range(args.batch)
+    ]
+    if not training:
+        answers = measure(
+            f'answer {args.tokens} tokens',
+            lambda: model.generate(samples, max_new_tokens=args.tokens),
+        )
+        print([answer.token_ids for answer in answers])
+        return
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    wrapper = OptimWrapper(torch.optim.AdamW(trained, lr=1e-5))
+    for number in (1, 2):
+        out = measure(
+            f'step {number}, {args.batch} samples',
+            lambda: model.train_step(samples, wrapper),
+        )
+        print(f'loss {float(out["loss"]):.4f}')
+
+
+def main() -> None:
+    """Estimate or measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest='verb', required=True)
+    verbs.add_parser('estimate')
+    verb = verbs.add_parser('measure')
+    verb.add_argument('what', choices=['inference', 'train'])
+    verb.add_argument('config')
+    verb.add_argument('--pretrained', help='a checkpoint of the head')
+    verb.add_argument('--batch', type=int, default=1)
+    verb.add_argument('--tokens', type=int, default=8)
+    verb.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args()
+    if args.verb == 'estimate':
+        print_estimates()
+    else:
+        run(args)
+
+
+if __name__ == '__main__':
+    main()
