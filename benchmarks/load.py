@@ -189,8 +189,12 @@ def build(side: str, folder: Path):
     """A worker's work and guard."""
     import warnings
 
+    # here, so that no fork has to import them
+    import safetensors.torch  # noqa: F401
     import torch
     from mmengine.logging import MMLogger
+
+    import minigpt4.models  # noqa: F401
 
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')

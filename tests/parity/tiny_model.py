@@ -246,12 +246,9 @@ def our_outputs(model: MiniGPT4, batch: str) -> dict[str, Tensor]:
     Stages are those of the left-padded batch, with zeros at pads; loss and
     gradient those of the right-padded one that training sees.
     """
-    left, right = (
-        model.data_preprocessor(
-            model.collator(training=training)(samples(batch, True))
-        )
-        for training in (False, True)
-    )
+    left = model.collator(training=False)(samples(batch, True))
+    (right,) = model.collator(training=True)(samples(batch, True))['pieces']
+    left, right = map(model.data_preprocessor, (left, right))
     images, inputs = left['images'], left['inputs']
     real = inputs.attention_mask[..., None]
     with torch.no_grad():
