@@ -38,6 +38,8 @@ ROWS = {
     'image-pipe': 'image_pipe',
     'load': 'load',
     'rank-scale': 'rank_scale',
+    'serve-load': 'serve_load',
+    'serve-fuzz': 'serve_fuzz',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

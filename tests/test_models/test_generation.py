@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from minigpt4.models.generation import Answer, StopTexts, generate
+from minigpt4.models.generation import Answer
+from minigpt4.models.transformers_loop import StopTexts, generate
 
 
 class Scripted(LlamaForCausalLM):

@@ -17,9 +17,12 @@ from ..prompts import get_template
 from ..registry import MODELS
 from .data_preprocessor import ImageNormalizer
 from .decoder import decode_fingerprint, encode_fingerprint
-from .generation import Answer, generate
+from .engine import Engine
+from .generation import Answer
 from .multimodal_inputs import Collator, MultimodalInputs
 from .row_attention import RowPlaces
+from .sampling import Settings
+from .transformers_loop import generate
 
 FINGERPRINT = 'llm_fingerprint'
 
@@ -53,6 +56,8 @@ class MiniGPT4(BaseModel):
             line of its own, padded to the longest. A decoder that attends to
             rows (LLaMA) gets all of them in one line.
         prompt: The question of a caption without a question of its own.
+        system: The line that opens a chat; None is the template's, '' is
+            none.
         generation: Default settings of :meth:`generate`.
         check_llm: Whether a checkpoint of another LLM is refused.
         device: Where the model goes when it is built; ``'auto'`` is the GPU
@@ -74,6 +79,7 @@ class MiniGPT4(BaseModel):
         micro_batch_size: int | None = None,
         line_length: int | None = 256,
         prompt: str = '',
+        system: str | None = None,
         generation: dict | None = None,
         check_llm: bool = True,
         device: str | None = None,
@@ -85,6 +91,7 @@ class MiniGPT4(BaseModel):
         self.micro_batch_size = micro_batch_size
         self.line_length = line_length
         self.prompt = prompt
+        self.system = system
         self.generation = dict(generation or {})
         self.check_llm = check_llm
         self.backbone = None if backbone is None else MODELS.build(backbone)
@@ -362,23 +369,46 @@ class MiniGPT4(BaseModel):
     def answer(
         self, images: Tensor | None, inputs: MultimodalInputs, **settings
     ) -> list[Answer]:
-        """Generate for a left-padded batch; see :func:`generate`.
+        """Generate for a left-padded batch.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised, or None.
+            inputs: The batch.
+            settings: Over ``generation``; see :class:`Settings`.
 
         Raises:
-            ValueError: The batch is one of the training collator.
+            ValueError: The batch is one of the training collator, or a
+                setting is unknown.
         """
         if inputs.packed or inputs.prefix:
             raise ValueError(
                 'a packed training batch cannot be answered; collate with '
                 'model.collator(training=False).'
             )
+        embeddings = self.embed(images, inputs)
+        if Settings.of(self.generation, settings).num_beams > 1:
+            return self._answer_with_beams(embeddings, inputs, settings)
+        engine = Engine(self, slots=len(embeddings), stored_tokens=0)
+        rows = [
+            engine.submit_embedded(row[mask.bool()], **settings)
+            for row, mask in zip(
+                embeddings, inputs.attention_mask, strict=True
+            )
+        ]
+        return [row.answer() for row in rows]
+
+    def _answer_with_beams(
+        self, embeddings: Tensor, inputs: MultimodalInputs, settings: dict
+    ) -> list[Answer]:
+        """Let transformers answer a whole batch."""
+        merged = Settings.of(self.generation, settings)
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
-            self.decoder.enter(self.embed(images, inputs)),
+            self.decoder.enter(embeddings),
             self.decoder.enter(inputs.attention_mask),
-            self.template.stop,
-            **{**self.generation, **settings},
+            (*self.template.stop, *merged.stop),
+            **merged.of_transformers(),
         )
 
     def generate(
@@ -388,7 +418,7 @@ class MiniGPT4(BaseModel):
 
         Args:
             samples: What the datasets' pipelines give.
-            settings: Over ``generation``; see :func:`generate`.
+            settings: Over ``generation``; see :class:`Settings`.
         """
         batch = self.data_preprocessor(
             self.collator(training=False)(samples), False
