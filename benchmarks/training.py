@@ -25,7 +25,14 @@ STAGES = dict(
     stage1=(8, 'bare', 32, (6, 14)),
     stage2=(4, 'vicuna_v0', 160, (200, 200)),
 )
-PIXELS, QUERIES = 'pixels.npy', 'queries.npy'
+SIDES = {
+    'ours': {},
+    'compiled': dict(compiled=True),
+    'cached': dict(features='float32'),
+    'cached fp16': dict(features='float16'),
+    'cached compiled': dict(features='float32', compiled=True),
+}
+PIXELS = 'pixels.npy'
 
 
 def texts(stage: str) -> tuple[list[str], list[str]]:
@@ -38,21 +45,31 @@ def texts(stage: str) -> tuple[list[str], list[str]]:
     return [f'{IMAGE} {mini_prop.ALIGNMENT_PROMPTS[1]}'] * count, answers
 
 
-def ours(stage: str, folder: Path, cached: bool = False, template=None):
-    """Our step: collate, normalise, train."""
+def ours(
+    stage: str,
+    folder: Path,
+    features: str = '',
+    template=None,
+    compiled: bool = False,
+):
+    """Our step: read features (of a type) if cached, collate, train."""
     from mmengine.optim import OptimWrapper
+
+    from minigpt4.datasets.feature_cache import FeatureCache
 
     count, name, length, _ = STAGES[stage]
     model = mini_prop.build(
         folder,
-        cached,
+        bool(features),
         prompt_template=template or name,
         max_text_length=length,
+        compile=compiled,
     )
     questions, answers = texts(stage)
-    pictures = torch.from_numpy(
-        np.load(folder / (QUERIES if cached else PIXELS))
-    )[:count]
+    if features:
+        cache = FeatureCache(folder / features)
+    else:
+        pixels = torch.from_numpy(np.load(folder / PIXELS))
     collate = model.collator(training=True)
     # what is trained alone, as TrainedParameters does
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -60,6 +77,11 @@ def ours(stage: str, folder: Path, cached: bool = False, template=None):
     wrapper = OptimWrapper(optimizer)
 
     def work() -> Tensor:
+        pictures = (
+            [cache[digest] for digest in _digests(count)]
+            if features
+            else pixels[:count]
+        )
         batch = collate(mini_prop.samples(questions, answers, pictures))
         return model.train_step(batch, wrapper)['loss']
 
@@ -152,12 +174,24 @@ def prepare(size: str = 'mini-prop') -> Path:
     return folder
 
 
-def write_queries(folder: Path) -> None:
-    """What backbone and neck see, as a feature cache in fp32 keeps it."""
+def _digests(count: int) -> list[bytes]:
+    from minigpt4.datasets.feature_cache import digest_of
+
+    return [digest_of(bytes([i])) for i in range(count)]
+
+
+def write_features(folder: Path, dtype: str) -> None:
+    """What backbone and neck see, as a feature cache of a type."""
+    from minigpt4.datasets.feature_cache import FeatureWriter
+
+    if (folder / dtype).exists():
+        return
     model = mini_prop.build(folder)
     with torch.no_grad():
         queries = model.queries(normalised(folder))
-    np.save(folder / QUERIES, queries.numpy())
+    writer = FeatureWriter(folder / dtype, {}, queries.shape[1:], dtype)
+    writer.add(_digests(len(queries)), queries)
+    writer.close()
 
 
 def write_mmpretrain(folder: Path) -> None:
@@ -187,8 +221,8 @@ def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
     """The work of a side and its guard: loss and gradient of step one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if side in ('ours', 'cached'):
-        made = ours(stage, folder, side == 'cached')
+    if side in SIDES:
+        made = ours(stage, folder, **SIDES[side])
     elif side == 'ours-mmpretrain':
         sys.path.insert(0, str(harness.HERE.parent / 'tests' / 'parity'))
         from tiny_model import MMPRETRAIN_TEMPLATE
@@ -232,6 +266,7 @@ def row(
     repeats: int,
     side: str = 'ours',
     peer: str = 'official',
+    tolerance: float = 1e-5,
 ) -> dict:
     """Measure one side of ours against a peer."""
     unit = 'samples/CPU-s'
@@ -246,8 +281,8 @@ def row(
             goal=goal,
         )
     folder = prepare()
-    if side == 'cached':
-        write_queries(folder)
+    if features := SIDES.get(side, {}).get('features'):
+        write_features(folder, features)
     if peer == 'mmpretrain':
         write_mmpretrain(folder)
     return harness.compare(
@@ -261,6 +296,7 @@ def row(
             mmpretrain='MMPretrain 1.2.0, live',
         )[peer],
         per=STAGES[stage][0],
+        tolerance=tolerance,
         repeats=repeats,
     )
 
