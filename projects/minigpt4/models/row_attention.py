@@ -9,6 +9,7 @@ length instead of a line's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def rows_attention(
         ``(B, T, heads, D)``, and None for the scores.
     """
     number, width = rows.places.shape
-    front = rows.stored[module.layer_idx] if rows.stored else None
+    front = rows.stored[cast(int, module.layer_idx)] if rows.stored else None
     places = rows.places.flatten()
 
     def apart(x: Tensor) -> Tensor:
