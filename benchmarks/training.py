@@ -32,6 +32,7 @@ SIDES = {
     'cached fp16': dict(features='float16'),
     'cached compiled': dict(features='float32', compiled=True),
 }
+LAYOUTS = dict(mmpretrain='mmpretrain', blip2='huggingface')
 PIXELS = 'pixels.npy'
 
 
@@ -158,6 +159,63 @@ def mmpretrain(stage: str, folder: Path):
     return work, optimizer, model.llama_proj
 
 
+def blip2(stage: str, folder: Path):
+    """transformers' BLIP-2, frozen but for its projection."""
+    from transformers import Blip2ForConditionalGeneration
+
+    from minigpt4.prompts import IMAGE_SLOT
+
+    count, name, length, _ = STAGES[stage]
+    # our collator's rows, so that both sides read the same tokens
+    row = (
+        mini_prop.build(
+            folder, True, prompt_template=name, max_text_length=length
+        )
+        .collator(training=True)
+        .row
+    )
+    model = Blip2ForConditionalGeneration.from_pretrained(
+        folder / 'huggingface'
+    )
+    model.requires_grad_(False)
+    model.language_projection.requires_grad_(True)
+    images = normalised(folder)[:count]
+    questions, answers = texts(stage)
+    samples = mini_prop.samples(questions, answers, images)
+    image = [model.config.image_token_id] * model.config.num_query_tokens
+    optimizer = torch.optim.AdamW(
+        model.language_projection.parameters(), LEARNING_RATE
+    )
+
+    def batch() -> dict:
+        ids, labels = [], []
+        for read in map(row, samples):
+            at = read.ids.index(IMAGE_SLOT)
+            whole = read.ids[:at] + image + read.ids[at + 1 :]
+            learned = read.supervised[:at] + [False] * len(image)
+            learned += read.supervised[at + 1 :]
+            ids.append(torch.tensor(whole))
+            labels.append(ids[-1].where(torch.tensor(learned), -100))
+        pad = torch.nn.utils.rnn.pad_sequence
+        end = model.config.text_config.eos_token_id  # in no text here
+        padded = pad(ids, batch_first=True, padding_value=end)
+        return dict(
+            input_ids=padded,
+            attention_mask=(padded != end).long(),
+            labels=pad(labels, batch_first=True, padding_value=-100),
+        )
+
+    def work() -> Tensor:
+        loss = model(pixel_values=images, **batch()).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return loss.detach()
+
+    return work, optimizer, model.language_projection
+
+
 def normalised(folder: Path) -> Tensor:
     """The images as a peer's data workers give them, fp32."""
     # OpenAI CLIP's constants
@@ -194,13 +252,14 @@ def write_features(folder: Path, dtype: str) -> None:
     writer.close()
 
 
-def write_mmpretrain(folder: Path) -> None:
-    """All weights under MMPretrain's names."""
+def write_peer(folder: Path, layout: str) -> None:
+    """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
     from minigpt4.models.layouts import PARTS, to_layout
     from minigpt4.models.tensor_files import LazyTensor
 
+    theirs = layout == 'mmpretrain'
     out = {}
     for part in PARTS:
         ours = {
@@ -209,12 +268,18 @@ def write_mmpretrain(folder: Path) -> None:
                 folder / f'{part}.safetensors'
             ).items()
         }
-        whole = 'vision_encoder.' if part == 'backbone' else ''
-        for name, tensor in to_layout(part, 'mmpretrain', ours).items():
+        whole = 'vision_encoder.' if theirs and part == 'backbone' else ''
+        for name, tensor in to_layout(part, layout, ours).items():
             out[whole + name] = tensor.read().contiguous()
     llm = load_file(folder / 'llm' / 'model.safetensors')
-    out |= {f'llama_model.{name}': tensor for name, tensor in llm.items()}
-    save_file(out, folder / 'mmpretrain.safetensors')
+    whole = 'llama_model.' if theirs else 'language_model.'
+    out |= {whole + name: tensor for name, tensor in llm.items()}
+    if theirs:
+        save_file(out, folder / 'mmpretrain.safetensors')
+        return
+    (folder / layout).mkdir(exist_ok=True)
+    save_file(out, folder / layout / 'model.safetensors', {'format': 'pt'})
+    mini_prop.blip2_config(folder).save_pretrained(folder / layout)
 
 
 def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
@@ -229,9 +294,8 @@ def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
 
         made = ours(stage, folder, template=MMPRETRAIN_TEMPLATE)
     else:
-        made = dict(official=official, mmpretrain=mmpretrain)[side](
-            stage, folder
-        )
+        peers = dict(official=official, mmpretrain=mmpretrain, blip2=blip2)
+        made = peers[side](stage, folder)
     step, optimizer, projection = made
     gradients = {}
 
@@ -283,8 +347,8 @@ def row(
     folder = prepare()
     if features := SIDES.get(side, {}).get('features'):
         write_features(folder, features)
-    if peer == 'mmpretrain':
-        write_mmpretrain(folder)
+    if peer != 'official':
+        write_peer(folder, LAYOUTS[peer])
     return harness.compare(
         name,
         command(side, stage, folder),
@@ -294,6 +358,7 @@ def row(
         peer_name=dict(
             official='official step, re-stated',
             mmpretrain='MMPretrain 1.2.0, live',
+            blip2='BLIP-2 of transformers, live',
         )[peer],
         per=STAGES[stage][0],
         tolerance=tolerance,
