@@ -6,7 +6,7 @@ A row's file names a task and its sizes; this file is the worker of its sides.
     python benchmarks/generation.py SIDE TASK FOLDER SETTINGS
 
 The lengths of answers are forced: no side ever chooses an end of text
-(:func:`silence`), though all look for it after each token.
+(:func:`let_speak`), though all look for it after each token.
 """
 
 import json
@@ -32,11 +32,19 @@ COMPILE_TIME = 'compile-time'
 
 
 @torch.no_grad()
-def silence(llm, tokenizer) -> None:
-    """Let an LLM never say EOS, nor a ``#`` that could become ``###``.
+def let_speak(llm, tokenizer) -> None:
+    """Let a random LLM say words that depend on all before, without end.
 
-    Their logits are 0, which is never the highest of random ones.
+    Matrices of its layers are scaled so that they keep the size of what goes
+    through; else each word would follow from the last one alone, and a wrong
+    prompt would give the same answer. It never says EOS, nor a ``#`` that
+    could become ``###``: their logits are 0, which is never the highest.
     """
+    width = llm.config.hidden_size
+    for layer in llm.model.layers:
+        for parameter in layer.parameters():
+            if parameter.ndim == 2:  # drawn with a deviation of 0.02
+                parameter.data = parameter / (0.02 * math.sqrt(width))
     head = llm.get_output_embeddings()
     weight = head.weight.clone()
     texts = tokenizer.batch_decode([[i] for i in range(len(weight))])
@@ -46,19 +54,19 @@ def silence(llm, tokenizer) -> None:
 
 
 def our_model(folder: Path, cached: bool = False):
-    """Our model, silenced."""
+    """Our model, that speaks."""
     model = mini_prop.build(folder, cached)
-    silence(model.decoder.llm, model.decoder.tokenizer)
+    let_speak(model.decoder.llm, model.decoder.tokenizer)
     return model
 
 
 def official_model(folder: Path, cached: bool = False):
-    """The official one, silenced."""
+    """The official one."""
     from official import OfficialModel
 
     model = OfficialModel(folder, '###', 160, encode=not cached)
     model.requires_grad_(False)
-    silence(model.llm, model.tokenizer)
+    let_speak(model.llm, model.tokenizer)
     return model
 
 
@@ -148,7 +156,7 @@ def decode(
     else:
         llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
         llm.requires_grad_(False)
-        silence(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
+        let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
         if side == 'official':
             from official import OfficialModel
             from official_chat import OfficialChat

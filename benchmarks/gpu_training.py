@@ -89,7 +89,7 @@ def _cached(neck):
 def measure(
     name: str, size: str = 'vicuna-7b', device: str = 'cuda'
 ) -> list[dict]:
-    """The row."""
+    """The row, and that of compiled layers."""
     stage = STAGES[name]
     if device == 'cuda' and not torch.cuda.is_available():
         return [gpu.no_gpu(name, stage.unit, **stage.goals)]
@@ -103,20 +103,37 @@ def measure(
             losses.append(model(**piece, mode='loss')['loss'].item())
     model.line_length = 256
     batch = model.collator(training=True)(samples)
-    for _ in range(3):
-        model.train_step(batch, wrapper)
-    gpu.wait(device)
-    times = []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        model.train_step(batch, wrapper)
+    rows = []
+    for suffix in ('', ' compiled'):
+        if suffix:
+            model.compile_layers()
+            with torch.no_grad():
+                piece = model.data_preprocessor(batch['pieces'][0])
+                losses[0] = model(**piece, mode='loss')['loss'].item()
+        for _ in range(3):
+            model.train_step(batch, wrapper)
         gpu.wait(device)
-        times.append(time.perf_counter() - start)
-    figures = [
-        t if stage.unit == 's/step' else stage.batch / t
-        for t in (min(times), sorted(times)[STEPS // 2])
-    ]
-    return [gpu.row(name, figures, stage.unit, losses, TOLERANCE, stage.goals)]
+        times = []
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            model.train_step(batch, wrapper)
+            gpu.wait(device)
+            times.append(time.perf_counter() - start)
+        figures = [
+            t if stage.unit == 's/step' else stage.batch / t
+            for t in (min(times), sorted(times)[STEPS // 2])
+        ]
+        rows.append(
+            gpu.row(
+                name + suffix,
+                figures,
+                stage.unit,
+                losses,
+                TOLERANCE,
+                stage.goals,
+            )
+        )
+    return rows
 
 
 if __name__ == '__main__':

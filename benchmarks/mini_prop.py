@@ -279,6 +279,34 @@ def part_configs(folder: Path, size: str, load: bool = True) -> dict:
     )
 
 
+def blip2_config(folder: Path):
+    """The config of transformers' BLIP-2 for the weights of a folder."""
+    from transformers import Blip2Config
+
+    sizes = SIZES[(folder / 'size').read_text()]
+    vision, q_former = sizes['vision'], sizes['q_former']
+    return Blip2Config(
+        vision_config=dict(
+            hidden_size=vision['width'],
+            intermediate_size=vision['mlp_width'],
+            num_hidden_layers=vision['depth'],
+            num_attention_heads=vision['num_heads'],
+            image_size=sizes['img_size'],
+            patch_size=sizes['patch_size'],
+        ),
+        qformer_config=dict(
+            hidden_size=q_former['width'],
+            intermediate_size=q_former['mlp_width'],
+            num_hidden_layers=q_former['depth'],
+            num_attention_heads=q_former['num_heads'],
+            encoder_hidden_size=vision['width'],
+        ),
+        text_config=LLAMA | sizes['llm'],
+        num_query_tokens=sizes['num_queries'],
+        image_token_index=0,  # no word of a text
+    )
+
+
 def build(folder: Path, cached: bool = False, **settings):
     """Our model with the weights of a folder.
 

@@ -25,7 +25,7 @@ COUNT = 64  # images, more than there are repetitions
 def _ours(folder: Path, images: torch.Tensor) -> Callable:
     from minigpt4.models.engine import Engine
 
-    model = mini_prop.build(folder)
+    model = generation.our_model(folder)
     engine = Engine(model)
     collator = model.collator(training=False)
 
@@ -38,9 +38,7 @@ def _ours(folder: Path, images: torch.Tensor) -> Callable:
 
 
 def _official(folder: Path, images: torch.Tensor) -> Callable:
-    from official import OfficialModel
-
-    model = OfficialModel(folder, '###', 160)
+    model = generation.official_model(folder)
     images = generation.normalised(images)
     prompts = [f'###Human: {QUESTION} ###Assistant: ']
 

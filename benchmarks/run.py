@@ -96,7 +96,7 @@ def measure(names: list[str], repeats: int) -> list[dict]:
                 rows.append(row)
                 figures = (number(row[key]) for key in ('ours', 'peer'))
                 print(row['name'], *figures, row['unit'], file=sys.stderr)
-        except Exception as error:
+        except Exception as error:  # of any kind: the other rows still run
             traceback.print_exc()
             rows.append(
                 harness.row(

@@ -25,7 +25,15 @@ STAGES = dict(
     stage1=(8, 'bare', 32, (6, 14)),
     stage2=(4, 'vicuna_v0', 160, (200, 200)),
 )
-PIXELS, QUERIES = 'pixels.npy', 'queries.npy'
+SIDES = {
+    'ours': {},
+    'compiled': dict(compiled=True),
+    'cached': dict(features='float32'),
+    'cached fp16': dict(features='float16'),
+    'cached compiled': dict(features='float32', compiled=True),
+}
+LAYOUTS = dict(mmpretrain='mmpretrain', blip2='huggingface')
+PIXELS = 'pixels.npy'
 
 
 def texts(stage: str) -> tuple[list[str], list[str]]:
@@ -38,21 +46,31 @@ def texts(stage: str) -> tuple[list[str], list[str]]:
     return [f'{IMAGE} {mini_prop.ALIGNMENT_PROMPTS[1]}'] * count, answers
 
 
-def ours(stage: str, folder: Path, cached: bool = False, template=None):
-    """Our step: collate, normalise, train."""
+def ours(
+    stage: str,
+    folder: Path,
+    features: str = '',
+    template=None,
+    compiled: bool = False,
+):
+    """Our step: read features (of a type) if cached, collate, train."""
     from mmengine.optim import OptimWrapper
+
+    from minigpt4.datasets.feature_cache import FeatureCache
 
     count, name, length, _ = STAGES[stage]
     model = mini_prop.build(
         folder,
-        cached,
+        bool(features),
         prompt_template=template or name,
         max_text_length=length,
+        compile=compiled,
     )
     questions, answers = texts(stage)
-    pictures = torch.from_numpy(
-        np.load(folder / (QUERIES if cached else PIXELS))
-    )[:count]
+    if features:
+        cache = FeatureCache(folder / features)
+    else:
+        pixels = torch.from_numpy(np.load(folder / PIXELS))
     collate = model.collator(training=True)
     # what is trained alone, as TrainedParameters does
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -60,6 +78,11 @@ def ours(stage: str, folder: Path, cached: bool = False, template=None):
     wrapper = OptimWrapper(optimizer)
 
     def work() -> Tensor:
+        pictures = (
+            [cache[digest] for digest in _digests(count)]
+            if features
+            else pixels[:count]
+        )
         batch = collate(mini_prop.samples(questions, answers, pictures))
         return model.train_step(batch, wrapper)['loss']
 
@@ -136,6 +159,63 @@ def mmpretrain(stage: str, folder: Path):
     return work, optimizer, model.llama_proj
 
 
+def blip2(stage: str, folder: Path):
+    """transformers' BLIP-2, frozen but for its projection."""
+    from transformers import Blip2ForConditionalGeneration
+
+    from minigpt4.prompts import IMAGE_SLOT
+
+    count, name, length, _ = STAGES[stage]
+    # our collator's rows, so that both sides read the same tokens
+    row = (
+        mini_prop.build(
+            folder, True, prompt_template=name, max_text_length=length
+        )
+        .collator(training=True)
+        .row
+    )
+    model = Blip2ForConditionalGeneration.from_pretrained(
+        folder / 'huggingface'
+    )
+    model.requires_grad_(False)
+    model.language_projection.requires_grad_(True)
+    images = normalised(folder)[:count]
+    questions, answers = texts(stage)
+    samples = mini_prop.samples(questions, answers, images)
+    image = [model.config.image_token_id] * model.config.num_query_tokens
+    optimizer = torch.optim.AdamW(
+        model.language_projection.parameters(), LEARNING_RATE
+    )
+
+    def batch() -> dict:
+        ids, labels = [], []
+        for read in map(row, samples):
+            at = read.ids.index(IMAGE_SLOT)
+            whole = read.ids[:at] + image + read.ids[at + 1 :]
+            learned = read.supervised[:at] + [False] * len(image)
+            learned += read.supervised[at + 1 :]
+            ids.append(torch.tensor(whole))
+            labels.append(ids[-1].where(torch.tensor(learned), -100))
+        pad = torch.nn.utils.rnn.pad_sequence
+        end = model.config.text_config.eos_token_id  # in no text here
+        padded = pad(ids, batch_first=True, padding_value=end)
+        return dict(
+            input_ids=padded,
+            attention_mask=(padded != end).long(),
+            labels=pad(labels, batch_first=True, padding_value=-100),
+        )
+
+    def work() -> Tensor:
+        loss = model(pixel_values=images, **batch()).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        return loss.detach()
+
+    return work, optimizer, model.language_projection
+
+
 def normalised(folder: Path) -> Tensor:
     """The images as a peer's data workers give them, fp32."""
     # OpenAI CLIP's constants
@@ -152,21 +232,34 @@ def prepare(size: str = 'mini-prop') -> Path:
     return folder
 
 
-def write_queries(folder: Path) -> None:
-    """What backbone and neck see, as a feature cache in fp32 keeps it."""
+def _digests(count: int) -> list[bytes]:
+    from minigpt4.datasets.feature_cache import digest_of
+
+    return [digest_of(bytes([i])) for i in range(count)]
+
+
+def write_features(folder: Path, dtype: str) -> None:
+    """What backbone and neck see, as a feature cache of a type."""
+    from minigpt4.datasets.feature_cache import FeatureWriter
+
+    if (folder / dtype).exists():
+        return
     model = mini_prop.build(folder)
     with torch.no_grad():
         queries = model.queries(normalised(folder))
-    np.save(folder / QUERIES, queries.numpy())
+    writer = FeatureWriter(folder / dtype, {}, queries.shape[1:], dtype)
+    writer.add(_digests(len(queries)), queries)
+    writer.close()
 
 
-def write_mmpretrain(folder: Path) -> None:
-    """All weights under MMPretrain's names."""
+def write_peer(folder: Path, layout: str) -> None:
+    """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
     from minigpt4.models.layouts import PARTS, to_layout
     from minigpt4.models.tensor_files import LazyTensor
 
+    theirs = layout == 'mmpretrain'
     out = {}
     for part in PARTS:
         ours = {
@@ -175,29 +268,34 @@ def write_mmpretrain(folder: Path) -> None:
                 folder / f'{part}.safetensors'
             ).items()
         }
-        whole = 'vision_encoder.' if part == 'backbone' else ''
-        for name, tensor in to_layout(part, 'mmpretrain', ours).items():
+        whole = 'vision_encoder.' if theirs and part == 'backbone' else ''
+        for name, tensor in to_layout(part, layout, ours).items():
             out[whole + name] = tensor.read().contiguous()
     llm = load_file(folder / 'llm' / 'model.safetensors')
-    out |= {f'llama_model.{name}': tensor for name, tensor in llm.items()}
-    save_file(out, folder / 'mmpretrain.safetensors')
+    whole = 'llama_model.' if theirs else 'language_model.'
+    out |= {whole + name: tensor for name, tensor in llm.items()}
+    if theirs:
+        save_file(out, folder / 'mmpretrain.safetensors')
+        return
+    (folder / layout).mkdir(exist_ok=True)
+    save_file(out, folder / layout / 'model.safetensors', {'format': 'pt'})
+    mini_prop.blip2_config(folder).save_pretrained(folder / layout)
 
 
 def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
     """The work of a side and its guard: loss and gradient of step one."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if side in ('ours', 'cached'):
-        made = ours(stage, folder, side == 'cached')
+    if side in SIDES:
+        made = ours(stage, folder, **SIDES[side])
     elif side == 'ours-mmpretrain':
         sys.path.insert(0, str(harness.HERE.parent / 'tests' / 'parity'))
         from tiny_model import MMPRETRAIN_TEMPLATE
 
         made = ours(stage, folder, template=MMPRETRAIN_TEMPLATE)
     else:
-        made = dict(official=official, mmpretrain=mmpretrain)[side](
-            stage, folder
-        )
+        peers = dict(official=official, mmpretrain=mmpretrain, blip2=blip2)
+        made = peers[side](stage, folder)
     step, optimizer, projection = made
     gradients = {}
 
@@ -232,6 +330,7 @@ def row(
     repeats: int,
     side: str = 'ours',
     peer: str = 'official',
+    tolerance: float = 1e-5,
 ) -> dict:
     """Measure one side of ours against a peer."""
     unit = 'samples/CPU-s'
@@ -246,10 +345,10 @@ def row(
             goal=goal,
         )
     folder = prepare()
-    if side == 'cached':
-        write_queries(folder)
-    if peer == 'mmpretrain':
-        write_mmpretrain(folder)
+    if features := SIDES.get(side, {}).get('features'):
+        write_features(folder, features)
+    if peer != 'official':
+        write_peer(folder, LAYOUTS[peer])
     return harness.compare(
         name,
         command(side, stage, folder),
@@ -259,8 +358,10 @@ def row(
         peer_name=dict(
             official='official step, re-stated',
             mmpretrain='MMPretrain 1.2.0, live',
+            blip2='BLIP-2 of transformers, live',
         )[peer],
         per=STAGES[stage][0],
+        tolerance=tolerance,
         repeats=repeats,
     )
 

@@ -34,14 +34,15 @@ GOALS = {
     'turn-3': 14,
 }
 COUNT = 64  # pictures and questions, more than there are repetitions
-LOOKED_AT = 3  # first tokens that the guard compares
+LOOKED_AT = 3  # repetitions that the guard compares
+WORDS = 'a small dog near the river'  # whose likelihood it compares
 
 
 class Ours:
     """A chat through our engine.
 
     Args:
-        model: The model, silenced.
+        model: The model.
         settings: Of the engine.
     """
 
@@ -67,12 +68,22 @@ class Ours:
             raise answer.error
         return answer.token_ids
 
+    def likelihood(self, turns: list, image: Tensor) -> float:
+        """Mean log-likelihood of the words :data:`WORDS` as an answer."""
+        from minigpt4.inference.chat import build_prompt
+
+        prompt = build_prompt(self.model, turns, [image], max_new_tokens=16)
+        (mean,) = self.engine.rank(
+            prompt.row, prompt.images, [WORDS], end=False
+        )
+        return mean
+
 
 class Official:
     """A chat the official way.
 
     Args:
-        model: The model, silenced.
+        model: The model.
     """
 
     def __init__(self, model) -> None:
@@ -83,17 +94,34 @@ class Official:
         self.image: Tensor | None = None
         self.tokens: Tensor | None = None
 
-    @torch.no_grad()
     def answer(self, turns: list, image: Tensor, tokens: int) -> list[int]:
         """As ours; ``image`` is normalised."""
+        ids = self.prompt(turns, image)
+        return self.chat.answer(ids, self.tokens, tokens)
+
+    @torch.no_grad()
+    def likelihood(self, turns: list, image: Tensor) -> float:
+        """As ours."""
+        ids = self.prompt(turns, image)
+        words = self.tokenizer(WORDS, add_special_tokens=False).input_ids
+        context = self.chat.context([*ids, *words[:-1]], self.tokens)
+        seen = torch.ones(context.shape[:2], dtype=torch.long)
+        logits, _ = self.chat.llama(context, seen, None)
+        targets = torch.tensor(words)
+        return -torch.nn.functional.cross_entropy(
+            logits[0, -len(words) :], targets
+        ).item()
+
+    @torch.no_grad()
+    def prompt(self, turns: list, image: Tensor) -> list[int]:
+        """Ids of a chat; sees the image if it is new."""
         from minigpt4.prompts import TEMPLATES, render_chat, tokenize
 
         if len(turns) == 1 or image is not self.image:  # uploaded
             self.image = image
             self.tokens, _ = self.model.encode_images(image[None])
         segments = render_chat(turns, TEMPLATES['vicuna_v0'])
-        row = tokenize(segments, self.tokenizer)
-        return self.chat.answer(row.ids, self.tokens, tokens)
+        return tokenize(segments, self.tokenizer).ids
 
 
 def said(tokenizer, question: str, ids: list[int]):
@@ -108,42 +136,65 @@ def said(tokenizer, question: str, ids: list[int]):
     return Turn(question, tokenizer.decode(ids), spelling)
 
 
-def conversations(
-    chat: 'Ours | Official', images: Tensor, turn: str, length: int = ANSWER
-) -> tuple[Callable[[], tuple[float, int]], list[list[int]]]:
-    """What a repetition does, and the answers of the turns before.
+class Chat:
+    """Repetitions of a turn, a question of its own each.
 
-    A repetition is the turn's question, another each time, up to the first
-    token; it gives the seconds of the CPU and that token.
+    Args:
+        side: What answers.
+        images: The pictures.
+        turn: A name of ``GOALS``.
+        length: Tokens of the answers before.
+
+    Attributes:
+        answers: Ids of these.
     """
-    from minigpt4.prompts import Turn
 
-    questions = [
-        f'What about {words}?' for words in mini_prop.captions(COUNT + 2, 6, 6)
-    ]
-    before, answers = [], []
-    for number in range(int(turn.split('-')[1]) - 1):
-        question = questions.pop()
-        if not before:
-            question = f'<ImageHere> {question}'
-        ids = chat.answer([*before, Turn(question)], images[0], length)
-        answers.append(ids)
-        before.append(said(chat.tokenizer, question, ids))
-    asked = iter(range(COUNT))
+    def __init__(
+        self,
+        side: 'Ours | Official',
+        images: Tensor,
+        turn: str,
+        length: int = ANSWER,
+    ) -> None:
+        self.side = side
+        # a picture is one object in all of its chat
+        self.images = list(images)[: COUNT if turn == 'turn-1' else 1]
+        self.questions = [
+            f'What about {words}?'
+            for words in mini_prop.captions(COUNT + 2, 6, 6)
+        ]
+        self.before: list = []
+        self.answers: list[list[int]] = []
+        self.asked = 0
+        for _ in range(int(turn.split('-')[1]) - 1):
+            turns = self.turns(self.questions.pop())
+            ids = side.answer(turns, self.images[0], length)
+            self.answers.append(ids)
+            question = turns[-1].question
+            self.before.append(said(side.tokenizer, question, ids))
 
-    def ask() -> tuple[float, int]:
-        i = next(asked)
-        question = questions[i]
-        if not before:
+    def turns(self, question: str) -> list:
+        """The chat with another question."""
+        from minigpt4.prompts import Turn
+
+        if not self.before:
             question = f'<ImageHere> {question}'
-        # one object for one picture
-        image = pictures[i if turn == 'turn-1' else 0]
+        return [*self.before, Turn(question)]
+
+    def next(self) -> tuple[list, Tensor]:
+        """The chat with the next question, and its picture."""
+        i = self.asked
+        self.asked += 1
+        return self.turns(self.questions[i]), self.images[
+            i % len(self.images)
+        ]
+
+    def first_token(self) -> tuple[float, int]:
+        """Seconds of the CPU to the first token, and that token."""
+        turns, image = self.next()
         start = time.process_time()
-        (token,) = chat.answer([*before, Turn(question)], image, 1)
+        (token,) = self.side.answer(turns, image, 1)
         return time.process_time() - start, token
-
-    pictures = list(images)
-    return ask, answers
 
 
 def build(
@@ -153,15 +204,18 @@ def build(
     torch.set_num_threads(1)
     images = mini_prop.images(COUNT, (folder / 'size').read_text())
     if side == 'ours':
-        chat = Ours(generation.our_model(folder))
+        made = Ours(generation.our_model(folder))
     else:
-        chat = Official(generation.official_model(folder))
+        made = Official(generation.official_model(folder))
         images = generation.normalised(images)
-    ask, answers = conversations(chat, images, turn, length)
-    guard = dict(first_tokens=[ask()[1] for _ in range(LOOKED_AT)])
-    if answers:
-        guard['answers'] = answers
-    return (lambda: ask()[0]), guard
+    chat = Chat(made, images, turn, length)
+    guard = dict(
+        first_tokens=[chat.first_token()[1] for _ in range(LOOKED_AT)],
+        likelihood=[made.likelihood(*chat.next()) for _ in range(LOOKED_AT)],
+    )
+    if chat.answers:
+        guard['answers'] = chat.answers
+    return (lambda: chat.first_token()[0]), guard
 
 
 def measure(repeats: int) -> Iterator[dict]:
@@ -178,7 +232,7 @@ def measure(repeats: int) -> Iterator[dict]:
             goal,
             peer_name='official chat, re-stated',
             rate=False,
-            repeats=min(repeats, COUNT - LOOKED_AT),
+            repeats=min(repeats, COUNT - 2 * LOOKED_AT),
         )
 
 

@@ -1,14 +1,19 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Tiny builders shared by the tests; no test may reach the network."""
 
+import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import socket
+import sys
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +22,7 @@ import torch
 os.environ['HF_HUB_OFFLINE'] = '1'
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
 WORDS = (
     'the a red blue green small large circle square on of in image '
@@ -50,6 +56,65 @@ def isolated(monkeypatch):
 
     monkeypatch.setattr(socket.socket, 'connect', local_only)
     monkeypatch.delenv('MINIGPT4_LLM', raising=False)
+
+
+def _run_tool(
+    tool: str, arguments: tuple, cwd: Path, settings: dict, threads: int
+) -> str:
+    """What a tool prints that is run in this process, without a GPU."""
+    os.chdir(cwd)
+    os.environ.update(settings)
+    torch.set_num_threads(threads)
+    torch.cuda.is_available = lambda: False  # CUDA does not survive a fork
+    sys.argv = [tool, *map(str, arguments)]
+    printed = io.StringIO()
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        try:
+            runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+        except SystemExit as ended:
+            assert not ended.code, f'{ended.code}: {printed.getvalue()}'
+    return printed.getvalue()
+
+
+@pytest.fixture(scope='session')
+def run_tool():
+    """Function of a file in tools/ and arguments to what it prints.
+
+    It runs in forks of this process, which has imported all; the imports
+    alone take a fresh one 10 seconds.
+    """
+
+    def run(
+        tool: str, *arguments, cwd: Path, ranks: int = 0, threads: int = 1
+    ) -> str:
+        settings: list[dict] = [{}]
+        if ranks:
+            arguments = (*arguments, '--launcher', 'pytorch')
+            with socket.socket() as free:
+                free.bind(('127.0.0.1', 0))
+                port = free.getsockname()[1]
+            settings = [
+                dict(
+                    RANK=str(rank),
+                    LOCAL_RANK=str(rank),
+                    WORLD_SIZE=str(ranks),
+                    MASTER_ADDR='127.0.0.1',
+                    MASTER_PORT=str(port),
+                )
+                for rank in range(ranks)
+            ]
+        fork = multiprocessing.get_context('fork')
+        with ProcessPoolExecutor(len(settings), fork) as pool:
+            runs = [
+                pool.submit(_run_tool, tool, arguments, cwd, each, threads)
+                for each in settings
+            ]
+            return ''.join(run.result(timeout=500) for run in runs)
+
+    return run
 
 
 def save_tokenizer(model: bytes, folder: Path) -> Path:

@@ -53,6 +53,13 @@ def test_their_number():
     }
 
 
+def test_inference_reads_images_exactly():
+    for path in ROOT.glob('*_caption.py'):
+        cfg = Config.fromfile(path)
+        step = cfg.test_dataloader.dataset.pipeline[0]
+        assert step.exact and step.size == cfg.model.backbone.img_size
+
+
 @each_config
 def test_model_builds_and_trains_what_it_should(path):
     model = build(Config.fromfile(path))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4 import download
+from minigpt4 import download, transfer
 from minigpt4.download import fetch, record_of
 from minigpt4.inference import download as verb
 
@@ -39,7 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.data, self.etag, self.kind = DATA, '"one"', 'application/binary'
         self.statuses: list[int] = []  # of the next answers; then 200
         self.cuts: list[int] = []  # bytes after which the next answers break
-        self.ranges = True
+        self.ranges = self.lengths = True
         self.stall = 0.0
         self.asked: list[tuple[str, str | None]] = []
         self.url = f'http://127.0.0.1:{self.server_port}/released'
@@ -73,7 +73,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header('Content-Range', sent)
         self.send_header('ETag', server.etag)
         self.send_header('Content-Type', server.kind)
-        self.send_header('Content-Length', str(size - start))
+        if server.lengths or not start:
+            self.send_header('Content-Length', str(size - start))
         self.end_headers()
         body = server.data[start:]
         if server.cuts:
@@ -101,7 +102,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr(download, 'WAITS', (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transfer, 'WAITS', (0.0, 0.0, 0.0))
     return tmp_path / 'cache'
 
 
@@ -143,6 +144,12 @@ def test_cut_downloads_are_resumed(server):
     assert [r for _, r in server.asked] == [
         *(None, 'bytes=100000-', 'bytes=150000-')
     ]
+
+
+def test_a_rest_of_unknown_length_may_be_cut_too(server):
+    server.cuts, server.lengths = [100_000, 50_000], False
+    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert server.asked[-1] == ('a.pth', 'bytes=150000-')
 
 
 def test_a_killed_download_is_resumed_by_the_next_call(server, cache):
@@ -206,7 +213,7 @@ def test_busy_servers_are_asked_again(server):
 
 
 def test_a_stalled_connection_is_given_up_and_resumed(server, monkeypatch):
-    monkeypatch.setattr(download, 'TIMEOUT', 0.2)
+    monkeypatch.setattr(transfer, 'TIMEOUT', 0.2)
     server.cuts, server.stall = [100_000], 1.0
     start = time.time()
     assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
@@ -344,7 +351,7 @@ def test_a_disk_that_fills_up_keeps_the_part(server, monkeypatch, cache):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, 'open', full, raising=False)
+        patch.setattr(transfer, 'open', full, raising=False)
         with pytest.raises(OSError, match='no space for a.pth') as error:
             fetch(f'{server.url}/a.pth')
     assert 'what has arrived is kept' in str(error.value)
@@ -365,6 +372,20 @@ def test_a_cache_that_cannot_be_written(server, monkeypatch):
 def test_not_an_address(url):
     with pytest.raises(ValueError, match='no http or https address'):
         fetch(url)
+
+
+def test_a_hash_that_is_none(server):
+    """Told before the download, which would be thrown away."""
+    with pytest.raises(ValueError, match='sha256:.* is no SHA-256; give'):
+        fetch(f'{server.url}/a.pth', sha256=f'sha256:{SHA256}')
+    assert not server.asked
+
+
+def test_an_escaped_name(server, cache, capsys):
+    url = f'{server.url}/my%20file.pth'
+    assert fetch(url) == cache / 'my file.pth'
+    assert verb.main([url, '--dry-run']) == 0
+    assert str(cache / 'my file.pth') in capsys.readouterr().out
 
 
 def test_a_date_is_no_hash():
@@ -482,7 +503,7 @@ def test_verb_and_a_name_that_is_unknown(capsys, name, hint):
 
 
 def test_verb_for_what_is_shipped_needs_no_network(capsys, monkeypatch):
-    monkeypatch.setattr(download, 'urlopen', pytest.fail)
+    monkeypatch.setattr(transfer, 'urlopen', pytest.fail)
     assert verb.main(['minigpt-4_nano_caption']) == 0
     assert 'minigpt4_nano.pth' in capsys.readouterr().out
 

@@ -35,7 +35,7 @@ PACKAGES = (
     *('python-dateutil', 'six', 'requests', 'urllib3', 'idna', 'certifi'),
     *('charset-normalizer', 'rich', 'markdown-it-py', 'mdurl', 'pygments'),
     *('mmengine==0.10.7', 'addict', 'yapf', 'termcolor', 'platformdirs'),
-    'packaging',
+    *('packaging', 'pip'),  # which mim asks what is installed
 )
 
 pytestmark = pytest.mark.slow
@@ -57,9 +57,9 @@ def run(*command: 'str | Path') -> str:
 def bin_folder(tmp_path_factory) -> Path:
     """Programs of an environment with mim and our wheel."""
     folder = tmp_path_factory.mktemp('mim')
-    venv.create(folder / 'env', with_pip=True)
+    venv.create(folder / 'env')
     bin_folder = folder / 'env' / 'bin'
-    pip = (bin_folder / 'python', '-m', 'pip')
+    pip = (sys.executable, '-m', 'pip', '--python', bin_folder / 'python')
     asked = subprocess.run(
         [*pip, '--retries', '0', 'index', 'versions', 'openmim'],
         capture_output=True,

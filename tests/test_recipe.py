@@ -2,9 +2,6 @@
 """The whole recipe, shortened: both stages, evaluated, on the nano model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,54 +14,23 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs' / 'minigpt4'
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run a tool as a user would, in a folder with the data in it."""
-    result = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={
-            **os.environ,
-            'OMP_NUM_THREADS': '2',
-            'OMP_WAIT_POLICY': 'PASSIVE',
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, run_tool):
     """Scores before and after stage 2 of a shortened run."""
     folder = tmp_path_factory.mktemp('recipe')
     write_dataset(
         folder / 'data' / 'nano', pairs=4000, descriptions=400, test_scenes=60
     )
-    train, test = (
-        str(ROOT / 'tools' / f'{name}.py') for name in ('train', 'test')
-    )
-    stage1, stage2 = (str(CONFIGS / f'stage{i}_nano.py') for i in (1, 2))
-    run(folder, train, stage1, '--cfg-options', 'max_iters=200')
-    first = 'work_dirs/stage1_nano/iter_200.pth'
-    run(folder, test, stage2, first, '--out', 'before.json')
-    run(
-        folder,
-        train,
-        stage2,
-        '--cfg-options',
-        f'load_from={first}',
-        'max_iters=200',
-    )
-    run(
-        folder,
-        test,
-        stage2,
-        'work_dirs/stage2_nano/iter_200.pth',
-        '--out',
-        'after.json',
-    )
+    stage1, stage2 = (CONFIGS / f'stage{i}_nano.py' for i in (1, 2))
+    first, last = (f'work_dirs/stage{i}_nano/iter_200.pth' for i in (1, 2))
+    options = ('--cfg-options', 'max_iters=200')
+    for tool, *arguments in (
+        ('train.py', stage1, *options),
+        ('test.py', stage2, first, '--out', 'before.json'),
+        ('train.py', stage2, *options, f'load_from={first}'),
+        ('test.py', stage2, last, '--out', 'after.json'),
+    ):
+        run_tool(tool, *arguments, cwd=folder, threads=2)
     return folder, *(
         json.loads((folder / f'{name}.json').read_text())
         for name in ('before', 'after')

@@ -66,8 +66,8 @@ def main() -> None:
         'answer (the nano size has its own)',
     )
     args = parser.parse_args()
-    from minigpt4.models import tensor_files
-    from minigpt4.models.layouts import to_layout
+    from minigpt4.atomic import replacing
+    from minigpt4.models.tensor_files import SHIPPED
     from minigpt4.registry import MODELS
 
     base = ROOT / 'configs' / 'minigpt4' / '_base_'
@@ -79,29 +79,40 @@ def main() -> None:
         name: random_tensors(part, getattr(torch, args.dtype), args.seed)
         for name, part in model.named_children()
     }
-    llm = args.out / 'llm'
-    llm.mkdir(parents=True, exist_ok=True)
-    tensor_files.write_sharded(
+    llm_config = model.decoder.llm.config
+    with replacing(args.out) as out:
+        write_model(out, parts, llm_config)
+        if args.tokenizer or args.size == 'nano':
+            own = SHIPPED / 'llm' / 'tokenizer.model'
+            write_tokenizer(out / 'llm', args.tokenizer or own)
+
+
+def write_model(out: Path, parts: dict[str, dict], llm_config) -> None:
+    """Write the weights of all parts and the LLM's config."""
+    from minigpt4.models.layouts import to_layout
+    from minigpt4.models.tensor_writers import (
+        write_safetensors,
+        write_sharded,
+    )
+
+    llm = out / 'llm'
+    llm.mkdir(parents=True)
+    write_sharded(
         llm,
         {k.removeprefix('llm.'): v for k, v in parts['decoder'].items()},
         progress='LLM',
     )
-    model.decoder.llm.config.save_pretrained(llm)
-    if args.tokenizer or args.size == 'nano':
-        own = tensor_files.SHIPPED / 'llm' / 'tokenizer.model'
-        write_tokenizer(llm, args.tokenizer or own)
+    llm_config.save_pretrained(llm)
     for part, file in (('backbone', 'eva_vit'), ('neck', 'q_former')):
         tensors = to_layout(part, 'official', parts[part])
-        tensor_files.write_safetensors(
-            args.out / f'{file}.safetensors', tensors, progress=file
-        )
+        write_safetensors(out / f'{file}.safetensors', tensors, progress=file)
     # layouts name the head's tensors as a checkpoint does
     head = {f'head.{name}': lazy for name, lazy in parts['head'].items()}
     projection = {
         name: lazy.to(torch.float32).read()
         for name, lazy in to_layout('head', 'official', head).items()
     }
-    torch.save(dict(model=projection), args.out / 'projection.pth')
+    torch.save(dict(model=projection), out / 'projection.pth')
 
 
 if __name__ == '__main__':

@@ -2,18 +2,9 @@
 
 from mmengine.config import read_base
 
-from minigpt4.datasets import LoadImages, PackSample
-
 with read_base():
+    from ._base_.caption import *
     from ._base_.nano import *
 
 model.update(device='auto')
-test_dataloader = dict(
-    dataset=dict(
-        type='minigpt4.InstructionDataset',
-        pipeline=[
-            dict(type=LoadImages, size=image_size, exact=True),
-            dict(type=PackSample),
-        ],
-    )
-)
+test_dataloader['dataset']['pipeline'][0].update(size=image_size)

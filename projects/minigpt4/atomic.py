@@ -73,6 +73,6 @@ def write_atomically(path: 'str | Path', data: bytes) -> None:
         raise OSError(
             error.errno,
             f'{path} ({len(data):,} bytes) could not be saved '
-            f'({error.strerror}); what was saved before is whole: free some '
-            'space and resume',
+            f'({error.strerror or error}); what was saved before is whole: '
+            'free some space and resume',
         ) from error

@@ -3,48 +3,32 @@
 
 import errno
 import hashlib
-import http.client
 import json
 import logging
 import os
 import re
-import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import Request, urlopen
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from mmengine.logging import print_log
-from rich.console import Console
-from rich.filesize import decimal as in_units
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from .atomic import write_atomically
+from .transfer import (
+    FULL,
+    Refused,
+    bring,
+    note_of,
+    read_json,
+    shown,
+    size_of,
+)
 
-TIMEOUT = 30.0  # seconds without a byte before a connection is given up
-WAITS = (1.0, 3.0, 9.0)  # seconds before each new try
 _CHUNK = 2**20
-# too early, too busy, and the faults that a server may recover from
-_WORTH_ANOTHER_TRY = (408, 416, 425, 429, 500, 502, 503, 504)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # OpenMMLab's names end on a date and 8 digits of the SHA-256
 _NAMED_HASH = re.compile(r'_\d{8}-([0-9a-f]{8})\.\w+$')
 _WEB_PAGE = (b'<!doctype', b'<html', b'<?xml')
-
-
-class _Refused(Exception):
-    """A place does not give the file; its text says why."""
 
 
 def fetch(
@@ -82,11 +66,10 @@ def fetch(
             reason.
         FileExistsError: The folder has a file of this name from another URL.
         OSError: It cannot be written: no space, no permission.
-        ValueError: The URL names no file.
+        ValueError: The URL names no file, or the hash is none.
     """
-    parts = urlsplit(url)
-    name = Path(unquote(parts.path)).name
-    if parts.scheme not in ('http', 'https') or not name:
+    name = file_name(url)
+    if urlsplit(url).scheme not in ('http', 'https') or not name:
         raise ValueError(
             f'{url} is no http or https address of a file; give one, or the '
             'path of a local file.'
@@ -107,7 +90,7 @@ def fetch(
                 f'{path.parent} cannot be written ({error.strerror}); name '
                 'another folder in MINIGPT4_CACHE.'
             ) from error
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise OSError(
                 error.errno,
                 f'no space for {name} in {path.parent} ({error.strerror}); '
@@ -116,6 +99,11 @@ def fetch(
             ) from error
         raise
     return path
+
+
+def file_name(url: str) -> str:
+    """The bare name of a URL's file."""
+    return Path(unquote(urlsplit(url).path)).name
 
 
 def cache_folder() -> Path:
@@ -130,8 +118,17 @@ def cache_folder() -> Path:
 
 
 def expected_hash(url: str, sha256: str | None = None) -> str | None:
-    """The published SHA-256 of a file, or its first digits, or None."""
+    """The published SHA-256 of a file, or its first digits, or None.
+
+    Raises:
+        ValueError: What was given is no SHA-256.
+    """
     if sha256:
+        if not re.fullmatch('[0-9a-fA-F]{1,64}', sha256):
+            raise ValueError(
+                f'{sha256!r} is no SHA-256; give up to 64 hexadecimal digits, '
+                'without anything in front.'
+            )
         return sha256.lower()
     named = _NAMED_HASH.search(urlsplit(url).path)
     return named[1] if named else None
@@ -151,7 +148,7 @@ def record_of(path: Path) -> dict:
     Returns:
         ``url, place, size, mtime_ns, sha256, checked``; empty without one.
     """
-    record = _read_json(_record_path(path))
+    record = read_json(_record_path(path))
     try:
         found = path.stat()
     except OSError:
@@ -169,8 +166,8 @@ def _is_checked(path: Path, url: str, wanted: str | None) -> bool:
         return False
     if record['url'] != url and wanted is None:
         raise FileExistsError(
-            f'{path} was fetched from {_shown(record["url"])}, not from '
-            f'{_shown(url)}; move it away, or name another folder in '
+            f'{path} was fetched from {shown(record["url"])}, not from '
+            f'{shown(url)}; move it away, or name another folder in '
             'MINIGPT4_CACHE.'
         )
     return True
@@ -185,7 +182,7 @@ def _obtain(
         try:
             _accept(path, path, url, 'found there', wanted)
             return
-        except _Refused as reason:
+        except Refused as reason:
             aside = path.with_name(f'{path.name}.wrong')
             os.replace(path, aside)
             reasons.append(f'{path}: {reason} (renamed {aside.name})')
@@ -193,14 +190,14 @@ def _obtain(
     part = path.with_name(f'{path.name}.part')
     for place in _places(url, mirrors):
         if is_offline() and not place.startswith('file:'):
-            reasons.append(f'{_shown(place)}: not asked, for this is offline')
+            reasons.append(f'{shown(place)}: not asked, for this is offline')
             continue
         try:
-            _download(place, part)
+            bring(place, part)
             _accept(part, path, url, place, wanted)
             return
-        except _Refused as reason:
-            reasons.append(f'{_shown(place)}: {reason}')
+        except Refused as reason:
+            reasons.append(f'{shown(place)}: {reason}')
             print_log(reasons[-1], logger='current', level=logging.WARNING)
     raise ConnectionError(
         f'{path.name} could not be fetched ({"; ".join(reasons)}); get it '
@@ -211,7 +208,7 @@ def _obtain(
 
 def _places(url: str, mirrors: Sequence[str]) -> Iterator[str]:
     """The addresses to try, in order."""
-    name = quote(Path(unquote(urlsplit(url).path)).name)
+    name = quote(file_name(url))
     own = os.environ.get('MINIGPT4_MIRROR', '').split(',')
     for base in filter(None, (base.strip() for base in (*own, *mirrors))):
         if '://' not in base:
@@ -220,122 +217,13 @@ def _places(url: str, mirrors: Sequence[str]) -> Iterator[str]:
     yield url
 
 
-def _download(place: str, part: Path) -> None:
-    """Bring what lies at ``place`` to ``part``, as often as it takes.
-
-    Raises:
-        _Refused: It cannot be had there.
-        OSError: It cannot be written.
-    """
-    most, waits = _size(part), list(WAITS)
-    while True:
-        try:
-            _read(place, part)
-            return
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, PermissionError) or (
-                isinstance(error, OSError) and error.errno in _FULL
-            ):
-                raise
-            reason = _reason(error)
-            status = getattr(error, 'code', None)
-            if place.startswith('file:') or (
-                status is not None and status not in _WORTH_ANOTHER_TRY
-            ):
-                raise _Refused(reason) from error
-        if _size(part) > most:  # tries are counted from the last new byte
-            most, waits = _size(part), list(WAITS)
-        if not waits:
-            raise _Refused(f'{reason}, {len(WAITS) + 1} times')
-        print_log(
-            f'{_shown(place)}: {reason}; trying again in {waits[0]:g} s',
-            logger='current',
-            level=logging.WARNING,
-        )
-        time.sleep(waits.pop(0))
-
-
-def _read(place: str, part: Path) -> None:
-    """One connection: go on with ``part``, or start it anew."""
-    note = part.with_name(f'{part.name}.json')
-    known = _read_json(note)
-    start = 0
-    if known.get('place') == place and known['size'] and known['version']:
-        start = _size(part)
-        if start == known['size']:
-            return  # all of it had come when an earlier process died
-    headers = {'User-Agent': 'minigpt4', 'Accept-Encoding': 'identity'}
-    if start:
-        headers |= {
-            'Range': f'bytes={start}-',
-            'If-Range': known['version'],
-        }
-    try:
-        answer = urlopen(Request(place, headers=headers), timeout=TIMEOUT)
-    except HTTPError as error:
-        if error.code == 416:  # the part is longer than the file
-            part.unlink()
-        raise
-    with answer:
-        if 'html' in answer.headers.get('Content-Type', ''):
-            raise _Refused('a web page came instead of the file')
-        if getattr(answer, 'status', None) != 206:
-            start = 0
-        elif not _goes_on(answer.headers, start, known):
-            part.unlink(missing_ok=True)
-            raise ConnectionError('it sent a piece that was not asked for')
-        length = answer.headers.get('Content-Length')
-        size = None if length is None else start + int(length)
-        version = _version(answer.headers)
-        if start == 0:
-            part.unlink(missing_ok=True)
-            known = dict(place=place, version=version, size=size)
-            write_atomically(note, json.dumps(known).encode())
-        free = shutil.disk_usage(part.parent).free
-        if size is not None and size - start > free:
-            raise OSError(
-                errno.ENOSPC, f'{in_units(size)} wanted, {in_units(free)} free'
-            )
-        print_log(
-            f'fetching {_shown(place)} '
-            f'({in_units(size) if size else "of unknown size"}'
-            f'{f", from byte {start:,} on" if start else ""})',
-            logger='current',
-        )
-        with open(part, 'ab') as file, _bar(part, start, size) as bar:
-            while chunk := answer.read1(_CHUNK):
-                file.write(chunk)
-                bar.advance(bar.task_ids[0], len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-    if size is not None and _size(part) != size:
-        raise ConnectionError(f'cut off at {_size(part):,} of {size:,} bytes')
-
-
-def _goes_on(headers, start: int, known: dict) -> bool:
-    """Whether an answer is the rest of what is there, of the same file."""
-    sent = headers.get('Content-Range', '')
-    return (
-        re.match(rf'bytes {start}-\d+/{known.get("size")}$', sent) is not None
-        and _version(headers) == known['version']
-    )
-
-
-def _version(headers) -> str | None:
-    """What tells one version of a file from another, for If-Range."""
-    tag = headers.get('ETag')
-    if tag and not tag.startswith('W/'):
-        return tag
-    return headers.get('Last-Modified')
-
-
 def _accept(
     file: Path, path: Path, url: str, place: str, wanted: str | None
 ) -> None:
     """Check a file, record what it is and give it its name.
 
     Raises:
-        _Refused: It is not what it should be. A download is removed.
+        Refused: It is not what it should be. A download is removed.
     """
     digest = hashlib.sha256()
     with open(file, 'rb') as stream:
@@ -352,16 +240,16 @@ def _accept(
     elif wanted and not found.startswith(wanted):
         reason = (
             f'another file: its SHA-256 begins with {found[: len(wanted)]}, '
-            f'expected {wanted} ({_size(file):,} bytes)'
+            f'expected {wanted} ({size_of(file):,} bytes)'
         )
-    note = path.with_name(f'{path.name}.part.json')
-    announced = file != path and _read_json(note).get('size') is not None
+    note = note_of(file)
+    announced = file != path and read_json(note).get('size') is not None
     if file != path:
         note.unlink(missing_ok=True)
     if reason:
         if file != path:
             file.unlink()
-        raise _Refused(reason)
+        raise Refused(reason)
     os.replace(file, path)
     stat = path.stat()
     record = dict(
@@ -410,48 +298,5 @@ def _lock(path: Path) -> AcquireReturnProxy:
         return lock.acquire()
 
 
-def _bar(part: Path, start: int, size: int | None) -> Progress:
-    bar = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    bar.add_task(part.stem, total=size, completed=start)
-    return bar
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, HTTPError):
-        return f'HTTP {error.code} {error.reason}'
-    if isinstance(error, URLError) and not isinstance(error.reason, str):
-        error = error.reason
-    if isinstance(error, TimeoutError):
-        return f'no answer for {TIMEOUT:g} s'
-    return getattr(error, 'strerror', None) or str(error) or repr(error)
-
-
-def _shown(place: str) -> str:
-    """An address without its query, which may hold a token."""
-    if place.startswith('file:'):
-        return unquote(urlsplit(place).path)
-    return place.partition('?')[0]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _record_path(path: Path) -> Path:
     return path.with_name(f'{path.name}.json')
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

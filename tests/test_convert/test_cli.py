@@ -3,12 +3,15 @@
 
 import os
 import re
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minigpt4.convert.cli import main
 from minigpt4.inference import cli
+from minigpt4.models.tensor_files import SHIPPED
 
 NANO = 'minigpt-4_nano_caption'
 HEAD = 'nano/minigpt4_nano.pth'
@@ -49,6 +52,19 @@ def test_fingerprint_of_an_llm_is_added(tmp_path, capsys):
     done = main([HEAD, '-o', out, '--model', NANO, '--llm', 'nano/llm'])
     assert done == 1
     assert 'has a fingerprint already' in capsys.readouterr().err
+
+
+def test_an_llm_without_embeddings(tmp_path, capsys):
+    llm = shutil.copytree(SHIPPED / 'llm', tmp_path / 'llm')
+    weights = load_file(llm / 'model.safetensors')
+    del weights['model.embed_tokens.weight']
+    save_file(weights, llm / 'model.safetensors')
+    bare = torch.load(SHIPPED / 'minigpt4_nano.pth')
+    del bare['state_dict']['llm_fingerprint']
+    torch.save(bare, tmp_path / 'bare.pth')
+    files = [str(tmp_path / 'bare.pth'), '-o', str(tmp_path / 'a.pth')]
+    assert main([*files, '--model', NANO, '--llm', str(llm)]) == 1
+    assert 'lack model.embed_tokens.weight, the' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

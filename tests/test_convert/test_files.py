@@ -167,9 +167,12 @@ def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
     content |= named('head', layout, tensors['head'])
     content['llama_model.model.norm.weight'] = torch.ones(8)
     torch.save(dict(state_dict=content), tmp_path / 'all.pth')
-    with pytest.raises(ValueError, match='holds backbone and neck and head, '):
+    with pytest.raises(
+        ValueError, match='holds backbone and neck and head; name a folder'
+    ):
         convert(tmp_path / 'all.pth', tmp_path / 'one.pth', model=config)
-    reports = convert(tmp_path / 'all.pth', tmp_path / 'out', model=config)
+    out = tmp_path / 'out-v1.5'
+    reports = convert(tmp_path / 'all.pth', out, model=config)
     for report in reports.values():
         assert [*report.left_over] == ['llama_model.model.norm.weight']
     for part, file in dict(
@@ -177,7 +180,16 @@ def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
         neck='q_former.safetensors',
         head='minigpt4.pth',
     ).items():
-        assert_same(tmp_path / 'out' / file, tensors[part])
+        assert_same(out / file, tensors[part])
+
+
+@pytest.mark.parametrize('out', ['folder', 'folder/', 'a.ckpt'])
+def test_one_part_is_one_file(tmp_path, out):
+    with pytest.raises(
+        ValueError, match='holds head; name a file .* in place'
+    ):
+        convert(SHIPPED['head'], tmp_path / out, model=NANO)
+    assert not os.listdir(tmp_path)
 
 
 def test_types_are_changed_when_asked(tmp_path):
@@ -274,7 +286,7 @@ def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('minigpt4.models.tensor_files._add_record', full)
+    monkeypatch.setattr('minigpt4.models.tensor_writers._add_record', full)
     with pytest.raises(OSError, match='No space left'):
         convert(SHIPPED['head'], out, to='official', model=NANO)
     assert os.listdir(tmp_path) == ['a.pth']

@@ -9,11 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from minigpt4.convert.vicuna import merge_delta
-from minigpt4.models.tensor_files import (
-    LazyTensor,
-    open_tensors,
-    write_sharded,
-)
+from minigpt4.models.tensor_files import LazyTensor, open_tensors
+from minigpt4.models.tensor_writers import write_sharded
 
 SIZES = dict(
     model_type='llama',
@@ -120,6 +117,9 @@ def test_sides_that_do_not_belong_together(tmp_path, llama, delta):
         with pytest.raises(ValueError, match=sentence):
             merge_delta(base, delta, tmp_path / 'out')
         shutil.rmtree(base)
+    other = save(tmp_path / 'other', {'wte.weight': torch.ones(40, 16)}, 40)
+    with pytest.raises(ValueError, match='no tensor mlp.up_proj.* no LLaMA'):
+        merge_delta(other, other, tmp_path / 'out')
     # the base may not have more tokens than the delta
     with pytest.raises(ValueError, match=r'is \(41, 16\) in the base'):
         merge_delta(delta, llama, tmp_path / 'out')

@@ -2,8 +2,6 @@
 """What depends on the machine, and the command line."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,21 +76,18 @@ def test_other_launchers_need_gpus():
         config.start_ranks(Config(), 'slurm')
 
 
-def test_train_tool_takes_options_and_resumes(make_cfg, losses, tmp_path):
+def test_train_tool_takes_options_and_resumes(
+    make_cfg, losses, tmp_path, run_tool
+):
     cfg = make_cfg('stream')
     cfg.dump(tmp_path / 'cfg.py')
 
     def run(*options):
-        done = subprocess.run(
-            [sys.executable, ROOT / 'tools/train.py', tmp_path / 'cfg.py']
-            + ['--work-dir', cfg.work_dir, *options],
+        return run_tool(
+            'train.py',
+            *(tmp_path / 'cfg.py', '--work-dir', cfg.work_dir, *options),
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=500,
         )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout + done.stderr
 
     text = run('--resume', '--cfg-options', 'max_iters=3')
     assert f'nothing to resume in {cfg.work_dir}' in text

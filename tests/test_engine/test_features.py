@@ -14,7 +14,8 @@ from minigpt4.datasets.feature_cache import FeatureCache, digest_of
 from minigpt4.engine.config import build_runner
 from minigpt4.engine.features import cache_features, maker_of, use_features
 from minigpt4.inference import cache_features as command
-from minigpt4.models.tensor_files import LazyTensor, write_safetensors
+from minigpt4.models.tensor_files import LazyTensor
+from minigpt4.models.tensor_writers import write_safetensors
 from minigpt4.registry import MODELS
 
 
@@ -133,6 +134,24 @@ def test_ranks_write_files_of_their_own(make, tmp_path, monkeypatch):
     assert len(FeatureCache(folder)) == 30
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_the_first_rank_says_what_makes_them(
+    make, tmp_path, monkeypatch, first
+):
+    """Two that wrote cache.json at once would take each other's file."""
+    there = []
+    for name, function in (
+        ('is_main_process', lambda: first),
+        (
+            'barrier',
+            lambda: there.append((tmp_path / 'c/cache.json').exists()),
+        ),
+    ):
+        monkeypatch.setattr(f'minigpt4.engine.features.{name}', function)
+    cache_features(make('sampler'), tmp_path / 'c')
+    assert there == [first, True]
+
+
 def test_unreadable_images_are_noted_once(make, tmp_path, log, written):
     cfg = make('sampler', max_iters=2)
     bad = tmp_path / 'pairs/image/3.jpg'
@@ -178,6 +197,15 @@ def weights_changed(cfg):
         ),
         (lambda c: c.model.neck.update(frozen=False), 'neck is trained'),
         (lambda c: c.model.backbone.update(checkpoint=None), 'no checkpoint'),
+        (lambda c: c.model.neck.pop('checkpoint'), 'neck has no checkpoint'),
+        (
+            lambda c: c.model.update(
+                data_preprocessor=dict(
+                    type='minigpt4.ImageNormalizer', mean=[0.5] * 3
+                )
+            ),
+            'normaliser None instead of .*mean',
+        ),
     ],
 )
 def test_foreign_caches_are_refused(make, tmp_path, change, sentence):
@@ -202,6 +230,13 @@ def test_where_weights_lie_and_their_type_do_not_matter(make, tmp_path):
     cfg.model.backbone.checkpoint = str(other)
     cfg.model.backbone.dtype = 'auto'
     assert maker_of(cfg) == maker
+
+
+def test_types_are_not_mixed(make, tmp_path):
+    cfg = make('sampler')
+    cache_features(cfg, tmp_path / 'c')
+    with pytest.raises(ValueError, match='are float16, not float32; go on'):
+        cache_features(cfg, tmp_path / 'c', dtype='float32')
 
 
 def test_folder_that_is_no_cache(make, tmp_path):

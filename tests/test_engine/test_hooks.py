@@ -109,15 +109,18 @@ def test_no_hook_reads_a_tensor_between_logs(make_cfg):
     assert seen[-1] == 10  # and not 6, but where the loss is logged
 
 
-@pytest.mark.parametrize('stop', [9, 10])
-def test_late_losses_are_those_of_mmengine(make_cfg, scalars, stop):
+@pytest.mark.parametrize('stop, interval', [(9, 50), (10, 50), (10, 3)])
+def test_late_losses_are_those_of_mmengine(make_cfg, scalars, stop, interval):
     """In the log, and in a checkpoint between two logs."""
     logs, kept = [], []
-    for hook in ('minigpt4.LateInfoHook', 'RuntimeInfoHook'):
+    for hook in (
+        dict(type='minigpt4.LateInfoHook', interval=interval),
+        dict(type='RuntimeInfoHook'),
+    ):
         cfg = make_cfg(
             'sampler',
             **{
-                'default_hooks.runtime_info.type': hook,
+                'default_hooks.runtime_info': hook,
                 'default_hooks.logger.interval': 5,
                 'default_hooks.checkpoint.interval': 3,
                 'log_processor.window_size': 4,
@@ -240,3 +243,5 @@ def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
         write_atomically(path, b'three')
     assert path.read_bytes() == b'two'
     assert [p.name for p in path.parent.iterdir()] == ['file']
+    with pytest.raises(OSError, match='is a folder that is not empty'):
+        write_atomically(path.parent, b'four')

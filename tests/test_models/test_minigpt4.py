@@ -483,7 +483,9 @@ def test_mmengine_runner_trains_and_saves(tiny_cfg, mixed_samples, tmp_path):
     assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 4
 
 
-def test_rows_are_taken_apart_for_attention_alone(build_tiny, mixed_samples):
+def test_rows_are_taken_apart_for_attention_alone(
+    build_tiny, mixed_samples, monkeypatch
+):
     """Same loss and gradient as with the mask of a line."""
     model = build_tiny(line_length=256)
     assert model.decoder.attends_to_rows
@@ -497,14 +499,9 @@ def test_rows_are_taken_apart_for_attention_alone(build_tiny, mixed_samples):
     # only the call with rows attends in this way
     assert model.decoder.llm.config._attn_implementation == 'sdpa'
     assert not model.decoder.llm.base_model.layers[-1].mlp._forward_hooks
-    type(model.decoder).attends_to_rows, kept = (
-        property(lambda self: False),
-        type(model.decoder).attends_to_rows,
-    )
-    try:
-        loss = model.train_step(batch, wrapper)['loss']
-    finally:
-        type(model.decoder).attends_to_rows = kept
+    monkeypatch.setattr(type(model.decoder), 'attends_to_rows', False)
+    batch = model.collator(training=True)(mixed_samples)
+    loss = model.train_step(batch, wrapper)['loss']
     # measured 1e-7 and 2e-7
     torch.testing.assert_close(
         rows, (loss, wrapper.gradients), atol=1e-5, rtol=1e-5
@@ -519,16 +516,55 @@ def test_rows_with_a_stored_prefix_and_grouped_heads(
         for i, answer in enumerate(('blue', 'the large red square'))
     ]
     model = build_tiny()
-    batch = model.collator(training=True)(samples)
-    assert batch['pieces'][0]['inputs'].prefix
     wrapper = Recorder(model)
     results = []
     for rows in (True, False):
-        monkeypatch.setattr(
-            type(model.decoder),
-            'attends_to_rows',
-            property(lambda _, rows=rows: rows),
-        )
+        monkeypatch.setattr(type(model.decoder), 'attends_to_rows', rows)
+        batch = model.collator(training=True)(samples)
+        assert bool(batch['pieces'][0]['inputs'].prefix) == rows
         loss = model.train_step(batch, wrapper)['loss']
         results.append((loss, wrapper.gradients))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('settings', [{}, dict(line_length=None)])
+@pytest.mark.parametrize(
+    'backend',
+    ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
+)
+def test_compiled_layers_train_alike(
+    build_tiny, mixed_samples, backend, settings
+):
+    """Same loss and gradient; all layers by one code; answers stay eager."""
+    model = build_tiny(**settings)
+    wrapper = Recorder(model)
+    few = mixed_samples[:2]
+    want = []
+    for samples in (mixed_samples, few):
+        want += [model.train_step(samples, wrapper)['loss'], wrapper.gradients]
+    answers = model.generate([mixed_samples[0]])
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    model.compile_layers(backend)
+    found = []
+    for samples in (mixed_samples, few):
+        found += [
+            model.train_step(samples, wrapper)['loss'],
+            wrapper.gradients,
+        ]
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+    # one code for any number of images from the third number on
+    model.train_step(mixed_samples[:1] * 3, wrapper)
+    graphs = counters['stats']['unique_graphs']
+    assert graphs > 0
+    model.train_step(mixed_samples[:1] * 5, wrapper)
+    assert model.generate([mixed_samples[0]]) == answers
+    assert counters['stats']['unique_graphs'] == graphs
+
+
+def test_compiled_layers_are_refused_where_they_were_not_tried(build_tiny):
+    model = build_tiny()
+    model.decoder.sharded = True
+    with pytest.raises(ValueError, match='leave model.compile out'):
+        model.compile_layers()

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from minigpt4.models.multimodal_inputs import build_inputs
-from minigpt4.models.row_attention import RowPlaces, rows_attention
+from minigpt4.models.row_attention import Rows, rows_attention
 from minigpt4.prompts import Row
 
 
@@ -26,21 +26,26 @@ def test_each_row_by_itself(line_length, stored, kv_heads):
     q = torch.randn(lines, 4, length, 6, requires_grad=True)
     k, v = (torch.randn(lines, kv_heads, length, 6) for _ in range(2))
     front = torch.randn(2, 1, kv_heads, stored, 6)
+    module = torch.nn.Identity()
+    module.layer_idx = 1
+    layers = [(front[0] + 9, front[1] + 9), (front[0], front[1])]
+    out, none = rows_attention(
+        module,
+        q,
+        k,
+        v,
+        None,
+        rows=Rows(
+            inputs.row_places, inputs.row_backs, layers if stored else ()
+        ),
+    )
+    assert none is None
+    assert out.shape == (lines, length, 4, 6)
     keys, values = (
         torch.cat((f.expand(lines, -1, -1, -1), x), dim=2)
         for f, x in zip(front, (k, v))
     )
-    out, none = rows_attention(
-        torch.nn.Identity(),
-        q,
-        keys,
-        values,
-        None,
-        rows=RowPlaces(inputs.row_places, inputs.row_backs),
-    )
-    assert none is None
-    assert out.shape == (lines, length, 4, 6)
-    mask = inputs._replace(prefix=(1,) * stored).block_mask()
+    mask = F.pad(inputs.block_mask(), (stored, 0), value=True)
     want = F.scaled_dot_product_attention(
         q, keys, values, attn_mask=mask, enable_gqa=True
     ).transpose(1, 2)

@@ -11,12 +11,8 @@ from ..atomic import replacing
 from ..models.decoder import encode_fingerprint
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
 from ..models.minigpt4 import FINGERPRINT
-from ..models.tensor_files import (
-    LazyTensor,
-    open_tensors,
-    write_pickle,
-    write_safetensors,
-)
+from ..models.tensor_files import LazyTensor, open_tensors
+from ..models.tensor_writers import write_pickle, write_safetensors
 from ..registry import MODELS
 from .fingerprint import fingerprint_of
 
@@ -27,6 +23,7 @@ FILES = dict(
     neck='q_former.safetensors',
     head='minigpt4.pth',
 )
+SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 _WEIGHT = 'head.layers.0.weight'
 # (width of the LLM, width of the neck) of the published projections
 _PUBLISHED_HEADS = {
@@ -114,8 +111,8 @@ def convert(
     Args:
         source: The file: of the backbone, the neck or a checkpoint with a
             head, or of several of them.
-        out: The file to write. With several parts, a folder for one file
-            each.
+        out: The file to write, of one of ``SUFFIXES``. With several parts, a
+            folder for one file each.
         to: ``'ours'``, ``'official'`` or ``'mmpretrain'``.
         model: The model that it shall fit; by default
             ``'minigpt-4_vicuna-7b_caption'``, and any published projection.
@@ -136,10 +133,14 @@ def convert(
     found, reports = read_parts(source, tensors, model, allow)
     if llm is not None:
         _add_fingerprint(found, source, llm, model or DEFAULT_MODEL)
-    if len(found) > 1 and out.suffix:
+    if (len(found) == 1) != (out.suffix in SUFFIXES):
         raise ValueError(
-            f'{source} holds {" and ".join(found)}, but {out} is one file; '
-            'give a folder.'
+            f'{source} holds {" and ".join(found)}; name '
+            + (
+                f'a file ({", ".join(SUFFIXES)}) in place of {out}.'
+                if len(found) == 1
+                else f'a folder in place of the file {out}.'
+            )
         )
     kept = set().union(
         *(

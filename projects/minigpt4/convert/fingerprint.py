@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The fingerprint of an LLM from its folder, without loading the LLM."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,10 +9,15 @@ from torch import nn
 from ..models.decoder import LLMDecoder
 from ..models.llm import load_tokenizer, locate_llm
 from ..models.tensor_files import open_tensors
+from .huggingface_folder import read_json
 
 
 def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
-    """Give an empty LLM its word embeddings, mapped from their file."""
+    """Give an empty LLM its word embeddings, mapped from their file.
+
+    Raises:
+        ValueError: The folder does not have them under their name.
+    """
     table = decoder.llm.get_input_embeddings().weight
     (name, *_) = (
         n
@@ -21,10 +25,15 @@ def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
         if tensor is table
     )
     tensors = open_tensors(folder)
-    if name in tensors:
-        decoder.llm.set_input_embeddings(
-            nn.Embedding.from_pretrained(tensors[name].read())
+    if name not in tensors:
+        raise ValueError(
+            f'the weights in {folder} lack {name}, the word embeddings; give '
+            'a complete LLM, whose tensors have the names that transformers '
+            'gives them.'
         )
+    decoder.llm.set_input_embeddings(
+        nn.Embedding.from_pretrained(tensors[name].read())
+    )
 
 
 def fingerprint_of(llm: 'str | Path') -> dict:
@@ -35,6 +44,7 @@ def fingerprint_of(llm: 'str | Path') -> dict:
 
     Raises:
         FileNotFoundError: There is no such folder.
+        ValueError: It has no word embeddings.
     """
     folder = Path(locate_llm(str(llm)))
     if not (folder / 'config.json').is_file():
@@ -45,7 +55,7 @@ def fingerprint_of(llm: 'str | Path') -> dict:
     with torch.device('meta'):
         decoder = LLMDecoder(
             str(folder),
-            arch=json.loads((folder / 'config.json').read_text('utf-8')),
+            arch=read_json(folder / 'config.json'),
         )
     decoder.tokenizer = load_tokenizer(str(folder))
     read_embeddings(decoder, folder)

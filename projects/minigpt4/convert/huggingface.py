@@ -6,8 +6,6 @@ built. What that class has no place for (the fingerprint, the template, the
 LLM's own small files) lies beside it, so that the way back loses no bit.
 """
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,13 @@ from ..models.decoder import decode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
 from ..models.llm import check_arch, load_tokenizer, locate_llm
 from ..models.minigpt4 import FINGERPRINT
-from ..models.tensor_files import (
-    LazyTensor,
-    open_tensors,
-    write_sharded,
-)
+from ..models.tensor_files import LazyTensor, open_tensors
+from ..models.tensor_writers import write_sharded
 from ..prompts import get_template
 from ..registry import MODELS
 from .files import load_config
 from .fingerprint import read_embeddings
+from .huggingface_folder import copy_small_files, read_json, write_json
 from .huggingface_processor import write_processor
 
 LLM_FOLDER = 'llm'  # in both folders: the LLM's own small files
@@ -40,7 +36,6 @@ LLM_PREFIX = 'language_model.'
 HEAD_NAMES = {f'head.layers.0.{x}' for x in ('weight', 'bias')}
 # transformers keeps these in fp32
 _FULL_PRECISION = ('qformer.', 'query_tokens')
-_WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt', '.h5', '.msgpack')
 # settings for which our architecture has no other value. The eps is that of
 # the blocks; transformers gives ln_vision the same, where ours has 1e-5
 VISION = dict(hidden_act='gelu', layer_norm_eps=1e-6, qkv_bias=True)
@@ -367,36 +362,3 @@ def _blip2_config(
         ),
         text_config=text_config,
     )
-
-
-def copy_small_files(source: Path, target: Path) -> None:
-    """Copy all of an LLM's folder but its weights."""
-    target.mkdir()
-    for file in sorted(source.iterdir()):
-        weights = file.suffix in _WEIGHTS or file.name.endswith('.index.json')
-        if file.is_file() and not weights:
-            shutil.copy(file, target / file.name)
-
-
-def read_json(path: Path) -> dict:
-    """An object in a JSON file.
-
-    Raises:
-        ValueError: There is none.
-    """
-    try:
-        data = json.loads(path.read_text('utf-8'))
-    except ValueError as error:
-        raise ValueError(
-            f'{path} is no JSON ({error}); download it again.'
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(
-            f'{path} holds a {type(data).__name__}; expected an object.'
-        )
-    return data
-
-
-def write_json(path: Path, data: Mapping) -> None:
-    """Write an object as JSON."""
-    path.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')

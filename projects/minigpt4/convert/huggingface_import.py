@@ -15,11 +15,8 @@ from ..models import EVAViT, QFormer
 from ..models.decoder import encode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
 from ..models.minigpt4 import FINGERPRINT
-from ..models.tensor_files import (
-    open_tensors,
-    write_safetensors,
-    write_sharded,
-)
+from ..models.tensor_files import open_tensors
+from ..models.tensor_writers import write_safetensors, write_sharded
 from ..registry import MODELS
 from .files import FILES, load_config
 from .fingerprint import fingerprint_of
@@ -31,12 +28,10 @@ from .huggingface import (
     Q_FORMER,
     VISION,
     Tensors,
-    copy_small_files,
     is_causal,
-    read_json,
     shapes_of,
-    write_json,
 )
+from .huggingface_folder import copy_small_files, read_json, write_json
 
 
 def import_huggingface(

@@ -2,7 +2,6 @@
 """Vicuna v0 from LLaMA and a published delta."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..atomic import replacing
-from ..models.tensor_files import LazyTensor, open_tensors, write_sharded
+from ..models.tensor_files import LazyTensor, open_tensors
+from ..models.tensor_writers import write_sharded
+from .huggingface_folder import copy_small_files
 
 # tables with a row for each token: the delta's may have more rows
 _TOKEN_TABLES = ('model.embed_tokens.weight', 'lm_head.weight')
@@ -84,10 +85,7 @@ def merge_delta(
         name: _sum(name, bases[name], deltas[name], digests) for name in deltas
     }
     with replacing(out) as folder:
-        folder.mkdir()
-        for file in delta.iterdir():
-            if file.is_file() and not _holds_weights(file):
-                shutil.copy(file, folder / file.name)
+        copy_small_files(delta, folder)
         write_sharded(folder, merged, progress='merging')
     names = [name for name in _TOKEN_TABLES if name in deltas]
     total = hashlib.sha256(b''.join(digests[n] for n in sorted(digests)))
@@ -109,12 +107,6 @@ def _weights(
     return kept, len(tensors) - len(kept)
 
 
-def _holds_weights(file: Path) -> bool:
-    return file.suffix in ('.safetensors', '.bin', '.pth', '.pt') or (
-        file.name.endswith('.index.json')
-    )
-
-
 def _check_names(bases, deltas, base: Path, delta: Path) -> None:
     differing = sorted(set(bases) ^ set(deltas))
     if differing:
@@ -134,7 +126,13 @@ def _check_names(bases, deltas, base: Path, delta: Path) -> None:
 
 def _check_size_of_move(bases, deltas, delta: Path) -> None:
     """Refuse whole weights that were given as a delta."""
-    name = next(n for n in sorted(deltas) if n.endswith('mlp.up_proj.weight'))
+    last = 'mlp.up_proj.weight'
+    name = next((n for n in sorted(deltas) if n.endswith(last)), None)
+    if name is None:
+        raise ValueError(
+            f'{delta} has no tensor {last}, so it is no LLaMA; give LLaMA and '
+            'a delta made for it.'
+        )
     moved, stood = (
         side[name].read()[:256].float().norm().item()
         for side in (deltas, bases)

@@ -60,7 +60,7 @@ class FeatureWriter:
         rank: Number of this writer.
 
     Raises:
-        ValueError: The folder holds a cache of another maker.
+        ValueError: The folder holds a cache of another maker or type.
     """
 
     def __init__(
@@ -74,11 +74,17 @@ class FeatureWriter:
         folder = Path(folder)
         meta: dict = dict(maker=maker, shape=list(shape), dtype=dtype)
         if (folder / _META).is_file():
-            FeatureCache(folder).check(maker)
-            meta = json.loads((folder / _META).read_text())
+            cache = FeatureCache(folder)
+            cache.check(maker)
+            if cache.dtype != DTYPES[dtype]:
+                raise ValueError(
+                    f'the features in {folder} are {cache.dtype.__name__}, '
+                    f'not {dtype}; go on with their type, or make others in '
+                    'another folder.'
+                )
         else:
             write_atomically(folder / _META, json.dumps(meta).encode())
-        self.dtype = DTYPES[meta['dtype']]
+        self.dtype = DTYPES[dtype]
         stem = folder / f'{rank:04d}'
         record = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
         digests, features = (

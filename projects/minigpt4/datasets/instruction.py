@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from mmengine.dataset import Compose
@@ -135,17 +136,18 @@ class InstructionDataset(Dataset):
 
     @property
     def num_images(self) -> int:
-        """Images of all records."""
-        return sum(len(record['images']) for record in self.records)
+        """Different images of all records."""
+        return len(self._image_names())
+
+    def _image_names(self) -> list[str]:
+        images = (record['images'] for record in self.records)
+        return list(dict.fromkeys(chain.from_iterable(images)))
 
     def image_sources(
         self, share: int = 0, shares: int = 1
     ) -> Iterator[tuple[str, str]]:
         """Name and file of every ``shares``-th image, from ``share`` on."""
-        names = dict.fromkeys(
-            name for record in self.records for name in record['images']
-        )
-        for name in [*names][share::shares]:
+        for name in self._image_names()[share::shares]:
             yield name, self._find(name)
 
     def __len__(self) -> int:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from rich.progress import (
@@ -29,6 +36,7 @@ from ..datasets.feature_cache import (
 )
 from ..datasets.images import SampleError, load_image
 from ..models import CachedQueries
+from ..models.data_preprocessor import ImageNormalizer
 from ..models.tensor_files import open_tensors
 from ..registry import MODELS
 
@@ -56,8 +64,10 @@ def maker_of(cfg: Config) -> dict:
                 'change; only frozen ones can be kept.'
             )
         maker[part] = settings
-        if 'checkpoint' in cfg.model[part] or part == 'backbone':
+        if settings['type'] != 'PatchMerge':  # it has no weights to load
             maker[f'{part} weights'] = _digest(cfg, part)
+    if cfg.model.get('data_preprocessor'):
+        maker['normaliser'] = cfg.model.data_preprocessor.to_dict()
     step = _loading_step(cfg.train_dataloader.dataset.pipeline)
     maker['image'] = dict(
         size=step.get('size', 224), exact=step.get('exact', False)
@@ -183,10 +193,10 @@ def cache_features(
 
     Returns:
         How many images were ``added``, were there (``known``), and could not
-        be read (``skipped``), of this rank.
+        be read (``skipped``), of all ranks.
 
     Raises:
-        ValueError: The folder holds a cache of another maker.
+        ValueError: The folder holds a cache of another maker or type.
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -196,14 +206,20 @@ def cache_features(
         for part in ('backbone', 'neck')
     )
     shape = (neck.num_tokens, neck.out_channels)
+    if not is_main_process():
+        barrier()  # one rank says what makes the features
     writer = FeatureWriter(folder, maker, shape, dtype, get_rank())
+    if is_main_process():
+        barrier()
     barrier()
     datasets = [DATASETS.build(dataset) for dataset in _datasets(cfg)]
     step = _loading_step(cfg.train_dataloader.dataset.pipeline)
     images = _Images(datasets, step, FeatureCache(folder))
     workers = cfg.train_dataloader.get('num_workers', 0)
     loader = DataLoader(images, batch_size=None, num_workers=workers)
-    normalizer = MODELS.build(dict(type='minigpt4.ImageNormalizer')).to(device)
+    normalizer = MODELS.build(
+        cfg.model.get('data_preprocessor') or dict(type=ImageNormalizer)
+    ).to(device)
     counts = dict(added=0, known=0, skipped=0)
     waiting: dict[bytes, torch.Tensor] = {}
 
@@ -233,8 +249,9 @@ def cache_features(
             bar.advance(task)
         write()
     writer.close()
-    barrier()
-    return counts
+    numbers = torch.tensor([*counts.values()], device=get_device())
+    all_reduce(numbers)  # waits for all ranks
+    return dict(zip(counts, numbers.tolist(), strict=True))
 
 
 def _progress() -> Progress:

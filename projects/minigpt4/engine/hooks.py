@@ -55,7 +55,7 @@ class LateInfoHook(RuntimeInfoHook):
 
     Args:
         interval: The most iterations that losses are kept for; less where
-            the logger's interval is less.
+            a logger's interval is no multiple of it.
     """
 
     def __init__(self, interval: int = 50) -> None:
@@ -68,7 +68,7 @@ class LateInfoHook(RuntimeInfoHook):
         self._kept.clear()
         for hook in runner.hooks:
             if isinstance(hook, LoggerHook):
-                self.interval = min(self.interval, hook.interval)
+                self.interval = math.gcd(self.interval, hook.interval)
 
     def before_train_iter(
         self, runner, batch_idx: int, data_batch=None

@@ -127,7 +127,7 @@ class AnswerMarkdown(Markdown):
             mark = _FENCE.match(line)
             if mark and fence in (None, mark[1]):
                 fence = None if fence else mark[1]
-            lines.append(line if fence or not line.strip() else line)
+            lines.append(line if fence or not line.strip() else line + '  ')
         super().__init__('\n'.join(lines))
         parser = MarkdownIt('commonmark', {'html': False})
         self.parsed = parser.enable(['strikethrough', 'table']).parse(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mmengine.config import DictAction
+from mmengine.dist import is_main_process
 
 from ..datasets.feature_cache import FeatureCache
 from ..engine.config import leave_ranks, load_config, start_ranks
@@ -29,13 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    if is_main_process():
+        print(
+            f'{args.out}: {counts["added"]:,} images added, '
+            f'{counts["known"]:,} were there, {counts["skipped"]:,} could '
+            f'not be read; {len(FeatureCache(args.out)):,} in all'
+        )
+        print(f'train: python tools/train.py CONFIG --features {args.out}')
     leave_ranks()
-    print(
-        f'{args.out}: {counts["added"]:,} images added, {counts["known"]:,} '
-        f'were there, {counts["skipped"]:,} could not be read; '
-        f'{len(FeatureCache(args.out)):,} in all'
-    )
-    print(f'train with: python tools/train.py CONFIG --features {args.out}')
     return 0
 
 

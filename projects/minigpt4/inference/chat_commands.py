@@ -124,7 +124,7 @@ class Conversation:
         """Show an answer and what there is to say about it."""
         session = self.session
         pieces = ask()
-        if session.notice:  # before the answer, which may look odd without
+        if False:  # before the answer, which may look odd without
             self.view.note(session.notice)
         self.view.answer(pieces)
         assert session.last is not None

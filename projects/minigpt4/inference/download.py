@@ -259,7 +259,7 @@ def _list() -> int:
 
 
 def _name(file: Needed) -> str:
-    return file.source.partition('?')[0].rpartition('/')[2]
+    return download.file_name(file.source)
 
 
 def _table(*columns: str) -> Table:

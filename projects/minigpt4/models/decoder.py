@@ -2,7 +2,9 @@
 """The decoder: any Hugging Face causal LM, through its public interface."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from .. import compat
 from ..registry import MODELS
 from .llm import SPARE_ROWS, build_empty, load_llm, load_tokenizer, locate_llm
 from .row_attention import NAME as ROWS_ATTENTION
-from .row_attention import RowPlaces
+from .row_attention import Rows
 
 # rows of the embedding table that the fingerprint looks at
 _FINGERPRINT_TEXT = '###Human: Describe this image in detail. ###Assistant: '
@@ -117,6 +119,7 @@ class LLMDecoder(nn.Module):
         self._prefixes: dict[tuple[int, ...], list] = {}
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
+        self._compiled: list[tuple[nn.Module, Callable]] = []
 
     def _shard(self) -> None:
         """Leave this rank its share of each layer, on its device.
@@ -183,17 +186,10 @@ class LLMDecoder(nn.Module):
     def can_store_prefix(self) -> bool:
         """Whether keys and values of a fixed text can be kept for all steps.
 
-        Not where they would change (LoRA), be recomputed (checkpointing) or
-        be asked for by one rank alone (shared layers), or lie on several
-        devices.
+        Not where they would change (LoRA), be asked for by one rank alone
+        (shared layers), or where rows are not attended to by themselves.
         """
-        return (
-            self.frozen
-            and not self.gradient_checkpointing
-            and not self.sharded
-            and not self.spread
-            and self.llm.config.model_type == 'llama'
-        )
+        return self.attends_to_rows and self.frozen and not self.sharded
 
     @property
     def attends_to_rows(self) -> bool:
@@ -214,70 +210,104 @@ class LLMDecoder(nn.Module):
         attention_mask: Tensor | None,
         position_ids: Tensor,
         prefix: Sequence[int] = (),
-        rows: RowPlaces | None = None,
+        rows: Rows | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states ``(B, T, hidden_size)``, normed.
 
         Args:
             embeddings: ``(B, T, hidden_size)``.
-            attention_mask: ``(B, T)``, 0 at pads; or ``(B, 1, T, P + T)``
-                bool, what each place may look at; not used with ``rows``.
+            attention_mask: ``(B, T)``, 0 at pads; or ``(B, 1, T, T)`` bool,
+                what each place may look at; not used with ``rows``.
             position_ids: ``(B, T)``.
-            prefix: ``P`` token ids in front of every row, whose keys and
-                values are stored.
+            prefix: With ``rows``: token ids in front of every row, whose
+                keys and values are stored.
             rows: Where the rows of the lines are; each sees itself alone.
             wanted: With ``rows``: places in the flattened ``B * T`` whose
                 states are asked for; those of others mean nothing.
         """
-        cache = self._prefix_cache(tuple(prefix), len(embeddings))
         config = self.llm.config
         usual = config._attn_implementation
         hooks: list = []
+        if prefix and rows is None:
+            raise ValueError(
+                f'a stored prefix of {len(prefix)} tokens without rows; only '
+                'rows that are attended to by themselves see it: collate '
+                "with the model's own collator."
+            )
         if rows is not None:
+            rows = replace(rows, stored=self._stored(tuple(prefix)))
             config._attn_implementation = ROWS_ATTENTION
             if wanted is not None:
                 last = self.llm.base_model.layers[-1]
                 hooks = _only_at(last.mlp, wanted, embeddings.shape)
         try:
-            hidden = self.llm.base_model(
-                inputs_embeds=self.enter(embeddings),
-                attention_mask=None
-                if attention_mask is None
-                else self.enter(attention_mask),
-                position_ids=self.enter(position_ids),
-                past_key_values=cache,
-                use_cache=cache is not None,
-                **({} if rows is None else dict(rows=rows)),
-            ).last_hidden_state
+            with self._layers_compiled():
+                hidden = self.llm.base_model(
+                    inputs_embeds=self.enter(embeddings),
+                    attention_mask=None
+                    if attention_mask is None
+                    else self.enter(attention_mask),
+                    position_ids=self.enter(position_ids),
+                    use_cache=False,
+                    **({} if rows is None else dict(rows=rows)),
+                ).last_hidden_state
         finally:
             config._attn_implementation = usual
             for hook in hooks:
                 hook.remove()
         return hidden.to(embeddings.device)
 
-    def _prefix_cache(self, prefix: tuple[int, ...], lines: int):
-        """A cache that begins with the prefix, for some lines."""
+    def compile_layers(self, backend: str = 'inductor') -> None:
+        """Let :meth:`hidden_states` run compiled layers.
+
+        All layers share one compiled code; the last, of which only some
+        places are wanted, stays as it is. So does generation, whose shapes
+        change at each token.
+
+        Raises:
+            ValueError: The LLM is quantised, spread or shared out.
+        """
+        if self.placed or self.sharded:
+            raise ValueError(
+                f'{self.name_or_path} is quantised, spread over devices or '
+                'shared out to ranks, with which compiled layers have not '
+                'been tried; leave model.compile out.'
+            )
+        self._compiled = [
+            (
+                layer,
+                torch.compile(layer.forward, dynamic=True, backend=backend),
+            )
+            for layer in self.llm.base_model.layers[:-1]
+        ]
+
+    @contextmanager
+    def _layers_compiled(self) -> Iterator[None]:
+        for layer, forward in self._compiled:
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, _ in self._compiled:
+                del layer.forward
+
+    @torch.no_grad()
+    def _stored(self, prefix: tuple[int, ...]) -> list:
+        """Keys and values of a prefix in each layer, computed once."""
         from transformers import DynamicCache
 
         if not prefix:
-            return None
+            return []
         if prefix not in self._prefixes:
-            ids = torch.tensor(
-                [prefix], device=self.llm.get_input_embeddings().weight.device
-            )
-            with torch.no_grad():
-                stored = self.llm.base_model(
-                    input_ids=ids,
-                    past_key_values=DynamicCache(),
-                    use_cache=True,
-                ).past_key_values
-            self._prefixes[prefix] = compat.keys_and_values(stored)
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self._prefixes[prefix]):
-            shape = (lines, -1, -1, -1)
-            cache.update(keys.expand(shape), values.expand(shape), layer)
-        return cache
+            device = self.llm.get_input_embeddings().weight.device
+            cache = self.llm.base_model(
+                input_ids=torch.tensor([prefix], device=device),
+                past_key_values=DynamicCache(),
+                use_cache=True,
+            ).past_key_values
+            self._prefixes[prefix] = compat.keys_and_values(cache)
+        return self._prefixes[prefix]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., hidden_size)`` to ``(..., vocab_size)``."""

@@ -149,6 +149,11 @@ class EVAViT(nn.Module):
         """Stay in eval mode while frozen, whatever is asked."""
         return super().train(mode and not self.frozen)
 
+    def compile_layers(self, backend: str = 'inductor') -> None:
+        """Let the blocks run compiled, all by the same code."""
+        for block in self.blocks:
+            block.compile(backend=backend)
+
     def forward(self, images: Tensor) -> Tensor:
         """Encode images.
 

@@ -20,7 +20,7 @@ from .decoder import decode_fingerprint, encode_fingerprint
 from .engine import Engine
 from .generation import Answer
 from .multimodal_inputs import Collator, MultimodalInputs
-from .row_attention import RowPlaces
+from .row_attention import Rows
 from .sampling import Settings
 from .transformers_loop import generate
 
@@ -60,6 +60,8 @@ class MiniGPT4(BaseModel):
             none.
         generation: Default settings of :meth:`generate`.
         check_llm: Whether a checkpoint of another LLM is refused.
+        compile: Whether blocks of the backbone and layers of the LLM run
+            compiled in training (``torch.compile``, a minute at the start).
         device: Where the model goes when it is built; ``'auto'`` is the GPU
             if there is one. None leaves it to the caller (a runner).
         data_preprocessor: Config of the image normaliser.
@@ -82,6 +84,7 @@ class MiniGPT4(BaseModel):
         system: str | None = None,
         generation: dict | None = None,
         check_llm: bool = True,
+        compile: bool = False,
         device: str | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
@@ -108,6 +111,8 @@ class MiniGPT4(BaseModel):
         self.register_load_state_dict_pre_hook(_check_trained)
         self.register_load_state_dict_post_hook(_ignore_frozen)
         self.train()
+        if compile:
+            self.compile_layers()
         if device is not None and torch.get_default_device().type != 'meta':
             if device == 'auto':
                 device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -115,6 +120,12 @@ class MiniGPT4(BaseModel):
 
     def init_weights(self) -> None:
         """Do nothing: the parts are initialised or loaded when built."""
+
+    def compile_layers(self, backend: str = 'inductor') -> None:
+        """Let blocks of the backbone and layers of the LLM run compiled."""
+        if self.backbone is not None:
+            self.backbone.compile_layers(backend)
+        self.decoder.compile_layers(backend)
 
     def train(self, mode: bool = True) -> 'MiniGPT4':
         """Switch the trained parts; frozen parts stay in eval mode."""
@@ -245,7 +256,7 @@ class MiniGPT4(BaseModel):
         if not (inputs.packed or inputs.prefix):
             mask = inputs.attention_mask
         elif self.decoder.attends_to_rows:
-            rows = RowPlaces(inputs.row_places, inputs.row_backs)
+            rows = Rows(inputs.row_places, inputs.row_backs)
         else:
             mask = inputs.block_mask()
         return self.decoder.hidden_states(

@@ -66,18 +66,16 @@ class MultimodalInputs(NamedTuple):
         return (self.row_ids > 0).long()
 
     def block_mask(self) -> Tensor:
-        """``(B, 1, T, P + T)`` bool: what each place may look at.
+        """``(B, 1, T, T)`` bool: what each place may look at.
 
-        Its own row up to itself, and the prefix of ``P`` tokens. Built where
-        the tensors are, without waiting for them.
+        Its own row up to itself. Built where the tensors are, without waiting
+        for them.
         """
         rows = self.row_ids
         length = rows.shape[1]
         same = rows[:, :, None] == rows[:, None, :]
         order = torch.arange(length, device=rows.device)
-        mask = same & (order[:, None] >= order)
-        front = mask.new_ones(len(rows), length, len(self.prefix))
-        return torch.cat((front, mask), dim=2)[:, None]
+        return (same & (order[:, None] >= order))[:, None]
 
 
 class _Line(NamedTuple):

@@ -7,7 +7,9 @@ are taken apart, attend, and are put back, which costs the square of a row's
 length instead of a line's.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,20 +20,28 @@ from .. import compat
 NAME = 'minigpt4_rows'
 
 
-class RowPlaces(NamedTuple):
-    """Where rows lie in lines.
+@dataclass(eq=False)
+class Rows:
+    """Where rows lie in lines, and what stands in front of each.
+
+    No tuple: compiled layers hand it on unseen, and so are not made anew for
+    other sizes.
 
     Attributes:
         places: ``(R, W)`` int64 places in the flattened ``B * T`` of each
             row, any place behind its end.
         back: ``(B, T)`` int64 places in the flattened ``R * W``; any at a
             pad.
+        stored: For each layer the keys and values of the ``P`` tokens that
+            all rows begin with, ``(1, KV heads, P, D)`` each; empty for none.
     """
 
     places: Tensor
     back: Tensor
+    stored: Sequence[tuple[Tensor, Tensor]] = ()
 
 
+@torch.compiler.disable  # layers may be compiled; this differs in each
 def rows_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -39,7 +49,7 @@ def rows_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    rows: RowPlaces,
+    rows: Rows,
     scaling: float | None = None,
     **_,
 ) -> tuple[Tensor, None]:
@@ -48,9 +58,9 @@ def rows_attention(
     A function of transformers' attention interface.
 
     Args:
-        module: The attention layer.
+        module: The attention layer, which knows its ``layer_idx``.
         query: ``(B, heads, T, D)``.
-        key: ``(B, KV heads, P + T, D)``, the ``P`` first of all rows.
+        key: ``(B, KV heads, T, D)``.
         value: As ``key``.
         attention_mask: Not used; ``rows`` says it all.
         rows: Where the rows are.
@@ -60,30 +70,30 @@ def rows_attention(
         ``(B, T, heads, D)``, and None for the scores.
     """
     number, width = rows.places.shape
-    stored = key.shape[2] - query.shape[2]
+    front = rows.stored[cast(int, module.layer_idx)] if rows.stored else None
     places = rows.places.flatten()
 
     def apart(x: Tensor) -> Tensor:
         flat = x.transpose(1, 2).flatten(0, 1).index_select(0, places)
         return flat.unflatten(0, (number, width)).transpose(1, 2)
 
-    def with_stored(x: Tensor) -> Tensor:
-        own = apart(x[:, :, stored:])
-        if not stored:
-            return own
-        front = x[:1, :, :stored].expand(number, -1, -1, -1)
-        return torch.cat((front, own), dim=2)
-
-    mask = None
-    if stored:  # ``is_causal`` would begin at the prefix's first token
-        mask = query.new_ones(width, stored + width, dtype=torch.bool)
-        mask = mask.tril(stored)
+    key, value, mask = apart(key), apart(value), None
+    if front is not None:
+        stored_keys, stored_values = (
+            x.expand(number, -1, -1, -1) for x in front
+        )
+        key = torch.cat((stored_keys, key), dim=2)
+        value = torch.cat((stored_values, value), dim=2)
+        # ``is_causal`` would begin at the prefix's first token
+        before = stored_keys.shape[2]
+        mask = query.new_ones(width, before + width, dtype=torch.bool)
+        mask = mask.tril(before)
     out = F.scaled_dot_product_attention(
         apart(query),
-        with_stored(key),
-        with_stored(value),
+        key,
+        value,
         attn_mask=mask,
-        is_causal=not stored,
+        is_causal=mask is None,
         scale=scaling,
         enable_gqa=key.shape[1] != query.shape[1],
     )

@@ -1,24 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of named tensors, read and written one tensor at a time."""
+"""Files of named tensors, read one tensor at a time."""
 
 import json
-import pickle
-import struct
-import tempfile
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-
-from ..atomic import replacing
 
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 # what others wrap a state dict in: MiniGPT-4 and LAVIS, mmengine, DeepSpeed
@@ -27,7 +20,7 @@ _WRAPPERS = ('model', 'state_dict', 'module')
 # after this many bytes
 _LET_GO_BYTES = 2**29
 # names of types in a safetensors header
-_TYPES = {
+SAFETENSORS_TYPES = {
     'BOOL': torch.bool,
     'U8': torch.uint8,
     'I8': torch.int8,
@@ -38,8 +31,9 @@ _TYPES = {
     'BF16': torch.bfloat16,
     'F32': torch.float32,
     'F64': torch.float64,
+    'F8_E4M3': torch.float8_e4m3fn,
+    'F8_E5M2': torch.float8_e5m2,
 }
-_TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
         'pytorch_model.bin.index.json',
     ):
         if (folder / index).is_file():
-            places = json.loads((folder / index).read_text())['weight_map']
+            places = _read_index(folder / index)
             shards = sorted(set(places.values()))
             break
     else:
@@ -149,28 +143,32 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _open_file(path: Path) -> dict[str, LazyTensor]:
+def _read_index(path: Path) -> dict[str, str]:
+    """The shard of each tensor."""
     try:
-        if _is_safetensors(path):
-            return _open_safetensors(path)
-        return _open_pickle(path)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        UnicodeDecodeError,
-    ) as error:
+        return dict(json.loads(path.read_text())['weight_map'])
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f'{path} ({path.stat().st_size:,} bytes) cannot be read as '
-            f'weights: {_what_is_wrong(path, error)}.'
+            f'{path} is no index of shards; download it again.'
         ) from error
+
+
+def _open_file(path: Path) -> dict[str, LazyTensor]:
+    if _is_safetensors(path):
+        return _open_safetensors(path)
+    return _open_pickle(path)
 
 
 def _is_safetensors(path: Path) -> bool:
     return path.suffix == '.safetensors'
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    """The error to raise for a file that is no weights."""
+    return ValueError(
+        f'{path} ({path.stat().st_size:,} bytes) cannot be read as weights: '
+        f'{_what_is_wrong(path, error)}.'
+    )
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
@@ -225,24 +223,41 @@ class _Mapped:
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    mapped = _Mapped(lambda: safe_open(path, 'pt').get_tensor)
-    with safe_open(path, 'pt') as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        return {
-            name: mapped.lazy(name, s.get_shape(), _TYPES[s.get_dtype()])
-            for name, s in slices.items()
-        }
+    def load() -> Any:
+        try:
+            return safe_open(path, 'pt')
+        except SafetensorError as error:
+            raise _unreadable(path, error) from error
+
+    mapped = _Mapped(lambda: load().get_tensor)
+    tensors = {}
+    with load() as file:
+        for name in file.keys():
+            part = file.get_slice(name)
+            dtype = SAFETENSORS_TYPES.get(part.get_dtype())
+            if dtype is None:
+                raise ValueError(
+                    f'{name} in {path} is of type {part.get_dtype()}; '
+                    f'expected one of {", ".join(SAFETENSORS_TYPES)}.'
+                )
+            tensors[name] = mapped.lazy(name, part.get_shape(), dtype)
+    return tensors
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     def load() -> dict[str, Tensor]:
-        # files of torch below 1.6 are no zip and cannot be mapped
-        content = torch.load(
-            path,
-            map_location='cpu',
-            weights_only=True,
-            mmap=zipfile.is_zipfile(path),
-        )
+        try:
+            # files of torch below 1.6 are no zip and cannot be mapped
+            content = torch.load(
+                path,
+                map_location='cpu',
+                weights_only=True,
+                mmap=zipfile.is_zipfile(path),
+            )
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a damaged pickle may raise any
+            raise _unreadable(path, error) from error
         if not isinstance(content, Mapping):
             raise ValueError(
                 f'{path} holds a {type(content).__name__}; '
@@ -265,164 +280,3 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
         name: mapped.lazy(name, tensor.shape, tensor.dtype)
         for name, tensor in tensors.items()
     }
-
-
-def write_safetensors(
-    path: 'str | Path',
-    tensors: Mapping[str, LazyTensor],
-    metadata: dict[str, str] | None = None,
-    progress: str = '',
-) -> None:
-    """Write a safetensors file with one tensor in memory at a time.
-
-    Args:
-        path: The file; it stands there whole or not at all.
-        tensors: What to write.
-        metadata: Strings for the header.
-        progress: What a progress bar shall say; none is shown without.
-    """
-    with replacing(path) as part:
-        _stream(part, tensors, metadata, progress)
-
-
-def _stream(
-    path: Path,
-    tensors: Mapping[str, LazyTensor],
-    metadata: dict[str, str] | None,
-    progress: str,
-) -> None:
-    # wide types first keeps every tensor aligned to its type
-    names = sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n))
-    header: dict[str, Any] = {}
-    if metadata:
-        header['__metadata__'] = metadata
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.nbytes
-        header[name] = dict(
-            dtype=_TYPE_NAMES[tensor.dtype],
-            shape=list(tensor.shape),
-            data_offsets=[begin, end],
-        )
-    text = json.dumps(header).encode()
-    text += b' ' * (-len(text) % 8)
-    with open(path, 'wb') as file:
-        file.write(len(text).to_bytes(8, 'little') + text)
-        for name in _shown(names, progress):
-            file.write(_bytes_of(tensors[name]))
-
-
-def _shown(names: list[str], progress: str) -> Iterator[str]:
-    console = Console(stderr=True)
-    if progress and console.is_terminal:
-        yield from track(names, progress, console=console)
-    else:
-        yield from names
-
-
-def write_pickle(
-    path: 'str | Path',
-    tensors: Mapping[str, LazyTensor],
-    key: str | None = None,
-    progress: str = '',
-) -> None:
-    """Write what ``torch.save`` would, with one tensor in memory at a time.
-
-    torch writes the skeleton, a file with holes where the tensors' bytes go;
-    its records are copied and the bytes filled in.
-
-    Args:
-        path: The file; it stands there whole or not at all.
-        tensors: What to write.
-        key: What the dict of tensors is wrapped in, e.g. ``'state_dict'``.
-        progress: As for :func:`write_safetensors`.
-    """
-    empty = {
-        n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
-    }
-    lazies = iter(_shown(list(tensors), progress))
-    with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
-        skeleton = Path(folder) / Path(path).stem
-        with torch.serialization.skip_data():
-            torch.save({key: empty} if key else empty, skeleton)
-        with (
-            zipfile.ZipFile(skeleton) as source,
-            zipfile.ZipFile(part, 'w') as target,
-        ):
-            for record in source.infolist():
-                if '/data/' in record.filename:  # in the order of the dict
-                    data = _bytes_of(tensors[next(lazies)])
-                else:
-                    data = memoryview(source.read(record))
-                _add_record(target, record.filename, data)
-
-
-def _bytes_of(lazy: LazyTensor) -> memoryview:
-    tensor = lazy.read()
-    if tuple(tensor.shape) != lazy.shape:
-        raise ValueError(
-            f'a tensor was announced as {lazy.shape} but is '
-            f'{tuple(tensor.shape)}.'
-        )
-    data = tensor.to(lazy.dtype).contiguous()
-    return data.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _add_record(target: zipfile.ZipFile, name: str, data: memoryview) -> None:
-    """Store a record whose bytes begin at a multiple of 64, as torch's do."""
-    record = zipfile.ZipInfo(name)
-    record.file_size = len(data)
-    assert target.fp is not None
-    begin = target.fp.tell() + 30 + len(name.encode()) + 4
-    padding = -begin % 64
-    record.extra = struct.pack('<HH', 0x4246, padding) + b'Z' * padding
-    with target.open(record, 'w') as file:
-        file.write(data)
-
-
-def write_sharded(
-    folder: 'str | Path',
-    tensors: Mapping[str, LazyTensor],
-    max_shard_bytes: int = 5 * 10**9,
-    progress: str = '',
-) -> None:
-    """Write the weights of a Hugging Face folder, in shards where large.
-
-    Args:
-        folder: The folder; its other files are left alone.
-        tensors: What to write.
-        max_shard_bytes: Bytes above which a further shard is begun.
-        progress: As for :func:`write_safetensors`.
-    """
-    folder = Path(folder)
-    shards: list[dict[str, LazyTensor]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and filled + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += tensor.nbytes
-    files = ['model.safetensors']
-    if len(shards) > 1:
-        files = [
-            f'model-{i:05d}-of-{len(shards):05d}.safetensors'
-            for i in range(1, len(shards) + 1)
-        ]
-    for file, shard in zip(files, shards, strict=True):
-        write_safetensors(
-            folder / file, shard, dict(format='pt'), progress and file
-        )
-    if len(shards) > 1:
-        index = dict(
-            metadata=dict(total_size=sum(t.nbytes for t in tensors.values())),
-            weight_map={
-                name: file
-                for file, shard in zip(files, shards, strict=True)
-                for name in shard
-            },
-        )
-        (folder / 'model.safetensors.index.json').write_text(
-            json.dumps(index, indent=1, sort_keys=True)
-        )
