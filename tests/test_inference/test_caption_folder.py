@@ -583,6 +583,19 @@ def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
         options.load_model(name, pretrained, 'cpu')
 
 
+@pytest.mark.parametrize(
+    'text', ['no config', 'model = dict(', 'x = 1', 'model = dict(type=int)']
+)
+def test_a_config_that_is_none(folder, monkeypatch, capsys, text):
+    Path('mine.py').write_text(text)
+    model = ['--model', 'mine.py', '--pretrained', 'mine.py']
+    # the last one has a model, of which only its builder knows
+    status = 0 if 'int' in text else 1
+    assert main(['pics', '-o', 'out.jsonl', *model]) == status
+    with pytest.raises(ValueError, match='mine.py'):
+        options.load_model('mine.py', 'mine.py', 'cpu')
+
+
 def test_nothing_of_loading_is_on_standard_output(capfd):
     with options.quiet_logs():
         options.load_model(NAME, None, 'cpu')

@@ -29,7 +29,8 @@ def user(*parts) -> dict:
 
 def parse(messages=(ASK,), **fields):
     body = json.dumps(dict(messages=messages, **fields)).encode()
-    return parse_request(body, TEMPLATE, 'Describe it.')
+    limits = RequestLimits(beams=3)
+    return parse_request(body, TEMPLATE, 'Describe it.', limits)
 
 
 def refused(messages=(ASK,), **fields) -> BadRequest:
@@ -147,7 +148,7 @@ def test_messages_that_are_refused(messages, why):
         (dict(min_tokens=2), dict(min_new_tokens=2)),
         (dict(stop='a'), dict(stop=['a'])),
         (dict(stop=['a', 'b']), dict(stop=['a', 'b'])),
-        (dict(num_beams=5, length_penalty=-1), None),
+        (dict(num_beams=3, length_penalty=-1), None),
         (dict(repetition_penalty=1.05), None),
     ],
 )
@@ -207,7 +208,9 @@ def test_what_asks_for_nothing_else_is_taken():
         ('max_tokens', 1.5),
         ('max_tokens', 1e300),
         ('seed', 2**63),
-        ('num_beams', 6),
+        ('num_beams', 4),
+        ('num_beams', 101),
+        ('length_penalty', 1.5),  # without beams
         ('stop', ''),
         ('stop', ['']),
         ('stop', list('abcde')),

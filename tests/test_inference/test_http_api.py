@@ -290,8 +290,18 @@ def test_settings(api, scenes):
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(4)}) > 1
-    beams = text_of(api, messages, extra_body=dict(num_beams=3))
-    assert beams == greedy
+    with pytest.raises(openai.BadRequestError, match='--max-beams'):
+        complete(api, messages, extra_body=dict(num_beams=3))
+
+
+def test_beams_where_the_operator_allows_them(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[1][1]))
+    with running(model, limits=RequestLimits(beams=3)) as api:
+        stream = complete(
+            api, messages, stream=True, extra_body=dict(num_beams=3)
+        )
+        said = [event.choices[0].delta.content for event in stream]
+    assert said[0] == grammar.description(scenes[1][0])  # as a whole
 
 
 def test_many_clients_get_the_answers_they_get_alone(api, scenes):
@@ -439,7 +449,14 @@ def test_who_hangs_up_ends_the_answer(model, scenes):
         f'Content-Length: {len(body)}\r\n\r\n'
     )
     with running(model) as api, slowly(api):
-        worker = api.worker
+        worker, made = api.worker, []
+        submit = worker.submit
+
+        def remember(*args, **settings):
+            made.append(submit(*args, **settings))
+            return made[-1]
+
+        worker.submit = remember
         with socket.create_connection(('127.0.0.1', api.port)) as client:
             client.sendall((head + body).encode())
             until(lambda: worker.running == 1)
@@ -458,6 +475,21 @@ def test_who_hangs_up_ends_the_answer(model, scenes):
         stream.close()
         until(lambda: worker.running == 0, 2)
         until(lambda: api.metrics.requests[499] == 3, 2)
+        assert api.in_flight == 0
+        assert [g.finish_reason for g in made] == ['cancelled'] * 2
+
+
+def test_an_answer_may_not_take_for_ever(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    limits = RequestLimits(seconds=0.3)
+    with running(model, limits=limits) as api, slowly(api, 0.05):
+        with pytest.raises(openai.InternalServerError) as caught:
+            complete(api, messages)
+        assert caught.value.status_code == 503
+        assert 'longer than 0.3 seconds' in caught.value.message
+        with pytest.raises(openai.APIError, match='longer than 0.3 sec'):
+            list(complete(api, messages, stream=True))
+        until(lambda: api.worker.running == 0, 2)
         assert api.in_flight == 0
 
 

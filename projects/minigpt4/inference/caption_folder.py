@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parse(argv)
     try:
-        with quiet_logs(), ExitStack() as stack:
+        with quiet_logs(not args.quiet), ExitStack() as stack:
             return _run(args, stack)
     except KeyboardInterrupt:
         print(
@@ -205,13 +205,13 @@ class _Advance:
         self._task = bar.add_task('', total=total, completed=there, failed='')
 
     def __enter__(self) -> '_Advance':
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def __call__(self, failed: int) -> None:
+        self._bar.start()  # not before the model is there
         self._bar.update(
             self._task, advance=1, failed=f'{failed} failed' * bool(failed)
         )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..datasets.images import read_image
 from ..models.sampling import Settings
+from ..prompts import IMAGE_HERE
 from .chat import ChatSession
 from .image_fetch import fetch_picture
 from .options import completed, parse_setting
@@ -124,7 +125,7 @@ class Conversation:
         """Show an answer and what there is to say about it."""
         session = self.session
         pieces = ask()
-        if False:  # before the answer, which may look odd without
+        if session.notice:  # before the answer, which may look odd without
             self.view.note(session.notice)
         self.view.answer(pieces)
         assert session.last is not None
@@ -137,6 +138,12 @@ class Conversation:
             self.view.note('stopped')
         self.view.done(question, session)
 
+    def _shown(self, question: str) -> str:
+        """A question of the history as its user would write it."""
+        image = self.session.model.template.image
+        bare = question.replace(image, IMAGE_HERE)
+        return bare.replace(IMAGE_HERE, '[picture]')
+
     def _image(self, rest: str) -> None:
         words = words_of(rest)
         if not words:
@@ -146,7 +153,7 @@ class Conversation:
     def _regenerate(self, rest: str) -> None:
         settings = completed(dict(map(parse_setting, rest.split())))
         turns = self.session.turns
-        question = turns[-1].question if turns else ''
+        question = self._shown(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
         last = self.session.last
         if last is not None and not last.settings.do_sample:
@@ -175,7 +182,8 @@ class Conversation:
         )
         self.pending = []
         for turn in self.session.turns:
-            self.view.note(f'you: {turn.question}\nmodel: {turn.answer}')
+            question = self._shown(turn.question)
+            self.view.note(f'you: {question}\nmodel: {turn.answer}')
         self.view.note(
             f'loaded: {len(self.session.turns)} turns, '
             f'{len(self.session.images)} pictures'

@@ -26,7 +26,6 @@ from .request_values import (
 # and a picture's base64 has none of the signs that make them.
 _SIGNS, _MAX_SIGNS = (b'[', b'{', b','), 300_000
 MAX_STOPS = 4  # as OpenAI has it
-MAX_BEAMS = 5
 # They cannot change the answer.
 PASSED_OVER = frozenset(
     (
@@ -210,13 +209,26 @@ def _settings(given: dict, limits: RequestLimits) -> dict[str, Any]:
     whole: dict[str, tuple[str, int, int]] = {
         'seed': ('seed', -(2**63), 2**63 - 1),
         'min_tokens': ('min_new_tokens', 0, limits.max_tokens),
-        'num_beams': ('num_beams', 1, MAX_BEAMS),
+        'num_beams': ('num_beams', 1, 100),
     }
     for name, (ours, low, high) in whole.items():
         if name in given:
             settings[ours] = number(
                 name, given.pop(name), low, high, whole=True
             )
+    beams = settings.get('num_beams', 1)
+    if beams > limits.beams:
+        raise BadRequest(
+            f'num_beams is {beams}; this server searches with {limits.beams} '
+            'at most, for everybody waits for them: start it with another '
+            '--max-beams.',
+            'num_beams',
+        )
+    if beams == 1 and 'length_penalty' in given:
+        raise BadRequest(
+            'length_penalty does nothing without num_beams; leave it out.',
+            'length_penalty',
+        )
     lowest = {'repetition_penalty': 0.01, 'length_penalty': -10}
     for name, least in lowest.items():
         if name in given:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .http_api import ChatApi
 
 _PICTURES_KEPT = 128
-_LINGER = 5.0  # seconds that the body of a refused request is still taken
+_LINGER = 5.0  # seconds for who is refused to send all, or to hear why
 _SCOPE = dict(type='http')
 
 
@@ -80,8 +80,10 @@ class Completions:
         except ClientDisconnect:
             status = 499
         except ApiError as error:
-            if status == 200:
-                return  # too late to say it: the events just end
+            if status == 200:  # the events have begun; this is the last
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_end_events(send, error), _LINGER)
+                return
             status = error.status
             if more:
                 await _discard(heard)
@@ -338,6 +340,11 @@ class Completions:
                 'context_length_exceeded',
             )
         return prompt
+
+
+async def _end_events(send, error: ApiError) -> None:
+    await _send_data(send, json.dumps(error.content))
+    await send(dict(type='http.response.body', body=b''))
 
 
 async def _send_data(send, data: str) -> None:

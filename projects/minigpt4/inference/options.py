@@ -194,23 +194,43 @@ def load_model(
             f'{pretrained} is no checkpoint that torch can read safely; '
             'give the file of a projection.'
         ) from error
-    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SyntaxError,
+    ) as error:
         raise ValueError(
-            f'{name} could not be built ({type(error).__name__}: {reason}); '
-            '"minigpt4 doctor" may know more.'
+            f'{name} could not be built ({type(error).__name__}: '
+            f'{sentence(error)}); "minigpt4 doctor" may know more.'
         ) from error
 
 
 def own_prompt(name: str) -> str:
-    """The question of a model for captions, without building it."""
+    """The question of a model for captions, without building it.
+
+    Raises:
+        ValueError: The file is no config of a model.
+    """
     known = our_models().get(name.lower())
-    return Config.fromfile(known.config if known else name).model.prompt
+    try:
+        model = Config.fromfile(known.config if known else name).model
+    except (AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f'{name} is no config of a model ({sentence(error)}); give the '
+            'name of a model or the file of its config.'
+        ) from error
+    return model.get('prompt', '')
 
 
 @contextlib.contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Keep standard output for answers: warnings alone, on standard error."""
+def quiet_logs(bars: bool = True) -> Iterator[None]:
+    """Keep standard output for answers: warnings alone, on standard error.
+
+    Args:
+        bars: Whether somebody who looks on sees how far a large model is.
+    """
     from transformers.utils import logging as transformers_logging
 
     logger = MMLogger.get_current_instance()
@@ -219,11 +239,11 @@ def quiet_logs() -> Iterator[None]:
         for handler in logger.handlers
         if type(handler) is logging.StreamHandler
     ]
-    bars = transformers_logging.is_progress_bar_enabled()
+    enabled = transformers_logging.is_progress_bar_enabled()
     for handler, _, _ in kept:
         handler.setStream(sys.stderr)
         handler.setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
+    if not (bars and sys.stderr.isatty()):
         transformers_logging.disable_progress_bar()
     try:
         yield
@@ -231,7 +251,7 @@ def quiet_logs() -> Iterator[None]:
         for handler, stream, level in kept:
             handler.setStream(stream)
             handler.setLevel(level)
-        if bars:
+        if enabled:
             transformers_logging.enable_progress_bar()
 
 

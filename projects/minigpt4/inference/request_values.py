@@ -30,6 +30,7 @@ class RequestLimits:
         body: The most bytes of its body.
         images: The most images of its conversation.
         max_tokens: The most tokens of an answer.
+        beams: The most beams; everybody waits while they are searched.
         text: The most characters of its messages.
         seconds: The longest that it may take, waiting included.
     """
@@ -37,6 +38,7 @@ class RequestLimits:
     body: int = 64 * 2**20
     images: int = 8
     max_tokens: int = 2048
+    beams: int = 1
     text: int = 100_000
     seconds: float = 600.0
 

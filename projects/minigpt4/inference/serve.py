@@ -136,6 +136,7 @@ def _serve(
         body=int(args.max_body_mb * 2**20),
         images=args.max_images,
         max_tokens=min(args.max_tokens, context),
+        beams=args.max_beams,
         text=_CHARACTERS * context,
         seconds=args.max_seconds,
     )
@@ -279,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add('--max-images', type=int, default=8, help='of one conversation')
     add('--max-tokens', type=_above_0, default=2048, help='of an answer')
+    add('--max-beams', type=_above_0, default=1, help='others wait for them')
     add('--max-body-mb', type=float, default=64, help='of the JSON')
     add('--max-seconds', type=float, default=600, help='in all')
     return parser

@@ -194,7 +194,8 @@ def _read(pending: int) -> str:
 def _interruptible(talk: Conversation) -> Iterator[None]:
     """Let Ctrl-C end an answer, and a second Ctrl-C the program.
 
-    The engine is never left in the middle of a step by the first.
+    The first one never leaves the engine in the middle of a step. Where no
+    answer is being written, what is done instead is given up.
     """
     pressed = False
 
@@ -209,6 +210,10 @@ def _interruptible(talk: Conversation) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        if pressed:
+            raise
+        talk.view.note('stopped')
     finally:
         signal.signal(signal.SIGINT, before)
 

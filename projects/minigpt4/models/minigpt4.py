@@ -20,6 +20,7 @@ from .decoder import decode_fingerprint, encode_fingerprint
 from .engine import Engine
 from .generation import Answer
 from .multimodal_inputs import Collator, MultimodalInputs
+from .reader import fits_slots
 from .row_attention import Rows
 from .sampling import Settings
 from .transformers_loop import generate
@@ -396,45 +397,65 @@ class MiniGPT4(BaseModel):
                 'a packed training batch cannot be answered; collate with '
                 'model.collator(training=False).'
             )
-        embeddings = self.embed(images, inputs)
-        if Settings.of(self.generation, settings).num_beams > 1:
-            return self._answer_with_beams(embeddings, inputs, settings)
-        engine = Engine(self, slots=len(embeddings), stored_tokens=0)
-        rows = [
-            engine.submit_embedded(row[mask.bool()], **settings)
-            for row, mask in zip(
-                embeddings, inputs.attention_mask, strict=True
+        if not inputs.attention_mask[:, -1].all():
+            raise ValueError(
+                'a prompt ends in padding; a batch to answer is padded on '
+                "the left: collate with padding='left'."
             )
-        ]
-        return [row.answer() for row in rows]
-
-    def _answer_with_beams(
-        self, embeddings: Tensor, inputs: MultimodalInputs, settings: dict
-    ) -> list[Answer]:
-        """Let transformers answer a whole batch."""
-        merged = Settings.of(self.generation, settings)
+        embeddings = self.embed(images, inputs)
+        if self._engine_answers(settings):
+            engine = Engine(self, slots=len(embeddings), stored_tokens=0)
+            masks = inputs.attention_mask.bool()
+            rows = [
+                engine.submit_embedded(row[mask], **settings)
+                for row, mask in zip(embeddings, masks, strict=True)
+            ]
+            return [row.answer() for row in rows]
+        chosen = Settings.of(self.generation, settings)
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
             self.decoder.enter(embeddings),
             self.decoder.enter(inputs.attention_mask),
-            (*self.template.stop, *merged.stop),
-            **merged.of_transformers(),
+            (*self.template.stop, *chosen.stop),
+            **chosen.of_transformers(),
         )
 
     def generate(
-        self, samples: Sequence[BaseDataElement], **settings
+        self,
+        samples: Sequence[BaseDataElement],
+        batch_size: int | None = None,
+        **settings,
     ) -> list[Answer]:
-        """Answer samples (``images`` uint8 and ``turns``) in one batch.
+        """Answer samples (``images`` uint8 and ``turns``).
 
         Args:
             samples: What the datasets' pipelines give.
+            batch_size: How many are answered at once; None is all.
             settings: Over ``generation``; see :class:`Settings`.
         """
-        batch = self.data_preprocessor(
-            self.collator(training=False)(samples), False
-        )
-        return self.answer(batch['images'], batch['inputs'], **settings)
+        size = batch_size or max(len(samples), 1)
+        collator = self.collator(training=False)
+        if self._engine_answers(settings):
+            engine = Engine(self, min(size, len(samples) or 1), 0)
+            rows = [
+                engine.submit(collator.row(sample), sample.images, **settings)
+                for sample in samples
+            ]
+            return [row.answer() for row in rows]
+        answers = []
+        for start in range(0, len(samples), size):
+            batch = collator(samples[start : start + size])
+            batch = self.data_preprocessor(batch, False)
+            answers += self.answer(
+                batch['images'], batch['inputs'], **settings
+            )
+        return answers
+
+    def _engine_answers(self, settings: dict) -> bool:
+        """Whether answers are the engine's, not transformers'."""
+        beams = Settings.of(self.generation, settings).num_beams
+        return beams == 1 and fits_slots(self.decoder)
 
 
 def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:

@@ -80,13 +80,16 @@ class Reader:
         unseen = [d for d in images if d not in self._features]
         for start in range(0, len(unseen), _IMAGES_AT_ONCE):
             digests = unseen[start : start + _IMAGES_AT_ONCE]
-            pixels = torch.stack([images[d] for d in digests])
             preprocessor = self.model.data_preprocessor
-            if pixels.dtype == torch.uint8:
-                pixels = preprocessor.normalize(pixels)
-            tokens = self.model.head(
-                self.model.queries(pixels.to(preprocessor.device))
-            )
+            # not in inference mode, for which a backbone that was compiled
+            # for training would be compiled anew
+            with torch.inference_mode(False), torch.no_grad():
+                pixels = torch.stack([images[d] for d in digests])
+                if pixels.dtype == torch.uint8:
+                    pixels = preprocessor.normalize(pixels)
+                tokens = self.model.head(
+                    self.model.queries(pixels.to(preprocessor.device))
+                )
             self._features.update(zip(digests, tokens, strict=True))
         for d in images:
             self._features.move_to_end(d)

@@ -65,15 +65,7 @@ def generate(
 
     Returns:
         An answer for each row.
-
-    Raises:
-        ValueError: A prompt ends in padding.
     """
-    if not attention_mask[:, -1].all():
-        raise ValueError(
-            'a prompt ends in padding; a batch to answer is '
-            "padded on the left: collate with padding='left'."
-        )
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if pad is None:
         pad = 0 if eos is None else eos
@@ -114,5 +106,8 @@ def _answer(
     ends = [text.find(mark) for mark in stop if mark in text]
     if ends:
         finished = True
+        # beams of transformers 4 may go on for a token or two
+        while any(mark in tokenizer.decode(ids[:-1]) for mark in stop):
+            ids = ids[:-1]
         text = text[: min(ends)]
     return Answer(text.strip(), ids, finished)
