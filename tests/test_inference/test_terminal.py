@@ -381,6 +381,11 @@ def test_code_is_left_alone():
     assert {'<html>', '<p>', 'Done.'} <= {line.strip() for line in lines}
 
 
+def test_tables_are_drawn():
+    _, lines = screen(letters('| a | b |\n|---|---|\n| one | two |'))
+    assert any(line.split() == ['one', 'two'] for line in lines)
+
+
 def test_a_terminal_is_not_obeyed_by_an_answer():
     said, lines = screen(['a\x1b[2Jb\x07', '\tc\n'], show_plain)
     assert said == 'a\x1b[2Jb\x07\tc\n'

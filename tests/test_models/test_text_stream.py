@@ -87,16 +87,26 @@ def test_what_only_began_like_a_stop_string_is_shown(tokenizer):
     assert pieces[-1].endswith('#'), 'it waited for the end'
 
 
-def test_text_in_the_stop_tokens_is_cut(tiny_tokenizer):
-    class Glued:
-        def decode(self, token_ids, **kwargs):
-            return ''.join(
-                ['', 'Yes.', '###Human: no', 'x'][i] for i in token_ids
-            )
+class Glued:
+    """A tokenizer whose tokens are whole sentences."""
 
-    pieces, out = stream(Glued(), [1, 2, 3])
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def decode(self, token_ids, **kwargs):
+        return ''.join(self.texts[i] for i in token_ids)
+
+
+def test_text_in_the_stop_tokens_is_cut():
+    tokenizer = Glued('Yes.', '###Human: no', 'x')
+    pieces, out = stream(tokenizer, [0, 1, 2])
     assert pieces == ['Yes.', '', ''] and out.text == 'Yes.'
     assert out.ended_by is None, 'its tokens are more than the stop string'
+
+
+def test_first_of_two_stop_strings_in_one_token_counts():
+    _, out = stream(Glued('a blue b green'), [0], stop=('green', 'blue'))
+    assert out.text == 'a'
 
 
 def test_first_of_several_stop_strings_counts(tokenizer):

@@ -24,6 +24,8 @@ _LINEARS = (
     'mlp.up_proj',
     'mlp.down_proj',
 )
+# those that depend on the place alone, not on the length of the text
+_ROTATIONS = ('default', 'linear', 'llama3', 'yarn')
 
 
 class _Layer(NamedTuple):
@@ -51,6 +53,7 @@ def is_plain_llama(llm) -> bool:
         config.model_type != 'llama'
         or config.hidden_act != 'silu'
         or getattr(config, 'pretraining_tp', 1) != 1
+        or llm.base_model.rotary_emb.rope_type not in _ROTATIONS
     ):
         return False
     layers = llm.base_model.layers
@@ -78,6 +81,8 @@ class LlamaPass:
     def __init__(self, llm, compile: bool = False) -> None:
         model, config = llm.base_model, llm.config
         self._rotary = model.rotary_emb
+        self._places = config.max_position_embeddings
+        self._table: tuple[Tensor, Tensor] | None = None
         self._final_norm = model.norm.weight
         self._epsilon = torch.tensor(
             config.rms_norm_eps, device=model.norm.weight.device
@@ -153,15 +158,13 @@ class LlamaPass:
         places: Tensor,
         views: list[View],
     ) -> Tensor:
-        cos, sin = self._rotary(embeddings, positions)
-        half = self._head_width // 2
-        # turned by half a head, the two halves change places
-        sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-        rotation = cos[:, :, None], sin[:, :, None]  # (rows, T, 1, D)
+        cos, sin = self._rotation(embeddings, positions)
+        rotation = cos[:, None], sin[:, None]  # (rows, 1, T, D)
         index = places[:, None, :, None].expand(
             -1, self._kv_heads, -1, self._head_width
         )
-        shape = (*positions.shape, -1, self._head_width)
+        rows, length = positions.shape
+        shape = (rows, length, -1, self._head_width)
         hidden = embeddings.reshape(-1, self._width)
         for weights, view in zip(self._layers, views, strict=True):
             hidden = self._layer(
@@ -180,17 +183,21 @@ class LlamaPass:
         view: View,
     ) -> Tensor:
         normed = self._norm(hidden, weights.norm)
-        # (rows, T, heads + KV heads, D); both turn at once
-        both = torch.cat(
-            (torch.mm(normed, weights.query), torch.mm(normed, weights.key)),
-            dim=1,
-        ).view(shape)
-        turned = both.roll(self._head_width // 2, -1)
-        both = torch.addcmul(both * rotation[0], turned, rotation[1])
-        query, key = both.transpose(1, 2).split_with_sizes(
-            (self._heads, self._kv_heads), 1
+        # heads and KV heads turn at once: (rows, both, T, D)
+        both = self._by_heads(
+            torch.cat(
+                (
+                    torch.mm(normed, weights.query),
+                    torch.mm(normed, weights.key),
+                ),
+                dim=1,
+            ),
+            shape,
         )
-        value = torch.mm(normed, weights.value).view(shape).transpose(1, 2)
+        turned = both.roll(self._head_width // 2, -1)
+        both = both.mul_(rotation[0]).addcmul_(turned, rotation[1])
+        query, key = both.split_with_sizes((self._heads, self._kv_heads), 1)
+        value = self._by_heads(torch.mm(normed, weights.value), shape)
         view.keys.scatter_(2, index, key)
         view.values.scatter_(2, index, value)
         out = F.scaled_dot_product_attention(
@@ -201,13 +208,40 @@ class LlamaPass:
             scale=self._scale,
             enable_gqa=self._heads != self._kv_heads,
         )
-        out = out.transpose(1, 2).reshape(len(hidden), -1)
+        if shape[1] > 1:
+            out = out.transpose(1, 2)
+        out = out.reshape(shape[0] * shape[1], -1)
         hidden = torch.addmm(hidden, out, weights.out)
         normed = self._norm(hidden, weights.mlp_norm)
         gate = F.silu(torch.mm(normed, weights.gate), inplace=True)
         return torch.addmm(
             hidden, gate.mul_(torch.mm(normed, weights.up)), weights.down
         )
+
+    @staticmethod
+    def _by_heads(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``(rows * T, heads * D)`` as ``(rows, heads, T, D)``."""
+        rows, length, _, width = shape
+        if length == 1:
+            return x.view(rows, -1, 1, width)
+        return x.view(shape).transpose(1, 2)
+
+    def _rotation(
+        self, embeddings: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine, and sine with the sign of what half a head brings.
+
+        Each ``(rows, T, D)``. Turned by half a head, the two halves of a
+        head change places.
+        """
+        if self._table is None:
+            places = torch.arange(self._places, device=positions.device)[None]
+            cos, sin = self._rotary(embeddings, places)
+            half = self._head_width // 2
+            sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+            self._table = cos[0], sin[0]
+        cos, sin = self._table
+        return cos[positions], sin[positions]
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMS norm, in fp32, rounded where transformers' modules round."""
@@ -218,4 +252,7 @@ class LlamaPass:
         scale = torch.addcmul(
             self._epsilon, length, length, value=1 / self._width
         ).rsqrt_()
-        return (hidden * scale).to(hidden.dtype).mul_(weight)
+        normed = hidden * scale
+        if normed.dtype != weight.dtype:
+            normed = normed.to(weight.dtype)
+        return normed.mul_(weight)
