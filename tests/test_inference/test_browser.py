@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.inference.web import EXAMPLES
+from minigpt4.inference.web.page import EXAMPLES
 
 pytestmark = pytest.mark.slow
 NAME = 'minigpt-4_nano_caption'

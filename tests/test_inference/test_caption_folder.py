@@ -18,16 +18,11 @@ from pathlib import Path
 import pytest
 
 import minigpt4
-from minigpt4.inference import (
-    caption_batch,
-    caption_folder,
-    caption_gallery,
-    caption_table,
-    options,
-)
-from minigpt4.inference.caption_batch import Job, answer_all, in_order
-from minigpt4.inference.caption_folder import main
-from minigpt4.inference.caption_table import CaptionRow, CaptionTable
+from minigpt4.inference import options
+from minigpt4.inference.folder import batch, gallery, run, table
+from minigpt4.inference.folder.batch import Job, answer_all, in_order
+from minigpt4.inference.folder.run import main
+from minigpt4.inference.folder.table import CaptionRow, CaptionTable
 from minigpt4.models.engine import Engine
 from minigpt4.models.sampling import Settings
 from minigpt4.nano import grammar
@@ -68,7 +63,7 @@ def loaded(model, monkeypatch):
         built.append(args)
         return model
 
-    monkeypatch.setattr(caption_folder, 'load_model', load)
+    monkeypatch.setattr(run, 'load_model', load)
     return built
 
 
@@ -116,9 +111,9 @@ def test_a_folder_gives_what_single_pictures_give(
 def test_many_are_in_flight_and_few_are_held(model, folder, monkeypatch):
     """Slots are filled, and no more pictures are decoded than it takes."""
     decoded, running, held = [], [], []
-    load, step = caption_batch._load, Engine.step
+    load, step = batch._load, Engine.step
     monkeypatch.setattr(
-        caption_batch, '_load', lambda *a: decoded.append(a) or load(*a)
+        batch, '_load', lambda *a: decoded.append(a) or load(*a)
     )
 
     def spy(self):
@@ -306,7 +301,7 @@ def test_parquet_without_pyarrow_is_refused_at_once(
 ):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     monkeypatch.setattr(
-        caption_folder.require_pyarrow.__globals__['importlib'].util,
+        run.require_pyarrow.__globals__['importlib'].util,
         'find_spec',
         lambda name: None,
     )
@@ -445,7 +440,7 @@ def test_a_folder_that_may_not_be_written(folder, monkeypatch, capsys, loaded):
     def refused(path):  # root, who may run this, is refused nothing
         raise PermissionError(13, 'Permission denied', str(path))
 
-    monkeypatch.setattr(caption_table, '_open_alone', refused)
+    monkeypatch.setattr(table, '_open_alone', refused)
     assert main(['pics', '-o', 'closed/out.jsonl']) == 1
     err = capsys.readouterr().err
     assert err == 'error: closed/out.jsonl: Permission denied\n'
@@ -514,7 +509,7 @@ def test_the_gallery_in_a_browser(folder):
         for i in range(119)
     ]
     found.append(CaptionRow('pics/0.png', HOW_MANY, None, 'cannot be read'))
-    caption_gallery.write_gallery(found, Path('page.html'))
+    gallery.write_gallery(found, Path('page.html'))
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page()
@@ -541,10 +536,10 @@ def test_no_gallery_is_left_half_written(folder, monkeypatch):
     def broken(path):
         raise RuntimeError('stop')
 
-    monkeypatch.setattr(caption_gallery, 'thumbnail', broken)
+    monkeypatch.setattr(gallery, 'thumbnail', broken)
     row = CaptionRow('pics/0.png', 'x', 'y')
     with pytest.raises(RuntimeError):
-        caption_gallery.write_gallery([row], Path('page.html'))
+        gallery.write_gallery([row], Path('page.html'))
     assert not list(Path().glob('*page*'))
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from minigpt4.inference.chat_request import PASSED_OVER, parse_request
-from minigpt4.inference.request_values import BadRequest, RequestLimits
+from minigpt4.inference.server.chat_request import PASSED_OVER, parse_request
+from minigpt4.inference.server.request_values import BadRequest, RequestLimits
 from minigpt4.prompts import TEMPLATES, Turn
 
 TEMPLATE = TEMPLATES['vicuna_v0']

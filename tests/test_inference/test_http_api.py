@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import minigpt4
-from minigpt4.inference.image_sources import ImageLimits, ImageSources
-from minigpt4.inference.request_values import RequestLimits
+from minigpt4.inference.server.image_sources import ImageLimits, ImageSources
+from minigpt4.inference.server.request_values import RequestLimits
 from minigpt4.inference.worker import EngineWorker
 from minigpt4.models.engine import Engine
 from minigpt4.nano import grammar
@@ -61,8 +61,8 @@ def ask(text: str, *urls: str) -> list[dict]:
 @contextlib.contextmanager
 def running(model, slots=8, max_waiting=64, sources=None, **settings):
     """A server of its own; its ``api``, with ``url`` and ``client`` added."""
-    from minigpt4.inference.http_api import ChatApi
-    from minigpt4.inference.serve import make_server
+    from minigpt4.inference.server.api import ChatApi
+    from minigpt4.inference.server.serve import make_server
 
     worker = EngineWorker(Engine(model, slots=slots), max_waiting)
     api = ChatApi(worker, NAME, sources, **settings)
@@ -551,7 +551,7 @@ def test_an_engine_that_breaks_is_told(model, scenes, monkeypatch):
 
 
 def test_a_fault_of_ours_is_told_too(model, monkeypatch):
-    from minigpt4.inference import completions
+    from minigpt4.inference.server import completions
 
     def broken(*args, **settings):
         raise KeyError('oops')

@@ -15,9 +15,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from minigpt4.inference import image_fetch
-from minigpt4.inference.image_fetch import ImageError, is_public
-from minigpt4.inference.image_sources import ImageLimits, ImageSources
+from minigpt4.inference.server import image_fetch
+from minigpt4.inference.server.image_fetch import ImageError, is_public
+from minigpt4.inference.server.image_sources import ImageLimits, ImageSources
 
 PUBLIC = '93.184.216.34'
 

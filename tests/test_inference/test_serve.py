@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from minigpt4.inference import cli, serve
+from minigpt4.inference import cli
+from minigpt4.inference.server import serve
 
 openai = pytest.importorskip('openai', reason='needs minigpt4[serve]')
 pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')

@@ -21,15 +21,15 @@ import pytest
 from rich.console import Console
 
 import minigpt4
-from minigpt4.inference import chat_commands, terminal
-from minigpt4.inference.answer_view import (
+from minigpt4.inference.chat import ChatSession
+from minigpt4.inference.terminal import commands, talk
+from minigpt4.inference.terminal.answer_view import (
     block_end,
     show_markdown,
     show_plain,
 )
-from minigpt4.inference.chat import ChatSession
-from minigpt4.inference.terminal import main
-from minigpt4.inference.typed_images import split_line, words_of
+from minigpt4.inference.terminal.talk import main
+from minigpt4.inference.terminal.typed_images import split_line, words_of
 from minigpt4.models.engine import Engine
 from minigpt4.nano import grammar
 from minigpt4.nano.world import render, sample_scene
@@ -60,7 +60,7 @@ def picture(scene, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def loaded(model, monkeypatch):
-    monkeypatch.setattr(terminal, 'load_model', lambda *args: model)
+    monkeypatch.setattr(talk, 'load_model', lambda *args: model)
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_a_picture_by_its_address(
     assert piped([f'/image {web}/gone.png']) == 1
     err = capsys.readouterr().err
     assert 'answered with status 404' in err and 'data URL' not in err
-    monkeypatch.setattr(chat_commands, 'MAX_BYTES', 100)
+    monkeypatch.setattr(commands, 'MAX_BYTES', 100)
     assert piped([f'/image {web}/my%20scene.png']) == 1
     assert 'at most 100 are allowed' in capsys.readouterr().err
 
@@ -404,7 +404,7 @@ def slowly(self):
     time.sleep(0.03)
     return step(self)
 Engine.step = slowly
-from minigpt4.inference.terminal import main
+from minigpt4.inference.terminal.talk import main
 sys.exit(main(sys.argv[1:]))
 """
 PROMPT = r'you( \[\d pictures?\])?> '
@@ -469,10 +469,10 @@ def test_ctrl_c_ends_the_answer_not_the_chat(
         return step(self)
 
     monkeypatch.setattr(Engine, 'step', spy)
-    monkeypatch.setattr(terminal, '_read', lambda pending: next(lines))
+    monkeypatch.setattr(talk, '_read', lambda pending: next(lines))
     monkeypatch.setattr('sys.stdin', Terminal())
     monkeypatch.setattr('sys.stdout', Terminal())
-    monkeypatch.setattr(terminal, '_history', contextlib.nullcontext)
+    monkeypatch.setattr(talk, '_history', contextlib.nullcontext)
     before = signal.getsignal(signal.SIGINT)
     assert main(['--plain']) == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -490,11 +490,11 @@ def test_ctrl_c_gives_up_reading_a_picture(
     def interrupted(*args):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(chat_commands, 'read_image', interrupted)
-    monkeypatch.setattr(terminal, '_read', lambda pending: next(lines))
+    monkeypatch.setattr(commands, 'read_image', interrupted)
+    monkeypatch.setattr(talk, '_read', lambda pending: next(lines))
     monkeypatch.setattr('sys.stdin', Terminal())
     monkeypatch.setattr('sys.stdout', Terminal())
-    monkeypatch.setattr(terminal, '_history', contextlib.nullcontext)
+    monkeypatch.setattr(talk, '_history', contextlib.nullcontext)
     assert main(['--plain']) == 0
     shown = sys.stdout.getvalue()
     assert 'stopped' in shown and 'There ' in shown

@@ -13,10 +13,15 @@ from PIL import Image
 
 import minigpt4
 from minigpt4.inference.chat import ChatSession
-from minigpt4.inference.image_sources import ImageLimits, ImageSources
-from minigpt4.inference.web import EXAMPLES, build_page, examples, mount_page
-from minigpt4.inference.web_actions import Actions
-from minigpt4.inference.web_visit import (
+from minigpt4.inference.server.image_sources import ImageLimits, ImageSources
+from minigpt4.inference.web.actions import Actions
+from minigpt4.inference.web.page import (
+    EXAMPLES,
+    build_page,
+    examples,
+    mount_page,
+)
+from minigpt4.inference.web.visit import (
     Busy,
     Shown,
     Visit,

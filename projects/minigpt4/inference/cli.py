@@ -22,11 +22,11 @@ VERBS: dict[str, tuple[str, str]] = {
         'see each image of a training once, to train without vision weights',
     ),
     'caption': (
-        'minigpt4.inference.caption_folder',
+        'minigpt4.inference.folder.run',
         'caption a folder of pictures into a table and a gallery',
     ),
     'chat': (
-        'minigpt4.inference.terminal',
+        'minigpt4.inference.terminal.talk',
         'talk about pictures in the terminal',
     ),
     'convert': (
@@ -42,7 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
         'bring the weights of a model, checked; mirrors, resume, offline',
     ),
     'serve': (
-        'minigpt4.inference.serve',
+        'minigpt4.inference.server.serve',
         'answer OpenAI clients over HTTP, and a web page with --web',
     ),
 }

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..atomic import replacing
+from ...atomic import replacing
 
 SUFFIXES = ('.jsonl', '.csv', '.parquet')
 _HEAD = b'{"image": '  # how every row begins

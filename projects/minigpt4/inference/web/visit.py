@@ -19,9 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from .chat import ChatSession
-from .image_sources import ImageSources
-from .worker import EngineWorker, QueueFull
+from ..chat import ChatSession
+from ..server.image_sources import ImageSources
+from ..worker import EngineWorker, QueueFull
 
 WAYS = ('Greedy', 'Sampling', 'Beams')
 _REDRAW = 0.05  # seconds between two looks at an answer that grows

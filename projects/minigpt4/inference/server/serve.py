@@ -11,19 +11,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models import MiniGPT4
-from ..models.engine import Engine
-from .http_api import ChatApi
-from .image_sources import ImageLimits, ImageSources
-from .options import (
+from ...models import MiniGPT4
+from ...models.engine import Engine
+from ..options import (
     add_model_options,
     check_model,
     load_model,
     quiet_logs,
     sentence,
 )
+from ..worker import EngineWorker
+from .api import ChatApi
+from .image_sources import ImageLimits, ImageSources
 from .request_values import RequestLimits
-from .worker import EngineWorker
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 _CHARACTERS = 16  # of a token, at most, nearly always
@@ -143,7 +143,7 @@ def _serve(
     name = args.served_name or Path(args.model).stem
     api = ChatApi(worker, name, sources, limits, args.api_key)
     if args.web:
-        from .web import mount_page
+        from ..web.page import mount_page
 
         mount_page(
             api.app,

@@ -5,7 +5,7 @@ import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .web_visit import Busy, Visit, messages, sentence, settings_of
+from .visit import Busy, Visit, messages, sentence, settings_of
 
 _FORGOTTEN = (
     'the page was left for so long that the server has forgotten what was '
@@ -21,7 +21,7 @@ class Actions:
 
     Args:
         new_visit: Makes a visit.
-        examples: See :func:`~minigpt4.inference.web.examples`.
+        examples: See :func:`~minigpt4.inference.web.page.examples`.
     """
 
     def __init__(

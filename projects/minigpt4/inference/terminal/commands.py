@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..datasets.images import read_image
-from ..models.sampling import Settings
-from ..prompts import IMAGE_HERE
-from .chat import ChatSession
-from .image_fetch import fetch_picture
-from .options import completed, parse_setting
+from ...datasets.images import read_image
+from ...models.sampling import Settings
+from ...prompts import IMAGE_HERE
+from ..chat import ChatSession
+from ..options import completed, parse_setting
+from ..server.image_fetch import fetch_picture
 from .typed_images import is_web_address, split_line, words_of
 
 MAX_BYTES = 50 * 2**20  # of a picture that is fetched

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from .caption_sources import is_image_name
+from ..folder.sources import is_image_name
 
 _WORD = re.compile(
     r"""(?P<single>'[^']*')(?=\s|$)      # 'a b.png', as GNOME and KDE quote

@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .api_errors import (
+from ..worker import EngineWorker, QueueFull
+from .completions import Completions
+from .errors import (
     ApiError,
     json_response,
     tell_error,
     tell_fault,
     tell_missing,
 )
-from .completions import Completions
 from .image_sources import ImageSources
+from .metrics import ServerMetrics
 from .request_values import RequestLimits, shown
-from .server_metrics import ServerMetrics
-from .worker import EngineWorker, QueueFull
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

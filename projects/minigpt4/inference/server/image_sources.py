@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from ..datasets import SampleError
-from ..datasets.images import read_image
+from ...datasets import SampleError
+from ...datasets.images import read_image
 from .image_fetch import ImageError, brief, fetch_picture, too_large
 
 # Pillow's readers of common pictures; others call programs (EPS) or are rare

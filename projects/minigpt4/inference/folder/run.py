@@ -21,19 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..datasets.images import SampleError, read_image
-from ..prompts import IMAGE_HERE
-from .caption_batch import Job, answer_all, failed
-from .caption_gallery import check_gallery, write_gallery
-from .caption_sources import find_questions
-from .caption_table import (
-    SUFFIXES,
-    CaptionRow,
-    CaptionTable,
-    require_pyarrow,
-    write_table,
-)
-from .options import (
+from ...datasets.images import SampleError, read_image
+from ...prompts import IMAGE_HERE
+from ..options import (
     add_model_options,
     add_settings,
     check_model,
@@ -42,6 +32,16 @@ from .options import (
     quiet_logs,
     sentence,
     settings_of,
+)
+from .batch import Job, answer_all, failed
+from .gallery import check_gallery, write_gallery
+from .sources import find_questions
+from .table import (
+    SUFFIXES,
+    CaptionRow,
+    CaptionTable,
+    require_pyarrow,
+    write_table,
 )
 
 _NAMED = 10  # failures that the summary names

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..datasets import SampleError
-from ..datasets.images import load_image, read_image
-from ..models import MiniGPT4
-from ..models.engine import Engine
-from ..models.generation import Generation
-from ..prompts import Turn
-from .options import sentence
+from ...datasets import SampleError
+from ...datasets.images import load_image, read_image
+from ...models import MiniGPT4
+from ...models.engine import Engine
+from ...models.generation import Generation
+from ...prompts import Turn
+from ..options import sentence
 
 
 class Job(NamedTuple):

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from ..prompts import IMAGE_HERE, PromptTemplate, Turn
+from ...prompts import IMAGE_HERE, PromptTemplate, Turn
 from .request_values import BadRequest, RequestLimits, kind_of, shown, string
 
 MAX_MESSAGES = 1000

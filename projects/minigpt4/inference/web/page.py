@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The web page: a chat about pictures, made with Gradio.
 
-All visits share one engine; each has a chat of its own (``web_visit.py``).
+All visits share one engine; each has a chat of its own (``visit.py``).
 The page loads nothing from the internet and tells nobody about itself.
 """
 
@@ -14,19 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models import MiniGPT4
-from ..models.sampling import Settings
-from .image_sources import ImageSources
-from .web_actions import Actions
-from .web_visit import WAYS, Visit
-from .worker import EngineWorker
+from ...models import MiniGPT4
+from ...models.sampling import Settings
+from ..server.image_sources import ImageSources
+from ..worker import EngineWorker
+from .actions import Actions
+from .visit import WAYS, Visit
 
 if TYPE_CHECKING:
     import gradio as gr
     from starlette.applications import Starlette
 
 EXAMPLES = Path(__file__).parent / 'examples'
-_STYLE = Path(__file__).parent / 'web.css'
+_STYLE = Path(__file__).parent / 'page.css'
 _HOUR = 3600  # seconds
 # what a browser may load for the page: nothing from elsewhere
 _POLICY = (
@@ -281,7 +281,7 @@ def _gallery(cards: list[dict[str, Any]]) -> 'gr.Gallery':
 
 
 def _controls(defaults: Settings, max_new_tokens: int) -> list:
-    """The settings, in the order of :func:`.web_visit.settings_of`."""
+    """The settings, in the order of :func:`.visit.settings_of`."""
     import gradio as gr
 
     way_now = 'Greedy' if defaults.num_beams == 1 else 'Beams'

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..datasets.images import to_tensor
-from ..models.generation import Generation
-from ..models.sampling import Settings
-from .api_errors import ApiError, json_response
-from .chat import Prompt, build_prompt
+from ...datasets.images import to_tensor
+from ...models.generation import Generation
+from ...models.sampling import Settings
+from ..chat import Prompt, build_prompt
+from ..options import sentence
+from ..worker import QueueFull
 from .chat_request import ChatRequest, parse_request
+from .errors import ApiError, json_response
 from .image_fetch import ImageError
-from .options import sentence
 from .request_values import BadRequest
-from .worker import QueueFull
 
 if TYPE_CHECKING:
-    from .http_api import ChatApi
+    from .api import ChatApi
 
 _PICTURES_KEPT = 128
 _LINGER = 5.0  # seconds for who is refused to send all, or to hear why

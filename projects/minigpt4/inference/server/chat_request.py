@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..prompts import PromptTemplate, Turn
+from ...prompts import PromptTemplate, Turn
 from .chat_messages import read_messages
 from .request_values import (
     BadRequest,

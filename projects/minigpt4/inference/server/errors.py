@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any
 
-from .options import sentence
+from ..options import sentence
 from .request_values import shown
 
 _KINDS = {

@@ -15,10 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from .answer_view import show_markdown, show_plain
-from .chat import ChatSession
-from .chat_commands import HELP, Conversation, save
-from .options import (
+from ..chat import ChatSession
+from ..options import (
     add_model_options,
     add_settings,
     check_model,
@@ -27,6 +25,8 @@ from .options import (
     sentence,
     settings_of,
 )
+from .answer_view import show_markdown, show_plain
+from .commands import HELP, Conversation, save
 from .typed_images import source_of
 
 _FAILURES = (ImportError, OSError, ValueError, RuntimeError)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..atomic import replacing
-from ..datasets.images import SampleError, read_image
-from .caption_table import CaptionRow
+from ...atomic import replacing
+from ...datasets.images import SampleError, read_image
+from .table import CaptionRow
 
 SIDE = 192  # pixels of a thumbnail; the page shows it at 128
 _PLACE = '<script type="application/json" id="items">['
