@@ -113,12 +113,15 @@ def any_model(request, build_tiny, make_llm, tiny_tokenizer):
     return build_tiny(decoder=dict(name_or_path=str(folder)))
 
 
-def test_any_llm_says_what_transformers_says(any_model, make_sample, request):
+def test_any_llm_says_what_transformers_says(
+    any_model, make_sample, request, log
+):
     name = request.node.callspec.params['any_model']
     rows = prompts(any_model, make_sample)
     engine = Engine(any_model, slots=3)
     if name != 'gpt2':  # transformers below 4.50 gives it no cache object
         assert engine._reader.fits == (name not in LEFT_TO_TRANSFORMERS)
+        assert any('in slots' in line for line in log) != engine._reader.fits
     plain = name in ('llama', 'llama with groups')
     assert (engine._reader._llama is not None) == plain
     generations = [engine.submit(*row, max_new_tokens=6) for row in rows]
@@ -515,3 +518,66 @@ def test_rank_reads_the_prompt_once(tiny_model, rows, monkeypatch):
     del shapes[:]
     engine.rank(*rows[0], ['a', 'the'])
     assert shapes[0] == (1, 1), 'the prompt is known'
+
+
+@pytest.mark.parametrize(
+    'backend',
+    ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
+)
+def test_compiled_says_the_same(tiny_model, rows, backend, monkeypatch):
+    """With few codes, whatever number of rows and places there is."""
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, 'compile', lambda f: compiler(f, backend=backend)
+    )
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    engine = Engine(tiny_model, slots=3, compile=True)
+    lengths = [9, 70, 14, 5, 300]
+    generations = [
+        engine.submit(*row, max_new_tokens=n)
+        for row, n in zip(rows, lengths, strict=True)
+    ]
+    finish(engine)
+    graphs = counters['stats']['unique_graphs']
+    assert 0 < graphs <= 4
+    plain = Engine(tiny_model)
+    want = [
+        plain.submit(*row, max_new_tokens=n).answer()
+        for row, n in zip(rows, lengths, strict=True)
+    ]
+    assert ids_of(g.answer() for g in generations) == ids_of(want)
+    assert counters['stats']['unique_graphs'] == graphs
+
+
+def test_only_llama_is_compiled(build_tiny, make_llm, tiny_tokenizer, log):
+    folder = make_llm(
+        model_type='gpt2',
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        vocab_size=len(tiny_tokenizer),
+    )
+    model = build_tiny(decoder=dict(name_or_path=str(folder)))
+    Engine(model, compile=True)
+    assert any('only a plain LLaMA is compiled' in line for line in log)
+
+
+def test_adapters_are_heard(build_tiny, rows):
+    """LoRA changes what is said, so our pass must not read past it."""
+    pytest.importorskip('peft')
+    model = build_tiny(decoder=dict(lora=dict(r=4, target_modules=['q_proj'])))
+    model.eval()
+    engine = Engine(model)
+    assert engine._reader._llama is None and engine._reader.fits
+    for name, parameter in model.decoder.named_parameters():
+        if 'lora_B' in name:
+            torch.nn.init.normal_(parameter)
+    found = engine.submit(*rows[0], max_new_tokens=8).answer()
+    want = by_transformers(model, *rows[0], max_new_tokens=8)
+    assert ids_of([found]) == ids_of([want])
+    assert (
+        found
+        != Engine(build_tiny()).submit(*rows[0], max_new_tokens=8).answer()
+    )

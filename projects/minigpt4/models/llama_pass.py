@@ -122,6 +122,8 @@ class LlamaPass:
             first: The slot of the first row.
             cache: Keys and values.
         """
+        if self._table is None:
+            self._table = self._rotation(embeddings)
         if not cache.keys:
             like = embeddings.new_empty(0, self._kv_heads, 0, self._head_width)
             for _ in self._layers:
@@ -158,8 +160,10 @@ class LlamaPass:
         places: Tensor,
         views: list[View],
     ) -> Tensor:
-        cos, sin = self._rotation(embeddings, positions)
-        rotation = cos[:, None], sin[:, None]  # (rows, 1, T, D)
+        assert self._table is not None
+        cos, sin = self._table
+        # (rows, 1, T, D)
+        rotation = cos[positions][:, None], sin[positions][:, None]
         index = places[:, None, :, None].expand(
             -1, self._kv_heads, -1, self._head_width
         )
@@ -226,22 +230,17 @@ class LlamaPass:
             return x.view(rows, -1, 1, width)
         return x.view(shape).transpose(1, 2)
 
-    def _rotation(
-        self, embeddings: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _rotation(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine, and sine with the sign of what half a head brings.
 
-        Each ``(rows, T, D)``. Turned by half a head, the two halves of a
-        head change places.
+        Each ``(places, D)``. Turned by half a head, the two halves of a head
+        change places.
         """
-        if self._table is None:
-            places = torch.arange(self._places, device=positions.device)[None]
-            cos, sin = self._rotary(embeddings, places)
-            half = self._head_width // 2
-            sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-            self._table = cos[0], sin[0]
-        cos, sin = self._table
-        return cos[positions], sin[positions]
+        places = torch.arange(self._places, device=embeddings.device)[None]
+        cos, sin = self._rotary(embeddings, places)
+        half = self._head_width // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        return cos[0], sin[0]
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMS norm, in fp32, rounded where transformers' modules round."""

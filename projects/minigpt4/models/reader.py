@@ -3,6 +3,7 @@
 
 import hashlib
 import inspect
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Reader:
                 f'only a plain LLaMA is compiled; {self.decoder.name_or_path} '
                 'runs as it is.',
                 logger='current',
+                level=logging.WARNING,
             )
 
     def keys(self, row: Row, images: Sequence[Tensor]) -> list[int]:
@@ -275,15 +277,28 @@ def fits_slots(decoder: 'LLMDecoder') -> bool:
         # ranks have to take the same steps; layers take no cache
         return False
     if llm not in _FITS:
-        _FITS[llm] = llm.config.model_type == 'llama' or _seems_to_fit(decoder)
+        llama = llm.config.model_type == 'llama'
+        reason = None if llama else _misfit(decoder)
+        if reason is not None:
+            print_log(
+                f'{decoder.name_or_path} cannot keep keys and values in slots '
+                f"({reason}); transformers' generate answers, one request "
+                'after another.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        _FITS[llm] = reason is None
     return _FITS[llm]
 
 
-def _seems_to_fit(decoder: 'LLMDecoder') -> bool:
+def _misfit(decoder: 'LLMDecoder') -> str | None:
+    """Why an LLM cannot work with slots, or None."""
     llm = decoder.llm
     taken = inspect.signature(llm.base_model.forward).parameters
-    if 'position_ids' not in taken or not compat.attends_to_all(llm.config):
-        return False
+    if 'position_ids' not in taken:
+        return 'it takes no positions'
+    if not compat.attends_to_all(llm.config):
+        return 'its layers do not attend to all that came before'
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, llm.config.vocab_size, (1, 6), generator=generator)
     embeddings = decoder.embed(decoder.enter(ids))
@@ -313,16 +328,7 @@ def _seems_to_fit(decoder: 'LLMDecoder') -> bool:
                 ).last_hidden_state
             )
     except Exception as error:  # whatever it does not know
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-    else:
-        far = (torch.cat(parts, 1) - want).float().norm() / want.float().norm()
-        if far < 0.02:  # rounding; 16 bits are off by less than 0.01
-            return True
-        reason = f'what it reads there differs by {float(far):.0%}'
-    print_log(
-        f'{decoder.name_or_path} cannot keep keys and values in slots '
-        f"({reason}); transformers' generate answers, one request after "
-        'another.',
-        logger='current',
-    )
-    return False
+        return f'{type(error).__name__}: {error}'.splitlines()[0]
+    far = (torch.cat(parts, 1) - want).float().norm() / want.float().norm()
+    # 16 bits are off by less than 0.01
+    return None if far < 0.02 else f'what it reads is off by {float(far):.0%}'
