@@ -50,6 +50,17 @@ TINY = dict(
         vocab_size=768,
     ),
 )
+# an LLM whose arithmetic is next to nothing, behind tiny eyes
+HOST = TINY | dict(
+    llm=dict(
+        hidden_size=64,
+        intermediate_size=172,
+        num_hidden_layers=32,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=4010,
+    ),
+)
 # EVA-ViT-g, BLIP-2's Q-Former and Vicuna-7B
 VICUNA_7B = dict(
     img_size=224,
@@ -66,7 +77,12 @@ VICUNA_7B = dict(
         vocab_size=32000,
     ),
 )
-SIZES = {'mini-prop': MINI_PROP, 'tiny': TINY, 'vicuna-7b': VICUNA_7B}
+SIZES = {
+    'mini-prop': MINI_PROP,
+    'tiny': TINY,
+    'host': HOST,
+    'vicuna-7b': VICUNA_7B,
+}
 LLAMA = dict(
     model_type='llama',
     architectures=['LlamaForCausalLM'],

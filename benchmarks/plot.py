@@ -19,17 +19,31 @@ HERE = Path(__file__).parent
 def newest(folder: Path) -> list[dict]:
     """The last row of each name that has a ratio, in the order of names.
 
-    Each gets the ``date`` and ``machine`` of its run.
+    Not those of a curve (:func:`scale`). Each gets the ``date`` and
+    ``machine`` of its run.
     """
     rows: dict[str, dict] = {}
     for file in sorted(folder.glob('*.json')):
         for run in json.loads(file.read_text()):
             for row in run['rows']:
-                if row['ratio'] and row['guard_ok']:
+                curve = row['name'].startswith('batch-scale ')
+                if row['ratio'] and row['guard_ok'] and not curve:
                     rows[row['name']] = dict(
                         row, date=run['time'][:10], machine=run['machine']
                     )
     return [rows[name] for name in sorted(rows)]
+
+
+def scale(folder: Path) -> list[dict]:
+    """The rows of the last run of batch-scale that went well."""
+    found: list[dict] = []
+    for file in sorted(folder.glob('*.json')):
+        for run in json.loads(file.read_text()):
+            rows = [
+                row for row in run['rows'] if 'work' in row and row['guard_ok']
+            ]
+            found = rows or found
+    return found
 
 
 def table(rows: list[dict]) -> str:
@@ -102,6 +116,41 @@ def draw(rows: list[dict], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def draw_scale(rows: list[dict], out: Path) -> None:
+    """Curves of tokens per second over the answers at once.
+
+    Args:
+        rows: What :func:`scale` found.
+        out: The picture.
+    """
+    works = list(dict.fromkeys(row['work'] for row in rows))
+    figure, all_axes = plt.subplots(
+        1, len(works), figsize=(9, 3.6), layout='constrained', squeeze=False
+    )
+    for axes, work in zip(all_axes[0], works):
+        curve = [row for row in rows if row['work'] == work]
+        batches = [row['batch'] for row in curve]
+        for side, color, label in (
+            ('ours', '#2a7f62', 'ours'),
+            ('peer', '#c77d3a', curve[0]['peer_name']),
+        ):
+            rates = [row[side] for row in curve]
+            axes.plot(batches, rates, 'o-', color=color, label=label)
+        if work == 'decode':
+            least = [row['at_least'] for row in curve]
+            axes.plot(batches, least, 'k:', lw=1, label='at least')
+        axes.set_xscale('log', base=2)
+        axes.set_yscale('log')
+        axes.set_xticks(batches, batches)
+        axes.set_xlabel('answers at once')
+        axes.set_ylabel('tokens per second of the CPU')
+        axes.set_title(work)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--results', type=Path, default=HERE / 'results')
@@ -113,4 +162,6 @@ if __name__ == '__main__':
     options = parser.parse_args()
     rows = newest(options.results)
     draw(rows, options.out)
+    if curves := scale(options.results):
+        draw_scale(curves, options.out.with_name('batch_scale.png'))
     print(table(rows))

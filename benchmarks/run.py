@@ -38,6 +38,13 @@ ROWS = {
     'image-pipe': 'image_pipe',
     'load': 'load',
     'rank-scale': 'rank_scale',
+    'decode-host': 'decode_host',
+    'ttft': 'ttft',
+    'caption-batch': 'caption_batch',
+    'multi-choice': 'multi_choice',
+    'batch-scale': 'batch_scale',
+    'serve-load': 'serve_load',
+    'serve-fuzz': 'serve_fuzz',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',
@@ -46,6 +53,9 @@ GPU_ROWS = {
     'vit-encode': 'gpu_vit_encode',
     'mem': 'gpu_mem',
     'load-h200': 'gpu_load',
+    'decode-b1': 'gpu_decode',
+    'ttft-h200': 'gpu_decode',
+    'caption-h200': 'gpu_decode',
 }
 PACKAGES = ('minigpt4', 'torch', 'transformers', 'mmengine', 'numpy')
 

@@ -56,6 +56,11 @@ def test_every_row_has_its_file(run):
         'image-pipe',
         'load',
         'rank-scale',
+        'decode-host',
+        'ttft',
+        'caption-batch',
+        'multi-choice',
+        'batch-scale',
     }
     assert set(run.GPU_ROWS) == {
         's1-h200',
@@ -64,6 +69,9 @@ def test_every_row_has_its_file(run):
         'vit-encode',
         'mem',
         'load-h200',
+        'decode-b1',
+        'ttft-h200',
+        'caption-h200',
     }
     for module in {*run.ROWS.values(), *run.GPU_ROWS.values()}:
         assert callable(importlib.import_module(module).measure), module

@@ -49,7 +49,7 @@ def test_the_map_is_true():
     block = README.split('## Map')[1].split('```')[1]
     package = ROOT / 'projects' / 'minigpt4'
     for folder in ('models', 'datasets', 'engine', 'inference', 'nano'):
-        for file in (package / folder).glob('*.py'):
+        for file in (package / folder).rglob('*.py'):
             if file.name != '__init__.py':
                 assert file.name in block, f'{folder}/{file.name} is missing'
     real = {file.name for file in package.rglob('*.py')} | {

@@ -108,3 +108,18 @@ def keys_and_values(cache) -> list:
     if hasattr(cache, 'layers'):  # since transformers 4.54
         return [(layer.keys, layer.values) for layer in cache.layers]
     return list(zip(cache.key_cache, cache.value_cache, strict=True))
+
+
+def attends_to_all(config) -> bool:
+    """Whether a cache of this LLM is keys and values of all tokens alone."""
+    from transformers import DynamicCache
+
+    if _transformers() >= (4, 56):  # the cache knows what its layers are
+        from transformers.cache_utils import DynamicLayer
+
+        layers = DynamicCache(config=config).layers
+        return all(type(layer) is DynamicLayer for layer in layers)
+    window = getattr(config, 'sliding_window', None)
+    return window is None or getattr(config, 'use_sliding_window', None) is (
+        False
+    )

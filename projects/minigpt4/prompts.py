@@ -26,6 +26,8 @@ class PromptTemplate:
         stop: Texts that end an answer while generating.
         image: How an image is wrapped; holds ``<ImageHere>`` once.
         system: What opens a chat (never used in training).
+        chat_answer: Text between question and answer in a chat, where it
+            differs from ``answer``.
     """
 
     name: str
@@ -36,6 +38,7 @@ class PromptTemplate:
     stop: tuple[str, ...]
     image: str = f'<Img>{IMAGE_HERE}</Img>'
     system: str = ''
+    chat_answer: str | None = None
 
 
 _SYSTEM = (
@@ -60,6 +63,8 @@ TEMPLATES = {
             end='###',
             stop=('###',),
             system=_SYSTEM + '###',
+            # no blank before it, unlike stage 2: official conversation.py
+            chat_answer='###Assistant: ',
         ),
         PromptTemplate(
             'llama2',
@@ -96,10 +101,18 @@ class Turn:
 
     ``<ImageHere>`` in the question stands for an image, already wrapped or
     not.
+
+    Attributes:
+        question: What is asked.
+        answer: What was answered, without end symbol.
+        spelling: The token ids that the model wrote the answer and its end
+            with, where they are known: a tokenizer may spell the same text
+            otherwise, and its keys and values could not be used again.
     """
 
     question: str
     answer: str | None = None
+    spelling: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,12 @@ class Segment:
     Attributes:
         text: Its text, or None for an image slot.
         supervised: Whether the loss is taken on it.
+        ids: Its token ids where the tokenizer is not to be asked.
     """
 
     text: str | None
     supervised: bool = False
+    ids: tuple[int, ...] = ()
 
 
 def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
@@ -133,22 +148,91 @@ def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
     segments: list[Segment] = []
     for i, turn in enumerate(turns):
         opening = template.first if i == 0 else template.later
-        parts = (
-            opening + _wrap_images(turn.question, template) + template.answer
-        ).split(IMAGE_HERE)
-        for j, text in enumerate(parts):
-            if j:
-                segments.append(Segment(None))
-            if text:
-                segments.append(Segment(text))
+        _add_texts(
+            segments,
+            opening + _wrap_images(turn.question, template) + template.answer,
+        )
         if turn.answer is not None:
             segments.append(Segment(turn.answer + template.end, True))
         elif i < len(turns) - 1:
-            raise ValueError(
-                f'turn {i + 1} of {len(turns)} has no answer; '
-                'only the last answer may be left out.'
-            )
+            raise _unanswered(i, turns)
     return segments
+
+
+def render_chat(
+    turns: Sequence[Turn],
+    template: PromptTemplate,
+    system: str | None = None,
+) -> list[Segment]:
+    """Render a chat as the official demo writes it.
+
+    A system line opens it, which training never saw. Each text between
+    images is one segment. An answer is a segment of its own, as in training
+    and as the model wrote it: the official demo tokenises it again together
+    with the text around it, which loses the ``_`` token of the blank before
+    the answer, and with it all keys and values from there on.
+
+    With a system line LLaMA-2's first question begins with ``<s>`` like its
+    later ones, as in the official demo; :func:`tokenize` puts the other one
+    in front of the system line.
+
+    Args:
+        turns: The turns; the answer of the last is None.
+        template: How the LLM writes.
+        system: The system line; None is the template's, '' leaves it out.
+
+    Raises:
+        ValueError: An answer is missing or there is no question to answer.
+
+    Source: MiniGPT-4 ``conversation/conversation.py`` @ d94738a.
+    """
+    if not turns or turns[-1].answer is not None:
+        raise ValueError(
+            'a chat ends with a question that is to be answered; expected '
+            'the answer of its last turn to be None.'
+        )
+    if system is None:
+        system = template.system
+    elif template.system.endswith(template.end):
+        system = system and system.removesuffix(template.end) + template.end
+    segments: list[Segment] = []
+    for i, turn in enumerate(turns):
+        opening = (
+            system + template.later
+            if i == 0 and system
+            else (template.later if i else template.first)
+        )
+        answer = (
+            template.answer
+            if template.chat_answer is None
+            else template.chat_answer
+        )
+        _add_texts(
+            segments, opening + _wrap_images(turn.question, template) + answer
+        )
+        if turn.answer is not None:
+            segments.append(
+                Segment(turn.answer + template.end, True, turn.spelling)
+            )
+        elif i < len(turns) - 1:
+            raise _unanswered(i, turns)
+    return segments
+
+
+def _add_texts(segments: list[Segment], text: str) -> None:
+    """Add a text that holds images."""
+    for i, part in enumerate(text.split(IMAGE_HERE)):
+        if i:
+            segments.append(Segment(None))
+        if part:
+            segments.append(Segment(part))
+
+
+def _unanswered(i: int, turns: Sequence[Turn]) -> ValueError:
+    return ValueError(
+        f'turn {i + 1} of {len(turns)} has no answer; '
+        'only the last answer may be left out.'
+    )
 
 
 def _wrap_images(question: str, template: PromptTemplate) -> str:
@@ -210,6 +294,8 @@ def tokenize(
     for segment in segments:
         if segment.text is None:
             ids = [IMAGE_SLOT]
+        elif segment.ids:
+            ids = list(segment.ids)
         else:
             ids = tokenizer(segment.text, add_special_tokens=False).input_ids
         if (

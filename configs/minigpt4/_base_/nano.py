@@ -44,5 +44,6 @@ model = dict(
     ),
     prompt_template='vicuna_v0',
     prompt='Describe this image in detail.',
+    system='',  # its language model never read a system line
     generation=dict(max_new_tokens=80),
 )

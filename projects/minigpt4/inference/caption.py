@@ -108,12 +108,9 @@ def inference_model(
                 raise
             results.append(dict(pred_caption=None, error=str(error)))
     waiting = [result for result in results if not result]
-    for start in range(0, len(samples), batch_size):
-        answers = model.generate(
-            samples[start : start + batch_size], **settings
-        )
-        for result, answer in zip(waiting[start:], answers, strict=False):
-            result['pred_caption'] = answer.text
+    answers = model.generate(samples, batch_size, **settings)
+    for result, answer in zip(waiting, answers, strict=True):
+        result['pred_caption'] = answer.text
     return results[0] if single else results
 
 

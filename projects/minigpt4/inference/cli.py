@@ -21,6 +21,14 @@ VERBS: dict[str, tuple[str, str]] = {
         'minigpt4.inference.cache_features',
         'see each image of a training once, to train without vision weights',
     ),
+    'caption': (
+        'minigpt4.inference.folder.run',
+        'caption a folder of pictures into a table and a gallery',
+    ),
+    'chat': (
+        'minigpt4.inference.terminal.talk',
+        'talk about pictures in the terminal',
+    ),
     'convert': (
         'minigpt4.convert.cli',
         'weights of LAVIS, MiniGPT-4, MMPretrain, Hugging Face in and out',
@@ -32,6 +40,10 @@ VERBS: dict[str, tuple[str, str]] = {
     'download': (
         'minigpt4.inference.download',
         'bring the weights of a model, checked; mirrors, resume, offline',
+    ),
+    'serve': (
+        'minigpt4.inference.server.serve',
+        'answer OpenAI clients over HTTP, and a web page with --web',
     ),
 }
 # run as files, without importing the package

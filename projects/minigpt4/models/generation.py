@@ -1,23 +1,20 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Generation: embeddings of prompts to answers, each row by itself.
+"""Answers: whole, or on their way as the one who asked sees them."""
 
-The decoding loop is transformers' own ``generate``; what is ours is where a
-row ends: at EOS, or where its text holds a stop string, however the
-tokenizer spelled it (LLaMA has two spellings of ``###``).
-"""
-
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+from mmengine.logging import print_log
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
 
-_TAIL = 16  # tokens that hold any stop string
+from .sampling import Sampler, Settings
+from .text_stream import TextStream
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Answer:
 
     Attributes:
         text: The answer, without stop string, stripped.
-        token_ids: All generated ids of the row, without padding.
+        token_ids: All generated ids, the stop string's included.
         finished: Whether it ended by itself, not by ``max_new_tokens``.
     """
 
@@ -35,91 +32,146 @@ class Answer:
     finished: bool
 
 
-class StopTexts(StoppingCriteria):
-    """Ends each row by itself once its text holds a stop string.
+class Generation:
+    """One answer on its way; made by :meth:`Engine.submit`.
 
-    The official criterion ends a batch only when all rows hold the stop
-    tokens at the same step (MiniGPT-4 issue 533).
+    Attributes:
+        settings: How it is generated.
+        prompt_tokens: Tokens of the prompt, images included.
+        reused_tokens: How many of these were not computed again, because
+            their keys and values were stored.
+        token_ids: The ids so far, stop string included, end of text not.
+        text: The text so far; it never holds a stop string, or the beginning
+            of one that may still become one, or half a character.
+        finished: Whether nothing more will come.
+        finish_reason: Why: ``'stop'`` (end of text or stop string),
+            ``'length'``, ``'cancelled'`` or ``'error'``.
+        error: What went wrong, for ``'error'``.
     """
 
-    def __init__(self, tokenizer, stop: Sequence[str]) -> None:
-        self.tokenizer = tokenizer
-        self.stop = tuple(stop)
+    def __init__(
+        self,
+        engine: 'Engine',
+        settings: Settings,
+        keys: list[int],
+        embeddings: Tensor | None,
+        images: list[Tensor],
+        stream: TextStream,
+        sampler: Sampler,
+    ) -> None:
+        self.settings = settings
+        self.prompt_tokens = len(keys)
+        self.reused_tokens = 0
+        self.token_ids: list[int] = []
+        self.text = ''
+        self.finished = False
+        self.finish_reason: str | None = None
+        self.error: Exception | None = None
+        self.cancelled = False
+        # what the engine works with: what tells the tokens apart, and of how
+        # many of them keys and values are in the row's slot
+        self.keys = keys
+        self.cached = 0
+        self.embeddings = embeddings
+        self.images = images
+        self.stream = stream
+        self.sampler = sampler
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[str | None], None]] = []
 
-    def __call__(self, input_ids: Tensor, scores, **kwargs) -> Tensor:
-        """``(B, generated)`` ids to ``(B,)`` bool."""
-        texts = self.tokenizer.batch_decode(input_ids[:, -_TAIL:])
-        done = [any(stop in text for stop in self.stop) for text in texts]
-        return torch.tensor(done, device=input_ids.device)
+    def cancel(self) -> None:
+        """End it; what was said stays. From any thread, at any time."""
+        self.cancelled = True
 
+    def pieces(self) -> Iterator[str]:
+        """New text as it comes; joined it is ``text``.
 
-@torch.no_grad()
-def generate(
-    llm,
-    tokenizer,
-    embeddings: Tensor,
-    attention_mask: Tensor,
-    stop: Sequence[str] = (),
-    max_new_tokens: int = 300,
-    **settings,
-) -> list[Answer]:
-    """Answer a left-padded batch of prompts, greedily unless told otherwise.
+        Runs the engine itself, or waits where a worker does. Leaving the
+        iteration early cancels the answer.
 
-    Args:
-        llm: The Hugging Face causal LM.
-        tokenizer: Its tokenizer.
-        embeddings: ``(B, T, hidden_size)`` of the prompts.
-        attention_mask: ``(B, T)``, 0 at pads.
-        stop: Texts that end an answer.
-        max_new_tokens: The most tokens of an answer.
-        settings: Further fields of transformers' ``GenerationConfig``, e.g.
-            ``num_beams=5`` or ``do_sample=True, temperature=0.7``.
+        Raises:
+            Exception: What went wrong, if something did.
+        """
+        seen = 0
+        try:
+            while True:
+                done = self.finished  # before the text, which may still grow
+                if len(self.text) > seen:
+                    piece = self.text[seen:]
+                    seen += len(piece)
+                    yield piece
+                elif done:
+                    break
+                elif not self._engine.driven:
+                    self._engine.step()
+                else:
+                    with self._changed:
+                        if not self.finished and len(self.text) == seen:
+                            self._changed.wait(timeout=1.0)
+        finally:
+            if not self.finished:
+                self.cancel()
+        if self.error is not None:
+            raise self.error
 
-    Returns:
-        An answer for each row.
+    def answer(self) -> Answer:
+        """Wait for the end.
 
-    Raises:
-        ValueError: A prompt ends in padding.
-    """
-    if not attention_mask[:, -1].all():
-        raise ValueError(
-            'a prompt ends in padding; a batch to answer is '
-            "padded on the left: collate with padding='left'."
+        Raises:
+            Exception: What went wrong, if something did.
+        """
+        for _ in self.pieces():
+            pass
+        return Answer(
+            self.text, list(self.token_ids), self.finish_reason == 'stop'
         )
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if pad is None:
-        pad = 0 if eos is None else eos
-    settings.setdefault('do_sample', False)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=eos,
-        pad_token_id=pad,
-        **settings,
-    )
-    output = llm.generate(
-        inputs_embeds=embeddings,
-        attention_mask=attention_mask,
-        generation_config=config,
-        stopping_criteria=StoppingCriteriaList([StopTexts(tokenizer, stop)])
-        if stop
-        else None,
-    )
-    return [_answer(row, tokenizer, stop, eos, pad) for row in output.tolist()]
 
+    def listen(self, callback: Callable[[str | None], None]) -> None:
+        """Have each new piece of text told, and None at the end.
 
-def _answer(
-    ids: list[int], tokenizer, stop: Sequence[str], eos: int | None, pad: int
-) -> Answer:
-    """Cut one row at its end; what follows there is padding."""
-    finished = eos is not None and eos in ids
-    if eos is not None and finished:
-        ids = ids[: ids.index(eos)]
-    while ids and ids[-1] == pad:
-        ids = ids[:-1]
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    ends = [text.find(mark) for mark in stop if mark in text]
-    if ends:
-        finished = True
-        text = text[: min(ends)]
-    return Answer(text.strip(), ids, finished)
+        What was said before is told at once. The callback runs in the
+        engine's thread and must be quick.
+        """
+        with self._changed:
+            if self.text:
+                callback(self.text)
+            if self.finished:
+                callback(None)
+            else:
+                self._listeners.append(callback)
+
+    def say(self, piece: str) -> None:
+        """Add to the text (the engine's side)."""
+        if not piece:
+            return
+        with self._changed:
+            self.text += piece
+            self._tell(piece)
+
+    def finish(self, reason: str, error: Exception | None = None) -> None:
+        """Nothing more will come (the engine's side)."""
+        if self.finished:
+            return
+        self.say(self.stream.close())
+        with self._changed:
+            self.error = error
+            self.finish_reason = reason
+            self.finished = True
+            self._tell(None)
+            self._listeners.clear()
+        self.images, self.embeddings = [], None
+
+    def _tell(self, piece: str | None) -> None:
+        for callback in list(self._listeners):
+            try:
+                callback(piece)
+            except Exception as error:  # the listener's, not the answer's
+                self._listeners.remove(callback)
+                print_log(
+                    f'a listener to an answer failed and is not told any '
+                    f'more ({type(error).__name__}: {error}).',
+                    logger='current',
+                    level=logging.ERROR,
+                )
+        self._changed.notify_all()

@@ -17,9 +17,13 @@ from ..prompts import get_template
 from ..registry import MODELS
 from .data_preprocessor import ImageNormalizer
 from .decoder import decode_fingerprint, encode_fingerprint
-from .generation import Answer, generate
+from .engine import Engine
+from .generation import Answer
 from .multimodal_inputs import Collator, MultimodalInputs
+from .reader import fits_slots
 from .row_attention import Rows
+from .sampling import Settings
+from .transformers_loop import generate
 
 FINGERPRINT = 'llm_fingerprint'
 
@@ -53,6 +57,8 @@ class MiniGPT4(BaseModel):
             line of its own, padded to the longest. A decoder that attends to
             rows (LLaMA) gets all of them in one line.
         prompt: The question of a caption without a question of its own.
+        system: The line that opens a chat; None is the template's, '' is
+            none.
         generation: Default settings of :meth:`generate`.
         check_llm: Whether a checkpoint of another LLM is refused.
         compile: Whether blocks of the backbone and layers of the LLM run
@@ -76,6 +82,7 @@ class MiniGPT4(BaseModel):
         micro_batch_size: int | None = None,
         line_length: int | None = 256,
         prompt: str = '',
+        system: str | None = None,
         generation: dict | None = None,
         check_llm: bool = True,
         compile: bool = False,
@@ -88,6 +95,7 @@ class MiniGPT4(BaseModel):
         self.micro_batch_size = micro_batch_size
         self.line_length = line_length
         self.prompt = prompt
+        self.system = system
         self.generation = dict(generation or {})
         self.check_llm = check_llm
         self.backbone = None if backbone is None else MODELS.build(backbone)
@@ -373,38 +381,81 @@ class MiniGPT4(BaseModel):
     def answer(
         self, images: Tensor | None, inputs: MultimodalInputs, **settings
     ) -> list[Answer]:
-        """Generate for a left-padded batch; see :func:`generate`.
+        """Generate for a left-padded batch.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised, or None.
+            inputs: The batch.
+            settings: Over ``generation``; see :class:`Settings`.
 
         Raises:
-            ValueError: The batch is one of the training collator.
+            ValueError: The batch is one of the training collator, or a
+                setting is unknown.
         """
         if inputs.packed or inputs.prefix:
             raise ValueError(
                 'a packed training batch cannot be answered; collate with '
                 'model.collator(training=False).'
             )
+        if not inputs.attention_mask[:, -1].all():
+            raise ValueError(
+                'a prompt ends in padding; a batch to answer is padded on '
+                "the left: collate with padding='left'."
+            )
+        embeddings = self.embed(images, inputs)
+        if self._engine_answers(settings):
+            engine = Engine(self, slots=len(embeddings), stored_tokens=0)
+            masks = inputs.attention_mask.bool()
+            rows = [
+                engine.submit_embedded(row[mask], **settings)
+                for row, mask in zip(embeddings, masks, strict=True)
+            ]
+            return [row.answer() for row in rows]
+        chosen = Settings.of(self.generation, settings)
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
-            self.decoder.enter(self.embed(images, inputs)),
+            self.decoder.enter(embeddings),
             self.decoder.enter(inputs.attention_mask),
-            self.template.stop,
-            **{**self.generation, **settings},
+            (*self.template.stop, *chosen.stop),
+            **chosen.of_transformers(),
         )
 
     def generate(
-        self, samples: Sequence[BaseDataElement], **settings
+        self,
+        samples: Sequence[BaseDataElement],
+        batch_size: int | None = None,
+        **settings,
     ) -> list[Answer]:
-        """Answer samples (``images`` uint8 and ``turns``) in one batch.
+        """Answer samples (``images`` uint8 and ``turns``).
 
         Args:
             samples: What the datasets' pipelines give.
-            settings: Over ``generation``; see :func:`generate`.
+            batch_size: How many are answered at once; None is all.
+            settings: Over ``generation``; see :class:`Settings`.
         """
-        batch = self.data_preprocessor(
-            self.collator(training=False)(samples), False
-        )
-        return self.answer(batch['images'], batch['inputs'], **settings)
+        size = batch_size or max(len(samples), 1)
+        collator = self.collator(training=False)
+        if self._engine_answers(settings):
+            engine = Engine(self, min(size, len(samples) or 1), 0)
+            rows = [
+                engine.submit(collator.row(sample), sample.images, **settings)
+                for sample in samples
+            ]
+            return [row.answer() for row in rows]
+        answers = []
+        for start in range(0, len(samples), size):
+            batch = collator(samples[start : start + size])
+            batch = self.data_preprocessor(batch, False)
+            answers += self.answer(
+                batch['images'], batch['inputs'], **settings
+            )
+        return answers
+
+    def _engine_answers(self, settings: dict) -> bool:
+        """Whether answers are the engine's, not transformers'."""
+        beams = Settings.of(self.generation, settings).num_beams
+        return beams == 1 and fits_slots(self.decoder)
 
 
 def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:

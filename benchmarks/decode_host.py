@@ -1,0 +1,37 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Decoding where the LLM is so small that Python is all there is to do.
+
+LLaMA of 32 layers and a width of 64, a prompt of 100 embeddings, 60 tokens:
+what it costs beside arithmetic, as on a GPU that waits for its launches. Also
+with a compiled pass, whose compilation is told and not counted.
+"""
+
+from collections.abc import Iterator
+
+from generation import Row, compare
+
+TOKENS = 60
+GOALS = dict(transformers=3, official=6)
+
+
+def measure(repeats: int, size: str = 'host') -> Iterator[dict]:
+    """The rows."""
+    settings = dict(rows=1, prompt=100, tokens=TOKENS)
+    for side in ('ours', 'compiled'):
+        for peer, goal in GOALS.items():
+            name = 'decode-host' + (' compiled' if side == 'compiled' else '')
+            yield compare(
+                Row(
+                    f'{name} against {peer}',
+                    'decode',
+                    size,
+                    settings,
+                    'ms/token',
+                    TOKENS,
+                    peer,
+                    goal,
+                    side,
+                    rate=False,
+                ),
+                repeats,
+            )

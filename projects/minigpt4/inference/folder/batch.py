@@ -1,0 +1,135 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Many questions about pictures through one engine, decoded meanwhile."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from ...datasets import SampleError
+from ...datasets.images import load_image, read_image
+from ...models import MiniGPT4
+from ...models.engine import Engine
+from ...models.generation import Generation
+from ...prompts import Turn
+from ..options import sentence
+
+
+class Job(NamedTuple):
+    """A picture and what is asked about it."""
+
+    image: str
+    prompt: str
+
+
+class _Picture(NamedTuple):
+    """A decoded picture, with what its file was like."""
+
+    tensor: Tensor
+    bytes: int
+    modified_ns: int
+
+
+def answer_all(
+    model: MiniGPT4,
+    jobs: Sequence[Job],
+    slots: int,
+    workers: int,
+    settings: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Answer many questions, pictures being decoded in threads meanwhile.
+
+    Args:
+        model: The model.
+        jobs: What to answer.
+        slots: Answers at once.
+        workers: Threads that decode.
+        settings: Of generation.
+
+    Yields:
+        Fields of a :class:`CaptionRow` as each answer ends, in any order.
+    """
+    engine = Engine(model, slots=slots)
+    collator = model.collator(training=False)
+    size, ahead = model.image_size, 4 * slots
+    waiting: deque[tuple[Job, Future[_Picture]]] = deque()
+    running: list[tuple[Job, _Picture, Generation]] = []
+    left = iter(in_order(jobs, ahead))
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                while len(waiting) < ahead and (job := next(left, None)):
+                    future = pool.submit(_load, job.image, size)
+                    waiting.append((job, future))
+                if not (waiting or running):
+                    return
+                # an engine that has work does not wait for a picture
+                while waiting and len(running) < 2 * slots:
+                    if running and not waiting[0][1].done():
+                        break
+                    job, future = waiting.popleft()
+                    try:
+                        picture = future.result()
+                        sample = BaseDataElement(
+                            images=[picture.tensor], turns=[Turn(job.prompt)]
+                        )
+                        generation = engine.submit(
+                            collator.row(sample), sample.images, **settings
+                        )
+                    except (SampleError, OSError) as error:
+                        yield failed(job, error)
+                        continue
+                    running.append((job, picture, generation))
+                engine.step()
+                for item in [r for r in running if r[2].finished]:
+                    running.remove(item)
+                    yield _answered(*item)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_order(jobs: Sequence[Job], window: int) -> Iterator[Job]:
+    """Jobs with prompts of like length together, within each window.
+
+    Prompts that begin to be read in one step are padded to the longest.
+    Within a window, so that the questions about one picture stay close and
+    the engine still knows what it saw.
+    """
+    for start in range(0, len(jobs), window):
+        yield from sorted(
+            jobs[start : start + window], key=lambda job: len(job.prompt)
+        )
+
+
+def _load(path: str, size: int) -> _Picture:
+    try:
+        about = os.stat(path)
+    except OSError:
+        read_image(path)  # which says why in a sentence
+        raise
+    return _Picture(load_image(path, size), about.st_size, about.st_mtime_ns)
+
+
+def _answered(
+    job: Job, picture: _Picture, generation: Generation
+) -> dict[str, Any]:
+    if generation.error is not None:
+        return failed(job, generation.error)
+    return dict(
+        image=job.image,
+        prompt=job.prompt,
+        caption=generation.answer().text,
+        finished=generation.finish_reason == 'stop',
+        tokens=len(generation.token_ids),
+        bytes=picture.bytes,
+        modified_ns=picture.modified_ns,
+    )
+
+
+def failed(job: Job, error: Exception) -> dict[str, Any]:
+    """Fields of the row of a picture that could not be answered."""
+    return dict(image=job.image, prompt=job.prompt, error=sentence(error))

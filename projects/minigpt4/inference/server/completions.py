@@ -1,0 +1,424 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The endpoint ``/v1/chat/completions``: a request becomes an answer."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ...datasets.images import to_tensor
+from ...models.generation import Generation
+from ...models.sampling import Settings
+from ..chat import Prompt, build_prompt
+from ..options import sentence
+from ..worker import QueueFull
+from .chat_request import ChatRequest, parse_request
+from .errors import ApiError, json_response
+from .image_fetch import ImageError
+from .request_values import BadRequest
+
+if TYPE_CHECKING:
+    from .api import ChatApi
+
+_PICTURES_KEPT = 128
+_LINGER = 5.0  # seconds for who is refused to send all, or to hear why
+_SCOPE = dict(type='http')
+
+
+class Completions:
+    """The endpoint ``/v1/chat/completions``, as an ASGI application."""
+
+    def __init__(self, api: 'ChatApi') -> None:
+        self.api = api
+        self.model = api.model
+        self._answers: set[Generation] = set()
+        self._pictures: OrderedDict[bytes, Tensor] = OrderedDict()
+        # few at once: a large picture takes much memory while it is decoded
+        self._readers = ThreadPoolExecutor(2, 'minigpt4-images')
+        self._tokenizer = threading.Lock()
+
+    def cancel_all(self) -> None:
+        """Break off every answer."""
+        for generation in list(self._answers):
+            generation.cancel()
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Take one request."""
+        from starlette.requests import ClientDisconnect, Request
+
+        api, status = self.api, 500
+
+        async def counted(message) -> None:
+            nonlocal status
+            if message['type'] == 'http.response.start':
+                status = message['status']
+            await send(message)
+
+        more = True  # of the body is to come
+
+        async def heard() -> dict:
+            nonlocal more
+            message = await receive()
+            more = message.get('more_body', False)
+            return message
+
+        request = Request(scope, heard)
+        try:
+            api.authorize(request)
+            with api.place():
+                body = await api.body(request)
+                await self._while_heard(self._respond(body, counted), receive)
+        except ClientDisconnect:
+            status = 499
+        except ApiError as error:
+            if status == 200:  # the events have begun; this is the last
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_end_events(send, error), _LINGER)
+                return
+            status = error.status
+            if more:
+                await _discard(heard)
+            raise
+        finally:
+            api.metrics.requests[status] += 1
+
+    async def _while_heard(self, work, receive) -> None:
+        """Do it as long as the client listens, and no longer than allowed.
+
+        Raises:
+            ApiError: 503 where it took too long; also what the work raises.
+            ClientDisconnect: The client has left.
+        """
+        from starlette.requests import ClientDisconnect
+
+        seconds = self.api.limits.seconds
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait(
+                {task, gone},
+                timeout=seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if task.done():
+                task.result()
+            elif gone.done():
+                raise ClientDisconnect
+            else:
+                raise ApiError(
+                    503, f'the answer took longer than {seconds:g} seconds.'
+                )
+        finally:
+            for each in (task, gone):
+                each.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    async def _respond(self, body: bytes, send) -> None:
+        """Answer, whole or as events."""
+        api, began = self.api, time.monotonic()
+        with api.holding(len(body)):
+            request = self._parse(body)
+            del body
+            generation, prompt = await self._start(request)
+            request.images.clear()  # their texts are large
+        about = dict(
+            id=f'chatcmpl-{uuid.uuid4().hex}',
+            created=int(time.time()),
+            model=api.name,
+        )
+        if prompt.notice:
+            about['notice'] = prompt.notice
+        with self._answering(generation):
+            pieces = _pieces(generation)
+            first = await anext(pieces, '')
+            api.metrics.first_token.add(time.monotonic() - began)
+            if request.stream:
+                await self._send_events(
+                    generation, first, pieces, about, request, send
+                )
+            else:
+                async for _ in pieces:
+                    pass
+                _check(generation)
+                content = dict(
+                    **about,
+                    object='chat.completion',
+                    choices=[
+                        dict(
+                            index=0,
+                            message=dict(
+                                role='assistant', content=generation.text
+                            ),
+                            logprobs=None,
+                            finish_reason=generation.finish_reason,
+                        )
+                    ],
+                    usage=_usage(generation),
+                )
+                await json_response(content)(_SCOPE, None, send)
+        api.metrics.answer.add(time.monotonic() - began)
+        usage = _usage(generation)
+        api.metrics.tokens.update(
+            prompt=usage['prompt_tokens'],
+            cached=generation.reused_tokens,
+            completion=usage['completion_tokens'],
+        )
+
+    async def _send_events(
+        self,
+        generation: Generation,
+        first: str,
+        pieces: AsyncIterator[str],
+        about: dict,
+        request: ChatRequest,
+        send,
+    ) -> None:
+        """The answer as server-sent events."""
+        if generation.finished:
+            _check(generation)  # as long as it can have a status of its own
+        await send(
+            dict(
+                type='http.response.start',
+                status=200,
+                headers=[
+                    (b'content-type', b'text/event-stream; charset=utf-8'),
+                    (b'cache-control', b'no-cache'),
+                    (b'x-accel-buffering', b'no'),  # nginx would collect
+                ],
+            )
+        )
+
+        async def event(content: Any) -> None:
+            await _send_data(send, json.dumps(content))
+
+        async def chunk(delta: dict, reason: str | None = None) -> None:
+            choice = dict(
+                index=0, delta=delta, logprobs=None, finish_reason=reason
+            )
+            content = dict(
+                **about, object='chat.completion.chunk', choices=[choice]
+            )
+            if request.include_usage:
+                content['usage'] = None
+            await event(content)
+
+        await chunk(dict(role='assistant', content=first))
+        async for piece in pieces:
+            await chunk(dict(content=piece))
+        try:
+            _check(generation)
+        except ApiError as error:
+            await event(error.content)
+        else:
+            await chunk({}, generation.finish_reason)
+            if request.include_usage:
+                await event(
+                    dict(
+                        **about,
+                        object='chat.completion.chunk',
+                        choices=[],
+                        usage=_usage(generation),
+                    )
+                )
+            await _send_data(send, '[DONE]')
+        await send(dict(type='http.response.body', body=b''))
+
+    @contextlib.contextmanager
+    def _answering(self, generation: Generation) -> Iterator[None]:
+        """Follow an answer; it ends with the one who asked for it."""
+        self._answers.add(generation)
+        try:
+            yield
+        finally:
+            self._answers.discard(generation)
+            if not generation.finished:
+                generation.cancel()
+
+    def _parse(self, body: bytes) -> ChatRequest:
+        """Read a request.
+
+        Raises:
+            ApiError: 400 or 404.
+        """
+        try:
+            request = parse_request(
+                body, self.model.template, self.model.prompt, self.api.limits
+            )
+        except BadRequest as error:
+            raise ApiError(400, str(error), error.param, error.code) from error
+        self.api.check_name(request.model)
+        return request
+
+    async def _start(self, request: ChatRequest) -> tuple[Generation, Prompt]:
+        """Get the images, write the prompt, and ask the engine.
+
+        Raises:
+            ApiError: 400, 429 or 503.
+        """
+        reads = [
+            asyncio.ensure_future(self._image(i, url, len(request.images)))
+            for i, url in enumerate(request.images, 1)
+        ]
+        try:
+            images = await asyncio.gather(*reads)
+        finally:
+            for read in reads:
+                read.cancel()
+        loop = asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(
+            self._readers, self._prompt, request, images
+        )
+        try:
+            generation = self.api.worker.submit(
+                prompt.row, prompt.images, **request.settings
+            )
+        except QueueFull as error:
+            raise self.api.full(str(error), error.retry_after) from error
+        except ValueError as error:
+            raise ApiError(400, sentence(error)) from error
+        except RuntimeError as error:
+            raise ApiError(503, sentence(error), retry_after=5) from error
+        self.api.metrics.images += len(images)
+        return generation, prompt
+
+    async def _image(self, number: int, url: str, count: int) -> Tensor:
+        try:
+            data = await self.api.sources.bytes_of(url)
+            key = hashlib.blake2b(data).digest()
+            tensor = self._pictures.get(key)
+            if tensor is None:
+                loop = asyncio.get_running_loop()
+                tensor = await loop.run_in_executor(
+                    self._readers, self._decode, data
+                )
+        except ImageError as error:
+            which = f'image {number} of {count}: ' if count > 1 else ''
+            raise ApiError(
+                400, which + str(error), 'messages', 'invalid_image'
+            ) from error
+        self._pictures[key] = tensor
+        self._pictures.move_to_end(key)
+        if len(self._pictures) > _PICTURES_KEPT:
+            self._pictures.popitem(last=False)
+        return tensor
+
+    def _decode(self, data: bytes) -> Tensor:
+        return to_tensor(self.api.sources.picture(data), self.model.image_size)
+
+    def _prompt(self, request: ChatRequest, images: list[Tensor]) -> Prompt:
+        settings = Settings.of(self.model.generation, request.settings)
+        try:
+            with self._tokenizer:
+                prompt = build_prompt(
+                    self.model,
+                    request.turns,
+                    images,
+                    request.system,
+                    max_new_tokens=settings.max_new_tokens,
+                )
+        except ValueError as error:
+            raise ApiError(
+                400, sentence(error), 'messages', 'context_length_exceeded'
+            ) from error
+        if prompt.dropped and not request.truncate:
+            raise ApiError(
+                400,
+                f'the conversation and an answer of '
+                f'{settings.max_new_tokens} tokens do not fit into the '
+                'context; send fewer messages, or "truncation": "auto" to '
+                'have the oldest dropped.',
+                'messages',
+                'context_length_exceeded',
+            )
+        return prompt
+
+
+async def _end_events(send, error: ApiError) -> None:
+    await _send_data(send, json.dumps(error.content))
+    await send(dict(type='http.response.body', body=b''))
+
+
+async def _send_data(send, data: str) -> None:
+    await send(
+        dict(
+            type='http.response.body',
+            body=f'data: {data}\n\n'.encode(),
+            more_body=True,
+        )
+    )
+
+
+async def _pieces(generation: Generation) -> AsyncIterator[str]:
+    """The text of an answer as the engine's thread tells it."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def tell(piece: str | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+    generation.listen(tell)
+    while True:
+        piece = await queue.get()
+        if piece is None:
+            return
+        yield piece
+
+
+def _check(generation: Generation) -> None:
+    """Refuse to pass a broken answer off as a whole one.
+
+    Raises:
+        ApiError: 500 or 503.
+    """
+    if generation.error is not None:
+        error = generation.error
+        raise ApiError(
+            500,
+            f'the answer broke off ({type(error).__name__}: '
+            f'{sentence(error)}).',
+        )
+    if generation.finish_reason == 'cancelled':
+        raise ApiError(
+            503,
+            'the server stopped before the answer was whole; ask again when '
+            'it is back.',
+            retry_after=5,
+        )
+
+
+def _usage(generation: Generation) -> dict[str, Any]:
+    written = len(generation.token_ids)
+    return dict(
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=written,
+        total_tokens=generation.prompt_tokens + written,
+        prompt_tokens_details=dict(cached_tokens=generation.reused_tokens),
+    )
+
+
+async def _disconnected(receive) -> None:
+    """Return when the client has left."""
+    while (await receive())['type'] != 'http.disconnect':
+        pass
+
+
+async def _discard(receive) -> None:
+    """Take the rest of a body, so that its sender hears the refusal."""
+
+    async def rest() -> None:
+        while (message := await receive())['type'] == 'http.request':
+            if not message.get('more_body'):
+                return
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(rest(), _LINGER)

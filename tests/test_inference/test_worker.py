@@ -1,0 +1,143 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""One thread answers many; the queue has an end; closing is graceful."""
+
+import threading
+import time
+
+import pytest
+
+from minigpt4.inference.worker import EngineWorker, QueueFull
+from minigpt4.models.engine import Engine
+
+
+@pytest.fixture
+def start(tiny_model):
+    """Function of slots and places to a worker, closed after the test."""
+    workers = []
+
+    def start(slots=2, **arguments):
+        workers.append(
+            EngineWorker(Engine(tiny_model, slots=slots), **arguments)
+        )
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close(drain=False)
+
+
+@pytest.fixture
+def rows(tiny_model, make_sample):
+    collator = tiny_model.collator(training=False)
+    samples = [
+        make_sample([i] if i % 2 else [], 'what is a circle' + ' red' * i)
+        for i in range(8)
+    ]
+    return [(collator.row(sample), sample.images) for sample in samples]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, 'it never came'
+        time.sleep(0.005)
+
+
+def test_many_threads_get_their_own_answers(start, rows, tiny_model):
+    engine = Engine(tiny_model)
+    want = [engine.submit(*row, max_new_tokens=6).answer() for row in rows]
+    worker = start()
+    found: dict = {}
+
+    def ask(i):
+        generation = worker.submit(*rows[i], max_new_tokens=6)
+        text = ''.join(generation.pieces())
+        found[i] = generation.answer()
+        assert text == found[i].text
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert [found[i] for i in range(8)] == want
+    wait_for(lambda: not worker.running and not worker.waiting)
+    assert not worker._began
+
+
+def test_a_listener_hears_all_and_the_end(start, rows):
+    worker = start()
+    ended = threading.Event()
+    pieces: list = []
+
+    def listen(piece):
+        pieces.append(piece)
+        if piece is None:
+            ended.set()
+
+    generation = worker.submit(*rows[0], max_new_tokens=6)
+    generation.listen(listen)
+    assert ended.wait(20)
+    assert ''.join(pieces[:-1]) == generation.text and pieces[-1] is None
+
+
+def test_a_full_queue_says_when_to_come_again(start, rows):
+    worker = start(slots=1, max_waiting=2)
+    first = worker.submit(*rows[0], max_new_tokens=1500)
+    wait_for(lambda: worker.running == 1)
+    waiting = [worker.submit(*rows[0], max_new_tokens=2) for _ in range(2)]
+    assert worker.waiting == 2
+    with pytest.raises(QueueFull, match='2 requests wait already') as caught:
+        worker.submit(*rows[0])
+    assert caught.value.retry_after >= 1
+    first.cancel()
+    for generation in waiting:
+        assert len(generation.answer().token_ids) == 2
+    assert first.finish_reason == 'cancelled'
+
+
+def test_a_request_that_waits_can_be_cancelled(start, rows):
+    worker = start(slots=1)
+    first = worker.submit(*rows[0], max_new_tokens=1500)
+    waiting = worker.submit(*rows[1])
+    waiting.cancel()
+    assert waiting.answer().text == '' and not first.finished
+    assert waiting.finish_reason == 'cancelled'
+
+
+def test_close_finishes_what_runs(start, rows):
+    worker = start(slots=1)
+    generations = [worker.submit(*row, max_new_tokens=20) for row in rows[:3]]
+    worker.close()
+    assert [g.finish_reason for g in generations] == ['length'] * 3
+    with pytest.raises(RuntimeError, match='takes no more requests'):
+        worker.submit(*rows[0])
+    worker.close()  # once more does no harm
+
+
+def test_close_without_draining_cancels(start, rows):
+    worker = start(slots=1)
+    generations = [
+        worker.submit(*row, max_new_tokens=1500) for row in rows[:3]
+    ]
+    worker.close(drain=False)
+    assert {g.finish_reason for g in generations} == {'cancelled'}
+
+
+def test_a_broken_engine_hangs_nobody(start, rows):
+    worker = start()
+    original = worker.engine._choose
+    worker.engine._choose = lambda *_: 1 / 0
+    broken = worker.submit(*rows[0], max_new_tokens=5)
+    with pytest.raises(ZeroDivisionError):
+        broken.answer()
+    worker.engine._choose = original
+    good = worker.submit(*rows[1], max_new_tokens=5)
+    assert len(good.answer().token_ids) == 5
+
+
+def test_wrong_requests_are_the_callers(start, rows):
+    worker = start()
+    with pytest.raises(ValueError, match='unknown generation setting'):
+        worker.submit(*rows[0], size=3)
+    assert not worker._began and not worker.waiting
