@@ -39,7 +39,7 @@ from minigpt4.convert.huggingface_tokenizer import (
     stop_settings,
 )
 from minigpt4.inference.caption import get_model, make_sample
-from minigpt4.models.decoder import decode_fingerprint
+from minigpt4.models.checkpoint import decode_fingerprint
 from minigpt4.models.tensor_files import SHIPPED, LazyTensor, open_tensors
 from minigpt4.prompts import (
     IMAGE_SLOT,

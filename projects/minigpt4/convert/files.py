@@ -8,9 +8,8 @@ import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
-from ..models.decoder import encode_fingerprint
+from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
-from ..models.minigpt4 import FINGERPRINT
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_pickle, write_safetensors
 from ..registry import MODELS

@@ -17,10 +17,9 @@ from transformers import AutoConfig
 
 from ..atomic import replacing
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
-from ..models.decoder import decode_fingerprint
+from ..models.checkpoint import FINGERPRINT, decode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
 from ..models.llm import check_arch, load_tokenizer, locate_llm
-from ..models.minigpt4 import FINGERPRINT
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_sharded
 from ..prompts import get_template

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..atomic import replacing
 from ..models import EVAViT, QFormer
-from ..models.decoder import encode_fingerprint
+from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
-from ..models.minigpt4 import FINGERPRINT
 from ..models.tensor_files import open_tensors
 from ..models.tensor_writers import write_safetensors, write_sharded
 from ..registry import MODELS

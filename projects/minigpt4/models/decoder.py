@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The decoder: any Hugging Face causal LM, through its public interface."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -418,15 +417,3 @@ def _only_at(mlp: nn.Module, places: Tensor, shape: tuple[int, ...]) -> list:
         mlp.register_forward_pre_hook(pick),
         mlp.register_forward_hook(put_back),
     ]
-
-
-def encode_fingerprint(fingerprint: dict) -> Tensor:
-    """A fingerprint as a uint8 tensor of JSON, to stand in a state dict."""
-    return torch.tensor(
-        list(json.dumps(fingerprint).encode()), dtype=torch.uint8
-    )
-
-
-def decode_fingerprint(tensor: Tensor) -> dict:
-    """The inverse of :func:`encode_fingerprint`."""
-    return json.loads(bytes(tensor.tolist()))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..prompts import get_template
 from ..registry import MODELS
+from .checkpoint import check_trained, ignore_frozen, keep_trained
 from .data_preprocessor import ImageNormalizer
-from .decoder import decode_fingerprint, encode_fingerprint
 from .engine import Engine
 from .generation import Answer
 from .multimodal_inputs import Collator, MultimodalInputs
@@ -24,8 +24,6 @@ from .reader import fits_slots
 from .row_attention import Rows
 from .sampling import Settings
 from .transformers_loop import generate
-
-FINGERPRINT = 'llm_fingerprint'
 
 
 @MODELS.register_module()
@@ -108,9 +106,9 @@ class MiniGPT4(BaseModel):
                 **head,
             }
         )
-        self.register_state_dict_post_hook(_keep_trained)
-        self.register_load_state_dict_pre_hook(_check_trained)
-        self.register_load_state_dict_post_hook(_ignore_frozen)
+        self.register_state_dict_post_hook(keep_trained)
+        self.register_load_state_dict_pre_hook(check_trained)
+        self.register_load_state_dict_post_hook(ignore_frozen)
         self.train()
         if compile:
             self.compile_layers()
@@ -456,75 +454,3 @@ class MiniGPT4(BaseModel):
         """Whether answers are the engine's, not transformers'."""
         beams = Settings.of(self.generation, settings).num_beams
         return beams == 1 and fits_slots(self.decoder)
-
-
-def _keep_trained(model: MiniGPT4, state_dict: dict, prefix: str, _) -> None:
-    """State-dict hook: drop what is frozen, add the LLM's fingerprint."""
-    trained = {prefix + name for name in model.trained_names}
-    for key in [
-        key
-        for key in state_dict
-        if key.startswith(prefix) and key not in trained
-    ]:
-        del state_dict[key]
-    if model.decoder.tokenizer is not None:
-        state_dict[prefix + FINGERPRINT] = encode_fingerprint(
-            dict(model.decoder.fingerprint(), template=model.template.name)
-        )
-
-
-def _check_trained(model: MiniGPT4, state_dict: dict, prefix: str, *_) -> None:
-    """Load hook: refuse a checkpoint of another LLM or another head.
-
-    mmengine loads without ``strict`` and only warns of such faults. The
-    published checkpoints call the head ``llama_proj``, and the official ones
-    wrap it as ``model``, beside the optimizer's state.
-    """
-    wrapped = state_dict.get('model')
-    if isinstance(wrapped, dict):
-        state_dict.clear()
-        state_dict.update({prefix + k: v for k, v in wrapped.items()})
-    for name in ('weight', 'bias'):
-        theirs = f'{prefix}llama_proj.{name}'
-        if theirs in state_dict:
-            state_dict[f'{prefix}head.layers.0.{name}'] = state_dict.pop(
-                theirs
-            )
-    fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
-    if fingerprint is not None:
-        known = decode_fingerprint(fingerprint)
-        if model.check_llm:
-            model.decoder.check_fingerprint(known)
-        names = {known.get('template'), model.template.name} - {None, 'bare'}
-        if len(names) > 1:
-            print_log(
-                f'the checkpoint was trained with the template '
-                f'{known["template"]}, this config speaks '
-                f'{model.template.name}.',
-                logger='current',
-                level=logging.WARNING,
-            )
-    parameters = dict(model.named_parameters())
-    for name in model.trained_names:
-        found = state_dict.get(prefix + name)
-        want = tuple(parameters[name].shape)
-        if found is None:
-            raise ValueError(
-                f'the checkpoint lacks {prefix}{name}, which is trained; it '
-                f'holds {", ".join(list(state_dict)[:3])} ...; give a '
-                'checkpoint of this configuration.'
-            )
-        if tuple(found.shape) != want:
-            raise ValueError(
-                f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
-                f'but {want} in the model; the checkpoint belongs to another '
-                'LLM or another neck.'
-            )
-
-
-def _ignore_frozen(model: MiniGPT4, incompatible_keys) -> None:
-    """Load hook: frozen parts come from files of their own."""
-    trained = set(model.trained_names)
-    incompatible_keys.missing_keys[:] = [
-        key for key in incompatible_keys.missing_keys if key in trained
-    ]
