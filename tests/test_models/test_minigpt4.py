@@ -527,10 +527,13 @@ def test_rows_with_a_stored_prefix_and_grouped_heads(
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize('settings', [{}, dict(line_length=None)])
 @pytest.mark.parametrize(
-    'backend',
-    ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
+    'backend, settings',
+    [
+        ('aot_eager', {}),
+        ('aot_eager', dict(line_length=None)),
+        pytest.param('inductor', {}, marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_layers_train_alike(
     build_tiny, mixed_samples, backend, settings
