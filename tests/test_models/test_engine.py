@@ -416,6 +416,23 @@ def test_a_listener_that_fails_is_not_told_any_more(tiny_model, rows, log):
     assert late == [generation.text, None]
 
 
+def test_a_fault_after_reading_is_told(tiny_model, rows, monkeypatch):
+    engine = Engine(tiny_model)
+    choose = Engine._choose
+
+    def fail(self, *args):
+        choose(self, *args)
+        monkeypatch.undo()  # once
+        raise MemoryError('no room')
+
+    monkeypatch.setattr(Engine, '_choose', fail)
+    generation = engine.submit(*rows[0], max_new_tokens=6)
+    with pytest.raises(MemoryError, match='no room'):
+        generation.answer()
+    assert generation.finish_reason == 'error'
+    assert engine.submit(*rows[0], max_new_tokens=6).answer().token_ids
+
+
 def test_what_cannot_be_answered_is_refused(tiny_model, rows):
     engine = Engine(tiny_model)
     row, images = rows[0]

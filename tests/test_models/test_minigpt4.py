@@ -562,6 +562,9 @@ def test_compiled_layers_train_alike(
     graphs = counters['stats']['unique_graphs']
     assert graphs > 0
     model.train_step(mixed_samples[:1] * 5, wrapper)
+    # what comes between steps finds the layers as they were
+    layers = model.decoder.llm.base_model.layers
+    assert not any('forward' in vars(layer) for layer in layers)
     assert model.generate([mixed_samples[0]]) == answers
     assert counters['stats']['unique_graphs'] == graphs
 

@@ -277,6 +277,8 @@ class Engine:
         except Exception as error:
             unread = [row for row in rows if not row.token_ids]
             unread = [row for row in unread if not row.finished]
+            if not unread:
+                raise  # what was read is not to blame
             if len(unread) == 1:
                 self._leave(unread, 'error', error)
                 return
