@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from generation import Row, compare
 
 IMAGES, SLOTS = 64, 16
-REPEATS = 3  # a repetition takes minutes
+REPEATS = 3  # of both sides take minutes
 
 
 def measure(repeats: int) -> Iterator[dict]:

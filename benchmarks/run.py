@@ -17,6 +17,7 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -91,27 +92,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure(names: list[str], repeats: int) -> list[dict]:
+def measure(names: list[str], repeats: int) -> Iterator[dict]:
     """Run rows; one that breaks off is reported, and the next one runs."""
     everything = ROWS | GPU_ROWS
-    rows: list[dict] = []
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         try:
             module = importlib.import_module(everything[name])
             # one after the other: what was measured stays if the next breaks
             for row in module.measure(name if name in GPU_ROWS else repeats):
-                rows.append(row)
                 figures = (number(row[key]) for key in ('ours', 'peer'))
                 print(row['name'], *figures, row['unit'], file=sys.stderr)
+                yield row
         except Exception as error:  # of any kind: the other rows still run
             traceback.print_exc()
-            rows.append(
-                harness.row(
-                    name, None, '', guard='broke off', error=str(error)
-                )
+            yield harness.row(
+                name, None, '', guard='broke off', error=str(error)
             )
-    return rows
 
 
 def number(value: float | None, end: str = '') -> str:
@@ -159,22 +156,30 @@ def print_table(rows: list[dict]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def keep(rows: list[dict], folder: Path) -> Path:
-    """Append a run to the file of its day."""
-    now = datetime.datetime.now().astimezone()
-    file = folder / f'{now:%Y-%m-%d}.json'
-    runs = json.loads(file.read_text()) if file.exists() else []
-    runs.append(
-        dict(
-            time=now.isoformat(timespec='seconds'),
+class Results:
+    """This run in the file of its day.
+
+    Args:
+        folder: Where the files of all days lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        now = datetime.datetime.now().astimezone()
+        self.file = folder / f'{now:%Y-%m-%d}.json'
+        self.run = dict(
+            time=now.isoformat(timespec='milliseconds'),
             machine=machine(),
             versions=versions(),
-            rows=rows,
         )
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    write(runs, file)
-    return file
+
+    def keep(self, rows: list[dict]) -> None:
+        """Write what was measured until now, beside the runs before."""
+        before = (
+            json.loads(self.file.read_text()) if self.file.exists() else []
+        )
+        before = [run for run in before if run['time'] != self.run['time']]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write([*before, dict(self.run, rows=rows)], self.file)
 
 
 def write(content: list, file: Path) -> None:
@@ -206,9 +211,12 @@ def main(arguments: list[str] | None = None) -> int:
             f'{", ".join([*ROWS, *GPU_ROWS])}.'
         )
     names = options.names or list(GPU_ROWS if options.gpu else ROWS)
-    rows = measure(names, options.repeats)
+    results, rows = Results(options.results), []
+    for row in measure(names, options.repeats):
+        rows.append(row)
+        results.keep(rows)  # a run that is stopped has its rows
     print_table(rows)
-    print(f'appended to {keep(rows, options.results)}')
+    print(f'appended to {results.file}')
     if options.json:
         write(rows, options.json)
     broken = [

@@ -185,3 +185,20 @@ def test_the_command(run, harness, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(['nonsense'])
     assert 'there is no row nonsense' in capsys.readouterr().err
+
+
+def test_a_stopped_run_keeps_its_rows(run, harness, monkeypatch, tmp_path):
+    class Stopped:
+        @staticmethod
+        def measure(repeats):
+            yield harness.row('first', 1.0, 's', guard_ok=True)
+            yield harness.row('second', 2.0, 's', guard_ok=True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, 'stopped_row', Stopped)
+    monkeypatch.setattr(run, 'ROWS', dict(stopped='stopped_row'))
+    with pytest.raises(KeyboardInterrupt):
+        run.main(['--results', str(tmp_path)])
+    (dated,) = tmp_path.iterdir()
+    (kept,) = json.loads(dated.read_text())
+    assert [row['name'] for row in kept['rows']] == ['first', 'second']

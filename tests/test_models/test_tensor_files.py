@@ -287,9 +287,10 @@ from minigpt4.models.tensor_writers import write_pickle, write_safetensors
 tensor_files._LET_GO_BYTES = 2**26
 
 def held(source):
-    parts = re.split(r'(?m)^(?=[0-9a-f]+-)', Path('/proc/self/smaps').read_text())
+    text = Path('/proc/self/smaps').read_text()
+    parts = re.split(r'(?m)^(?=[0-9a-f]+-)', text)
     mapped = [p for p in parts if p.partition('\n')[0].endswith(source)]
-    others = [p for p in parts if not p.partition('\n')[0].endswith(source)]
+    others = [p for p in parts if p not in mapped]
     sums = [
         sum(int(n) for p in chosen for n in re.findall(word + r': +(\d+)', p))
         for word, chosen in (('Rss', mapped), ('Anonymous', others))
