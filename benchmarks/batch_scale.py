@@ -73,7 +73,7 @@ def products(batch: int, folder: Path, repeats: int) -> dict:
 
 
 def measure(
-    repeats: int, size: str = 'mini-prop', batches: tuple = BATCHES
+    repeats: int, size: str = 'small', batches: tuple = BATCHES
 ) -> Iterator[dict]:
     """The rows."""
     repeats = min(repeats, REPEATS)

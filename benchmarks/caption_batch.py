@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from generation import Row, compare
 
 IMAGES, SLOTS = 64, 16
-REPEATS = 3  # of both sides take minutes
+REPEATS = 5
 
 
 def measure(repeats: int) -> Iterator[dict]:
@@ -23,7 +23,7 @@ def measure(repeats: int) -> Iterator[dict]:
                 Row(
                     f'{name} against {peer}',
                     'caption',
-                    'mini-prop',
+                    'small',
                     dict(count=IMAGES, slots=SLOTS, seen=seen),
                     'captions/CPU-s',
                     IMAGES,

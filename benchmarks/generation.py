@@ -11,6 +11,7 @@ The lengths of answers are forced: no side ever chooses an end of text
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ from torch import Tensor
 PEERS = dict(
     transformers="transformers' generate, live",
     official='official, re-stated',
+    live='official, transformers 4.30.2 live',
 )
+LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # an environment of its own
 QUESTION = f'<Img><ImageHere></Img> {mini_prop.ALIGNMENT_PROMPTS[0]}'
 COMPILE_TIME = 'compile-time'
 
@@ -109,6 +112,89 @@ def _greedily(llm, embeddings: Tensor, tokens: int, clock=None) -> Tensor:
     )
 
 
+# of embeddings and a number of tokens: ids, and when token two was there
+Answer = Callable[[Tensor, int], tuple[list[list[int]], float]]
+
+
+def _by_engine(side: str, folder: Path, rows: int) -> Answer:
+    from minigpt4.models.engine import Engine
+
+    model = our_model(folder, cached=True)
+    engine = Engine(model, rows, compile=side == 'compiled')
+
+    def answer(embeddings: Tensor, tokens: int):
+        given = [
+            engine.submit_embedded(row, max_new_tokens=tokens)
+            for row in embeddings
+        ]
+        engine.step()  # the prompts and two tokens
+        second = time.process_time()
+        while engine.step():
+            pass
+        return [row.token_ids for row in given], second
+
+    return answer
+
+
+def _by_transformers(folder: Path, whole: bool) -> Answer:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
+    llm.requires_grad_(False)
+    let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
+
+    def answer(embeddings: Tensor, tokens: int):
+        clock = None if whole else _Clock()
+        ids = _greedily(llm, embeddings, tokens, clock)
+        return ids.tolist(), clock.at if clock else math.nan
+
+    return answer
+
+
+def _officially(folder: Path) -> Answer:
+    from official_chat import OfficialChat
+
+    chat = OfficialChat(official_model(folder, cached=True))
+
+    def answer(embeddings: Tensor, tokens: int):
+        ids = chat.llama.generate(embeddings, tokens, chat.stops)
+        return ids.tolist(), math.nan
+
+    return answer
+
+
+def _live(folder: Path) -> Answer:
+    """What ``Chat.answer`` has transformers 4.30.2 do, greedily."""
+    from official_chat import StoppingCriteriaSub, stop_ids
+    from transformers import (
+        LlamaForCausalLM,
+        LlamaTokenizer,
+        StoppingCriteriaList,
+    )
+
+    llm = LlamaForCausalLM.from_pretrained(folder / 'llm')
+    llm.requires_grad_(False)
+    tokenizer = LlamaTokenizer.from_pretrained(folder / 'llm')
+    let_speak(llm, tokenizer)
+    folded = mini_prop.Folded(tokenizer, llm.config.vocab_size)
+    stop = StoppingCriteriaSub(stop_ids(folded))
+
+    def answer(embeddings: Tensor, tokens: int):
+        ids = llm.generate(
+            inputs_embeds=embeddings,
+            max_new_tokens=tokens,
+            stopping_criteria=StoppingCriteriaList(
+                [lambda ids, scores, **_: stop(ids)]
+            ),
+            num_beams=1,
+            do_sample=False,
+            min_length=1,
+        )
+        return ids[:, 1:].tolist(), math.nan  # behind a BOS
+
+    return answer
+
+
 def decode(
     side: str,
     folder: Path,
@@ -125,57 +211,28 @@ def decode(
         rows: Prompts in a batch.
         prompt: Tokens of each.
         tokens: Of each answer.
-        whole: Whether the prompt and the first two tokens count.
+        whole: Whether the prompt and the first two tokens count; official
+            peers know it no other way.
 
     Returns:
         A function that gives ids and seconds, and the guard of ids.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     sizes = mini_prop.SIZES[(folder / 'size').read_text()]['llm']
     shape = rows, prompt, sizes['hidden_size']
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(shape, generator=generator) * 0.02
-    if side in ('ours', 'compiled'):
-        from minigpt4.models.engine import Engine
-
-        model = our_model(folder, cached=True)
-        engine = Engine(model, rows, compile=side == 'compiled')
-
-        def answer():
-            given = [
-                engine.submit_embedded(row, max_new_tokens=tokens)
-                for row in embeddings
-            ]
-            engine.step()  # the prompts and two tokens
-            at = time.process_time()
-            while engine.step():
-                pass
-            return [row.token_ids for row in given], at
-
+    if side == 'transformers':
+        answer = _by_transformers(folder, whole)
+    elif side == 'official':
+        answer = _officially(folder)
+    elif side == 'live':
+        answer = _live(folder)
     else:
-        llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
-        llm.requires_grad_(False)
-        let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
-        if side == 'official':
-            from official import OfficialModel
-            from official_chat import OfficialChat
-
-            official = OfficialModel(folder, '###', 160, encode=False)
-            official.llm = llm
-            chat = OfficialChat(official)
-
-        def answer():
-            if side == 'official':
-                ids = chat.llama.generate(embeddings, tokens, chat.stops)
-                return ids.tolist(), math.nan
-            clock = None if whole else _Clock()
-            ids = _greedily(llm, embeddings, tokens, clock)
-            return ids.tolist(), clock.at if clock else math.nan
+        answer = _by_engine(side, folder, rows)
 
     def once():
         start = time.process_time()
-        ids, second = answer()
+        ids, second = answer(embeddings, tokens)
         return ids, time.process_time() - (start if whole else second)
 
     return once, np.asarray
@@ -334,11 +391,21 @@ class Row(NamedTuple):
 
 def compare(row: Row, repeats: int) -> dict:
     """Measure a row."""
+    if row.peer == 'live':
+        for variable in (LIVE_VARIABLE, mini_prop.TOKENIZER_VARIABLE):
+            if variable not in os.environ:
+                reason = f'{variable} is not set; see benchmarks/README.md'
+                return harness.skipped(
+                    row.name, row.unit, reason, goal=row.goal
+                )
     folder = mini_prop.weights(row.size)
 
     def command(side: str) -> list[str]:
         settings = json.dumps(row.settings)
-        return harness.side(__file__, side, row.task, folder, settings)
+        command = harness.side(__file__, side, row.task, folder, settings)
+        if side == 'live':
+            command[0] = os.environ[LIVE_VARIABLE]
+        return command
 
     measured = harness.compare(
         row.name,

@@ -34,6 +34,19 @@ MINI_PROP = dict(
         vocab_size=4010,
     ),
 )
+# the same, half as wide and deep, where a repetition takes thousands of tokens
+SMALL = MINI_PROP | dict(
+    vision=dict(width=256, depth=5, num_heads=4, mlp_width=1120),
+    q_former=dict(width=128, depth=3, num_heads=2, mlp_width=512),
+    llm=dict(
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=4010,
+    ),
+)
 # to try a code path
 TINY = dict(
     img_size=28,
@@ -79,6 +92,7 @@ VICUNA_7B = dict(
 )
 SIZES = {
     'mini-prop': MINI_PROP,
+    'small': SMALL,
     'tiny': TINY,
     'host': HOST,
     'vicuna-7b': VICUNA_7B,

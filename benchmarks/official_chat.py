@@ -185,6 +185,13 @@ class OfficialLlama:
             embeddings = self.model.embed_tokens(best[:, None])
 
 
+def stop_ids(tokenizer) -> list[Tensor]:
+    """The two spellings of ``###`` that the demo gives."""
+    pound = tokenizer.encode('###', add_special_tokens=False)
+    glued = tokenizer.encode('.###', add_special_tokens=False)
+    return [torch.tensor(pound), torch.tensor(glued[-2:])]
+
+
 class OfficialChat:
     """The official demo's ``Chat``, as far as an answer is concerned.
 
@@ -195,10 +202,7 @@ class OfficialChat:
     def __init__(self, model: OfficialModel) -> None:
         self.model = model
         self.llama = OfficialLlama(model.llm)
-        # the two spellings of ###, as the demo gives them
-        pound = model.tokenizer.encode('###', add_special_tokens=False)
-        glued = model.tokenizer.encode('.###', add_special_tokens=False)
-        self.stops = [torch.tensor(pound), torch.tensor(glued[-2:])]
+        self.stops = stop_ids(model.tokenizer)
 
     def context(self, ids: Sequence[int], images: Tensor) -> Tensor:
         """``(1, T, hidden_size)`` of a prompt, piece by piece.
