@@ -210,6 +210,37 @@ def test_prompts_are_read_together_and_only_what_is_new(
     assert again.token_ids == generations[0].token_ids
 
 
+@pytest.mark.parametrize(
+    'lengths, read, running',
+    [  # the second answer ends two steps after the first
+        ([3, 5, *[30] * 14, 9, 9], [16, 2], [16, 15, 15, 14, 16]),
+        # no other one ends for long
+        ([3, *[30] * 15, 9, 9], [16, 1, 1], [16, *[15] * 9, 16]),
+    ],
+)
+def test_those_that_wait_are_admitted_together(
+    tiny_model, rows, monkeypatch, lengths, read, running
+):
+    """A free slot of 16 waits for a second one, but not for ever."""
+    engine = Engine(tiny_model, slots=16)
+    original, together = engine._reader.read, []
+
+    def counting(prompts, *args):
+        together.append(len(prompts))
+        return original(prompts, *args)
+
+    monkeypatch.setattr(engine._reader, 'read', counting)
+    answers = [
+        engine.submit(*rows[0], max_new_tokens=length) for length in lengths
+    ]
+    were_running = []
+    while engine.step():
+        were_running.append(engine.running)
+    assert [len(answer.token_ids) for answer in answers] == lengths
+    assert together == read
+    assert were_running[: len(running)] == running
+
+
 def test_nothing_reused_is_of_another_image(tiny_model, make_sample):
     collator = tiny_model.collator(training=False)
     samples = [make_sample([seed], 'describe this') for seed in (0, 1, 0)]

@@ -21,6 +21,11 @@ from .transformers_loop import generate
 if TYPE_CHECKING:
     from .minigpt4 import MiniGPT4
 
+# one of so many slots has to be free before those that wait are admitted,
+# for their images and prompts are read faster together
+_TOGETHER = 8
+_PATIENCE = 8  # steps that a free slot waits for others at most
+
 
 class Engine:
     """Answers many requests, one token of all of them at a time.
@@ -60,6 +65,7 @@ class Engine:
         self._pasts = Pasts(self._reader.cache, stored_tokens)
         self._waiting: deque[Generation] = deque()
         self._rows: list[Generation] = []  # each in the slot of its place
+        self._held = 0  # steps since a slot was free that somebody waits for
         self._door = threading.Lock()  # of those that wait
         self._lock = threading.RLock()
 
@@ -233,6 +239,12 @@ class Engine:
                 self._waiting.remove(row)
             free = self.slots - len(self._rows)
             number = min(free, len(self._waiting))
+            together = min(len(self._waiting), self.slots // _TOGETHER)
+            if 0 < number < together and self._held < _PATIENCE:
+                self._held += 1
+                number = 0
+            elif number:
+                self._held = 0
             new = [self._waiting.popleft() for _ in range(number)]
         for row in gone:
             row.finish('cancelled')
