@@ -3,7 +3,7 @@
 
 The lengths are forced, lognormal with a sigma of 0.45. A peer's batch goes on
 until its longest caption ends; its rows are cut. The vision parts work on
-both sides; a second pair of rows has the LLM's share alone.
+both sides.
 """
 
 from collections.abc import Iterator
@@ -16,19 +16,17 @@ REPEATS = 5
 
 def measure(repeats: int) -> Iterator[dict]:
     """The rows."""
-    for seen in (False, True):
-        for peer, goal in dict(transformers=2, official=2).items():
-            name = 'caption-batch' + (' LLM alone' if seen else '')
-            yield compare(
-                Row(
-                    f'{name} against {peer}',
-                    'caption',
-                    'small',
-                    dict(count=IMAGES, slots=SLOTS, seen=seen),
-                    'captions/CPU-s',
-                    IMAGES,
-                    peer,
-                    goal,
-                ),
-                min(repeats, REPEATS),
-            )
+    for peer in ('transformers', 'official'):
+        yield compare(
+            Row(
+                f'caption-batch against {peer}',
+                'caption',
+                'small',
+                dict(count=IMAGES, slots=SLOTS),
+                'captions/CPU-s',
+                IMAGES,
+                peer,
+                2,
+            ),
+            min(repeats, REPEATS),
+        )

@@ -250,7 +250,6 @@ def caption(
     count: int = 64,
     slots: int = 16,
     median: int = 80,
-    seen: bool = False,
 ) -> tuple[Callable, Callable]:
     """Caption images, with forced lengths.
 
@@ -260,27 +259,18 @@ def caption(
         count: Images.
         slots: Answers at once: a peer's batch.
         median: Of the lengths, in tokens.
-        seen: Whether ViT and Q-Former have seen the images (a feature
-            cache), so that only the LLM works; else they see them in each
-            repetition, on both sides.
 
     Returns:
         As :func:`decode`.
     """
     size = (folder / 'size').read_text()
-    sizes = mini_prop.SIZES[size]
-    if seen:
-        shape = count, sizes['num_queries'], sizes['q_former']['width']
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(shape, generator=generator)
-    else:
-        images = mini_prop.images(count, size)
+    images = mini_prop.images(count, size)
     lengths = forced_lengths(count, median)
     samples = mini_prop.samples([QUESTION] * count, [None] * count, images)
     if side == 'official':
-        caption_batch = _official_batch(folder, images, seen)
+        caption_batch = _official_batch(folder, images)
     else:
-        model = our_model(folder, seen)
+        model = our_model(folder)
         collator = model.collator(training=False)
 
         @torch.no_grad()
@@ -321,14 +311,13 @@ def caption(
     return once, np.concatenate
 
 
-def _official_batch(folder: Path, images: Tensor, seen: bool) -> Callable:
+def _official_batch(folder: Path, images: Tensor) -> Callable:
     """``MiniGPTBase.generate``, whose stopping criteria are commented out."""
     from official_chat import OfficialLlama
 
-    model = official_model(folder, seen)
+    model = official_model(folder)
     llama = OfficialLlama(model.llm)
-    if not seen:
-        images = normalised(images)
+    images = normalised(images)
     prompt = f'###Human: {QUESTION} ###Assistant: '
 
     @torch.no_grad()

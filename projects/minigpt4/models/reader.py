@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .decoder import LLMDecoder
     from .minigpt4 import MiniGPT4
 
-_STRIDE = 64  # places that are seen are counted in these
+_STRIDE = 16  # places that are seen are counted in these
 _FIRST_CAPACITY = 256
 _STORED_IMAGES = 256
 _IMAGES_AT_ONCE = 16
