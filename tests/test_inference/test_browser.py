@@ -1,15 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The web page in a real browser, which Debian's package chromium is.
+"""The web page in a real browser.
 
-Without one these tests are skipped; where MINIGPT4_REQUIRE_BROWSER is set,
-as in .ci/run, they fail instead. MINIGPT4_SCREENSHOT=docs/images/web.png
-has the picture of the docs taken.
+MINIGPT4_SCREENSHOT=docs/images/web.png has the picture of the docs taken.
 """
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,32 +39,6 @@ def telling_finish(self, reason, error=None):
 Engine.step, Generation.finish = slow_step, telling_finish
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def missing(reason: str) -> None:
-    """Skip, or fail where a browser has to be there."""
-    if os.environ.get('MINIGPT4_REQUIRE_BROWSER'):
-        pytest.fail(f'MINIGPT4_REQUIRE_BROWSER is set, but {reason}')
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope='module')
-def chromium():
-    for package in ('gradio', 'playwright', 'uvicorn'):
-        try:
-            __import__(package)
-        except ImportError:
-            missing(f'{package} is not installed (minigpt4[test] has it)')
-    names = ('chromium', 'chromium-browser', 'google-chrome')
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        missing('there is no Chromium (on Debian: apt install chromium)')
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope='module')

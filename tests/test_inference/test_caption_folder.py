@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -497,12 +496,9 @@ def test_a_gallery_that_cannot_be_written_is_refused_at_once(
 
 
 @pytest.mark.slow
-def test_the_gallery_in_a_browser(folder):
-    api = pytest.importorskip('playwright.sync_api')
-    names = ('chromium', 'chromium-browser', 'google-chrome')
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        pytest.skip('there is no Chromium (on Debian: apt install chromium)')
+def test_the_gallery_in_a_browser(chromium, folder):
+    from playwright.sync_api import expect
+
     evil = '<img src=x onerror=document.title=1>'
     found = [
         CaptionRow(f'pics/{i % 6}.png#{i}', HOW_MANY, f'{evil} number{i}.')
@@ -510,26 +506,24 @@ def test_the_gallery_in_a_browser(folder):
     ]
     found.append(CaptionRow('pics/0.png', HOW_MANY, None, 'cannot be read'))
     gallery.write_gallery(found, Path('page.html'))
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
-        page = browser.new_page()
-        faults: list = []
-        page.on('pageerror', lambda fault: faults.append(fault))
-        page.goto(Path('page.html').absolute().as_uri())
-        cards = page.locator('article')
-        api.expect(page.locator('#count')).to_have_text('120 of 120')
-        assert cards.count() == 50, 'cards are made before they are needed'
-        api.expect(cards.first).to_contain_text(f'{evil} number0.')
-        cards.last.scroll_into_view_if_needed()
-        api.expect(cards).not_to_have_count(50)
-        page.fill('#search', 'HOW number77.')
-        api.expect(cards).to_have_count(1)
-        page.fill('#search', '')
-        page.check('#failed')
-        api.expect(cards).to_have_count(1)
-        assert cards.locator('img').evaluate('i => i.naturalWidth') == 64
-        assert page.title() == 'MiniGPT-4 captions' and not faults
-        browser.close()
+    page = chromium.new_page()
+    faults: list = []
+    page.on('pageerror', lambda fault: faults.append(fault))
+    page.goto(Path('page.html').absolute().as_uri())
+    cards = page.locator('article')
+    expect(page.locator('#count')).to_have_text('120 of 120')
+    assert cards.count() == 50, 'cards are made before they are needed'
+    expect(cards.first).to_contain_text(f'{evil} number0.')
+    cards.last.scroll_into_view_if_needed()
+    expect(cards).not_to_have_count(50)
+    page.fill('#search', 'HOW number77.')
+    expect(cards).to_have_count(1)
+    page.fill('#search', '')
+    page.check('#failed')
+    expect(cards).to_have_count(1)
+    assert cards.locator('img').evaluate('i => i.naturalWidth') == 64
+    assert page.title() == 'MiniGPT-4 captions' and not faults
+    page.close()
 
 
 def test_no_gallery_is_left_half_written(folder, monkeypatch):

@@ -220,6 +220,48 @@ def test_no_stop_string_is_in_the_history(tiny_model, monkeypatch):
         assert session.last.finish_reason == 'stop'
 
 
+def scripted(model, text, monkeypatch):
+    """An engine whose first answer is a text, if it is not ended before."""
+    engine, tokenizer = Engine(model), model.decoder.tokenizer
+    script = iter(tokenizer(text, add_special_tokens=False).input_ids)
+
+    def choose(rows, scores):
+        scores[:, next(script, 5)] = 1e9
+        return Engine._choose(engine, rows, scores)
+
+    monkeypatch.setattr(engine, '_choose', choose)
+    return engine
+
+
+@pytest.mark.parametrize(
+    'text, settings, said',
+    [
+        ('a small circle', dict(stop=['circle']), 'a small'),
+        # three bytes of four
+        ('a \U0001f534', dict(max_new_tokens=-1), 'a'),
+    ],
+)
+def test_an_answer_that_is_not_all_of_its_ids_is_spelled_anew(
+    tiny_model, monkeypatch, text, settings, said
+):
+    if settings.get('max_new_tokens'):
+        tokenizer = tiny_model.decoder.tokenizer
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        settings = dict(max_new_tokens=len(ids) - 1)
+    session = ChatSession(scripted(tiny_model, text, monkeypatch))
+    assert session.answer('what', **settings).text == said
+    (turn,) = session.turns
+    assert turn.answer == said and turn.spelling == ()
+
+
+def test_settings_of_a_question_go_over_those_of_the_session(session):
+    assert len(session.answer('what', max_new_tokens=3).token_ids) == 3
+    assert len(session.answer('what').token_ids) == 8
+    again = session.regenerate(max_new_tokens=2)
+    assert ''.join(again) == session.last.text
+    assert len(session.last.token_ids) == 2
+
+
 def test_a_cancelled_answer_is_in_the_history_with_what_was_said(tiny_model):
     session = ChatSession(tiny_model, max_new_tokens=200)
     for number, _ in enumerate(session.ask('describe this', [picture(0)])):
@@ -264,9 +306,9 @@ def test_a_failed_question_is_not_in_the_history(session, tmp_path):
     session.answer('what')
     with pytest.raises(SampleError, match='does not exist'):
         session.ask('this', [str(tmp_path / 'none.png')])
-    with pytest.raises(ValueError, match='2 image slots .* 1 images'):
+    with pytest.raises(ValueError, match='2 .* in the question but 1 images'):
         session.ask('<ImageHere> <ImageHere>', [picture(0)])
-    with pytest.raises(ValueError, match='1 image slots .* 0 images'):
+    with pytest.raises(ValueError, match='1 .* in the question but 0 images'):
         session.ask('<ImageHere>')
     with pytest.raises(ValueError, match='unknown generation setting size'):
         session.ask('what', size=3)
@@ -296,11 +338,30 @@ def test_an_error_while_answering_is_raised_and_not_kept(tiny_model):
 def test_reset_forgets(session):
     stream = session.ask('describe', [picture(0)], max_new_tokens=50)
     next(stream)
+    answer = session.last
     session.reset()
     list(stream)
+    assert answer.finish_reason == 'cancelled'
     assert session.turns == session.images == [] and session.last is None
     session.answer('what')
     assert len(session.turns) == 1
+
+
+def test_images_stand_where_the_chat_says(tiny_model):
+    """Without a place for them in front of the first question."""
+    turns = [Turn('one', 'yes'), Turn('two')]
+    images = [picture(0), picture(1)]
+    prompt = build_prompt(tiny_model, turns, images, '')
+    said = [Turn('<ImageHere><ImageHere> one', 'yes'), Turn('two')]
+    assert prompt.row.ids == build_prompt(tiny_model, said, images, '').row.ids
+    text = tiny_model.decoder.tokenizer.decode(
+        [i for i in prompt.row.ids if i != IMAGE_SLOT]
+    )
+    assert text.index('Img') < text.index('one') and len(prompt.images) == 2
+    with pytest.raises(ValueError, match='1 image slots in the chat but 2'):
+        build_prompt(tiny_model, [Turn('<ImageHere> one')], images)
+    with pytest.raises(ValueError, match='1 image slots in the chat but 0'):
+        build_prompt(tiny_model, [Turn('<ImageHere> one')], [])
 
 
 def test_system_line_of_session_model_template(tiny_model):

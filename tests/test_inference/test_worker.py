@@ -3,6 +3,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,6 +97,51 @@ def test_a_full_queue_says_when_to_come_again(start, rows):
     assert first.finish_reason == 'cancelled'
 
 
+def test_free_slots_are_places_too(start, rows):
+    """And who comes too late is told to wait for as many rounds."""
+    worker = start(slots=2, max_waiting=3)
+    worker._seconds = 7.0
+    with worker.engine._lock:  # nobody is admitted
+        generations = [
+            worker.submit(*rows[0], max_new_tokens=2) for _ in range(5)
+        ]
+        with pytest.raises(QueueFull, match='5 requests .* 21 seconds') as e:
+            worker.submit(*rows[0])
+        assert e.value.retry_after == 3 * 7
+        worker._seconds = 0.001
+        with pytest.raises(QueueFull, match='in 1 seconds'):
+            worker.submit(*rows[0])
+    for generation in generations:
+        assert len(generation.answer().token_ids) == 2
+
+
+def test_the_time_of_an_answer_is_a_moving_mean(start, rows, monkeypatch):
+    worker = start()
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(
+        'minigpt4.inference.worker.time',
+        SimpleNamespace(monotonic=lambda: next(clock)),
+    )
+    worker.submit(*rows[0], max_new_tokens=2).answer()
+    wait_for(lambda: worker._seconds == pytest.approx(0.8 * 1 + 0.2 * 2))
+
+
+def test_who_comes_while_the_thread_falls_asleep_is_answered(start, rows):
+    worker = start()
+    step, late = worker.engine.step, []
+
+    def slow_step():
+        more = step()
+        if not more and not late:  # between this and the wait
+            late.append(worker.submit(*rows[0], max_new_tokens=2))
+        return more
+
+    worker.engine.step = slow_step
+    worker.submit(*rows[1], max_new_tokens=2).answer()
+    wait_for(lambda: late and late[0].finished)
+    assert len(late[0].token_ids) == 2
+
+
 def test_a_request_that_waits_can_be_cancelled(start, rows):
     worker = start(slots=1)
     first = worker.submit(*rows[0], max_new_tokens=1500)
@@ -113,6 +159,9 @@ def test_close_finishes_what_runs(start, rows):
     with pytest.raises(RuntimeError, match='takes no more requests'):
         worker.submit(*rows[0])
     worker.close()  # once more does no harm
+    # the engine is its owner's again, who steps it by asking
+    assert not worker.alive and not worker.engine.driven
+    assert worker.engine.submit(*rows[0], max_new_tokens=2).answer().token_ids
 
 
 def test_close_without_draining_cancels(start, rows):

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -358,20 +358,31 @@ async def _send_data(send, data: str) -> None:
 
 
 async def _pieces(generation: Generation) -> AsyncIterator[str]:
-    """The text of an answer as the engine's thread tells it."""
+    """The text of an answer as the engine's thread tells it.
+
+    What comes while the last piece is being sent is the next one.
+    """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    told: deque[str | None] = deque()
+    news = asyncio.Event()
 
     def tell(piece: str | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(queue.put_nowait, piece)
+        told.append(piece)
+        if len(told) == 1:  # else the loop has been woken
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(news.set)
 
     generation.listen(tell)
-    while True:
-        piece = await queue.get()
-        if piece is None:
-            return
-        yield piece
+    piece: str | None = ''
+    while piece is not None:
+        await news.wait()
+        news.clear()
+        text = ''
+        while told:
+            piece = told.popleft()
+            text += piece or ''
+        if text:
+            yield text
 
 
 def _check(generation: Generation) -> None:
