@@ -30,8 +30,8 @@ _PATIENCE = 8  # steps that a free slot waits for others at most
 class Engine:
     """Answers many requests, one token of all of them at a time.
 
-    A request is admitted as soon as a slot is free and leaves when it ends;
-    the others go on. Keys and values of what was read and said are kept, and
+    A request is admitted when a slot is free and leaves when it ends; the
+    others go on. Keys and values of what was read and said are kept, and
     of a prompt only that is computed which comes after the longest beginning
     that it has in common with one of them. Features of images are kept too.
 
