@@ -21,10 +21,10 @@ from .transformers_loop import generate
 if TYPE_CHECKING:
     from .minigpt4 import MiniGPT4
 
-# one of so many slots has to be free before those that wait are admitted,
-# for their images and prompts are read faster together
+# those that wait are admitted when an eighth of the slots is free, for images
+# and prompts are read faster together; after 8 steps they are in any case
 _TOGETHER = 8
-_PATIENCE = 8  # steps that a free slot waits for others at most
+_PATIENCE = 8
 
 
 class Engine:
