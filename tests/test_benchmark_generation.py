@@ -65,10 +65,19 @@ def test_decode(bench, folder, same):
     assert len({tuple(row) for row in guard['ids'].tolist()}) == 3
 
 
-@pytest.mark.parametrize('seen', [False, True])
-def test_captions_of_forced_lengths(bench, folder, same, seen):
+def test_without_its_environment_the_live_peer_is_skipped(bench, monkeypatch):
     generation = bench('generation')
-    settings = dict(count=5, slots=2, median=8, seen=seen)
+    monkeypatch.delenv(generation.LIVE_VARIABLE, raising=False)
+    row = generation.compare(
+        generation.Row('x', 'decode', 'tiny', {}, 'ms', 9, 'live', 6), 1
+    )
+    assert generation.LIVE_VARIABLE in row['skipped']
+    assert row['goal'] == 6 and not row['met']
+
+
+def test_captions_of_forced_lengths(bench, folder, same):
+    generation = bench('generation')
+    settings = dict(count=5, slots=2, median=8)
     guard = same(
         ('ours', 'transformers', 'official'),
         lambda side: generation.build(side, 'caption', folder, settings),
@@ -171,7 +180,7 @@ def test_curve(bench, tmp_path):
         for batch in (1, 2)
     ]
     results = tmp_path / 'results'
-    bench('run').keep(rows, results)
+    bench('run').Results(results).keep(rows)
     assert plot.scale(results) == rows
     assert plot.newest(results) == []  # no bar of each point
     plot.draw_scale(plot.scale(results), tmp_path / 'a.png')
