@@ -138,9 +138,10 @@ def draw_scale(rows: list[dict], out: Path) -> None:
             axes.plot(batches, rates, 'o-', color=color, label=label)
         if work == 'decode':
             least = [row['at_least'] for row in curve]
-            axes.plot(batches, least, 'k:', lw=1, label='at least')
+            axes.plot(batches, least, 'k:', lw=1, label='goal: at least')
         axes.set_xscale('log', base=2)
-        axes.set_yscale('log')
+        axes.set_yscale('log', base=2)
+        axes.yaxis.set_major_formatter('{x:g}')
         axes.set_xticks(batches, batches)
         axes.set_xlabel('answers at once')
         axes.set_ylabel('tokens per second of the CPU')
