@@ -200,6 +200,35 @@ def test_a_stream_says_the_same(api, scenes):
     assert len(plain) == len(events) - 1
 
 
+def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
+    """One thread tells words as fast as it can; none is lost or doubled."""
+    from minigpt4.inference.server.completions import _pieces
+
+    words = [f'{i} ' for i in range(3000)]
+
+    class Generation:
+        def listen(self, tell):
+            tell('first ')  # before anybody hears
+            tell('second ')
+            self.thread = threading.Thread(
+                target=lambda: [tell(word) for word in [*words, None]]
+            )
+
+    async def hear():
+        generation, heard = Generation(), []
+        async for piece in _pieces(generation):
+            heard.append(piece)
+            if len(heard) == 1:
+                generation.thread.start()
+            if len(heard) == 2:
+                generation.thread.join()  # all is told meanwhile
+        return heard
+
+    heard = asyncio.run(asyncio.wait_for(hear(), 20))
+    assert heard[0] == 'first second ' and len(heard) in (2, 3)
+    assert ''.join(heard[1:]) == ''.join(words)
+
+
 def test_no_half_stop_string_is_streamed(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[1][1]))
     whole = text_of(api, messages)
