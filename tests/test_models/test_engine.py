@@ -214,8 +214,12 @@ def test_prompts_are_read_together_and_only_what_is_new(
     'lengths, read, running',
     [  # the second answer ends two steps after the first
         ([3, 5, *[30] * 14, 9, 9], [16, 2], [16, 15, 15, 14, 16]),
-        # no other one ends for long
-        ([3, *[30] * 15, 9, 9], [16, 1, 1], [16, *[15] * 9, 16]),
+        # no other one ends for long, and then again
+        (
+            [3, *[30] * 15, 9, 9, 9],
+            [16, 1, 1, 1],
+            [16, *[15] * 9, *[16] * 7, *[15] * 9, 16],
+        ),
     ],
 )
 def test_those_that_wait_are_admitted_together(
