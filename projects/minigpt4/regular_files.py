@@ -1,0 +1,74 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Opening files of users: regular files only, so that no read blocks."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: 'a FIFO',
+    stat.S_IFCHR: 'a character device',
+    stat.S_IFBLK: 'a block device',
+    stat.S_IFSOCK: 'a socket',
+    stat.S_IFDIR: 'a folder',
+}
+
+
+class NotRegularFileError(ValueError):
+    """A path names a FIFO, a device, a socket or a folder."""
+
+
+def open_regular(path: 'str | os.PathLike') -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Opening never waits for a writer of a FIFO. The opened file is checked
+    too, so that a path may change between the check and the read.
+
+    Args:
+        path: The file; symbolic links are followed.
+
+    Raises:
+        NotRegularFileError: It is a FIFO, a device, a socket or a folder.
+        OSError: It is missing or cannot be opened.
+    """
+    _require_regular(path, os.stat(path).st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, 'rb')
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(path: 'str | os.PathLike', mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), 'a special file')
+        raise NotRegularFileError(
+            f'{os.fspath(path)} is {kind}; expected a regular file.'
+        )
+
+
+def read_regular(path: 'str | os.PathLike') -> bytes:
+    """Read a whole regular file; raises what :func:`open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: 'str | os.PathLike') -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is no regular file or no UTF-8.
+        OSError: It is missing or cannot be opened.
+    """
+    data = read_regular(path)
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{Path(path)} is no UTF-8 text (byte {error.start}); save it as '
+            'UTF-8.'
+        ) from error
