@@ -41,7 +41,8 @@ def _allow_mmengine_checkpoints() -> None:
         """A history of a file, which becomes a plain ``HistoryBuffer``."""
 
         def __setstate__(self, state: dict) -> None:
-            values, counts = state['_log_history'], state['_count_history']
+            values = state.get('_log_history')
+            counts = state.get('_count_history')
             for array in (values, counts):
                 if not isinstance(array, numpy.ndarray) or array.ndim != 1:
                     raise ValueError('a history of the log is no 1-D array.')

@@ -58,7 +58,7 @@ def latest_resumable(work_dir: 'str | Path') -> str | None:
     for path in checkpoints_of(work_dir):
         try:
             resume_state(read_checkpoint(path), path)
-        except (OSError, CheckpointError) as error:
+        except (OSError, ValueError) as error:
             problems.append(one_line(error))
             print_log(
                 f'not resumed: {problems[-1]}',
