@@ -24,6 +24,13 @@ _LOST_RANK = re.compile(
     r'gloo|nccl|connection (closed|reset)|broken pipe', re.I
 )
 
+# of torchrun and tools/launch.py, srun, mpirun
+_RANK_VARIABLES = (
+    ('RANK', 'WORLD_SIZE'),
+    ('SLURM_PROCID', 'SLURM_NTASKS'),
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+)
+
 
 def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
     """Decorate the ``main`` of a tool that may run on several ranks.
@@ -43,7 +50,7 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
                 return main() or 0
         except KeyboardInterrupt as stop:
             status = exit_status(stop)
-            if get_rank() == 0:
+            if _rank()[0] == 0:
                 _say(str(stop) or 'stopped by Ctrl-C', logging.WARNING)
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
@@ -55,9 +62,9 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             if debug:
                 traceback.print_exc()
             if not isinstance(error, OtherRankError):
-                several = get_world_size() > 1
-                rank = f' (rank {get_rank()})' if several else ''
-                _say(f'error{rank}: {sentence_of(error)}', logging.ERROR)
+                rank, ranks = _rank()
+                which = f' (rank {rank})' if ranks > 1 else ''
+                _say(f'error{which}: {sentence_of(error)}', logging.ERROR)
             if torch.distributed.is_initialized():
                 # the other ranks may wait for this one: end without them
                 sys.stdout.flush()
@@ -68,6 +75,16 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             _end_children()
 
     return wrapped
+
+
+def _rank() -> tuple[int, int]:
+    """This rank and their number, also before the ranks have met."""
+    if torch.distributed.is_initialized():
+        return get_rank(), get_world_size()
+    for rank, number in _RANK_VARIABLES:
+        if rank in os.environ and number in os.environ:
+            return int(os.environ[rank]), int(os.environ[number])
+    return 0, 1
 
 
 def sentence_of(error: Exception) -> str:
