@@ -47,7 +47,7 @@ def main() -> None:
     scores = config.build_runner(cfg).test()
     if args.out and is_main_process():
         write_atomically(args.out, json.dumps(scores, indent=1).encode())
-        print(f'the scores are in {args.out}')
+        print(f'scores lie in {args.out}')
     config.leave_ranks()
 
 

@@ -65,6 +65,7 @@ def main() -> None:
     """Train."""
     args = parse_args()
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
+    config.require_training(cfg)
     config.start_ranks(cfg, args.launcher)
     if args.features:
         use_features(cfg, args.features)
@@ -77,7 +78,7 @@ def main() -> None:
             set_resume(cfg, args.resume)
         runner = config.build_runner(cfg)
         runner.train()
-        runner.logger.info(f'checkpoints and logs are in {cfg.work_dir}')
+        runner.logger.info(f'checkpoints and logs lie in {cfg.work_dir}')
     config.leave_ranks()
 
 

@@ -29,6 +29,10 @@ class LockedError(ValueError):
     """Another process writes into the folder."""
 
 
+class UnwritableFolderError(OSError):
+    """The folder cannot be made or written."""
+
+
 class FolderLock:
     """A context manager: this process alone writes into a folder.
 
@@ -38,7 +42,7 @@ class FolderLock:
 
     Raises:
         LockedError: On entering: another process holds the lock.
-        OSError: On entering: the folder cannot be written.
+        UnwritableFolderError: On entering: the folder cannot be written.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class FolderLock:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
         except OSError as error:
-            raise OSError(
+            raise UnwritableFolderError(
                 error.errno,
                 f'the folder cannot be written ({error.strerror}); give '
                 'another one',

@@ -21,6 +21,14 @@ _LAUNCHER_VARIABLES = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
     mpi=('OMPI_COMM_WORLD_LOCAL_RANK',),
 )
+_TRAINING = (
+    'model',
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'max_iters',
+    'global_batch_size',
+)
 _LAUNCHERS = dict(
     pytorch='tools/dist_train.sh, tools/dist_test.sh or torchrun',
     slurm='tools/slurm_train.sh or srun',
@@ -41,6 +49,10 @@ def start_ranks(cfg: Config, launcher: str) -> None:
     cfg.launcher = launcher
     if launcher == 'none' or is_distributed():
         return
+    if launcher != 'pytorch' and not torch.cuda.is_available():
+        raise ValueError(
+            f"launcher {launcher!r} needs GPUs; on CPUs use 'pytorch'."
+        )
     needed = _LAUNCHER_VARIABLES[launcher]
     missing = [name for name in needed if name not in os.environ]
     if missing:
@@ -56,20 +68,16 @@ def start_ranks(cfg: Config, launcher: str) -> None:
                 f'{torch.cuda.device_count()} GPUs; start one for each GPU.'
             )
         init_dist(launcher, backend='nccl')
-    elif launcher == 'pytorch':
-        try:
-            torch.distributed.init_process_group('gloo')
-        except torch.distributed.DistNetworkError as error:
-            if 'EADDRINUSE' in str(error):
-                raise ValueError(
-                    f'port {os.environ["MASTER_PORT"]} is in use; set PORT '
-                    'to another one.'
-                ) from error
-            raise
-    else:
-        raise ValueError(
-            f"launcher {launcher!r} needs GPUs; on CPUs use 'pytorch'."
-        )
+        return
+    try:
+        torch.distributed.init_process_group('gloo')
+    except torch.distributed.DistNetworkError as error:
+        if 'EADDRINUSE' in str(error):
+            raise ValueError(
+                f'port {os.environ["MASTER_PORT"]} is in use; set PORT to '
+                'another one.'
+            ) from error
+        raise
 
 
 def leave_ranks() -> None:
@@ -187,6 +195,21 @@ def _config_fault(path: str, error: Exception) -> str:
         f'the config {path} cannot be read{where}: {type(error).__name__}: '
         f'{message}'
     )
+
+
+def require_training(cfg: Config) -> None:
+    """Check that a config has what a training needs.
+
+    Raises:
+        ValueError: It lacks a part.
+    """
+    lacking = [key for key in _TRAINING if cfg.get(key) is None]
+    if lacking:
+        raise ValueError(
+            f'the config {cfg.filename} lacks {", ".join(lacking)}, so '
+            'nothing can be trained; see configs/minigpt4/ for configs of '
+            'the two stages.'
+        )
 
 
 def drop_training(cfg: Config) -> None:

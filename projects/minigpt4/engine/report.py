@@ -7,7 +7,9 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -141,6 +143,15 @@ def _say(message: str, level: int) -> None:
 
 
 def _end_children() -> None:
-    """End the data workers, which do not see signals."""
-    for child in multiprocessing.active_children():
+    """End the data workers that still run, which do not see signals."""
+    children = multiprocessing.active_children()
+    if not children:
+        return
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:  # torch raises an error where a worker is killed
+        reported = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in children:
         child.kill()
+        child.join()
+    if in_main:
+        signal.signal(signal.SIGCHLD, reported)
