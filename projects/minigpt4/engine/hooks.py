@@ -163,9 +163,9 @@ class ResumeHook(Hook):
             runner.train_loop.positions = checkpoint['data'].get('positions')
             if is_main_process():
                 counts = checkpoint['data'].get('counts', {})
-                for name in ('skipped', 'truncated'):
-                    if type(counts.get(name)) is int:
-                        runner.train_loop.counts[name] += counts[name]
+                for name, number in counts.items():
+                    if type(number) is int:
+                        runner.train_loop.counts[str(name)] += number
         if 'random' not in checkpoint:
             runner.logger.warning(
                 'the checkpoint holds no states of the random generators; '

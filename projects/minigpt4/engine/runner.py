@@ -33,6 +33,12 @@ _OPTIMIZER_KEYS = ('state', 'param_groups', 'loss_scaler')
 class CheckedRunner(Runner):
     """A runner that verifies checkpoints and evaluates nothing of them."""
 
+    # set by mmengine's constructor
+    _resume: bool
+    _load_from: str | None
+    optim_wrapper: Any
+    param_schedulers: Any
+
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; afterwards add the checksum to a checkpoint."""
         super().call_hook(fn_name, **kwargs)
