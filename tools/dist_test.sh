@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 # Evaluate on several GPUs, or on several CPU processes where there is no GPU:
 #   bash tools/dist_test.sh CONFIG CHECKPOINT NUM_PROCESSES [arguments of test.py]
 set -euo pipefail
@@ -8,8 +9,5 @@ if [ $# -lt 3 ]; then
 fi
 config=$1 checkpoint=$2 processes=$3
 shift 3
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" --nproc_per_node="$processes" \
+exec python "$(dirname "$0")/launch.py" "$processes" \
     "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -3,8 +3,15 @@
 
 import argparse
 import json
+import sys
 
-from mmengine.config import DictAction
+from mmengine.dist import is_main_process
+
+from minigpt4.atomic import write_atomically
+from minigpt4.engine import config
+from minigpt4.engine.cfg_options import CfgOptions
+from minigpt4.engine.report import reports_rank_errors
+from minigpt4.errors import add_debug_option
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,24 +23,23 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', help='where logs go (default: work_dirs/NAME)'
     )
     parser.add_argument('--out', help='JSON file for the scores')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE'
+    )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    add_debug_option(parser)
     return parser.parse_args()
 
 
+@reports_rank_errors
 def main() -> None:
     """Evaluate."""
     args = parse_args()
-    from mmengine.dist import is_main_process
-
-    from minigpt4.atomic import write_atomically
-    from minigpt4.engine import config
-
     cfg = config.load_config(args.config, args.work_dir, args.cfg_options)
     config.start_ranks(cfg, args.launcher)
     config.drop_training(cfg)
@@ -46,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

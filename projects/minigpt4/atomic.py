@@ -2,29 +2,39 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import hashlib
 import os
+import re
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+_cleaned: set[str] = set()  # folders without abandoned temporary files
 
 
 @contextlib.contextmanager
 def replacing(path: 'str | Path') -> Iterator[Path]:
-    """Write a file or folder under a neighbour's name that then takes its own.
+    """Write a file or folder under a temporary name, then rename it.
+
+    Each writer has a temporary name of its own in the same folder, so that
+    several may write one file: the last to finish wins, and every reader
+    sees a whole file. Temporary files of writers of this host that have
+    ended are removed.
 
     Args:
-        path: Where to; its parent is made. A file that stands there is
-            replaced.
+        path: Where to; its parent is made. A file of that name is replaced.
 
     Yields:
-        The neighbour's path. The body makes a file or a folder of it.
+        The temporary path. The body makes a file or a folder of it.
 
     Raises:
-        FileExistsError: A folder stands there that is not empty.
+        FileExistsError: A folder of that name is not empty.
         OSError: It could not be written (a full disk, say).
 
-    Whatever the body raises, nothing is left behind and what stood there is
-    untouched.
+    Whatever the body raises, no temporary file remains and a file that was
+    there before is unchanged.
     """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
@@ -33,35 +43,86 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
             'remove it first.'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    _remove(part)
+    _remove_abandoned(path.parent)
+    part = path.with_name(
+        f'.{_short(path.name)}.{_host()}-{os.getpid()}-'
+        f'{secrets.token_hex(4)}.part'
+    )
     try:
         yield part
         if part.is_dir() and path.is_dir():
             path.rmdir()
         os.replace(part, path)
+        _sync_folder(path.parent)
     except BaseException:
         _remove(part)
         raise
 
 
+def _host() -> str:
+    """The host's name, in characters that a file name may have."""
+    return re.sub(r'[^A-Za-z0-9]', '_', socket.gethostname())[:32]
+
+
+def _short(name: str) -> str:
+    """A name, or a digest of one that leaves no room for a suffix."""
+    data = os.fsencode(name)
+    return name if len(data) <= 150 else hashlib.sha256(data).hexdigest()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder's temporary files whose writer on this host has ended.
+
+    Once for each folder and process, as the folder may be large.
+    """
+    place = os.path.abspath(folder)
+    if place in _cleaned:
+        return
+    _cleaned.add(place)
+    own = re.compile(rf'\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.part')
+    for entry in os.scandir(folder):
+        match = own.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            _remove(Path(entry.path))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power failure, where the system can."""
+    with contextlib.suppress(OSError):  # some network file systems refuse
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
 def write_atomically(path: 'str | Path', data: bytes) -> None:
-    """Write a file through a neighbour that then takes its name.
+    """Write a file through a temporary one that then takes its name.
 
     Args:
         path: Where to; its folder is made.
         data: What to write.
 
     Raises:
-        OSError: It could not be written (a full disk, say); what stood there
-            before is untouched and nothing is left behind.
+        OSError: It could not be written (a full disk, say); what was there
+            before is unchanged and no temporary file remains.
     """
     path = Path(path)
     try:

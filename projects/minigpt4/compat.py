@@ -30,10 +30,35 @@ def _turn_off_mmpretrain_multimodal() -> None:
 def _allow_mmengine_checkpoints() -> None:
     """Let torch >= 2.6 read mmengine's checkpoints with ``weights_only``.
 
-    They hold these few classes beside tensors (mmengine issue 1655).
+    They hold these few classes beside tensors (mmengine issue 1655). A
+    ``HistoryBuffer`` is restored from its numbers alone: mmengine's own
+    ``__setstate__`` lets a file replace the methods of all histories.
     """
     import numpy
     from mmengine.logging.history_buffer import HistoryBuffer
+
+    class LoadedHistory(HistoryBuffer):
+        """A history of a file, which becomes a plain ``HistoryBuffer``."""
+
+        def __setstate__(self, state: dict) -> None:
+            values = state.get('_log_history')
+            counts = state.get('_count_history')
+            for array in (values, counts):
+                if not isinstance(array, numpy.ndarray) or array.ndim != 1:
+                    raise ValueError('a history of the log is no 1-D array.')
+                if not numpy.issubdtype(array.dtype, numpy.number):
+                    raise ValueError('a history of the log holds no numbers.')
+            HistoryBuffer.__init__(self, values, counts)
+            self.__class__ = HistoryBuffer
+
+    def method_name(owner: type, name: str) -> str:
+        """Stands for ``getattr``, which a history asks for its methods."""
+        if owner is not LoadedHistory:
+            raise ValueError(
+                f'a checkpoint asks for {name} of {owner!r}; only methods of '
+                'HistoryBuffer may be named.'
+            )
+        return name
 
     multiarray = importlib.import_module(
         'numpy._core.multiarray'
@@ -46,31 +71,15 @@ def _allow_mmengine_checkpoints() -> None:
     ]
     torch.serialization.add_safe_globals(
         [
-            HistoryBuffer,
+            (LoadedHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
             multiarray._reconstruct,
             multiarray.scalar,
             numpy.ndarray,
             numpy.dtype,
             *dtypes,
-            (_history_method, 'builtins.getattr'),
+            (method_name, 'builtins.getattr'),
         ]
     )
-
-
-def _history_method(owner: type, name: str):
-    """What a checkpoint gets for ``getattr``: HistoryBuffer's methods alone.
-
-    Raises:
-        ValueError: Another object's attribute is asked for.
-    """
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if owner is not HistoryBuffer:
-        raise ValueError(
-            f'a checkpoint asks for {name} of {owner!r}; only '
-            'the methods of HistoryBuffer are given.'
-        )
-    return getattr(owner, name)
 
 
 def dtype_argument(dtype: torch.dtype) -> dict:

@@ -11,9 +11,14 @@ from typing import Any
 
 from .signals import exit_status
 
+
+class UserError(Exception):
+    """Base of errors of other types whose message is for the user."""
+
+
 # Errors whose message is a sentence for the user. Any other type is a fault
 # of the program, so its name is printed too.
-EXPECTED_ERRORS = (ImportError, OSError, ValueError)
+EXPECTED_ERRORS = (ImportError, OSError, ValueError, UserError)
 _HARMLESS = '\u3000\u200d'  # ideographic space, joiner of emoji
 
 

@@ -10,6 +10,7 @@ from modelindex.load_model_index import load
 from modelindex.models.Model import Model
 
 from .download import fetch
+from .models.checkpoint_file import register_reader
 
 _PACKAGE = Path(__file__).parent
 
@@ -35,6 +36,7 @@ def register_models() -> None:
     """
     from mmpretrain.apis.model import ModelHub
 
+    register_reader()
     theirs = ModelHub._register_mmpretrain_models
 
     @functools.cache

@@ -9,17 +9,21 @@ in one of two ways:
   that ``with`` and ``finally`` blocks clean up as after Ctrl-C.
 - :class:`StopRequest` notes the signal; a loop asks after each step.
 
-With both, a second signal ends the process at once.
+With both, a second signal ends the process at once. A signal that comes less
+than :data:`REPEAT_SECONDS` after the first is the first one again: schedulers
+signal all processes of a job, and a launcher passes the signal on as well.
 """
 
 import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEAT_SECONDS = 1.0
 
 
 class StopSignal(KeyboardInterrupt):
@@ -27,10 +31,12 @@ class StopSignal(KeyboardInterrupt):
 
     Args:
         signum: The signal's number.
+        message: What to say; by default ``stopped by SIGTERM``.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f'stopped by {signal.Signals(signum).name}')
+    def __init__(self, signum: int, message: str | None = None) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(message or f'stopped by {name}')
         self.signum = signum
 
 
@@ -52,6 +58,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._since = 0.0
+        self._process = os.getpid()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> 'StopRequest':
@@ -62,9 +70,12 @@ class StopRequest:
         _restore(self._previous)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
+        if os.getpid() != self._process:
+            return  # a forked data worker, which its parent ends
+        if self.signum is None:
+            self.signum, self._since = signum, time.monotonic()
+        elif time.monotonic() - self._since > REPEAT_SECONDS:
             end_at_once(signum)
-        self.signum = signum
 
     def raise_if_requested(self) -> None:
         """Raise :class:`StopSignal` where a signal has come."""
@@ -75,20 +86,35 @@ class StopRequest:
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
     """Raise :class:`StopSignal` in the main thread at the first signal."""
-    received = False
+    since: float | None = None
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal received
-        if received:
+        nonlocal since
+        if since is None:
+            since = time.monotonic()
+            raise StopSignal(signum)
+        if time.monotonic() - since > REPEAT_SECONDS:
             end_at_once(signum)
-        received = True
-        raise StopSignal(signum)
 
     previous = _install(handle)
     try:
         yield
     finally:
         _restore(previous)
+
+
+@contextlib.contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Hold stop signals back; processes started inside never get them.
+
+    For data workers, which end with their parent: a signal to the whole
+    process group would otherwise end them in the middle of a step.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def end_at_once(signum: int) -> None:

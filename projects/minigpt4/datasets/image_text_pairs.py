@@ -51,8 +51,15 @@ class _Stream:
         if self._fresh:  # a resumed shard is read again up to the place
             self._fresh = False
             self._samples = self._read()
-            for _ in range(self.taken):
-                next(self._samples, None)
+            for number in range(self.taken):
+                if next(self._samples, None) is None:
+                    raise ValueError(
+                        f'the shard {self.source.shard(self._place)} of '
+                        f'{self.source.name!r} holds {number} samples, but '
+                        f'{self.taken} of it were taken before: the data '
+                        'have changed since the checkpoint was saved, or '
+                        'the checkpoint is of other data.'
+                    )
         while True:
             sample = next(self._samples, None)
             if sample is not None:

@@ -3,13 +3,37 @@
 
 import copy
 import os
-import re
+import traceback
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, init_dist, is_distributed
-from mmengine.runner import Runner
+
+from ..errors import one_line
+from ..regular_files import open_regular
+from .cfg_options import merge_options
+from .checkpoints import latest_checkpoint as latest_checkpoint
+from .runner import CheckedRunner
+
+_LAUNCHER_VARIABLES = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
+    mpi=('OMPI_COMM_WORLD_LOCAL_RANK',),
+)
+_TRAINING = (
+    'model',
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'max_iters',
+    'global_batch_size',
+)
+_LAUNCHERS = dict(
+    pytorch='tools/dist_train.sh, tools/dist_test.sh or torchrun',
+    slurm='tools/slurm_train.sh or srun',
+    mpi='mpirun',
+)
 
 
 def start_ranks(cfg: Config, launcher: str) -> None:
@@ -25,14 +49,35 @@ def start_ranks(cfg: Config, launcher: str) -> None:
     cfg.launcher = launcher
     if launcher == 'none' or is_distributed():
         return
-    if torch.cuda.is_available():
-        init_dist(launcher, backend='nccl')
-    elif launcher == 'pytorch':
-        torch.distributed.init_process_group('gloo')
-    else:
+    if launcher != 'pytorch' and not torch.cuda.is_available():
         raise ValueError(
             f"launcher {launcher!r} needs GPUs; on CPUs use 'pytorch'."
         )
+    needed = _LAUNCHER_VARIABLES[launcher]
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher}: {", ".join(missing)} is not set; start '
+            f'the tool with {_LAUNCHERS[launcher]}, or without --launcher.'
+        )
+    if torch.cuda.is_available():
+        ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        if ranks > torch.cuda.device_count():
+            raise ValueError(
+                f'{ranks} processes on this machine, but it has '
+                f'{torch.cuda.device_count()} GPUs; start one for each GPU.'
+            )
+        init_dist(launcher, backend='nccl')
+        return
+    try:
+        torch.distributed.init_process_group('gloo')
+    except torch.distributed.DistNetworkError as error:
+        if 'EADDRINUSE' in str(error):
+            raise ValueError(
+                f'port {os.environ["MASTER_PORT"]} is in use; set PORT to '
+                'another one.'
+            ) from error
+        raise
 
 
 def leave_ranks() -> None:
@@ -103,20 +148,6 @@ def use_amp(cfg: Config) -> None:
         wrapper.loss_scale = 'dynamic'
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint of a folder with the most iterations.
-
-    Files are written atomically, so each is whole; mmengine's own note of
-    the last one (``last_checkpoint``) may be half-written after a crash.
-    """
-    found = {
-        int(match[1]): str(path)
-        for path in Path(work_dir).glob('iter_*.pth')
-        if (match := re.fullmatch(r'iter_(\d+)\.pth', path.name))
-    }
-    return found[max(found)] if found else None
-
-
 def load_config(
     path: str, work_dir: str | None = None, options: dict | None = None
 ) -> Config:
@@ -126,19 +157,59 @@ def load_config(
         path: The config file.
         work_dir: Where results go; by default ``work_dirs/NAME``.
         options: ``--cfg-options``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or an option names no setting.
     """
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f'config {path!r} does not exist; see configs/minigpt4/.'
         )
-    cfg = Config.fromfile(path)
+    open_regular(path).close()
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is code: it may raise any
+        raise ValueError(_config_fault(path, error)) from error
     if options:
-        cfg.merge_from_dict(options)
+        merge_options(cfg, options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('work_dirs', Path(path).stem)
     return cfg
+
+
+def _config_fault(path: str, error: Exception) -> str:
+    """Where and why a config cannot be read."""
+    line = None
+    if isinstance(error, SyntaxError):
+        line, message = error.lineno, error.msg
+    else:
+        message = one_line(error)
+        for frame in traceback.extract_tb(error.__traceback__):
+            if os.path.abspath(frame.filename) == os.path.abspath(path):
+                line = frame.lineno
+    where = f' at line {line}' if line else ''
+    return (
+        f'the config {path} cannot be read{where}: {type(error).__name__}: '
+        f'{message}'
+    )
+
+
+def require_training(cfg: Config) -> None:
+    """Check that a config has what a training needs.
+
+    Raises:
+        ValueError: It lacks a part.
+    """
+    lacking = [key for key in _TRAINING if cfg.get(key) is None]
+    if lacking:
+        raise ValueError(
+            f'the config {cfg.filename} lacks {", ".join(lacking)}, so '
+            'nothing can be trained; see configs/minigpt4/ for configs of '
+            'the two stages.'
+        )
 
 
 def drop_training(cfg: Config) -> None:
@@ -162,7 +233,7 @@ def drop_training(cfg: Config) -> None:
         cfg.pop(key, None)
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> CheckedRunner:
     """Build the runner of a config, which is left as it is."""
     cfg = copy.deepcopy(cfg)
     share = None
@@ -178,7 +249,7 @@ def build_runner(cfg: Config) -> Runner:
         share = fit_batch(cfg, get_world_size())
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
-    runner = Runner.from_cfg(cfg)
+    runner = CheckedRunner.from_cfg(cfg)
     if share is not None:
         micro = cfg.model.get('micro_batch_size') or share
         if cfg.get('needs_load_from') and not cfg.get('load_from'):

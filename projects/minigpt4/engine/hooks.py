@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS
 
 from ..atomic import write_atomically
 from ..datasets import ImageTextPairs
+from ..errors import UserError
 from ..prompts import Turn
 from ..registry import HOOKS
 from .picture import captioned
@@ -129,7 +130,11 @@ class ResumeHook(Hook):
             self.every_n_train_iters(runner, 10)
             or self.is_last_train_iter(runner)
         ):
-            self._counts = dict(runner.train_loop.total_counts())
+            self.before_stop(runner)
+
+    def before_stop(self, runner) -> None:
+        """Sum up the ranks' counts; all ranks call it."""
+        self._counts = dict(runner.train_loop.total_counts())
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add them to a checkpoint."""
@@ -152,11 +157,21 @@ class ResumeHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Restore them where the run is resumed (not at ``load_from``)."""
-        if not runner._resume or 'random' not in checkpoint:
+        if not runner._resume:
             return
-        runner.train_loop.positions = checkpoint['data']['positions']
-        if is_main_process():
-            runner.train_loop.counts.update(checkpoint['data']['counts'])
+        if 'data' in checkpoint:
+            runner.train_loop.positions = checkpoint['data'].get('positions')
+            if is_main_process():
+                counts = checkpoint['data'].get('counts', {})
+                for name, number in counts.items():
+                    if type(number) is int:
+                        runner.train_loop.counts[str(name)] += number
+        if 'random' not in checkpoint:
+            runner.logger.warning(
+                'the checkpoint holds no states of the random generators; '
+                'the run goes on with other random numbers.'
+            )
+            return
         states = checkpoint['random']
         version, numbers, gauss = states['python']
         random.setstate((version, tuple(numbers), gauss))
@@ -168,6 +183,10 @@ class ResumeHook(Hook):
                 range(torch.cuda.device_count()), states['cuda'], strict=False
             ):
                 torch.cuda.set_rng_state(state.cpu(), device)
+
+
+class UnusableRunError(UserError, RuntimeError):
+    """A run was stopped because its weights would be of no use."""
 
 
 @HOOKS.register_module()
@@ -199,7 +218,7 @@ class SanityHook(Hook):
             return
         loss = float(outputs['loss'])
         if not math.isfinite(loss):
-            raise RuntimeError(
+            raise UnusableRunError(
                 f'the loss is {loss} at iteration {runner.iter + 1}; with '
                 'fp16 use --amp (loss scaling) or bf16, else lower the '
                 'learning rate; the last checkpoint is untouched.'
@@ -208,7 +227,7 @@ class SanityHook(Hook):
         near = abs(loss - math.log(vocab_size)) < 0.01
         self._uniform = self._uniform + 1 if near else 0
         if self._uniform >= self.patience:
-            raise RuntimeError(
+            raise UnusableRunError(
                 f'the loss has stayed at ln({vocab_size}) = '
                 f'{math.log(vocab_size):.3f} for '
                 f'{self.patience * self.interval} iterations, as of an LLM '
@@ -220,7 +239,7 @@ class SanityHook(Hook):
         # of a batch that no rank can read the loss is 0
         self._unread = self._unread + 1 if loss == 0 and skipped else 0
         if self._unread >= self.patience:
-            raise RuntimeError(
+            raise UnusableRunError(
                 f'not one sample could be read in {self.patience} looks at '
                 f'batches, {skipped} were skipped; see the warnings above and '
                 'check the paths of the data.'
@@ -233,7 +252,7 @@ class SanityHook(Hook):
         """Save no weights that are not numbers."""
         for name, tensor in checkpoint['state_dict'].items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise RuntimeError(
+                raise UnusableRunError(
                     f'{name} is no longer finite at iteration '
                     f'{runner.iter + 1}, so no checkpoint is saved; resume '
                     'from the last one with a lower learning rate or bf16.'

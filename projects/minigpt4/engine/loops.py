@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The training loop: endless data, resumed where it was, counted."""
 
+import signal
 from collections import Counter
 
 import torch
@@ -12,6 +13,10 @@ from torch import nn
 
 from ..datasets import ImageTextPairs
 from ..registry import LOOPS, MODEL_WRAPPERS
+from ..signals import StopRequest, StopSignal, blocked_signals
+from .ranks import StopVote
+from .report import innermost_message
+from .saving import save_now
 
 
 @MODEL_WRAPPERS.register_module()
@@ -60,7 +65,8 @@ class EndlessTrainLoop(BaseLoop):
         val_interval: Iterations between two validations.
 
     Attributes:
-        positions: Of a streaming dataset, the position of each lane.
+        positions: Of a streaming dataset, the position of each data worker.
+        resumed_from: The checkpoint that the run was resumed from, if any.
         counts: ``skipped`` samples and ``truncated`` answers so far, of this
             rank.
     """
@@ -78,6 +84,7 @@ class EndlessTrainLoop(BaseLoop):
         self.val_begin, self.val_interval = val_begin, val_interval
         self.stop_training = False
         self.positions: list[dict] | None = None
+        self.resumed_from: str | None = None
         self.counts: Counter[str] = Counter()
         self._iter = self._epoch = 0  # set by the runner when it resumes
 
@@ -101,47 +108,117 @@ class EndlessTrainLoop(BaseLoop):
         self.dataloader.collate_fn = model.collator(training=True)
         # an iterator draws a seed, which a resumed run must not notice
         self.dataloader.generator = torch.Generator()
-        self._set_place()
-        batches = iter(self.dataloader)
-        runner.model.train()
-        while self._iter < self.max_iters and not self.stop_training:
-            batch = next(batches)
-            self._note(batch)
-            runner.call_hook(
-                'before_train_iter', batch_idx=self._iter, data_batch=batch
-            )
-            outputs = runner.model.train_step(
-                batch, optim_wrapper=runner.optim_wrapper
-            )
-            runner.call_hook(
-                'after_train_iter',
-                batch_idx=self._iter,
-                data_batch=batch,
-                outputs=outputs,
-            )
-            self._iter += 1
-            if (
-                runner.val_loop is not None
-                and self._iter >= self.val_begin
-                and (
-                    self._iter % self.val_interval == 0
-                    or self._iter == self.max_iters
-                )
-            ):
-                runner.val_loop.run()
-                runner.model.train()
+        self._set_position()
+        with StopRequest() as stop:
+            self._train(stop)
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
 
-    def _set_place(self) -> None:
-        """Tell the data where the run stands."""
+    def _train(self, stop: StopRequest) -> None:
+        """Run the iterations; a stop signal ends them after a step.
+
+        Raises:
+            StopSignal: A rank has received a signal; all is saved.
+        """
+        runner = self.runner
+        vote = StopVote()
+        with blocked_signals():  # data workers end with this process alone
+            batches = iter(self.dataloader)
+        try:
+            runner.model.train()
+            while self._iter < self.max_iters and not self.stop_training:
+                self._step(self._next(batches))
+                signum = vote.agreed(stop.signum)
+                if signum is not None and self._iter + 1 < self.max_iters:
+                    self._stop(signum)
+                self._iter += 1
+                if self._is_validated():
+                    runner.val_loop.run()
+                    runner.model.train()
+        finally:
+            self._end_workers(batches)
+        vote.close()
+
+    def _step(self, batch: dict) -> None:
+        runner = self.runner
+        self._note(batch)
+        runner.call_hook(
+            'before_train_iter', batch_idx=self._iter, data_batch=batch
+        )
+        outputs = runner.model.train_step(
+            batch, optim_wrapper=runner.optim_wrapper
+        )
+        runner.call_hook(
+            'after_train_iter',
+            batch_idx=self._iter,
+            data_batch=batch,
+            outputs=outputs,
+        )
+
+    def _is_validated(self) -> bool:
+        """Whether a validation follows the iterations done."""
+        return (
+            self.runner.val_loop is not None
+            and self._iter >= self.val_begin
+            and (
+                self._iter % self.val_interval == 0
+                or self._iter == self.max_iters
+            )
+        )
+
+    def _end_workers(self, batches) -> None:
+        """End the data workers, which do not see signals."""
+        if hasattr(batches, '_shutdown_workers'):  # torch's, with workers
+            batches._shutdown_workers()
+            for worker in batches._workers:
+                worker.kill()
+            self.dataloader._iterator = None
+
+    def _next(self, batches) -> dict:
+        try:
+            return next(batches)
+        except ValueError as error:
+            if self.resumed_from is None:
+                raise
+            message = innermost_message(error)
+            raise ValueError(
+                f'{message} (resumed from {self.resumed_from})'
+            ) from error
+
+    def _stop(self, signum: int) -> None:
+        """Save what was trained and raise :class:`StopSignal`."""
+        runner = self.runner
+        runner.call_hook('before_stop')
+        path = save_now(runner)
+        dist.barrier()
+        raise StopSignal(
+            signum,
+            f'stopped by {signal.Signals(signum).name} after iteration '
+            f'{self._iter + 1} of {self.max_iters}; saved {path}; the same '
+            'command with --resume goes on from there',
+        )
+
+    def _set_position(self) -> None:
+        """Set where the data begin.
+
+        Raises:
+            ValueError: The saved position names sources of other data.
+        """
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextPairs):
-            lanes = max(self.dataloader.num_workers, 1)
+            workers = max(self.dataloader.num_workers, 1)
+            sources = [source.name for source in dataset.sources]
+            named = {name for lane in self.positions or () for name in lane}
+            if not named.issubset(sources):
+                raise ValueError(
+                    f'{self.resumed_from} cannot be resumed: its data '
+                    f'position names the sources {sorted(named)}, the config '
+                    f'has {sorted(sources)}; start a new run with load_from.'
+                )
             dataset.start_at(self._iter, self.positions)
             if self.positions is None:
-                self.positions = [{} for _ in range(lanes)]
+                self.positions = [{} for _ in range(workers)]
         else:
             self.dataloader.sampler.start = (
                 self._iter

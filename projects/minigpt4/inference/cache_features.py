@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
 from ..datasets.feature_cache import FeatureCache
+from ..engine.cfg_options import CfgOptions
 from ..engine.config import leave_ranks, load_config, start_ranks
 from ..engine.features import cache_features
 
@@ -61,5 +61,5 @@ def _parser() -> argparse.ArgumentParser:
         default='none',
         help='with several ranks, e.g. under torchrun: pytorch',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     return parser

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .checksum import check_weights
+
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 # what others wrap a state dict in: MiniGPT-4 and LAVIS, mmengine, DeepSpeed
 _WRAPPERS = ('model', 'state_dict', 'module')
@@ -245,6 +247,8 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
+    checked: list[bool] = []
+
     def load() -> dict[str, Tensor]:
         try:
             # files of torch below 1.6 are no zip and cannot be mapped
@@ -263,6 +267,9 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
                 f'{path} holds a {type(content).__name__}; '
                 'expected a dict of named tensors.'
             )
+        if not checked:
+            check_weights(content, str(path))
+            checked.append(True)
         for key in _WRAPPERS:
             if isinstance(content.get(key), Mapping):
                 content = content[key]

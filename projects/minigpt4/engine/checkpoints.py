@@ -1,0 +1,314 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Which checkpoint a run is resumed from, and what is taken from it.
+
+A checkpoint is reduced to the values that resuming needs, each of them
+checked. Texts of a checkpoint, such as the config in ``meta``, are never
+parsed.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor
+
+from ..errors import one_line
+from ..models.checkpoint_file import CheckpointError, read_checkpoint
+
+_NUMBERS = (bool, int, float)
+
+
+def checkpoints_of(work_dir: 'str | Path') -> Iterator[Path]:
+    """The checkpoints ``iter_N.pth`` of a folder, highest N first."""
+    found = {
+        path: int(match[1])
+        for path in Path(work_dir).glob('iter_*.pth')
+        if (match := re.fullmatch(r'iter_(\d+)\.pth', path.name))
+    }
+    yield from sorted(found, key=lambda path: -found[path])
+
+
+def latest_checkpoint(work_dir: 'str | Path') -> str | None:
+    """The checkpoint of a folder with the most iterations, if it has one.
+
+    mmengine's own note of the last one (``last_checkpoint``) is not used: it
+    may be half-written after a crash.
+    """
+    path = next(checkpoints_of(work_dir), None)
+    return None if path is None else str(path)
+
+
+def latest_resumable(work_dir: 'str | Path') -> str | None:
+    """The newest checkpoint of a folder that a run can be resumed from.
+
+    Others are named in warnings.
+
+    Returns:
+        Its path; None where the folder has no checkpoint.
+
+    Raises:
+        CheckpointError: It has checkpoints, but none can be resumed.
+    """
+    problems: list[str] = []
+    for path in checkpoints_of(work_dir):
+        try:
+            resume_state(read_checkpoint(path), path)
+        except (OSError, ValueError) as error:
+            problems.append(one_line(error))
+            print_log(
+                f'not resumed: {problems[-1]}',
+                logger='current',
+                level=logging.WARNING,
+            )
+            continue
+        if problems:
+            print_log(
+                f'resuming from {path} instead',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return str(path)
+    if problems:
+        raise CheckpointError(
+            f'none of the {len(problems)} checkpoints of {work_dir} can be '
+            f'resumed; the newest: {problems[0]}'
+        )
+    return None
+
+
+def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
+    """Take from a checkpoint what resuming needs, each value checked.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+        path: Its file, for errors.
+
+    Returns:
+        ``epoch`` and ``iter`` (int), ``seed`` (int or None), ``state_dict``,
+        ``optimizer``, ``param_schedulers`` (list), ``message_hub``, and
+        where they are there ``data`` and ``random``.
+
+    Raises:
+        CheckpointError: Something is missing or no valid value.
+    """
+
+    def refuse(problem: str) -> CheckpointError:
+        return CheckpointError(
+            f'{path} cannot be resumed: {problem}; to start a new run from '
+            'its weights use --cfg-options load_from=FILE.'
+        )
+
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, Mapping):
+        raise refuse('it has no meta entry, which holds the iteration')
+    step = meta.get('iter')
+    if type(step) is not int or step < 0:
+        raise refuse(f'its iteration is {step!r}, expected an integer >= 0')
+    seed = meta.get('seed')
+    if seed is not None and type(seed) is not int:
+        raise refuse(f'its seed is {seed!r}, expected an integer')
+    weights = checkpoint.get('state_dict')
+    if not isinstance(weights, Mapping) or not weights:
+        raise refuse('it has no weights (state_dict)')
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            raise refuse(f'{name} is a {type(tensor).__name__}, no tensor')
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise refuse(f'{name} holds values that are not finite')
+    optimizer = checkpoint.get('optimizer')
+    if not isinstance(optimizer, Mapping):
+        raise refuse(
+            'it has no optimizer state (saved with save_optimizer=False?)'
+        )
+    schedulers = checkpoint.get('param_schedulers', [])
+    if not isinstance(schedulers, list) or not all(
+        isinstance(state, Mapping) for state in schedulers
+    ):
+        raise refuse('its param_schedulers are no list of dicts')
+    for name in ('data', 'random'):
+        if name in checkpoint and not isinstance(checkpoint[name], Mapping):
+            raise refuse(f'its entry {name} is no dict')
+    if 'data' in checkpoint and not _are_positions(
+        checkpoint['data'].get('positions')
+    ):
+        raise refuse('its data positions are not valid')
+    return dict(
+        epoch=meta.get('epoch') if type(meta.get('epoch')) is int else 0,
+        iter=step,
+        seed=seed,
+        state_dict=weights,
+        optimizer=optimizer,
+        param_schedulers=schedulers,
+        message_hub=_safe_history(checkpoint.get('message_hub')),
+        **{k: checkpoint[k] for k in ('data', 'random') if k in checkpoint},
+    )
+
+
+def _are_positions(positions: object) -> bool:
+    """Whether these are ``{source: (shards, samples)}`` for each worker."""
+    if positions is None:
+        return True
+    return isinstance(positions, list) and all(
+        isinstance(position, Mapping)
+        and all(
+            isinstance(name, str)
+            and isinstance(place, (list, tuple))
+            and len(place) == 2
+            and all(type(number) is int and number >= 0 for number in place)
+            for name, place in position.items()
+        )
+        for position in positions
+    )
+
+
+def _safe_history(hub: object) -> dict[str, dict]:
+    """The log's history without values that mmengine would act on.
+
+    Of ``runtime_info`` only the numbers of kept checkpoints and best scores
+    are taken: mmengine deletes files that other entries name. Histories are
+    rebuilt from their numbers, for a pickled one may carry its own methods.
+    """
+    hub = hub if isinstance(hub, Mapping) else {}
+    scalars = {}
+    for name, history in _items(hub.get('log_scalars')):
+        rebuilt = _rebuilt_history(history)
+        if rebuilt is not None:
+            scalars[name] = rebuilt
+    info = {}
+    for name, value in _items(hub.get('runtime_info')):
+        if name == 'keep_ckpt_ids' and isinstance(value, list):
+            info[name] = [number for number in value if type(number) is int]
+        elif name.startswith('best_score') and type(value) in (int, float):
+            info[name] = value
+    return dict(
+        log_scalars=scalars,
+        runtime_info=info,
+        resumed_keys=dict.fromkeys([*scalars, *info], True),
+    )
+
+
+def _items(value: object) -> list[tuple[str, Any]]:
+    entries = value.items() if isinstance(value, Mapping) else ()
+    return [(name, item) for name, item in entries if isinstance(name, str)]
+
+
+def _rebuilt_history(history: object) -> HistoryBuffer | None:
+    if not isinstance(history, HistoryBuffer):
+        return None
+    values = vars(history).get('_log_history')
+    counts = vars(history).get('_count_history')
+    for array in (values, counts):
+        if not isinstance(array, np.ndarray) or array.ndim != 1:
+            return None
+        if not np.issubdtype(array.dtype, np.number):
+            return None
+    if len(values) != len(counts):
+        return None
+    return HistoryBuffer(values, counts)
+
+
+def check_optimizer(
+    state: Mapping, optimizer: torch.optim.Optimizer, path: 'str | Path'
+) -> None:
+    """Check that an optimizer can take a saved state.
+
+    torch checks neither shapes nor settings; a wrong shape would fail in the
+    first step, a wrong setting would change the training.
+
+    Args:
+        state: The saved state of an optimizer (wrapper).
+        optimizer: The optimizer.
+        path: The checkpoint, for errors.
+
+    Raises:
+        CheckpointError: The state is not of this optimizer.
+    """
+
+    def refuse(problem: str) -> CheckpointError:
+        return CheckpointError(
+            f'{path} cannot be resumed: {problem}; it belongs to another '
+            'optimizer or another model, or is damaged.'
+        )
+
+    groups, saved = optimizer.param_groups, state.get('param_groups')
+    values = state.get('state')
+    if not isinstance(saved, list) or not isinstance(values, Mapping):
+        raise refuse('its optimizer state lacks param_groups or state')
+    sizes = [len(group['params']) for group in groups]
+    found = [
+        len(group['params'])
+        if isinstance(group, Mapping) and isinstance(group.get('params'), list)
+        else None
+        for group in saved
+    ]
+    if found != sizes:
+        raise refuse(
+            f'its optimizer has groups of {found} parameters, the config '
+            f'makes {sizes}'
+        )
+    for group, known in zip(saved, groups, strict=True):
+        for name, value in group.items():
+            # initial_lr is added by schedulers
+            if name not in known and name != 'initial_lr':
+                raise refuse(f'its optimizer has a setting {name!r}')
+            if name != 'params' and not _is_setting(value):
+                raise refuse(f'its optimizer setting {name} is {value!r:.40}')
+    parameters = [p for group in groups for p in group['params']]
+    numbers = [n for group in saved for n in group['params']]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        entry = values.get(number, {})
+        if not isinstance(entry, Mapping):
+            raise refuse(f'the state of parameter {number!r} is no dict')
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                if value.dim() and value.shape != parameter.shape:
+                    raise refuse(
+                        f'{name} of parameter {number} is '
+                        f'{tuple(value.shape)}, expected '
+                        f'{tuple(parameter.shape)}'
+                    )
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise refuse(f'{name} of parameter {number} is not finite')
+            elif not _is_setting(value):
+                raise refuse(f'{name} of parameter {number} is no number')
+
+
+def _is_setting(value: object) -> bool:
+    """Whether this is a number, a flag, None, or a tuple of numbers."""
+    if isinstance(value, (list, tuple)):
+        return all(type(item) in _NUMBERS for item in value)
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return value is None or type(value) in _NUMBERS
+
+
+def load_scheduler(scheduler: Any, state: Mapping, path: 'str | Path') -> None:
+    """Restore the numbers of a parameter scheduler.
+
+    mmengine takes every entry of the state as an attribute; here only
+    numbers and lists of numbers that the scheduler has already are taken.
+
+    Raises:
+        CheckpointError: The state is not of this scheduler.
+    """
+    own = vars(scheduler)
+    taken = {
+        name: value
+        for name, value in state.items()
+        if name in own
+        and type(own[name]) in (int, float, list)
+        and _is_setting(value)
+        and (type(own[name]) is list) == isinstance(value, (list, tuple))
+    }
+    step = taken.get('last_step')
+    if type(step) is not int or step < 0:
+        raise CheckpointError(
+            f'{path} cannot be resumed: the state of its learning-rate '
+            'schedule has no valid last_step.'
+        )
+    own.update(taken)

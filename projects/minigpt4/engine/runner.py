@@ -1,0 +1,199 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""mmengine's runner, with checkpoints that are checked before they are used.
+
+mmengine parses the text of ``meta['config']`` as Python when it resumes; this
+runner reads no text of a checkpoint. What mmengine needed it for, a changed
+number of GPUs, does not matter here: the global batch stays the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+
+from ..download import fetch
+from ..errors import one_line
+from ..models.checkpoint_file import CheckpointError, read_checkpoint
+from ..models.checksum import add_checksum
+from ..models.tensor_files import open_tensors
+from .checkpoints import (
+    check_optimizer,
+    latest_resumable,
+    load_scheduler,
+    resume_state,
+)
+from .ranks import on_main_rank
+
+_OPTIMIZER_KEYS = ('state', 'param_groups', 'loss_scaler')
+
+
+class CheckedRunner(Runner):
+    """A runner that verifies checkpoints and evaluates nothing of them."""
+
+    # set by mmengine's constructor
+    _resume: bool
+    _load_from: str | None
+    optim_wrapper: Any
+    param_schedulers: Any
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks; afterwards add the checksum to a checkpoint."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            try:
+                add_checksum(kwargs['checkpoint'])
+            except TypeError as error:  # an entry of a user's hook
+                self.logger.warning(f'no checksum is stored: {error}')
+
+    def load_or_resume(self) -> None:
+        """Load or resume, from the newest usable checkpoint by default."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = on_main_rank(
+                lambda: latest_resumable(self.work_dir)
+            )
+            if self._load_from is None:
+                self.logger.info(f'nothing to resume in {self.work_dir}')
+                self._resume = False
+        super().load_or_resume()
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: list = [(r'^module.', '')],  # noqa: B006
+    ) -> dict:
+        """Load the weights of a checkpoint.
+
+        Args:
+            filename: A file or a URL.
+            map_location: Device of the tensors.
+            strict: Whether names must match exactly.
+            revise_keys: Patterns of names and their replacements.
+
+        Raises:
+            CheckpointError: It is damaged, or of another model.
+        """
+        path = _local(filename)
+        if path.suffix == '.safetensors':
+            tensors = open_tensors(path)
+            checkpoint: dict = dict(
+                state_dict={n: t.read() for n, t in tensors.items()}
+            )
+        else:
+            checkpoint = read_checkpoint(path, map_location)
+        return self._load_weights(checkpoint, path, strict, revise_keys)
+
+    def _load_weights(
+        self, checkpoint: dict, path: Path, strict: bool, revise_keys: list
+    ) -> dict:
+        model = (
+            self.model.module if is_model_wrapper(self.model) else self.model
+        )
+        try:
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+            checkpoint = _load_checkpoint_to_model(
+                model, checkpoint, strict, revise_keys=revise_keys
+            )
+        except CheckpointError:
+            raise
+        except (LookupError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f'{path}: {one_line(error)}') from error
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {path}')
+        return checkpoint
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """Resume a training run.
+
+        Args:
+            filename: A file or a URL.
+            resume_optimizer: Whether to restore the optimizer's state.
+            resume_param_scheduler: Whether to restore the schedule.
+            map_location: Device of the tensors.
+
+        Raises:
+            CheckpointError: The run cannot be resumed from it.
+        """
+        path = _local(filename)
+        device = get_device() if map_location == 'default' else map_location
+        checkpoint = read_checkpoint(path, device)
+        state = resume_state(checkpoint, path)
+        self._take_seed(state['seed'], path)
+        meta = {key: state[key] for key in ('epoch', 'iter', 'seed')}
+        self._load_weights(
+            {**checkpoint, **state, 'meta': meta},
+            path,
+            strict=False,
+            revise_keys=[(r'^module.', '')],
+        )
+        loop: Any = self.train_loop
+        loop._epoch, loop._iter = state['epoch'], state['iter']
+        loop.resumed_from = str(path)
+        self.message_hub.load_state_dict(state['message_hub'])
+        if resume_optimizer:
+            self._load_optimizer(state['optimizer'], path)
+        if resume_param_scheduler and self.param_schedulers is not None:
+            self._load_schedulers(state['param_schedulers'], path)
+        self._has_loaded = True
+        self.logger.info(f'resumed {path} at iteration {self.iter}')
+
+    def _take_seed(self, seed: int | None, path: Path) -> None:
+        """Go on with the seed of the run; a config may not set another.
+
+        The order of the data follows from the seed, so with another one the
+        saved data position would mean other samples.
+        """
+        current = self._randomness_cfg.get('seed')
+        if seed is None or seed == current:
+            return
+        if current is not None:
+            raise CheckpointError(
+                f'{path} was trained with seed {seed}, the config has '
+                f'{current}; set randomness.seed={seed} to resume.'
+            )
+        self._randomness_cfg.update(seed=seed)
+        self.set_randomness(**self._randomness_cfg)
+
+    def _load_optimizer(self, state: dict, path: Path) -> None:
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        check_optimizer(state, self.optim_wrapper.optimizer, path)
+        known = {k: state[k] for k in _OPTIMIZER_KEYS if k in state}
+        try:
+            self.optim_wrapper.load_state_dict(known)
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f'{path} cannot be resumed: its optimizer state does not fit '
+                f'({one_line(error)}).'
+            ) from error
+
+    def _load_schedulers(self, states: list, path: Path) -> None:
+        self.param_schedulers = self.build_param_scheduler(
+            self.param_schedulers
+        )
+        if len(states) != len(self.param_schedulers):
+            raise CheckpointError(
+                f'{path} cannot be resumed: it has the state of '
+                f'{len(states)} learning-rate schedules, the config has '
+                f'{len(self.param_schedulers)}.'
+            )
+        for scheduler, state in zip(
+            self.param_schedulers, states, strict=True
+        ):
+            load_scheduler(scheduler, state, path)
+
+
+def _local(filename: 'str | Path') -> Path:
+    """The local path of a file or a URL."""
+    if str(filename).startswith(('http://', 'https://')):
+        return Path(fetch(str(filename)))
+    return Path(filename).expanduser()

@@ -1,0 +1,118 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Options over a config: values as written, keys that exist."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from minigpt4.engine.cfg_options import CfgOptions, parse_value
+from minigpt4.engine.config import load_config
+
+STAGE1 = str(Path(__file__).parents[2] / 'configs/minigpt4/stage1_nano.py')
+
+
+@pytest.mark.parametrize(
+    'text, value',
+    [
+        # mmpose #465, mmdetection #7878
+        ('What is this?', 'What is this?'),
+        ('Look, what is this?', 'Look, what is this?'),
+        ('/data/my photos', '/data/my photos'),
+        ('a,b', 'a,b'),
+        ('  a  ', '  a  '),
+        ('', ''),
+        ('{a: 1}', '{a: 1}'),
+        ('[INST] x [/INST]', '[INST] x [/INST]'),
+        ('[1,2', '[1,2'),
+        ('007', '007'),
+        ('1,', '1,'),
+        ('Infinity', 'Infinity'),
+        ('3', 3),
+        (' 3 ', 3),
+        ('-1.5e-4', -1.5e-4),
+        ('True', True),
+        ('false', False),
+        ('None', None),
+        ('[1,2]', [1, 2]),
+        ('(1, 2.5)', (1, 2.5)),
+        ('1,2', [1, 2]),
+        ('[]', []),
+        ('[a, b c]', ['a', 'b c']),
+        ('[(1,2),[a,b],None]', [(1, 2), ['a', 'b'], None]),
+        ('["a, b", \'c]\']', ['a, b', 'c]']),
+        ("[it's, b]", ["it's", 'b']),
+        ('"[1,2]"', '[1,2]'),
+        ("'3'", '3'),
+        ('"\'x\'"', "'x'"),
+        ('"a" and "b"', '"a" and "b"'),
+    ],
+)
+def test_values_are_as_written(text, value):
+    found = parse_value(text)
+    assert found == value and type(found) is type(value)
+
+
+def test_options_are_taken_together(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
+    found = parser.parse_args(
+        ['--cfg-options', 'a=1', 'b.c=x=y', '--cfg-options', 'a=2 3']
+    )
+    assert found.cfg_options == {'a': '2 3', 'b.c': 'x=y'}
+    for wrong in ('a', '=1'):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', wrong])
+        printed = capsys.readouterr().err
+        assert f'expected KEY=VALUE, found {wrong!r}' in printed
+
+
+@pytest.mark.parametrize(
+    'key, value, reason',
+    [
+        ('max_iter', 3, "no setting 'max_iter'; did you mean 'max_iters'?"),
+        ('nonsense', 3, "the config has no setting 'nonsense'"),
+        ('model.promt', 'x', "did you mean 'prompt'?"),
+        ('model.decodr.dtype', 'x', "did you mean 'decoder'?"),
+        ('optim_wrapper.optimizer.lrr', 1.0, "did you mean 'lr'?"),
+        ('train_dataloader.num_worker', 1, "did you mean 'num_workers'?"),
+        ('model.generation.max_new_token', 1, "mean 'max_new_tokens'?"),
+        ('custom_hooks.3.intervall', 1, "did you mean 'interval'?"),
+        ('custom_hooks.9.interval', 1, 'custom_hooks is a list of 4'),
+        ('custom_hooks.x.interval', 1, 'expected an index from 0 to 3'),
+        ('default_hooks.sampler_seed.x', 1, 'default_hooks.sampler_seed is N'),
+        ('max_iters.x', 1, 'has no settings of its own'),
+        ('max_iters', 'x', "'x' is no number, as 800 is"),
+        ('model', 'x', 'it is a group of settings'),
+    ],
+)
+def test_mistyped_options_are_refused(key, value, reason):
+    with pytest.raises(ValueError) as error:
+        load_config(STAGE1, options={key: value})
+    message = str(error.value)
+    assert message.startswith(f'--cfg-options {key}: ') and reason in message
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('model.micro_batch_size', 2),
+        ('model.compile', True),
+        ('model.decoder.lora.r', 8),
+        ('model.generation.min_new_tokens', 1),
+        ('load_from', '/data/a b.pth'),
+        ('log_level', 'INFO'),
+        ('randomness.deterministic', True),
+        ('optim_wrapper.clip_grad', None),
+        ('train_dataloader.prefetch_factor', 2),
+        ('train_dataloader.dataset.seed', 2),
+        ('train_dataloader.dataset.sources.0.shards', '/d/*.tar'),
+        ('default_hooks.checkpoint.save_optimizer', False),
+        ('custom_hooks.3.interval', 100000),
+    ],
+)
+def test_settings_that_exist_may_be_set(key, value):
+    node = load_config(STAGE1, options={key: value})
+    for part in key.split('.'):
+        node = node[int(part)] if part.isdecimal() else node[part]
+    assert node == value

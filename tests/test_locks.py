@@ -1,0 +1,86 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""One process writes into a folder; a killed one keeps no lock."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from minigpt4.locks import STALE_SECONDS, FolderLock, LockedError
+
+FORK = multiprocessing.get_context('fork')
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of ``tmp_path``."""
+    ready = FORK.Event()
+
+    def hold():
+        with FolderLock(tmp_path):
+            ready.set()
+            time.sleep(60)
+
+    process = FORK.Process(target=hold)
+    process.start()
+    assert ready.wait(30)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_writer_is_refused(tmp_path, holder):
+    with pytest.raises(LockedError) as error, FolderLock(tmp_path):
+        pass
+    message = str(error.value)
+    assert f'{tmp_path} is already in use by another training' in message
+    assert f'process {holder.pid} on {socket.gethostname()}' in message
+
+
+def test_a_killed_writer_keeps_no_lock(tmp_path, holder, log):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with FolderLock(tmp_path):
+        assert 'has ended without removing its lock' in log[-1]
+        assert str(holder.pid) in log[-1]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_removed_also_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), FolderLock(tmp_path / 'new'):
+        with pytest.raises(LockedError), FolderLock(tmp_path / 'new'):
+            pass
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path / 'new') == []
+    with FolderLock(tmp_path / 'new'):
+        pass
+
+
+def test_a_lock_of_another_host_is_taken_over_by_age(tmp_path, log):
+    note = tmp_path / '.training.lock'
+    note.write_text(json.dumps(dict(host='other', pid=1, since=time.time())))
+    with pytest.raises(LockedError, match='process 1 on other.*removing'):
+        with FolderLock(tmp_path):
+            pass
+    old = time.time() - STALE_SECONDS - 5
+    os.utime(note, (old, old))
+    with FolderLock(tmp_path):
+        assert 'process 1 on other has ended' in log[-1]
+
+
+def test_a_damaged_lock_is_taken_over(tmp_path):
+    (tmp_path / '.training.lock').write_bytes(b'{"host": \0')
+    with FolderLock(tmp_path) as lock:
+        assert json.loads(lock.path.read_text())['pid'] == os.getpid()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot be written') as error:
+        with FolderLock(tmp_path / 'file'):
+            pass
+    assert error.value.filename == str(tmp_path / 'file')
