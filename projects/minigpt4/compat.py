@@ -42,7 +42,16 @@ def _allow_mmengine_checkpoints() -> None:
     )
     dtypes = [
         type(numpy.dtype(kind))
-        for kind in ('float64', 'float32', 'int64', 'int32', 'bool')
+        for kind in (
+            *('float64', 'float32', 'float16', 'int64', 'int32', 'int16'),
+            *('int8', 'uint8', 'bool'),
+        )
+    ]
+    # NumPy 1 and 2 write the same functions under two names
+    others = [
+        (getattr(multiarray, name), f'{module}.multiarray.{name}')
+        for module in ('numpy.core', 'numpy._core')
+        for name in ('_reconstruct', 'scalar')
     ]
     torch.serialization.add_safe_globals(
         [
@@ -52,6 +61,7 @@ def _allow_mmengine_checkpoints() -> None:
             numpy.ndarray,
             numpy.dtype,
             *dtypes,
+            *others,
             (_history_method, 'builtins.getattr'),
         ]
     )

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of one project to files of another."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from ..atomic import replacing
 from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
+from ..models.state_dicts import as_weight, match_names
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_pickle, write_safetensors
 from ..registry import MODELS
@@ -127,7 +129,7 @@ def convert(
         FileNotFoundError: There is no such file.
         ValueError: It is no file of weights, or does not fit the model.
     """
-    out = Path(out)
+    out = real_output(out)
     tensors = open_tensors(source)
     found, reports = read_parts(source, tensors, model, allow)
     if llm is not None:
@@ -172,6 +174,14 @@ def convert(
     return reports
 
 
+def real_output(out: 'str | Path') -> Path:
+    """The path that an output's name means, through symbolic links.
+
+    A link stays a link, and what it names is replaced.
+    """
+    return Path(os.path.realpath(Path(out).expanduser()))
+
+
 def read_parts(
     source: object,
     tensors: Mapping[str, LazyTensor],
@@ -201,10 +211,13 @@ def read_parts(
         )
         if part == 'head':
             report.notes.append(_describe_head(mine))
-            if FINGERPRINT in tensors:
-                mine[FINGERPRINT] = tensors[FINGERPRINT]
+            for name, lazy in mine.items():
+                as_weight(name, lazy.read(), source)
+            mark = match_names(tensors, {FINGERPRINT}, source)
+            if mark:
+                mine[FINGERPRINT] = tensors[mark[FINGERPRINT]]
                 report.matched.append(FINGERPRINT)
-                del report.left_over[FINGERPRINT]
+                del report.left_over[mark[FINGERPRINT]]
         found[part], reports[part] = mine, report
     if not found:
         names = ', '.join(list(tensors)[:3]) or 'nothing'
@@ -220,9 +233,10 @@ def _published_head(
     tensors: Mapping[str, LazyTensor], usual: Shapes
 ) -> Shapes:
     """The shapes of the file's head, if such a head was published."""
-    for name in (_WEIGHT, 'llama_proj.weight'):
-        if name in tensors and tensors[name].shape in _PUBLISHED_HEADS:
-            shape = tensors[name].shape
+    names = match_names(tensors, {_WEIGHT, 'llama_proj.weight'}, 'the file')
+    for name in names.values():
+        shape = tensors[name].shape
+        if shape in _PUBLISHED_HEADS:
             return {_WEIGHT: shape, 'head.layers.0.bias': shape[:1]}
     return usual
 

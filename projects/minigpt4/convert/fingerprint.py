@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..llm_folder import check_folder
 from ..models.decoder import LLMDecoder
 from ..models.llm import load_tokenizer, locate_llm
 from ..models.tensor_files import open_tensors
@@ -37,14 +38,15 @@ def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
 
 
 def fingerprint_of(llm: 'str | Path') -> dict:
-    """What :meth:`LLMDecoder.fingerprint` tells of the LLM in a folder.
+    """:meth:`LLMDecoder.fingerprint` of the LLM in a folder.
 
     Args:
         llm: The folder, or ``'nano/llm'``.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no word embeddings.
+        ValueError: It has no word embeddings, or is refused by
+            :func:`~minigpt4.llm_folder.check_folder`.
     """
     folder = Path(locate_llm(str(llm)))
     if not (folder / 'config.json').is_file():
@@ -52,6 +54,7 @@ def fingerprint_of(llm: 'str | Path') -> dict:
             f'{llm} is no local folder with a config.json; give the folder of '
             'the LLM.'
         )
+    check_folder(folder)
     with torch.device('meta'):
         decoder = LLMDecoder(
             str(folder),

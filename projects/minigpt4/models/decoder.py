@@ -27,7 +27,9 @@ _BF16_STEP = 2.0**-7
 
 @MODELS.register_module()
 class LLMDecoder(nn.Module):
-    """The language model that speaks, frozen unless LoRA is asked for.
+    """The language model, frozen unless LoRA is asked for.
+
+    Its folder is checked first; code of the folder is never run.
 
     Args:
         name_or_path: Folder or hub repository of a causal LM with its

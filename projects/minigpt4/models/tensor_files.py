@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of named tensors, read one tensor at a time."""
 
-import json
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
@@ -9,13 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..llm_folder import read_index
+from ..regular_files import open_regular
+from ..wrong_files import (
+    foreign_content,
+    pickled_code,
+    read_head,
+    safetensors_fault,
+)
+from .state_dicts import as_tensor, unwrap
+
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
-# what others wrap a state dict in: MiniGPT-4 and LAVIS, mmengine, DeepSpeed
-_WRAPPERS = ('model', 'state_dict', 'module')
+_CHUNK = 2**20
 # a mapped file counts as memory while its pages are held; it is let go of
 # after this many bytes
 _LET_GO_BYTES = 2**29
@@ -69,17 +78,21 @@ class LazyTensor:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def open_tensors(source: 'str | Path') -> dict[str, LazyTensor]:
+def open_tensors(
+    source: 'str | Path', checksums: bool = True
+) -> dict[str, LazyTensor]:
     """The tensors of a file, a folder or a URL, by their names there.
 
-    Nothing is read but names, shapes and types. Pickles are read with
-    ``weights_only``, so that no code of theirs runs; a wrapping key
-    (``model``, ``state_dict``, ``module``) is opened.
+    Pickles are read with ``weights_only``, so that no code of theirs runs; a
+    wrapping key (:data:`~.state_dicts.WRAPPERS`) is opened. What a file
+    allows is checked: the size by the header of safetensors, the CRC-32 of
+    each record of a pickle.
 
     Args:
         source: A ``.safetensors`` file, a pickle of PyTorch, a folder with
             one or more shards of either, a URL, or ``'nano/...'`` for what
             the package ships.
+        checksums: Whether to read pickles through once for their CRC-32.
 
     Raises:
         FileNotFoundError: There is no such file, or a shard of it is missing.
@@ -96,26 +109,31 @@ def open_tensors(source: 'str | Path') -> dict[str, LazyTensor]:
     else:
         path = Path(source).expanduser()
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, checksums)
     if not path.is_file():
         raise FileNotFoundError(
             f'{name} is no file; give the path of the downloaded weights.'
         )
-    return _open_file(path)
+    return _open_file(path, checksums)
 
 
-def _open_folder(folder: Path) -> dict[str, LazyTensor]:
+def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
     """The shards of a Hugging Face folder as one dict."""
-    for index in (
+    places = None
+    # in the order in which transformers looks for them
+    for file in (
+        'model.safetensors',
         'model.safetensors.index.json',
+        'pytorch_model.bin',
         'pytorch_model.bin.index.json',
     ):
-        if (folder / index).is_file():
-            places = _read_index(folder / index)
-            shards = sorted(set(places.values()))
+        if (folder / file).is_file():
+            shards = [file]
+            if file.endswith('.json'):
+                places = read_index(folder / file)
+                shards = sorted(set(places.values()))
             break
     else:
-        places = None
         shards = sorted(path.name for path in folder.glob('*.safetensors'))
         shards = shards or sorted(
             path.name for path in folder.glob('pytorch_model*.bin')
@@ -133,7 +151,7 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in shards:
-        tensors |= _open_file(folder / shard)
+        tensors |= _open_file(folder / shard, checksums)
     lost = sorted(set(places or ()) - set(tensors))
     if lost:
         raise ValueError(
@@ -143,20 +161,10 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """The shard of each tensor."""
-    try:
-        return dict(json.loads(path.read_text())['weight_map'])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f'{path} is no index of shards; download it again.'
-        ) from error
-
-
-def _open_file(path: Path) -> dict[str, LazyTensor]:
+def _open_file(path: Path, checksums: bool) -> dict[str, LazyTensor]:
     if _is_safetensors(path):
         return _open_safetensors(path)
-    return _open_pickle(path)
+    return _open_pickle(path, checksums)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -167,33 +175,45 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     """The error to raise for a file that is no weights."""
     return ValueError(
         f'{path} ({path.stat().st_size:,} bytes) cannot be read as weights: '
-        f'{_what_is_wrong(path, error)}.'
+        f'it {_what_is_wrong(path, error)}.'
     )
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
     """Why a file is no weights, and what to do."""
-    with open(path, 'rb') as file:
-        head = file.read(512)
-    again = 'download it again'
-    if not head:
-        return f'it is empty; {again}'
-    if head.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
+    head = read_head(path)
+    found = foreign_content(head)
+    if found is None and _is_safetensors(path):
+        found = safetensors_fault(path)
+        if found is not None and not found[0].startswith('is '):
+            found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
+    if found is not None:
+        return '; '.join(found)
+    code = pickled_code(str(error))
+    if code is not None:
         return (
-            'it is a web page, which the server sent instead of the file; '
-            f'{again} from another address'
-        )
-    if head.startswith(b'version https://git-lfs'):
-        return 'it is a Git LFS pointer, not the file; fetch it with git lfs'
-    if 'Unsupported' in str(error) and 'GLOBAL' in str(error):
-        word = str(error).partition('GLOBAL')[2].split()[0].rstrip('`.')
-        return (
-            f'it is a pickle that would run code ({word}); it is refused: '
+            f'is a pickle that would run code ({code}); it is refused: '
             'get the weights as safetensors, or from another source'
         )
+    if 'TorchScript' in str(error):
+        return (
+            'is a TorchScript archive, which is a program; save the '
+            'state_dict() of the model'
+        )
+    if head.startswith(b'PK') and not _has_pickle(path):
+        return 'is a zip archive without weights of PyTorch; unpack it'
     if _is_safetensors(path) or head.startswith(b'PK'):
-        return f'it is truncated or damaged; {again}'
-    return f'it is truncated or no file of weights; {again}'
+        return 'is truncated or damaged; download it again'
+    return 'is truncated or no file of weights; download it again'
+
+
+def _has_pickle(path: Path) -> bool:
+    """Whether a zip archive is a file of torch, or cannot be looked into."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(n.endswith('/data.pkl') for n in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return True
 
 
 class _Mapped:
@@ -244,39 +264,87 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _open_pickle(path: Path) -> dict[str, LazyTensor]:
-    def load() -> dict[str, Tensor]:
-        try:
-            # files of torch below 1.6 are no zip and cannot be mapped
-            content = torch.load(
-                path,
-                map_location='cpu',
-                weights_only=True,
-                mmap=zipfile.is_zipfile(path),
-            )
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # a damaged pickle may raise any
-            raise _unreadable(path, error) from error
-        if not isinstance(content, Mapping):
-            raise ValueError(
-                f'{path} holds a {type(content).__name__}; '
-                'expected a dict of named tensors.'
-            )
-        for key in _WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
+def _open_pickle(path: Path, checksums: bool) -> dict[str, LazyTensor]:
+    in_zip = zipfile.is_zipfile(path)
+
+    def load(checksums: bool = False) -> dict[str, Tensor]:
+        # files of torch below 1.6 are no zip and cannot be mapped
+        content = load_pickle(path, 'cpu', mmap=in_zip, checksums=checksums)
         return {
-            name: tensor
-            for name, tensor in content.items()
-            if isinstance(tensor, Tensor)
+            name: as_tensor(name, value, path)
+            for name, value in unwrap(content, path).items()
+            if isinstance(value, (Tensor, np.ndarray))
+            or name.endswith(('.weight', '.bias'))
         }
 
-    tensors = load()
+    tensors = load(checksums)
     mapped = _Mapped(lambda: load().__getitem__)
-    if not zipfile.is_zipfile(path):  # it is in memory: keep it
+    if not in_zip:  # it is in memory: keep it
         mapped = _Mapped(lambda: tensors.__getitem__)
     return {
         name: mapped.lazy(name, tensor.shape, tensor.dtype)
         for name, tensor in tensors.items()
     }
+
+
+def load_pickle(
+    path: Path,
+    map_location: Any = 'cpu',
+    mmap: bool = False,
+    checksums: bool = True,
+) -> Mapping[str, Any]:
+    """What a pickle of PyTorch holds; no code of it is run.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: Whether to map it; it must be a zip archive.
+        checksums: Whether to read it through for the CRC-32 of its records,
+            which ``torch.load`` does not compare (2 GB take about a second).
+
+    Raises:
+        ValueError: It is no regular file or no pickle of a dict, is damaged,
+            or would run code.
+        OSError: It is missing or cannot be read.
+    """
+    with open_regular(path) as file:
+        in_zip = zipfile.is_zipfile(file)
+    if in_zip and checksums:
+        _check_records(path)
+    try:
+        content = torch.load(
+            path, map_location=map_location, weights_only=True, mmap=mmap
+        )
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged pickle may raise any
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'{path} holds a {type(content).__name__}; '
+            'expected a dict of named tensors.'
+        )
+    return content
+
+
+def _check_records(path: Path) -> None:
+    """Refuse a zip archive of which a record differs from its CRC-32."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                # 0: written with torch's set_crc32_options(False)
+                if record.CRC == 0:
+                    continue
+                with archive.open(record) as file:
+                    while file.read(_CHUNK):
+                        pass  # at its end the CRC-32 is compared
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive may raise any
+        if 'CRC' in str(error):
+            raise ValueError(
+                f'{path} ({path.stat().st_size:,} bytes) is damaged '
+                f'({error}): it has other bytes than were written; download '
+                'or copy it again.'
+            ) from error
+        raise _unreadable(path, error) from error

@@ -1,0 +1,70 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Checkpoints in local files, for mmengine: pickles and safetensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+
+from .state_dicts import check_head_names
+from .tensor_files import load_pickle, open_tensors
+
+
+def register_loaders() -> None:
+    """Let mmengine read local checkpoints through :func:`load_checkpoint`.
+
+    So ``load_from``, ``--resume``, ``tools/test.py`` and ``get_model`` read
+    safetensors too, never run code of a pickle, and name a damaged file.
+    """
+    CheckpointLoader.register_scheme('', load_checkpoint, force=True)
+
+
+def load_checkpoint(filename: str, map_location: Any = None) -> dict:
+    """Read a checkpoint; takes the place of mmengine's ``load_from_local``.
+
+    Args:
+        filename: A ``.safetensors`` file, which holds a state dict alone, or
+            a pickle of PyTorch.
+        map_location: As for ``torch.load``; safetensors stay on the CPU.
+
+    Returns:
+        What the file holds; a state dict under ``'state_dict'`` where it is
+        of safetensors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, is damaged, or would run code.
+    """
+    path = Path(filename).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f'the checkpoint {filename} does not exist; give the path of a '
+            'file.'
+        )
+    if not path.is_file():
+        raise ValueError(
+            f'the checkpoint {filename} is no regular file; give a file '
+            '(.pth or .safetensors).'
+        )
+    if path.suffix == '.safetensors':
+        tensors = open_tensors(path)
+        # copies: the file may be replaced while the model is in use
+        state = {name: t.read().clone() for name, t in tensors.items()}
+        check_head_names(state, path)
+        return dict(state_dict=state)
+    content = load_pickle(path, map_location)
+    state = content.get('state_dict', content)
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f'{path} holds a {type(state).__name__} under state_dict; '
+            'expected a dict of named tensors.'
+        )
+    odd = next((key for key in state if not isinstance(key, str)), None)
+    if odd is not None:
+        raise ValueError(
+            f'{path} has a name that is no text ({odd!r}); expected a dict '
+            'of named tensors.'
+        )
+    check_head_names(content, path)
+    return dict(content)
