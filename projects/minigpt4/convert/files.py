@@ -9,7 +9,12 @@ import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
-from ..models.checkpoint import FINGERPRINT, encode_fingerprint
+from ..hub import check_name, read_config
+from ..models.checkpoint import (
+    FINGERPRINT,
+    decode_fingerprint,
+    encode_fingerprint,
+)
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
 from ..models.state_dicts import as_weight, match_names
 from ..models.tensor_files import LazyTensor, open_tensors
@@ -85,14 +90,15 @@ def load_config(model: 'str | Config') -> Config:
     if isinstance(model, Config):
         return model
     if str(model).endswith('.py'):
-        return Config.fromfile(model)
+        return read_config(model)
     try:
-        return ModelHub.get(model).config
+        check_name(model)
     except ValueError as error:
         raise ValueError(
-            f'{model!r} is no model of the hub and no config file (.py); '
-            f'models are, e.g., {DEFAULT_MODEL} and minigpt-4_nano_caption.'
+            f'{model!r} is no model of the hub and no config file (.py): '
+            f'{error}'
         ) from error
+    return ModelHub.get(model).config
 
 
 def convert(
@@ -216,6 +222,7 @@ def read_parts(
             mark = match_names(tensors, {FINGERPRINT}, source)
             if mark:
                 mine[FINGERPRINT] = tensors[mark[FINGERPRINT]]
+                decode_fingerprint(mine[FINGERPRINT].read(), source)
                 report.matched.append(FINGERPRINT)
                 del report.left_over[mark[FINGERPRINT]]
         found[part], reports[part] = mine, report

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .minigpt4 import MiniGPT4
 
 FINGERPRINT = 'llm_fingerprint'
-_SOURCE = 'the checkpoint'
+# the entry of a state dict's metadata that names its file
+SOURCE = 'source'
+_UNKNOWN_SOURCE = 'the checkpoint'
 
 
 def encode_fingerprint(fingerprint: dict) -> Tensor:
@@ -28,14 +30,16 @@ def encode_fingerprint(fingerprint: dict) -> Tensor:
     )
 
 
-def decode_fingerprint(tensor: Tensor) -> dict:
+def decode_fingerprint(
+    tensor: Tensor, source: object = _UNKNOWN_SOURCE
+) -> dict:
     """The inverse of :func:`encode_fingerprint`.
 
     Raises:
         ValueError: It is no such fingerprint.
     """
     try:
-        values = as_tensor(FINGERPRINT, tensor, _SOURCE).tolist()
+        values = as_tensor(FINGERPRINT, tensor, source).tolist()
         found = json.loads(bytes(values))
         if not {'hidden_size', 'vocab_size', 'tokens', 'embeddings'} <= {
             *found
@@ -43,7 +47,7 @@ def decode_fingerprint(tensor: Tensor) -> dict:
             raise ValueError('a value is missing')
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f'the fingerprint of the LLM in {_SOURCE} is damaged ({error}); '
+            f'the fingerprint of the LLM in {source} is damaged ({error}); '
             f'give another copy, or remove {FINGERPRINT} from its state_dict.'
         ) from error
     return found
@@ -65,7 +69,7 @@ def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
 
 
 def check_trained(
-    model: 'MiniGPT4', state_dict: dict, prefix: str, *_
+    model: 'MiniGPT4', state_dict: dict, prefix: str, metadata: dict, *_
 ) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
@@ -73,16 +77,17 @@ def check_trained(
     published checkpoints call the head ``llama_proj``, and others wrap it
     and put prefixes before its name; see :mod:`~.state_dicts`.
     """
+    source = metadata.get(SOURCE, _UNKNOWN_SOURCE)
     if not prefix:
-        content = unwrap(state_dict, _SOURCE)
+        content = unwrap(state_dict, source)
         if content is not state_dict:
             content = dict(content)
             state_dict.clear()
             state_dict.update(content)
-    _use_our_names(model, state_dict, prefix)
+    _use_our_names(model, state_dict, prefix, source)
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
     if fingerprint is not None:
-        known = decode_fingerprint(fingerprint)
+        known = decode_fingerprint(fingerprint, source)
         if model.check_llm:
             model.decoder.check_fingerprint(known)
         names = {known.get('template'), model.template.name} - {None, 'bare'}
@@ -97,18 +102,17 @@ def check_trained(
     parameters = dict(model.named_parameters())
     model.loaded_weights = {}
     for name in model.trained_names:
-        found = state_dict.get(prefix + name)
         want = tuple(parameters[name].shape)
-        if found is None:
+        if prefix + name not in state_dict:
             raise ValueError(
-                f'the checkpoint lacks {prefix}{name}, which is trained; it '
+                f'{source} lacks {prefix}{name}, which is trained; it '
                 f'holds {", ".join(list(state_dict)[:3]) or "nothing"} ...; '
                 'give a checkpoint of this configuration.'
             )
-        found = as_weight(prefix + name, found, _SOURCE)
+        found = as_weight(prefix + name, state_dict[prefix + name], source)
         if tuple(found.shape) != want:
             raise ValueError(
-                f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
+                f'{prefix}{name} is {tuple(found.shape)} in {source} '
                 f'but {want} in the model; the checkpoint belongs to another '
                 'LLM or another neck.'
             )
@@ -116,7 +120,9 @@ def check_trained(
         model.loaded_weights[name] = found
 
 
-def _use_our_names(model: 'MiniGPT4', state_dict: dict, prefix: str) -> None:
+def _use_our_names(
+    model: 'MiniGPT4', state_dict: dict, prefix: str, source: str
+) -> None:
     """Rename what was trained as the model calls it.
 
     Raises:
@@ -127,11 +133,11 @@ def _use_our_names(model: 'MiniGPT4', state_dict: dict, prefix: str) -> None:
     }
     wanted = {*model.trained_names, *theirs.values(), FINGERPRINT}
     names = [n[len(prefix) :] for n in state_dict if n.startswith(prefix)]
-    found = match_names(names, wanted, _SOURCE)
+    found = match_names(names, wanted, source)
     for ours, other in theirs.items():
         if ours in found and other in found:
             raise ValueError(
-                f'the checkpoint holds two heads, {found[ours]} and '
+                f'{source} holds two heads, {found[ours]} and '
                 f'{found[other]}; save the one that is meant.'
             )
     for bare, name in found.items():

@@ -1,27 +1,29 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Checkpoints in local files, for mmengine: pickles and safetensors."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
 
+from .checkpoint import SOURCE
 from .state_dicts import check_head_names
 from .tensor_files import load_pickle, open_tensors
 
 
 def register_loaders() -> None:
-    """Let mmengine read local checkpoints through :func:`load_checkpoint`.
+    """Let mmengine read local checkpoints through :func:`load_from_local`.
 
     So ``load_from``, ``--resume``, ``tools/test.py`` and ``get_model`` read
     safetensors too, never run code of a pickle, and name a damaged file.
     """
-    CheckpointLoader.register_scheme('', load_checkpoint, force=True)
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
 
 
-def load_checkpoint(filename: str, map_location: Any = None) -> dict:
-    """Read a checkpoint; takes the place of mmengine's ``load_from_local``.
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    """Read a checkpoint; replaces mmengine's own.
 
     Args:
         filename: A ``.safetensors`` file, which holds a state dict alone, or
@@ -52,7 +54,7 @@ def load_checkpoint(filename: str, map_location: Any = None) -> dict:
         # copies: the file may be replaced while the model is in use
         state = {name: t.read().clone() for name, t in tensors.items()}
         check_head_names(state, path)
-        return dict(state_dict=state)
+        return dict(state_dict=_with_source(state, path))
     content = load_pickle(path, map_location)
     state = content.get('state_dict', content)
     if not isinstance(state, Mapping):
@@ -67,4 +69,15 @@ def load_checkpoint(filename: str, map_location: Any = None) -> dict:
             'of named tensors.'
         )
     check_head_names(content, path)
-    return dict(content)
+    if state is content:
+        return _with_source(content, path)
+    return dict(content, state_dict=_with_source(state, path))
+
+
+def _with_source(state: Mapping, path: Path) -> OrderedDict:
+    """A state dict whose metadata names its file, for errors on loading."""
+    named = OrderedDict(state)
+    metadata = OrderedDict(getattr(state, '_metadata', {}))
+    metadata[''] = dict(metadata.get('', {}), **{SOURCE: str(path)})
+    named._metadata = metadata  # type: ignore[attr-defined]
+    return named

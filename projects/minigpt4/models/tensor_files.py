@@ -25,6 +25,8 @@ from .state_dicts import as_tensor, unwrap
 
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 _CHUNK = 2**20
+# names whose values must be tensors; others may be anything, e.g. an epoch
+_TENSOR_NAMES = ('.weight', '.bias', 'llm_fingerprint')
 # a mapped file counts as memory while its pages are held; it is let go of
 # after this many bytes
 _LET_GO_BYTES = 2**29
@@ -274,7 +276,7 @@ def _open_pickle(path: Path, checksums: bool) -> dict[str, LazyTensor]:
             name: as_tensor(name, value, path)
             for name, value in unwrap(content, path).items()
             if isinstance(value, (Tensor, np.ndarray))
-            or name.endswith(('.weight', '.bias'))
+            or name.endswith(_TENSOR_NAMES)
         }
 
     tensors = load(checksums)
