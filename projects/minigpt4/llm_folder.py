@@ -322,6 +322,8 @@ def _faults_of_shards(folder: Path, index: Path) -> Iterator[Fault]:
     for name in shards:
         if (folder / name).is_file():
             yield from _faults_of_file(folder / name)
+        elif name not in missing:
+            yield Fault(f'{folder / name} is no regular file', _AGAIN)
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -349,7 +351,7 @@ def read_index(path: Path) -> dict[str, str]:
     ):
         raise ValueError(f'{path} is no index of shards; {_AGAIN}.')
     for name in places.values():
-        if PurePosixPath(name).name != name or '\\' in name or '\0' in name:
+        if name == '..' or PurePosixPath(name).name != name or '\0' in name:
             raise ValueError(
                 f'{path} names the shard {_shown(name)}, which is not in its '
                 f'folder; {_AGAIN}.'

@@ -112,9 +112,9 @@ def check_trained(
         found = as_weight(prefix + name, state_dict[prefix + name], source)
         if tuple(found.shape) != want:
             raise ValueError(
-                f'{prefix}{name} is {tuple(found.shape)} in {source} '
-                f'but {want} in the model; the checkpoint belongs to another '
-                'LLM or another neck.'
+                f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
+                f'but {want} in the model; {source} belongs to another LLM '
+                'or another neck.'
             )
         state_dict[prefix + name] = found
         model.loaded_weights[name] = found
