@@ -129,7 +129,7 @@ def test_files_that_are_something_else(llm, file, content, said):
     """huggingface/transformers #27923, microsoft/OmniParser #34."""
     (llm / file).write_bytes(content)
     sentence = refusal(llm)
-    assert f'{llm / file} {said}' in sentence
+    assert f'{llm / file} ' in sentence and said in sentence
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_file_in_place_of_the_folder(llm):
         ),
         (
             lambda d: change(d / 'config.json', hidden_size=64),
-            'weights of the LLM .* cannot be loaded',
+            'weights of the LLM .* have another size',
         ),
         (
             lambda d: (d / 'tokenizer.model').write_bytes(
@@ -303,3 +303,19 @@ def test_no_call_of_transformers_may_run_code():
                 calls += 1
                 assert 'trust_remote_code=False' in text[:300], path
     assert calls >= 2
+
+
+def test_sizes_that_config_and_weights_disagree_on(llm):
+    """Chinese-LLaMA-Alpaca #87, FastChat #153: 32,000 and 32,001 rows."""
+    rows = json.loads((llm / 'config.json').read_text())['vocab_size']
+    change(llm / 'config.json', vocab_size=rows + 1)
+    with pytest.raises(ValueError, match='another size than') as error:
+        LLMDecoder(str(llm))
+    assert 'embed_tokens' in str(error.value) or 'lm_head' in str(error.value)
+    assert f'({rows}, 32) in the weights' in str(error.value)
+
+
+def test_a_begin_token_without_a_row_is_refused(llm):
+    change(llm / 'tokenizer_config.json', bos_token='[BOS]')
+    with pytest.raises(ValueError, match=r"bos_token '\[BOS\]' as number"):
+        LLMDecoder(str(llm))

@@ -99,6 +99,13 @@ def quantises_on_cpu() -> bool:
     return _transformers() >= (5, 0)
 
 
+def transformers_name() -> str:
+    """``'transformers 5.17.0'``, for errors."""
+    import transformers
+
+    return f'transformers {transformers.__version__}'
+
+
 def _transformers() -> tuple[int, ...]:
     import transformers
 

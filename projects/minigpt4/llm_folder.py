@@ -218,7 +218,7 @@ def read_object(path: Path) -> dict:
     data = read_regular(path)
     found = foreign_content(data[:512])
     if found is not None:
-        raise ValueError(f'{path} {found[0]}; {found[1]}.')
+        raise ValueError(f'{path} is no JSON: it {found[0]}; {found[1]}.')
     if data.startswith(b'\xef\xbb\xbf'):
         raise ValueError(
             f'{path} begins with a byte order mark, which transformers does '

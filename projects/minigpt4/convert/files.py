@@ -163,7 +163,7 @@ def convert(
         }
     element = None if dtype is None else getattr(torch, dtype)
     found = {
-        part: {name: t.to(element) for name, t in mine.items()}
+        part: {name: t.to(element, name) for name, t in mine.items()}
         for part, mine in found.items()
     }
     if len(found) == 1:

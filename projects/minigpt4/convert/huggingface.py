@@ -117,7 +117,7 @@ def export_huggingface(
     tensors |= {LLM_PREFIX + n: tensor for n, tensor in weights.items()}
     element = None if dtype is None else getattr(torch, dtype)
     tensors = {
-        name: t if name.startswith(_FULL_PRECISION) else t.to(element)
+        name: t if name.startswith(_FULL_PRECISION) else t.to(element, name)
         for name, t in tensors.items()
     }
     report.matched = list(tensors)

@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader
 
 from .checkpoint import SOURCE
 from .state_dicts import check_head_names
-from .tensor_files import load_pickle, open_tensors
+from .tensor_files import is_safetensors, load_pickle, open_tensors
 
 
 def register_loaders() -> None:
@@ -49,7 +49,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
             f'the checkpoint {filename} is no regular file; give a file '
             '(.pth or .safetensors).'
         )
-    if path.suffix == '.safetensors':
+    if is_safetensors(path):
         tensors = open_tensors(path)
         # copies: the file may be replaced while the model is in use
         state = {name: t.read().clone() for name, t in tensors.items()}

@@ -85,6 +85,7 @@ class LLMDecoder(nn.Module):
             self.llm = load_llm(
                 where, arch, dtype, quantization, device_map, max_memory
             )
+            _check_begin_token(self.tokenizer, self.llm, where)
             # a quantised or spread LLM stays where it was put
             self.placed = (
                 device_map is not None
@@ -400,6 +401,23 @@ class LLMDecoder(nn.Module):
                 f'({int(far.sum())} of {far.numel()} compared embedding '
                 f'values differ); {override}'
             )
+
+
+def _check_begin_token(tokenizer: Any, llm: Any, where: str) -> None:
+    """Refuse a tokenizer whose begin token the LLM has no row for.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    rows = llm.get_input_embeddings().weight.shape[0]
+    token_id = tokenizer.bos_token_id
+    if token_id is not None and token_id >= rows:
+        raise ValueError(
+            f'the tokenizer in {where} has the bos_token '
+            f'{tokenizer.bos_token!r} as number {token_id}, but the LLM has '
+            f'{rows} rows; name one of its own as bos_token in '
+            'tokenizer_config.json.'
+        )
 
 
 def _only_at(mlp: nn.Module, places: Tensor, shape: tuple[int, ...]) -> list:

@@ -154,16 +154,14 @@ def load_config(folder: Path) -> Any:
     Raises:
         ValueError: transformers cannot read it, or does not know its type.
     """
-    import transformers
+    from transformers import AutoConfig
 
     try:
-        return transformers.AutoConfig.from_pretrained(
-            str(folder), trust_remote_code=False
-        )
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # its validators raise types of their own
         raise ValueError(
-            f'{folder / "config.json"} is no config that transformers '
-            f'{transformers.__version__} reads ({_first_line(error)}); '
+            f'{folder / "config.json"} is no config that '
+            f'{compat.transformers_name()} reads ({_first_line(error)}); '
             'download it again, or update transformers if the model is newer.'
         ) from error
 
@@ -227,7 +225,11 @@ def load_llm(
     check_arch(where, config, arch or {})
     if dtype == 'auto' and not torch.cuda.is_available():
         dtype = 'bfloat16' if _size_on_disk(folder) > 2e9 else 'float32'
-    arguments: dict = dict(attn_implementation='sdpa', trust_remote_code=False)
+    arguments: dict = dict(
+        attn_implementation='sdpa',
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
     arguments |= compat.dtype_argument(torch_dtype(dtype))
     arguments |= _placement(device_map, max_memory)
     arguments |= _bits(where, config, quantization, torch_dtype(dtype))
@@ -248,12 +250,22 @@ def load_llm(
             f'({_first_line(error)}); are they of the model that its '
             'config.json describes? Else download them again.'
         ) from error
-    missing = sorted(report['missing_keys'])
+    misshapen = {name for name, *_ in report['mismatched_keys']}
+    missing = sorted({*report['missing_keys']} - misshapen)
     if missing:
         raise ValueError(
             f'{where} lacks {len(missing)} tensors of the LLM, e.g. '
             f'{missing[0]}; is it a complete model (a Vicuna delta has to '
             'be merged first)?'
+        )
+    misshaped = sorted(report['mismatched_keys'])
+    if misshaped:
+        name, found, wanted = misshaped[0]
+        raise ValueError(
+            f'the weights of the LLM {where} have another size than its '
+            f'config.json says: {name} is {tuple(found)} in the weights and '
+            f'{tuple(wanted)} by config.json ({len(misshaped)} such tensors); '
+            'give the config.json of these weights.'
         )
     unused = sorted(report['unexpected_keys'])
     unused = [name for name in unused if not name.endswith('inv_freq')]

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of named tensors, read one tensor at a time."""
 
+import errno
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
@@ -66,13 +67,36 @@ class LazyTensor:
         """A tensor that is there already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
-    def to(self, dtype: torch.dtype | None) -> 'LazyTensor':
-        """The same in another type, if it is floating-point; None keeps it."""
+    def to(
+        self, dtype: torch.dtype | None, name: str = 'a tensor'
+    ) -> 'LazyTensor':
+        """The same in another type, if it is floating-point; None keeps it.
+
+        Args:
+            dtype: The type.
+            name: What it is called, for the error.
+
+        Reading it raises ValueError where a value is beyond the type's range.
+        """
         if dtype is None or dtype == self.dtype:
             return self
         if not self.dtype.is_floating_point:
             return self
-        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
+        limit = torch.finfo(dtype).max
+        narrower = limit < torch.finfo(self.dtype).max
+
+        def read() -> Tensor:
+            tensor = self.read()
+            found = tensor.to(dtype)
+            if narrower and found.isinf().any() and not tensor.isinf().any():
+                short = str(dtype).removeprefix('torch.')
+                raise ValueError(
+                    f'{name} holds values beyond {limit:,.0f}, the largest of '
+                    f'{short}; use bfloat16 or float32.'
+                )
+            return found
+
+        return LazyTensor(self.shape, dtype, read)
 
     @property
     def nbytes(self) -> int:
@@ -164,13 +188,18 @@ def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
 
 
 def _open_file(path: Path, checksums: bool) -> dict[str, LazyTensor]:
-    if _is_safetensors(path):
+    if is_safetensors(path):
         return _open_safetensors(path)
     return _open_pickle(path, checksums)
 
 
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == '.safetensors'
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of safetensors, by its content, else by its name."""
+    head = read_head(path)
+    if head[8:9] == b'{':  # behind the header's length
+        return True
+    pickled = head[:2] in (b'PK', b'\x80\x02')
+    return path.suffix == '.safetensors' and not pickled
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
@@ -185,7 +214,7 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
     """Why a file is no weights, and what to do."""
     head = read_head(path)
     found = foreign_content(head)
-    if found is None and _is_safetensors(path):
+    if found is None and is_safetensors(path):
         found = safetensors_fault(path)
         if found is not None and not found[0].startswith('is '):
             found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
@@ -204,7 +233,7 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
         )
     if head.startswith(b'PK') and not _has_pickle(path):
         return 'is a zip archive without weights of PyTorch; unpack it'
-    if _is_safetensors(path) or head.startswith(b'PK'):
+    if is_safetensors(path) or head.startswith(b'PK'):
         return 'is truncated or damaged; download it again'
     return 'is truncated or no file of weights; download it again'
 
@@ -317,9 +346,11 @@ def load_pickle(
         content = torch.load(
             path, map_location=map_location, weights_only=True, mmap=mmap
         )
-    except (OSError, MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged pickle may raise any
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # of the disk, not of a length within the file
         raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise ValueError(
@@ -340,9 +371,11 @@ def _check_records(path: Path) -> None:
                 with archive.open(record) as file:
                     while file.read(_CHUNK):
                         pass  # at its end the CRC-32 is compared
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # a damaged archive may raise any
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         if 'CRC' in str(error):
             raise ValueError(
                 f'{path} ({path.stat().st_size:,} bytes) is damaged '
