@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from minigpt4 import wrong_files
 from minigpt4.llm_folder import check_folder, find_faults
 from minigpt4.models import LLMDecoder
 from minigpt4.models.llm import load_tokenizer
+from minigpt4.models.tensor_files import open_tensors
 
 POINTER = (
     b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 343\n'
@@ -319,3 +322,25 @@ def test_a_begin_token_without_a_row_is_refused(llm):
     change(llm / 'tokenizer_config.json', bos_token='[BOS]')
     with pytest.raises(ValueError, match=r"bos_token '\[BOS\]' as number"):
         LLMDecoder(str(llm))
+
+
+def test_an_index_without_its_shards_is_passed_over(llm):
+    """llama2-webui #7: the indices of two formats, the shards of one."""
+    tensors = load_file(llm / 'model.safetensors')
+    (llm / 'model.safetensors').unlink()
+    torch.save(tensors, llm / 'pytorch_model-1.bin')
+    for name, shard in (
+        ('model.safetensors', 'model-1.safetensors'),
+        ('pytorch_model.bin', 'pytorch_model-1.bin'),
+    ):
+        (llm / f'{name}.index.json').write_text(
+            json.dumps(
+                dict(metadata={}, weight_map=dict.fromkeys(tensors, shard))
+            )
+        )
+    assert list(find_faults(llm)) == []
+    assert set(open_tensors(llm)) == set(tensors)
+    table = LLMDecoder(str(llm)).llm.get_input_embeddings().weight
+    assert torch.equal(table, tensors['model.embed_tokens.weight'])
+    (llm / 'pytorch_model-1.bin').unlink()
+    assert 'lacks 1 of its 1 weight files' in refusal(llm)

@@ -277,8 +277,40 @@ def _faults_of_tokenizer(folder: Path) -> Iterator[Fault]:
             yield Fault(f'{folder / name} {found[0]}', found[1])
 
 
+def choose_weights(folder: Path) -> str | None:
+    """The file of weights, or the index of shards, that is loaded.
+
+    The order is that of transformers, but an index is passed over where all
+    of its shards are missing and another format is there: folders may have
+    the indices of two formats and the shards of one.
+
+    Args:
+        folder: The folder of a model.
+
+    Returns:
+        The name of a file of the folder; None where there is none.
+
+    Raises:
+        OSError: An index cannot be read.
+    """
+    have = [name for name in _WEIGHTS if os.path.lexists(folder / name)]
+    for name in have:
+        if not name.endswith('.index.json'):
+            return name
+        try:
+            shards = read_index(folder / name).values()
+        except ValueError:
+            return name  # a damaged index is a fault, not passed over
+        if any(os.path.lexists(folder / shard) for shard in shards):
+            return name
+    return next(iter(have), None)
+
+
 def _faults_of_weights(folder: Path) -> Iterator[Fault]:
-    found = next((n for n in _WEIGHTS if os.path.lexists(folder / n)), None)
+    try:
+        found = choose_weights(folder)
+    except OSError:
+        return  # code_faults has named it
     if found is None:
         names = sorted(
             path.name

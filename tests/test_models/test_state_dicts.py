@@ -2,6 +2,7 @@
 """A head is loaded whole, or refused: the same when loading and converting."""
 
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -290,3 +291,24 @@ def test_files_that_are_no_checkpoint(tiny_model, tmp_path, content, said):
         load_checkpoint(tiny_model, str(tmp_path / 'folder.pth'))
     with pytest.raises(FileNotFoundError, match='gone.pth does not exist'):
         load_checkpoint(tiny_model, str(tmp_path / 'gone.pth'))
+
+
+class Code:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_no_variable_lets_a_checkpoint_run_code(
+    tiny_model, tmp_path, head, monkeypatch
+):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    ran = tmp_path / 'ran'
+    torch.save(dict(head, x=Code(ran)), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='would run code'):
+        load_checkpoint(tiny_model, str(tmp_path / 'a.pth'))
+    assert not ran.exists()

@@ -21,7 +21,7 @@ from sentencepiece import SentencePieceProcessor
 from .. import compat
 from ..download import is_offline
 from ..errors import one_line
-from ..llm_folder import check_folder
+from ..llm_folder import check_folder, choose_weights
 from ..wrong_files import pickled_code, read_head
 from .llama_tokenizer import follow_sentencepiece
 from .weights import local_path, torch_dtype
@@ -230,6 +230,8 @@ def load_llm(
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are refused below, by name
     )
+    if str(choose_weights(folder)).startswith('pytorch_model'):
+        arguments['use_safetensors'] = False
     arguments |= compat.dtype_argument(torch_dtype(dtype))
     arguments |= _placement(device_map, max_memory)
     arguments |= _bits(where, config, quantization, torch_dtype(dtype))

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..llm_folder import read_index
+from ..llm_folder import choose_weights, read_index
 from ..regular_files import open_regular
 from ..wrong_files import (
     foreign_content,
@@ -146,19 +146,12 @@ def open_tensors(
 def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
     """The shards of a Hugging Face folder as one dict."""
     places = None
-    # in the order in which transformers looks for them
-    for file in (
-        'model.safetensors',
-        'model.safetensors.index.json',
-        'pytorch_model.bin',
-        'pytorch_model.bin.index.json',
-    ):
-        if (folder / file).is_file():
-            shards = [file]
-            if file.endswith('.json'):
-                places = read_index(folder / file)
-                shards = sorted(set(places.values()))
-            break
+    chosen = choose_weights(folder)
+    if chosen is not None:
+        shards = [chosen]
+        if chosen.endswith('.index.json'):
+            places = read_index(folder / chosen)
+            shards = sorted(set(places.values()))
     else:
         shards = sorted(path.name for path in folder.glob('*.safetensors'))
         shards = shards or sorted(
