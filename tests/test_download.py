@@ -19,6 +19,7 @@ import pytest
 from minigpt4 import download, transfer
 from minigpt4.download import fetch, record_of
 from minigpt4.inference import download as verb
+from minigpt4.signals import StopSignal
 
 DATA = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -357,6 +358,31 @@ def test_a_disk_that_fills_up_keeps_the_part(server, monkeypatch, cache):
     assert 'what has arrived is kept' in str(error.value)
     assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=1000-')
+
+
+def test_a_stopped_download_keeps_the_part(server, monkeypatch, cache):
+    def stop(path, mode):
+        file = open(path, mode)
+        if mode != 'ab':
+            return file
+        file.close()
+        path.write_bytes(DATA[:1000])
+        raise StopSignal(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, 'open', stop, raising=False)
+        with pytest.raises(StopSignal):
+            fetch(f'{server.url}/a.pth')
+    assert {'a.pth.part', 'a.pth.part.json'} <= {*left_in(cache)}
+    assert 'a.pth' not in left_in(cache)
+    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert server.asked[-1] == ('a.pth', 'bytes=1000-')
+
+
+def test_a_mirror_with_a_file_that_blocks(server, tmp_path):
+    os.mkfifo(tmp_path / 'a.pth')
+    found = fetch(f'{server.url}/a.pth', mirrors=[str(tmp_path)])
+    assert found.read_bytes() == DATA
 
 
 def test_a_cache_that_cannot_be_written(server, monkeypatch):

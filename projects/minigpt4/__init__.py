@@ -12,8 +12,10 @@ compat.apply()
 from . import datasets, engine, models, nano  # noqa: E402
 from .hub import register_models  # noqa: E402
 from .inference.caption import get_model, inference_model  # noqa: E402
+from .models.checkpoint_files import register_loaders  # noqa: E402
 
 register_models()
+register_loaders()
 
 __version__ = '0.1.0'
 __all__ = [

@@ -67,7 +67,16 @@ def _allow_mmengine_checkpoints() -> None:
     )
     dtypes = [
         type(numpy.dtype(kind))
-        for kind in ('float64', 'float32', 'int64', 'int32', 'bool')
+        for kind in (
+            *('float64', 'float32', 'float16', 'int64', 'int32', 'int16'),
+            *('int8', 'uint8', 'bool'),
+        )
+    ]
+    # NumPy 1 and 2 write the same functions under two names
+    others = [
+        (getattr(multiarray, name), f'{module}.multiarray.{name}')
+        for module in ('numpy.core', 'numpy._core')
+        for name in ('_reconstruct', 'scalar')
     ]
     torch.serialization.add_safe_globals(
         [
@@ -77,6 +86,7 @@ def _allow_mmengine_checkpoints() -> None:
             numpy.ndarray,
             numpy.dtype,
             *dtypes,
+            *others,
             (method_name, 'builtins.getattr'),
         ]
     )
@@ -96,6 +106,13 @@ def quantises_on_cpu() -> bool:
     4.49 does not (``'frozenset' object has no attribute 'discard'``).
     """
     return _transformers() >= (5, 0)
+
+
+def transformers_name() -> str:
+    """``'transformers 5.17.0'``, for errors."""
+    import transformers
+
+    return f'transformers {transformers.__version__}'
 
 
 def _transformers() -> tuple[int, ...]:

@@ -1,16 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Our models under their names in MMPretrain's model hub."""
 
+import difflib
 import functools
 import re
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from modelindex.load_model_index import load
 from modelindex.models.Model import Model
 
 from .download import fetch
-from .models.checkpoint_file import register_reader
+from .errors import one_line
 
 _PACKAGE = Path(__file__).parent
 
@@ -36,7 +38,6 @@ def register_models() -> None:
     """
     from mmpretrain.apis.model import ModelHub
 
-    register_reader()
     theirs = ModelHub._register_mmpretrain_models
 
     @functools.cache
@@ -72,8 +73,53 @@ def our_models() -> dict[str, Model]:
     return {model.name.lower(): model for model in index.models}
 
 
+def read_config(name: str) -> Config:
+    """Read the file of a config.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no config.
+    """
+    if not Path(name).is_file():
+        raise FileNotFoundError(
+            f'the config {name} does not exist; give the path of a config, '
+            'or the name of a model (minigpt4 download --list).'
+        )
+    try:
+        return Config.fromfile(name)
+    except Exception as error:  # a config is Python: it may raise any
+        raise ValueError(
+            f'{name} is no config ({type(error).__name__}: '
+            f'{one_line(error)}); correct it.'
+        ) from error
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that the hub does not have.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    from mmpretrain.apis.model import ModelHub
+
+    ModelHub._register_mmpretrain_models()
+    models = our_models()
+    if name.lower() in models or ModelHub.has(name.lower()):
+        return
+    close = difflib.get_close_matches(name.lower(), models, 1, 0.5)
+    raise ValueError(
+        f'there is no model {name!r}; '
+        + (
+            f'did you mean {close[0]}?'
+            if close
+            else f'there are {", ".join(models)}, or give the file of a '
+            'config (.py).'
+        )
+    )
+
+
 def require_weights(name: str) -> None:
-    """Refuse one of our models whose projection nobody hosts any more.
+    """Refuse one of our models whose projection is hosted no more.
 
     Raises:
         ValueError: The model's checkpoint has to be given as a file.

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Published files become ours, and ours become theirs, bit for bit."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from mmengine.config import Config
 
 from minigpt4 import get_model
-from minigpt4.convert.files import convert, wanted_shapes
+from minigpt4.convert.files import convert, load_config, wanted_shapes
+from minigpt4.models import tensor_writers
 from minigpt4.models.layouts import to_layout
 from minigpt4.models.tensor_files import LazyTensor, open_tensors
+from minigpt4.signals import StopSignal
 
 NANO = 'minigpt-4_nano_caption'
 SHIPPED = dict(
@@ -291,3 +294,40 @@ def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         convert(SHIPPED['head'], out, to='official', model=NANO)
     assert os.listdir(tmp_path) == ['a.pth']
     assert out.read_text() == 'before'
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'real' / 'a.pth').write_bytes(b'old')
+    (tmp_path / 'a.pth').symlink_to('real/a.pth')
+    convert(SHIPPED['head'], tmp_path / 'a.pth', model=NANO)
+    assert (tmp_path / 'a.pth').is_symlink()
+    assert 'head.layers.0.weight' in open_tensors(tmp_path / 'real' / 'a.pth')
+
+
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
+def test_a_stopped_conversion_leaves_nothing(tmp_path, monkeypatch, name):
+    def stop(lazy):
+        raise StopSignal(15)
+
+    monkeypatch.setattr(tensor_writers, '_bytes_of', stop)
+    (tmp_path / name).write_bytes(b'old')
+    with pytest.raises(StopSignal):
+        convert(SHIPPED['head'], tmp_path / name, model=NANO)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b'old'
+
+
+def test_a_full_disk_names_the_file_and_what_it_needs(tmp_path, monkeypatch):
+    def full(lazy):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(tensor_writers, '_bytes_of', full)
+    with pytest.raises(OSError, match=r'x.pth could not be .* needs [\d,]+ b'):
+        convert(SHIPPED['head'], tmp_path / 'x.pth', model=NANO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_models_are_answered_with_the_nearest_name():
+    with pytest.raises(ValueError, match='did you mean minigpt-4_nano_cap'):
+        load_config('minigpt-4_nano_captoin')

@@ -176,3 +176,40 @@ def test_kinds_of_images(model, scenes, tmp_path):
         picture.resize((200, 200), Image.Resampling.BICUBIC),
     ):
         assert minigpt4.inference_model(model, image) == truth
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'said'),
+    [
+        (('minigpt-4_nano',), ValueError, 'did you mean minigpt-4_nano_capt'),
+        (('no-such-thing',), ValueError, 'there is no model .*there are'),
+        (('gone.py',), FileNotFoundError, 'config gone.py does not exist'),
+        ((5,), ValueError, 'the model is a int'),
+        ((NAME, 'gone.pth'), FileNotFoundError, 'gone.pth does not exist'),
+        ((NAME, '/'), ValueError, 'checkpoint / is no regular file'),
+        ((NAME, True, 'gpu'), ValueError, "'gpu'; expected cpu, cuda"),
+        ((NAME, True, 'cuda:99'), ValueError, 'torch sees .* GPUs; give'),
+        ((NAME, True, 5.5), ValueError, 'expected cpu, cuda'),
+    ],
+)
+def test_get_model_refuses_before_it_builds(arguments, error, said):
+    with pytest.raises(error, match=said) as raised:
+        minigpt4.get_model(*arguments)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('x = 1', 'has no model'),
+        ('model = 5', 'has no model'),
+        ('model = dict(', 'is no config'),
+        ('model = dict(type="minigpt4.MiniGPT4")', 'no trained projection'),
+    ],
+)
+def test_configs_without_a_model_or_projection(tmp_path, text, said):
+    file = tmp_path / 'a.py'
+    file.write_text(text)
+    with pytest.raises(ValueError, match=said) as raised:
+        minigpt4.get_model(str(file))
+    assert str(file) in str(raised.value)

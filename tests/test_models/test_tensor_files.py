@@ -334,3 +334,38 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
     assert done.returncode == 0, done.stderr
     peaks = [int(line) for line in done.stdout.split()]
     assert len(peaks) == 2 and 32 < min(peaks) <= max(peaks) < 256, peaks
+
+
+def test_values_beyond_a_type_are_refused():
+    big = LazyTensor.of(torch.tensor([1.0, 70000.0]))
+    with pytest.raises(ValueError, match='x holds values beyond 65,504'):
+        big.to(torch.float16, 'x').read()
+    assert torch.equal(
+        big.to(torch.bfloat16).read(), big.read().to(torch.bfloat16)
+    )
+
+
+def test_content_tells_safetensors_from_pickles(tmp_path, tensors):
+    """safetensors #414, sd-scripts #990: the other suffix."""
+    save_file(tensors, tmp_path / 'a.pth')
+    torch.save(tensors, tmp_path / 'b.safetensors')
+    for name in ('a.pth', 'b.safetensors'):
+        assert_same(open_tensors(tmp_path / name), tensors)
+
+
+def test_one_file_is_preferred_to_an_index(tmp_path, tensors):
+    """As transformers does: the index is of the shards it once was."""
+    save_file(tensors, tmp_path / 'model.safetensors')
+    (tmp_path / 'model.safetensors.index.json').write_text(
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+    )
+    assert_same(open_tensors(tmp_path), tensors)
+
+
+@pytest.mark.parametrize('place', ['../a.safetensors', '/etc/passwd'])
+def test_an_index_that_leaves_its_folder(tmp_path, place):
+    (tmp_path / 'model.safetensors.index.json').write_text(
+        json.dumps(dict(weight_map={'a': place}))
+    )
+    with pytest.raises(ValueError, match='which is not in its folder'):
+        open_tensors(tmp_path)

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of one project to files of another."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -8,8 +9,14 @@ import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
-from ..models.checkpoint import FINGERPRINT, encode_fingerprint
+from ..hub import check_name, read_config
+from ..models.checkpoint import (
+    FINGERPRINT,
+    decode_fingerprint,
+    encode_fingerprint,
+)
 from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
+from ..models.state_dicts import as_weight, match_names
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_pickle, write_safetensors
 from ..registry import MODELS
@@ -83,14 +90,15 @@ def load_config(model: 'str | Config') -> Config:
     if isinstance(model, Config):
         return model
     if str(model).endswith('.py'):
-        return Config.fromfile(model)
+        return read_config(model)
     try:
-        return ModelHub.get(model).config
+        check_name(model)
     except ValueError as error:
         raise ValueError(
-            f'{model!r} is no model of the hub and no config file (.py); '
-            f'models are, e.g., {DEFAULT_MODEL} and minigpt-4_nano_caption.'
+            f'{model!r} is no model of the hub and no config file (.py): '
+            f'{error}'
         ) from error
+    return ModelHub.get(model).config
 
 
 def convert(
@@ -127,7 +135,7 @@ def convert(
         FileNotFoundError: There is no such file.
         ValueError: It is no file of weights, or does not fit the model.
     """
-    out = Path(out)
+    out = real_output(out)
     tensors = open_tensors(source)
     found, reports = read_parts(source, tensors, model, allow)
     if llm is not None:
@@ -155,7 +163,7 @@ def convert(
         }
     element = None if dtype is None else getattr(torch, dtype)
     found = {
-        part: {name: t.to(element) for name, t in mine.items()}
+        part: {name: t.to(element, name) for name, t in mine.items()}
         for part, mine in found.items()
     }
     if len(found) == 1:
@@ -170,6 +178,14 @@ def convert(
                     name = Path(name).with_suffix('.pth').name
                 write_part(folder / name, part, mine, to)
     return reports
+
+
+def real_output(out: 'str | Path') -> Path:
+    """The path that an output's name means, through symbolic links.
+
+    A link stays a link, and what it names is replaced.
+    """
+    return Path(os.path.realpath(Path(out).expanduser()))
 
 
 def read_parts(
@@ -201,10 +217,14 @@ def read_parts(
         )
         if part == 'head':
             report.notes.append(_describe_head(mine))
-            if FINGERPRINT in tensors:
-                mine[FINGERPRINT] = tensors[FINGERPRINT]
+            for name, lazy in mine.items():
+                as_weight(name, lazy.read(), source)
+            mark = match_names(tensors, {FINGERPRINT}, source)
+            if mark:
+                mine[FINGERPRINT] = tensors[mark[FINGERPRINT]]
+                decode_fingerprint(mine[FINGERPRINT].read(), source)
                 report.matched.append(FINGERPRINT)
-                del report.left_over[FINGERPRINT]
+                del report.left_over[mark[FINGERPRINT]]
         found[part], reports[part] = mine, report
     if not found:
         names = ', '.join(list(tensors)[:3]) or 'nothing'
@@ -220,9 +240,10 @@ def _published_head(
     tensors: Mapping[str, LazyTensor], usual: Shapes
 ) -> Shapes:
     """The shapes of the file's head, if such a head was published."""
-    for name in (_WEIGHT, 'llama_proj.weight'):
-        if name in tensors and tensors[name].shape in _PUBLISHED_HEADS:
-            shape = tensors[name].shape
+    names = match_names(tensors, {_WEIGHT, 'llama_proj.weight'}, 'the file')
+    for name in names.values():
+        shape = tensors[name].shape
+        if shape in _PUBLISHED_HEADS:
             return {_WEIGHT: shape, 'head.layers.0.bias': shape[:1]}
     return usual
 

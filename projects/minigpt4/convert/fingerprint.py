@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..llm_folder import check_folder
 from ..models.decoder import LLMDecoder
-from ..models.llm import load_tokenizer, locate_llm
+from ..models.llm import load_config, load_tokenizer, locate_llm
 from ..models.tensor_files import open_tensors
 from .huggingface_folder import read_json
 
@@ -24,7 +25,7 @@ def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
         for n, tensor in decoder.llm.state_dict(keep_vars=True).items()
         if tensor is table
     )
-    tensors = open_tensors(folder)
+    tensors = open_tensors(folder, checksums=False)
     if name not in tensors:
         raise ValueError(
             f'the weights in {folder} lack {name}, the word embeddings; give '
@@ -37,14 +38,15 @@ def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
 
 
 def fingerprint_of(llm: 'str | Path') -> dict:
-    """What :meth:`LLMDecoder.fingerprint` tells of the LLM in a folder.
+    """:meth:`LLMDecoder.fingerprint` of the LLM in a folder.
 
     Args:
         llm: The folder, or ``'nano/llm'``.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no word embeddings.
+        ValueError: It has no word embeddings, or is refused by
+            :func:`~minigpt4.llm_folder.check_folder`.
     """
     folder = Path(locate_llm(str(llm)))
     if not (folder / 'config.json').is_file():
@@ -52,6 +54,8 @@ def fingerprint_of(llm: 'str | Path') -> dict:
             f'{llm} is no local folder with a config.json; give the folder of '
             'the LLM.'
         )
+    check_folder(folder)
+    load_config(folder)  # refuses in a sentence what the next step would not
     with torch.device('meta'):
         decoder = LLMDecoder(
             str(folder),

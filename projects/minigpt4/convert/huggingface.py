@@ -13,20 +13,32 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from torch import nn
-from transformers import AutoConfig
 
 from ..atomic import replacing
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
 from ..models.checkpoint import FINGERPRINT, decode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
-from ..models.llm import check_arch, load_tokenizer, locate_llm
+from ..models.llm import (
+    check_arch,
+    load_config,
+    load_tokenizer,
+    local_llm,
+    locate_llm,
+)
+from ..models.state_dicts import as_weight, match_names
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_sharded
 from ..prompts import get_template
 from ..registry import MODELS
-from .files import load_config
+from .files import load_config as load_model_config
+from .files import real_output
 from .fingerprint import read_embeddings
-from .huggingface_folder import copy_small_files, read_json, write_json
+from .huggingface_folder import (
+    copy_small_files,
+    read_json,
+    refuse_outside_links,
+    write_json,
+)
 from .huggingface_processor import write_processor
 
 LLM_FOLDER = 'llm'  # in both folders: the LLM's own small files
@@ -68,18 +80,23 @@ def export_huggingface(
         ValueError: The sources do not fit, or the class has no place for a
             part of the model.
     """
-    cfg = load_config(str(config) if isinstance(config, Path) else config)
+    cfg = load_model_config(
+        str(config) if isinstance(config, Path) else config
+    )
     folder = Path(locate_llm(str(llm or cfg.model.decoder.name_or_path)))
     _refuse_decoder(cfg.model.decoder, folder)
+    local_llm(str(folder))
+    refuse_outside_links(folder)
     text_config = read_json(folder / 'config.json')
     check_arch(
         str(folder),
-        AutoConfig.from_pretrained(folder),
+        load_config(folder),
         cfg.model.decoder.get('arch') or {},
     )
     backbone, neck, head, decoder = _empty_parts(cfg, folder, text_config)
     trained = _open_checkpoint(config, checkpoint)
-    fingerprint = trained.get(FINGERPRINT)
+    mark = match_names(trained, {FINGERPRINT}, checkpoint or config)
+    fingerprint = trained.get(mark.get(FINGERPRINT, FINGERPRINT))
     if fingerprint is not None and cfg.model.get('check_llm', True):
         read_embeddings(decoder, folder)
         decoder.check_fingerprint(decode_fingerprint(fingerprint.read()))
@@ -92,19 +109,21 @@ def export_huggingface(
     heads.check(
         checkpoint or config, 'the head', 'give a checkpoint of this model.'
     )
+    for name, lazy in found.items():
+        as_weight(name, lazy.read(), checkpoint or config)
     tensors |= to_layout('head', 'huggingface', found)
     weights, buffers = _weights_of_llm(folder, decoder)
     report.left_over |= buffers
     tensors |= {LLM_PREFIX + n: tensor for n, tensor in weights.items()}
     element = None if dtype is None else getattr(torch, dtype)
     tensors = {
-        name: t if name.startswith(_FULL_PRECISION) else t.to(element)
+        name: t if name.startswith(_FULL_PRECISION) else t.to(element, name)
         for name, t in tensors.items()
     }
     report.matched = list(tensors)
 
     template = get_template(cfg.model.get('prompt_template', 'vicuna_v0'))
-    with replacing(out) as part_folder:
+    with replacing(real_output(out)) as part_folder:
         part_folder.mkdir()
         token = write_processor(
             part_folder,
@@ -308,9 +327,7 @@ def _check_names(folder: Path, tensors: Tensors) -> None:
     from transformers import Blip2ForConditionalGeneration
 
     with torch.device('meta'):
-        model = Blip2ForConditionalGeneration(
-            AutoConfig.from_pretrained(folder)
-        )
+        model = Blip2ForConditionalGeneration(load_config(folder))
     _report_names(model, tensors).check(
         'the export',
         'Blip2ForConditionalGeneration',

@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """BLIP-2 and InstructBLIP folders of Hugging Face as files of ours."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,16 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..atomic import replacing
+from ..llm_folder import code_faults
 from ..models import EVAViT, QFormer
 from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout
+from ..models.llm import load_config
 from ..models.tensor_files import open_tensors
 from ..models.tensor_writers import write_safetensors, write_sharded
 from ..registry import MODELS
-from .files import FILES, load_config
+from .files import FILES, real_output
+from .files import load_config as load_model_config
 from .fingerprint import fingerprint_of
 from .huggingface import (
     HEAD_NAMES,
@@ -30,7 +32,13 @@ from .huggingface import (
     is_causal,
     shapes_of,
 )
-from .huggingface_folder import copy_small_files, read_json, write_json
+from .huggingface_folder import (
+    copy_file,
+    copy_small_files,
+    read_json,
+    refuse_outside_links,
+    write_json,
+)
 
 
 def import_huggingface(
@@ -60,9 +68,15 @@ def import_huggingface(
 
     Raises:
         FileNotFoundError: The folder has no config or lacks a shard.
-        ValueError: It is of another architecture, or damaged.
+        ValueError: It is of another architecture, or damaged, wants code of
+            its own, or has links to files outside it.
     """
     folder = Path(folder)
+    for part_of_source in (folder, folder / LLM_FOLDER):
+        if part_of_source.is_dir():
+            refuse_outside_links(part_of_source, folder)
+            for fault in code_faults(part_of_source):
+                raise fault.error()
     config = _read_blip2_config(folder)
     report = KeyReport('huggingface', allowed=tuple(allow))
     backbone, neck = _parts_of(folder, model, report)
@@ -101,7 +115,7 @@ def import_huggingface(
     report.left_over |= {
         name: _why_left(name, why) for name in tensors if name not in used
     }
-    with replacing(out) as part_folder:
+    with replacing(real_output(out)) as part_folder:
         part_folder.mkdir()
         for part, found in taken.items():
             file = part_folder / FILES[part]
@@ -141,9 +155,7 @@ def _parts_of(
     folder: Path, model: 'str | Config | None', report: KeyReport
 ) -> tuple[EVAViT, QFormer]:
     """Backbone and neck without weights, of a folder's or a model's sizes."""
-    from transformers import AutoConfig
-
-    whole: Any = AutoConfig.from_pretrained(folder)  # fills in what it omits
+    whole: Any = load_config(folder)  # fills in what it omits
     vision, q_former = whole.vision_config, whole.qformer_config
     for name, found, fixed in (
         ('vision_config', vision, VISION),
@@ -162,7 +174,7 @@ def _parts_of(
             report.left_over[f'{name}.{key}'] = f'{value}; ours is {want}'
     with torch.device('meta'):
         if model is not None:
-            cfg = load_config(model).model
+            cfg = load_model_config(model).model
             return MODELS.build({**cfg.backbone}), MODELS.build({**cfg.neck})
         return (
             EVAViT(
@@ -216,7 +228,7 @@ def _write_llm(
         write_json(target / 'config.json', text_config)
         for pattern in ('tokenizer*', 'special_tokens_map.json', '*.txt'):
             for file in sorted(source.glob(pattern)):
-                shutil.copy(file, target / file.name)
+                copy_file(file, target / file.name)
     write_sharded(target, weights, progress=LLM_FOLDER)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..atomic import replacing
 from ..models.tensor_files import LazyTensor, open_tensors
 from ..models.tensor_writers import write_sharded
+from .files import real_output
 from .huggingface_folder import copy_small_files
 
 # tables with a row for each token: the delta's may have more rows
@@ -84,7 +85,7 @@ def merge_delta(
     merged = {
         name: _sum(name, bases[name], deltas[name], digests) for name in deltas
     }
-    with replacing(out) as folder:
+    with replacing(real_output(out)) as folder:
         copy_small_files(delta, folder)
         write_sharded(folder, merged, progress='merging')
     names = [name for name in _TOKEN_TABLES if name in deltas]

@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
 from ..errors import one_line
-from ..models.checkpoint_file import CheckpointError, read_checkpoint
+from ..models.checkpoint_files import CheckpointError, read_checkpoint
 
 _NUMBERS = (bool, int, float)
 

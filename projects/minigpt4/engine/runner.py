@@ -16,9 +16,8 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ..download import fetch
 from ..errors import one_line
-from ..models.checkpoint_file import CheckpointError, read_checkpoint
+from ..models.checkpoint_files import CheckpointError, read_checkpoint
 from ..models.checksum import add_checksum
-from ..models.tensor_files import open_tensors
 from .checkpoints import (
     check_optimizer,
     latest_resumable,
@@ -78,13 +77,7 @@ class CheckedRunner(Runner):
             CheckpointError: It is damaged, or of another model.
         """
         path = _local(filename)
-        if path.suffix == '.safetensors':
-            tensors = open_tensors(path)
-            checkpoint: dict = dict(
-                state_dict={n: t.read() for n, t in tensors.items()}
-            )
-        else:
-            checkpoint = read_checkpoint(path, map_location)
+        checkpoint = read_checkpoint(path, map_location)
         return self._load_weights(checkpoint, path, strict, revise_keys)
 
     def _load_weights(

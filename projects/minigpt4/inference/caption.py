@@ -10,14 +10,14 @@ from mmengine.structures import BaseDataElement
 
 from ..datasets import SampleError
 from ..datasets.images import read_image, to_tensor
-from ..hub import require_weights
+from ..hub import check_name, read_config, require_weights
 from ..models import MiniGPT4
 from ..prompts import Turn
 
 
 def get_model(
-    model: 'str | Config | MiniGPT4',
-    pretrained: bool | str = True,
+    model: 'str | Path | Config | MiniGPT4',
+    pretrained: 'bool | str | Path' = True,
     device: str | None = None,
     **kwargs,
 ) -> MiniGPT4:
@@ -36,19 +36,107 @@ def get_model(
         The model, in eval mode.
 
     Raises:
-        ValueError: A model of the hub has no published checkpoint.
+        FileNotFoundError: A config, a checkpoint or weights do not exist.
+        ValueError: There is no such model or device, the model has no
+            published checkpoint, or a file does not fit it.
     """
-    if isinstance(model, MiniGPT4):
-        return model if device is None else model.to(device)
-    if pretrained is True and isinstance(model, str):
-        require_weights(model)
-    import mmpretrain
-
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return mmpretrain.get_model(
-        model, pretrained=pretrained, device=device, **kwargs
+        if isinstance(model, MiniGPT4):
+            return model
+    check_device(device)
+    if isinstance(model, MiniGPT4):
+        return model.to(device)
+    _check_checkpoint(pretrained)
+    if isinstance(model, (str, Path)):
+        model = str(model)
+        if model.endswith('.py'):
+            model = read_config(model)
+        else:
+            check_name(model)
+            if pretrained is True:
+                require_weights(model)
+    if not isinstance(model, str):
+        _check_config(model, pretrained)
+    import mmpretrain
+
+    built = mmpretrain.get_model(
+        model,
+        pretrained=str(pretrained)
+        if isinstance(pretrained, Path)
+        else pretrained,
+        device=device,
+        **kwargs,
     )
+    if not isinstance(built, MiniGPT4):
+        raise ValueError(
+            f'the model is a {type(built).__name__}, not a MiniGPT4; build it '
+            'with mmpretrain.get_model.'
+        )
+    return built
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'the device is {device!r}; expected cpu, cuda, cuda:1 or mps.'
+        ) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted.type == 'cuda' and (wanted.index or 0) >= count:
+        raise ValueError(
+            f'the device is {device!r}, but torch sees {count} GPUs; give '
+            f'{"cuda:0" if count else "cpu"}, or run "minigpt4 doctor".'
+        )
+    if wanted.type == 'mps' and not torch.backends.mps.is_available():
+        raise ValueError(
+            "the device is 'mps', but torch sees no Apple GPU; give cpu."
+        )
+
+
+def _check_checkpoint(pretrained: 'bool | str | Path') -> None:
+    """Refuse a checkpoint that does not exist before the model is built."""
+    name = '' if isinstance(pretrained, bool) else str(pretrained)
+    if not name or '://' in name:
+        return
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f'the checkpoint {name} does not exist; give the path of a file '
+            'as pretrained.'
+        )
+    if not path.is_file():
+        raise ValueError(
+            f'the checkpoint {name} is no regular file; give a file (.pth or '
+            '.safetensors) as pretrained.'
+        )
+
+
+def _check_config(config: object, pretrained: 'bool | str | Path') -> None:
+    """Refuse a config without a model, or without a trained projection."""
+    if not isinstance(config, Config):
+        raise ValueError(
+            f'the model is a {type(config).__name__}; expected the name of a '
+            'model, a config or its file, or a MiniGPT4.'
+        )
+    file = config.filename or 'the config'
+    if not isinstance(config.get('model'), dict):
+        raise ValueError(
+            f'{file} has no model; give a config with model=dict(type='
+            "'minigpt4.MiniGPT4', ...)."
+        )
+    if pretrained is True and not config.get('load_from'):
+        raise ValueError(
+            f'{file} names no trained projection (load_from); give the file '
+            "of one as pretrained='FILE', or pretrained=False for an "
+            'untrained layer.'
+        )
 
 
 def inference_model(

@@ -1,8 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 doctor``: what is here, what will not work, how to mend it.
+"""``minigpt4 doctor``: what is installed, what fails, how to repair it.
 
-Nothing of the package and nothing that may be broken is imported at the top:
-versions come from the metadata of the installed distributions, the wanted
+Nothing that may be broken is imported at the top, and of the package only
+modules of the standard library alone, without the package itself: versions
+come from the metadata of the installed distributions, the wanted
 ranges from this distribution's own, and each import that fails is a finding.
 """
 
@@ -13,9 +14,10 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
-import struct
 import sys
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -294,34 +296,23 @@ def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
             f'the nano model cannot run: no {missing[0]} under {folder}', mend
         )
         return
+    wrong_files = _standalone('wrong_files')
     for file in files:
-        error = _safetensors_error(file)
-        if error:
-            report.fault(f'{file} {error}', mend)
+        found = wrong_files.safetensors_fault(file)
+        if found:
+            report.fault(f'{file} {found[0]}', mend)
     n_bytes = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
     report.weights.append(f'nano: {len(files)} files, {n_bytes / 1e6:.1f} MB')
 
 
-def _safetensors_error(file: Path) -> str | None:
-    """What is wrong with a weights file, judged by its header alone."""
-    size = file.stat().st_size
-    with file.open('rb') as stream:
-        start = stream.read(8)
-        if start == b'version ':
-            return 'is a Git LFS pointer, not the weights'
-        try:
-            (n_header,) = struct.unpack('<Q', start)
-            if n_header > size:
-                raise ValueError
-            header = json.loads(stream.read(n_header))
-            header.pop('__metadata__', None)
-            ends = [entry['data_offsets'][1] for entry in header.values()]
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-            return 'is no safetensors file'
-    expected = 8 + n_header + max(ends, default=0)
-    if size != expected:
-        return f'has {size} bytes, its header says {expected}'
-    return None
+def _standalone(name: str) -> types.ModuleType:
+    """Import a module of the package without running the package itself."""
+    stub = 'minigpt4_standalone'
+    if stub not in sys.modules:
+        package = types.ModuleType(stub)
+        package.__path__ = [str(Path(__file__).resolve().parents[1])]
+        sys.modules[stub] = package
+    return importlib.import_module(f'{stub}.{name}')
 
 
 def check_llm(report: Report) -> None:
@@ -346,61 +337,51 @@ def check_llm(report: Report) -> None:
             f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
         )
         return
-    problem, line = _llm_folder(folder)
-    report.weights.append(f'LLM: {value}: {problem or line}')
-    if problem:
+    try:
+        faults = list(_standalone('llm_folder').find_faults(folder))
+        line = _description(folder)
+    except OSError as error:
+        faults, line = [], str(error)
+        report.fault(f'the LLM in {value} cannot be read: {error}', 'ls -la')
+    report.weights.append(
+        f'LLM: {value}: {faults[0].what if faults else line}'
+    )
+    for fault in faults:
         report.fault(
-            f'the LLM in {value} cannot be loaded: {problem}',
-            'download the whole repository of the LLM again, e.g. hf download '
-            f'Vision-CAIR/vicuna-7b --local-dir {value}',
+            f'the LLM in {value} cannot be loaded: {fault.what}',
+            _repair(fault, value),
+        )
+    if line.endswith('hidden_size unknown'):
+        report.fault(
+            f'the LLM in {value} cannot be loaded: config.json has no '
+            'hidden_size, so this is no causal LM',
+            f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
         )
 
 
-def _llm_folder(folder: Path) -> tuple[str | None, str]:
-    """What is wrong with the folder of an LLM, and a line that describes it.
+def _repair(fault, folder: str) -> str:
+    """The command, or else the advice, that repairs an LLM's folder."""
+    if 'git lfs pull' in fault.advice:
+        return f'git -C {shlex.quote(folder)} lfs pull'
+    if 'download' in fault.advice:
+        return (
+            f'{fault.advice}, e.g. hf download Vision-CAIR/vicuna-7b '
+            f'--local-dir {shlex.quote(folder)}'
+        )
+    return fault.advice
 
-    Returns:
-        The problem, None if there is none, and the description.
-    """
+
+def _description(folder: Path) -> str:
+    """A line on the LLM in a folder without faults."""
     try:
         config = json.loads((folder / 'config.json').read_text('utf-8'))
-    except FileNotFoundError:
-        return 'no config.json', ''
-    except ValueError as error:
-        return f'config.json is no JSON ({error})', ''
-    width = config.get('hidden_size')
-    if not isinstance(width, int):
-        return 'config.json has no hidden_size, so this is no causal LM', ''
-    names = ('tokenizer.model', 'tokenizer.json')
-    if not any((folder / name).is_file() for name in names):
-        return f'no tokenizer ({" or ".join(names)})', ''
-    have = {
-        file.name
-        for kind in ('*.safetensors', '*.bin')
-        for file in folder.glob(kind)
-    }
-    if not have:
-        return 'no weights (*.safetensors or *.bin)', ''
-    if not have & {'model.safetensors', 'pytorch_model.bin'}:
-        missing = _missing_shards(folder, have)
-        if missing:
-            return f'{len(missing)} weight files missing: {missing[0]} ...', ''
-    return None, f'{config.get("model_type", "model")}, hidden_size {width}'
-
-
-def _missing_shards(folder: Path, have: set[str]) -> list[str]:
-    """Files that an index of shards lists and the folder lacks.
-
-    A folder may hold the indices of two formats and the files of one.
-    """
-    missing: list[list[str]] = []
-    for index in folder.glob('*.index.json'):
-        try:
-            weight_map = json.loads(index.read_text('utf-8'))['weight_map']
-            missing.append(sorted(set(weight_map.values()) - have))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            missing.append([f'(unreadable {index.name})'])
-    return min(missing, key=len, default=[])
+    except (OSError, ValueError):
+        return 'unknown'
+    if not isinstance(config, dict):
+        return 'unknown'
+    names = ('hidden_size', 'n_embd', 'd_model', 'dim')
+    width = next((config[n] for n in names if n in config), 'unknown')
+    return f'{config.get("model_type", "model")}, hidden_size {width}'
 
 
 def print_report(report: Report) -> None:

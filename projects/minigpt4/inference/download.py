@@ -17,9 +17,6 @@ from rich.table import Table
 from .. import download
 from ..hub import our_models
 
-# what transformers reads of a repository, one kind of weights of it
-_LLM_FILES = ('*.json', '*.model', '*.txt', '*.jinja')
-
 
 @dataclass(frozen=True)
 class Needed:
@@ -215,20 +212,10 @@ def _fetch_llm(repository: str, folder: Path | None) -> str:
     Raises:
         ConnectionError: It cannot be had.
     """
-    import huggingface_hub
+    from ..models.llm import fetch_llm
 
     try:
-        if download.is_offline():
-            return huggingface_hub.snapshot_download(
-                repository, local_files_only=True
-            )
-        names = huggingface_hub.list_repo_files(repository)
-        safe = any(name.endswith('.safetensors') for name in names)
-        # a repository with both kinds would come twice
-        weights = '*.safetensors' if safe else '*.bin'
-        return huggingface_hub.snapshot_download(
-            repository, allow_patterns=[*_LLM_FILES, weights], local_dir=folder
-        )
+        return fetch_llm(repository, folder)
     except Exception as error:  # its errors have no base of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConnectionError(

@@ -12,10 +12,15 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from .state_dicts import as_tensor, as_weight, match_names, unwrap
+
 if TYPE_CHECKING:
     from .minigpt4 import MiniGPT4
 
 FINGERPRINT = 'llm_fingerprint'
+# the entry of a state dict's metadata that names its file
+SOURCE = 'source'
+_UNKNOWN_SOURCE = 'the checkpoint'
 
 
 def encode_fingerprint(fingerprint: dict) -> Tensor:
@@ -25,9 +30,27 @@ def encode_fingerprint(fingerprint: dict) -> Tensor:
     )
 
 
-def decode_fingerprint(tensor: Tensor) -> dict:
-    """The inverse of :func:`encode_fingerprint`."""
-    return json.loads(bytes(tensor.tolist()))
+def decode_fingerprint(
+    tensor: Tensor, source: object = _UNKNOWN_SOURCE
+) -> dict:
+    """The inverse of :func:`encode_fingerprint`.
+
+    Raises:
+        ValueError: It is no such fingerprint.
+    """
+    try:
+        values = as_tensor(FINGERPRINT, tensor, source).tolist()
+        found = json.loads(bytes(values))
+        if not {'hidden_size', 'vocab_size', 'tokens', 'embeddings'} <= {
+            *found
+        }:
+            raise ValueError('a value is missing')
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'the fingerprint of the LLM in {source} is damaged ({error}); '
+            f'give another copy, or remove {FINGERPRINT} from its state_dict.'
+        ) from error
+    return found
 
 
 def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
@@ -46,58 +69,98 @@ def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
 
 
 def check_trained(
-    model: 'MiniGPT4', state_dict: dict, prefix: str, *_
+    model: 'MiniGPT4', state_dict: dict, prefix: str, metadata: dict, *_
 ) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
     mmengine loads without ``strict`` and only warns of such faults. The
-    published checkpoints call the head ``llama_proj``, and the official ones
-    wrap it as ``model``, beside the optimizer's state.
+    published checkpoints call the head ``llama_proj``, and others wrap it
+    and put prefixes before its name; see :mod:`~.state_dicts`.
     """
-    wrapped = state_dict.get('model')
-    if isinstance(wrapped, dict):
-        state_dict.clear()
-        state_dict.update({prefix + k: v for k, v in wrapped.items()})
-    for name in ('weight', 'bias'):
-        theirs = f'{prefix}llama_proj.{name}'
-        if theirs in state_dict:
-            state_dict[f'{prefix}head.layers.0.{name}'] = state_dict.pop(
-                theirs
-            )
+    source = metadata.get(SOURCE, _UNKNOWN_SOURCE)
+    if not prefix:
+        content = unwrap(state_dict, source)
+        if content is not state_dict:
+            content = dict(content)
+            state_dict.clear()
+            state_dict.update(content)
+    _use_our_names(model, state_dict, prefix, source)
     fingerprint = state_dict.pop(prefix + FINGERPRINT, None)
     if fingerprint is not None:
-        known = decode_fingerprint(fingerprint)
+        known = decode_fingerprint(fingerprint, source)
         if model.check_llm:
             model.decoder.check_fingerprint(known)
         names = {known.get('template'), model.template.name} - {None, 'bare'}
         if len(names) > 1:
             print_log(
                 f'the checkpoint was trained with the template '
-                f'{known["template"]}, this config speaks '
+                f'{known["template"]}, this config uses '
                 f'{model.template.name}.',
                 logger='current',
                 level=logging.WARNING,
             )
     parameters = dict(model.named_parameters())
+    model.loaded_weights = {}
     for name in model.trained_names:
-        found = state_dict.get(prefix + name)
         want = tuple(parameters[name].shape)
-        if found is None:
+        if prefix + name not in state_dict:
             raise ValueError(
-                f'the checkpoint lacks {prefix}{name}, which is trained; it '
-                f'holds {", ".join(list(state_dict)[:3])} ...; give a '
-                'checkpoint of this configuration.'
+                f'{source} lacks {prefix}{name}, which is trained; it '
+                f'holds {", ".join(list(state_dict)[:3]) or "nothing"} ...; '
+                'give a checkpoint of this configuration.'
             )
+        found = as_weight(prefix + name, state_dict[prefix + name], source)
         if tuple(found.shape) != want:
             raise ValueError(
                 f'{prefix}{name} is {tuple(found.shape)} in the checkpoint '
-                f'but {want} in the model; the checkpoint belongs to another '
-                'LLM or another neck.'
+                f'but {want} in the model; {source} belongs to another LLM '
+                'or another neck.'
             )
+        state_dict[prefix + name] = found
+        model.loaded_weights[name] = found
+
+
+def _use_our_names(
+    model: 'MiniGPT4', state_dict: dict, prefix: str, source: str
+) -> None:
+    """Rename what was trained as the model calls it.
+
+    Raises:
+        ValueError: A name is there twice, or a prefix before some only.
+    """
+    theirs = {
+        f'head.layers.0.{x}': f'llama_proj.{x}' for x in ('weight', 'bias')
+    }
+    wanted = {*model.trained_names, *theirs.values(), FINGERPRINT}
+    names = [n[len(prefix) :] for n in state_dict if n.startswith(prefix)]
+    found = match_names(names, wanted, source)
+    for ours, other in theirs.items():
+        if ours in found and other in found:
+            raise ValueError(
+                f'{source} holds two heads, {found[ours]} and '
+                f'{found[other]}; save the one that is meant.'
+            )
+    for bare, name in found.items():
+        ours = next((o for o, t in theirs.items() if t == bare), bare)
+        if ours != name:
+            state_dict[prefix + ours] = state_dict.pop(prefix + name)
 
 
 def ignore_frozen(model: 'MiniGPT4', incompatible_keys) -> None:
-    """Load hook: frozen parts come from files of their own."""
+    """Load hook: frozen parts come from files of their own.
+
+    Raises:
+        ValueError: A trained parameter was not set to the checkpoint's value.
+    """
+    parameters = dict(model.named_parameters())
+    for name, value in model.loaded_weights.items():
+        found = parameters[name].detach()
+        if not found.is_meta and not torch.equal(found, value.to(found)):
+            raise ValueError(
+                f'{name} was not set from the checkpoint; give a checkpoint '
+                'of this configuration, saved by this version.'
+            )
+    model.loaded_weights = {}
     trained = set(model.trained_names)
     incompatible_keys.missing_keys[:] = [
         key for key in incompatible_keys.missing_keys if key in trained

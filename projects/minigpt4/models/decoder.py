@@ -27,7 +27,9 @@ _BF16_STEP = 2.0**-7
 
 @MODELS.register_module()
 class LLMDecoder(nn.Module):
-    """The language model that speaks, frozen unless LoRA is asked for.
+    """The language model, frozen unless LoRA is asked for.
+
+    Its folder is checked first; code of the folder is never run.
 
     Args:
         name_or_path: Folder or hub repository of a causal LM with its
@@ -83,6 +85,7 @@ class LLMDecoder(nn.Module):
             self.llm = load_llm(
                 where, arch, dtype, quantization, device_map, max_memory
             )
+            _check_begin_token(self.tokenizer, self.llm, where)
             # a quantised or spread LLM stays where it was put
             self.placed = (
                 device_map is not None
@@ -398,6 +401,23 @@ class LLMDecoder(nn.Module):
                 f'({int(far.sum())} of {far.numel()} compared embedding '
                 f'values differ); {override}'
             )
+
+
+def _check_begin_token(tokenizer: Any, llm: Any, where: str) -> None:
+    """Refuse a tokenizer whose begin token the LLM has no row for.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    rows = llm.get_input_embeddings().weight.shape[0]
+    token_id = tokenizer.bos_token_id
+    if token_id is not None and token_id >= rows:
+        raise ValueError(
+            f'the tokenizer in {where} has the bos_token '
+            f'{tokenizer.bos_token!r} as number {token_id}, but the LLM has '
+            f'{rows} rows; name one of its own as bos_token in '
+            'tokenizer_config.json.'
+        )
 
 
 def _only_at(mlp: nn.Module, places: Tensor, shape: tuple[int, ...]) -> list:

@@ -10,13 +10,14 @@ Source: MiniGPT-4 @ d94738a and LAVIS (``official``), MMPretrain 1.2.0
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 import torch
 from torch import Tensor
 
+from .state_dicts import match_names
 from .tensor_files import LazyTensor
 
 PARTS = ('backbone', 'neck', 'head')
@@ -239,22 +240,35 @@ def from_layout(
         allow: Patterns of our names that :meth:`KeyReport.check` lets pass.
 
     Returns:
-        What is wanted and there, and the report; nothing is refused yet.
+        What is wanted and there, and the report; nothing is refused yet but
+        ambiguous names.
+
+    Raises:
+        ValueError: A name is there twice, with and without a prefix of a
+            wrapping module, or there are two heads.
     """
+    candidates = [
+        (kind, {ours: prefix + _theirs(part, kind, ours) for ours in wanted})
+        for kind in LAYOUTS
+        for prefix in _PREFIXES.get((part, kind), ('',))
+    ]
+    known = {name for _, names in candidates for name in names.values()}
+    bare = {
+        name: theirs
+        for theirs, name in match_names(tensors, known, 'the file').items()
+    }
+    tensors = {bare.get(name, name): t for name, t in tensors.items()}
+    if part == 'head':
+        _refuse_two_heads(tensors, wanted)
     best: dict[str, str] = {}
     layout = LAYOUTS[0]
     hits = -1
-    for candidate in LAYOUTS:
-        for prefix in _PREFIXES.get((part, candidate), ('',)):
-            names = {
-                ours: prefix + _theirs(part, candidate, ours)
-                for ours in wanted
-            }
-            if part == 'neck' and candidate == 'huggingface':
-                names = _instruct_blip_names(names, tensors)
-            found = sum(name in tensors for name in names.values())
-            if found > hits:
-                best, layout, hits = names, candidate, found
+    for candidate, names in candidates:
+        if part == 'neck' and candidate == 'huggingface':
+            names = _instruct_blip_names(names, tensors)
+        found = sum(name in tensors for name in names.values())
+        if found > hits:
+            best, layout, hits = names, candidate, found
     report = KeyReport(layout, allowed=tuple(allow))
     out = {}
     for ours, theirs in best.items():
@@ -270,6 +284,12 @@ def from_layout(
                 f'{tensor.shape} instead of {tuple(wanted[ours])}'
             )
             continue
+        if not tensor.dtype.is_floating_point:
+            report.misshaped[ours] = (
+                f'{str(tensor.dtype).removeprefix("torch.")} instead of '
+                'floating-point numbers'
+            )
+            continue
         out[ours] = tensor
         report.matched.append(ours)
     used = set(best.values())
@@ -283,6 +303,16 @@ def from_layout(
         else:
             report.left_over[name] = reason
     return out, report
+
+
+def _refuse_two_heads(names: Container[str], wanted: Iterable[str]) -> None:
+    for ours in wanted:
+        theirs = _theirs('head', 'official', ours)
+        if theirs != ours and ours in names and theirs in names:
+            raise ValueError(
+                f'the file holds two heads, {ours} and {theirs}; save the '
+                'one that is meant.'
+            )
 
 
 def _instruct_blip_names(

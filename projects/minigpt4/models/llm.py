@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Finding and loading the LLM: its files, its type, bits and places.
+"""Finding and loading the LLM: its files, its type, bits and devices.
 
-Weights that lie on disk in the wanted type are memory-mapped and cost a CPU
-no memory of its own; others are converted tensor by tensor. There are never
-two copies.
+Weights whose file has the wanted type are memory-mapped and cost a CPU no
+memory of its own; others are converted tensor by tensor. There are never two
+copies. No code of the LLM's folder is run; see :mod:`~minigpt4.llm_folder`.
 """
 
 import inspect
@@ -15,8 +15,14 @@ from typing import Any
 
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
+from sentencepiece import SentencePieceProcessor
 
 from .. import compat
+from ..download import is_offline
+from ..errors import one_line
+from ..llm_folder import check_folder, choose_weights
+from ..wrong_files import pickled_code, read_head
 from .llama_tokenizer import follow_sentencepiece
 from .weights import local_path, torch_dtype
 
@@ -24,6 +30,8 @@ LLM_VARIABLE = 'MINIGPT4_LLM'
 # rows that are appended to a vocabulary without making it another LLM: the
 # [PAD] of a merged Vicuna v0 (32,001 rows), padding to a multiple of 64
 SPARE_ROWS = 64
+# what transformers reads of a repository besides the weights
+_SMALL_FILES = ('*.json', '*.model', '*.txt', '*.jinja')
 _SPREAD = ('auto', 'balanced', 'balanced_low_0', 'sequential')
 
 
@@ -47,29 +55,122 @@ def locate_llm(name_or_path: str) -> str:
     return name_or_path if path is None else str(path)
 
 
+def fetch_llm(
+    repository: str, folder: 'Path | None' = None, weights: bool = True
+) -> str:
+    """Bring a repository of the Hugging Face hub to a local folder.
+
+    Args:
+        repository: Its name, ``'org/name'``.
+        folder: Where to; by default the hub's own cache.
+        weights: Whether to bring the weights too: the ``*.safetensors``, or
+            the ``*.bin`` where it has no others.
+
+    Returns:
+        The local folder.
+
+    Raises:
+        Exception: Any of huggingface_hub's; they have no common base.
+    """
+    import huggingface_hub
+
+    if is_offline():
+        return huggingface_hub.snapshot_download(
+            repository, local_files_only=True
+        )
+    patterns = [*_SMALL_FILES]
+    if weights:
+        names = huggingface_hub.list_repo_files(repository)
+        safe = any(name.endswith('.safetensors') for name in names)
+        # a repository with both kinds would come twice
+        patterns.append('*.safetensors' if safe else '*.bin')
+    return huggingface_hub.snapshot_download(
+        repository, allow_patterns=patterns, local_dir=folder
+    )
+
+
+def local_llm(where: str, weights: bool = True) -> Path:
+    """The local folder of an LLM, checked before transformers reads it.
+
+    Args:
+        where: What :func:`locate_llm` returned: a folder, or the name of a
+            hub's repository, which is fetched.
+        weights: Whether its weights are needed.
+
+    Raises:
+        FileNotFoundError: It cannot be fetched, or lacks a file.
+        ValueError: It wants code of its own, or a file of it is damaged.
+    """
+    folder = Path(where)
+    if not folder.exists():
+        try:
+            folder = Path(fetch_llm(where, weights=weights))
+        except Exception as error:  # the hub's errors have no common base
+            raise FileNotFoundError(
+                f'the LLM {where!r} is no local folder and could not be '
+                f'fetched from a hub ({one_line(error)}); download it and '
+                f'name its folder in {LLM_VARIABLE} or in '
+                'decoder.name_or_path.'
+            ) from error
+    check_folder(folder, weights)
+    return folder
+
+
 def load_tokenizer(name_or_path: str):
     """The LLM's tokenizer.
 
     Raises:
         FileNotFoundError: There is no such LLM, or it cannot be fetched.
+        ValueError: The folder is refused, or its tokenizer cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    where = locate_llm(name_or_path)
+    folder = local_llm(locate_llm(name_or_path), weights=False)
+    pieces = folder / 'tokenizer.model'
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    except OSError as error:
-        raise _not_fetched(where) from error
-    follow_sentencepiece(tokenizer, Path(where))
+        if pieces.is_file() and read_head(pieces)[0] == 0x0A:
+            # without this check transformers asks for tiktoken
+            SentencePieceProcessor(model_file=str(pieces))
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ValueError(
+            f'the tokenizer in {folder} cannot be loaded '
+            f'({_first_line(error)}); download its tokenizer.model or '
+            'tokenizer.json and tokenizer_config.json again.'
+        ) from error
+    follow_sentencepiece(tokenizer, folder)
     return tokenizer
 
 
-def _not_fetched(where: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f'the LLM {where!r} is no local folder and could not be fetched from '
-        f'a hub; download it and name its folder in {LLM_VARIABLE} or in '
-        'decoder.name_or_path.'
-    )
+def load_config(folder: Path) -> Any:
+    """The Hugging Face config of a checked folder; no code of it is run.
+
+    Args:
+        folder: A folder that :func:`~minigpt4.llm_folder.check_folder` or
+            :func:`~minigpt4.llm_folder.code_faults` found no fault in.
+
+    Raises:
+        ValueError: transformers cannot read it, or does not know its type.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # its validators raise types of their own
+        raise ValueError(
+            f'{folder / "config.json"} is no config that '
+            f'{compat.transformers_name()} reads ({_first_line(error)}); '
+            'download it again, or update transformers if the model is newer.'
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    code = pickled_code(str(error))
+    if code is not None:
+        return f'a pickle that would run code, {code}, which is refused'
+    return f'{type(error).__name__}: {one_line(error).rstrip(".")}'
 
 
 def build_empty(arch: dict | None, dtype: str):
@@ -89,9 +190,13 @@ def build_empty(arch: dict | None, dtype: str):
             'an LLM on the meta device has no files; give '
             'its Hugging Face config as decoder.arch.'
         )
+    # a kernel that the config names would be fetched and run
+    arch = {k: v for k, v in arch.items() if 'attn_implementation' not in k}
     config = AutoConfig.for_model(**arch)
     return AutoModelForCausalLM.from_config(
-        config, **compat.dtype_argument(torch_dtype(dtype))
+        config,
+        trust_remote_code=False,
+        **compat.dtype_argument(torch_dtype(dtype)),
     )
 
 
@@ -106,44 +211,72 @@ def load_llm(
     """Load a causal LM; see :class:`LLMDecoder` for the arguments.
 
     Raises:
-        FileNotFoundError: It cannot be fetched.
+        FileNotFoundError: It cannot be fetched, or lacks a file.
         ImportError: A library for quantisation or placement is missing.
         RuntimeError: The libraries cannot quantise without a GPU.
-        ValueError: It is another LLM than ``arch``, lacks tensors, or cannot
-            be quantised or placed as asked.
+        ValueError: It wants code of its own, is damaged, is another LLM than
+            ``arch``, lacks tensors, or cannot be quantised or placed as
+            asked.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        GenerationConfig,
-    )
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    try:
-        config = AutoConfig.from_pretrained(where)
-    except OSError as error:
-        raise _not_fetched(where) from error
+    folder = local_llm(where)
+    config = load_config(folder)
     check_arch(where, config, arch or {})
     if dtype == 'auto' and not torch.cuda.is_available():
-        dtype = 'bfloat16' if _size_on_disk(where) > 2e9 else 'float32'
-    arguments: dict = dict(attn_implementation='sdpa')
+        dtype = 'bfloat16' if _size_on_disk(folder) > 2e9 else 'float32'
+    arguments: dict = dict(
+        attn_implementation='sdpa',
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
+    if str(choose_weights(folder)).startswith('pytorch_model'):
+        arguments['use_safetensors'] = False
     arguments |= compat.dtype_argument(torch_dtype(dtype))
     arguments |= _placement(device_map, max_memory)
     arguments |= _bits(where, config, quantization, torch_dtype(dtype))
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        llm, report = load(where, output_loading_info=True, **arguments)
+        llm, report = load(str(folder), output_loading_info=True, **arguments)
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
     except OSError as error:
-        reason = str(error).splitlines()[0] if str(error) else ''
         raise FileNotFoundError(
-            f'the weights of the LLM {where} cannot be loaded ({reason}); '
-            'download its *.safetensors or pytorch_model*.bin whole.'
+            f'the weights of the LLM {where} cannot be loaded '
+            f'({one_line(error)}); download its *.safetensors or '
+            'pytorch_model*.bin whole.'
         ) from error
-    missing = sorted(report['missing_keys'])
+    except Exception as error:  # damaged weights raise types of many kinds
+        raise ValueError(
+            f'the weights of the LLM {where} cannot be loaded '
+            f'({_first_line(error)}); are they of the model that its '
+            'config.json describes? Else download them again.'
+        ) from error
+    misshapen = {name for name, *_ in report['mismatched_keys']}
+    missing = sorted({*report['missing_keys']} - misshapen)
     if missing:
         raise ValueError(
             f'{where} lacks {len(missing)} tensors of the LLM, e.g. '
             f'{missing[0]}; is it a complete model (a Vicuna delta has to '
             'be merged first)?'
+        )
+    misshaped = sorted(report['mismatched_keys'])
+    if misshaped:
+        name, found, wanted = misshaped[0]
+        raise ValueError(
+            f'the weights of the LLM {where} have another size than its '
+            f'config.json says: {name} is {tuple(found)} in the weights and '
+            f'{tuple(wanted)} by config.json ({len(misshaped)} such tensors); '
+            'give the config.json of these weights.'
+        )
+    unused = sorted(report['unexpected_keys'])
+    unused = [name for name in unused if not name.endswith('inv_freq')]
+    if unused:
+        print_log(
+            f'{where} holds {len(unused)} tensors that its config.json has '
+            f'no use for, e.g. {unused[0]}; they are left out.',
+            logger='current',
+            level=logging.WARNING,
         )
     # the folder's own sampling settings would mix with ours
     llm.generation_config = GenerationConfig()
@@ -172,11 +305,11 @@ def check_arch(where: str, config: Any, arch: dict) -> None:
             )
 
 
-def _size_on_disk(where: str) -> int:
+def _size_on_disk(folder: Path) -> int:
     files = (
         file
         for pattern in ('*.safetensors', '*.bin')
-        for file in Path(where).glob(pattern)
+        for file in folder.glob(pattern)
     )
     return sum(file.stat().st_size for file in files)
 

@@ -106,6 +106,8 @@ class MiniGPT4(BaseModel):
                 **head,
             }
         )
+        # what a checkpoint gave, until it is compared after loading
+        self.loaded_weights: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(keep_trained)
         self.register_load_state_dict_pre_hook(check_trained)
         self.register_load_state_dict_post_hook(ignore_frozen)

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of named tensors, read one tensor at a time."""
 
-import json
+import errno
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
@@ -9,15 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..llm_folder import choose_weights, read_index
+from ..regular_files import open_regular
+from ..wrong_files import (
+    foreign_content,
+    pickled_code,
+    read_head,
+    safetensors_fault,
+)
 from .checksum import check_weights
+from .state_dicts import as_tensor, unwrap
 
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
-# what others wrap a state dict in: MiniGPT-4 and LAVIS, mmengine, DeepSpeed
-_WRAPPERS = ('model', 'state_dict', 'module')
+_CHUNK = 2**20
+# names whose values must be tensors; others may be anything, e.g. an epoch
+_TENSOR_NAMES = ('.weight', '.bias', 'llm_fingerprint')
 # a mapped file counts as memory while its pages are held; it is let go of
 # after this many bytes
 _LET_GO_BYTES = 2**29
@@ -57,13 +68,36 @@ class LazyTensor:
         """A tensor that is there already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
-    def to(self, dtype: torch.dtype | None) -> 'LazyTensor':
-        """The same in another type, if it is floating-point; None keeps it."""
+    def to(
+        self, dtype: torch.dtype | None, name: str = 'a tensor'
+    ) -> 'LazyTensor':
+        """The same in another type, if it is floating-point; None keeps it.
+
+        Args:
+            dtype: The type.
+            name: What it is called, for the error.
+
+        Reading it raises ValueError where a value is beyond the type's range.
+        """
         if dtype is None or dtype == self.dtype:
             return self
         if not self.dtype.is_floating_point:
             return self
-        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
+        limit = torch.finfo(dtype).max
+        narrower = limit < torch.finfo(self.dtype).max
+
+        def read() -> Tensor:
+            tensor = self.read()
+            found = tensor.to(dtype)
+            if narrower and found.isinf().any() and not tensor.isinf().any():
+                short = str(dtype).removeprefix('torch.')
+                raise ValueError(
+                    f'{name} holds values beyond {limit:,.0f}, the largest of '
+                    f'{short}; use bfloat16 or float32.'
+                )
+            return found
+
+        return LazyTensor(self.shape, dtype, read)
 
     @property
     def nbytes(self) -> int:
@@ -71,17 +105,21 @@ class LazyTensor:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def open_tensors(source: 'str | Path') -> dict[str, LazyTensor]:
+def open_tensors(
+    source: 'str | Path', checksums: bool = True
+) -> dict[str, LazyTensor]:
     """The tensors of a file, a folder or a URL, by their names there.
 
-    Nothing is read but names, shapes and types. Pickles are read with
-    ``weights_only``, so that no code of theirs runs; a wrapping key
-    (``model``, ``state_dict``, ``module``) is opened.
+    Pickles are read with ``weights_only``, so that no code of theirs runs; a
+    wrapping key (:data:`~.state_dicts.WRAPPERS`) is opened. What a file
+    allows is checked: the size by the header of safetensors, the CRC-32 of
+    each record of a pickle.
 
     Args:
         source: A ``.safetensors`` file, a pickle of PyTorch, a folder with
             one or more shards of either, a URL, or ``'nano/...'`` for what
             the package ships.
+        checksums: Whether to read pickles through once for their CRC-32.
 
     Raises:
         FileNotFoundError: There is no such file, or a shard of it is missing.
@@ -98,26 +136,24 @@ def open_tensors(source: 'str | Path') -> dict[str, LazyTensor]:
     else:
         path = Path(source).expanduser()
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, checksums)
     if not path.is_file():
         raise FileNotFoundError(
             f'{name} is no file; give the path of the downloaded weights.'
         )
-    return _open_file(path)
+    return _open_file(path, checksums)
 
 
-def _open_folder(folder: Path) -> dict[str, LazyTensor]:
+def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
     """The shards of a Hugging Face folder as one dict."""
-    for index in (
-        'model.safetensors.index.json',
-        'pytorch_model.bin.index.json',
-    ):
-        if (folder / index).is_file():
-            places = _read_index(folder / index)
+    places = None
+    chosen = choose_weights(folder)
+    if chosen is not None:
+        shards = [chosen]
+        if chosen.endswith('.index.json'):
+            places = read_index(folder / chosen)
             shards = sorted(set(places.values()))
-            break
     else:
-        places = None
         shards = sorted(path.name for path in folder.glob('*.safetensors'))
         shards = shards or sorted(
             path.name for path in folder.glob('pytorch_model*.bin')
@@ -135,7 +171,7 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in shards:
-        tensors |= _open_file(folder / shard)
+        tensors |= _open_file(folder / shard, checksums)
     lost = sorted(set(places or ()) - set(tensors))
     if lost:
         raise ValueError(
@@ -145,57 +181,64 @@ def _open_folder(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """The shard of each tensor."""
-    try:
-        return dict(json.loads(path.read_text())['weight_map'])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f'{path} is no index of shards; download it again.'
-        ) from error
-
-
-def _open_file(path: Path) -> dict[str, LazyTensor]:
-    if _is_safetensors(path):
+def _open_file(path: Path, checksums: bool) -> dict[str, LazyTensor]:
+    if is_safetensors(path):
         return _open_safetensors(path)
-    return _open_pickle(path)
+    return _open_pickle(path, checksums)
 
 
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == '.safetensors'
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of safetensors, by its content, else by its name."""
+    head = read_head(path)
+    if head[8:9] == b'{':  # behind the header's length
+        return True
+    pickled = head[:2] in (b'PK', b'\x80\x02')
+    return path.suffix == '.safetensors' and not pickled
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
     """The error to raise for a file that is no weights."""
     return ValueError(
         f'{path} ({path.stat().st_size:,} bytes) cannot be read as weights: '
-        f'{_what_is_wrong(path, error)}.'
+        f'it {_what_is_wrong(path, error)}.'
     )
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
     """Why a file is no weights, and what to do."""
-    with open(path, 'rb') as file:
-        head = file.read(512)
-    again = 'download it again'
-    if not head:
-        return f'it is empty; {again}'
-    if head.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
+    head = read_head(path)
+    found = foreign_content(head)
+    if found is None and is_safetensors(path):
+        found = safetensors_fault(path)
+        if found is not None and not found[0].startswith('is '):
+            found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
+    if found is not None:
+        return '; '.join(found)
+    code = pickled_code(str(error))
+    if code is not None:
         return (
-            'it is a web page, which the server sent instead of the file; '
-            f'{again} from another address'
-        )
-    if head.startswith(b'version https://git-lfs'):
-        return 'it is a Git LFS pointer, not the file; fetch it with git lfs'
-    if 'Unsupported' in str(error) and 'GLOBAL' in str(error):
-        word = str(error).partition('GLOBAL')[2].split()[0].rstrip('`.')
-        return (
-            f'it is a pickle that would run code ({word}); it is refused: '
+            f'is a pickle that would run code ({code}); it is refused: '
             'get the weights as safetensors, or from another source'
         )
-    if _is_safetensors(path) or head.startswith(b'PK'):
-        return f'it is truncated or damaged; {again}'
-    return f'it is truncated or no file of weights; {again}'
+    if 'TorchScript' in str(error):
+        return (
+            'is a TorchScript archive, which is a program; save the '
+            'state_dict() of the model'
+        )
+    if head.startswith(b'PK') and not _has_pickle(path):
+        return 'is a zip archive without weights of PyTorch; unpack it'
+    if is_safetensors(path) or head.startswith(b'PK'):
+        return 'is truncated or damaged; download it again'
+    return 'is truncated or no file of weights; download it again'
+
+
+def _has_pickle(path: Path) -> bool:
+    """Whether a zip archive is a file of torch, or cannot be looked into."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(n.endswith('/data.pkl') for n in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return True
 
 
 class _Mapped:
@@ -246,44 +289,94 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _open_pickle(path: Path) -> dict[str, LazyTensor]:
-    checked: list[bool] = []
+def _open_pickle(path: Path, checksums: bool) -> dict[str, LazyTensor]:
+    in_zip = zipfile.is_zipfile(path)
 
-    def load() -> dict[str, Tensor]:
-        try:
-            # files of torch below 1.6 are no zip and cannot be mapped
-            content = torch.load(
-                path,
-                map_location='cpu',
-                weights_only=True,
-                mmap=zipfile.is_zipfile(path),
-            )
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # a damaged pickle may raise any
-            raise _unreadable(path, error) from error
-        if not isinstance(content, Mapping):
-            raise ValueError(
-                f'{path} holds a {type(content).__name__}; '
-                'expected a dict of named tensors.'
-            )
-        if not checked:
-            check_weights(content, str(path))
-            checked.append(True)
-        for key in _WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
+    def load(checksums: bool = False) -> dict[str, Tensor]:
+        # files of torch below 1.6 are no zip and cannot be mapped
+        content = load_pickle(path, 'cpu', mmap=in_zip, checksums=checksums)
         return {
-            name: tensor
-            for name, tensor in content.items()
-            if isinstance(tensor, Tensor)
+            name: as_tensor(name, value, path)
+            for name, value in unwrap(content, path).items()
+            if isinstance(value, (Tensor, np.ndarray))
+            or name.endswith(_TENSOR_NAMES)
         }
 
-    tensors = load()
+    tensors = load(checksums)
     mapped = _Mapped(lambda: load().__getitem__)
-    if not zipfile.is_zipfile(path):  # it is in memory: keep it
+    if not in_zip:  # it is in memory: keep it
         mapped = _Mapped(lambda: tensors.__getitem__)
     return {
         name: mapped.lazy(name, tensor.shape, tensor.dtype)
         for name, tensor in tensors.items()
     }
+
+
+def load_pickle(
+    path: Path,
+    map_location: Any = 'cpu',
+    mmap: bool = False,
+    checksums: bool = True,
+) -> Mapping[str, Any]:
+    """What a pickle of PyTorch holds; no code of it is run.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        mmap: Whether to map it; it must be a zip archive.
+        checksums: Whether to compare the CRC-32 of its records, which
+            ``torch.load`` does not do (2 GB take about a second), and the
+            checksum of a checkpoint's weights.
+
+    Raises:
+        ValueError: It is no regular file or no pickle of a dict, is damaged,
+            or would run code.
+        OSError: It is missing or cannot be read.
+    """
+    with open_regular(path) as file:
+        in_zip = zipfile.is_zipfile(file)
+    if in_zip and checksums:
+        _check_records(path)
+    try:
+        content = torch.load(
+            path, map_location=map_location, weights_only=True, mmap=mmap
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged pickle may raise any
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # of the disk, not of a length within the file
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'{path} holds a {type(content).__name__}; '
+            'expected a dict of named tensors.'
+        )
+    if checksums:
+        check_weights(content, str(path))
+    return content
+
+
+def _check_records(path: Path) -> None:
+    """Refuse a zip archive of which a record differs from its CRC-32."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                # 0: written with torch's set_crc32_options(False)
+                if record.CRC == 0:
+                    continue
+                with archive.open(record) as file:
+                    while file.read(_CHUNK):
+                        pass  # at its end the CRC-32 is compared
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive may raise any
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        if 'CRC' in str(error):
+            raise ValueError(
+                f'{path} ({path.stat().st_size:,} bytes) is damaged '
+                f'({error}): it has other bytes than were written; download '
+                'or copy it again.'
+            ) from error
+        raise _unreadable(path, error) from error

@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Writing files of named tensors, one tensor in memory at a time."""
 
+import contextlib
+import errno
 import json
 import struct
 import tempfile
@@ -16,6 +18,7 @@ from rich.progress import track
 from ..atomic import replacing
 from .tensor_files import SAFETENSORS_TYPES, LazyTensor
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
@@ -28,13 +31,31 @@ def write_safetensors(
     """Write a safetensors file with one tensor in memory at a time.
 
     Args:
-        path: The file; it stands there whole or not at all.
+        path: The file; it is written whole or not at all.
         tensors: What to write.
         metadata: Strings for the header.
         progress: What a progress bar shall say; none is shown without.
     """
-    with replacing(path) as part:
+    with _naming(path, tensors), replacing(path) as part:
         _stream(part, tensors, metadata, progress)
+
+
+@contextlib.contextmanager
+def _naming(
+    path: 'str | Path', tensors: Mapping[str, LazyTensor]
+) -> Iterator[None]:
+    """Let a full disk's error name the file and what it needs."""
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f'{path} could not be written ({error.strerror}): it needs '
+            f'{needed:,} bytes; free some space, or name another folder',
+        ) from error
 
 
 def _stream(
@@ -94,7 +115,11 @@ def write_pickle(
         n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
     }
     lazies = iter(_shown(list(tensors), progress))
-    with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
+    with (
+        _naming(path, tensors),
+        replacing(path) as part,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         skeleton = Path(folder) / Path(path).stem
         with torch.serialization.skip_data():
             torch.save({key: empty} if key else empty, skeleton)

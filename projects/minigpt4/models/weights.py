@@ -130,7 +130,7 @@ def load_weights(
     )
     report.check(source, type(module).__name__)
     module.load_state_dict(
-        {name: lazy.to(dtype).read() for name, lazy in found.items()},
+        {name: lazy.to(dtype, name).read() for name, lazy in found.items()},
         assign=True,
     )
     print_log(
