@@ -17,7 +17,7 @@ import torch
 from mmengine import dist
 
 from .. import compat
-from .llama_tokenizer import follow_sentencepiece
+from .llama_tokenizer import load_llama_tokenizer, tokenizer_folder
 from .weights import local_path, torch_dtype
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
@@ -48,19 +48,24 @@ def locate_llm(name_or_path: str) -> str:
 
 
 def load_tokenizer(name_or_path: str):
-    """The LLM's tokenizer.
+    """The LLM's tokenizer; special tokens in a text are letters to it.
 
     Raises:
         FileNotFoundError: There is no such LLM, or it cannot be fetched.
+        ValueError: A LLaMA folder's tokens would not be SentencePiece's.
     """
     from transformers import AutoTokenizer
 
     where = locate_llm(name_or_path)
+    folder = tokenizer_folder(where)
+    tokenizer = None if folder is None else load_llama_tokenizer(folder)
+    if tokenizer is not None:
+        return tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except OSError as error:
         raise _not_fetched(where) from error
-    follow_sentencepiece(tokenizer, Path(where))
+    tokenizer.split_special_tokens = True
     return tokenizer
 
 
