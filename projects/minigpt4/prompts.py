@@ -268,7 +268,8 @@ def _question(question: str, template: PromptTemplate) -> Iterator[_Piece]:
 def _segments(pieces: Sequence[_Piece]) -> list[Segment]:
     """Join the pieces between images to one segment each."""
     segments = []
-    text, spans = '', []
+    text = ''
+    spans: list[tuple[int, int]] = []
     for piece, by_template in (*pieces, (None, False)):
         if piece is None:
             if text:

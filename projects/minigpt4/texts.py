@@ -7,7 +7,7 @@ from typing import Any
 # C0 control characters and DEL, without tab and newline
 _CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f]')
 _SURROGATE = re.compile('[\ud800-\udfff]')
-_KINDS = (
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (str, 'a text'),
     (bool, 'a truth value'),
     ((int, float), 'a number'),
@@ -20,7 +20,7 @@ _KINDS = (
 def kind_of(value: Any) -> str:
     """What kind of JSON value something is, for an error message."""
     for kinds, name in _KINDS:
-        if isinstance(value, kinds):  # type: ignore[arg-type]
+        if isinstance(value, kinds):
             return name
     return f'a {type(value).__name__}'
 

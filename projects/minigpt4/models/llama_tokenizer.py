@@ -110,9 +110,7 @@ def load_llama_tokenizer(folder: Path) -> Any:
     path = folder / 'tokenizer.json'
     try:
         backend = Tokenizer.from_buffer(read_regular(path))
-    except Exception as error:  # tokenizers raises Exception itself
-        if type(error) is not Exception:
-            raise
+    except ValueError as error:
         raise ValueError(
             f'{path} is no file of the tokenizers library ({error}); '
             'download it whole.'
@@ -330,7 +328,9 @@ def _wrap(
             special_tokens=[(bos, backend.token_to_id(bos))],
         )
     length = config.get('model_max_length')
-    settings = {role: token for role, token in roles.items() if token}
+    settings: dict[str, Any] = {
+        role: token for role, token in roles.items() if token
+    }
     if isinstance(length, (int, float)) and 0 < length:
         settings['model_max_length'] = length
     return PreTrainedTokenizerFast(
