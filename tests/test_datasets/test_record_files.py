@@ -41,6 +41,7 @@ def read(tmp_path):
         f'{TEXT}\n{TEXT}',
         f'\ufeff{TEXT}\r\n\r\n{TEXT}\r\n',
         json.dumps([ITEM, ITEM], indent=4),
+        json.dumps(ITEM, indent=4) * 2,
     ],
 )
 def test_json_and_json_lines_by_content(read, content, name):

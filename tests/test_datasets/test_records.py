@@ -6,7 +6,8 @@ import json
 import pytest
 
 from minigpt4.datasets.record_files import RepeatedKey, Unreadable
-from minigpt4.datasets.records import RecordError, read_record
+from minigpt4.datasets.record_layouts import RecordError
+from minigpt4.datasets.records import read_record
 
 NAN = float('nan')
 
@@ -39,6 +40,9 @@ GOOD = ('human', 'q'), ('gpt', 'a')
         (llava(*GOOD), [('q', 'a')]),
         (llava(*GOOD, ('human', 'r'), ('gpt', 'b')), [('q', 'a'), ('r', 'b')]),
         (llava(('user', 'q'), ('assistant', 'a')), [('q', 'a')]),
+        # llm_finetuning #5
+        (llava(('USER', 'q'), ('Assistant ', 'a')), [('q', 'a')]),
+        (llava(('human', 'q <img src="x">'), ('gpt', 'a')), None),
         (
             dict(
                 conversations=talk(
@@ -68,7 +72,8 @@ GOOD = ('human', 'q'), ('gpt', 'a')
     ],
 )
 def test_layouts(item, expected):
-    assert turns_of(json.loads(json.dumps(item))) == expected
+    found = turns_of(json.loads(json.dumps(item)))
+    assert found == (expected or [('q <img src="x">', 'a')])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (llava(('human', 'q'), ('gpt', ['a'])), r's\[1\].value is a list'),
         (llava(('human', 'q'), ('gpt', ' ')), r's\[1\] has an empty answer'),
         (llava(*GOOD, ('human', ''), ('gpt', 'a')), r's\[2\] .*empty questio'),
-        (llava(('Human', 'q'), ('gpt', 'a')), r"s\[0\].from is 'Human'"),
+        (llava(('Mensch', 'q'), ('gpt', 'a')), r"s\[0\].from is 'Mensch'"),
         (llava((None, 'q'), ('gpt', 'a')), r's\[0\].from is null'),
         (llava((['human'], 'q'), ('gpt', 'a')), r's\[0\].from is a list'),
         (llava(('human', 'q')), 'without an answer to the last question'),
@@ -174,6 +179,13 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(id='1', conversation=None), 'conversation is null'),
         (dict(id='1', conversation='a dog.'), 'does not alternate'),
         (dict(id='1', conversation='###Ask: q ###Answer: '), 'empty part'),
+        # what would be letters without a word: lmms-finetune #5, ms-swift
+        # #787
+        (
+            llava(('human', '<video>\nq'), ('gpt', 'a'), video='1.mp4'),
+            'has a video; this model reads images',
+        ),
+        (llava(('human', '<img>a.jpg</img>q'), ('gpt', 'a')), '<img>NAME</im'),
         # other values
         (5, 'is a number; expected an object'),
         (None, 'is null; expected an object'),
@@ -204,6 +216,9 @@ def test_evaluation_needs_no_last_answer():
         dict(id='1', conversation='###Ask: q'),
     ):
         assert turns_of(item, keep_answers=False) == [('q', None)]
+    for answer in (0, [], 5):
+        with pytest.raises(RecordError, match='answer is a'):
+            read_record(dict(question='q', answer=answer), 0, None, False)
     with pytest.raises(RecordError, match=r's\[1\] has an empty answer'):
         read_record(
             llava(('human', 'q'), ('gpt', ''), ('human', 'r')),

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -24,7 +24,7 @@ WORDS = (
 
 def texts():
     draw = random.Random(0)
-    for _ in range(500):
+    for _ in range(300):
         yield ''.join(
             draw.choice(WORDS) + draw.choice(('', ' ', '  '))
             for _ in range(draw.randint(1, 12))
@@ -34,7 +34,7 @@ def texts():
 @pytest.fixture(params=['nano', 'LLaMA'])
 def model_file(request) -> Path:
     if request.param == 'nano':
-        return SHIPPED / 'llm' / 'tokenizer.model'
+        return NANO
     if not os.environ.get('MINIGPT4_LLAMA_TOKENIZER'):
         pytest.skip("MINIGPT4_LLAMA_TOKENIZER does not name LLaMA's file")
     return Path(os.environ['MINIGPT4_LLAMA_TOKENIZER'])
@@ -49,6 +49,7 @@ def folder_of(tmp_path, model_file, **settings) -> Path:
     return tmp_path
 
 
+NANO = SHIPPED / 'llm' / 'tokenizer.model'
 SPRING_2023 = dict(
     tokenizer_class='LLaMATokenizer',
     bos_token='',
@@ -115,25 +116,101 @@ def test_padding_token_of_vicuna_v0(tmp_path, model_file):
         assert encode(tokenizer, text) == ids
 
 
-def test_added_token_may_end_an_answer(tmp_path, model_file):
-    size = len(SentencePieceProcessor(model_file=str(model_file)))
+def test_added_token_may_end_an_answer(tmp_path):
+    size = len(SentencePieceProcessor(model_file=str(NANO)))
     folder = folder_of(
         tmp_path,
-        model_file,
+        NANO,
         eos_token='<|im_end|>',
         added_tokens_decoder={str(size): {'content': '<|im_end|>'}},
     )
     assert load_tokenizer(str(folder)).eos_token_id == size
 
 
-def test_another_end_token_is_named_in_the_log(tmp_path, model_file, log):
-    folder = folder_of(tmp_path, model_file, bos_token='</s>')
+def train(path, **options) -> SentencePieceProcessor:
+    """A SentencePiece BPE of a few words."""
+    options = (
+        dict(
+            model_type='bpe',
+            vocab_size=300,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name='identity',
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+            num_threads=1,
+        )
+        | options
+    )
+    with path.open('wb') as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(['the red circle of the end'] * 20),
+            model_writer=file,
+            **options,
+        )
+    return SentencePieceProcessor(model_file=str(path))
+
+
+def test_vocabulary_in_another_order(tmp_path):
+    """transformers #25611: bos 0, eos 1, unk 2."""
+    folder = folder_of(tmp_path, NANO)
+    pieces = train(
+        folder / 'tokenizer.model', bos_id=0, eos_id=1, unk_id=2, pad_id=-1
+    )
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.bos_token_id == 0 and tokenizer.eos_token_id == 1
+    assert encode(tokenizer, ' the  end</s>') == pieces.encode(' the  end</s>')
+
+
+def test_end_token_of_the_vocabulary_itself(tmp_path):
+    """transformers #29774: Yi ends with <|im_end|> of its own model."""
+    folder = folder_of(
+        tmp_path,
+        NANO,
+        eos_token='<|im_end|>',
+        added_tokens_decoder={'3': {'content': '<|im_end|>'}},
+    )
+    train(folder / 'tokenizer.model', user_defined_symbols=['<|im_end|>'])
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.eos_token == '<|im_end|>'
+    assert tokenizer.eos_token_id == 3
+    assert 3 not in encode(tokenizer, 'the <|im_end|>')
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(user_defined_symbols=['qx']),
+        dict(normalization_rule_name='nmt_nfkc'),
+        dict(remove_extra_whitespaces=True),
+        dict(model_type='unigram', vocab_size=280),
+    ],
+)
+def test_other_settings_of_sentencepiece_are_refused(tmp_path, options):
+    folder = folder_of(tmp_path, NANO)
+    train(folder / 'tokenizer.model', **options)
+    with pytest.raises(ValueError, match='only SentencePiece itself can do'):
+        load_tokenizer(str(folder))
+
+
+def test_model_without_a_leading_blank(tmp_path):
+    folder = folder_of(tmp_path, NANO)
+    pieces = train(folder / 'tokenizer.model', add_dummy_prefix=False)
+    tokenizer = load_tokenizer(str(folder))
+    for text in texts():
+        ids = encode(tokenizer, text)
+        assert ids == pieces.encode(text), text
+        assert tokenizer.decode(ids) == pieces.decode(ids), text
+
+
+def test_another_end_token_is_named_in_the_log(tmp_path, log):
+    folder = folder_of(tmp_path, NANO, bos_token='</s>')
     assert load_tokenizer(str(folder)).bos_token == '<s>'
     assert any("bos_token '</s>'" in line for line in log)
 
 
-def test_added_token_with_a_wrong_id_is_refused(tmp_path, model_file):
-    folder = folder_of(tmp_path, model_file)
+def test_added_token_with_a_wrong_id_is_refused(tmp_path):
+    folder = folder_of(tmp_path, NANO)
     (folder / 'added_tokens.json').write_text('{"[PAD]": 99999}')
     with pytest.raises(ValueError, match=r"'\[PAD\]' the id 99999"):
         load_tokenizer(str(folder))
@@ -157,8 +234,8 @@ def test_folder_with_tokenizer_json_alone(tmp_path, model_file):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
 
 
-def test_contradicting_files_are_refused(tmp_path, model_file):
-    folder = only_json(tmp_path, model_file)
+def test_contradicting_files_are_refused(tmp_path):
+    folder = only_json(tmp_path, NANO)
     path = folder / 'tokenizer.json'
     content = json.loads(path.read_text())
     vocabulary = content['model']['vocab']
@@ -173,16 +250,16 @@ def test_contradicting_files_are_refused(tmp_path, model_file):
     'content',
     [b'', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'],
 )
-def test_model_that_is_none_is_named(tmp_path, model_file, content):
-    folder = folder_of(tmp_path, model_file)
+def test_model_that_is_none_is_named(tmp_path, content):
+    folder = folder_of(tmp_path, NANO)
     (folder / 'tokenizer.model').write_bytes(content)
     with pytest.raises(ValueError, match='tokenizer.model .*download'):
         load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize('content', ['{', '[]', '[' * 100000])
-def test_settings_that_are_no_json_are_named(tmp_path, model_file, content):
-    folder = folder_of(tmp_path, model_file)
+def test_settings_that_are_no_json_are_named(tmp_path, content):
+    folder = folder_of(tmp_path, NANO)
     (folder / 'tokenizer_config.json').write_text(content)
     with pytest.raises(ValueError, match='tokenizer_config.json is no JSON'):
         load_tokenizer(str(folder))

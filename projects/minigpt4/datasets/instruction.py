@@ -15,7 +15,8 @@ from ..registry import DATASETS
 from .image_files import ImageFolder
 from .images import SampleError
 from .record_files import read_record_file
-from .records import RecordError, read_record
+from .record_layouts import RecordError
+from .records import read_record
 
 _LOUD = 20  # bad records or samples that are named one by one
 

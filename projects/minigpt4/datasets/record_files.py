@@ -145,6 +145,8 @@ def _parse_file(path: Path, text: str) -> Any:
     try:
         return _parse(text)
     except ValueError as error:
+        if values := _parse_values(text):
+            return values
         lines = [line for line in text.split('\n') if line.strip()]
         if path.suffix.lower() in _LINES or any(
             isinstance(_parse_line(line), dict) for line in lines[:2]
@@ -160,6 +162,25 @@ def _parse_line(line: str) -> Any:
         return _parse(line)
     except ValueError as error:
         return Unreadable(f'is no JSON ({_reason(error, line)})')
+
+
+def _parse_values(text: str) -> list:
+    """Objects that follow each other without commas; [] for anything else."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+    values = []
+    at = 0
+    text = text.strip()
+    while at < len(text):
+        if text[at] != '{':
+            return []
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return []
+        values.append(value)
+        while at < len(text) and text[at] in ' \t\r\n':
+            at += 1
+    return values
 
 
 def _parse(text: str) -> Any:

@@ -3,44 +3,39 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-)
 from pydantic_core import PydanticCustomError
 
-from ..errors import printable
 from ..prompts import IMAGE_HERE, Turn
-from ..texts import check_text, kind_of
+from ..texts import kind_of
 from .record_files import RECORD_KEYS, RepeatedKey, Unreadable
+from .record_layouts import (
+    TURNS,
+    Asked,
+    Caption,
+    Chat,
+    Llava,
+    Marked,
+    Messages,
+    Named,
+    RecordError,
+    Unanswered,
+    image_name,
+    parse,
+)
 
-_NAME_BYTES = 255  # of one part of a path
-_PATH_BYTES = 4000
-_SPEAKERS = {
-    'human': 'human',
-    'user': 'human',
-    'gpt': 'gpt',
-    'assistant': 'gpt',
-    'system': 'system',
-}
-_TURNS = '"human" and "gpt" by turns'
 # questions and answers of MMPretrain's conversation JSON, and upstream's own
 _MARKS = re.compile(r'###\s?(Ask|Answer|Human|Assistant|问|答)[：:] ?')
 _ASKS = ('Ask', 'Human', '问')
 _WRAPPED = re.compile(r'<Img>\s*<ImageHere>\s*</Img>')
+# Qwen-VL's way to name an image
+_PATH_IN_TEXT = re.compile(r'<img>[^<>\n]+</img>')
+_OTHER_MEDIA = ('video', 'videos', 'audio', 'audios')
 _LLAVA_IMAGE = '<image>'
 _OPENING, _CLOSING = '([{"\'“‘«', '.,;:!?)]}"\'”’»%…。，、；：！？）】'
 # what is not kept in the record as it is
 _USED = {*RECORD_KEYS, 'image', 'images'} - {'question'}
-
-
-class RecordError(ValueError):
-    """A record that cannot be used; the message names field and reason."""
 
 
 class Record(NamedTuple):
@@ -56,139 +51,6 @@ class Record(NamedTuple):
 
     content: dict
     dropped_turn: bool = False
-
-
-def _checked(value: Any, **options: bool) -> str:
-    try:
-        return check_text(value, '', **options)
-    except ValueError as error:
-        raise PydanticCustomError(
-            'text', '{reason}', dict(reason=str(error).strip().rstrip('.'))
-        ) from error
-
-
-def _checked_id(value: Any) -> 'int | str | None':
-    if value is None or isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return _checked(value) if isinstance(value, str) else _refuse_name(value)
-
-
-def _refuse_name(value: Any) -> Any:
-    raise PydanticCustomError(
-        'name',
-        'is {kind}; expected a text or a whole number',
-        dict(kind=kind_of(value)),
-    )
-
-
-def _checked_speaker(value: Any) -> str:
-    if isinstance(value, str) and value in _SPEAKERS:
-        return _SPEAKERS[value]
-    found = repr(value[:20]) if isinstance(value, str) else kind_of(value)
-    raise PydanticCustomError(
-        'speaker', 'is {found}; expected human or gpt', dict(found=found)
-    )
-
-
-def _checked_image(value: Any) -> str:
-    """The name of an image."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        _refuse_name(value)
-    name = _checked(value)
-    if any(char in name for char in '\n\t'):
-        reason = 'holds a line break or a tab'
-    elif (scheme := name.partition(':')[0]) != name and (
-        scheme == 'data' or name[len(scheme) :].startswith('://')
-    ):
-        if scheme == 'file':
-            return name
-        reason = f'is an address ({scheme}:); expected the name of a file'
-    elif (
-        len(name.encode()) > _PATH_BYTES
-        or max(len(part.encode()) for part in re.split(r'[/\\]', name))
-        > _NAME_BYTES
-    ):
-        reason = f'is too long for the name of a file ({len(name)} characters)'
-    else:
-        return name
-    raise PydanticCustomError('name', '{reason}', dict(reason=reason))
-
-
-def _checked_images(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        return [_checked_image(value)]
-    return [_checked_image(name) for name in value]
-
-
-_Text = Annotated[str, PlainValidator(_checked)]
-_Question = Annotated[
-    str, PlainValidator(lambda value: _checked(value, allow_empty=True))
-]
-_Id = Annotated[int | str | None, PlainValidator(_checked_id)]
-_Images = Annotated[list[str], PlainValidator(_checked_images)]
-_Speaker = Annotated[str, PlainValidator(_checked_speaker)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra='ignore')
-
-
-class _Named(_Strict):
-    """What any record may have."""
-
-    id: _Id = None
-    image_id: _Id = None
-    image: _Images = Field(default_factory=list)
-    images: _Images = Field(default_factory=list)
-
-
-class _Message(_Strict):
-    speaker: _Speaker = Field(alias='from')
-    text: _Question = Field(alias='value')
-
-
-class _ChatMessage(_Strict):
-    speaker: _Speaker = Field(alias='role')
-    text: _Question = Field(alias='content')
-
-
-class _Llava(_Strict):
-    conversations: list[_Message] = Field(min_length=1)
-
-
-class _Chat(_Strict):
-    conversations: list[_ChatMessage] = Field(min_length=1)
-
-
-class _Messages(_Strict):
-    messages: list[_ChatMessage] = Field(min_length=1)
-
-
-class _Marked(_Strict):
-    conversation: _Question
-
-
-class _Caption(_Strict):
-    caption: _Text
-
-
-class _Asked(_Strict):
-    question: _Question
-    answer: _Text
-
-
-class _Unanswered(_Strict):
-    question: _Question
-    answer: Annotated[
-        str | None,
-        PlainValidator(
-            lambda value: value and _checked(value, allow_empty=True)
-        ),
-    ] = None
 
 
 def read_record(
@@ -216,13 +78,21 @@ def read_record(
         raise RecordError(f'is {kind_of(item)}; expected an object')
     if isinstance(item, RepeatedKey):
         raise RecordError(f'has the key {item.key!r} twice; expected it once')
-    named = _parse(_Named, item)
+    for key in _OTHER_MEDIA:
+        if item.get(key):
+            raise RecordError(f'has a {key}; this model reads images alone')
+    named = parse(Named, item)
     turns, dropped = _turns(item, keep_answers)
     images = _images(item, named, turns, file_names)
     if images:
         turns = [
             Turn(_place_images(turn.question), turn.answer) for turn in turns
         ]
+    elif any(_PATH_IN_TEXT.search(turn.question) for turn in turns):
+        raise RecordError(
+            'has the name of an image in a question, as <img>NAME</img>; '
+            'expected the name under image and <image> in the question'
+        )
     slots = sum(turn.question.count(IMAGE_HERE) for turn in turns)
     if slots and slots != len(images):
         raise RecordError(
@@ -247,20 +117,20 @@ def _turns(item: dict, keep_answers: bool) -> tuple[list[Turn], bool]:
             isinstance(message, dict) and 'role' in message
             for message in messages
         )
-        layout = _Chat if chat else _Llava
+        layout = Chat if chat else Llava
         return _alternating(
-            _parse(layout, item).conversations, 'conversations', keep_answers
+            parse(layout, item).conversations, 'conversations', keep_answers
         )
     if 'messages' in item:
         return _alternating(
-            _parse(_Messages, item).messages, 'messages', keep_answers
+            parse(Messages, item).messages, 'messages', keep_answers
         )
     if 'conversation' in item:
-        return _marked(_parse(_Marked, item).conversation, keep_answers)
+        return _marked(parse(Marked, item).conversation, keep_answers)
     if 'caption' in item:
-        return [Turn('', _parse(_Caption, item).caption)], False
+        return [Turn('', parse(Caption, item).caption)], False
     if 'question' in item:
-        flat = _parse(_Asked if keep_answers else _Unanswered, item)
+        flat = parse(Asked if keep_answers else Unanswered, item)
         return [Turn(_blank_to_none(flat.question), flat.answer)], False
     raise RecordError(
         f'has the keys {sorted(item)[:20]}; expected caption, conversation, '
@@ -284,12 +154,12 @@ def _alternating(
         if message.speaker != expected:
             raise RecordError(
                 f'{field}[{i + dropped}] is of {message.speaker}; expected '
-                f'{_TURNS}'
+                f'{TURNS}'
             )
     if not speakers or (len(speakers) % 2 and keep_answers):
         raise RecordError(
             f'{field} ends without an answer to the last question; expected '
-            f'{_TURNS}'
+            f'{TURNS}'
         )
     for i in range(0, len(messages), 2):
         question = _blank_to_none(messages[i].text)
@@ -346,7 +216,7 @@ def _blank_to_none(question: str) -> str:
 
 def _images(
     item: dict,
-    named: _Named,
+    named: Named,
     turns: Sequence[Turn],
     file_names: Mapping[str, Any] | None,
 ) -> list[str]:
@@ -375,7 +245,7 @@ def _by_id(
         return []
     if file_names is None:
         try:
-            return [_checked_image(value)]
+            return [image_name(value)]
         except PydanticCustomError as error:
             raise RecordError(f'{field} {error.message()}') from error
     if str(value) not in file_names:
@@ -390,7 +260,7 @@ def _by_id(
             'in the table "images" of the file'
         )
     try:
-        return [_checked_image(name)]
+        return [image_name(name)]
     except PydanticCustomError as error:
         raise RecordError(
             f'file_name of image {value!r} {error.message()}'
@@ -420,24 +290,3 @@ def _place_images(question: str) -> str:
                 placed += ' '
             placed += IMAGE_HERE
     return placed
-
-
-def _parse(layout: type[BaseModel], item: dict) -> Any:
-    """Check what a layout knows of a record."""
-    try:
-        return layout.model_validate(item)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    field = ''
-    for part in first['loc']:
-        field += f'[{part}]' if isinstance(part, int) else f'.{part}'
-    found = kind_of(first['input'])
-    reason = {
-        'missing': 'is missing',
-        'too_short': f'is empty; expected {_TURNS}',
-        'list_type': f'is {found}; expected a list',
-        'model_type': f'is {found}; expected an object',
-    }.get(first['type'], first['msg'])
-    if first['type'] == 'missing' and len(first['loc']) == 1:
-        reason += '; expected a text'
-    raise RecordError(printable(f'{field[1:]} {reason}'))

@@ -9,7 +9,6 @@ recursion on empty special tokens. So nothing but the vocabulary and the names
 of the special tokens is taken from the folder.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,13 @@ from tokenizers import (
 )
 
 from ..errors import printable
-from ..regular_files import read_regular, read_text
+from ..regular_files import read_regular
+from .tokenizer_files import (
+    TOKENIZERS,
+    added_tokens,
+    read_settings,
+    token_text,
+)
 
 _PROBES = (
     *('foo', ' foo', 'a  b', '\n c', '###Human: ', ' ###', 'x.###', '0 é'),
@@ -34,38 +39,6 @@ _PROBES = (
 )
 _CLASSES = ('llamatokenizer', 'llamatokenizerfast')
 _ROLES = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
-_FILES = (
-    'tokenizer.model',
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'added_tokens.json',
-    'special_tokens_map.json',
-)
-
-
-def tokenizer_folder(name_or_path: str) -> Path | None:
-    """Find the folder that holds the tokenizer's files.
-
-    Args:
-        name_or_path: A folder, or a repository of the Hugging Face hub,
-            whose files are fetched.
-
-    Returns:
-        The folder; None where the repository has no ``tokenizer.model`` or
-        cannot be reached.
-    """
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from transformers.utils import cached_file
-
-    found: dict[str, str | None] = {}
-    for name in ('config.json', *_FILES):
-        try:
-            found[name] = cached_file(name_or_path, name)
-        except (OSError, ValueError):
-            found[name] = None
-    model = found['tokenizer.model']
-    return None if model is None else Path(model).parent
 
 
 def load_llama_tokenizer(folder: Path) -> Any:
@@ -77,8 +50,9 @@ def load_llama_tokenizer(folder: Path) -> Any:
     ``tokenizer.model`` the folder's ``tokenizer.json`` decides.
 
     The tokens of beginning, end and unknown text are those of
-    ``tokenizer.model``; a folder may name another end only if it adds that
-    token to the vocabulary.
+    ``tokenizer.model``, also where the folder exchanges them with each other
+    or leaves them empty. Another token of the vocabulary, such as
+    ``<|im_end|>``, may take their place.
 
     Args:
         folder: The LLM's folder.
@@ -92,12 +66,23 @@ def load_llama_tokenizer(folder: Path) -> Any:
     """
     if not _is_llama(folder):
         return None
-    added = _added_tokens(folder)
+    added = added_tokens(folder)
     if (path := folder / 'tokenizer.model').is_file():
-        backend, pieces = _of_sentencepiece(path)
+        pieces = _read_pieces(path)
         _check_vocabulary(folder, pieces)
+        merges = _merges(pieces)
+        backend = _of_sentencepiece(pieces, merges)
         _add(backend, added, folder)
-        _require_agreement(backend, pieces, path)
+        made = {left + right for left, right in merges}
+        # a piece that no merge makes is one that SentencePiece cuts out first
+        whole = [
+            pieces.id_to_piece(i)
+            for i in _words(pieces)
+            if len(pieces.id_to_piece(i)) > 1
+            and pieces.id_to_piece(i) not in made
+            and i not in added
+        ]
+        _require_agreement(backend, pieces, path, whole)
         own = {
             role: pieces.id_to_piece(i) if i >= 0 else None
             for role, i in (
@@ -106,7 +91,7 @@ def load_llama_tokenizer(folder: Path) -> Any:
                 ('unk_token', pieces.unk_id()),
             )
         }
-        return _wrap(backend, folder, own, len(pieces))
+        return _wrap(backend, folder, own)
     path = folder / 'tokenizer.json'
     try:
         backend = Tokenizer.from_buffer(read_regular(path))
@@ -120,37 +105,43 @@ def load_llama_tokenizer(folder: Path) -> Any:
         role: token if backend.token_to_id(token) is not None else None
         for role, token in zip(_ROLES, ('<s>', '</s>', '<unk>'), strict=False)
     }
-    return _wrap(backend, folder, own, 0)
+    return _wrap(backend, folder, own)
 
 
 def _is_llama(folder: Path) -> bool:
-    if not any((folder / name).is_file() for name in _FILES[:2]):
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         return False
-    named = _read_json(folder, 'tokenizer_config.json').get('tokenizer_class')
+    named = read_settings(folder, 'tokenizer_config.json').get(
+        'tokenizer_class'
+    )
     if isinstance(named, str) and named:
         return named.lower() in _CLASSES
-    return _read_json(folder, 'config.json').get('model_type') == 'llama' and (
-        (folder / 'tokenizer.model').is_file()
-    )
+    return read_settings(folder, 'config.json').get(
+        'model_type'
+    ) == 'llama' and ((folder / 'tokenizer.model').is_file())
 
 
-def _of_sentencepiece(path: Path) -> tuple[Tokenizer, SentencePieceProcessor]:
-    """A backend with the vocabulary of a ``tokenizer.model``."""
+def _read_pieces(path: Path) -> SentencePieceProcessor:
     data = read_regular(path)
     try:
         if not data:
             raise RuntimeError('it is empty')
-        pieces = SentencePieceProcessor(model_proto=data)
+        return SentencePieceProcessor(model_proto=data)
     except RuntimeError as error:
         raise ValueError(
             f'{path} ({len(data):,} bytes) is no SentencePiece model; '
             'download it whole (a Git LFS pointer has 3 lines of text).'
         ) from error
-    vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
+
+
+def _of_sentencepiece(
+    pieces: SentencePieceProcessor, merges: list[tuple[str, str]]
+) -> Tokenizer:
+    """A backend with the vocabulary of a ``tokenizer.model``."""
     backend = Tokenizer(
         models.BPE(
-            vocabulary,
-            _merges(pieces, vocabulary),
+            {pieces.id_to_piece(i): i for i in range(len(pieces))},
+            merges,
             unk_token=pieces.id_to_piece(pieces.unk_id()),
             fuse_unk=True,
             byte_fallback=True,
@@ -176,22 +167,25 @@ def _of_sentencepiece(path: Path) -> tuple[Tokenizer, SentencePieceProcessor]:
             if pieces.is_control(i) or pieces.is_unknown(i)
         ]
     )
-    return backend, pieces
+    return backend
 
 
-def _merges(
-    pieces: SentencePieceProcessor, vocabulary: dict[str, int]
-) -> list[tuple[str, str]]:
-    """All pairs that make a piece, the likeliest piece first."""
-    normal = [
+def _words(pieces: SentencePieceProcessor) -> list[int]:
+    """Pieces of text: no control symbols, no bytes."""
+    return [
         i
         for i in range(len(pieces))
         if not (
             pieces.is_control(i) or pieces.is_byte(i) or pieces.is_unknown(i)
         )
     ]
+
+
+def _merges(pieces: SentencePieceProcessor) -> list[tuple[str, str]]:
+    """All pairs that make a piece, the likeliest piece first."""
+    vocabulary = {pieces.id_to_piece(i) for i in range(len(pieces))}
     merges = []
-    for i in sorted(normal, key=pieces.get_score, reverse=True):
+    for i in sorted(_words(pieces), key=pieces.get_score, reverse=True):
         piece = pieces.id_to_piece(i)
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
@@ -204,7 +198,7 @@ def _check_vocabulary(folder: Path, pieces: SentencePieceProcessor) -> None:
     """Refuse a ``tokenizer.json`` with other words than the model."""
     if not (folder / 'tokenizer.json').is_file():
         return
-    model = _read_json(folder, 'tokenizer.json').get('model')
+    model = read_settings(folder, 'tokenizer.json').get('model')
     words = model.get('vocab') if isinstance(model, dict) else None
     ours = {pieces.id_to_piece(i): i for i in range(len(pieces))}
     if isinstance(words, dict) and words != ours:
@@ -218,39 +212,6 @@ def _check_vocabulary(folder: Path, pieces: SentencePieceProcessor) -> None:
             f'{printable(example)}); remove the one that does not belong to '
             'the weights.'
         )
-
-
-def _added_tokens(folder: Path) -> dict[int, str]:
-    """Added tokens by their id, from every file that may name them."""
-    named: list[tuple[str, Any, Any]] = [
-        ('added_tokens.json', token, i)
-        for token, i in _read_json(folder, 'added_tokens.json').items()
-    ]
-    config = _read_json(folder, 'tokenizer_config.json')
-    named += [
-        ('tokenizer_config.json', _content(token), i)
-        for i, token in (config.get('added_tokens_decoder') or {}).items()
-    ]
-    listed = _read_json(folder, 'tokenizer.json').get('added_tokens') or []
-    named += [('tokenizer.json', _content(t), t.get('id')) for t in listed]
-    added: dict[int, str] = {}
-    for file, token, number in named:
-        try:
-            number = int(number)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f'{folder / file} gives the added token {token!r} the id '
-                f'{number!r}; expected a number.'
-            ) from error
-        if not token:
-            continue
-        if added.setdefault(number, token) != token:
-            raise ValueError(
-                f'{folder / file} gives the id {number} to {token!r}, another '
-                f'file of the folder to {added[number]!r}; correct the one '
-                'that does not belong to the weights.'
-            )
-    return added
 
 
 def _add(backend: Tokenizer, added: dict[int, str], folder: Path) -> None:
@@ -269,42 +230,53 @@ def _add(backend: Tokenizer, added: dict[int, str], folder: Path) -> None:
 
 
 def _require_agreement(
-    backend: Tokenizer, pieces: SentencePieceProcessor, path: Path
+    backend: Tokenizer,
+    pieces: SentencePieceProcessor,
+    path: Path,
+    whole: list[str],
 ) -> None:
+    """Refuse a model whose texts the backend cuts otherwise.
+
+    Args:
+        backend: The backend.
+        pieces: The SentencePiece model.
+        path: Its file.
+        whole: Pieces to try besides the usual texts.
+    """
     backend.encode_special_tokens = True
-    for text in _PROBES:
+    tried = [f'a{piece}b'.replace('▁', ' ') for piece in whole]
+    for text in (*_PROBES, *tried):
         found = backend.encode(text, add_special_tokens=False).ids
         if found != pieces.encode(text):
             raise ValueError(
-                f'{path} cuts {text!r} into {pieces.encode(text, str)}, '
-                'which only SentencePiece itself can do: its settings are '
+                f'{path} cuts {text!r} into '
+                f'{pieces.encode(text, out_type=str)}, which only '
+                'SentencePiece itself can do: its settings are '
                 'not those of LLaMA; remove tokenizer.model if the folder '
                 'has a tokenizer.json that gives the right tokens.'
             )
 
 
-def _wrap(
-    backend: Tokenizer, folder: Path, own: dict[str, str | None], size: int
-) -> Any:
+def _wrap(backend: Tokenizer, folder: Path, own: dict[str, str | None]) -> Any:
     """A tokenizer of transformers.
 
     Args:
         backend: What cuts texts.
         folder: The folder, whose settings name special tokens.
-        own: The special tokens of the vocabulary itself.
-        size: Tokens that the folder may not give another role; 0 for none.
+        own: The special tokens of the vocabulary itself, which the folder
+            may not exchange with each other.
     """
     from transformers import PreTrainedTokenizerFast
 
     roles = dict(own)
-    config = _read_json(folder, 'tokenizer_config.json')
-    named = _read_json(folder, 'special_tokens_map.json') | config
+    config = read_settings(folder, 'tokenizer_config.json')
+    named = read_settings(folder, 'special_tokens_map.json') | config
     for role in _ROLES:
-        token = _content(named.get(role))
-        number = backend.token_to_id(token) if token else None
+        token = token_text(named.get(role))
         if not token or token == roles.get(role):
             continue
-        if number is not None and (number >= size or role == 'pad_token'):
+        known = backend.token_to_id(token) is not None
+        if known and (role == 'pad_token' or token not in own.values()):
             roles[role] = token
         elif role != 'pad_token':
             print_log(
@@ -340,27 +312,3 @@ def _wrap(
         split_special_tokens=True,
         **settings,
     )
-
-
-def _content(token: Any) -> str:
-    """The text of a special token, which may be an object; '' for none."""
-    if isinstance(token, dict):
-        token = token.get('content')
-    return token if isinstance(token, str) else ''
-
-
-def _read_json(folder: Path, name: str) -> dict:
-    """A JSON object of the folder; an empty one where there is no file."""
-    if not (folder / name).is_file():
-        return {}
-    try:
-        content = json.loads(read_text(folder / name))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'{folder / name} is no JSON file ({error}); download it again.'
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'{folder / name} is no JSON object; download it again.'
-        )
-    return content

@@ -17,7 +17,8 @@ import torch
 from mmengine import dist
 
 from .. import compat
-from .llama_tokenizer import load_llama_tokenizer, tokenizer_folder
+from .llama_tokenizer import load_llama_tokenizer
+from .tokenizer_files import tokenizer_folder
 from .weights import local_path, torch_dtype
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
