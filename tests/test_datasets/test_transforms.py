@@ -48,6 +48,18 @@ def test_empty_caption_is_a_sample_error(text):
         CleanCaption()(record)
 
 
+@pytest.mark.parametrize('text', ['cut \ud83d', 'a\0b', '\x1b[3m', 5, None])
+def test_caption_that_no_tokenizer_takes_is_a_sample_error(text):
+    """transformers #8886, tiktoken #82."""
+    with pytest.raises(SampleError, match='the caption of tar 12 '):
+        CleanCaption()(dict(id='tar 12', turns=[Turn('', text)]))
+
+
+def test_byte_order_mark_is_no_part_of_a_caption():
+    record = dict(turns=[Turn('', '\ufeffA dog.\r\n')])
+    assert CleanCaption()(record)['turns'] == [Turn('', 'a dog')]
+
+
 def test_cleaning_touches_answers_alone():
     record = dict(turns=[Turn('Why?!', 'Because.')], more=1)
     assert CleanCaption()(record) == dict(

@@ -71,11 +71,17 @@ class CleanCaption:
         """Clean every answer.
 
         Raises:
-            SampleError: Nothing is left of a caption.
+            SampleError: Nothing is left of a caption, or
+                :func:`~minigpt4.texts.check_text` refuses it.
         """
         turns = []
         for turn in record['turns']:
-            answer = self.clean(turn.answer)
+            where = f'the caption of {record.get("id")}'
+            try:
+                answer = check_text(turn.answer, where, allow_empty=True)
+            except ValueError as error:
+                raise SampleError(str(error)) from error
+            answer = self.clean(answer)
             if not answer:
                 raise SampleError(
                     f'the caption {turn.answer!r} of {record.get("id")} is '
