@@ -36,6 +36,7 @@ def test_byte_order_mark_and_line_ends():
         ('', 'the caption is empty'),
         (' \n\t\u3000', 'the caption is empty'),
         ('\ufeff', 'the caption is empty'),
+        (' \u200b\u200d ', 'the caption is empty'),
     ],
 )
 def test_other_values_are_refused(value, message):

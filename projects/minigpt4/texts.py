@@ -7,6 +7,8 @@ from typing import Any
 # C0 control characters and DEL, without tab and newline
 _CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f]')
 _SURROGATE = re.compile('[\ud800-\udfff]')
+# characters without width, which str.strip leaves
+_INVISIBLE = re.compile('[\u200b-\u200f\u2060\ufeff\u00ad]')
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (str, 'a text'),
     (bool, 'a truth value'),
@@ -23,6 +25,11 @@ def kind_of(value: Any) -> str:
         if isinstance(value, kinds):
             return name
     return f'a {type(value).__name__}'
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, characters without width."""
+    return not text.strip() or not _INVISIBLE.sub('', text).strip()
 
 
 def check_characters(text: str, where: str) -> None:
@@ -72,6 +79,6 @@ def check_text(value: Any, where: str, allow_empty: bool = False) -> str:
             f'{where} holds a control character (U+{ord(found[0]):04X}, '
             f'character {found.start() + 1}); remove it.'
         )
-    if not allow_empty and not text.strip():
+    if not allow_empty and is_blank(text):
         raise ValueError(f'{where} is empty; expected some text.')
     return text

@@ -104,6 +104,7 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(image_id='1', caption=True), 'caption is a truth value'),
         (dict(image_id='1', caption=''), 'caption is empty'),
         (dict(image_id='1', caption=' \n'), 'caption is empty'),
+        (dict(image_id='1', caption='\u200b \u2060'), 'caption is empty'),
         (dict(image_id='1', caption='\ud83d'), 'caption holds half of a char'),
         (dict(image_id='1', caption='a\0'), 'caption holds a control char'),
         (dict(image_id='1', caption='\x1b[3m'), 'caption holds a control'),
@@ -111,7 +112,7 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(image_id=None, caption='c'), 'a caption without an image'),
         (dict(image=[], caption='c'), 'a caption without an image'),
         # ids and images
-        (dict(image_id=1.0, caption='c'), 'image_id is a number; .*whole num'),
+        (dict(image_id=1.5, caption='c'), 'image_id is a number; .*whole num'),
         (dict(image_id=NAN, caption='c'), 'image_id is a number'),
         (dict(image_id=True, caption='c'), 'image_id is a truth value'),
         (dict(image_id=['1'], caption='c'), 'image_id is a list'),
@@ -297,6 +298,12 @@ def test_names_of_images():
     assert images(image=5) == ['5'] and images(image=['a', 5]) == ['a', '5']
     assert images(images=['a']) == ['a'] and images(image_id='b') == ['b']
     assert images(image='file:///a b.jpg') == ['file:///a b.jpg']
+    assert images(image_id=52.0) == ['52']  # pandas #58306
+    # LLaMA-Factory #6135, ms-swift #3940, IP-Adapter #419
+    for key in ('image_path', 'img_path', 'image_file', 'file_name'):
+        assert images(**{key: 'a.jpg'}) == ['a.jpg']
+        with pytest.raises(RecordError, match=f'{key} is a list'):
+            images(**{key: ['a']})
     assert images(id='x') == []  # a question may have no image
 
 

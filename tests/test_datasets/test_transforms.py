@@ -41,7 +41,10 @@ def test_caption_is_cut_to_words():
     assert CleanCaption(max_words=3).clean('a, b c d') == 'a, b c'
 
 
-@pytest.mark.parametrize('text', ['', '   ', '...!', '\n', '" # "'])
+@pytest.mark.parametrize(
+    'text',
+    ['', '   ', '...!', '\n', '" # "', '\t', '\u3000', '\u200b', '\ufeff'],
+)
 def test_empty_caption_is_a_sample_error(text):
     record = dict(id='tar 12', turns=[Turn('', text)])
     with pytest.raises(SampleError, match='tar 12 is empty'):

@@ -69,6 +69,8 @@ SPRING_2023 = dict(
         SPRING_2023,
         dict(SPRING_2023, use_fast=False, legacy=False),
         dict(bos_token=None, eos_token=None, unk_token=None),
+        dict(tokenizer_class='TokenizersBackend'),
+        dict(tokenizer_class='PreTrainedTokenizerFast'),
         dict(bos_token='</s>', unk_token={'content': '</s>'}),
     ],
 )

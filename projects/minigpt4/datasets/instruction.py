@@ -18,6 +18,7 @@ from .record_files import read_record_file
 from .record_layouts import RecordError
 from .records import read_record
 
+_LINE = 500  # letters of a line of the log
 _LOUD = 20  # bad records or samples that are named one by one
 
 
@@ -161,8 +162,11 @@ class InstructionDataset(Dataset):
         except SampleError as error:
             self.bad += 1
             if self.bad <= _LOUD:
+                text = one_line(error)
+                if len(text) > _LINE:
+                    text = f'{text[:_LINE]} ...'
                 print_log(
-                    f'skipped: {one_line(error)}',
+                    f'skipped: {text}',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -178,4 +182,4 @@ def _describe(
         ids = (item.get('id'), item.get('image_id'))
         named = next((i for i in ids if isinstance(i, (int, str))), None)
         name = '' if named is None else f' (id {str(named)[:60]})'
-    return printable(f'record {number} of {path.name}{name}: {error}')
+    return printable(f'record {number} of {path.name}{name}: {error}')[:_LINE]

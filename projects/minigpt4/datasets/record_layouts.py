@@ -42,6 +42,8 @@ def _checked(value: Any, **options: bool) -> str:
 
 
 def _checked_id(value: Any) -> 'int | str | None':
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # pandas writes 52.0 where a column has gaps
     if value is None or isinstance(value, int) and not isinstance(value, bool):
         return value
     return _checked(value) if isinstance(value, str) else _refuse_name(value)
@@ -74,11 +76,10 @@ def image_name(value: Any) -> str:
         PydanticCustomError: It is something else, an address, or no name
             that a file can have.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
+    value = _checked_id(value)
+    if value is None:
         _refuse_name(value)
-    name = _checked(value)
+    name = str(value)
     if any(char in name for char in '\n\t'):
         reason = 'holds a line break or a tab'
     elif (scheme := name.partition(':')[0]) != name and (

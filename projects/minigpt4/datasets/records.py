@@ -31,6 +31,11 @@ _ASKS = ('Ask', 'Human', '问')
 _WRAPPED = re.compile(r'<Img>\s*<ImageHere>\s*</Img>')
 # Qwen-VL's way to name an image
 _PATH_IN_TEXT = re.compile(r'<img>[^<>\n]+</img>')
+# under which image names stand in other projects
+_OTHER_NAMES = (
+    *('image_path', 'img_path', 'image_file', 'image_name', 'file_name'),
+    *('img', 'filename'),
+)
 _OTHER_MEDIA = ('video', 'videos', 'audio', 'audios')
 _LLAVA_IMAGE = '<image>'
 _OPENING, _CLOSING = '([{"\'“‘«', '.,;:!?)]}"\'”’»%…。，、；：！？）】'
@@ -225,6 +230,11 @@ def _images(
         raise RecordError('has both image and images; expected one of them')
     if 'image' in item or 'images' in item:
         images = named.image or named.images
+    elif other := next((k for k in _OTHER_NAMES if item.get(k)), None):
+        try:
+            images = [image_name(item[other])]
+        except PydanticCustomError as error:
+            raise RecordError(f'{other} {error.message()}') from error
     elif named.image_id is not None or 'image_id' in item:
         images = _by_id('image_id', named.image_id, file_names)
     elif 'caption' in item or any(

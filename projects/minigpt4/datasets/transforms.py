@@ -17,7 +17,7 @@ from mmengine.structures import BaseDataElement
 from ..prompts import Turn
 from ..registry import TRANSFORMS
 from ..regular_files import read_text
-from ..texts import check_text, kind_of
+from ..texts import check_text, is_blank, kind_of
 from .images import SampleError, load_image
 
 
@@ -82,7 +82,7 @@ class CleanCaption:
             except ValueError as error:
                 raise SampleError(str(error)) from error
             answer = self.clean(answer)
-            if not answer:
+            if is_blank(answer):
                 raise SampleError(
                     f'the caption {turn.answer!r} of {record.get("id")} is '
                     'empty; expected some words.'

@@ -111,14 +111,18 @@ def load_llama_tokenizer(folder: Path) -> Any:
 def _is_llama(folder: Path) -> bool:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return False
-    named = read_settings(folder, 'tokenizer_config.json').get(
-        'tokenizer_class'
-    )
-    if isinstance(named, str) and named:
-        return named.lower() in _CLASSES
-    return read_settings(folder, 'config.json').get(
-        'model_type'
-    ) == 'llama' and ((folder / 'tokenizer.model').is_file())
+    config = read_settings(folder, 'tokenizer_config.json')
+    named = config.get('tokenizer_class')
+    if isinstance(named, str) and named.lower() in _CLASSES:
+        return True
+    path = folder / 'tokenizer.model'
+    if not path.is_file() or (
+        read_settings(folder, 'config.json').get('model_type') != 'llama'
+    ):
+        return False
+    # some other class (transformers 5 writes TokenizersBackend): LLaMA's, if
+    # the file is SentencePiece's; that of LLaMA 3 is another format
+    return not named or read_regular(path)[:1] == b'\n'
 
 
 def _read_pieces(path: Path) -> SentencePieceProcessor:
