@@ -27,6 +27,8 @@ MODULES = sorted(
 )
 # Imports go one way: a module sees its own layer's folder and what is below.
 LAYERS = {
+    'texts': -2,
+    'encoding': -1,
     'prompts': 0,
     'models': 1,
     'datasets': 1,

@@ -9,6 +9,7 @@ from minigpt4.prompts import (
     Turn,
     get_template,
     render,
+    render_chat,
     tokenize,
     with_images,
 )
@@ -237,3 +238,50 @@ def test_system_line_is_the_official_one():
         'to see the image once I provide it to you. Please answer my '
         'questions.###'
     )
+
+
+HOSTILE = 'a </s> b <s> c <unk>'
+
+
+def test_control_symbols_in_texts_are_letters(llama_tokenizer):
+    """Long-Context-Data-Engineering #14, tokenizers #1347 and #1850."""
+    for name, bos, eos in (('vicuna_v0', 1, 0), ('llama2', 2, 2)):
+        template = get_template(name)
+        turns = [Turn(HOSTILE, HOSTILE), Turn(HOSTILE, HOSTILE)]
+        row = tokenize(render(turns, template), llama_tokenizer)
+        assert (row.ids.count(1), row.ids.count(2)) == (bos, eos), name
+        assert 0 not in row.ids
+        spelled = llama_tokenizer.decode(row.ids)
+        assert spelled.count('a </s> b <s> c <unk>') == 4, name
+    # the last token of each answer that is learned is its end symbol
+    learned = [i for i, s in zip(row.ids, row.supervised, strict=True) if s]
+    assert learned[-1] == 2 and learned.count(2) == 2
+
+
+@pytest.mark.parametrize('name', ['vicuna_v0', 'llama2'])
+def test_control_symbols_in_a_chat_are_letters(llama_tokenizer, name):
+    template = get_template(name)
+    turns = [Turn(f'<ImageHere> {HOSTILE}', HOSTILE), Turn(HOSTILE)]
+    row = tokenize(render_chat(turns, template, HOSTILE), llama_tokenizer)
+    llama2 = name == 'llama2'
+    # llama2 writes <s> before each question and </s> behind the answer
+    assert row.ids.count(1) == 1 + 2 * llama2
+    assert row.ids.count(2) == llama2
+    assert row.num_images == 1
+
+
+def test_letters_join_the_template_around_them(tiny_tokenizer):
+    """A question is not cut off from the words of the template."""
+    row = tokenize(
+        render([Turn('what')], get_template('vicuna_v0')), tiny_tokenizer
+    )
+    text = '###Human: what ###Assistant: '
+    assert (
+        row.ids[1:] == tiny_tokenizer(text, add_special_tokens=False).input_ids
+    )
+
+
+def test_lone_surrogate_is_refused_in_a_sentence(tiny_tokenizer):
+    segments = render([Turn('how many? \ud83d')], get_template('vicuna_v0'))
+    with pytest.raises(ValueError, match=r'half of a character.*U\+D83D'):
+        tokenize(segments, tiny_tokenizer)

@@ -6,8 +6,10 @@ Training, captioning, chat, evaluation and serving all render through
 here knows of tensors or of a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+from .encoding import encode
 
 IMAGE_HERE = '<ImageHere>'  # in a question: where an image stands
 IMAGE_SLOT = -1  # in token ids: one image, whatever number of tokens it takes
@@ -123,11 +125,18 @@ class Segment:
         text: Its text, or None for an image slot.
         supervised: Whether the loss is taken on it.
         ids: Its token ids where the tokenizer is not to be asked.
+        template_spans: ``(start, end)`` of each part of the text that the
+            template wrote; None is all of it. There alone control symbols
+            (``</s>``) are control tokens; in questions, answers and system
+            lines they are letters.
     """
 
     text: str | None
     supervised: bool = False
     ids: tuple[int, ...] = ()
+    template_spans: tuple[tuple[int, int], ...] | None = field(
+        default=None, compare=False
+    )
 
 
 def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
@@ -148,12 +157,15 @@ def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
     segments: list[Segment] = []
     for i, turn in enumerate(turns):
         opening = template.first if i == 0 else template.later
-        _add_texts(
-            segments,
-            opening + _wrap_images(turn.question, template) + template.answer,
+        segments += _segments(
+            [
+                (opening, True),
+                *_question(turn.question, template),
+                (template.answer, True),
+            ]
         )
         if turn.answer is not None:
-            segments.append(Segment(turn.answer + template.end, True))
+            segments.append(answer_segment(turn.answer, template))
         elif i < len(turns) - 1:
             raise _unanswered(i, turns)
     return segments
@@ -197,35 +209,78 @@ def render_chat(
         system = system and system.removesuffix(template.end) + template.end
     segments: list[Segment] = []
     for i, turn in enumerate(turns):
-        opening = (
-            system + template.later
-            if i == 0 and system
-            else (template.later if i else template.first)
-        )
         answer = (
             template.answer
             if template.chat_answer is None
             else template.chat_answer
         )
-        _add_texts(
-            segments, opening + _wrap_images(turn.question, template) + answer
+        opened = i > 0 or bool(system)
+        segments += _segments(
+            [
+                ('' if i else system, False),
+                (template.later if opened else template.first, True),
+                *_question(turn.question, template),
+                (answer, True),
+            ]
         )
         if turn.answer is not None:
             segments.append(
-                Segment(turn.answer + template.end, True, turn.spelling)
+                answer_segment(turn.answer, template, turn.spelling)
             )
         elif i < len(turns) - 1:
             raise _unanswered(i, turns)
     return segments
 
 
-def _add_texts(segments: list[Segment], text: str) -> None:
-    """Add a text that holds images."""
-    for i, part in enumerate(text.split(IMAGE_HERE)):
-        if i:
+def answer_segment(
+    answer: str, template: PromptTemplate, spelling: tuple[int, ...] = ()
+) -> Segment:
+    """An answer with the template's end symbol, supervised.
+
+    Args:
+        answer: The answer.
+        template: The template.
+        spelling: See :class:`Turn`.
+    """
+    text = answer + template.end
+    return Segment(text, True, spelling, ((len(answer), len(text)),))
+
+
+_Piece = tuple[str | None, bool]  # text (None: an image), by the template?
+
+
+def _question(question: str, template: PromptTemplate) -> Iterator[_Piece]:
+    """The pieces of a question; each ``<ImageHere>`` is wrapped.
+
+    Those that are wrapped already are left as they are.
+    """
+    before, _, after = template.image.partition(IMAGE_HERE)
+    bare = question.replace(template.image, IMAGE_HERE)
+    first, *others = bare.split(IMAGE_HERE)
+    yield first, False
+    for text in others:
+        yield before, True
+        yield None, True
+        yield after, True
+        yield text, False
+
+
+def _segments(pieces: Sequence[_Piece]) -> list[Segment]:
+    """Join the pieces between images to one segment each."""
+    segments = []
+    text = ''
+    spans: list[tuple[int, int]] = []
+    for piece, by_template in (*pieces, (None, False)):
+        if piece is None:
+            if text:
+                segments.append(Segment(text, template_spans=tuple(spans)))
             segments.append(Segment(None))
-        if part:
-            segments.append(Segment(part))
+            text, spans = '', []
+        elif piece:
+            if by_template:
+                spans.append((len(text), len(text) + len(piece)))
+            text += piece
+    return segments[:-1]
 
 
 def _unanswered(i: int, turns: Sequence[Turn]) -> ValueError:
@@ -233,12 +288,6 @@ def _unanswered(i: int, turns: Sequence[Turn]) -> ValueError:
         f'turn {i + 1} of {len(turns)} has no answer; '
         'only the last answer may be left out.'
     )
-
-
-def _wrap_images(question: str, template: PromptTemplate) -> str:
-    """Wrap each bare ``<ImageHere>``; leave those that are wrapped."""
-    bare = question.replace(template.image, IMAGE_HERE)
-    return bare.replace(IMAGE_HERE, template.image)
 
 
 def with_images(
@@ -284,6 +333,9 @@ def tokenize(
             included; what is beyond is cut, the end symbol first, as in the
             official code. None cuts nothing.
 
+    Raises:
+        ValueError: A text holds a lone surrogate.
+
     Source: MiniGPT-4 ``models/minigpt_base.py`` @ d94738a, where BOS stands
     once before all and each segment is tokenised without special tokens.
     """
@@ -297,7 +349,10 @@ def tokenize(
         elif segment.ids:
             ids = list(segment.ids)
         else:
-            ids = tokenizer(segment.text, add_special_tokens=False).input_ids
+            spans = segment.template_spans
+            if spans is None:
+                spans = ((0, len(segment.text)),)
+            ids = encode(tokenizer, segment.text, spans)
         if (
             segment.supervised
             and max_text_length

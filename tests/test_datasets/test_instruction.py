@@ -130,7 +130,7 @@ def test_several_images_and_none(dataset, tmp_path):
     [
         llava('a', 'b', 'c'),
         llava('a', 'b', speakers=('gpt', 'human')),
-        llava('be kind', 'a', speakers=('system', 'human')),
+        llava('a', 'b', 'c', speakers=('human', 'system')),
         [dict(conversations=[])],
     ],
 )
@@ -246,5 +246,72 @@ def test_record_without_an_answer_is_skipped_and_counted(tmp_path):
     ]
     path.write_text(json.dumps(records + [dict(question='q', answer='a')]))
     dataset = InstructionDataset('a.json', str(tmp_path))
+    assert len(dataset) == 4
     assert [dataset[i] is None for i in range(4)] == [True] * 3 + [False]
     assert dataset.bad == 3
+
+
+def bad(number):
+    return [dict(image_id='52', caption=5, id=f'x{i}') for i in range(number)]
+
+
+GOOD = dict(image_id='52', caption='c')
+
+
+def test_bad_records_are_named_and_the_others_keep_their_number(dataset, log):
+    made = dataset([GOOD, *bad(1), GOOD, 7])
+    assert [made[i] is None for i in range(4)] == [False, True, False, True]
+    assert made.bad == 2 and made.records[1] is None
+    assert log == [
+        'left out: record 1 of data.json (id x0): caption is a number; '
+        'expected a text.',
+        'left out: record 3 of data.json: is a number; expected an object.',
+        log[2],
+    ]
+    assert log[2].startswith('2 of 4 records of ')
+    assert len(log) == 3  # nothing more when they are drawn
+    assert made.num_images == 1
+
+
+def test_at_most_twenty_bad_records_are_named(dataset, log):
+    made = dataset([GOOD, *bad(30)])
+    assert len(made) == 31 and len(log) == 21
+    assert log[-1].startswith('30 of 31 records')
+    assert log[-1].endswith('are left out, 20 are named above.')
+
+
+def test_file_with_too_many_bad_records_is_refused(dataset):
+    dataset([GOOD, *bad(1)], max_bad=0.5)
+    with pytest.raises(ValueError, match='2 of 3 records .*record 1 of data'):
+        dataset([GOOD, *bad(2)], max_bad=0.5)
+    with pytest.raises(ValueError, match='5 of 5 .*record 2.*; and so on'):
+        dataset(bad(5))
+
+
+def test_dropped_first_turns_are_reported(dataset, log):
+    made = dataset(llava('hi', 'q', 'a', speakers=('gpt', 'human')))
+    assert turns_of(made[0]) == [('q', 'a')]
+    assert any('first turn is dropped' in line for line in log)
+
+
+def test_names_cannot_forge_a_line_of_the_log(dataset, log):
+    forged = 'x\x1b[31m\n12/12 - INFO - forged'
+    dataset([GOOD, dict(image=forged, id=forged, question='q', answer='a')])
+    assert all(line.isprintable() for line in log) and len(log) == 2
+
+
+def test_coco_captions_find_their_images(dataset):
+    """YOLO-World #144, LLaVA #13."""
+    made = dataset(
+        dict(
+            images=[dict(id=9, file_name='52.png')],
+            annotations=[dict(id=77, image_id=9, caption='c')],
+        ),
+        pipeline=PIPELINE,
+    )
+    assert len(made[0].images) == 1 and made[0].id == 77
+
+
+def test_json_with_a_byte_order_mark(dataset):
+    """MedQA-ChatGLM #2, Annif #307."""
+    assert len(dataset('\ufeff' + json.dumps([GOOD]))) == 1

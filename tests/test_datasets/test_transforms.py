@@ -41,11 +41,26 @@ def test_caption_is_cut_to_words():
     assert CleanCaption(max_words=3).clean('a, b c d') == 'a, b c'
 
 
-@pytest.mark.parametrize('text', ['', '   ', '...!', '\n', '" # "'])
+@pytest.mark.parametrize(
+    'text',
+    ['', '   ', '...!', '\n', '" # "', '\t', '\u3000', '\u200b', '\ufeff'],
+)
 def test_empty_caption_is_a_sample_error(text):
     record = dict(id='tar 12', turns=[Turn('', text)])
     with pytest.raises(SampleError, match='tar 12 is empty'):
         CleanCaption()(record)
+
+
+@pytest.mark.parametrize('text', ['cut \ud83d', 'a\0b', '\x1b[3m', 5, None])
+def test_caption_that_no_tokenizer_takes_is_a_sample_error(text):
+    """transformers #8886, tiktoken #82."""
+    with pytest.raises(SampleError, match='the caption of tar 12 '):
+        CleanCaption()(dict(id='tar 12', turns=[Turn('', text)]))
+
+
+def test_byte_order_mark_is_no_part_of_a_caption():
+    record = dict(turns=[Turn('', '\ufeffA dog.\r\n')])
+    assert CleanCaption()(record)['turns'] == [Turn('', 'a dog')]
 
 
 def test_cleaning_touches_answers_alone():
@@ -101,3 +116,49 @@ def test_packing_keeps_the_named_fields():
     sample = PackSample(keys=('task', 'absent'))(record)
     assert sample.metainfo == dict(id=5, task='t')
     assert sample.turns == [Turn('')] and len(sample.images) == 1
+
+
+def asked(questions):
+    draw = DrawQuestion(questions)
+    return {draw(dict(draw=i))['turns'][0].question for i in range(30)}
+
+
+def test_one_text_is_one_question():
+    """mmdetection #7878: a text was taken for a list of letters."""
+    assert asked('What do you see?') == {'What do you see?'}
+
+
+def test_questions_of_a_text_file(tmp_path):
+    path = tmp_path / 'questions.txt'
+    path.write_bytes('\ufeffOne?\r\n\r\n  Two? \r\n'.encode())
+    assert asked(str(path)) == {'One?', 'Two?'}
+    path.write_text('\n\n')
+    with pytest.raises(ValueError, match='questions.txt: there is none'):
+        DrawQuestion(str(path))
+    with pytest.raises(FileNotFoundError, match='one question per line'):
+        DrawQuestion(str(tmp_path / 'none.txt'))
+
+
+@pytest.mark.parametrize(
+    'questions, message',
+    [
+        ([], 'there is none; expected at least one'),
+        ('', 'question 1 of .* is empty'),
+        (['q', ' '], 'question 2 of .* is empty'),
+        (['q', None], 'question 2 of .* is null'),
+        (['q', 5], 'question 2 of .* is a number'),
+        ([['q']], 'question 1 of .* is a list'),
+        (['\ud83d'], 'question 1 of .* half of a character'),
+        (None, 'are null; expected a list of texts'),
+        (5, 'are a number'),
+        ({'q': 1}, 'are an object'),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(questions, message):
+    with pytest.raises(ValueError, match=message):
+        DrawQuestion(questions)
+
+
+def test_one_name_is_one_key_to_pack():
+    sample = PackSample(keys='task')(dict(images=[], task='t'))
+    assert sample.metainfo == dict(task='t')

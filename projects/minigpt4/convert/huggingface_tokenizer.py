@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..encoding import encode_answer
+
 # Stands before each segment of a prompt. The folder's tokenizer makes no
 # token of it and begins anew behind it, as we tokenise segments one by one.
 SEGMENT = '\x1e'
@@ -123,7 +125,7 @@ def stop_settings(tokenizer, stop: Sequence[str]) -> dict[str, Any]:
             if mark in text and i not in ends
         ]
         for before in _BEFORE_STOP:
-            ids = tokenizer(before + mark, add_special_tokens=False).input_ids
+            ids = encode_answer(tokenizer, before, mark)
             first = next(
                 n
                 for n in range(len(ids), 0, -1)

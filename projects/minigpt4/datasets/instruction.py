@@ -1,9 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Stage 2: images with conversations, from a JSON file."""
 
-import json
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,31 +10,39 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from ..prompts import Turn
+from ..errors import one_line, printable
 from ..registry import DATASETS
+from .image_files import ImageFolder
 from .images import SampleError
+from .record_files import read_record_file
+from .record_layouts import RecordError
+from .records import read_record
 
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
-# questions and answers of MMPretrain's conversation JSON, and upstream's own
-_MARKS = re.compile(r'###\s?(Ask|Answer|Human|Assistant|问|答)[：:] ?')
-_ASKS = ('Ask', 'Human', '问')
-_WRAPPED = re.compile(r'<Img>(<ImageHere>)</Img>\s?')
-_LOUD = 20  # bad samples that are named one by one
+_LINE = 500  # letters of a line of the log
+_LOUD = 20  # bad records or samples that are named one by one
 
 
 @DATASETS.register_module()
 class InstructionDataset(Dataset):
-    """Reads conversations about images in any of four formats.
+    """Reads conversations about images in any of these layouts.
 
     - ``cc_sbu_align`` (official): ``{"annotations": [{"image_id": "52",
       "caption": "..."}]}`` or the bare list; no question stands in it.
+      COCO's ``captions_*.json`` is the same with a table of file names.
     - MMPretrain: ``[{"id": "52", "conversation": "###Ask: <Img><ImageHere>
       </Img> ... ###Answer: ..."}]``.
     - LLaVA: ``[{"image": "52.jpg", "conversations": [{"from": "human",
       "value": "<image>\\n..."}, {"from": "gpt", "value": "..."}]}]``, with
-      several turns, a list of images, or none.
+      several turns, a list of images, or none; also with ``role`` and
+      ``content``, and under ``messages``.
     - flat: ``[{"image": ..., "question": ..., "answer": ...}]``; other keys
       stay in the record (for metrics).
+
+    A file is JSON or JSON lines. A record that cannot be used is named in the
+    log with its field and the reason when the file is read (the first 20;
+    then their number), and is None whenever it is drawn, so that a run goes
+    on without it and counts it as skipped. A file without one usable record,
+    or with more than ``max_bad``, is refused.
 
     Args:
         ann_file: The JSON file, below ``data_root`` unless absolute.
@@ -46,10 +52,16 @@ class InstructionDataset(Dataset):
         limit: Use the first so many records only.
         keep_answers: Whether answers stay in the turns (training); else they
             move to the record's ``answer`` (evaluation).
+        max_bad: The largest share of records that may be unusable.
+
+    Attributes:
+        records: The records in their order; None for one that is unusable.
+        bad: Samples that could not be used so far.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It holds no record, or an unknown format.
+        ValueError: It is no regular file or no JSON, or holds no record or
+            too many that cannot be used.
     """
 
     metainfo: dict = {}
@@ -62,77 +74,56 @@ class InstructionDataset(Dataset):
         pipeline: Sequence[dict] = (),
         limit: int | None = None,
         keep_answers: bool = True,
+        max_bad: float = 1.0,
     ) -> None:
         path = Path(data_root) / ann_file
         self.image_folder = Path(data_root) / image_folder
         self.keep_answers = keep_answers
         self.pipeline = Compose(pipeline)
         self.bad = 0
-        if not path.is_file():
-            raise FileNotFoundError(
-                f'{path} does not exist; expected the JSON file of the '
-                'records; set data_root and ann_file of the dataset.'
-            )
-        try:
-            data = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{path} is no JSON file ({error}).') from error
-        if isinstance(data, dict):
-            data = data.get('annotations')
-        if not data or not isinstance(data, list):
-            raise ValueError(
-                f'{path} holds no records; expected a list of records, or '
-                '{"annotations": [...]}.'
-            )
-        self.records = [
-            self._parse(item, i, path) for i, item in enumerate(data[:limit])
-        ]
+        self._images = ImageFolder(self.image_folder)
+        items, file_names = read_record_file(path)
+        self.records: list[dict | None] = []
+        errors: list[str] = []
+        dropped = 0
+        for number, item in enumerate(items[:limit]):
+            try:
+                record = read_record(item, number, file_names, keep_answers)
+            except RecordError as error:
+                self.records.append(None)
+                errors.append(_describe(number, path, item, error))
+            else:
+                self.records.append(record.content)
+                dropped += record.dropped_turn
+        self._report(path, errors, dropped, max_bad)
 
-    def _parse(self, item: dict, number: int, path: Path) -> dict:
-        """One record of any format."""
-        if not isinstance(item, dict):
+    def _report(
+        self, path: Path, errors: list[str], dropped: int, max_bad: float
+    ) -> None:
+        """Name the records that are left out; refuse the file for too many."""
+        number = len(self.records)
+        if len(errors) == number or len(errors) > max_bad * number:
             raise ValueError(
-                f'record {number} of {path} is {type(item)}; '
-                'expected an object.'
+                f'{len(errors)} of {number} records of {path} cannot be used: '
+                f'{"; ".join(errors[:3])}'
+                f'{"; and so on" if len(errors) > 3 else ""}.'
             )
-        if 'conversations' in item:
-            turns = _llava_turns(item['conversations'])
-        elif 'conversation' in item:
-            turns = _marked_turns(item['conversation'])
-        elif 'caption' in item:
-            turns = [Turn('', item['caption'])]
-        elif 'question' in item:
-            turns = [Turn(item['question'], item.get('answer'))]
-        else:
-            raise ValueError(
-                f'record {number} of {path} has the keys {sorted(item)}; '
-                'expected caption, conversation, conversations or question.'
-            )
-        images = item.get('image', item.get('image_id', item.get('id')))
-        named = 'image' in item or 'image_id' in item
-        if not named and not _mentions_image(item, turns):
-            images = None
-        if images is None:
-            images = []
-        elif not isinstance(images, list):
-            images = [images]
-        known = ('conversations', 'conversation', 'caption', 'image')
-        record = {k: v for k, v in item.items() if k not in known}
-        record.setdefault('id', item.get('image_id', number))
-        if not self.keep_answers:
-            record['answer'] = turns[-1].answer
-            turns[-1] = Turn(turns[-1].question)
-        return {**record, 'images': [str(i) for i in images], 'turns': turns}
 
-    def _find(self, name: str) -> str:
-        """The file of an image's name, with or without its suffix."""
-        path = self.image_folder / name
-        if path.suffix.lower() in _SUFFIXES:
-            return str(path)
-        for suffix in _SUFFIXES:
-            if (found := path.with_name(path.name + suffix)).is_file():
-                return str(found)
-        return str(path)
+        def warn(text: str) -> None:
+            print_log(text, logger='current', level=logging.WARNING)
+
+        for error in errors[:_LOUD]:
+            warn(f'left out: {error}.')
+        if errors:
+            warn(
+                f'{len(errors)} of {number} records of {path} are left out'
+                + (f', {_LOUD} are named above.' if errors[_LOUD:] else '.')
+            )
+        if dropped:
+            warn(
+                f'{dropped} conversations of {path} do not begin with the '
+                'human; their first turn is dropped.'
+            )
 
     @property
     def num_images(self) -> int:
@@ -140,7 +131,7 @@ class InstructionDataset(Dataset):
         return len(self._image_names())
 
     def _image_names(self) -> list[str]:
-        images = (record['images'] for record in self.records)
+        images = (record['images'] for record in self.records if record)
         return list(dict.fromkeys(chain.from_iterable(images)))
 
     def image_sources(
@@ -148,7 +139,7 @@ class InstructionDataset(Dataset):
     ) -> Iterator[tuple[str, str]]:
         """Name and file of every ``shares``-th image, from ``share`` on."""
         for name in self._image_names()[share::shares]:
-            yield name, self._find(name)
+            yield name, self._images.find(name)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -160,68 +151,35 @@ class InstructionDataset(Dataset):
             key: Index, or index and place in the stream of training samples.
         """
         index, draw = key if isinstance(key, tuple) else (key, key)
-        record = dict(self.records[index], draw=draw)
-        record['images'] = [self._find(name) for name in record['images']]
+        content = self.records[index]
+        if content is None:  # named when the file was read
+            self.bad += 1
+            return None
+        record = dict(content, draw=draw)
+        record['images'] = [self._images.find(i) for i in record['images']]
         try:
-            if self.keep_answers and not all(
-                (turn.answer or '').strip() for turn in record['turns']
-            ):
-                raise SampleError(
-                    f'record {index} ({record["id"]}) has an empty answer; '
-                    'expected some words to learn.'
-                )
             return self.pipeline(record)
         except SampleError as error:
             self.bad += 1
             if self.bad <= _LOUD:
+                text = one_line(error)
+                if len(text) > _LINE:
+                    text = f'{text[:_LINE]} ...'
                 print_log(
-                    f'skipped: {error}',
+                    f'skipped: {text}',
                     logger='current',
                     level=logging.WARNING,
                 )
             return None
 
 
-def _mentions_image(item: dict, turns: list[Turn]) -> bool:
-    """Whether a record that names no image has one under its ``id``."""
-    return 'caption' in item or any(
-        '<ImageHere>' in turn.question for turn in turns
-    )
-
-
-def _llava_turns(messages: Sequence[dict]) -> list[Turn]:
-    speakers = [message.get('from') for message in messages]
-    if not speakers or speakers != ['human', 'gpt'] * (len(speakers) // 2):
-        raise ValueError(
-            f'the conversations are of {speakers}; expected '
-            '"human" and "gpt" by turns.'
-        )
-    turns = []
-    for asked, answered in zip(messages[::2], messages[1::2], strict=True):
-        question = asked['value'].replace('<image>', '<ImageHere>')
-        question = re.sub(r'\s*<ImageHere>\s*', '<ImageHere>', question)
-        turns.append(
-            Turn(_space_after_images(question), answered['value'].strip())
-        )
-    return turns
-
-
-def _marked_turns(text: str) -> list[Turn]:
-    """``###Ask: ... ###Answer: ...``, as often as it stands there."""
-    _, *pieces = _MARKS.split(text)
-    asks = [mark in _ASKS for mark in pieces[::2]]
-    parts = [part.strip() for part in pieces[1::2]]
-    if not asks or asks != [True, False] * (len(asks) // 2):
-        raise ValueError(
-            f'the conversation {text[:60]!r} does not alternate between '
-            '"###Ask: " and "###Answer: ".'
-        )
-    return [
-        Turn(_space_after_images(_WRAPPED.sub(r'\1', question)), answer)
-        for question, answer in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _space_after_images(question: str) -> str:
-    """``<ImageHere>text`` to ``<ImageHere> text``, as upstream writes it."""
-    return re.sub(r'<ImageHere>(?=[^<\s])', '<ImageHere> ', question)
+def _describe(
+    number: int, path: Path, item: object, error: RecordError
+) -> str:
+    """A record that cannot be used, by its number and id, and the reason."""
+    name = ''
+    if isinstance(item, dict):
+        ids = (item.get('id'), item.get('image_id'))
+        named = next((i for i in ids if isinstance(i, (int, str))), None)
+        name = '' if named is None else f' (id {str(named)[:60]})'
+    return printable(f'record {number} of {path.name}{name}: {error}')[:_LINE]

@@ -16,6 +16,8 @@ from mmengine.structures import BaseDataElement
 
 from ..prompts import Turn
 from ..registry import TRANSFORMS
+from ..regular_files import read_text
+from ..texts import check_text, is_blank, kind_of
 from .images import SampleError, load_image
 
 
@@ -69,12 +71,18 @@ class CleanCaption:
         """Clean every answer.
 
         Raises:
-            SampleError: Nothing is left of a caption.
+            SampleError: Nothing is left of a caption, or
+                :func:`~minigpt4.texts.check_text` refuses it.
         """
         turns = []
         for turn in record['turns']:
-            answer = self.clean(turn.answer)
-            if not answer:
+            where = f'the caption of {record.get("id")}'
+            try:
+                answer = check_text(turn.answer, where, allow_empty=True)
+            except ValueError as error:
+                raise SampleError(str(error)) from error
+            answer = self.clean(answer)
+            if is_blank(answer):
                 raise SampleError(
                     f'the caption {turn.answer!r} of {record.get("id")} is '
                     'empty; expected some words.'
@@ -92,12 +100,21 @@ class DrawQuestion:
     same.
 
     Args:
-        questions: To draw from.
+        questions: To draw from: a list of texts; one text, which is then
+            always asked; or a text file (a name that ends in ``.txt``) with
+            one question in each line that is not blank.
         seed: Seed.
+
+    Raises:
+        FileNotFoundError: The text file does not exist.
+        ValueError: There is no question, or one is no text, is empty or
+            holds characters that no prompt may hold.
     """
 
-    def __init__(self, questions: Sequence[str], seed: int = 0) -> None:
-        self.questions = list(questions)
+    def __init__(
+        self, questions: 'str | Sequence[str]', seed: int = 0
+    ) -> None:
+        self.questions = _read_questions(questions)
         self.seed = seed
 
     def __call__(self, record: dict) -> dict:
@@ -109,16 +126,45 @@ class DrawQuestion:
         return {**record, 'turns': turns}
 
 
+def _read_questions(questions: 'str | Sequence[str]') -> list[str]:
+    """The checked questions of a list, a text or a text file."""
+    source = 'the questions of DrawQuestion'
+    if isinstance(questions, str) and questions.endswith('.txt'):
+        source = questions
+        try:
+            lines = read_text(questions).splitlines()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'{questions} does not exist; expected a text file with one '
+                'question per line (DrawQuestion.questions).'
+            ) from error
+        questions = [line.strip() for line in lines if line.strip()]
+    elif isinstance(questions, str):
+        questions = [questions]
+    if not isinstance(questions, (list, tuple)):
+        raise ValueError(
+            f'{source} are {kind_of(questions)}; expected a list of texts, a '
+            'text or the name of a .txt file.'
+        )
+    if not questions:
+        raise ValueError(f'{source}: there is none; expected at least one.')
+    return [
+        check_text(question, f'question {i} of {source}')
+        for i, question in enumerate(questions, start=1)
+    ]
+
+
 @TRANSFORMS.register_module()
 class PackSample:
     """The end of a pipeline: a sample as the model's collator takes it.
 
     Args:
-        keys: What else of the record goes along, e.g. for metrics.
+        keys: What else of the record goes along, e.g. for metrics: names, or
+            one name.
     """
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
-        self.keys = tuple(keys)
+    def __init__(self, keys: 'str | Sequence[str]' = ()) -> None:
+        self.keys = (keys,) if isinstance(keys, str) else tuple(keys)
 
     def __call__(self, record: dict) -> BaseDataElement:
         """Pack ``images`` and ``turns``, the rest as meta information."""

@@ -317,7 +317,8 @@ class SampleCaptionsHook(Hook):
 
     Args:
         dataset: Config of a dataset whose first samples are captioned; by
-            default the training data.
+            default the training data. Without a ``type`` it changes settings
+            of the training data, e.g. ``data_root`` and ``ann_file``.
         num_samples: How many.
         interval: Iterations between two tables.
         max_new_tokens: The most tokens of a caption.
@@ -369,7 +370,11 @@ class SampleCaptionsHook(Hook):
 
     def _first_samples(self, runner) -> list:
         """The first readable samples, the same on all ranks, unanswered."""
-        cfg = self.dataset_cfg or runner.cfg.train_dataloader.dataset
+        cfg = runner.cfg.train_dataloader.dataset
+        if self.dataset_cfg and 'type' in self.dataset_cfg:
+            cfg = self.dataset_cfg
+        elif self.dataset_cfg:
+            cfg = {**cfg, **self.dataset_cfg}
         dataset = DATASETS.build(copy.deepcopy(cfg))
         if isinstance(dataset, ImageTextPairs):
             dataset.rank, dataset.world_size = 0, 1

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..atomic import write_atomically
 from ..datasets.images import read_image, to_tensor
+from ..encoding import encode_answer
 from ..models import MiniGPT4
 from ..models.engine import Engine
 from ..models.generation import Answer, Generation
@@ -28,6 +29,7 @@ from ..prompts import (
     tokenize,
     with_images,
 )
+from ..texts import check_text
 from .worker import EngineWorker
 
 
@@ -80,12 +82,23 @@ def build_prompt(
     Raises:
         SampleError: An image cannot be read.
         ValueError: There are more or fewer image slots than images, or even
-            the last question does not fit.
+            the last question does not fit, or one is refused by
+            :func:`~minigpt4.texts.check_text`.
     """
-    turns = list(turns)
+    turns = [
+        replace(
+            turn,
+            question=check_text(
+                turn.question, 'the question', allow_empty=True
+            ),
+        )
+        for turn in turns
+    ]
     template = model.template
     if system is None:
         system = model.system
+    if system is not None:
+        system = check_text(system, 'the system line', allow_empty=True)
     limit = getattr(model.decoder.llm.config, 'max_position_embeddings', None)
     context = min(x for x in (max_context, limit, 2**31) if x)
     if max_new_tokens is None:
@@ -367,8 +380,7 @@ def _spelling(generation: Generation, model: MiniGPT4) -> tuple[int, ...]:
         return ()
     # it ended without the end symbol, which is glued to a word then
     word, glued = (
-        model.decoder.tokenizer(text, add_special_tokens=False).input_ids
-        for text in ('a', 'a' + end)
+        encode_answer(model.decoder.tokenizer, 'a', text) for text in ('', end)
     )
     closing = glued[len(word) :] if glued[: len(word)] == word else []
     return (*ids, *closing) if ids and closing else ()

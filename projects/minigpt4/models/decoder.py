@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import compat
+from ..encoding import encode
 from ..registry import MODELS
 from .llm import SPARE_ROWS, build_empty, load_llm, load_tokenizer, locate_llm
 from .row_attention import NAME as ROWS_ATTENTION
@@ -345,9 +346,7 @@ class LLMDecoder(nn.Module):
         A projection speaks to one LLM's embeddings; another Vicuna of the
         same size gives fluent nonsense without any error.
         """
-        ids = self.tokenizer(
-            _FINGERPRINT_TEXT, add_special_tokens=False
-        ).input_ids
+        ids = encode(self.tokenizer, _FINGERPRINT_TEXT)
         rows = self.embed(torch.tensor(ids))[:, :_FINGERPRINT_WIDTH]
         return dict(
             hidden_size=self.hidden_size,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..encoding import encode_answer
 from ..prompts import Row
 from .generation import Generation
 from .pasts import Past, Pasts
@@ -200,8 +201,7 @@ class Engine:
         tokenizer = self.model.decoder.tokenizer
         closing = self.model.template.end if end else ''
         branches = [
-            tokenizer(text + closing, add_special_tokens=False).input_ids
-            for text in candidates
+            encode_answer(tokenizer, text, closing) for text in candidates
         ]
         if not all(branches):
             raise ValueError(

@@ -23,7 +23,7 @@ from ..download import is_offline
 from ..errors import one_line
 from ..llm_folder import check_folder, choose_weights
 from ..wrong_files import pickled_code, read_head
-from .llama_tokenizer import follow_sentencepiece
+from .llama_tokenizer import load_llama_tokenizer
 from .weights import local_path, torch_dtype
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
@@ -117,15 +117,19 @@ def local_llm(where: str, weights: bool = True) -> Path:
 
 
 def load_tokenizer(name_or_path: str):
-    """The LLM's tokenizer.
+    """The LLM's tokenizer; special tokens in a text are letters to it.
 
     Raises:
         FileNotFoundError: There is no such LLM, or it cannot be fetched.
-        ValueError: The folder is refused, or its tokenizer cannot be loaded.
+        ValueError: The folder is refused, its tokenizer cannot be loaded, or
+            a LLaMA folder's tokens would not be SentencePiece's.
     """
     from transformers import AutoTokenizer
 
     folder = local_llm(locate_llm(name_or_path), weights=False)
+    tokenizer = load_llama_tokenizer(folder)
+    if tokenizer is not None:
+        return tokenizer
     pieces = folder / 'tokenizer.model'
     try:
         if pieces.is_file() and read_head(pieces)[0] == 0x0A:
@@ -140,7 +144,7 @@ def load_tokenizer(name_or_path: str):
             f'({_first_line(error)}); download its tokenizer.model or '
             'tokenizer.json and tokenizer_config.json again.'
         ) from error
-    follow_sentencepiece(tokenizer, folder)
+    tokenizer.split_special_tokens = True
     return tokenizer
 
 

@@ -24,6 +24,7 @@ from ..prompts import (
     tokenize,
     with_images,
 )
+from ..texts import check_text
 
 
 class MultimodalInputs(NamedTuple):
@@ -262,9 +263,18 @@ class Collator:
         """Tokenise one sample.
 
         Raises:
-            ValueError: The prompt has more or fewer slots than images.
+            ValueError: The prompt has more or fewer slots than images, or a
+                question that :func:`~minigpt4.texts.check_text` refuses.
         """
-        turns = list(sample.turns)
+        turns = [
+            replace(
+                turn,
+                question=check_text(
+                    turn.question, 'the question', allow_empty=True
+                ),
+            )
+            for turn in sample.turns
+        ]
         turns[0] = replace(
             turns[0],
             question=with_images(
