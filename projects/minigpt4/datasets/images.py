@@ -44,7 +44,21 @@ _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # JPEG frames
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used; training leaves it out and counts it."""
+    """A sample that cannot be used; training leaves it out and counts it.
+
+    Args:
+        message: A sentence.
+        reason: What is counted, in a few words.
+    """
+
+    def __init__(
+        self, message: str, reason: str = 'image cannot be read'
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (str(self), self.reason)
 
 
 def read_image(
