@@ -30,7 +30,8 @@ _FAULTS = {
     'joined': 'shard of several tar files',
 }
 _NO_IMAGE = 'image is missing'
-_SKIPPED = ('image cannot be read', _NO_IMAGE, CAPTION, 'other')
+_FEATURES = 'features are damaged'
+_SKIPPED = ('image cannot be read', _NO_IMAGE, CAPTION, _FEATURES, 'other')
 
 
 class Batch(list):
