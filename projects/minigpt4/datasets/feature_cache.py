@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from .images import SampleError, read_file
 
 DIGEST_BYTES = 16
 CHECKSUM_BYTES = 4
+# The data workers of a killed writer end some 5 seconds after it.
+LOCK_SECONDS = 10.0
 DTYPES = {'float16': np.float16, 'float32': np.float32}
 _META = 'cache.json'
 
@@ -102,13 +105,19 @@ class FeatureWriter:
 
     def _lock(self, stem: Path) -> None:
         """Refuse a second writer; the kernel unlocks when this one ends."""
-        try:
-            fcntl.flock(self._digests, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f'another process already writes to {stem.parent} (files '
-                f'{stem.name}.*); wait for it, or give another folder.'
-            ) from None
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._digests, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise ValueError(
+                        f'another process already writes to {stem.parent} '
+                        f'(files {stem.name}.*); wait for it, or give another '
+                        'folder.'
+                    ) from None
+            time.sleep(0.1)
 
     def _check_meta(
         self, folder: Path, maker: dict, shape: tuple[int, int], dtype: str
