@@ -47,6 +47,8 @@ def test_json_files(encoding):
         (b'{"caption": ["a"]}', 'of type list'),
         (b'{"caption": ""}', 'is empty'),
         (b'{"caption": " \\n "}', 'is empty'),
+        # no width: zero-width space and joiner
+        (b'{"caption": " \\u200b\\u200d "}', 'is empty'),
         # transformers #8886, tiktoken #82: cut inside an emoji
         (b'{"caption": "a \\ud83d"}', r'\\ud83d, a lone surrogate'),
         (b'{"caption": "\\u0000a"}', r'control character \\x00'),

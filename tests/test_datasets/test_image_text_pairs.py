@@ -344,3 +344,18 @@ def test_the_run_goes_on_with_the_other_shards(
         lines = [line for line in log if 'the rest of a shard is' in line]
         assert lines and all('00001.tar' in line for line in lines)
         assert 'cannot be read' in lines[0]
+
+
+@pytest.mark.parametrize('weight', [0, -1, 'x', None, True, float('nan')])
+def test_a_weight_that_cannot_be_drawn_by_is_refused(shards, weight):
+    source = dict(name='a', shards=f'{shards}/a/*.tar', weight=weight)
+    with pytest.raises(ValueError, match="weight of source 'a' is"):
+        ImageTextPairs([source])
+
+
+def test_sources_need_names_of_their_own(shards):
+    source = dict(name='a', shards=f'{shards}/a/*.tar', weight=1)
+    with pytest.raises(ValueError, match="several sources have the name 'a'"):
+        ImageTextPairs([source, dict(source)])
+    with pytest.raises(ValueError, match='sources is empty'):
+        ImageTextPairs([])

@@ -128,3 +128,21 @@ def test_grey_of_16_bits_with_a_transparent_value():
 @pytest.mark.parametrize('mode', ['RGBa', 'La', 'LAB', 'YCbCr', 'HSV', '1'])
 def test_modes_of_pillow_images(mode):
     assert read_image(Image.new(mode, (4, 4))).mode == 'RGB'
+
+
+def bmp_with_alpha(alpha):
+    """A 32-bit BMP with a V4 header, as Windows programs write it."""
+    masks = struct.pack('<IIII', 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack('<IiiHHIIiiII', 108, 4, 4, 1, 32, 3, 64, 0, 0, 0, 0)
+    head = (head + masks).ljust(108, b'\0')
+    pixels = bytes([10, 10, 200, alpha]) * 16
+    return b'BM' + struct.pack('<IHHI', 186, 0, 0, 122) + head + pixels
+
+
+def test_transparency_that_was_never_set_is_ignored():
+    """ImageSharp #581, Pillow #9473: such pictures became white."""
+    assert read_image(bmp_with_alpha(0)).getpixel((0, 0)) == (200, 10, 10)
+    assert read_image(bmp_with_alpha(255)).getpixel((0, 0)) == (200, 10, 10)
+    file = io.BytesIO()
+    Image.new('RGBA', (4, 4), (200, 10, 10, 0)).save(file, 'TGA')
+    assert read_image(file.getvalue()).getpixel((0, 0)) == (200, 10, 10)

@@ -218,6 +218,8 @@ def keys(*names):
         ('v1.0/7.jpg v1.0/7.txt', ['v1.0/7 jpg txt']),
         ('7.JPG 7.Json', ['7 jpg json']),
         ('._7.jpg 7.jpg __MACOSX/._7.jpg nodot', ['7 jpg']),
+        ('set/7.jpg set/Thumbs.db set/7.txt', ['set/7 jpg txt']),
+        ('set/7.jpg set/.DS_Store set/._7.txt set/7.txt', ['set/7 jpg txt']),
         ('7.mask 7.x.y', ['7 mask x.y']),
         ('7.jpg 7.__key__ 7.txt', ['7 jpg txt']),
     ],
@@ -265,6 +267,14 @@ def test_a_packed_shard_that_was_cut_is_reported(tmp_path, pack):
         list(TarMembers(data, lambda *report: reports.append(report)))
     ((kind, text),) = reports
     assert kind == 'damaged' and 'cannot be read' in text
+
+
+def test_what_stands_before_the_cut_of_a_packed_shard_is_read(tmp_path):
+    data = tar(('0.jpg', b'1'), ('1.jpg', os.urandom(9000)))
+    packed = gzip.compress(data)
+    (tmp_path / 'a.tar.gz').write_bytes(packed[: len(packed) // 2])
+    with ShardBytes(str(tmp_path / 'a.tar.gz')) as data:
+        assert [n for n, _ in TarMembers(data, lambda *_: None)] == ['0.jpg']
 
 
 def test_another_packer_is_named(tmp_path):
@@ -329,6 +339,19 @@ def test_a_command_that_the_config_names_is_run(tmp_path):
     assert load(command, remote=True) == WHOLE
     url = 'https://host/{0..1}.tar?token=x'
     assert len(find_shards(url)[1]) == 2
+
+
+@pytest.mark.parametrize(
+    'folder', ['set [2024]', 'a[b]c', 'b{1,2}', 'run::2', 'x{y', 'run:1']
+)
+def test_a_path_that_exists_is_taken_as_it_is(tmp_path, folder, monkeypatch):
+    """datasets #7468: brackets; webdataset #88: colons."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir()
+    for name in (f'{folder}/0.tar', f'{tmp_path}/{folder}/0.tar'):
+        (tmp_path / folder / '0.tar').write_bytes(WHOLE)
+        assert find_shards(name) == ([name], set(), 0)
+        assert load(name) == WHOLE
 
 
 def test_names_with_a_colon_are_files(tmp_path):

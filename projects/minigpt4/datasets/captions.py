@@ -66,25 +66,31 @@ def check_text(value: object, where: str) -> str:
             REASON,
         )
     text = _BLANKS.sub(' ', value.removeprefix('\ufeff')).strip()
-    if not text:
-        raise SampleError(f'{where} is empty; expected some words.', REASON)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = printable(text[error.start])
-            raise SampleError(
-                f'{where} holds half a character ({half}, a lone '
-                'surrogate); it was cut: write it again.',
-                REASON,
-            ) from error
+    _refuse_halves(text, where)
     if found := _CONTROLS.search(text):
         raise SampleError(
             f'{where} holds the control character {printable(found[0])}; '
             'remove it.',
             REASON,
         )
+    # characters without width are no words
+    if not any(char.isprintable() and not char.isspace() for char in text):
+        raise SampleError(f'{where} is empty; expected some words.', REASON)
     return text
+
+
+def _refuse_halves(text: str, where: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = printable(text[error.start])
+        raise SampleError(
+            f'{where} holds half a character ({half}, a lone surrogate); it '
+            'was cut: write it again.',
+            REASON,
+        ) from error
 
 
 def caption_of(sample: dict) -> str:

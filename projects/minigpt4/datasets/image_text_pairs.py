@@ -2,6 +2,7 @@
 """Stage 1: image-text pairs from tar shards, mixed, endless, resumable."""
 
 import logging
+import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,9 @@ class Source:
         """
 
         def report(kind: str, message: str) -> None:
-            self._log.add(_FAULTS[kind], f'{self.name}: {shard}: {message}')
+            self._log.add(
+                _FAULTS[kind], f'{self.name}: shard {shard}: {message}'
+            )
 
         with ShardBytes(shard, shard in self._remote) as data:
             members = TarMembers(data, report, lambda: data.size)
@@ -197,6 +200,7 @@ class ImageTextPairs(IterableDataset):
         seed: int = 0,
         shuffle: int = 1000,
     ) -> None:
+        _check_sources(sources)
         self.sources = [
             Source(seed=seed, shuffle=shuffle, **source) for source in sources
         ]
@@ -313,6 +317,36 @@ class ImageTextPairs(IterableDataset):
                 error.reason if known else 'other', f'skipped {key}: {error}'
             )
             return None
+
+
+def _check_sources(sources: Sequence[dict]) -> None:
+    """Refuse sources that cannot be drawn from.
+
+    Raises:
+        ValueError: There is none, a name is used twice, or a weight is no
+            number above 0.
+    """
+    if not sources:
+        raise ValueError(
+            'sources is empty; expected dicts of name, shards and weight.'
+        )
+    names = [source.get('name') for source in sources]
+    for source, name in zip(sources, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f'several sources have the name {name!r}; give each a name '
+                'of its own.'
+            )
+        weight = source.get('weight')
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float))
+            or not 0 < weight < math.inf
+        ):
+            raise ValueError(
+                f'the weight of source {name!r} is {weight!r}; expected a '
+                'number above 0.'
+            )
 
 
 def _image(raw: dict) -> bytes:

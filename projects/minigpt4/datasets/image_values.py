@@ -27,6 +27,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _scaled(image)
     if image.mode in ('RGBa', 'La'):  # alpha is multiplied into the colours
         image = image.convert({'RGBa': 'RGBA', 'La': 'LA'}[image.mode])
+    if image.mode == 'RGBA' and image.format in ('BMP', 'TGA'):
+        # programs that know no transparency leave it at 0 everywhere
+        if image.getchannel('A').getextrema() == (0, 0):
+            return image.convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
         image = image.convert('RGBA')
         white = Image.new('RGBA', image.size, (255, 255, 255, 255))

@@ -63,19 +63,32 @@ def find_shards(
     found: list[str] = []
     remote: set[str] = set()
     missing = 0
-    for pattern in [shards] if isinstance(shards, str) else list(shards):
-        for path in expand_urls(pattern):
+    single = isinstance(shards, (str, os.PathLike))
+    for pattern in map(str, [shards] if single else shards):
+        if os.path.exists(pattern) and not is_remote(pattern):
+            found.append(pattern)  # braces and brackets are of its name
+            continue
+        for path in _expanded(pattern):
             if is_remote(path):
                 found.append(path)
                 remote.add(path)
                 continue
             path = re.sub('^file:(//)?', '', path)
             # a wildcard may find "pipe:x.tar", which is no command
-            names = sorted(glob(path)) if has_magic(path) else [path]
+            names = [path]
+            if has_magic(path) and not os.path.exists(path):
+                names = sorted(glob(path))
             existing = [name for name in names if os.path.exists(name)]
             found += [f'./{n}' if is_remote(n) else n for n in existing]
             missing += len(names) - len(existing)
     return found, remote, missing
+
+
+def _expanded(pattern: str) -> list[str]:
+    try:
+        return expand_urls(pattern)
+    except ValueError:  # one brace alone: it is of the name
+        return [pattern]
 
 
 class ShardBytes:
@@ -143,8 +156,11 @@ class ShardBytes:
                     self._slots.acquire()
                     if self._closed:
                         return
-                    chunk = file.read(_CHUNK)
-                    self._chunks.put(chunk)
+                    chunk, error = _read_chunk(file)
+                    if chunk or error is None:
+                        self._chunks.put(chunk)
+                    if error is not None:
+                        raise error
                     if not chunk:
                         return
         except Exception as error:
@@ -158,6 +174,21 @@ class ShardBytes:
         if unpacked is file:
             self.size = os.fstat(file.fileno()).st_size
         return unpacked
+
+
+def _read_chunk(file) -> tuple[bytes, Exception | None]:
+    """What can be read before an error (of a packed file that was cut)."""
+    parts, size = [], 0
+    try:
+        while size < _CHUNK:
+            part = file.read1(_CHUNK - size)
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+    except Exception as error:
+        return b''.join(parts), error
+    return b''.join(parts), None
 
 
 class _Raw(io.RawIOBase):

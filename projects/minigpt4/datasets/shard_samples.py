@@ -14,6 +14,8 @@ _KNOWN = (*IMAGE_SUFFIXES, 'json', 'txt')
 # webdataset: the key ends at the first dot of the file's name
 _FIRST_DOT = re.compile(r'((?:.*/|)[^./]+)[.]([^/]*)\Z', re.DOTALL)
 _META = re.compile(r'__[^/]*__(\Z|/)')  # of a whole shard, e.g. __MACOSX__
+# files of Windows; those of macOS are called ._NAME (AppleDouble)
+_SYSTEM = ('Thumbs.db', 'ehthumbs.db', 'desktop.ini')
 _HELD = 64  # files of one key that wait for a suffix without a dot
 
 
@@ -59,8 +61,7 @@ def samples_of(
     group = _Group('')
     for name, data in members:
         base = name.rpartition('/')[2]
-        # AppleDouble files are metadata of macOS
-        if _META.match(name) or base.startswith('._'):
+        if _META.match(name) or base.startswith('._') or base in _SYSTEM:
             continue
         split = _FIRST_DOT.match(name)
         if split is None:
