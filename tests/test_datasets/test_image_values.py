@@ -3,6 +3,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -146,3 +147,16 @@ def test_transparency_that_was_never_set_is_ignored():
     file = io.BytesIO()
     Image.new('RGBA', (4, 4), (200, 10, 10, 0)).save(file, 'TGA')
     assert read_image(file.getvalue()).getpixel((0, 0)) == (200, 10, 10)
+
+
+def test_one_bit_with_a_transparent_value():
+    """Pillow #9281."""
+    image = Image.new('1', (8, 2), 1)
+    image.putpixel((0, 0), 0)
+    file = io.BytesIO()
+    image.save(file, 'PNG')
+    data = file.getvalue()
+    body = b'tRNS\0\0'  # black is transparent
+    chunk = b'\0\0\0\2' + body + struct.pack('>I', zlib.crc32(body))
+    got = read_image(data[:33] + chunk + data[33:])
+    assert got.getpixel((0, 0)) == (255, 255, 255)

@@ -230,6 +230,14 @@ def test_files_are_grouped_to_samples(names, samples):
     assert reports == []
 
 
+def test_files_that_do_not_follow_their_sample_are_named():
+    """webdataset #140, ray #44068: such samples were lost silently."""
+    found, reports = keys('0.jpg', '1.jpg', '0.txt', '1.txt')
+    assert len(found) == 4
+    assert [kind for kind, _ in reports] == ['unread'] * 2
+    assert reports[0][1].startswith('0.txt does not follow the other files')
+
+
 def test_a_long_run_of_names_with_one_beginning_is_grouped_in_pieces():
     names = [f'a.{i}.{x}' for i in range(200) for x in ('jpg', 'json', 'txt')]
     found, _ = keys(*names)

@@ -27,6 +27,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _scaled(image)
     if image.mode in ('RGBa', 'La'):  # alpha is multiplied into the colours
         image = image.convert({'RGBa': 'RGBA', 'La': 'LA'}[image.mode])
+    if image.mode == '1' and 'transparency' in image.info:
+        # Pillow does not apply it to images of 1 bit
+        clear = image.info['transparency']
+        image = image.convert('L')
+        image.info['transparency'] = clear
     if image.mode == 'RGBA' and image.format in ('BMP', 'TGA'):
         # programs that know no transparency leave it at 0 everywhere
         if image.getchannel('A').getextrema() == (0, 0):

@@ -59,6 +59,7 @@ def samples_of(
         Bytes by suffix (in lower case), and ``__key__`` and ``__url__``.
     """
     group = _Group('')
+    finished: set[str] = set()
     for name, data in members:
         base = name.rpartition('/')[2]
         if _META.match(name) or base.startswith('._') or base in _SYSTEM:
@@ -72,7 +73,15 @@ def samples_of(
         key, suffix = split[1], split[2].lower()
         if key != group.key:
             yield from _finished(group, shard, report)
+            finished.add(group.key)
             group = _Group(key)
+            if key in finished and suffix in ('json', 'txt'):
+                report(
+                    'unread',
+                    f'{name} does not follow the other files of {key}: pack '
+                    'the files of a sample one after the other (tar '
+                    '--sort=name).',
+                )
         if suffix.startswith('__'):
             continue  # reserved
         group.add(suffix, data)
