@@ -6,6 +6,8 @@ import gzip
 import io
 import lzma
 import os
+import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -195,6 +197,28 @@ def test_a_member_that_is_no_file_is_named(kind, called):
     got, reports = read(data)
     assert got == ['000']
     assert reports == [('unread', f'005.jpg is {called}: not read.')]
+
+
+@pytest.mark.skipif(not shutil.which('tar'), reason='no tar program')
+@pytest.mark.parametrize('form', ['gnu', 'pax'])
+def test_sparse_files_are_read(tmp_path, form):
+    (tmp_path / '0.jpg').write_bytes(b'start')
+    os.truncate(tmp_path / '0.jpg', 300_000)
+    with open(tmp_path / '0.jpg', 'r+b') as file:
+        for at in range(0, 300_000, 30_000):  # more parts than a header holds
+            file.seek(at)
+            file.write(b'part')
+    (tmp_path / '0.txt').write_bytes(b'dog')
+    names = ['0.jpg', '0.txt']
+    subprocess.run(
+        ['tar', '-S', f'--format={form}', '-cf', 'a.tar', *names],
+        cwd=tmp_path,
+        check=True,
+    )
+    data = (tmp_path / 'a.tar').read_bytes()
+    assert len(data) < 250_000
+    want = {name: (tmp_path / name).read_bytes() for name in names}
+    assert dict(TarMembers([data], print)) == want
 
 
 def keys(*names):

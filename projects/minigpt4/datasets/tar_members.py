@@ -7,6 +7,7 @@ the end mark (zero blocks), and behind a damaged header the next one is
 searched.
 """
 
+import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -40,7 +41,6 @@ _UNREAD = {
     tarfile.CHRTYPE: 'a device',
     tarfile.BLKTYPE: 'a device',
     tarfile.FIFOTYPE: 'a FIFO',
-    tarfile.GNUTYPE_SPARSE: 'a sparse file; pack it without --sparse',
 }
 Report = Callable[[str, str], None]
 
@@ -176,6 +176,8 @@ class TarMembers:
         self._report = report
         self._size = size
         self._members = 0
+        self._extensions = b''  # the blocks of pax records, for sparse files
+        self._sparse = False
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         try:
@@ -222,7 +224,7 @@ class TarMembers:
                 continue
             window.skip(BLOCK)
             if info.type in _EXTENSIONS:
-                found = self._extension(info)
+                found = self._extension(info, block)
                 if found is None:
                     name, size = '', None
                     continue
@@ -233,6 +235,7 @@ class TarMembers:
                 info.name = name
             name, size = '', None
             data = self._data_of(info, block)
+            self._extensions, self._sparse = b'', False
             if data is not None:
                 self._members += 1
                 yield info.name, data
@@ -265,16 +268,39 @@ class TarMembers:
                 self._end(f'cannot be read: it was cut inside {info.name}')
                 return None
             window.skip(padding)
+            if self._sparse:
+                raw = self._extensions + block + data + bytes(padding)
+                return self._expanded(raw, info)
             return data
-        if info.type == tarfile.GNUTYPE_SPARSE:
-            more = block[482:483]  # whether a block of its map follows
+        elif info.type == tarfile.GNUTYPE_SPARSE:
+            raw, more = block, block[482:483]  # a block of its map follows
             while more.strip(b'\0'):
-                more = window.take(BLOCK)[504:505]
+                raw += window.take(BLOCK)
+                more = raw[-8:-7]
+            raw += window.take(info.size + padding)
+            return self._expanded(raw, info)
         window.skip(info.size + padding)
         return None
 
+    def _expanded(self, raw: bytes, info: tarfile.TarInfo) -> bytes | None:
+        """The bytes of a sparse file, from all blocks of its member."""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(raw + 2 * _ZEROS)) as tar:
+                member = tar.next()
+                if member is None or member.size > MAX_MEMBER_BYTES:
+                    raise ValueError('no sparse file of a usable size')
+                info.name = member.name
+                file = tar.extractfile(member)
+                return file.read() if file else None
+        except (tarfile.TarError, ValueError, IndexError, OSError) as error:
+            self._report(
+                'damaged',
+                f'the sparse file {info.name} cannot be read ({error}).',
+            )
+            return None
+
     def _extension(
-        self, info: tarfile.TarInfo
+        self, info: tarfile.TarInfo, block: bytes
     ) -> tuple[str, int | None] | None:
         """Name and size for the next member; None where it is damaged."""
         start = self._window.offset
@@ -282,6 +308,7 @@ class TarMembers:
             self._recover(start, info)
             return None
         data = self._window.take(info.size)
+        self._extensions = block + data + bytes(-info.size % BLOCK)
         self._window.skip(-info.size % BLOCK)
         if info.type == tarfile.GNUTYPE_LONGLINK:
             return '', None
@@ -294,12 +321,7 @@ class TarMembers:
                 'damaged', f'pax records at byte {start:,} cannot be read.'
             )
             return '', None
-        if any(key.startswith('GNU.sparse') for key in records):
-            self._report(
-                'unread',
-                f'{records.get("GNU.sparse.name", "a file")} is a '
-                'sparse file; pack it without --sparse.',
-            )
+        self._sparse = any(key.startswith('GNU.sparse') for key in records)
         size = records.get('size', '')
         return records.get('path', ''), int(size) if size.isdigit() else None
 
