@@ -19,6 +19,10 @@ class NotRegularFileError(ValueError):
     """A path names a FIFO, a device, a socket or a folder."""
 
 
+class FileTooLargeError(ValueError):
+    """A file has more bytes than a reader takes."""
+
+
 def open_regular(path: 'str | os.PathLike') -> BinaryIO:
     """Open a regular file for reading bytes.
 
@@ -51,10 +55,36 @@ def _require_regular(path: 'str | os.PathLike', mode: int) -> None:
         )
 
 
-def read_regular(path: 'str | os.PathLike') -> bytes:
-    """Read a whole regular file; raises what :func:`open_regular` does."""
+def read_regular(
+    path: 'str | os.PathLike', max_bytes: int | None = None
+) -> bytes:
+    """Read a whole regular file.
+
+    Args:
+        path: The file; symbolic links are followed.
+        max_bytes: The most bytes that are read; None is no limit.
+
+    Raises:
+        FileTooLargeError: It has more than ``max_bytes``.
+        NotRegularFileError: As :func:`open_regular`.
+        OSError: As :func:`open_regular`.
+    """
     with open_regular(path) as file:
-        return file.read()
+        if max_bytes is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size <= max_bytes:
+            # one byte more shows whether the file grows meanwhile
+            data = file.read(size + 1)
+            while len(data) > size and len(data) <= max_bytes:
+                size = len(data)
+                data += file.read(1 << 20)
+            if len(data) <= max_bytes:
+                return data
+    raise FileTooLargeError(
+        f'{os.fspath(path)} is larger than {max_bytes:,} bytes; expected '
+        'a smaller file.'
+    )
 
 
 def read_text(path: 'str | os.PathLike') -> str:

@@ -2,6 +2,9 @@
 """The endless stream of stage 1: order, ranks, workers, resuming, faults."""
 
 import io
+import os
+import tarfile
+import time
 from collections import Counter
 from itertools import islice
 
@@ -15,6 +18,7 @@ from minigpt4.datasets import (
     LoadImages,
     PackSample,
     image_text_pairs,
+    shard_files,
 )
 
 PIPELINE = [
@@ -270,3 +274,88 @@ def test_some_barren_shards_do_not(shards, lanes):
         stream = image_text_pairs._Stream(source, lanes - 1, lanes, (0, 0))
         for _ in range(10):
             assert stream.next()['__url__'] == str(paths[2])
+
+
+def test_faults_are_counted_by_kind_over_all_workers(shards, write_shard, log):
+    """The main process knows what its data workers skipped."""
+    buffer = io.BytesIO()
+    Image.new('RGB', (32, 32), 'red').save(buffer, 'JPEG')
+    good = buffer.getvalue()
+    for number in range(2):
+        path = write_shard(
+            shards / f'c/0000{number}.tar',
+            [
+                dict(jpg=good, txt=b'a dog'),
+                dict(jpg=good, json=b'{"caption": "\\ud83d"}'),
+                dict(jpg=b'<html>', txt=b'a dog'),
+                dict(txt=b'a dog'),
+            ],
+        )
+        data = path.read_bytes()
+        path.write_bytes(data + b'garbage')
+    made = one(shards, folder='c', pipeline=PIPELINE, shuffle=0)
+    list(islice(loader(made, 2), 10))
+    faults = made.faults
+    for kind in (
+        'sample: caption cannot be used',
+        'sample: image cannot be read',
+        'sample: image is missing',
+        'part of a shard cannot be read',
+    ):
+        assert faults[kind] >= 2, kind
+
+
+def test_a_line_of_the_log_cannot_be_forged(shards, write_shard, log):
+    name = '\x1b[31mred\n12/12 - mmengine - INFO - forged'
+    with tarfile.open(shards / 'a/00000.tar', 'w') as tar:
+        for suffix in ('jpg', 'json', 'jpg'):
+            member = tarfile.TarInfo(f'{name}.{suffix}')
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b'{}'))
+    made = one(shards, '00000.tar', pipeline=PIPELINE, shuffle=0)
+    assert take(made, 2) == [[None], [None]]
+    assert log and all(line.isprintable() for line in log)
+    assert any(r'\x1b[31mred\n12/12' in line for line in log)
+
+
+@pytest.mark.parametrize('bad', ['FIFO', 'zeros', 'gone', 'slow'])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_the_run_goes_on_with_the_other_shards(
+    shards, log, monkeypatch, bad, workers
+):
+    path = shards / 'a/00001.tar'
+    made = one(shards, pipeline=PIPELINE)
+    path.unlink()
+    if bad == 'FIFO':
+        os.mkfifo(path)
+    elif bad == 'zeros':
+        path.symlink_to('/dev/zero')
+    elif bad == 'slow':
+        monkeypatch.setenv('MINIGPT4_READ_SECONDS', '0.5')
+        really = shard_files.open_regular
+        monkeypatch.setattr(
+            shard_files,
+            'open_regular',
+            lambda p: time.sleep(9) if '00001' in p else really(p),
+        )
+    batches = [b for b, _ in islice(loader(made, workers), 10)]
+    assert {b[0][:3] for b in batches} == {'a 0', 'a 2'}
+    if not workers:
+        lines = [line for line in log if 'the rest of a shard is' in line]
+        assert lines and all('00001.tar' in line for line in lines)
+        assert 'cannot be read' in lines[0]
+
+
+@pytest.mark.parametrize('weight', [0, -1, 'x', None, True, float('nan')])
+def test_a_weight_that_cannot_be_drawn_by_is_refused(shards, weight):
+    source = dict(name='a', shards=f'{shards}/a/*.tar', weight=weight)
+    with pytest.raises(ValueError, match="weight of source 'a' is"):
+        ImageTextPairs([source])
+
+
+def test_sources_need_names_of_their_own(shards):
+    source = dict(name='a', shards=f'{shards}/a/*.tar', weight=1)
+    with pytest.raises(ValueError, match="several sources have the name 'a'"):
+        ImageTextPairs([source, dict(source)])
+    with pytest.raises(ValueError, match='sources is empty'):
+        ImageTextPairs([])

@@ -3,6 +3,9 @@
 
 import copy
 import io
+import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -10,13 +13,20 @@ import torch
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from minigpt4.datasets.feature_cache import FeatureCache, digest_of
+from minigpt4.datasets import SampleError, feature_cache
+from minigpt4.datasets.feature_cache import (
+    FeatureCache,
+    FeatureWriter,
+    digest_of,
+)
+from minigpt4.engine import features
 from minigpt4.engine.config import build_runner
 from minigpt4.engine.features import cache_features, maker_of, use_features
 from minigpt4.inference import cache_features as command
 from minigpt4.models.tensor_files import LazyTensor
 from minigpt4.models.tensor_writers import write_safetensors
 from minigpt4.registry import MODELS
+from minigpt4.signals import StopSignal
 
 
 def jpeg(seed) -> bytes:
@@ -253,3 +263,180 @@ def test_command(make, tmp_path, capsys, monkeypatch):
     cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
     assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
     assert 'error: ' in capsys.readouterr().err
+
+
+# damaged caches and two writers
+
+
+def filled(folder, count=4, rank=0):
+    """A cache of some records, and the digests of its images."""
+    writer = FeatureWriter(folder, {'by': 'test'}, (2, 3), 'float32', rank)
+    digests = [digest_of(bytes([rank, i])) for i in range(count)]
+    values = torch.arange(count).float()[:, None, None].expand(-1, 2, 3)
+    writer.add(digests, values)
+    writer.close()
+    return digests
+
+
+def test_a_second_writer_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, 'LOCK_SECONDS', 0.1)
+    first = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3))
+    with pytest.raises(ValueError, match='another process already writes'):
+        FeatureWriter(tmp_path, {'by': 'test'}, (2, 3))
+    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), rank=1).close()
+    first.close()
+    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3)).close()
+
+
+def test_the_lock_of_a_killed_writer_is_free(tmp_path):
+    child = os.fork()
+    if child == 0:
+        FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(filled(tmp_path)) == 4
+
+
+@pytest.mark.parametrize('at', [0, 23, 30, 95])
+def test_a_damaged_record_is_one_bad_sample(tmp_path, at):
+    digests = filled(tmp_path)
+    path = tmp_path / '0000.features'
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+    cache = FeatureCache(tmp_path)
+    for row, digest in enumerate(digests):
+        if row == at // 24:
+            with pytest.raises(SampleError, match=f'record {row} of .* damag'):
+                cache[digest]
+        else:
+            assert cache[digest].unique().tolist() == [row]
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_one_bad_sample(tmp_path):
+    digests = filled(tmp_path)
+    cache = FeatureCache(tmp_path)
+    cache[digests[0]]
+    os.truncate(tmp_path / '0000.features', 30)
+    assert cache[digests[0]].unique().tolist() == [0]
+    with pytest.raises(SampleError, match='record 3'):
+        cache[digests[3]]
+
+
+def test_a_cache_without_checksums_is_read_and_gets_them(tmp_path):
+    digests = filled(tmp_path)
+    (tmp_path / '0000.checksums').unlink()
+    assert FeatureCache(tmp_path)[digests[2]].unique().tolist() == [2]
+    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32').close()
+    assert (tmp_path / '0000.checksums').stat().st_size == 16
+    assert FeatureCache(tmp_path)[digests[2]].unique().tolist() == [2]
+
+
+@pytest.mark.parametrize('file', ['features', 'digests', 'checksums'])
+@pytest.mark.parametrize('size', [0, 1, 35, 50])
+def test_cut_files_hold_what_is_whole_and_are_filled_again(
+    tmp_path, file, size
+):
+    digests = filled(tmp_path)
+    path = tmp_path / f'0000.{file}'
+    if size < path.stat().st_size:
+        os.truncate(path, size)
+    cache = FeatureCache(tmp_path)
+    for row, digest in enumerate(digests):
+        if digest in cache:
+            assert cache[digest].unique().tolist() == [row]
+    writer = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
+    left = [i for i, d in enumerate(digests) if d not in cache]
+    if left:
+        values = torch.tensor(left).float()[:, None, None].expand(-1, 2, 3)
+        writer.add([digests[i] for i in left], values)
+    writer.close()
+    cache = FeatureCache(tmp_path)
+    for row, digest in enumerate(digests):
+        assert cache[digest].unique().tolist() == [row]
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '{',
+        'null',
+        '[' * 100_000,
+        '{}',
+        '{"maker": {}, "shape": [2], "dtype": "float16"}',
+        '{"maker": {}, "shape": [2, -3], "dtype": "float16"}',
+        '{"maker": {}, "shape": "ab", "dtype": "float16"}',
+        '{"maker": {}, "shape": [2, 3], "dtype": "int8"}',
+        '{"maker": 5, "shape": [2, 3], "dtype": "float16"}',
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path, text):
+    (tmp_path / 'cache.json').write_text(text)
+    with pytest.raises(ValueError, match=r'cache\.json is damaged or not of'):
+        FeatureCache(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'name', ['cache.json', '0000.features', '0000.digests', '0000.skipped']
+)
+def test_a_cache_file_that_would_block_is_refused(tmp_path, name):
+    filled(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    for use in (
+        lambda: FeatureCache(tmp_path),
+        lambda: FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32'),
+    ):
+        with pytest.raises(ValueError, match='is a FIFO'):
+            use()
+
+
+def test_missing_digests_are_named(tmp_path):
+    filled(tmp_path)
+    (tmp_path / '0000.digests').unlink()
+    with pytest.raises(ValueError, match=r'0000\.digests is missing'):
+        FeatureCache(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    writer = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'0000\.features could not be wri'):
+            writer.add(
+                [digest_of(b'a'), digest_of(b'b')], torch.zeros(2, 2, 3)
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    writer.close()
+    assert len(FeatureCache(tmp_path)) == 0
+    assert len(filled(tmp_path)) == len(FeatureCache(tmp_path)) == 4
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_signal_stops_after_what_was_read_is_written(
+    make, tmp_path, monkeypatch, workers
+):
+    cfg = make('stream', **{'train_dataloader.num_workers': workers})
+    count = 0
+    advance = features.Progress.advance
+
+    def interrupted(*args):
+        nonlocal count
+        count += 1
+        if count == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        advance(*args)
+
+    monkeypatch.setattr(features.Progress, 'advance', interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StopSignal, match='SIGTERM'):
+        cache_features(cfg, tmp_path / 'cache')
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert len(FeatureCache(tmp_path / 'cache')) == 7
+    counts = cache_features(cfg, tmp_path / 'cache')
+    assert counts == dict(added=23, known=7, skipped=0)

@@ -1,27 +1,38 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Stage 1: image-text pairs from tar shards, mixed, endless, resumable."""
 
-import json
 import logging
-import os
+import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from glob import glob, has_magic
 
 import webdataset
 from mmengine.dataset import Compose
 from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.shardlists import expand_urls
 
+from ..errors import printable
 from ..prompts import Turn
 from ..registry import DATASETS
+from .captions import REASON as CAPTION
+from .captions import caption_of
+from .fault_log import FaultLog
 from .images import SampleError
+from .shard_files import ShardBytes, find_shards
+from .shard_samples import IMAGE_SUFFIXES, samples_of
+from .tar_members import TarMembers
 
-_LOUD = 20  # bad samples that are named one by one
-_IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+_FAULTS = {
+    'damaged': 'part of a shard cannot be read',
+    'unread': 'file of a shard is not read',
+    'duplicate': 'file stands twice in a shard',
+    'joined': 'shard of several tar files',
+}
+_NO_IMAGE = 'image is missing'
+_FEATURES = 'features are damaged'
+_SKIPPED = ('image cannot be read', _NO_IMAGE, CAPTION, _FEATURES, 'other')
 
 
 class Batch(list):
@@ -108,23 +119,17 @@ class Source:
     ) -> None:
         self.name, self.weight = name, weight
         self.seed, self.shuffle = seed, shuffle
-        patterns = [shards] if isinstance(shards, str) else list(shards)
-        named: list[str] = []
-        for pattern in patterns:
-            for path in expand_urls(pattern):
-                named += sorted(glob(path)) if has_magic(path) else [path]
-        self.shards = [
-            path for path in named if ':' in path or os.path.exists(path)
-        ]
+        self.shards, self._remote, missing = find_shards(shards)
+        self._log = FaultLog(tuple(_FAULTS.values()))
         if not self.shards:
             raise FileNotFoundError(
                 f'no shard of {name!r} found under {shards!r}; expected tar '
                 'files of img2dataset; set the path of the source.'
             )
-        if len(self.shards) < len(named):
+        if missing:
             print_log(
-                f'{name}: {len(named) - len(self.shards)} of {len(named)} '
-                'shards do not exist; training goes on without them.',
+                f'{name}: {missing} of {missing + len(self.shards)} shards do '
+                'not exist; training goes on without them.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -145,20 +150,24 @@ class Source:
         yield from samples
 
     def samples_of(self, shard: str) -> Iterator[dict]:
-        """Raw samples of a shard, in its order."""
-        yield from webdataset.DataPipeline(
-            webdataset.SimpleShardList([shard]),
-            webdataset.tarfile_to_samples(handler=self._fault),
-        )
+        """Raw samples of a shard, in its order.
 
-    def _fault(self, error: Exception) -> bool:
-        print_log(
-            f'{self.name}: the rest of a shard is skipped: it cannot be read '
-            f'({type(error).__name__}: {error}).',
-            logger='current',
-            level=logging.WARNING,
-        )
-        return True
+        Damage of the tar is reported and passed over.
+        """
+
+        def report(kind: str, message: str) -> None:
+            self._log.add(
+                _FAULTS[kind], f'{self.name}: shard {shard}: {message}'
+            )
+
+        with ShardBytes(shard, shard in self._remote) as data:
+            members = TarMembers(data, report, lambda: data.size)
+            yield from samples_of(members, shard, report)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Faults of the shards by kind, of all data workers so far."""
+        return self._log.totals()
 
 
 @DATASETS.register_module()
@@ -198,6 +207,7 @@ class ImageTextPairs(IterableDataset):
         seed: int = 0,
         shuffle: int = 1000,
     ) -> None:
+        _check_sources(sources)
         self.sources = [
             Source(seed=seed, shuffle=shuffle, **source) for source in sources
         ]
@@ -205,6 +215,7 @@ class ImageTextPairs(IterableDataset):
         self.batch_size = batch_size
         self.seed = seed
         self.bad = 0
+        self._skipped = FaultLog(_SKIPPED)
         # here, for a spawned data worker knows nothing of ranks
         self.rank, self.world_size = get_dist_info()
         self.first_batch = 0
@@ -213,6 +224,19 @@ class ImageTextPairs(IterableDataset):
     def __len__(self) -> int:
         """As good as endless; mmengine asks every loader for a length."""
         return sys.maxsize
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Skipped samples by reason and faults of the shards by kind.
+
+        Of all data workers of this rank, in this run. A shard that is read
+        again counts again.
+        """
+        totals = {f'sample: {k}': n for k, n in self._skipped.totals().items()}
+        for source in self.sources:
+            for kind, number in source.faults.items():
+                totals[kind] = totals.get(kind, 0) + number
+        return totals
 
     num_images = None  # known when all shards were read
 
@@ -290,42 +314,55 @@ class ImageTextPairs(IterableDataset):
                 id=key,
                 draw=place,
                 images=[_image(raw)],
-                turns=[Turn('', _caption(raw))],
+                turns=[Turn('', caption_of(raw))],
             )
             return self.pipeline(record)
         except SampleError as error:
             self.bad += 1
-            if self.bad <= _LOUD:
-                print_log(
-                    f'skipped {key}: {error}',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+            known = error.reason in _SKIPPED
+            self._skipped.add(
+                error.reason if known else 'other', f'skipped {key}: {error}'
+            )
             return None
 
 
+def _check_sources(sources: Sequence[dict]) -> None:
+    """Refuse sources that cannot be drawn from.
+
+    Raises:
+        ValueError: There is none, a name is used twice, or a weight is no
+            number above 0.
+    """
+    if not sources:
+        raise ValueError(
+            'sources is empty; expected dicts of name, shards and weight.'
+        )
+    names = [source.get('name') for source in sources]
+    for source, name in zip(sources, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f'several sources have the name {name!r}; give each a name '
+                'of its own.'
+            )
+        weight = source.get('weight')
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float))
+            or not 0 < weight < math.inf
+        ):
+            raise ValueError(
+                f'the weight of source {name!r} is {weight!r}; expected a '
+                'number above 0.'
+            )
+
+
 def _image(raw: dict) -> bytes:
-    for suffix in _IMAGES:
+    for suffix in IMAGE_SUFFIXES:
         if suffix in raw:
             return raw[suffix]
     found = sorted(name for name in raw if not name.startswith('__'))
-    raise SampleError(f'it has {found} but no image ({", ".join(_IMAGES)}).')
-
-
-def _caption(raw: dict) -> str:
-    if 'json' in raw:
-        try:
-            caption = json.loads(raw['json']).get('caption')
-        except (ValueError, AttributeError) as error:
-            raise SampleError(f'its json cannot be read ({error}).') from error
-        if isinstance(caption, str):
-            return caption
-        if 'txt' not in raw:
-            raise SampleError('its json has no caption.')
-    if 'txt' in raw:
-        return raw['txt'].decode('utf-8', 'replace')
-    found = sorted(name for name in raw if not name.startswith('__'))
     raise SampleError(
-        f'it has {found} but neither json nor txt; write the '
-        'shards with captions.'
+        f'it has {printable(str(found))} but no image '
+        f'({", ".join(IMAGE_SUFFIXES)}).',
+        _NO_IMAGE,
     )

@@ -84,8 +84,9 @@ class CleanCaption:
             answer = self.clean(answer)
             if is_blank(answer):
                 raise SampleError(
-                    f'the caption {turn.answer!r} of {record.get("id")} is '
-                    'empty; expected some words.'
+                    f'the caption {turn.answer[:80]!r} of {record.get("id")} '
+                    'is empty; expected some words.',
+                    'caption cannot be used',
                 )
             turns.append(replace(turn, answer=answer))
         return {**record, 'turns': turns}

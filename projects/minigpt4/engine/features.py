@@ -35,10 +35,12 @@ from ..datasets.feature_cache import (
     read_bytes,
 )
 from ..datasets.images import SampleError, load_image
+from ..errors import printable
 from ..models import CachedQueries
 from ..models.data_preprocessor import ImageNormalizer
 from ..models.tensor_files import open_tensors
 from ..registry import MODELS
+from ..signals import StopRequest
 
 _BATCH = 64
 _HEAD_BYTES = 64  # of each tensor, that tell weights from others
@@ -195,8 +197,14 @@ def cache_features(
         How many images were ``added``, were there (``known``), and could not
         be read (``skipped``), of all ranks.
 
+    A stop signal ends the run after the present batch is written. A second
+    one ends it at once.
+
     Raises:
-        ValueError: The folder holds a cache of another maker or type.
+        ValueError: The folder holds a cache of another maker or type, or
+            another process writes to it.
+        OSError: The cache cannot be written (a full disk, say).
+        StopSignal: A signal asked to stop; what was read is in the cache.
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -232,26 +240,48 @@ def cache_features(
             waiting.clear()
 
     total = sum(dataset.num_images or 0 for dataset in datasets)
-    with _progress() as bar:
-        task = bar.add_task('images', total=total // get_world_size() or None)
-        for digest, pixels, fault in loader:
-            if fault:
-                counts['skipped'] += 1
-                if digest:
-                    writer.skip(digest)
-                print_log(f'skipped {fault}', 'current', level=logging.WARNING)
-            elif pixels is None:
-                counts['known'] += 1
-            else:
-                waiting[digest] = pixels
-                if len(waiting) == _BATCH:
-                    write()
-            bar.advance(task)
-        write()
-    writer.close()
+    try:
+        with StopRequest() as stop, _progress() as bar:
+            task = bar.add_task(
+                'images', total=total // get_world_size() or None
+            )
+            for digest, pixels, fault in _until(stop, loader):
+                if fault:
+                    counts['skipped'] += 1
+                    if digest:
+                        writer.skip(digest)
+                    print_log(
+                        printable(f'skipped {fault}'),
+                        'current',
+                        level=logging.WARNING,
+                    )
+                elif pixels is None:
+                    counts['known'] += 1
+                else:
+                    waiting[digest] = pixels
+                    if len(waiting) == _BATCH:
+                        write()
+                bar.advance(task)
+            write()
+            stop.raise_if_requested()
+    finally:
+        writer.close()
     numbers = torch.tensor([*counts.values()], device=get_device())
     all_reduce(numbers)  # waits for all ranks
     return dict(zip(counts, numbers.tolist(), strict=True))
+
+
+def _until(stop: StopRequest, loader: DataLoader) -> Iterator:
+    """What a loader yields until a stop is requested."""
+    try:
+        for item in loader:
+            if stop.signum is not None:
+                return
+            yield item
+    except RuntimeError:
+        # the signal may have ended the data workers too
+        if stop.signum is None:
+            raise
 
 
 def _progress() -> Progress:

@@ -267,6 +267,13 @@ class SanityHook(Hook):
             f'skipped (unreadable), {counts["truncated"]} answers were cut at '
             'max_text_length and lost their end symbol.'
         )
+        dataset = getattr(runner.train_loop.dataloader, 'dataset', None)
+        faults = getattr(dataset, 'faults', None)
+        if faults:
+            runner.logger.info(
+                'faults of the data that this rank met in this run: '
+                + '; '.join(f'{kind}: {n:,}' for kind, n in faults.items())
+            )
 
 
 @HOOKS.register_module()

@@ -1,0 +1,127 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Samples of a shard: the files that share a name up to their suffix."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from .tar_members import Report
+
+IMAGE_SUFFIXES = (
+    'jpg', 'jpeg', 'png', 'webp', 'bmp', 'gif', 'tif', 'tiff', 'jfif', 'jp2',
+    'avif', 'heic', 'heif',
+)  # fmt: skip
+_KNOWN = (*IMAGE_SUFFIXES, 'json', 'txt')
+# webdataset: the key ends at the first dot of the file's name
+_FIRST_DOT = re.compile(r'((?:.*/|)[^./]+)[.]([^/]*)\Z', re.DOTALL)
+_META = re.compile(r'__[^/]*__(\Z|/)')  # of a whole shard, e.g. __MACOSX__
+# files of Windows; those of macOS are called ._NAME (AppleDouble)
+_SYSTEM = ('Thumbs.db', 'ehthumbs.db', 'desktop.ini')
+_HELD = 64  # files of one key that wait for a suffix without a dot
+
+
+class _Group:
+    """Files that share a key, in their order."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.files: list[tuple[str, bytes]] = []
+        self.plain = False  # whether a known suffix has no dot in it
+
+    def add(self, suffix: str, data: bytes) -> None:
+        self.files.append((suffix, data))
+        self.plain = self.plain or suffix in _KNOWN
+
+    @property
+    def dotted(self) -> bool:
+        """Whether the names have a dot that belongs to the key."""
+        return not self.plain and any(
+            suffix.rpartition('.')[2] in _KNOWN for suffix, _ in self.files
+        )
+
+
+def samples_of(
+    members: Iterable[tuple[str, bytes]], shard: str, report: Report
+) -> Iterator[dict]:
+    """Group the members of a tar to samples.
+
+    As in webdataset, neighbours whose names agree up to the first dot are a
+    sample (``7.jpg``, ``7.json``, ``7.mask.png``). Where no file of such a
+    group has a known suffix then (``22.05.jpg``, ``22.05.json``,
+    ``22.06.jpg``), the names are split at the last dot.
+
+    Args:
+        members: Names and bytes.
+        shard: Name of the shard.
+        report: Function of a kind and a sentence, called for what is not
+            used.
+
+    Yields:
+        Bytes by suffix (in lower case), and ``__key__`` and ``__url__``.
+    """
+    group = _Group('')
+    finished: set[str] = set()
+    for name, data in members:
+        base = name.rpartition('/')[2]
+        if _META.match(name) or base.startswith('._') or base in _SYSTEM:
+            continue
+        split = _FIRST_DOT.match(name)
+        if split is None:
+            suffix = base.rpartition('.')[2].lower()
+            if '.' in base and suffix in _KNOWN:
+                report('unread', f'{name} has no name before its first dot.')
+            continue
+        key, suffix = split[1], split[2].lower()
+        if key != group.key:
+            yield from _finished(group, shard, report)
+            finished.add(group.key)
+            group = _Group(key)
+            if key in finished and suffix in ('json', 'txt'):
+                report(
+                    'unread',
+                    f'{name} does not follow the other files of {key}: pack '
+                    'the files of a sample one after the other (tar '
+                    '--sort=name).',
+                )
+        if suffix.startswith('__'):
+            continue  # reserved
+        group.add(suffix, data)
+        if len(group.files) >= _HELD and group.dotted:
+            *whole, last = _split_at_last_dot(group)
+            for each in whole:
+                yield _sample(each, shard, report)
+            group = _Group(key)
+            for suffix, data in last.files:
+                group.add(f'{last.key[len(key) + 1 :]}.{suffix}', data)
+    yield from _finished(group, shard, report)
+
+
+def _finished(group: _Group, shard: str, report: Report) -> Iterator[dict]:
+    if group.dotted:
+        for each in _split_at_last_dot(group):
+            yield _sample(each, shard, report)
+    elif group.files:
+        yield _sample(group, shard, report)
+
+
+def _split_at_last_dot(group: _Group) -> list[_Group]:
+    groups: list[_Group] = []
+    for name, data in group.files:
+        stem, _, suffix = name.rpartition('.')
+        key = f'{group.key}.{stem}' if stem else group.key
+        if not groups or key != groups[-1].key:
+            groups.append(_Group(key))
+        groups[-1].add(suffix, data)
+    return groups
+
+
+def _sample(group: _Group, shard: str, report: Report) -> dict:
+    sample: dict = dict(__key__=group.key, __url__=shard)
+    for suffix, data in group.files:
+        if suffix in sample:
+            report(
+                'duplicate',
+                f'{group.key}.{suffix} stands twice: the first is used.',
+            )
+        else:
+            sample[suffix] = data
+    return sample

@@ -1,0 +1,79 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Captions that the tokenizer cannot take are refused, by their reason."""
+
+import json
+
+import pytest
+
+from minigpt4.datasets import SampleError
+from minigpt4.datasets.captions import caption_of
+
+
+@pytest.mark.parametrize(
+    'data, want',
+    [
+        (b'A dog.\r\n', 'A dog.'),
+        (b'a\tdog\r\non\na beach', 'a dog on a beach'),
+        ('\ufeffA dog.'.encode(), 'A dog.'),
+        ('A dog.'.encode('utf-16'), 'A dog.'),
+        ('A dög 日本 🐕.'.encode(), 'A dög 日本 🐕.'),
+    ],
+)
+def test_text_files(data, want):
+    assert caption_of(dict(txt=data)) == want
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_json_files(encoding):
+    data = json.dumps(dict(caption=' A dög. ')).encode(encoding)
+    assert caption_of(dict(json=data)) == 'A dög.'
+    assert caption_of(dict(json=b'{"caption": null}', txt=b'b')) == 'b'
+
+
+@pytest.mark.parametrize(
+    'data, reason',
+    [
+        (b'', 'cannot be read'),
+        (b'{"capt', 'cannot be read'),
+        (b'[' * 100_000, 'nested too deeply'),
+        (b'{"caption":' * 100_000, 'nested too deeply'),
+        (b'{"caption": ' + b'9' * 100_000 + b'}', 'cannot be read'),
+        (b'[1]', 'is a list'),
+        (b'"a"', 'is a str'),
+        (b'{}', 'has no caption'),
+        (b'{"caption": null}', 'has no caption'),
+        (b'{"caption": NaN}', 'of type float'),
+        (b'{"caption": 5}', 'of type int'),
+        (b'{"caption": ["a"]}', 'of type list'),
+        (b'{"caption": ""}', 'is empty'),
+        (b'{"caption": " \\n "}', 'is empty'),
+        # no width: zero-width space and joiner
+        (b'{"caption": " \\u200b\\u200d "}', 'is empty'),
+        # transformers #8886, tiktoken #82: cut inside an emoji
+        (b'{"caption": "a \\ud83d"}', r'\\ud83d, a lone surrogate'),
+        (b'{"caption": "\\u0000a"}', r'control character \\x00'),
+        (b'{"caption": "\\u001b[31ma"}', r'control character \\x1b'),
+        (b'{"caption": "a\\u009fb"}', r'control character \\x9f'),
+        (b'\xff', 'cannot be read'),
+        (json.dumps(dict(caption='w ' * 60_000)).encode(), '120,000 char'),
+    ],
+)
+def test_a_json_without_a_usable_caption(data, reason):
+    with pytest.raises(SampleError, match=reason) as error:
+        caption_of(dict(json=data))
+    assert error.value.reason == 'caption cannot be used'
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    'data, reason',
+    [
+        (b'\xe9t\xe9', 'no UTF-8 text .byte 0'),
+        (b'\xff\xfea', 'no UTF-16 text'),
+        (b' \r\n', 'is empty'),
+        (b'a\0b', 'control character'),
+    ],
+)
+def test_a_text_without_a_usable_caption(data, reason):
+    with pytest.raises(SampleError, match=reason):
+        caption_of(dict(txt=data))
