@@ -474,7 +474,7 @@ def test_who_hangs_up_ends_the_answer(model, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     body = json.dumps(dict(messages=messages, max_tokens=60))
     head = (
-        'POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n'
+        'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
         'Content-Type: application/json\r\n'
         f'Content-Length: {len(body)}\r\n\r\n'
     )

@@ -306,11 +306,11 @@ def internet(web, monkeypatch):
     names = {'pictures.example': [[PUBLIC]]}
     connected = []
     open_connection = asyncio.open_connection
-    getaddrinfo = asyncio.base_events.BaseEventLoop.getaddrinfo
+    getaddrinfo = socket.getaddrinfo
 
-    async def look_up(self, host, port, **settings):
-        if host not in names:
-            return await getaddrinfo(self, host, port, **settings)
+    def look_up(host, port, **settings):
+        if host not in names or settings.get('flags'):
+            return getaddrinfo(host, port, **settings)
         answers = names[host]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         return [
@@ -323,9 +323,7 @@ def internet(web, monkeypatch):
         assert host == PUBLIC
         return await open_connection('127.0.0.1', web.server_port)
 
-    monkeypatch.setattr(
-        asyncio.base_events.BaseEventLoop, 'getaddrinfo', look_up
-    )
+    monkeypatch.setattr(socket, 'getaddrinfo', look_up)
     monkeypatch.setattr(image_fetch.asyncio, 'open_connection', connect)
     return names, connected
 
