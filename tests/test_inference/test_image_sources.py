@@ -60,7 +60,7 @@ def test_a_data_url_is_read():
     ('url', 'why'),
     [
         ('data:image/png;base64,@@@@', 'base64 of a data URL is broken'),
-        ('data:image/png;base64,abc', 'base64 of a data URL is broken'),
+        ('data:image/png;base64,abcde', 'base64 of a data URL is broken'),
         ('data:image/png;base64,\u00e9\u00e9\u00e9\u00e9', 'is broken'),
         ('data:image/png;base64,', 'has no bytes'),
         ('data:image/png,abcd', 'has no base64 part'),

@@ -31,8 +31,10 @@ class ConnectionLimits:
     Attributes:
         total: The most open connections.
         per_client: The most of one client (an IPv4 address or an IPv6 /64).
-        header_seconds: From the start of a connection, or the end of the
-            last answer, to the last byte of a request's head.
+        header_seconds: From the start of a connection, or the first byte of
+            a later request, to the last byte of the request's head.
+        idle_seconds: From the end of an answer to the next request; longer
+            than the 60 seconds after which proxies close a connection.
         body_seconds: From there to the last byte of its body.
         send_seconds: The longest that a client may read nothing while an
             answer waits to be sent.
@@ -41,6 +43,7 @@ class ConnectionLimits:
     total: int = 512
     per_client: int = 128
     header_seconds: float = 20.0
+    idle_seconds: float = 65.0
     body_seconds: float = 60.0
     send_seconds: float = 30.0
 
@@ -78,6 +81,7 @@ class Connection:
         self.client = client
         self.deadline = deadline
         self.state = State.IDLE
+        self.between = False  # after an answer, before the next request
         self.path = ''
         self.sending_until = math.inf
 
@@ -147,6 +151,13 @@ class Connections:
         found = self._open.get(peer)
         if found is not None and found.transport is transport:
             del self._open[peer]
+
+    def received(self, transport: asyncio.Transport) -> None:
+        """Note the first byte of a request after another."""
+        connection = self._open.get(_peer(transport))
+        if connection is not None and connection.between:
+            connection.between = False
+            connection.deadline = time.monotonic() + self.limits.header_seconds
 
     def of(self, scope) -> Connection | None:
         """The connection of a request, by the address of its client."""
@@ -257,6 +268,7 @@ class ConnectionGuard:
                 connection.sending_until = math.inf
 
         connection.path = scope['path']
+        connection.between = False
         names = {name.lower() for name, _ in scope['headers']}
         if names & {b'content-length', b'transfer-encoding'}:
             connection.state = State.READING
@@ -294,7 +306,8 @@ def protocol_of(connections: Connections) -> type[asyncio.Protocol]:
                 super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
-            if not self._refused:
+            if not self._refused and self._transport is not None:
+                connections.received(self._transport)
                 super().data_received(data)
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -29,7 +29,8 @@ class HostRules:
         names: Further host names; ``*.example.com`` accepts the subdomains
             of a domain, ``*`` every name.
         origins: Web pages of other sites that may call the API, as
-            ``https://chat.example.com``.
+            ``https://chat.example.com``; also ``null`` and the origins of
+            desktop programs and browser extensions.
 
     Raises:
         ValueError: A name or an origin is malformed.
@@ -71,12 +72,13 @@ class HostRules:
         """
         try:
             origin = _origin(origin)
-        except ValueError:  # "null", an extension of the browser
+        except ValueError:
             return False
         if origin in self.origins:
             return True
         scheme, _, address = origin.partition('://')
-        return _split(address, _PORTS[scheme]) == _split(host, _PORTS[scheme])
+        port = _PORTS.get(scheme)  # None for "null" and extensions
+        return port is not None and _split(address, port) == _split(host, port)
 
 
 class HostGuard:
@@ -186,14 +188,17 @@ def _origin(text: str) -> str:
     Raises:
         ValueError: It is no origin of the web.
     """
+    text = text.strip()
+    if text == 'null':
+        return text
     try:
-        parts = urlsplit(text.strip().lower())
+        parts = urlsplit(text.lower())
         port = parts.port
     except ValueError:
         parts, port = urlsplit(''), None
     found = _HOST.fullmatch(parts.netloc)
     if (
-        parts.scheme not in _PORTS
+        not parts.scheme
         or not found
         or parts.path not in ('', '/')
         or parts.query
@@ -203,6 +208,6 @@ def _origin(text: str) -> str:
             f'{text!r} is no origin; expected a scheme and a host such as '
             'https://chat.example.com, without a path.'
         )
-    if port in (None, _PORTS[parts.scheme]):
+    if port in (None, _PORTS.get(parts.scheme)):
         return f'{parts.scheme}://{found[1]}'
     return f'{parts.scheme}://{found[1]}:{port}'

@@ -5,6 +5,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from ...signals import end_at_once
@@ -55,12 +56,8 @@ def make_server(
 
     limits = limits or ConnectionLimits()
     total, backlog = descriptor_budget(limits.total)
-    limits = ConnectionLimits(
-        total,
-        min(limits.per_client, total),
-        limits.header_seconds,
-        limits.body_seconds,
-        limits.send_seconds,
+    limits = replace(
+        limits, total=total, per_client=min(limits.per_client, total)
     )
     connections = Connections(limits, proxies)
 
@@ -139,7 +136,7 @@ def make_server(
         server_header=False,
         proxy_headers=False,  # done above, behind the count of connections
         backlog=backlog,
-        timeout_keep_alive=max(1, int(limits.header_seconds)),
+        timeout_keep_alive=max(1, int(limits.idle_seconds)),
         log_config=log_config(level.upper()),
         access_log=level.lower() in ('info', 'debug', 'trace'),
         **settings,

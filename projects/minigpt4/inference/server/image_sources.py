@@ -161,6 +161,8 @@ class ImageSources:
         try:
             # as base64 prints it: lines of 76 characters
             body = body.replace('\n', '').replace('\r', '')
+            if len(body) % 4 > 1:  # some clients leave the padding out
+                body += '=' * (-len(body) % 4)
             data = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageError(

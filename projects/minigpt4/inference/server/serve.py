@@ -108,11 +108,12 @@ def _serve(
         api,
         args.drain_seconds,
         ConnectionLimits(
-            args.max_connections,
-            args.max_client_connections,
-            args.header_seconds,
-            args.body_seconds,
-            args.send_seconds,
+            total=args.max_connections,
+            per_client=args.max_client_connections,
+            header_seconds=args.header_seconds,
+            idle_seconds=args.idle_seconds,
+            body_seconds=args.body_seconds,
+            send_seconds=args.send_seconds,
         ),
         args.proxy,
         log_level='warning' if args.quiet else 'info',
@@ -326,6 +327,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=defaults.header_seconds,
         help='without a complete request, until a connection is closed',
+    )
+    add(
+        '--idle-seconds',
+        type=_positive,
+        default=defaults.idle_seconds,
+        help='after an answer, until a connection is closed',
     )
     add(
         '--body-seconds',
