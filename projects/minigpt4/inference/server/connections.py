@@ -116,7 +116,7 @@ class Connections:
             Whether it may stay.
         """
         peer = _peer(transport)
-        client = self._client(peer[0])
+        client = self.client_of(peer[0])
         while True:
             same = [c for c in self._open.values() if c.client == client]
             if client is not None and len(same) >= self.limits.per_client:
@@ -176,7 +176,7 @@ class Connections:
             ):
                 self._close(connection)
 
-    def _client(self, host: str) -> str | None:
+    def client_of(self, host: str) -> str | None:
         """Who is counted for an address."""
         try:
             address = ipaddress.ip_address(host.partition('%')[0])
@@ -281,7 +281,8 @@ class ConnectionGuard:
             connection.path = ''
             if connection.state is not State.CLOSING:
                 connection.state = State.IDLE
-                connection.deadline = time.monotonic() + limits.header_seconds
+                connection.between = True
+                connection.deadline = time.monotonic() + limits.idle_seconds
 
 
 def protocol_of(connections: Connections) -> type[asyncio.Protocol]:

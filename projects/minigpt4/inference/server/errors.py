@@ -17,7 +17,7 @@ _KINDS = {
     404: 'not_found_error',
     429: 'rate_limit_error',
 }
-_LINGER = 5.0  # seconds in which a refused client can send its whole body
+_LINGER = 20.0  # seconds in which a refused client can send its whole body
 
 
 class ApiError(Exception):

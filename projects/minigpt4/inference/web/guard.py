@@ -57,10 +57,19 @@ class PageGuard:
         if scope['type'] != 'http':  # the page opens no WebSocket
             await send(dict(type='websocket.close', code=1008))
             return
+        more = True  # of the body is to come
+
+        async def noted() -> dict:
+            nonlocal more
+            message = await receive()
+            more = message.get('more_body', False)
+            return message
+
         try:
-            await self._pass(scope, receive, send)
+            await self._pass(scope, noted, send)
         except _Refused as refused:
-            await discard(receive)
+            if more:
+                await discard(receive)
             await _answer(refused.status, str(refused), send)
 
     async def _pass(self, scope, receive, send) -> None:
