@@ -54,6 +54,9 @@ def test_a_data_url_is_read():
     lines = base64.encodebytes(png()).decode()
     assert '\n' in lines
     assert read('data:image/png;base64,' + lines) == png()
+    for size in (30, 31, 32):  # openedai-vision #4: without the padding
+        data = bytes(range(size))
+        assert read(data_url(data).rstrip('=')) == data
 
 
 @pytest.mark.parametrize(

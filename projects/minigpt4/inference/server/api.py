@@ -335,6 +335,13 @@ class ChatApi:
                 'the content type is not JSON; send the header '
                 '"Content-Type: application/json".',
             )
+        encoding = request.headers.get('content-encoding', 'identity')
+        if encoding.strip().lower() not in ('', 'identity'):
+            raise ApiError(
+                415,
+                f'the body is compressed (Content-Encoding {shown(encoding)}'
+                '); send it uncompressed.',
+            )
         length = request.headers.get('content-length', '')
         if length.isdecimal() and int(length) > self.limits.body:
             raise self._too_long()

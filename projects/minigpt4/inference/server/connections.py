@@ -279,10 +279,14 @@ class ConnectionGuard:
             await self.app(scope, receive_noted, send_noted)
         finally:
             connection.path = ''
+            now = time.monotonic()
+            if connection.state is State.READING:
+                connection.deadline = now  # refused before it was complete
+            if connection.state is State.ANSWERING:
+                connection.between = True
+                connection.deadline = now + limits.idle_seconds
             if connection.state is not State.CLOSING:
                 connection.state = State.IDLE
-                connection.between = True
-                connection.deadline = time.monotonic() + limits.idle_seconds
 
 
 def protocol_of(connections: Connections) -> type[asyncio.Protocol]:

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import math
+import time
 from typing import Any
 
 from ...errors import one_line
@@ -17,7 +18,8 @@ _KINDS = {
     404: 'not_found_error',
     429: 'rate_limit_error',
 }
-_LINGER = 20.0  # seconds in which a refused client can send its whole body
+# seconds in which a refused client can send its whole body, and its next part
+_LINGER, _NEXT = 20.0, 1.0
 
 
 class ApiError(Exception):
@@ -77,14 +79,12 @@ async def refuse(error: ApiError, scope, receive, send) -> None:
 
 async def discard(receive) -> None:
     """Read the rest of a body, so that its sender receives the refusal."""
-
-    async def rest() -> None:
-        while (message := await receive())['type'] == 'http.request':
+    end = time.monotonic() + _LINGER
+    with contextlib.suppress(asyncio.TimeoutError):
+        while time.monotonic() < end:
+            message = await asyncio.wait_for(receive(), _NEXT)
             if not message.get('more_body'):
                 return
-
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(rest(), _LINGER)
 
 
 async def tell_error(request, error: ApiError):

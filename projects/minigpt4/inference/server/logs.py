@@ -30,7 +30,7 @@ def _escaped(record: logging.LogRecord) -> logging.LogRecord:
             for arg in record.args
         )
     else:
-        record.msg, record.args = printable(record.getMessage()), None
+        record.msg, record.args = printable(record.getMessage().rstrip()), None
     if record.exc_info:
         text = ''.join(traceback.format_exception(*record.exc_info))
         # the lines of a traceback stay lines

@@ -25,6 +25,7 @@ from .image_sources import ImageLimits, ImageSources
 from .request_values import RequestLimits
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
+_BACKLOG = 128  # connections that wait while the model is loaded
 _CHARACTERS = 16  # of a token, at most, nearly always
 
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         [*own_names(args.host), *args.allowed_host], args.allowed_origin
     )
     _check_proxies(args.proxy)
+    args.api_key = _checked_key(args.api_key)
     with raise_on_signals():
         with contextlib.closing(_bind(args.host, args.port)) as listener:
             print(f'loading {args.model} ...', flush=True)
@@ -177,6 +179,22 @@ def _require(web: bool) -> None:
             ) from error
 
 
+def _checked_key(key: str | None) -> str | None:
+    """The key without the blanks around it, e.g. the end of a file's line.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if key is None:
+        return None
+    if not key.strip():
+        raise ValueError(
+            f'the API key is empty; set {KEY_VARIABLE} or --api-key to a '
+            'key, or leave both out.'
+        )
+    return key.strip()
+
+
 def _check_proxies(proxies: Sequence[str]) -> None:
     """Refuse what is no address and no network.
 
@@ -196,6 +214,8 @@ def _check_proxies(proxies: Sequence[str]) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     """Take an address, before the minutes that a model takes to load.
 
+    Connections are accepted when it is loaded.
+
     Raises:
         OSError: It is taken, or not of this machine.
     """
@@ -209,6 +229,8 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(address)
+                # Two servers can bind one address, but not listen at it.
+                listener.listen(_BACKLOG)
                 return listener
             except OSError:
                 listener.close()
@@ -234,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--web', action='store_true', help='also serve a page to chat on')
     add(
         '--api-key',
-        default=os.environ.get(KEY_VARIABLE) or None,
+        default=os.environ.get(KEY_VARIABLE),
         help=f'ask clients for this key (or {KEY_VARIABLE}, which no list of '
         'processes shows)',
     )
@@ -374,5 +396,12 @@ def _above_0(text: str) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is no number from 0')
     return value
