@@ -474,7 +474,7 @@ def test_who_hangs_up_ends_the_answer(model, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     body = json.dumps(dict(messages=messages, max_tokens=60))
     head = (
-        'POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n'
+        'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
         'Content-Type: application/json\r\n'
         f'Content-Length: {len(body)}\r\n\r\n'
     )
@@ -702,3 +702,165 @@ def test_what_answers_well_would_be_found(monkeypatch):
         reply(400, b'Traceback (most recent call last):\n  File x.'),
     ):
         assert fuzz._judge(bad) != 'refused'
+
+
+# clients that hold a server, and other sites
+
+
+def partial(api, sent: bytes = b'{', length: int = 1000) -> socket.socket:
+    """A connection whose body does not arrive."""
+    client = socket.create_connection(('127.0.0.1', api.port))
+    client.sendall(
+        b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
+        b'Content-Type: application/json\r\n'
+        b'Content-Length: %d\r\n\r\n%b' % (length, sent)
+    )
+    return client
+
+
+def all_of(client: socket.socket) -> bytes:
+    """What comes until a connection is closed."""
+    client.settimeout(20)
+    return b''.join(iter(lambda: client.recv(65536), b''))
+
+
+def test_a_slot_is_taken_when_the_body_has_arrived(model):
+    """Headers and one byte held a slot for two minutes."""
+    with running(model, slots=1, max_waiting=1) as api:
+        clients = [partial(api) for _ in range(6)]
+        until(lambda: api.in_flight == 6)
+        assert api.slots_taken == 0
+        assert text_of(api, ask('Who are you?'))
+        for client in clients:
+            client.close()
+        until(lambda: api.in_flight == 0)
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time(model):
+    with running(model, body_seconds=0.2) as api:
+        with partial(api) as client:
+            answer = all_of(client)
+        assert b' 408 ' in answer and b'within 0.2 seconds' in answer
+
+
+def test_small_requests_are_read_while_large_ones_arrive(model):
+    limits = RequestLimits(body=2**20)
+    with running(model, limits=limits) as api, api.holding(5 * 2**20):
+        assert text_of(api, ask('Who are you?'))
+        status, headers, _ = post(api, b' ' * 2**19)
+        assert status == 429 and headers['Retry-After']
+
+
+def test_a_client_has_a_limit_of_requests_of_its_own(model, scenes):
+    limits = RequestLimits(client_requests=1)
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    with running(model, limits=limits) as api:
+        with slowly(api), ThreadPoolExecutor(1) as pool:
+            first = pool.submit(text_of, api, messages)
+            until(lambda: api.slots_taken == 1)
+            with pytest.raises(openai.RateLimitError, match='127.0.0.1'):
+                complete(api, messages)
+            assert first.result()
+        assert text_of(api, messages)
+        assert not api.clients
+
+
+def test_a_client_that_reads_nothing_holds_no_slot(model, scenes):
+    """Its answer is finished, though it cannot be sent."""
+    body = json.dumps(
+        dict(messages=ask(DESCRIBE, url_of(scenes[0][1])), stream=True)
+    ).encode()
+    with running(model, slots=1, max_waiting=1) as api:
+        started = threading.Event()
+        send = api.completions._send_events
+
+        async def stuck(*args):
+            started.set()
+            await asyncio.sleep(2)
+            await send(*args)
+
+        api.completions._send_events = stuck
+        with partial(api, body, len(body)):
+            assert started.wait(10)
+            assert api.in_flight == 1
+            until(lambda: api.slots_taken == 0, 1.5)
+        until(lambda: api.in_flight == 0)
+
+
+def test_large_json_is_parsed_outside_of_the_event_loop(model, monkeypatch):
+    from minigpt4.inference.server import completions
+
+    parse, threads = completions.parse_request, []
+
+    def noted(*args):
+        threads.append(threading.current_thread().name)
+        return parse(*args)
+
+    monkeypatch.setattr(completions, 'parse_request', noted)
+    with running(model) as api:
+        assert post(api, b'{"metadata": "%b"}' % (b'x' * 10**6))[0] == 400
+        assert 'parsers' in threads[-1]
+        assert post(api, b'{"metadata": "%b"}' % (b'\\u00e9' * 1_000_001))[2][
+            'error'
+        ]['message'].startswith('the body has more than 1,000,000')
+
+
+def test_other_sites_are_refused_and_allowed_ones_are_answered(model):
+    from minigpt4.inference.server.hosts import HostRules
+
+    body = json.dumps(dict(messages=ask('Who are you?'))).encode()
+    rules = HostRules(['chat.example.com'], ['https://page.example'])
+    with running(model, hosts=rules) as api:
+
+        def asked(**headers):
+            return post(api, body, headers)
+
+        assert asked()[0] == asked(Host='chat.example.com')[0] == 200
+        for headers in (
+            dict(Host='evil.example'),
+            dict(Origin='http://evil.example'),
+            dict(Origin='null'),
+            dict(Host='chat.example.com', Origin='http://evil.example'),
+        ):
+            status, sent, content = asked(**headers)
+            assert status == 403
+            assert content['error']['type'] == 'permission_error'
+            assert 'access-control-allow-origin' not in sent
+        status, sent, _ = asked(Origin='https://page.example')
+        assert status == 200
+        assert sent['Access-Control-Allow-Origin'] == 'https://page.example'
+
+
+def test_a_stop_refuses_bodies_that_have_not_arrived(model):
+    with running(model) as api, partial(api) as client:
+        until(lambda: api.in_flight == 1)
+        began = time.monotonic()
+        api.server.handle_exit(15, None)
+        answer = all_of(client)
+        assert b' 503 ' in answer and b'stopping' in answer
+        until(lambda: api.server.should_exit, 5)
+        assert time.monotonic() - began < 5
+        assert api.server.cut == 0
+
+
+def test_a_compressed_body_is_refused_by_its_encoding(api):
+    """Ollama #12386: the error was that the body is no JSON."""
+    import gzip
+
+    body = gzip.compress(json.dumps(dict(messages=ask('Hello'))).encode())
+    status, _, content = post(api, body, {'Content-Encoding': 'gzip'})
+    assert status == 415 and 'gzip' in content['error']['message']
+    plain = json.dumps(dict(messages=ask('Hello'))).encode()
+    assert post(api, plain, {'Content-Encoding': 'identity'})[0] == 200
+
+
+def test_names_of_writers_and_answers_without_text_are_taken(api):
+    """vllm #12864 and #10463: messages as OpenAI documents them."""
+    messages = [
+        dict(role='user', name='bob', content='Who are you?'),
+        dict(role='assistant', content=None, refusal=None),
+        dict(role='user', content='Who are you?'),
+    ]
+    assert text_of(api, messages)
+    with pytest.raises(openai.BadRequestError, match='name is a number'):
+        complete(api, [dict(role='user', name=7, content='Hello')])

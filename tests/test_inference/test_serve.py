@@ -74,8 +74,74 @@ def test_start_ask_and_stop(process):
     reasons = [event.choices[0].finish_reason for event in stream]
     assert reasons[-1] in ('stop', 'length')  # the whole answer
     assert process.wait(30) == 0
+    assert 'all answers were finished' in process.stdout.read()
     with pytest.raises(openai.APIConnectionError):
         client.models.list()
+
+
+def url_of(process) -> str:
+    """Where a started server answers."""
+    for line in process.stdout:
+        found = re.search(r'at (http://127\.0\.0\.1:\d+)/v1$', line)
+        if found:
+            return found[1]
+    pytest.fail('it ended')
+
+
+@pytest.mark.slow
+def test_a_second_signal_cuts_answers_off_and_the_log_is_clean(process):
+    url = url_of(process)
+    with socket.create_connection(('127.0.0.1', int(url[17:]))) as hostile:
+        hostile.sendall(
+            b'GET /%0aINFO:%1b[31m?\x9b HTTP/1.1\r\nHost: localhost\r\n'
+            b'X-Forwarded-For: \x9b31m\r\nUser-Agent: \x9b\r\n\r\n'
+        )
+        hostile.recv(65536)
+    client = openai.OpenAI(
+        base_url=url + '/v1', api_key='secret', max_retries=0, timeout=60
+    )
+    streams = [
+        client.chat.completions.create(
+            model=NAME,
+            messages=[dict(role='user', content='Who are you?')],
+            max_tokens=480,
+            temperature=2,
+            seed=seed,
+            stream=True,
+            extra_body=dict(min_tokens=480, top_k=500),
+        )
+        for seed in range(12)  # some end early, at a stop text
+    ]
+    process.send_signal(signal.SIGHUP)
+    said = process.stdout.readline()
+    while 'SIGHUP: no new requests' not in said:
+        said += process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    errors = []
+    for stream in streams:
+        try:
+            list(stream)
+        except openai.APIError as error:
+            errors.append(str(error))
+    assert errors
+    assert all('before the answer was whole' in error for error in errors)
+    assert process.wait(30) == 128 + signal.SIGHUP
+    said += process.stdout.read()
+    assert re.search(
+        r'^stopped by SIGHUP; \d+ answers were cut off\.$', said, re.M
+    )
+    assert 'Traceback' not in said
+    assert not set('\x1b\x9b') & set(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_is_loaded(process, signum):
+    assert process.stdout.readline() == f'loading {NAME} ...\n'
+    process.send_signal(signum)
+    assert process.wait(60) == 128 + signum
+    said = process.stdout.read()
+    assert said.strip() == f'stopped by {signum.name}'
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -100,10 +166,24 @@ def test_a_start_that_cannot_be_is_told_at_once(capsys, monkeypatch, tmp_path):
         said = refused(capsys, '--port', port)
         assert f'port {port} cannot be used' in said and 'in use' in said
     assert 'cannot be used' in refused(capsys, '--host', 'no.such.host.')
-    for flag, value in (('--slots', '0'), ('--port', '99999')):
+    for arguments, why in (
+        (['--api-key', ' '], 'API key is empty'),
+        (['--allowed-host', 'http://a/'], 'no host name'),
+        (['--allowed-origin', 'a.example'], 'no origin'),
+        (['--proxy', 'nginx'], 'no IP address and no network'),
+    ):
+        assert why in refused(capsys, *arguments)
+    for flag, value in (
+        ('--slots', '0'),
+        ('--port', '99999'),
+        ('--max-body-mb', 'inf'),  # SMAC3 #58
+        ('--max-image-mb', 'nan'),
+        ('--body-seconds', '0'),
+        ('--drain-seconds', '-1'),
+    ):
         with pytest.raises(SystemExit):
             cli.main(['serve', flag, value])
-        assert f'{value} is not ' in capsys.readouterr().err
+        assert f'{value} is no' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,3 +215,17 @@ def test_other_machines_are_a_choice_with_a_warning():
     assert 'warning' not in greeting('127.0.0.1')
     assert 'anybody who reaches' in greeting('0.0.0.0')
     assert 'warning' not in greeting('0.0.0.0', api_key='secret')
+
+
+def test_an_address_is_taken_before_the_model_is_loaded():
+    """Two servers started at once (vllm #7514)."""
+    with serve._bind('127.0.0.1', 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(OSError, match=f'port {port} cannot be used'):
+            serve._bind('127.0.0.1', port)
+
+
+def test_blanks_around_the_key_are_dropped():
+    """A file of a secret ends with a line end (exportarr #327)."""
+    assert serve._checked_key('secret\r\n') == 'secret'
+    assert serve._checked_key(None) is None

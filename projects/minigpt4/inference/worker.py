@@ -94,6 +94,14 @@ class EngineWorker:
         generation.listen(note_end)
         return generation
 
+    def cancel_all(self) -> int:
+        """Cancel all answers that run or wait; returns how many."""
+        with self._work:
+            generations = list(self._began)
+        for generation in generations:
+            generation.cancel()
+        return len(generations)
+
     def close(self, drain: bool = True) -> None:
         """End the thread.
 

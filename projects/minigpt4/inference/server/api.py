@@ -1,15 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The HTTP API: OpenAI's chat completions, answered by an engine.
 
-A request passes (1) the door: key, places, size; (2) its body becomes turns,
-images and settings; (3) the engine's worker answers, many requests at once;
-(4) the text goes back, whole or as events. Who hangs up ends the answer.
+A request passes (1) the checks of host, origin, key and size; (2) its body
+becomes turns, images and settings; (3) the engine's worker answers, many
+requests at once; (4) the text is sent, whole or as events. A client that
+disconnects ends its answer.
 """
 
 import asyncio
 import contextlib
 import hmac
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from .errors import (
     tell_fault,
     tell_missing,
 )
+from .hosts import HostGuard, HostRules
 from .image_sources import ImageSources
 from .metrics import ServerMetrics
 from .request_values import RequestLimits, shown
@@ -30,8 +33,35 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 COMPLETIONS = '/v1/chat/completions'
-_BODY_SECONDS = 120.0  # for a body to come
+BODY_SECONDS = 60.0  # for a body to arrive
 _BODIES_HELD = 4  # largest bodies that are in memory at once
+_SMALL_BODY = 2**18  # bytes; refused for want of memory only above it
+
+
+class Slot:
+    """One of the requests that are answered or wait for the engine.
+
+    Args:
+        api: Where it is counted.
+        client: Who asks.
+    """
+
+    def __init__(self, api: 'ChatApi', client: str) -> None:
+        self._api = api
+        self._client = client
+        self._held = True
+        api.slots_taken += 1
+        api.clients[client] += 1
+
+    def release(self) -> None:
+        """Let another request have it; a second call does nothing."""
+        if not self._held:
+            return
+        self._held = False
+        self._api.slots_taken -= 1
+        self._api.clients[self._client] -= 1
+        if not self._api.clients[self._client]:
+            del self._api.clients[self._client]
 
 
 class ChatApi:
@@ -43,10 +73,16 @@ class ChatApi:
         sources: Where images may come from.
         limits: What a request may ask for.
         api_key: The key that clients have to send; None asks for none.
+        hosts: Which ``Host`` and ``Origin`` are accepted; by default IP
+            addresses, localhost and pages of this server.
+        body_seconds: The longest that a body may take to arrive.
 
     Attributes:
         app: The FastAPI application.
-        in_flight: Requests that were let in and are not answered yet.
+        in_flight: Requests that were accepted and are not answered yet.
+        slots_taken: Of them, those that the engine answers or will answer;
+            their bodies and images have arrived.
+        clients: How many slots each client has taken.
         draining: Whether new requests are refused because the server stops.
         metrics: What was counted.
     """
@@ -58,6 +94,8 @@ class ChatApi:
         sources: ImageSources | None = None,
         limits: RequestLimits | None = None,
         api_key: str | None = None,
+        hosts: HostRules | None = None,
+        body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.worker = worker
         self.model = worker.engine.model
@@ -65,8 +103,13 @@ class ChatApi:
         self.sources = sources or ImageSources()
         self.limits = limits or RequestLimits()
         self.metrics = ServerMetrics()
+        self.hosts = hosts or HostRules()
+        self.body_seconds = body_seconds
         self.in_flight = 0
+        self.slots_taken = 0
+        self.clients: Counter[str] = Counter()
         self.draining = False
+        self._reading: set[asyncio.Task] = set()  # bodies that arrive
         self._key = None if api_key is None else api_key.encode()
         self._held = 0  # bytes of bodies in memory
         self._started = int(time.time())
@@ -75,7 +118,7 @@ class ChatApi:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being answered, for anybody."""
+        """Whether nothing is being answered."""
         worker = self.worker
         return not (self.in_flight or worker.running or worker.waiting)
 
@@ -103,6 +146,17 @@ class ChatApi:
         ]
         for kind, handler in handlers:
             app.add_exception_handler(kind, handler)
+        if self.hosts.origins:
+            from starlette.middleware.cors import CORSMiddleware
+
+            app.add_middleware(
+                CORSMiddleware,
+                allow_origins=sorted(self.hosts.origins),
+                allow_methods=['GET', 'POST'],
+                allow_headers=['*'],
+                expose_headers=['Retry-After'],
+            )
+        app.add_middleware(HostGuard, rules=self.hosts)  # the outermost
         return app
 
     async def _models(self, request):
@@ -140,10 +194,10 @@ class ChatApi:
         text = self.metrics.text(self.worker.running, self.worker.waiting)
         return Response(text, media_type='text/plain; version=0.0.4')
 
-    # the door
+    # checks
 
     def authorize(self, request) -> None:
-        """Refuse who has not the key.
+        """Refuse a request without the key.
 
         Raises:
             ApiError: 401.
@@ -181,31 +235,71 @@ class ChatApi:
             )
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among the requests that are answered or wait.
+    def accepted(self) -> Iterator[None]:
+        """Count a request from its head to the end of its answer.
 
         Raises:
-            ApiError: 503 where the server stops, 429 where none is free.
+            ApiError: 503 where the server stops.
         """
         if self.draining:
-            raise ApiError(
-                503,
-                'the server is stopping and takes no new requests; try '
-                'again when it is back.',
-                retry_after=5,
-            )
+            raise self._stopping()
         if not self.worker.alive:
             raise ApiError(
                 503, 'the engine has ended; the server has to be restarted.'
             )
-        places = self.worker.engine.slots + self.worker.max_waiting
-        if self.in_flight >= places:
-            raise self.full(str(QueueFull(self.in_flight, 2)), 2)
         self.in_flight += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+
+    def check_slots(self, client: str) -> None:
+        """Refuse a request for which no slot is free.
+
+        Args:
+            client: The address of the client.
+
+        Raises:
+            ApiError: 429.
+        """
+        if self.slots_taken >= self.worker.engine.slots + (
+            self.worker.max_waiting
+        ):
+            raise self.full(str(QueueFull(self.slots_taken, 2)), 2)
+        most = self.limits.client_requests
+        if most and self.clients[client] >= most:
+            raise self.full(
+                f'{self.clients[client]} requests of {shown(client)} are '
+                'being answered already; try again in 2 seconds.',
+                2,
+            )
+
+    def slot(self, client: str) -> Slot:
+        """Take a slot, when all of a request has arrived.
+
+        Raises:
+            ApiError: 429.
+        """
+        self.check_slots(client)
+        return Slot(self, client)
+
+    def cut_answers(self) -> int:
+        """Cut off all answers, the web page's too; returns how many."""
+        return max(self.worker.cancel_all(), self.in_flight)
+
+    def stop_reading(self) -> None:
+        """Refuse requests whose bodies have not arrived; the server stops."""
+        for task in self._reading:
+            task.cancel()
+
+    @staticmethod
+    def _stopping() -> ApiError:
+        return ApiError(
+            503,
+            'the server is stopping and takes no new requests; try '
+            'again when it is back.',
+            retry_after=5,
+        )
 
     @contextlib.contextmanager
     def holding(self, size: int) -> Iterator[None]:
@@ -229,7 +323,8 @@ class ChatApi:
         """Read a body, of limited size and in limited time.
 
         Raises:
-            ApiError: 408, 413, 415, or 429 where memory for it is short.
+            ApiError: 408, 413, 415, 429 where memory for it is short, or
+                503 where the server stops.
         """
         kind = request.headers.get('content-type', '').partition(';')[0]
         if kind.strip().lower() != 'application/json':
@@ -239,6 +334,13 @@ class ChatApi:
                 415,
                 'the content type is not JSON; send the header '
                 '"Content-Type: application/json".',
+            )
+        encoding = request.headers.get('content-encoding', 'identity')
+        if encoding.strip().lower() not in ('', 'identity'):
+            raise ApiError(
+                415,
+                f'the body is compressed (Content-Encoding {shown(encoding)}'
+                '); send it uncompressed.',
             )
         length = request.headers.get('content-length', '')
         if length.isdecimal() and int(length) > self.limits.body:
@@ -254,21 +356,33 @@ class ChatApi:
                 self._held += len(chunk)
                 if taken > self.limits.body:
                     raise self._too_long()
-                if self._held > _BODIES_HELD * self.limits.body:
+                if (
+                    taken > _SMALL_BODY
+                    and self._held > _BODIES_HELD * self.limits.body
+                ):
                     raise self.full(
                         'the server is busy with other large requests; try '
                         'again in 2 seconds.',
                         2,
                     )
 
+        task = asyncio.ensure_future(read())
+        self._reading.add(task)
         try:
-            await asyncio.wait_for(read(), _BODY_SECONDS)
-        except asyncio.TimeoutError:
-            raise ApiError(
-                408,
-                f'the body did not come within {_BODY_SECONDS:g} seconds.',
-            ) from None
+            await asyncio.wait({task}, timeout=self.body_seconds)
+            if not task.done():
+                raise ApiError(
+                    408,
+                    'the body did not arrive within '
+                    f'{self.body_seconds:g} seconds.',
+                )
+            if task.cancelled():
+                raise self._stopping()
+            task.result()
         finally:
+            self._reading.discard(task)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             self._held -= taken
         return b''.join(chunks)
 

@@ -54,7 +54,10 @@ def read_messages(
     for i, message in enumerate(messages):
         where = f'messages[{i}]'
         role = _role(message, where)
-        parts = _parts(message.get('content'), where)
+        content = message.get('content')
+        if content is None and role == 'assistant':
+            content = ''  # an answer without a text
+        parts = _parts(content, where)
         texts = [text for kind, text in parts if kind == 'text']
         shown_here = [url for kind, url in parts if kind == 'image']
         characters += sum(map(len, texts))
@@ -121,7 +124,9 @@ def _role(message: Any, where: str) -> str:
             f'{where}.role',
         )
     for name, value in message.items():
-        if name not in ('role', 'content') and value not in (None, []):
+        if name == 'name':  # of who writes; no template has it
+            string(f'{where}.name', value or '')
+        elif name not in ('role', 'content') and value not in (None, []):
             raise BadRequest(
                 f'{where} has {shown(name)}, which is not supported; leave '
                 'it out.',

@@ -25,6 +25,8 @@ from .request_values import (
 # A list in JSON is two bytes and takes sixty in memory; a request has few,
 # and a picture's base64 has none of the signs that make them.
 _SIGNS, _MAX_SIGNS = (b'[', b'{', b','), 300_000
+# A text of 100,000 characters has at most as many; base64 has none.
+_ESCAPE, _MAX_ESCAPES = b'\\u', 1_000_000
 MAX_STOPS = 4  # as OpenAI has it
 # They cannot change the answer.
 PASSED_OVER = frozenset(
@@ -103,6 +105,11 @@ def parse_request(
     limits = limits or RequestLimits()
     if sum(map(body.count, _SIGNS)) > _MAX_SIGNS:
         raise BadRequest('the body has more lists and fields than any chat.')
+    if body.count(_ESCAPE) > _MAX_ESCAPES:
+        raise BadRequest(
+            f'the body has more than {_MAX_ESCAPES:,} escaped characters; '
+            'send UTF-8.'
+        )
     try:
         content = json.loads(body)
     except RecursionError:

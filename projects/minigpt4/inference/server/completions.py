@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...datasets.images import to_tensor
+from ...errors import one_line
 from ...models.generation import Generation
 from ...models.sampling import Settings
 from ..chat import Prompt, build_prompt
-from ..options import sentence
 from ..worker import QueueFull
 from .chat_request import ChatRequest, parse_request
-from .errors import ApiError, json_response
+from .errors import ApiError, discard, json_response
 from .image_fetch import ImageError
 from .request_values import BadRequest
 
 if TYPE_CHECKING:
-    from .api import ChatApi
+    from .api import ChatApi, Slot
 
 _PICTURES_KEPT = 128
-_LINGER = 5.0  # seconds for who is refused to send all, or to hear why
+_LINGER = 5.0  # seconds for a client to read why its answer ended
+_LARGE = 2**16  # bytes of a body that is parsed outside of the event loop
 _SCOPE = dict(type='http')
 
 
@@ -40,16 +41,11 @@ class Completions:
     def __init__(self, api: 'ChatApi') -> None:
         self.api = api
         self.model = api.model
-        self._answers: set[Generation] = set()
         self._pictures: OrderedDict[bytes, Tensor] = OrderedDict()
         # few at once: a large picture takes much memory while it is decoded
         self._readers = ThreadPoolExecutor(2, 'minigpt4-images')
+        self._parsers = ThreadPoolExecutor(2, 'minigpt4-parsers')
         self._tokenizer = threading.Lock()
-
-    def cancel_all(self) -> None:
-        """Break off every answer."""
-        for generation in list(self._answers):
-            generation.cancel()
 
     async def __call__(self, scope, receive, send) -> None:
         """Take one request."""
@@ -74,9 +70,13 @@ class Completions:
         request = Request(scope, heard)
         try:
             api.authorize(request)
-            with api.place():
+            client = request.client.host if request.client else ''
+            with api.accepted():
                 body = await api.body(request)
-                await self._while_heard(self._respond(body, counted), receive)
+                api.check_slots(client)
+                work = self._respond(body, client, counted)
+                del body
+                await self._while_connected(work, receive)
         except ClientDisconnect:
             status = 499
         except ApiError as error:
@@ -86,13 +86,13 @@ class Completions:
                 return
             status = error.status
             if more:
-                await _discard(heard)
+                await discard(heard)
             raise
         finally:
             api.metrics.requests[status] += 1
 
-    async def _while_heard(self, work, receive) -> None:
-        """Do it as long as the client listens, and no longer than allowed.
+    async def _while_connected(self, work, receive) -> None:
+        """Do it while the client is connected, and no longer than allowed.
 
         Raises:
             ApiError: 503 where it took too long; also what the work raises.
@@ -122,14 +122,33 @@ class Completions:
                 each.cancel()
             await asyncio.gather(task, gone, return_exceptions=True)
 
-    async def _respond(self, body: bytes, send) -> None:
+    async def _respond(self, body: bytes, client: str, send) -> None:
         """Answer, whole or as events."""
         api, began = self.api, time.monotonic()
         with api.holding(len(body)):
-            request = self._parse(body)
+            request = await self._parsed(body)
             del body
-            generation, prompt = await self._start(request)
+            images = await self._images(request)
             request.images.clear()  # their texts are large
+        slot = api.slot(client)
+        try:
+            generation, prompt = await self._start(request, images)
+        except BaseException:
+            slot.release()
+            raise
+        with self._answering(generation, slot):
+            await self._send_answer(request, generation, prompt, began, send)
+
+    async def _send_answer(
+        self,
+        request: ChatRequest,
+        generation: Generation,
+        prompt: Prompt,
+        began: float,
+        send,
+    ) -> None:
+        """Send what the engine writes."""
+        api = self.api
         about = dict(
             id=f'chatcmpl-{uuid.uuid4().hex}',
             created=int(time.time()),
@@ -137,34 +156,33 @@ class Completions:
         )
         if prompt.notice:
             about['notice'] = prompt.notice
-        with self._answering(generation):
-            pieces = _pieces(generation)
-            first = await anext(pieces, '')
-            api.metrics.first_token.add(time.monotonic() - began)
-            if request.stream:
-                await self._send_events(
-                    generation, first, pieces, about, request, send
-                )
-            else:
-                async for _ in pieces:
-                    pass
-                _check(generation)
-                content = dict(
-                    **about,
-                    object='chat.completion',
-                    choices=[
-                        dict(
-                            index=0,
-                            message=dict(
-                                role='assistant', content=generation.text
-                            ),
-                            logprobs=None,
-                            finish_reason=generation.finish_reason,
-                        )
-                    ],
-                    usage=_usage(generation),
-                )
-                await json_response(content)(_SCOPE, None, send)
+        pieces = _pieces(generation)
+        first = await anext(pieces, '')
+        api.metrics.first_token.add(time.monotonic() - began)
+        if request.stream:
+            await self._send_events(
+                generation, first, pieces, about, request, send
+            )
+        else:
+            async for _ in pieces:
+                pass
+            _check(generation)
+            content = dict(
+                **about,
+                object='chat.completion',
+                choices=[
+                    dict(
+                        index=0,
+                        message=dict(
+                            role='assistant', content=generation.text
+                        ),
+                        logprobs=None,
+                        finish_reason=generation.finish_reason,
+                    )
+                ],
+                usage=_usage(generation),
+            )
+            await json_response(content)(_SCOPE, None, send)
         api.metrics.answer.add(time.monotonic() - began)
         usage = _usage(generation)
         api.metrics.tokens.update(
@@ -233,22 +251,41 @@ class Completions:
         await send(dict(type='http.response.body', body=b''))
 
     @contextlib.contextmanager
-    def _answering(self, generation: Generation) -> Iterator[None]:
-        """Follow an answer; it ends with the one who asked for it."""
-        self._answers.add(generation)
+    def _answering(
+        self, generation: Generation, slot: 'Slot'
+    ) -> Iterator[None]:
+        """Follow an answer; it ends with the request.
+
+        Its slot is free when the engine has ended it, however slowly the
+        client reads.
+        """
+        loop = asyncio.get_running_loop()
+
+        def release(piece: str | None) -> None:
+            if piece is None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(slot.release)
+
+        generation.listen(release)
         try:
             yield
         finally:
-            self._answers.discard(generation)
+            slot.release()
             if not generation.finished:
                 generation.cancel()
 
-    def _parse(self, body: bytes) -> ChatRequest:
-        """Read a request.
+    async def _parsed(self, body: bytes) -> ChatRequest:
+        """Read a request; a large one in a thread.
 
         Raises:
             ApiError: 400 or 404.
         """
+        if len(body) <= _LARGE:
+            return self._parse(body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parsers, self._parse, body)
+
+    def _parse(self, body: bytes) -> ChatRequest:
         try:
             request = parse_request(
                 body, self.model.template, self.model.prompt, self.api.limits
@@ -258,24 +295,33 @@ class Completions:
         self.api.check_name(request.model)
         return request
 
-    async def _start(self, request: ChatRequest) -> tuple[Generation, Prompt]:
-        """Get the images, write the prompt, and ask the engine.
+    async def _images(self, request: ChatRequest) -> list[Tensor]:
+        """Get the images of a request, all at once.
 
         Raises:
-            ApiError: 400, 429 or 503.
+            ApiError: 400.
         """
         reads = [
             asyncio.ensure_future(self._image(i, url, len(request.images)))
             for i, url in enumerate(request.images, 1)
         ]
         try:
-            images = await asyncio.gather(*reads)
+            return await asyncio.gather(*reads)
         finally:
             for read in reads:
                 read.cancel()
+
+    async def _start(
+        self, request: ChatRequest, images: list[Tensor]
+    ) -> tuple[Generation, Prompt]:
+        """Write the prompt, and ask the engine.
+
+        Raises:
+            ApiError: 400, 429 or 503.
+        """
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(
-            self._readers, self._prompt, request, images
+            self._parsers, self._prompt, request, images
         )
         try:
             generation = self.api.worker.submit(
@@ -284,19 +330,19 @@ class Completions:
         except QueueFull as error:
             raise self.api.full(str(error), error.retry_after) from error
         except ValueError as error:
-            raise ApiError(400, sentence(error)) from error
+            raise ApiError(400, one_line(error)) from error
         except RuntimeError as error:
-            raise ApiError(503, sentence(error), retry_after=5) from error
+            raise ApiError(503, one_line(error), retry_after=5) from error
         self.api.metrics.images += len(images)
         return generation, prompt
 
     async def _image(self, number: int, url: str, count: int) -> Tensor:
         try:
             data = await self.api.sources.bytes_of(url)
-            key = hashlib.blake2b(data).digest()
+            loop = asyncio.get_running_loop()
+            key = await loop.run_in_executor(self._parsers, _digest, data)
             tensor = self._pictures.get(key)
             if tensor is None:
-                loop = asyncio.get_running_loop()
                 tensor = await loop.run_in_executor(
                     self._readers, self._decode, data
                 )
@@ -327,7 +373,7 @@ class Completions:
                 )
         except ValueError as error:
             raise ApiError(
-                400, sentence(error), 'messages', 'context_length_exceeded'
+                400, one_line(error), 'messages', 'context_length_exceeded'
             ) from error
         if prompt.dropped and not request.truncate:
             raise ApiError(
@@ -340,6 +386,10 @@ class Completions:
                 'context_length_exceeded',
             )
         return prompt
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data).digest()
 
 
 async def _end_events(send, error: ApiError) -> None:
@@ -396,7 +446,7 @@ def _check(generation: Generation) -> None:
         raise ApiError(
             500,
             f'the answer broke off ({type(error).__name__}: '
-            f'{sentence(error)}).',
+            f'{one_line(error)}).',
         )
     if generation.finish_reason == 'cancelled':
         raise ApiError(
@@ -421,15 +471,3 @@ async def _disconnected(receive) -> None:
     """Return when the client has left."""
     while (await receive())['type'] != 'http.disconnect':
         pass
-
-
-async def _discard(receive) -> None:
-    """Take the rest of a body, so that its sender hears the refusal."""
-
-    async def rest() -> None:
-        while (message := await receive())['type'] == 'http.request':
-            if not message.get('more_body'):
-                return
-
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(rest(), _LINGER)

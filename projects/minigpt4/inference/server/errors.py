@@ -1,19 +1,25 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Errors of the HTTP API, in OpenAI's format: always with the cause."""
 
+import asyncio
+import contextlib
 import json
 import math
+import time
 from typing import Any
 
-from ..options import sentence
+from ...errors import one_line
 from .request_values import shown
 
 _KINDS = {
     400: 'invalid_request_error',
     401: 'authentication_error',
+    403: 'permission_error',
     404: 'not_found_error',
     429: 'rate_limit_error',
 }
+# seconds in which a refused client can send its whole body, and its next part
+_LINGER, _NEXT = 20.0, 1.0
 
 
 class ApiError(Exception):
@@ -64,6 +70,23 @@ def json_response(
     )
 
 
+async def refuse(error: ApiError, scope, receive, send) -> None:
+    """Answer with an error before the body was read."""
+    await discard(receive)
+    response = json_response(error.content, error.status, error.headers)
+    await response(scope, receive, send)
+
+
+async def discard(receive) -> None:
+    """Read the rest of a body, so that its sender receives the refusal."""
+    end = time.monotonic() + _LINGER
+    with contextlib.suppress(asyncio.TimeoutError):
+        while time.monotonic() < end:
+            message = await asyncio.wait_for(receive(), _NEXT)
+            if not message.get('more_body'):
+                return
+
+
 async def tell_error(request, error: ApiError):
     """What a handler refused."""
     return json_response(error.content, error.status, error.headers)
@@ -82,6 +105,6 @@ async def tell_missing(request, error):
 
 async def tell_fault(request, error):
     """What nobody foresaw; the log has where it came from."""
-    reason = f'{type(error).__name__}: {sentence(error)}'
+    reason = f'{type(error).__name__}: {one_line(error)}'
     told = ApiError(500, f'the server has a fault ({reason}).')
     return json_response(told.content, 500)

@@ -10,15 +10,17 @@ holds after each redirect. Proxies of the environment are not used.
 
 import asyncio
 import ipaddress
-import socket
 import ssl
 from collections.abc import Collection
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from .request_values import ascii_of
+from .resolver import Resolver
 
 REDIRECTS = 3
+NAME_SECONDS = 5.0  # for a name server to answer
 _CHUNK = 2**16
+_RESOLVER = Resolver()
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
 # What Python's is_global lets through, as tables differ between its versions:
 # protocol assignments (Oracle's metadata), Teredo and the like, local NAT64,
@@ -99,17 +101,15 @@ class _Fetch:
                 f'pictures are not fetched from {brief(host)} here; send '
                 'the picture as a data URL.'
             )
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(
-                host, parts.port or _port(parts), type=socket.SOCK_STREAM
+            addresses = await _RESOLVER.addresses(
+                host, parts.port or _port(parts), NAME_SECONDS
             )
         except (OSError, UnicodeError) as error:
             raise ImageError(
-                f'the host {brief(host)} is not known ({error}); check the '
-                'address, or send the picture as a data URL.'
+                f'the host {brief(host)} is not known ({_reason(error)}); '
+                'check the address, or send the picture as a data URL.'
             ) from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if self.hosts is None:
             for address in addresses:
                 if not is_public(address):
@@ -145,8 +145,8 @@ class _Fetch:
             finally:
                 writer.close()
         raise ImageError(
-            f'{brief(parts.geturl())} cannot be fetched ({error}); check '
-            'the address, or send the picture as a data URL.'
+            f'{brief(parts.geturl())} cannot be fetched ({_reason(error)}); '
+            'check the address, or send the picture as a data URL.'
         ) from error
 
     async def _exchange(
@@ -196,8 +196,8 @@ class _Fetch:
                     raise EOFError('the connection was closed')
         except (h11.ProtocolError, UnicodeError) as error:
             raise ImageError(
-                f'{brief(parts.geturl())} cannot be fetched ({error}); send '
-                'the picture as a data URL.'
+                f'{brief(parts.geturl())} cannot be fetched '
+                f'({_reason(error)}); send the picture as a data URL.'
             ) from error
 
     def _judged(self, parts: SplitResult, response) -> str | None:
@@ -256,7 +256,7 @@ def _split(url: str) -> SplitResult:
         port = parts.port  # a wrong one raises here
     except ValueError as error:
         raise ImageError(
-            f'{brief(url)} is no address ({error}); expected '
+            f'{brief(url)} is no address ({_reason(error)}); expected '
             'https://host/picture.png or the like.'
         ) from error
     if parts.scheme not in ('http', 'https') or not parts.hostname:
@@ -270,6 +270,11 @@ def _split(url: str) -> SplitResult:
             'that is refused; expected https://host/picture.png.'
         )
     return parts
+
+
+def _reason(error: BaseException | None) -> str:
+    """The text of an error that another host can have a part in."""
+    return brief(str(error))
 
 
 def _secure(parts: SplitResult) -> bool:

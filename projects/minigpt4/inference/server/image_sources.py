@@ -9,9 +9,7 @@ import asyncio
 import base64
 import binascii
 import io
-import os
-import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,10 +18,15 @@ from PIL import Image
 
 from ...datasets import SampleError
 from ...datasets.images import read_image
+from ...regular_files import open_regular
 from .image_fetch import ImageError, brief, fetch_picture, too_large
+from .threads import DaemonThreads
 
 # Pillow's readers of common pictures; others call programs (EPS) or are rare
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
+_FETCHES = 128  # connections to other hosts at once
+_READS = 16  # files that are read, and data URLs that are decoded, at once
+_INLINE = 2**16  # characters of a data URL that are decoded without a thread
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class ImageSources:
                 f'{folder} is no folder; name the folder whose pictures may '
                 'be asked about.'
             )
+        self._fetches = asyncio.Semaphore(_FETCHES)
+        self._reads = asyncio.Semaphore(_READS)
+        # more than _READS: a read from a slow disk goes on after its time
+        self._threads = DaemonThreads('minigpt4-files', 4 * _READS)
 
     async def bytes_of(self, url: str) -> bytes:
         """The file behind a URL.
@@ -76,17 +83,39 @@ class ImageSources:
         """
         kind = url[:8].partition(':')[0].lower()
         if kind == 'data':
-            return self._decoded(url)
+            if len(url) <= _INLINE:
+                return self._decoded(url)
+            return await self._in_thread(self._decoded, url)
         if kind in ('http', 'https'):
-            return await fetch_picture(
-                url, self.limits.bytes, self.limits.seconds, self.hosts
-            )
+            async with self._fetches:
+                return await fetch_picture(
+                    url, self.limits.bytes, self.limits.seconds, self.hosts
+                )
         if kind == 'file':
-            return await asyncio.to_thread(self._file, url)
+            return await self._in_thread(self._file, url)
         raise ImageError(
             f'the image {brief(url)} is no URL that is read here; expected '
             'data:image/...;base64,..., http:// or https://.'
         )
+
+    async def _in_thread(
+        self, read: Callable[[str], bytes], url: str
+    ) -> bytes:
+        """Read a URL in a thread, in limited time."""
+        async with self._reads:
+            try:
+                return await asyncio.wait_for(
+                    self._threads.run(read, url), self.limits.seconds
+                )
+            except asyncio.TimeoutError:
+                raise ImageError(
+                    f'{brief(url)} was not read within '
+                    f'{self.limits.seconds:g} seconds; try again later.'
+                ) from None
+            except OSError as error:
+                raise ImageError(
+                    f'{brief(url)} cannot be read ({error}).'
+                ) from error
 
     def picture(self, data: bytes) -> Image.Image:
         """Decode a file to RGB.
@@ -132,6 +161,8 @@ class ImageSources:
         try:
             # as base64 prints it: lines of 76 characters
             body = body.replace('\n', '').replace('\r', '')
+            if len(body) % 4 > 1:  # some clients leave the padding out
+                body += '=' * (-len(body) % 4)
             data = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageError(
@@ -162,20 +193,14 @@ class ImageSources:
             path = (self.folder / unquote(parts.path)).resolve()
             if parts.netloc or not path.is_relative_to(self.folder):
                 raise refused
-            # O_NONBLOCK: opening a pipe would wait for its writer
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            with open(handle, 'rb') as file:
-                about = os.fstat(handle)
-                if not stat.S_ISREG(about.st_mode):
-                    raise refused
-                if about.st_size > self.limits.bytes:
-                    raise too_large(
-                        brief(url), about.st_size, self.limits.bytes
-                    )
-                return file.read(self.limits.bytes)
+            with open_regular(path) as file:
+                data = file.read(self.limits.bytes + 1)
+            if len(data) > self.limits.bytes:
+                raise too_large(brief(url), len(data), self.limits.bytes)
+            return data
+        except ImageError:
+            raise
         except (OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, ImageError):
-                raise
             raise refused from error
 
 

@@ -33,6 +33,8 @@ class RequestLimits:
         beams: The most beams; everybody waits while they are searched.
         text: The most characters of its messages.
         seconds: The longest that it may take, waiting included.
+        client_requests: The most requests of one client that are answered or
+            wait at once; 0 for no limit.
     """
 
     body: int = 64 * 2**20
@@ -41,6 +43,7 @@ class RequestLimits:
     beams: int = 1
     text: int = 100_000
     seconds: float = 600.0
+    client_requests: int = 0
 
 
 def number(

@@ -5,6 +5,7 @@ import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..server.request_values import RequestLimits
 from .visit import Busy, Visit, messages, sentence, settings_of
 
 _FORGOTTEN = (
@@ -22,13 +23,18 @@ class Actions:
     Args:
         new_visit: Makes a visit.
         examples: See :func:`~minigpt4.inference.web.page.examples`.
+        limits: What may be asked for; None for the page's own.
     """
 
     def __init__(
-        self, new_visit: Callable[[], Visit], examples: list[dict[str, Any]]
+        self,
+        new_visit: Callable[[], Visit],
+        examples: list[dict[str, Any]],
+        limits: RequestLimits | None = None,
     ) -> None:
         self.new_visit = new_visit
         self.examples = examples
+        self.limits = limits
 
     def enter(self) -> dict:
         """The page was opened."""
@@ -40,9 +46,7 @@ class Actions:
         """A question was sent, with or without pictures."""
         forgotten = visit is None
         visit = visit or self.new_visit()
-        steps = visit.ask(
-            asked['text'], asked['files'], **settings_of(*controls)
-        )
+        steps = self._steps(visit.ask, controls, asked)
         for update in self._follow(visit, steps, asked):
             if forgotten:
                 update.update(visit=visit)
@@ -53,12 +57,20 @@ class Actions:
     def regenerate(self, visit: Visit | None, *controls) -> Iterator[dict]:
         """The last answer is wanted anew."""
         visit = visit or self.new_visit()
-        steps = visit.regenerate(**settings_of(*controls))
+        steps = self._steps(visit.regenerate, controls)
         yield from self._follow(visit, steps, None)
+
+    def _steps(
+        self, work: Callable, controls: tuple, asked: dict | None = None
+    ) -> Iterator[None]:
+        """Answer with the settings of the controls, if they are allowed."""
+        settings = settings_of(*controls, limits=self.limits)
+        values = () if asked is None else (asked['text'], asked['files'])
+        yield from work(*values, **settings)
 
     @staticmethod
     def stop(visit: Visit | None) -> None:
-        """The answer that is being written shall end."""
+        """The answer that is being written is to end."""
         if visit is not None:
             visit.stop()
 

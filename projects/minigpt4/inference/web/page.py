@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 from ...models import MiniGPT4
 from ...models.sampling import Settings
 from ..server.image_sources import ImageSources
+from ..server.request_values import RequestLimits
 from ..worker import EngineWorker
 from .actions import Actions
-from .visit import WAYS, Visit
+from .guard import PageGuard
+from .uploads import UNUSED_SECONDS, Uploads, upload_folder
+from .visit import MOST_BEAMS, WAYS, Visit
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent / 'examples'
 _STYLE = Path(__file__).parent / 'page.css'
-_HOUR = 3600  # seconds
+UPLOAD_BYTES = 2**30  # of all uploaded pictures
+_CHECK_SECONDS = 60  # between two looks for files that are too old
+_JSON_BYTES = 2**18  # of a question besides its text
+_WAITING = 64  # events of the page beyond the engine's places
 # what a browser may load for the page: nothing from elsewhere
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -41,7 +47,11 @@ def mount_page(
     model: MiniGPT4,
     name: str = 'MiniGPT-4',
     api_key: str | None = None,
-    **arguments,
+    sources: ImageSources | None = None,
+    max_new_tokens: int = 1000,
+    max_images: int = 8,
+    limits: RequestLimits | None = None,
+    upload_bytes: int = UPLOAD_BYTES,
 ) -> None:
     """Put the page at ``/`` of a server, behind the routes it has already.
 
@@ -51,17 +61,39 @@ def mount_page(
         model: The model of the engine.
         name: What to call it.
         api_key: Asked for as the password, if the server has one.
-        arguments: Of :func:`build_page`.
+        sources: Reads the pictures, with limits.
+        max_new_tokens: The longest answer that can be asked for.
+        max_images: The most pictures of one turn.
+        limits: What a question may ask for, instead of the two before.
+        upload_bytes: The most bytes of all uploaded pictures on disk.
     """
-    page = build_page(worker, model, name, **arguments)
-    import gradio as gr
+    gr = _gradio()
+    from starlette.middleware import Middleware
 
-    sources = arguments.get('sources') or ImageSources()
+    sources = sources or ImageSources()
+    limits = limits or _limits(max_new_tokens, max_images)
+    uploads = Uploads(
+        upload_folder(), upload_bytes, sources.limits.bytes, (EXAMPLES,)
+    )
+    page = build_page(
+        worker, model, name, sources, limits=limits, uploads=uploads
+    )
     app.add_middleware(_Policy)
     gr.mount_gradio_app(
         app,
         page,
         path='/',
+        app_kwargs=dict(
+            middleware=[
+                Middleware(
+                    PageGuard,
+                    uploads=uploads,
+                    most_files=limits.images,
+                    # a character is six bytes at most, as \\uXXXX
+                    most_json_bytes=6 * limits.text + _JSON_BYTES,
+                )
+            ]
+        ),
         footer_links=[],
         auth=None if api_key is None else partial(_may_enter, api_key),
         auth_message='Any name; the password is the API key of the server.',
@@ -80,6 +112,8 @@ def build_page(
     sources: ImageSources | None = None,
     max_new_tokens: int = 1000,
     max_images: int = 8,
+    limits: RequestLimits | None = None,
+    uploads: Uploads | None = None,
 ) -> 'gr.Blocks':
     """Build the page; :func:`mount_page` also dresses and serves it.
 
@@ -90,21 +124,30 @@ def build_page(
         sources: Reads the pictures, with limits.
         max_new_tokens: The longest answer that can be asked for.
         max_images: The most pictures of one turn.
+        limits: What a question may ask for, instead of the two before.
+        uploads: The uploaded files; without it they are neither checked nor
+            removed when their question is answered.
 
     Raises:
         ModuleNotFoundError: Gradio is not installed.
     """
+    limits = limits or _limits(max_new_tokens, max_images)
     gr = _gradio()
     gr.set_static_paths([EXAMPLES])
-    actions = Actions(
-        partial(Visit, worker, sources, max_images),
-        examples(nano='nano' in name),
+    new_visit = partial(
+        Visit,
+        worker,
+        sources,
+        limits.images,
+        limits.text,
+        limits.seconds,
+        uploads,
     )
+    actions = Actions(new_visit, examples(nano='nano' in name), limits)
     with gr.Blocks(
         title='MiniGPT-4',
         analytics_enabled=False,
-        # uploaded pictures are kept for a day
-        delete_cache=(_HOUR, 24 * _HOUR),
+        delete_cache=(_CHECK_SECONDS, UNUSED_SECONDS),
     ) as page:
         visit = gr.State(None, delete_callback=Actions.leave)
         gr.HTML(
@@ -117,9 +160,7 @@ def build_page(
                 chat, box, parts, buttons = _chat_column()
             with gr.Column(scale=3, min_width=280):
                 gallery = _gallery(actions.examples)
-                controls = _controls(
-                    Settings.of(model.generation), max_new_tokens
-                )
+                controls = _controls(Settings.of(model.generation), limits)
 
         parts = dict(visit=visit, chat=chat, box=box, **parts)
 
@@ -163,9 +204,18 @@ def build_page(
         choose.__annotations__['event'] = gr.SelectData  # Gradio's own way
         gallery.select(choose, None, [box], api_visibility='private')
     # One thread waits for each answer; the engine bounds their number.
-    page.max_threads = 64 + worker.max_waiting + worker.engine.slots
+    most = _WAITING + worker.max_waiting + worker.engine.slots
+    page.max_threads = most
     page.create_limiter()
-    return page.queue(default_concurrency_limit=None, api_open=False)
+    return page.queue(
+        default_concurrency_limit=None, api_open=False, max_size=most
+    )
+
+
+def _limits(max_new_tokens: int, max_images: int) -> RequestLimits:
+    return RequestLimits(
+        images=max_images, max_tokens=max_new_tokens, beams=MOST_BEAMS
+    )
 
 
 def examples(nano: bool) -> list[dict[str, Any]]:
@@ -189,6 +239,7 @@ def _gradio():
     """Gradio, which neither reports home nor keeps what was asked."""
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ['GRADIO_RUN_HISTORY'] = 'False'
+    upload_folder()  # Gradio takes it from the environment
     try:
         import gradio
     except ModuleNotFoundError as error:
@@ -280,14 +331,16 @@ def _gallery(cards: list[dict[str, Any]]) -> 'gr.Gallery':
         )
 
 
-def _controls(defaults: Settings, max_new_tokens: int) -> list:
+def _controls(defaults: Settings, limits: RequestLimits) -> list:
     """The settings, in the order of :func:`.visit.settings_of`."""
     import gradio as gr
 
-    way_now = 'Greedy' if defaults.num_beams == 1 else 'Beams'
+    most_beams = min(limits.beams, MOST_BEAMS)
+    ways = [way for way in WAYS if way != 'Beams' or most_beams > 1]
+    way_now = 'Greedy' if defaults.num_beams == 1 else ways[-1]
     way_now = 'Sampling' if defaults.do_sample else way_now
     with gr.Accordion('Settings', open=False, elem_id='settings'):
-        way = gr.Radio(list(WAYS), value=way_now, label='How words are chosen')
+        way = gr.Radio(ways, value=way_now, label='How words are chosen')
         sampling = [
             gr.Slider(
                 0.1, 2, defaults.temperature, step=0.05, label='Temperature'
@@ -308,9 +361,9 @@ def _controls(defaults: Settings, max_new_tokens: int) -> list:
             ),
         ]
         num_beams = gr.Slider(
-            2,
-            10,
-            max(defaults.num_beams, 5),
+            1,
+            most_beams if most_beams > 1 else 2,
+            min(max(defaults.num_beams, 5), max(most_beams, 2)),
             step=1,
             label='Beams',
             info='The answer appears when it is complete.',
@@ -320,8 +373,8 @@ def _controls(defaults: Settings, max_new_tokens: int) -> list:
         num_beams.visible = way_now == 'Beams'
         length = gr.Slider(
             1,
-            max_new_tokens,
-            min(defaults.max_new_tokens, max_new_tokens),
+            limits.max_tokens,
+            min(defaults.max_new_tokens, limits.max_tokens),
             step=1,
             label='Longest answer, in tokens',
         )

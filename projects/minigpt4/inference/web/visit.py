@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A visit to the web page: one browser's chat, and what is shown of it.
 
-Knows the engine and files, and nothing of Gradio.
+Uses the engine and files, and nothing of Gradio.
 """
 
 import base64
@@ -19,11 +19,16 @@ from typing import Any
 
 from PIL import Image
 
+from ...errors import one_line, printable
+from ...regular_files import read_regular
 from ..chat import ChatSession
 from ..server.image_sources import ImageSources
+from ..server.request_values import RequestLimits, number
 from ..worker import EngineWorker, QueueFull
+from .uploads import Uploads
 
 WAYS = ('Greedy', 'Sampling', 'Beams')
+MOST_BEAMS = 10  # that the page offers
 _REDRAW = 0.05  # seconds between two looks at an answer that grows
 _THUMBNAIL = 384  # pixels, the longer side of a picture in Markdown
 _ENDS = dict(length=', cut at the longest answer', cancelled=', stopped')
@@ -44,9 +49,9 @@ class Shown:
 
     Attributes:
         question: What was asked.
-        files: The pictures that came with it, as they were uploaded.
-        thumbnails: The same as small data URLs, for the export.
-        answer: What was said so far.
+        files: Its pictures as they are shown: small JPEG files.
+        thumbnails: The same as data URLs, for the export.
+        answer: The answer so far.
     """
 
     question: str
@@ -62,11 +67,16 @@ class Visit:
         worker: Runs the engine for all visits.
         sources: Reads pictures, with limits.
         max_images: The most pictures of one turn.
+        max_text: The most characters of one question.
+        max_seconds: The longest that an answer may take, waiting included;
+            None for no limit.
+        uploads: The uploaded files, of which those of an answered question
+            are removed; without it any file may be named.
 
     Attributes:
         chat: The chat.
         shown: Its turns as the page shows them.
-        ended: Whether nobody looks at it any more.
+        ended: Whether the browser has left it.
     """
 
     def __init__(
@@ -74,15 +84,22 @@ class Visit:
         worker: EngineWorker,
         sources: ImageSources | None = None,
         max_images: int = 8,
+        max_text: int = RequestLimits.text,
+        max_seconds: float | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self.worker = worker
         self.sources = sources or ImageSources()
         self.max_images = max_images
+        self.max_text = max_text
+        self.max_seconds = max_seconds
+        self.uploads = uploads
         self.chat = ChatSession(worker)
         self.shown: list[Shown] = []
         self.ended = False
         self._busy = threading.Lock()
         self._folder: tempfile.TemporaryDirectory | None = None
+        self._pictures = 0  # shown so far
 
     def ask(
         self, question: str, files: Sequence[str] = (), **settings
@@ -104,17 +121,23 @@ class Visit:
                 f'{len(files)} pictures were given; send at most '
                 f'{self.max_images} with one question.'
             )
+        if len(question) > self.max_text:
+            raise ValueError(
+                f'the question has {len(question):,} characters; at most '
+                f'{self.max_text:,} are allowed: shorten it.'
+            )
         if not question.strip() and not files:
             raise ValueError('nothing was asked; write a question.')
         question = question.strip() or self.chat.model.prompt
         with self._alone():
-            turn = Shown(question, list(files))
+            turn = Shown(question)
             images = []
             for file in files:
                 with _DECODING:
                     image, thumbnail = self._read(file)
                 images.append(image)
-                turn.thumbnails.append(thumbnail)
+                turn.files.append(self._keep(thumbnail))
+                turn.thumbnails.append(_data_url(thumbnail))
             self.shown.append(turn)
             try:
                 yield  # the question is seen before the model has read it
@@ -122,7 +145,12 @@ class Visit:
                 yield from self._follow(turn, pieces)
             except Exception:
                 self.shown.pop()
+                files = ()  # they return to the box with the question
                 raise
+            finally:
+                if self.uploads is not None:
+                    for file in files:
+                        self.uploads.remove(file)
 
     def regenerate(self, **settings) -> Iterator[None]:
         """Answer the last question anew.
@@ -144,13 +172,15 @@ class Visit:
                 raise
 
     def stop(self) -> None:
-        """End the answer that is being written; what was said stays."""
+        """End the answer that is being written; its text so far stays."""
         self.chat.cancel()
 
     def end(self) -> None:
-        """Nobody looks at it any more."""
+        """The browser has left; end the answer and remove the files."""
         self.ended = True
         self.stop()
+        if self._busy.acquire(blocking=False):
+            self._release()
 
     @property
     def notice(self) -> str:
@@ -178,9 +208,7 @@ class Visit:
         """
         if not self.shown:
             raise ValueError('the chat is empty; there is nothing to export.')
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix='minigpt4-')
-        stem = Path(self._folder.name) / 'minigpt4_chat'
+        stem = self._own_folder() / 'minigpt4_chat'
         files = [stem.with_suffix('.json'), stem.with_suffix('.md')]
         self.chat.save(files[0])
         files[1].write_text(markdown(self.shown), encoding='utf-8')
@@ -196,22 +224,44 @@ class Visit:
         try:
             yield
         finally:
-            self._busy.release()
+            self._release()
 
-    def _read(self, file: str) -> tuple[Image.Image, str]:
-        """A picture as the model sees it, and small as a data URL.
+    def _release(self) -> None:
+        """Let the chat go on; without its files if the browser has left."""
+        if self.ended and self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+        self._busy.release()
+
+    def _own_folder(self) -> Path:
+        """The folder of the files that are shown or exported."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix='minigpt4-')
+        return Path(self._folder.name)
+
+    def _keep(self, thumbnail: bytes) -> str:
+        """Write a picture to be shown; returns its path."""
+        self._pictures += 1
+        path = self._own_folder() / f'picture{self._pictures}.jpg'
+        path.write_bytes(thumbnail)
+        return str(path)
+
+    def _read(self, file: str) -> tuple[Image.Image, bytes]:
+        """A picture as the model sees it, and a small one as a JPEG file.
 
         The chat keeps the first and not what a camera gave: the answers are
-        the same, and the exported chat can be sent about.
+        the same, and the exported chat is small.
         """
+        if self.uploads is not None:
+            self.uploads.check(file)
         size = Path(file).stat().st_size
         limit = self.sources.limits.bytes
         if size > limit:
             raise ValueError(
-                f'{Path(file).name} has {size:,} bytes; at most {limit:,} '
-                'are allowed: send a smaller picture.'
+                f'{printable(Path(file).name)} has {size:,} bytes; at most '
+                f'{limit:,} are allowed: send a smaller picture.'
             )
-        picture = self.sources.picture(Path(file).read_bytes())
+        picture = self.sources.picture(read_regular(file))
         side = self.chat.model.image_size
         seen = picture.resize((side, side), Image.Resampling.BICUBIC)
         return seen, _thumbnail(picture)
@@ -220,13 +270,27 @@ class Visit:
         """Let an answer grow, and look at it now and then."""
         looked = 0.0
         # closed with the browser's tab, which ends the answer
-        with closing(pieces):  # type: ignore[type-var]
+        with closing(pieces), self._timed():  # type: ignore[type-var]
             for piece in pieces:
                 turn.answer += piece
                 if time.monotonic() - looked >= _REDRAW:
                     yield
                     looked = time.monotonic()
         yield
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Stop an answer that takes too long."""
+        if self.max_seconds is None:
+            yield
+            return
+        timer = threading.Timer(self.max_seconds, self.stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def settings_of(
@@ -236,17 +300,49 @@ def settings_of(
     seed: float | None,
     num_beams: float,
     max_new_tokens: float,
+    *,
+    limits: RequestLimits | None = None,
 ) -> dict[str, Any]:
-    """The settings of generation behind the controls of the page."""
+    """The settings of generation behind the controls of the page.
+
+    A browser may send any value for them, so they are checked here.
+
+    Args:
+        way: One of :data:`WAYS`.
+        temperature: Of sampling, up to 2.
+        top_p: Of sampling, up to 1.
+        seed: Of sampling; None for another answer each time.
+        num_beams: Of a search.
+        max_new_tokens: The longest answer.
+        limits: What may be asked for; by default up to 10 beams.
+
+    Raises:
+        ValueError: A value is of another type or out of its range.
+    """
+    limits = limits or RequestLimits(beams=MOST_BEAMS)
+    if way not in WAYS:
+        raise ValueError(
+            f'the way to choose words is unknown; expected {", ".join(WAYS)}.'
+        )
     settings: dict[str, Any] = dict(
-        max_new_tokens=int(max_new_tokens), do_sample=way == 'Sampling'
+        max_new_tokens=number(
+            'the longest answer', max_new_tokens, 1, limits.max_tokens, True
+        ),
+        do_sample=way == 'Sampling',
     )
     if way == 'Sampling':
-        settings.update(temperature=temperature, top_p=top_p)
+        settings.update(
+            temperature=number('temperature', temperature, 0.01, 2),
+            top_p=number('top-p', top_p, 0.01, 1),
+        )
         if seed is not None:
-            settings['seed'] = int(seed)
+            settings['seed'] = number(
+                'seed', seed, -(2**63), 2**63 - 1, whole=True
+            )
     elif way == 'Beams':
-        settings['num_beams'] = int(num_beams)
+        settings['num_beams'] = number(
+            'beams', num_beams, 1, limits.beams, whole=True
+        )
     return settings
 
 
@@ -280,30 +376,30 @@ def markdown(shown: Sequence[Shown]) -> str:
     lines = ['# A chat with MiniGPT-4']
     for turn in shown:
         lines.append('**Question:** ' + turn.question)
-        for number, picture in enumerate(turn.thumbnails, 1):
-            lines.append(f'![picture {number}]({picture})')
+        for i, picture in enumerate(turn.thumbnails, 1):
+            lines.append(f'![picture {i}]({picture})')
         lines.append('**Answer:** ' + turn.answer.replace('\n', '  \n'))
     return '\n\n'.join(lines) + '\n'
 
 
-def _thumbnail(picture: Image.Image) -> str:
-    """Make a picture small; returns it as a JPEG inside a data URL."""
+def _thumbnail(picture: Image.Image) -> bytes:
+    """Make a picture small; returns it as a JPEG file."""
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
     picture.save(out, 'JPEG', quality=85)
-    return (
-        'data:image/jpeg;base64,' + base64.b64encode(out.getvalue()).decode()
-    )
+    return out.getvalue()
+
+
+def _data_url(jpeg: bytes) -> str:
+    return 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
 
 
 def sentence(error: Exception) -> str:
     """Why something failed, in one sentence; surprises are logged too."""
     if isinstance(error, QueueFull):
         return f'Too many people ask at the moment: {error}'
-    lines = str(error).strip().splitlines()
-    if isinstance(error, ValueError) and lines:
-        return lines[0]
+    reason = one_line(error) if str(error).strip() else 'no reason given'
+    if isinstance(error, ValueError) and str(error).strip():
+        return reason
     logger.error('the web page could not answer', exc_info=error)
-    return (
-        f'{type(error).__name__}: {lines[0] if lines else "no reason given"}'
-    )
+    return f'{type(error).__name__}: {reason}'
