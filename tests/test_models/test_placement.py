@@ -315,11 +315,12 @@ def test_spread_over_memory_and_disk(
     assert torch.equal(*logits)
     gradients = [gradient(m, mixed_samples) for m in (want, got)]
     assert torch.equal(*gradients)
-    answers = [
-        m.eval().generate(mixed_samples[:2], max_new_tokens=5)
-        for m in (want, got)
-    ]
-    assert answers[0] == answers[1]
+    if dtype == 'float32':  # in bfloat16 two of the best tokens can be equal
+        answers = [
+            m.eval().generate(mixed_samples[:2], max_new_tokens=5)
+            for m in (want, got)
+        ]
+        assert answers[0] == answers[1]
     model.load_state_dict(whole.state_dict())
 
 
