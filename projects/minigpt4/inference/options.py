@@ -34,7 +34,10 @@ def _yes_or_no(text: str) -> bool:
 # setting: (how it is read, what it is)
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     'max_new_tokens': (int, 'the longest answer, in tokens'),
-    'min_new_tokens': (int, 'the shortest'),
+    'min_new_tokens': (
+        int,
+        'the shortest answer, in tokens; before, nothing ends it',
+    ),
     'do_sample': (_yes_or_no, 'draw each token instead of taking the best'),
     'temperature': (float, 'of sampling'),
     'top_k': (int, 'sample from the K best tokens'),
@@ -144,7 +147,8 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
         settings['do_sample'] = False
     elif any(name in settings for name in _OF_SAMPLING):
         settings.setdefault('do_sample', True)
-    Settings.of(settings)
+    # the model's own max_new_tokens is not known here
+    Settings.of({'max_new_tokens': sys.maxsize}, settings)
     return settings
 
 
