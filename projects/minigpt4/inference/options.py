@@ -15,11 +15,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from ..errors import one_line
 from ..hub import our_models
 from ..models import MiniGPT4
 from ..models.sampling import Settings
 from .caption import get_model
 
+sentence = one_line  # for modules that import it by this name
 DEFAULT_MODEL = 'minigpt-4_nano_caption'
 
 
@@ -207,7 +209,7 @@ def load_model(
     ) as error:
         raise ValueError(
             f'{name} could not be built ({type(error).__name__}: '
-            f'{sentence(error)}); "minigpt4 doctor" may know more.'
+            f'{one_line(error)}); "minigpt4 doctor" may know more.'
         ) from error
 
 
@@ -222,7 +224,7 @@ def own_prompt(name: str) -> str:
         model = Config.fromfile(known.config if known else name).model
     except (AttributeError, OSError, SyntaxError) as error:
         raise ValueError(
-            f'{name} is no config of a model ({sentence(error)}); give the '
+            f'{name} is no config of a model ({one_line(error)}); give the '
             'name of a model or the file of its config.'
         ) from error
     return model.get('prompt', '')
@@ -257,13 +259,3 @@ def quiet_logs(bars: bool = True) -> Iterator[None]:
             handler.setLevel(level)
         if enabled:
             transformers_logging.enable_progress_bar()
-
-
-def sentence(error: BaseException) -> str:
-    """An error in one line; of the system's own, without its number."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f'{error.filename} does not exist'
-    if isinstance(error, OSError) and error.strerror:
-        return ': '.join(filter(None, (error.filename, error.strerror)))
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
