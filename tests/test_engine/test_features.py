@@ -249,7 +249,7 @@ def test_command(make, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
     assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 0
     said = capsys.readouterr().out
-    assert '5 images added, 0 were there, 0 could not be read; 5 in' in said
+    assert '5 images added, 0 already cached, 0 could not be read' in said
     cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
     assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
     assert 'error: ' in capsys.readouterr().err

@@ -202,6 +202,48 @@ def test_a_killed_run_goes_on_and_half_a_line_is_mended(
     ]
 
 
+@pytest.mark.parametrize(
+    'signum', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+)
+def test_a_stopped_run_keeps_what_was_answered(
+    folder, monkeypatch, asked, capsys, signum
+):
+    step = Engine.step
+    steps = []
+
+    def stopped(self):
+        steps.append(self)
+        if len(steps) == 60:
+            os.kill(os.getpid(), signum)
+        return step(self)
+
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, 'step', stopped)
+        command = ['pics', '-o', 'out.csv', '--slots', '1']
+        assert main(command) == 128 + signum
+    assert signal.getsignal(signum) == before
+    err = capsys.readouterr().err
+    assert err == (
+        f'\nstopped by {signal.Signals(signum).name}; what was answered is '
+        'kept, and the same command goes on from there.\n'
+    )
+    kept = rows()
+    assert 0 < len(kept) < 6 and all(row['caption'] for row in kept)
+    assert not Path('out.csv').exists()
+    del asked[:]
+    assert main(command) == 0
+    assert len(asked) == 6 - len(kept)
+    with open('out.csv', newline='') as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_debug_shows_the_traceback(folder, capsys):
+    assert main(['nowhere', '-o', 'out.jsonl', '--debug']) == 1
+    err = capsys.readouterr().err
+    assert 'Traceback' in err and 'error: nowhere does not exist' in err
+
+
 def test_a_last_line_that_only_lacks_its_end_is_kept(folder, asked):
     main(['pics', '-o', 'out.jsonl', '-q'])
     whole = Path('out.jsonl').read_bytes()
