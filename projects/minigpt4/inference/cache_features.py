@@ -4,13 +4,13 @@
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
 from ..datasets.feature_cache import FeatureCache
 from ..engine.config import leave_ranks, load_config, start_ranks
 from ..engine.features import cache_features
-from ..errors import add_debug_option, printable, reports_errors
+from ..errors import add_debug_option, one_line, printable, reports_errors
 from ..signals import raise_on_signals
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     note = 'what was cached is kept, and the same command goes on from there.'
     with raise_on_signals(note):
-        cfg = load_config(args.config, options=args.cfg_options)
+        cfg = _config(args)
         start_ranks(cfg, args.launcher)
         counts = cache_features(cfg, args.out, dtype=args.dtype)
         if is_main_process():
@@ -41,6 +41,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f'train: python tools/train.py CONFIG --features {out}')
         leave_ranks()
     return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """Read the config.
+
+    Raises:
+        OSError: It is missing.
+        ValueError: It is no config of a training.
+    """
+    try:
+        cfg = load_config(args.config, options=args.cfg_options)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of any kind: a config is a program
+        raise ValueError(
+            f'{args.config} cannot be read as a config '
+            f'({type(error).__name__}: {one_line(error)}).'
+        ) from error
+    missing = [
+        key for key in ('model', 'train_dataloader') if cfg.get(key) is None
+    ]
+    if missing:
+        raise ValueError(
+            f'{args.config} is no config of a training: it has no '
+            f'{" and no ".join(missing)}; give a file of configs/minigpt4/.'
+        )
+    return cfg
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console
@@ -97,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.list or not args.what:
         return _list()
     if '://' in args.what:
+        _check_address(args.what)
         files, llm = [Needed('file', args.what)], None
     else:
         try:
@@ -130,6 +132,24 @@ def _run(args: argparse.Namespace) -> int:
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is no web address of a file.
+
+    Raises:
+        ValueError: It is another kind of address, or broken.
+    """
+    try:
+        scheme = urlsplit(address).scheme.lower()
+    except ValueError as error:
+        raise ValueError(
+            f'{address} is no address of a file ({error}).'
+        ) from error
+    if scheme not in ('http', 'https'):
+        raise ValueError(
+            f'{address} is a {scheme} address; expected http or https.'
+        )
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -200,15 +200,12 @@ def load_model(
             f'{pretrained} is no checkpoint that torch can read safely; '
             'give the file of a projection.'
         ) from error
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        SyntaxError,
-    ) as error:
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as error:  # of any kind: a config is a program
+        source = name if pretrained is None else f'{name} with {pretrained}'
         raise ValueError(
-            f'{name} could not be built ({type(error).__name__}: '
+            f'{source} could not be built ({type(error).__name__}: '
             f'{one_line(error)}); "minigpt4 doctor" may know more.'
         ) from error
 
@@ -222,7 +219,7 @@ def own_prompt(name: str) -> str:
     known = our_models().get(name.lower())
     try:
         model = Config.fromfile(known.config if known else name).model
-    except (AttributeError, OSError, SyntaxError) as error:
+    except Exception as error:  # of any kind: a config is a program
         raise ValueError(
             f'{name} is no config of a model ({one_line(error)}); give the '
             'name of a model or the file of its config.'

@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ...datasets.images import load_image, read_image
-from ...errors import one_line
+from ...errors import one_line, printable
 from ...models import MiniGPT4
 from ...models.engine import Engine
 from ...models.generation import Generation
@@ -148,6 +148,8 @@ def check_picture(path: str) -> os.stat_result:
         ValueError: It is no regular file.
         OSError: It cannot be opened.
     """
+    if '\0' in path:
+        raise ValueError(f'{printable(path)} has a NUL character.')
     try:
         with open_regular(path) as file:
             return os.fstat(file.fileno())

@@ -19,7 +19,7 @@ from ...atomic import replacing
 from ...datasets.images import read_image
 from ...errors import printable
 from ...regular_files import open_regular, read_regular
-from .table import CaptionRow
+from .table import CaptionRow, make_folder
 
 SIDE = 192  # pixels of a thumbnail; the page shows it at 128
 _PLACE = '<script type="application/json" id="items">['
@@ -57,7 +57,7 @@ def check_gallery(path: Path) -> None:
         OSError: The folder may not be written.
         ValueError: Something else than a gallery is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             errno.EACCES, os.strerror(errno.EACCES), str(path.parent)

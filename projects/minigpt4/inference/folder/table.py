@@ -110,7 +110,7 @@ class CaptionTable:
         self.repaired: str | None = None
         self._places: dict[tuple[str, str], _Place] = {}
         self._stale = False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._file = _open_alone(path)
         try:
             if overwrite:
@@ -245,6 +245,22 @@ class CaptionTable:
                     f'{number}), now it is {now}; give another -o, or '
                     '--overwrite to begin anew.'
                 )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with those above it, where there is none.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            errno.ENOTDIR,
+            'cannot be made, for a part of it is a file',
+            str(path),
+        ) from error
 
 
 def _open_alone(path: Path):

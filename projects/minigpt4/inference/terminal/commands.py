@@ -2,8 +2,10 @@
 """What a line that is typed in a chat does: commands, pictures, questions."""
 
 import asyncio
+import errno
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from ...prompts import IMAGE_HERE
 from ...regular_files import read_text
 from ..chat import ChatSession
 from ..folder.batch import check_picture
+from ..folder.table import make_folder
 from ..options import completed, parse_setting
 from ..server.image_fetch import fetch_picture
 from .typed_images import is_web_address, split_line, words_of
@@ -225,15 +228,30 @@ def save(session: ChatSession, path: Path) -> None:
     """Write a conversation; no other file is overwritten than such a one.
 
     Raises:
-        FileExistsError: Something else stands there.
+        FileExistsError: Something else is there.
         OSError: It cannot be written.
     """
+    check_save(path)
+    session.save(path)
+
+
+def check_save(path: Path) -> None:
+    """Refuse before a chat what could not be written after it.
+
+    Raises:
+        FileExistsError: The file exists and is no saved chat.
+        OSError: Its folder cannot be made or written.
+    """
+    make_folder(path.parent)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
+        )
     if path.exists() and not _is_chat(path):
         raise FileExistsError(
             f'{printable(str(path))} exists and is no saved chat; give '
             'another name.'
         )
-    session.save(path)
 
 
 def _is_chat(path: Path) -> bool:

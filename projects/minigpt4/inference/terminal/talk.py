@@ -28,7 +28,7 @@ from ..options import (
     settings_of,
 )
 from .answer_view import show_markdown, show_plain, terminal_text
-from .commands import HELP, Conversation, save
+from .commands import HELP, Conversation, check_save, save
 from .typed_images import source_of
 
 _FAILURES = (ImportError, OSError, ValueError, RuntimeError)
@@ -61,6 +61,8 @@ def _is_scripted(args: argparse.Namespace) -> bool:
 
 
 def _run(args: argparse.Namespace, scripted: bool) -> int:
+    if args.save is not None:
+        check_save(args.save)
     console = Console(stderr=scripted, highlight=False)
     if not scripted:
         console.print(Text(f'loading {args.model} ...', 'dim'))
