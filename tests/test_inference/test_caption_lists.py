@@ -171,6 +171,18 @@ def test_addresses_are_refused_and_a_glob_finds_what_is_no_file():
     assert Question('f.png') in find_questions(['*.png'])
 
 
+def test_linked_folders_are_searched_once():
+    """fastai #2270, pytorch-image-models #334."""
+    for name in ('d/x.png', 'other/z.png'):
+        Path(name).parent.mkdir()
+        Path(name).write_bytes(b'')
+    Path('d/link').symlink_to('../other')
+    Path('d/loop').symlink_to('../d')
+    found = [question.image for question in find_questions(['d'], True)]
+    assert found == ['d/x.png', 'd/link/z.png']
+    assert len(find_questions(['d'])) == 1
+
+
 TEXTS = [
     '=1+1',
     '+1',

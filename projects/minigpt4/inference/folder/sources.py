@@ -84,8 +84,12 @@ def _of_source(source: str, recursive: bool) -> Iterable[Question]:
 
 
 def _of_folder(folder: str, recursive: bool) -> Iterator[Question]:
-    """Pictures by name; hidden files and folders are left out."""
+    """Pictures by name; hidden files and folders are left out.
+
+    Links to folders are followed, to each folder once.
+    """
     folder = os.path.normpath(folder)
+    seen: set[tuple[int, int]] = set()
     closed: list[OSError] = []
 
     def note(error: OSError) -> None:
@@ -93,7 +97,14 @@ def _of_folder(folder: str, recursive: bool) -> Iterator[Question]:
             raise error
         closed.append(error)
 
-    for parent, folders, names in os.walk(folder, onerror=note):
+    for parent, folders, names in os.walk(
+        folder, onerror=note, followlinks=True
+    ):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         for name in sorted(names):
             if is_image_name(name) and not name.startswith('.'):
