@@ -3,6 +3,8 @@
 
 import copy
 import io
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -253,3 +255,37 @@ def test_command(make, tmp_path, capsys, monkeypatch):
     cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
     assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
     assert 'error: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('model = dict(', 'SyntaxError'),
+        ('raise KeyError("a")', 'KeyError'),
+        ('# \xff', 'UnicodeDecodeError'),
+        ('x = 1', 'no model and no train_dataloader'),
+    ],
+)
+def test_command_names_a_config_that_is_none(tmp_path, capsys, text, message):
+    path = tmp_path / 'mine.py'
+    path.write_text(text, 'latin-1')
+    assert command.main([str(path), '-o', str(tmp_path / 'c')]) == 1
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1
+    assert 'mine.py' in err and message in err
+
+
+def test_command_that_is_stopped_says_what_is_kept(
+    make, tmp_path, capsys, monkeypatch
+):
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    cfg = make('sampler')
+    monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
+    monkeypatch.setattr(command, 'cache_features', stopped)
+    assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 143
+    assert capsys.readouterr().err == (
+        '\nstopped by SIGTERM; what was cached is kept, and the same command '
+        'goes on from there.\n'
+    )

@@ -845,6 +845,7 @@ def test_setting_something_of_sampling_samples(given, used):
         ('minigpt-4_vicuna-13b_caption', None, 'no projection is published'),
         ('configs/minigpt4/stage2_nano.py', None, 'no projection'),
         (NAME, 'demo/scene.png', 'no checkpoint that torch can read'),
+        (NAME, 'demo', 'demo is a folder; give the file of a checkpoint'),
     ],
 )
 def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
@@ -854,10 +855,18 @@ def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
 
 
 @pytest.mark.parametrize(
-    'text', ['no config', 'model = dict(', 'x = 1', 'model = dict(type=int)']
+    'text',
+    [
+        'no config',
+        'model = dict(',
+        'x = 1',
+        'raise KeyError("a")',
+        '# \xff\xfe',
+        'model = dict(type=int)',
+    ],
 )
 def test_a_config_that_is_none(folder, monkeypatch, capsys, text):
-    Path('mine.py').write_text(text)
+    Path('mine.py').write_text(text, 'latin-1')
     model = ['--model', 'mine.py', '--pretrained', 'mine.py']
     # the last one has a model, of which only its builder knows
     status = 0 if 'int' in text else 1

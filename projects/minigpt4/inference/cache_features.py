@@ -52,9 +52,10 @@ def _config(args: argparse.Namespace) -> Config:
     """
     try:
         cfg = load_config(args.config, options=args.cfg_options)
-    except (OSError, ValueError):
-        raise
     except Exception as error:  # of any kind: a config is a program
+        expected = isinstance(error, (OSError, ValueError))
+        if expected and not isinstance(error, UnicodeError):
+            raise
         raise ValueError(
             f'{args.config} cannot be read as a config '
             f'({type(error).__name__}: {one_line(error)}).'

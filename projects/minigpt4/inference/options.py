@@ -158,7 +158,8 @@ def check_model(name: str, pretrained: str | None) -> None:
     """Refuse at once what cannot be loaded.
 
     Raises:
-        ValueError: There is no such model, or a config without a checkpoint.
+        ValueError: There is no such model, or a config without a checkpoint,
+            or the checkpoint is a folder.
         FileNotFoundError: There is no such checkpoint.
     """
     models = our_models()
@@ -169,6 +170,11 @@ def check_model(name: str, pretrained: str | None) -> None:
             f'there is no model and no config {name!r}; '
             + (f'did you mean {close[0]}?' if close else '')
             + ('' if close else f'there are {", ".join(models)}.')
+        )
+    if pretrained is not None and Path(pretrained).is_dir():
+        raise ValueError(
+            f'{pretrained} is a folder; give the file of a checkpoint as '
+            '--pretrained.'
         )
     if pretrained is not None and not Path(pretrained).is_file():
         raise FileNotFoundError(
@@ -200,9 +206,10 @@ def load_model(
             f'{pretrained} is no checkpoint that torch can read safely; '
             'give the file of a projection.'
         ) from error
-    except (ImportError, OSError, ValueError):
-        raise
     except Exception as error:  # of any kind: a config is a program
+        expected = isinstance(error, (ImportError, OSError, ValueError))
+        if expected and not isinstance(error, UnicodeError):
+            raise
         source = name if pretrained is None else f'{name} with {pretrained}'
         raise ValueError(
             f'{source} could not be built ({type(error).__name__}: '
