@@ -625,3 +625,23 @@ def test_get_model_of_what_no_one_hosts(size):
             else dict(merge=4),
             decoder=dict(name_or_path='/nowhere/llm'),
         )
+
+
+@pytest.mark.parametrize(
+    'address, message',
+    [
+        ('ftp://host/x.pth', 'is a ftp address; expected http or https'),
+        ('http://[bad/x.pth', 'is no address of a file'),
+    ],
+)
+def test_what_is_no_web_address_is_refused(capsys, address, message):
+    assert verb.main([address]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f'error: {address}') and message in err
+
+
+def test_a_name_is_no_markup_and_controls_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
+    assert verb.main(['http://host.invalid/x[bold]\x1b[31m.pth']) == 1
+    out, err = capsys.readouterr()
+    assert 'x[bold]' in out and '\x1b' not in out + err

@@ -2,6 +2,7 @@
 """How an error is shown to a user: one line, or the traceback on request."""
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -86,7 +87,10 @@ def reports_errors(
     def wrapped(*args: Any, **kwargs: Any) -> int:
         argv = next((arg for arg in args if arg is not None), sys.argv[1:])
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a failure can be reported
+            return status
         except KeyboardInterrupt as stop:
             if '--debug' in argv:
                 traceback.print_exc()
@@ -97,7 +101,9 @@ def reports_errors(
         except BrokenPipeError:
             # The reader of standard output has ended. Without this Python
             # would complain again when it flushes standard output at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, ValueError):  # no file at all
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, sys.stdout.fileno())
             return 1
         except Exception as error:
             if '--debug' in argv:
@@ -110,7 +116,9 @@ def reports_errors(
 
 def describe(error: Exception) -> str:
     """Give the message of an error, with the type of an unexpected one."""
-    if isinstance(error, EXPECTED_ERRORS):
+    # torch's, which this module does not import
+    no_memory = type(error).__name__ == 'OutOfMemoryError'
+    if isinstance(error, EXPECTED_ERRORS) or no_memory:
         return one_line(error)
     return (
         f'{type(error).__name__}: {one_line(error)} (not an expected error; '

@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -84,8 +84,16 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def raise_on_signals() -> Iterator[None]:
-    """Raise :class:`StopSignal` in the main thread at the first signal."""
+def raise_on_signals(
+    note: str = '', signals: Sequence[signal.Signals] = STOP_SIGNALS
+) -> Iterator[None]:
+    """Raise :class:`StopSignal` in the main thread at the first signal.
+
+    Args:
+        note: What is kept, for the user; it is added to the message of a
+            StopSignal or KeyboardInterrupt that leaves the block.
+        signals: Which signals; the others stay as they are.
+    """
     since: float | None = None
 
     def handle(signum: int, frame: FrameType | None) -> None:
@@ -96,9 +104,13 @@ def raise_on_signals() -> Iterator[None]:
         if time.monotonic() - since > REPEAT_SECONDS:
             end_at_once(signum)
 
-    previous = _install(handle)
+    previous = _install(handle, signals)
     try:
         yield
+    except KeyboardInterrupt as stop:
+        if note:
+            stop.args = (f'{str(stop) or "stopped by Ctrl-C"}; {note}',)
+        raise
     finally:
         _restore(previous)
 
@@ -123,11 +135,13 @@ def end_at_once(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-def _install(handler) -> dict[int, object]:
+def _install(
+    handler, signals: Sequence[signal.Signals] = STOP_SIGNALS
+) -> dict[int, object]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     previous: dict[int, object] = {}
-    for signum in STOP_SIGNALS:
+    for signum in signals:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             previous[signum] = signal.signal(signum, handler)
     return previous

@@ -4,6 +4,7 @@
 import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -89,3 +90,22 @@ def test_faults_are_one_sentence(
     assert re.search(sentence, said)
     assert said.count('\n') == 1
     assert os.listdir() == ['page.pth']
+
+
+def test_a_stopped_conversion_leaves_no_file(tmp_path, capsys, monkeypatch):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(os, 'replace', stopped)
+    out = tmp_path / 'a.pth'
+    assert main([HEAD, '-o', str(out), '--model', NANO]) == 143
+    assert 'stopped by SIGTERM; no unfin' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_traceback_is_shown_on_request(tmp_path, capsys):
+    arguments = ['gone.pth', '-o', str(tmp_path / 'a.pth')]
+    assert main(arguments) == 1
+    assert 'Traceback' not in capsys.readouterr().err
+    assert main([*arguments, '--debug']) == 1
+    assert 'Traceback' in capsys.readouterr().err

@@ -259,7 +259,7 @@ def test_command(make, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
     assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 0
     said = capsys.readouterr().out
-    assert '5 images added, 0 were there, 0 could not be read; 5 in' in said
+    assert '5 images added, 0 already cached, 0 could not be read' in said
     cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
     assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
     assert 'error: ' in capsys.readouterr().err
@@ -440,3 +440,37 @@ def test_a_signal_stops_after_what_was_read_is_written(
     assert len(FeatureCache(tmp_path / 'cache')) == 7
     counts = cache_features(cfg, tmp_path / 'cache')
     assert counts == dict(added=23, known=7, skipped=0)
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('model = dict(', 'SyntaxError'),
+        ('raise KeyError("a")', 'KeyError'),
+        ('# \xff', 'UnicodeDecodeError'),
+        ('x = 1', 'no model and no train_dataloader'),
+    ],
+)
+def test_command_names_a_config_that_is_none(tmp_path, capsys, text, message):
+    path = tmp_path / 'mine.py'
+    path.write_text(text, 'latin-1')
+    assert command.main([str(path), '-o', str(tmp_path / 'c')]) == 1
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1
+    assert 'mine.py' in err and message in err
+
+
+def test_command_that_is_stopped_says_what_is_kept(
+    make, tmp_path, capsys, monkeypatch
+):
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    cfg = make('sampler')
+    monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
+    monkeypatch.setattr(command, 'cache_features', stopped)
+    assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 143
+    assert capsys.readouterr().err == (
+        '\nstopped by SIGTERM; what was cached is kept, and the same command '
+        'goes on from there.\n'
+    )

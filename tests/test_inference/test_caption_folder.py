@@ -3,6 +3,7 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from minigpt4.inference import options
 from minigpt4.inference.folder import batch, gallery, run, table
 from minigpt4.inference.folder.batch import Job, answer_all, in_order
 from minigpt4.inference.folder.run import main
+from minigpt4.inference.folder.sources import find_questions
 from minigpt4.inference.folder.table import CaptionRow, CaptionTable
 from minigpt4.models.engine import Engine
 from minigpt4.models.sampling import Settings
@@ -200,6 +202,48 @@ def test_a_killed_run_goes_on_and_half_a_line_is_mended(
     ]
 
 
+@pytest.mark.parametrize(
+    'signum', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+)
+def test_a_stopped_run_keeps_what_was_answered(
+    folder, monkeypatch, asked, capsys, signum
+):
+    step = Engine.step
+    steps = []
+
+    def stopped(self):
+        steps.append(self)
+        if len(steps) == 60:
+            os.kill(os.getpid(), signum)
+        return step(self)
+
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, 'step', stopped)
+        command = ['pics', '-o', 'out.csv', '--slots', '1']
+        assert main(command) == 128 + signum
+    assert signal.getsignal(signum) == before
+    err = capsys.readouterr().err
+    assert err == (
+        f'\nstopped by {signal.Signals(signum).name}; what was answered is '
+        'kept, and the same command goes on from there.\n'
+    )
+    kept = rows()
+    assert 0 < len(kept) < 6 and all(row['caption'] for row in kept)
+    assert not Path('out.csv').exists()
+    del asked[:]
+    assert main(command) == 0
+    assert len(asked) == 6 - len(kept)
+    with open('out.csv', newline='') as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_debug_shows_the_traceback(folder, capsys):
+    assert main(['nowhere', '-o', 'out.jsonl', '--debug']) == 1
+    err = capsys.readouterr().err
+    assert 'Traceback' in err and 'error: nowhere does not exist' in err
+
+
 def test_a_last_line_that_only_lacks_its_end_is_kept(folder, asked):
     main(['pics', '-o', 'out.jsonl', '-q'])
     whole = Path('out.jsonl').read_bytes()
@@ -268,6 +312,240 @@ def test_an_error_of_the_engine_is_a_row_too(model, folder, monkeypatch):
     monkeypatch.setattr(model.neck, 'forward', broken)
     found = list(answer_all(model, [Job('pics/0.png', HOW_MANY)], 2, 1, {}))
     assert [row['error'] for row in found] == ['out of memory']
+
+
+def test_a_prompt_that_is_too_long_is_the_error_of_its_row(
+    folder, capsys, asked
+):
+    """It ended the run, and every further one (vllm #16732, #10777)."""
+    Path('list.csv').write_text(
+        f'image,prompt\npics/0.png,{HOW_MANY}\n'
+        f'pics/1.png,{"shape " * 600}\npics/2.png,\n'
+    )
+    command = ['list.csv', '-o', 'out.jsonl', '--prompt', 'Who are you?']
+    assert main([*command, '--slots', '1']) == 1
+    first, long, last = rows()
+    assert 'tokens' in long['error'] and long['caption'] is None
+    assert first['caption'] and last['caption']
+    assert last['prompt'] == 'Who are you?', 'a blank cell asks --prompt'
+    del asked[:]
+    before = Path('out.jsonl').read_bytes()
+    assert main(command) == 1
+    assert len(asked) == 1, 'what is answered is not asked again'
+    assert Path('out.jsonl').read_bytes() == before
+    err = capsys.readouterr().err
+    assert '2 answered' in err and '0 answered' in err and '1 failed' in err
+
+
+def test_a_broken_row_is_in_the_table_until_it_is_repaired(folder, asked):
+    good = json.dumps(dict(image='pics/0.png', prompt=HOW_MANY))
+    bad = json.dumps(dict(image='pics/1.png', prompt='cut \ud83d'))
+    Path('list.jsonl').write_text(f'{good}\n{bad}\nno JSON\n')
+    assert main(['list.jsonl', '-o', 'out.jsonl', '-q']) == 1
+    assert [bool(row['error']) for row in rows()] == [False, True, True]
+    assert rows()[2]['image'] == 'list.jsonl line 3'
+    assert 'half a character' in rows()[1]['error']
+    last = json.dumps(dict(image='pics/2.png', prompt=HOW_MANY))
+    Path('list.jsonl').write_text(f'{good}\n{last}\n')
+    assert main(['list.jsonl', '-o', 'out.jsonl', '-q']) == 0
+    assert len(asked) == 2
+    assert not any('line 3' in row['image'] for row in rows())
+
+
+def test_what_would_block_is_the_error_of_its_row(folder, capsys):
+    os.mkfifo('pics/fifo.png')
+    Path('pics/zero.png').symlink_to('/dev/zero')
+    Path('pics/folder.png').mkdir()
+    Path('list.txt').write_text('pics/folder.png\n')
+    assert main(['pics', 'list.txt', '-o', 'out.csv', '--gallery']) == 1
+    errors = {row['image']: row['error'] for row in rows() if row['error']}
+    assert 'is a FIFO' in errors['pics/fifo.png']
+    assert 'is a character device' in errors['pics/zero.png']
+    assert 'is a folder' in errors['pics/folder.png']
+    assert '6 answered' in capsys.readouterr().err
+    assert main(['pics', '-o', 'out.csv', '-q']) == 1, 'and again'
+
+
+def test_a_failure_of_any_kind_is_the_error_of_its_row(
+    model, folder, monkeypatch
+):
+    submit = Engine.submit
+
+    def broken(self, row, images, **settings):
+        if len(row.ids) > 40:
+            raise KeyError('a kind that nobody expects')
+        return submit(self, row, images, **settings)
+
+    monkeypatch.setattr(Engine, 'submit', broken)
+    jobs = [
+        Job(f'pics/{i}.png', 'shape ' * 60 if i == 1 else HOW_MANY)
+        for i in range(3)
+    ]
+    found = {row['image']: row for row in answer_all(model, jobs, 1, 1, {})}
+    assert found['pics/1.png']['error'] == "'a kind that nobody expects'"
+    assert found['pics/0.png']['caption'] and found['pics/2.png']['caption']
+
+
+def test_a_model_that_always_fails_ends_the_run(
+    model, folder, monkeypatch, capsys
+):
+    def broken(*args):
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(model.neck, 'forward', broken)
+    Path('list.csv').write_text(
+        'image,prompt\n'
+        + ''.join(f'pics/{i % 6}.png,{HOW_MANY}{i}\n' for i in range(99))
+    )
+    assert main(['list.csv', '-o', 'out.jsonl', '--slots', '2']) == 1
+    err = capsys.readouterr().err
+    assert err == (
+        'error: the model failed at 16 questions in succession (out of '
+        'memory); what was answered before is kept.\n'
+    )
+    assert len(rows()) == 16
+
+
+@pytest.mark.parametrize(
+    'damage, repaired',
+    [
+        (lambda data: data[:-9], True),
+        (lambda data: data + b'{"ima', True),
+        (lambda data: data + bytes(4096), True),
+        (lambda data: data[:-9] + bytes(4096), True),
+        (lambda data: b'{}\n' + data, False),
+        (lambda data: data[:50] + b'\0' * 60 + data[110:], False),
+        (lambda data: data.replace(b'"tokens": ', b'"tokens": "x'), False),
+        (lambda data: data.replace(b'"error"', b'"reason"'), False),
+        (lambda data: b'\x89PNG\r\n\x1a\n' + data, False),
+        (lambda data: b'[' * 99999 + b'\n' + data, False),
+        (lambda data: b'{"image": "a.png", "prompt": "x"}\n', False),
+    ],
+)
+def test_a_damaged_table(folder, capsys, damage, repaired):
+    assert main(['pics', '-o', 'out.jsonl', '-q']) == 0
+    whole = Path('out.jsonl').read_bytes()
+    damaged = damage(whole)
+    Path('out.jsonl').write_bytes(damaged)
+    capsys.readouterr()
+    assert main(['pics', '-o', 'out.jsonl', '-q']) == (not repaired)
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and 'out.jsonl' in err
+    if repaired:
+        assert 'was cut off and is removed' in err
+        assert len(rows()) == 6
+        assert [row['caption'] for row in rows()] == [
+            json.loads(line)['caption'] for line in whole.splitlines()
+        ]
+    else:
+        assert 'something else than captions (line 1' in err
+        assert Path('out.jsonl').read_bytes() == damaged
+
+
+def test_a_table_of_a_later_version_is_named_so(folder, capsys):
+    row = dict(image='a', prompt='b', caption='c', model=NAME, score=1)
+    Path('out.jsonl').write_text(json.dumps(row) + '\n')
+    assert main(['pics', '-o', 'out.jsonl']) == 1
+    assert 'does not know: score' in capsys.readouterr().err
+
+
+def test_a_table_of_an_earlier_version_is_read(folder, asked):
+    row = dict(image='pics/0.png', prompt='Describe this image in detail.')
+    about = os.stat('pics/0.png')
+    row |= dict(caption='old', model=NAME, settings={})
+    row |= dict(bytes=about.st_size, modified_ns=about.st_mtime_ns)
+    Path('out.jsonl').write_text(json.dumps(row) + '\n')
+    assert main(['pics', '-o', 'out.jsonl', '-q']) == 0
+    assert len(asked) == 5 and rows()[0]['caption'] == 'old'
+
+
+@pytest.mark.parametrize('kind', ['fifo', 'device'])
+def test_an_output_is_a_regular_file(folder, capsys, kind):
+    if kind == 'fifo':
+        os.mkfifo('out.jsonl')
+    else:
+        Path('out.jsonl').symlink_to('/dev/zero')
+    assert main(['pics', '-o', 'out.jsonl']) == 1
+    assert 'out.jsonl is no regular file' in capsys.readouterr().err
+
+
+def test_a_disk_that_takes_half_a_row_leaves_none_of_it(tmp_path):
+    made_by = dict(model='m', weights=None, settings={})
+    table = CaptionTable(tmp_path / 'out.jsonl', made_by)
+    table.add(CaptionRow('a.png', 'x', 'first', **made_by))
+
+    class Full:
+        """A file on a disk that becomes full."""
+
+        def __init__(self, file):
+            self.file, self.calls = file, 0
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            self.calls += 1
+            if self.calls == 2:
+                raise OSError(28, 'No space left on device')
+            return self.file.write(data[:20])
+
+    table._file = Full(table._file)
+    with pytest.raises(OSError, match='No space'):
+        table.add(CaptionRow('b.png', 'x', 'second', **made_by))
+    table.close()
+    (row,) = rows(tmp_path / 'out.jsonl')
+    assert row['caption'] == 'first'
+
+
+def test_a_list_is_not_overwritten(folder, capsys):
+    text = f'image,prompt\npics/0.png,{HOW_MANY}\n'
+    Path('list.csv').write_text(text)
+    for arguments in (['-o', 'list.csv'], ['-o', 'list.csv', '--overwrite']):
+        assert main(['list.csv', *arguments]) == 1
+    assert Path('list.csv').read_text() == text
+    assert 'would replace the list list.csv' in capsys.readouterr().err
+
+
+NAMES = [
+    '=1+1.png',
+    '@SUM(1).png',
+    '\t=1.png',
+    "'=1.png",
+    'a;=1.png',
+    'new\n-line.png',
+    '\x1b[31mred.png',
+    '</script><b>.png'.replace('/', ':'),
+    os.fsdecode(b'\xff\xfe.png'),
+    '\u202egnp.exe.png',
+]
+
+
+def test_names_are_no_formulas_and_control_nothing(folder, scenes, capsys):
+    """CSV has no formula, and gives back names; no escape is printed."""
+    Path('odd').mkdir()
+    for i, name in enumerate(NAMES):
+        scenes[1][i % 6].save(Path('odd', name))
+    Path('odd/\x1b]0;x\x07\nbad.png').write_text('no picture')
+    prompt = ['--prompt', '=1+1', '--prompt', '- a;\n@b']
+    assert main(['odd', '-o', 'out.csv', '--gallery', *prompt]) == 1
+    err = capsys.readouterr().err
+    assert not {'\x1b', '\x07', '\u202e'} & {*err}
+    assert err.count('\n') == 4, 'a name is in one line'
+    text = Path('out.csv').read_text('utf-8')
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple('=+-@\t\r'))]
+    page = Path('out.html').read_text('utf-8')
+    assert page.count('</script') == 2
+    assert not {'\x1b', '\u202e'} & {*page}
+    # the table is a list with the very names and questions
+    found = find_questions(['out.csv'])
+    assert {q.prompt for q in found} == {'=1+1', '- a;\n@b'}
+    assert {q.image for q in found} == {
+        os.path.join('odd', name) for name in os.listdir('odd')
+    }
+    assert [(q.image, q.prompt) for q in find_questions(['out.jsonl'])] == [
+        (q.image, q.prompt) for q in found
+    ]
 
 
 @pytest.mark.parametrize('suffix', ['.csv', '.parquet'])
@@ -360,9 +638,12 @@ def test_names_that_are_no_utf8(folder, scenes):
     'arguments, message',
     [
         (['nowhere', '-o', 'o.jsonl'], 'nowhere does not exist'),
-        (['empty', '-o', 'o.jsonl'], 'empty holds no pictures'),
+        (['empty', '-o', 'o.jsonl'], 'empty has no pictures'),
         (['*.gif', '-o', 'o.jsonl'], 'no file is called'),
-        (['bad.csv', '-o', 'o.jsonl'], 'bad.csv names no picture in line 2'),
+        (
+            ['bad.csv', '-o', 'o.jsonl'],
+            'bad.csv names no picture: its first line has the columns file',
+        ),
         (['bad.jsonl', '-o', 'o.jsonl'], 'bad.jsonl cannot be read as a list'),
         (['pics', '-o', 'pics.jsonl/x.jsonl'], 'pics.jsonl'),
         (['pics', '-o', 'notes.jsonl'], 'holds something else (line 1)'),
@@ -394,7 +675,7 @@ def test_what_cannot_be_done_is_one_sentence(
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['-o', 'o.txt'], 'ends in .txt'),
+        (['-o', 'o.txt'], 'has the suffix .txt'),
         (['-o', 'o.jsonl', '--model', 'minigpt-4_nano'], 'did you mean'),
         (['-o', 'o.jsonl', '--pretrained', 'no.pth'], 'no.pth does not exist'),
         (['-o', 'o.jsonl', '--slots', '0'], '0 is not above 0'),
@@ -564,6 +845,7 @@ def test_setting_something_of_sampling_samples(given, used):
         ('minigpt-4_vicuna-13b_caption', None, 'no projection is published'),
         ('configs/minigpt4/stage2_nano.py', None, 'no projection'),
         (NAME, 'demo/scene.png', 'no checkpoint that torch can read'),
+        (NAME, 'demo', 'demo is a folder; give the file of a checkpoint'),
     ],
 )
 def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
@@ -573,10 +855,18 @@ def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
 
 
 @pytest.mark.parametrize(
-    'text', ['no config', 'model = dict(', 'x = 1', 'model = dict(type=int)']
+    'text',
+    [
+        'no config',
+        'model = dict(',
+        'x = 1',
+        'raise KeyError("a")',
+        '# \xff\xfe',
+        'model = dict(type=int)',
+    ],
 )
 def test_a_config_that_is_none(folder, monkeypatch, capsys, text):
-    Path('mine.py').write_text(text)
+    Path('mine.py').write_text(text, 'latin-1')
     model = ['--model', 'mine.py', '--pretrained', 'mine.py']
     # the last one has a model, of which only its builder knows
     status = 0 if 'int' in text else 1

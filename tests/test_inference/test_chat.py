@@ -2,6 +2,8 @@
 """A chat costs its own tokens, keeps what it spoke of, and leaks nothing."""
 
 import json
+import re
+import threading
 
 import pytest
 import torch
@@ -507,14 +509,118 @@ def test_saved_and_loaded(tiny_model, tmp_path):
     assert again['turns'][:2] == stored['turns']
 
 
+TURN = '{"question": "<ImageHere> a", "answer": "b"}'
+
+
 @pytest.mark.parametrize(
-    'content', ['', '[]', '{"turns": 3}', '{"turns": [{}], "images": []}']
+    'content, reason',
+    [
+        ('', 'no JSON'),
+        ('[]', r'it is \[\], not an object'),
+        ('null', 'it is null'),
+        ('5', 'it is 5'),
+        ('NaN', 'it is NaN'),
+        ('"chat"', 'it is "chat"'),
+        ('{"images": []}', 'it has no turns'),
+        ('{"turns": 3}', 'turns is 3, not a list'),
+        ('{"turns": []}', 'it has no images'),
+        ('{"turns": [5], "images": []}', 'turn 1 is 5, not an object'),
+        ('{"turns": [{}], "images": []}', 'turn 1 has no question'),
+        (
+            f'{{"turns": [{TURN}, {{"question": "a"}}], "images": []}}',
+            'turn 2',
+        ),
+        (
+            '{"turns": [{"role": "user", "content": "a"}], "images": []}',
+            'turn 1 has no question',
+        ),
+        (
+            '{"turns": [{"question": 5, "answer": "b"}], "images": []}',
+            'the question of turn 1 is 5',
+        ),
+        (
+            '{"turns": [{"question": "a", "answer": NaN}], "images": []}',
+            'the answer of turn 1 is NaN',
+        ),
+        (
+            '{"images": [], "turns": [{"question": "", "answer": "\\ud83d"}]}',
+            'the answer of turn 1 holds half a character',
+        ),
+        ('{"turns": [], "images": {}}', 'images is'),
+        ('{"turns": [], "images": [5]}', 'image 1 is 5'),
+        ('{"turns": [], "images": ["data:x;base64,!"]}', 'image 1 is no base'),
+        (f'{{"turns": [{TURN}], "images": ["a", "b"]}}', '1 <ImageHere>, but'),
+        ('{"turns": [], "images": [], "system": 5}', 'system is 5'),
+        ('{"turns": [], "images": [], "version": 2}', 'its version is 2'),
+        ('[' * 100_000, 'nested too deeply'),
+        ('{"turns": ' + '9' * 9999 + '}', 'no JSON|turns is 9'),
+        ('\x89PNG', 'no JSON'),
+    ],
 )
-def test_what_is_no_chat_is_refused(tiny_model, tmp_path, content):
+def test_what_is_no_chat_is_refused(tiny_model, tmp_path, content, reason):
     file = tmp_path / 'chat.json'
-    file.write_text(content)
-    with pytest.raises(ValueError, match='is no saved chat'):
+    file.write_text(content, 'latin-1')
+    with pytest.raises(ValueError, match='is no saved chat') as error:
         ChatSession.load(file, tiny_model)
+    assert re.search(reason, str(error.value))
+    assert '\n' not in str(error.value)
+
+
+def test_a_saved_chat_may_have_a_byte_order_mark_and_more_fields(
+    tiny_model, tmp_path
+):
+    file = tmp_path / 'chat.json'
+    content = '{"turns": [], "images": [], "system": null, "date": 5}'
+    file.write_text(content, 'utf-8-sig')
+    assert not ChatSession.load(file, tiny_model).turns
+
+
+@pytest.mark.parametrize('through', ['model', 'engine', 'worker'])
+def test_threads_that_ask_one_session_are_answered_in_turn(
+    tiny_model, through
+):
+    """Each prompt has all turns before; the history has them all."""
+    engine = dict(
+        model=lambda: tiny_model,
+        engine=lambda: Engine(tiny_model, 4),
+        worker=lambda: EngineWorker(Engine(tiny_model, 4)),
+    )[through]()
+    session = ChatSession(engine, max_new_tokens=3, max_context=400)
+    session.answer('describe', [picture(0)])
+    answers = []
+
+    def ask(name):
+        for i in range(4):
+            question = f'{name}{i}'
+            answer = session.answer(question)
+            answers.append((question, answer.text))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in 'abcd']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    turns = [(turn.question, turn.answer) for turn in session.turns]
+    assert len(turns) == 17 and sorted(turns[1:]) == sorted(answers)
+    # what a session says that is asked the same in this order
+    again = ChatSession(tiny_model, max_new_tokens=3, max_context=400)
+    again.answer('describe', [picture(0)])
+    for question, answer in turns[1:]:
+        assert again.answer(question).text == answer
+    if through == 'worker':
+        engine.close()
+
+
+def test_streams_of_one_session_do_not_wait_for_each_other(session):
+    first = session.ask('describe', [picture(0)])
+    second = session.ask('what')
+    next(second)
+    for stream in (first, second):
+        for _ in stream:
+            pass
+    assert {turn.question[-4:] for turn in session.turns} == {'ribe', 'what'}
+    assert len(session.images) == 1
 
 
 def test_an_image_that_is_gone_is_said(tiny_model, tmp_path):

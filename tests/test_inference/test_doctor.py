@@ -308,6 +308,9 @@ def test_verb_that_cannot_be_imported_points_to_the_doctor(
     monkeypatch, capsys
 ):
     monkeypatch.setitem(cli.VERBS, 'chat', ('minigpt4.no_such', 'chat'))
+    assert cli.main(['chat']) == 1
+    err = capsys.readouterr().err
+    assert 'minigpt4 doctor' in err and 'no_such' in err
+    assert err.count('\n') == 1
     with pytest.raises(ModuleNotFoundError, match='no_such'):
-        cli.main(['chat'])
-    assert 'minigpt4 doctor' in capsys.readouterr().err
+        cli.main(['chat', '--debug'])

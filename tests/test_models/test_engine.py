@@ -355,6 +355,24 @@ def test_settings_mean_what_they_mean_to_transformers(
     assert other.answer().token_ids == want.token_ids != plain.token_ids
 
 
+@pytest.mark.parametrize('num_beams', [1, 3])
+def test_an_answer_is_not_shorter_than_asked_for(tiny_model, rows, num_beams):
+    """A stop text ended it before min_new_tokens (vllm #21987, #1945)."""
+    engine = Engine(tiny_model)
+
+    def answer(**settings):
+        settings |= dict(num_beams=num_beams, max_new_tokens=16)
+        return engine.submit(*rows[0], **settings).answer()
+
+    # a text that the answer with this minimum writes early
+    words = answer(min_new_tokens=12).text.split()
+    stop = [words[0][:2], words[1][:1]]
+    assert len(answer(stop=stop).token_ids) < 6
+    for least in (6, 12, 16):
+        found = answer(stop=stop, min_new_tokens=least)
+        assert len(found.token_ids) >= least
+
+
 def test_cancel_leaves_the_others_alone(tiny_model, rows):
     engine = Engine(tiny_model, slots=2)
     lengths = dict(max_new_tokens=9)

@@ -38,7 +38,13 @@ def test_later_settings_count():
         (dict(num_beams=0), 'num_beams is 0'),
         (dict(seed=2**70), 'seed is 1180591620717411303424'),
         (dict(stop=['']), r"stop is \('',\); expected texts"),
+        (dict(stop=''), r"stop is \('',\); expected texts"),
         (dict(stop=[3]), 'stop is'),
+        (
+            dict(min_new_tokens=9, max_new_tokens=8),
+            'min_new_tokens is 9, more than max_new_tokens 8',
+        ),
+        (dict(min_new_tokens=-1), 'min_new_tokens is -1'),
         (dict(stop=3), 'stop is 3; expected texts'),
         (dict(do_sample='yes'), "do_sample is 'yes'"),
     ],

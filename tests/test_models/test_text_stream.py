@@ -143,3 +143,40 @@ def test_blanks_around_are_not_shown(tokenizer):
     assert out.text == 'red'
     _, out = stream(tokenizer, ids(tokenizer, '\nred'), stop=['\n'])
     assert out.text == '' and out.stopped, 'a stop string may be a blank'
+
+
+@pytest.mark.parametrize(
+    'min_tokens, text, stopped',
+    [
+        (0, '', True),
+        (1, '### b', True),  # at the second of them
+        (2, '### b', True),
+        (3, '### b ###', False),
+        (9, '### b ###', False),
+    ],
+)
+def test_no_stop_text_counts_below_the_minimum(min_tokens, text, stopped):
+    """As vLLM's min_tokens (vllm #21987)."""
+    tokenizer = Glued('###', ' b ', '###')
+    out = TextStream(tokenizer, ['###'], min_tokens)
+    pieces = [out.add(token) for token in range(3) if not out.stopped]
+    pieces.append(out.close())
+    assert (''.join(pieces), out.text, out.stopped) == (text, text, stopped)
+
+
+def test_a_stop_text_that_begins_below_the_minimum_is_none():
+    tokenizer = Glued('a ', '##', '#', ' b', '###')
+    out = TextStream(tokenizer, ['###'], min_tokens=2)
+    for token in range(5):
+        assert not out.stopped
+        out.add(token)
+    assert out.stopped and out.text == 'a ### b'
+
+
+def test_blanks_below_the_minimum_are_no_stop_text():
+    tokenizer = Glued('a', '\n', 'b', '\n')
+    out = TextStream(tokenizer, ['\n'], min_tokens=2)
+    for token in range(4):
+        assert not out.stopped
+        out.add(token)
+    assert out.stopped and out.text == 'a\nb'

@@ -195,3 +195,27 @@ def test_greedy_is_the_argmax_of_the_logits(tiny_model, make_sample):
     last = batch['inputs'].attention_mask.sum(1) - 1
     for row, answer in enumerate(answers):
         assert answer.token_ids == [int(logits[row, last[row]].argmax())]
+
+
+@pytest.mark.parametrize('least', [0, 3, 8, 11, 12])
+def test_nothing_ends_an_answer_below_the_minimum(tiny_tokenizer, least):
+    """Neither a stop text nor the end of text (vllm #21987)."""
+    said = ids(tiny_tokenizer, 'a circle###')
+    first = len(said)
+    said += [tiny_tokenizer.eos_token_id, *ids(tiny_tokenizer, 'blue###')]
+    (answer,), _ = speak(tiny_tokenizer, [said], min_new_tokens=least)
+    assert len(answer.token_ids) >= least
+    assert answer.text.startswith('a circle')
+    assert ('###' in answer.text) == (least >= first)
+    assert tiny_tokenizer.eos_token_id not in answer.token_ids
+
+
+def test_a_long_stop_text_is_found(tiny_tokenizer):
+    """One whose tokens are more than those of any usual stop text."""
+    mark = 'END ' + '😀' * 6 + ' OF TEXT'
+    said = ids(tiny_tokenizer, f'a circle {mark} red')
+    (answer,), _ = speak(
+        tiny_tokenizer, [said], stop=[mark], max_new_tokens=len(said)
+    )
+    assert answer.text == 'a circle' and answer.finished
+    assert len(answer.token_ids) < len(said)

@@ -2,10 +2,11 @@
 """``minigpt4 convert``: weights of others in, our weights out."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import add_debug_option, printable, reports_errors
+from ..signals import raise_on_signals
 from .files import FILES, convert
 from .huggingface import export_huggingface
 from .huggingface_import import import_huggingface
@@ -24,22 +25,20 @@ examples:
 """
 
 
+@reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: The command line after the verb.
+        argv: The command line after the command's name.
 
     Returns:
-        0, or 1 after a sentence that says what was wrong.
+        0; 1 after an error, 128 + N after signal N.
     """
     args = _parser().parse_args(argv)
-    try:
+    with raise_on_signals('no unfinished file is left.'):
         _run(args)
-    except (OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    print(f'written: {args.out}')
+    print(f'written: {printable(args.out)}')
     return 0
 
 
@@ -123,4 +122,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar='PATTERN',
         help='our names that may be missing, e.g. "ln_vision.*"',
     )
+    add_debug_option(parser)
     return parser

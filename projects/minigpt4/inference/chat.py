@@ -1,21 +1,20 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A chat: its history, and the prompt that it is for the model."""
 
-import base64
 import bisect
-import io
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from ..atomic import write_atomically
 from ..datasets.images import read_image, to_tensor
 from ..encoding import encode_answer
+from ..errors import printable
 from ..models import MiniGPT4
 from ..models.engine import Engine
 from ..models.generation import Answer, Generation
@@ -30,6 +29,7 @@ from ..prompts import (
     with_images,
 )
 from ..texts import check_text
+from .saved_chat import image_text, read_saved_chat
 from .worker import EngineWorker
 
 
@@ -169,6 +169,11 @@ def _with_older_images(
 class ChatSession:
     """A conversation about images, which come with any turn.
 
+    Any thread may ask. Those that wait for whole answers (:meth:`answer`) are
+    answered one after another, each with the turns before it in its prompt.
+    A stream of :meth:`ask` does not wait for another: its prompt has the
+    turns that are complete when it begins, and its turn follows when it ends.
+
     Args:
         engine: What answers: an engine, a worker that runs one, or a model,
             which gets an engine of its own.
@@ -207,6 +212,9 @@ class ChatSession:
         self.last: Generation | None = None
         self.notice: str | None = None
         self._tensors: list[Tensor] = []
+        # reentrant: a stream may be closed by garbage collection
+        self._history_lock = threading.RLock()
+        self._answer_lock = threading.Lock()  # one whole answer at a time
 
     def ask(
         self, question: str, images: Sequence = (), **settings
@@ -225,9 +233,16 @@ class ChatSession:
 
         Raises:
             SampleError: An image cannot be read.
-            ValueError: The question does not fit into the context, or has
-                another number of image slots than images.
+            ValueError: The question does not fit into the context, has
+                another number of image slots than images, or half a
+                character.
         """
+        return self._ask(question, images, settings)[1]
+
+    def _ask(
+        self, question: str, images: Sequence, settings: dict
+    ) -> tuple[Generation, Iterator[str]]:
+        _require_text(question)
         tensors = [
             to_tensor(read_image(image), self.model.image_size)
             for image in images
@@ -239,19 +254,26 @@ class ChatSession:
                 f'but {len(tensors)} images were given; write {IMAGE_HERE} '
                 'once per image.'
             )
-        generation = self._submit(
-            [*self.turns, Turn(question)], [*self._tensors, *tensors], settings
+        with self._history_lock:
+            generation = self._submit(
+                [*self.turns, Turn(question)],
+                [*self._tensors, *tensors],
+                settings,
+            )
+            turns = self.turns
+        return generation, self._stream(
+            generation, turns, question, list(images), tensors
         )
-        return self._stream(generation, question, list(images), tensors)
 
     def answer(
         self, question: str, images: Sequence = (), **settings
     ) -> Answer:
         """Ask and wait for the whole answer; see :meth:`ask`."""
-        for _ in self.ask(question, images, **settings):
-            pass
-        assert self.last is not None
-        return self.last.answer()
+        with self._answer_lock:
+            generation, pieces = self._ask(question, images, settings)
+            for _ in pieces:
+                pass
+        return generation.answer()
 
     def regenerate(self, **settings) -> Iterator[str]:
         """Answer the last question again; gives the new answer in pieces.
@@ -259,13 +281,17 @@ class ChatSession:
         Raises:
             ValueError: Nothing was asked yet.
         """
-        if not self.turns:
-            raise ValueError('nothing was asked yet; ask a question first.')
-        question = self.turns[-1].question
-        generation = self._submit(
-            [*self.turns[:-1], Turn(question)], self._tensors, settings
-        )
-        return self._stream(generation, question, [], [], again=True)
+        with self._history_lock:
+            turns = self.turns
+            if not turns:
+                raise ValueError(
+                    'nothing was asked yet; ask a question first.'
+                )
+            old = turns[-1]
+            generation = self._submit(
+                [*turns[:-1], Turn(old.question)], self._tensors, settings
+            )
+        return self._stream(generation, turns, old.question, [], [], old)
 
     def cancel(self) -> None:
         """End the answer that is being written, from any thread."""
@@ -275,8 +301,9 @@ class ChatSession:
     def reset(self) -> None:
         """Forget turns and images."""
         self.cancel()
-        self.turns, self.images, self._tensors = [], [], []
-        self.last = self.notice = None
+        with self._history_lock:
+            self.turns, self.images, self._tensors = [], [], []
+            self.last = self.notice = None
 
     def _submit(self, turns, tensors, settings) -> Generation:
         merged = {**self.settings, **settings}
@@ -296,22 +323,26 @@ class ChatSession:
     def _stream(
         self,
         generation: Generation,
+        turns: list[Turn],
         question: str,
         images: list,
         tensors: list[Tensor],
-        again: bool = False,
+        replaced: Turn | None = None,
     ) -> Iterator[str]:
-        turns = self.turns
         try:
             yield from generation.pieces()
         finally:
-            if generation.error is None and self.turns is turns:
-                if again:
-                    turns.pop()
-                spelling = _spelling(generation, self.model)
-                turns.append(Turn(question, generation.text, spelling))
-                self.images += images
-                self._tensors += tensors
+            with self._history_lock:
+                if generation.error is None and self.turns is turns:
+                    spelling = _spelling(generation, self.model)
+                    turn = Turn(question, generation.text, spelling)
+                    at = _position(turns, replaced)
+                    if at is None:
+                        turns.append(turn)
+                    else:
+                        turns[at] = turn
+                    self.images += images
+                    self._tensors += tensors
 
     def save(self, path: 'str | PathLike') -> None:
         """Write the history as JSON.
@@ -325,10 +356,12 @@ class ChatSession:
                 dict(question=turn.question, answer=turn.answer)
                 for turn in self.turns
             ],
-            images=[_to_text(image) for image in self.images],
+            images=[image_text(image) for image in self.images],
         )
         text = json.dumps(content, ensure_ascii=False, indent=2)
-        write_atomically(Path(path), (text + '\n').encode())
+        # names that are no UTF-8 stay lone surrogates, as JSON escapes them
+        data = (text + '\n').encode(errors='backslashreplace')
+        write_atomically(Path(path), data)
 
     @classmethod
     def load(
@@ -343,28 +376,33 @@ class ChatSession:
 
         Raises:
             SampleError: An image cannot be read any more.
-            ValueError: The file is no saved chat.
+            ValueError: The file is no regular file or no saved chat.
+            OSError: It is missing or cannot be opened.
         """
-        try:
-            content = json.loads(Path(path).read_text('utf-8'))
-            turns = [
-                Turn(str(turn['question']), str(turn['answer']))
-                for turn in content['turns']
-            ]
-            images = [_from_text(text) for text in content['images']]
-            arguments.setdefault('system', content['system'])
-        except (KeyError, TypeError, UnicodeError, json.JSONDecodeError) as e:
-            raise ValueError(
-                f'{path} is no saved chat ({type(e).__name__}: {e}); expected '
-                'the JSON that ChatSession.save writes.'
-            ) from e
+        saved = read_saved_chat(path)
+        arguments.setdefault('system', saved.system)
         session = cls(engine, **arguments)
         session._tensors = [
             to_tensor(read_image(image), session.model.image_size)
-            for image in images
+            for image in saved.images
         ]
-        session.turns, session.images = turns, images
+        session.turns, session.images = saved.turns, saved.images
         return session
+
+
+def _position(turns: Sequence[Turn], turn: Turn | None) -> int | None:
+    """Where the very turn is; None where it is not."""
+    return next((i for i, x in enumerate(turns) if x is turn), None)
+
+
+def _require_text(question: str) -> None:
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f'the question {printable(question)[:200]!r} holds half a '
+            'character or bytes that are no UTF-8; write it in UTF-8.'
+        ) from None
 
 
 def _spelling(generation: Generation, model: MiniGPT4) -> tuple[int, ...]:
@@ -384,22 +422,3 @@ def _spelling(generation: Generation, model: MiniGPT4) -> tuple[int, ...]:
     )
     closing = glued[len(word) :] if glued[: len(word)] == word else []
     return (*ids, *closing) if ids and closing else ()
-
-
-_PNG = 'data:image/png;base64,'
-
-
-def _to_text(image) -> str:
-    """An image as a path or a data URL."""
-    if isinstance(image, (str, PathLike)):
-        return str(image)
-    buffer = io.BytesIO()
-    read_image(image).save(buffer, 'PNG')
-    return _PNG + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _from_text(text: str) -> 'str | Image.Image':
-    if not text.startswith('data:'):
-        return text
-    data = base64.b64decode(text.partition(',')[2])
-    return read_image(data)

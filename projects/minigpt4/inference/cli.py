@@ -19,7 +19,7 @@ from types import ModuleType
 VERBS: dict[str, tuple[str, str]] = {
     'cache-features': (
         'minigpt4.inference.cache_features',
-        'see each image of a training once, to train without vision weights',
+        'encode the images of a training once; train without vision weights',
     ),
     'caption': (
         'minigpt4.inference.folder.run',
@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     'doctor': (
         'minigpt4.inference.doctor',
-        'check versions, devices and weights; say how to mend faults',
+        'check versions, devices and weights; say how to repair faults',
     ),
     'download': (
         'minigpt4.inference.download',
@@ -70,7 +70,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         parser.print_help()
         return 2
-    return _load(VERBS[verb][0])(argv[n_own:]) or 0
+    # names of files may have bytes that are no UTF-8, and answers characters
+    # that the terminal has not
+    for stream, errors in (
+        (sys.stdin, 'surrogateescape'),
+        (sys.stdout, 'backslashreplace'),
+    ):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors=errors)
+    rest = argv[n_own:]
+    try:
+        run = _load(VERBS[verb][0])
+    except KeyboardInterrupt:
+        print('\nstopped by Ctrl-C', file=sys.stderr)
+        return 130
+    except Exception as error:
+        if '--debug' in rest:
+            raise
+        reason = (str(error).strip() or 'no reason given').splitlines()[0]
+        print(
+            f'error: {verb} cannot be imported ({type(error).__name__}: '
+            f'{reason}); "minigpt4 doctor" says what is wrong with this '
+            'environment, --debug shows the traceback.',
+            file=sys.stderr,
+        )
+        return 1
+    return run(rest) or 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -103,15 +128,7 @@ def _load(module: str) -> Callable[[list[str]], int | None]:
     """The ``main`` of a verb's module."""
     if module in STANDALONE:
         return _load_file(module).main
-    try:
-        return importlib.import_module(module).main
-    except Exception:
-        print(
-            f'{module} cannot be imported, for the reason below; '
-            '"minigpt4 doctor" says what is wrong with this environment.',
-            file=sys.stderr,
-        )
-        raise
+    return importlib.import_module(module).main
 
 
 def _load_file(module: str) -> ModuleType:

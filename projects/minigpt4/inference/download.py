@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 download``: bring the files of a model, checked, before use."""
+"""``minigpt4 download``: download and check the files of a model."""
 
 import argparse
 import difflib
@@ -8,14 +8,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal as in_units
 from rich.table import Table
+from rich.text import Text
 
 from .. import download
+from ..errors import add_debug_option, one_line, printable, reports_errors
 from ..hub import our_models
+from ..signals import raise_on_signals
 
 
 @dataclass(frozen=True)
@@ -68,33 +72,46 @@ def needed_files(name: str) -> tuple[list[Needed], str]:
     return files, parts.decoder.name_or_path
 
 
+@reports_errors
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
+    """Run the command.
 
     Args:
         argv: What follows ``minigpt4 download``.
 
     Returns:
-        0; 1 if something could not be had; 2 for a name that is unknown.
+        0; 1 if a file could not be downloaded; 2 for a name that is unknown;
+        128 + N after signal N.
     """
     args = _parse(argv)
+    note = (
+        'what was downloaded is kept, and the same command goes on from there.'
+    )
+    with raise_on_signals(note):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.list or not args.what:
         return _list()
     if '://' in args.what:
+        _check_address(args.what)
         files, llm = [Needed('file', args.what)], None
     else:
         try:
             files, llm = needed_files(args.what)
         except ValueError as error:
-            print(error, file=sys.stderr)
+            print(f'error: {one_line(error)}', file=sys.stderr)
             return 2
     table, failures = _table('Part', 'File', 'Size', 'Checked', 'Place'), []
     for file in files:
         try:
-            table.add_row(*_row(file, args))
+            cells = _row(file, args)
         except (OSError, ValueError) as error:
-            failures.append(str(error))
-            table.add_row(file.part, _name(file), '', '', 'not here')
+            failures.append(one_line(error))
+            cells = file.part, _name(file), '', '', 'not here'
+        # as Text, or rich would take brackets for markup
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     _print(table)
     if llm is not None:
         if not any(file.part == 'head' for file in files):
@@ -103,14 +120,33 @@ def main(argv: Sequence[str]) -> int:
                 "file of one: get_model(name, pretrained='FILE')."
             )
         try:
-            print(f'LLM: {_llm(llm, args)}')
+            print(f'LLM: {printable(_llm(llm, args))}')
         except (OSError, ValueError) as error:
-            failures.append(str(error))
+            failures.append(one_line(error))
     if args.dest is not None and any(file.is_url for file in files):
-        print(f'to use them from there: export MINIGPT4_CACHE={args.dest}')
+        folder = printable(str(args.dest))
+        print(f'to use them from there: export MINIGPT4_CACHE={folder}')
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is no web address of a file.
+
+    Raises:
+        ValueError: It is another kind of address, or broken.
+    """
+    try:
+        scheme = urlsplit(address).scheme.lower()
+    except ValueError as error:
+        raise ValueError(
+            f'{address} is no address of a file ({error}).'
+        ) from error
+    if scheme not in ('http', 'https'):
+        raise ValueError(
+            f'{address} is a {scheme} address; expected http or https.'
+        )
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -143,6 +179,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--dry-run', action='store_true', help='show what would be fetched'
     )
+    add_debug_option(parser)
     args = parser.parse_args(argv)
     if args.sha256 and '://' not in (args.what or ''):
         parser.error('--sha256 is for the URL of a file')

@@ -15,11 +15,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from ..errors import one_line
 from ..hub import our_models
 from ..models import MiniGPT4
 from ..models.sampling import Settings
 from .caption import get_model
 
+sentence = one_line  # for modules that import it by this name
 DEFAULT_MODEL = 'minigpt-4_nano_caption'
 
 
@@ -34,7 +36,10 @@ def _yes_or_no(text: str) -> bool:
 # setting: (how it is read, what it is)
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     'max_new_tokens': (int, 'the longest answer, in tokens'),
-    'min_new_tokens': (int, 'the shortest'),
+    'min_new_tokens': (
+        int,
+        'the shortest answer, in tokens; before, nothing ends it',
+    ),
     'do_sample': (_yes_or_no, 'draw each token instead of taking the best'),
     'temperature': (float, 'of sampling'),
     'top_k': (int, 'sample from the K best tokens'),
@@ -144,7 +149,8 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
         settings['do_sample'] = False
     elif any(name in settings for name in _OF_SAMPLING):
         settings.setdefault('do_sample', True)
-    Settings.of(settings)
+    # the model's own max_new_tokens is not known here
+    Settings.of({'max_new_tokens': sys.maxsize}, settings)
     return settings
 
 
@@ -152,7 +158,8 @@ def check_model(name: str, pretrained: str | None) -> None:
     """Refuse at once what cannot be loaded.
 
     Raises:
-        ValueError: There is no such model, or a config without a checkpoint.
+        ValueError: There is no such model, or a config without a checkpoint,
+            or the checkpoint is a folder.
         FileNotFoundError: There is no such checkpoint.
     """
     models = our_models()
@@ -163,6 +170,11 @@ def check_model(name: str, pretrained: str | None) -> None:
             f'there is no model and no config {name!r}; '
             + (f'did you mean {close[0]}?' if close else '')
             + ('' if close else f'there are {", ".join(models)}.')
+        )
+    if pretrained is not None and Path(pretrained).is_dir():
+        raise ValueError(
+            f'{pretrained} is a folder; give the file of a checkpoint as '
+            '--pretrained.'
         )
     if pretrained is not None and not Path(pretrained).is_file():
         raise FileNotFoundError(
@@ -194,16 +206,14 @@ def load_model(
             f'{pretrained} is no checkpoint that torch can read safely; '
             'give the file of a projection.'
         ) from error
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        SyntaxError,
-    ) as error:
+    except Exception as error:  # of any kind: a config is a program
+        expected = isinstance(error, (ImportError, OSError, ValueError))
+        if expected and not isinstance(error, UnicodeError):
+            raise
+        source = name if pretrained is None else f'{name} with {pretrained}'
         raise ValueError(
-            f'{name} could not be built ({type(error).__name__}: '
-            f'{sentence(error)}); "minigpt4 doctor" may know more.'
+            f'{source} could not be built ({type(error).__name__}: '
+            f'{one_line(error)}); "minigpt4 doctor" may know more.'
         ) from error
 
 
@@ -216,9 +226,9 @@ def own_prompt(name: str) -> str:
     known = our_models().get(name.lower())
     try:
         model = Config.fromfile(known.config if known else name).model
-    except (AttributeError, OSError, SyntaxError) as error:
+    except Exception as error:  # of any kind: a config is a program
         raise ValueError(
-            f'{name} is no config of a model ({sentence(error)}); give the '
+            f'{name} is no config of a model ({one_line(error)}); give the '
             'name of a model or the file of its config.'
         ) from error
     return model.get('prompt', '')
@@ -253,13 +263,3 @@ def quiet_logs(bars: bool = True) -> Iterator[None]:
             handler.setLevel(level)
         if enabled:
             transformers_logging.enable_progress_bar()
-
-
-def sentence(error: BaseException) -> str:
-    """An error in one line; of the system's own, without its number."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f'{error.filename} does not exist'
-    if isinstance(error, OSError) and error.strerror:
-        return ': '.join(filter(None, (error.filename, error.strerror)))
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -125,7 +125,7 @@ class Engine:
             keys,
             embeddings,
             images,
-            TextStream(tokenizer, stop),
+            TextStream(tokenizer, stop, settings.min_new_tokens),
             Sampler(settings, tokenizer.eos_token_id, llm.device),
         )
         with self._door:

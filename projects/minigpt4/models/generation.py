@@ -41,8 +41,9 @@ class Generation:
         reused_tokens: How many of these were not computed again, because
             their keys and values were stored.
         token_ids: The ids so far, stop string included, end of text not.
-        text: The text so far; it never holds a stop string, or the beginning
-            of one that may still become one, or half a character.
+        text: The text so far; after its first ``min_new_tokens`` tokens it
+            never holds a stop string, or the beginning of one that may still
+            become one. It never holds half a character.
         finished: Whether nothing more will come.
         finish_reason: Why: ``'stop'`` (end of text or stop string),
             ``'length'``, ``'cancelled'`` or ``'error'``.

@@ -25,7 +25,9 @@ class Settings:
 
     Attributes:
         max_new_tokens: The most tokens of the answer.
-        min_new_tokens: Tokens before which no end of text is chosen.
+        min_new_tokens: The fewest tokens of the answer, at most
+            ``max_new_tokens``. Before, no end of text is chosen and no stop
+            text ends the answer; one that is written is part of its text.
         do_sample: Whether tokens are drawn; else the likeliest is taken.
         temperature: Divides the scores before drawing; above 0.
         top_k: Draw from so many of the likeliest tokens; 0 from all.
@@ -66,7 +68,9 @@ class Settings:
                 f'unknown generation setting {", ".join(unknown)}; expected '
                 f'one of {", ".join(known)}.'
             )
-        stop = merged.get('stop') or ()
+        stop = merged.get('stop')
+        if stop is None:
+            stop = ()
         if isinstance(stop, Sequence):  # else the check says so
             merged['stop'] = (stop,) if isinstance(stop, str) else tuple(stop)
         out = cls(**merged)
@@ -135,6 +139,12 @@ class Settings:
             value = getattr(self, name)
             if not (has_type(value) and in_range(value)):
                 raise ValueError(f'{name} is {value!r}; expected {expected}.')
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f'min_new_tokens is {self.min_new_tokens}, more than '
+                f'max_new_tokens {self.max_new_tokens}; lower the one or '
+                'raise the other.'
+            )
 
 
 class Sampler:

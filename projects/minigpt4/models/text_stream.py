@@ -19,6 +19,8 @@ class TextStream:
     Args:
         tokenizer: The LLM's tokenizer.
         stop: Texts that end the answer, however the tokenizer spells them.
+        min_tokens: So many tokens from the beginning are never read as a
+            stop text, or as the beginning of one.
 
     Attributes:
         text: What is shown, stripped; the whole answer once it is closed.
@@ -28,7 +30,9 @@ class TextStream:
             token.
     """
 
-    def __init__(self, tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer, stop: Sequence[str], min_tokens: int = 0
+    ) -> None:
         self.text = ''
         self.stopped = False
         self.whole = False
@@ -42,10 +46,16 @@ class TextStream:
         self._ids: list[int] = []  # the window
         self._known = ''  # its text, as far as it was taken
         self._waiting = ''  # taken, but not shown
+        self._min_left = min_tokens  # tokens that are still below the minimum
+        self._exempt = False  # whether new text began below the minimum
+        self._exempt_length = 0  # of the waiting text, in characters
 
     def add(self, token_id: int) -> str:
         """Take a token; returns the text that can be shown now."""
         self._ids.append(token_id)
+        if self._min_left:
+            self._min_left -= 1
+            self._exempt = True
         text = self._decode(self._ids)
         if text.endswith(_LOST):
             return ''
@@ -83,10 +93,14 @@ class TextStream:
         if not new or self.stopped:
             return ''
         waiting = self._waiting + new
+        if self._exempt:
+            self._exempt = False
+            self._exempt_length = len(waiting)
+        first = self._exempt_length
         ends = [
             (place, mark)
             for mark in self._stop
-            if (place := waiting.find(mark)) >= 0
+            if (place := waiting.find(mark, first)) >= 0
         ]
         if ends:
             place, mark = min(ends)
@@ -96,12 +110,14 @@ class TextStream:
             self._waiting = ''
             return self._show(waiting[:place].rstrip())
         sure = len(waiting)
-        for length in range(min(self._longest, len(waiting)), 0, -1):
+        longest = min(self._longest, len(waiting) - first)
+        for length in range(longest, 0, -1):
             if waiting[-length:] in self._beginnings:
                 sure -= length
                 break
         shown = waiting[:sure].rstrip()
         self._waiting = waiting[len(shown) :]
+        self._exempt_length = max(0, first - len(shown))
         return self._show(shown)
 
     def _show(self, text: str) -> str:

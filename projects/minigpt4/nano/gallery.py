@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..engine.picture import captioned
 from ..inference.caption import get_model, inference_model
+from ..regular_files import read_regular, read_text
 from . import grammar
 from .world import Scene
 
@@ -65,7 +66,7 @@ def write_gallery(
     Returns:
         The page ``index.html`` (self-contained) and ``gallery.png``.
     """
-    items = json.loads((data / 'test' / 'test.json').read_text())
+    items = json.loads(read_text(data / 'test' / 'test.json'))
     truths = [item for item in items if item['task'] == 'describe'][:number]
     files = [str(data / 'test' / 'image' / item['image']) for item in truths]
     columns = []
@@ -131,7 +132,7 @@ def _page(rows: list[dict]) -> str:
     """A page that needs nothing but itself."""
     cards = []
     for row in rows:
-        image = base64.b64encode(Path(row['file']).read_bytes()).decode()
+        image = base64.b64encode(read_regular(row['file'])).decode()
         right = row['stage2'] == row['truth']
         texts = ''.join(
             f'<dt>{title}</dt><dd class="{style}">{html.escape(text)}</dd>'

@@ -10,20 +10,33 @@ from typing import Any, NamedTuple
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ...datasets import SampleError
 from ...datasets.images import load_image, read_image
+from ...errors import one_line, printable
 from ...models import MiniGPT4
 from ...models.engine import Engine
 from ...models.generation import Generation
 from ...prompts import Turn
-from ..options import sentence
+from ...regular_files import open_regular
+
+_MAX_FAULTS = 16  # failures of the model in succession, at least
+
+
+class ModelFaultError(ValueError):
+    """The model fails at every question."""
 
 
 class Job(NamedTuple):
-    """A picture and what is asked about it."""
+    """A picture and what is asked about it.
+
+    Attributes:
+        image: Path of the picture.
+        prompt: The question.
+        error: Why it cannot be asked; None if it can.
+    """
 
     image: str
     prompt: str
+    error: str | None = None
 
 
 class _Picture(NamedTuple):
@@ -43,6 +56,11 @@ def answer_all(
 ) -> Iterator[dict[str, Any]]:
     """Answer many questions, pictures being decoded in threads meanwhile.
 
+    Whatever is wrong with one question (its picture, a prompt that is too
+    long, a failure while it is answered) is the error of its row. Only where
+    the model fails at 16 questions in succession (at ``2 * slots``, if that
+    is more) and answers none between them, the run ends.
+
     Args:
         model: The model.
         jobs: What to answer.
@@ -52,7 +70,11 @@ def answer_all(
 
     Yields:
         Fields of a :class:`CaptionRow` as each answer ends, in any order.
+
+    Raises:
+        ModelFaultError: The model fails at every question.
     """
+    faults, max_faults = 0, max(_MAX_FAULTS, 2 * slots)
     engine = Engine(model, slots=slots)
     collator = model.collator(training=False)
     size, ahead = model.image_size, 4 * slots
@@ -80,14 +102,22 @@ def answer_all(
                         generation = engine.submit(
                             collator.row(sample), sample.images, **settings
                         )
-                    except (SampleError, OSError) as error:
+                    except Exception as error:
                         yield failed(job, error)
                         continue
                     running.append((job, picture, generation))
                 engine.step()
                 for item in [r for r in running if r[2].finished]:
                     running.remove(item)
+                    fault = item[2].error
+                    faults = 0 if fault is None else faults + 1
                     yield _answered(*item)
+                    if fault is not None and faults >= max_faults:
+                        raise ModelFaultError(
+                            f'the model failed at {faults} questions in '
+                            f'succession ({one_line(fault)}); what was '
+                            'answered before is kept.'
+                        ) from fault
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -106,12 +136,26 @@ def in_order(jobs: Sequence[Job], window: int) -> Iterator[Job]:
 
 
 def _load(path: str, size: int) -> _Picture:
-    try:
-        about = os.stat(path)
-    except OSError:
-        read_image(path)  # which says why in a sentence
-        raise
+    about = check_picture(path)
     return _Picture(load_image(path, size), about.st_size, about.st_mtime_ns)
+
+
+def check_picture(path: str) -> os.stat_result:
+    """Refuse what would block; returns size and time of the file.
+
+    Raises:
+        SampleError: It does not exist.
+        ValueError: It is no regular file.
+        OSError: It cannot be opened.
+    """
+    if '\0' in path:
+        raise ValueError(f'{printable(path)} has a NUL character.')
+    try:
+        with open_regular(path) as file:
+            return os.fstat(file.fileno())
+    except FileNotFoundError:
+        read_image(path)  # its error says what to give
+        raise
 
 
 def _answered(
@@ -132,4 +176,4 @@ def _answered(
 
 def failed(job: Job, error: Exception) -> dict[str, Any]:
     """Fields of the row of a picture that could not be answered."""
-    return dict(image=job.image, prompt=job.prompt, error=sentence(error))
+    return dict(image=job.image, prompt=job.prompt, error=one_line(error))

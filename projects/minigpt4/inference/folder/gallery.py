@@ -16,8 +16,10 @@ from pathlib import Path
 from PIL import Image
 
 from ...atomic import replacing
-from ...datasets.images import SampleError, read_image
-from .table import CaptionRow
+from ...datasets.images import read_image
+from ...errors import printable
+from ...regular_files import open_regular, read_regular
+from .table import CaptionRow, make_folder
 
 SIDE = 192  # pixels of a thumbnail; the page shows it at 128
 _PLACE = '<script type="application/json" id="items">['
@@ -53,15 +55,15 @@ def check_gallery(path: Path) -> None:
 
     Raises:
         OSError: The folder may not be written.
-        ValueError: Something else than a gallery stands there.
+        ValueError: Something else than a gallery is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
         )
     if path.is_dir() or (
-        path.exists() and _PLACE not in path.read_text('utf-8', 'replace')
+        path.exists() and _PLACE.encode() not in read_regular(path)
     ):
         raise ValueError(
             f'{path} is there and is no gallery; give another name as '
@@ -74,8 +76,11 @@ def _items(rows: Iterable[CaptionRow], workers: int) -> Iterator[dict]:
     waiting: deque[tuple[dict, Future[str | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for image, group in groupby(rows, key=lambda row: row.image):
-            answers = [[r.prompt, r.caption, r.error] for r in group]
-            item = dict(image=image, answers=answers)
+            answers = [
+                [r.prompt, r.caption, r.error and printable(r.error)]
+                for r in group
+            ]
+            item = dict(image=printable(image), answers=answers)
             waiting.append((item, pool.submit(thumbnail, image)))
             if len(waiting) > 4 * workers:
                 yield _finished(*waiting.popleft())
@@ -92,11 +97,11 @@ def thumbnail(path: str) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 # a JPEG is decoded small, which is several times as fast
                 image.draft('RGB', (2 * SIDE, 2 * SIDE))
                 small = read_image(image, path)
-    except (OSError, SampleError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises many kinds on broken files
         return None
     small.thumbnail((SIDE, SIDE))
     data = io.BytesIO()

@@ -21,8 +21,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ...datasets.images import SampleError, read_image
+from ...datasets.images import read_image
+from ...errors import add_debug_option, one_line, printable, reports_errors
+from ...models.sampling import Settings
 from ...prompts import IMAGE_HERE
+from ...regular_files import open_regular
+from ...signals import raise_on_signals
 from ..options import (
     add_model_options,
     add_settings,
@@ -30,11 +34,11 @@ from ..options import (
     load_model,
     own_prompt,
     quiet_logs,
-    sentence,
     settings_of,
 )
-from .batch import Job, answer_all, failed
+from .batch import Job, answer_all, check_picture, failed
 from .gallery import check_gallery, write_gallery
+from .lists import is_row_name
 from .sources import find_questions
 from .table import (
     SUFFIXES,
@@ -47,30 +51,24 @@ from .table import (
 _NAMED = 10  # failures that the summary names
 
 
+@reports_errors
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
+    """Run the command.
 
     Args:
         argv: What follows ``minigpt4 caption``.
 
     Returns:
         0; 1 if pictures could not be answered, or if nothing could be done;
-        130 after Ctrl-C.
+        128 + N after signal N (130 after Ctrl-C).
     """
     args = _parse(argv)
-    try:
-        with quiet_logs(not args.quiet), ExitStack() as stack:
+    note = (
+        'what was answered is kept, and the same command goes on from there.'
+    )
+    with raise_on_signals(note), quiet_logs(not args.quiet):
+        with ExitStack() as stack:
             return _run(args, stack)
-    except KeyboardInterrupt:
-        print(
-            '\nstopped; what was answered is kept, and the same command goes '
-            'on from there.',
-            file=sys.stderr,
-        )
-        return 130
-    except (ImportError, OSError, ValueError) as error:
-        print(f'error: {sentence(error)}', file=sys.stderr)
-        return 1
 
 
 def _run(args: argparse.Namespace, stack: ExitStack) -> int:
@@ -80,6 +78,8 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> int:
         check_gallery(args.gallery)
     table = _open_table(args)
     stack.callback(table.close)
+    if table.repaired:
+        print(table.repaired, file=sys.stderr)
     missing = [job for job in jobs if not _is_done(table, job)]
     counts: Counter[str] = Counter(there=len(jobs) - len(missing))
     failures: list[CaptionRow] = []
@@ -92,7 +92,8 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> int:
             else:
                 counts['new'] += 1
             advance(len(failures))
-    table.finish([(os.path.abspath(image), prompt) for image, prompt in jobs])
+    _remove_old_rows(args, table, jobs)
+    table.finish([(os.path.abspath(job.image), job.prompt) for job in jobs])
     if args.out != table.path:
         write_table(table.rows(), args.out)
     if args.gallery is not None:
@@ -109,39 +110,69 @@ def _answers(
     """Answer what is missing; the model is built only if it has to look."""
     fresh = []
     for job in jobs:
+        if job.error is not None:
+            yield failed(job, ValueError(job.error))
+            continue
         if table.error((os.path.abspath(job.image), job.prompt)) is not None:
             try:
+                check_picture(job.image)
                 read_image(job.image)
-            except SampleError as error:
+            except (OSError, ValueError) as error:
                 yield failed(job, error)
                 continue
         fresh.append(job)
     if fresh:
         model = load_model(args.model, args.pretrained, args.device)
+        Settings.of(model.generation, args.settings)
         yield from answer_all(
             model, fresh, args.slots, args.workers, args.settings
         )
+
+
+def _remove_old_rows(
+    args: argparse.Namespace, table: CaptionTable, jobs: Sequence[Job]
+) -> None:
+    """Remove the failures of list rows that could not be read before."""
+    present = {os.path.abspath(job.image) for job in jobs}
+    lists = [
+        os.path.abspath(os.path.expanduser(source)) for source in args.sources
+    ]
+    for key in table.keys():
+        if key[0] not in present and table.error(key) is not None:
+            if any(is_row_name(key[0], path) for path in lists):
+                table.remove(key)
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
     """What is asked, each question once."""
     if not args.prompt:
         args.prompt = [own_prompt(args.model)]
-    jobs = [
-        Job(question.image, prompt)
-        for question in find_questions(args.sources, args.recursive)
-        for prompt in (
-            args.prompt if question.prompt is None else [question.prompt]
+    for prompt in args.prompt:
+        fault = _fault_of(prompt)
+        if fault:
+            raise ValueError(f'the prompt {printable(prompt)!r} {fault}')
+    jobs: dict[tuple[str, str], Job] = {}
+    for image, own, error in find_questions(args.sources, args.recursive):
+        for prompt in args.prompt if own is None else [own]:
+            if error is None and (fault := _fault_of(prompt)):
+                error = f'the prompt {printable(prompt)!r} {fault}'
+            key = os.path.abspath(image), prompt
+            jobs.setdefault(key, Job(image, prompt, error))
+    return list(jobs.values())
+
+
+def _fault_of(prompt: str) -> str | None:
+    """Why a prompt cannot be asked about one picture; None if it can."""
+    if prompt.count(IMAGE_HERE) > 1:
+        return (
+            f'has several {IMAGE_HERE}, but each picture is asked about '
+            'alone; write it once or not at all.'
         )
-    ]
-    for job in jobs:
-        if job.prompt.count(IMAGE_HERE) > 1:
-            raise ValueError(
-                f'the prompt {job.prompt!r} has several {IMAGE_HERE}, but '
-                'each picture is asked about alone; write it once or not at '
-                'all.'
-            )
-    return list(dict.fromkeys(jobs))
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return 'holds bytes that are no UTF-8; write it in UTF-8.'
+    return None
 
 
 def _open_table(args: argparse.Namespace) -> CaptionTable:
@@ -158,14 +189,24 @@ def _open_table(args: argparse.Namespace) -> CaptionTable:
         raise ValueError(f'{args.out} is a folder; give the name of a file.')
     if args.out.exists() and not path.exists() and not args.overwrite:
         raise ValueError(
-            f'{args.out} is there, but {path} is not, from which it is made; '
-            'give another -o, or --overwrite.'
+            f'{args.out} exists, but {path}, from which it is made, does '
+            'not; give another -o, or --overwrite.'
         )
+    for source in args.sources:
+        for file in {args.out, path} if args.overwrite else ():
+            if file.exists() and os.path.realpath(file) == os.path.realpath(
+                os.path.expanduser(source)
+            ):
+                raise ValueError(
+                    f'--overwrite would replace the list {source}; give '
+                    'another -o.'
+                )
     weights = None
     if args.pretrained is not None:
-        digest = hashlib.blake2b(
-            Path(args.pretrained).read_bytes(), digest_size=8
-        )
+        with open_regular(args.pretrained) as file:
+            digest = hashlib.blake2b(digest_size=8)
+            while data := file.read(2**20):
+                digest.update(data)
         weights = digest.hexdigest()
     made_by = dict(model=args.model, weights=weights, settings=args.settings)
     return CaptionTable(path, made_by, args.overwrite)
@@ -173,12 +214,14 @@ def _open_table(args: argparse.Namespace) -> CaptionTable:
 
 def _is_done(table: CaptionTable, job: Job) -> bool:
     """Whether a picture is answered and has not changed since."""
+    if job.error is not None:
+        return False
     state = table.state((os.path.abspath(job.image), job.prompt))
     if state is None:
         return False
     try:
         about = os.stat(job.image)
-    except OSError:
+    except (OSError, ValueError):  # missing, or no name of a file
         return False
     return state == (about.st_size, about.st_mtime_ns)
 
@@ -225,22 +268,20 @@ def _summarise(
     seconds: float,
 ) -> None:
     done = f'{counts["new"]:,} answered in {seconds:.1f} s'
-    parts = [done, f'{counts["there"]:,} were there']
+    parts = [done, f'{counts["there"]:,} already done']
     if failures:
         parts.append(f'{len(failures):,} failed')
     out = sys.stderr
     for row in failures[:_NAMED]:
-        known = row.error is not None and row.image in row.error
-        print(
-            'failed:',
-            row.error if known else f'{row.image}: {row.error}',
-            file=out,
-        )
+        name, error = printable(row.image), row.error or ''
+        known = name in error or row.image in error
+        print('failed:', error if known else f'{name}: {error}', file=out)
     if len(failures) > _NAMED:
         print(f'... and {len(failures) - _NAMED:,} more', file=out)
-    print(f'{", ".join(parts)}; {rows:,} rows: {args.out}', file=out)
+    table = printable(str(args.out))
+    print(f'{", ".join(parts)}; {rows:,} rows: {table}', file=out)
     if args.gallery is not None:
-        print(f'gallery: {args.gallery}', file=out)
+        print(f'gallery: {printable(str(args.gallery))}', file=out)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -306,10 +347,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help='threads that decode pictures (default: %(default)s)',
     )
     add_settings(parser)
+    add_debug_option(parser)
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
         parser.error(
-            f'-o {args.out} ends in {args.out.suffix or "nothing"}; expected '
+            f'-o {printable(str(args.out))} has the suffix '
+            f'{printable(args.out.suffix) or "(none)"}; expected '
             f'{", ".join(SUFFIXES)}'
         )
     if args.gallery is not None:
@@ -319,7 +362,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.settings = settings_of(args)
         check_model(args.model, args.pretrained)
     except (OSError, ValueError) as error:
-        parser.error(sentence(error))
+        parser.error(one_line(error))
     return args
 
 

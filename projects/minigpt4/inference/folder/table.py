@@ -2,7 +2,10 @@
 """The answers about many pictures, on disk: resumable, then as a table.
 
 Rows are appended to a JSONL file as they come and are put in order at the
-end. CSV and Parquet are written whole from the JSONL file beside them.
+end. CSV and Parquet are written whole from the JSONL file of the same name.
+JSONL has every text exactly; CSV protects cells against spreadsheets (see
+:mod:`.spreadsheet`); what is no Unicode (bytes of a file name) stands as
+``\\udcXX`` in CSV and Parquet.
 """
 
 import csv
@@ -11,12 +14,16 @@ import fcntl
 import importlib.util
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...atomic import replacing
+from ...errors import printable
+from ...regular_files import NotRegularFileError
+from .spreadsheet import protected_cell
 
 SUFFIXES = ('.jsonl', '.csv', '.parquet')
 _HEAD = b'{"image": '  # how every row begins
@@ -81,13 +88,17 @@ class CaptionTable:
 
     Args:
         path: The JSONL file; it is made where there is none. A last line that
-            was cut off is removed.
+            was cut off is removed, with zeros that a crash left.
         made_by: What the rows have to be made by.
         overwrite: Begin anew, whatever stands there.
 
+    Attributes:
+        repaired: What was removed at the end of the file, in a sentence; None
+            if nothing was.
+
     Raises:
-        ValueError: It holds something else, or answers made by something
-            else.
+        ValueError: It is no regular file, has lines that are no rows, or
+            answers made by something else.
         OSError: It cannot be written, or another run is at it.
     """
 
@@ -96,9 +107,10 @@ class CaptionTable:
     ) -> None:
         self.path = path
         self.made_by = made_by
+        self.repaired: str | None = None
         self._places: dict[tuple[str, str], _Place] = {}
         self._stale = False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._file = _open_alone(path)
         try:
             if overwrite:
@@ -133,8 +145,22 @@ class CaptionTable:
             return
         data = _encoded(row)
         start = self._file.seek(0, os.SEEK_END)
-        self._file.write(data)
+        try:
+            rest = memoryview(data)
+            while rest:  # a disk that becomes full takes a part
+                rest = rest[self._file.write(rest) :]
+        except BaseException:
+            self._file.truncate(start)
+            raise
         self._note(row, start, start + len(data))
+
+    def remove(self, key: tuple[str, str]) -> None:
+        """Leave out a row when the table is finished."""
+        self._stale |= self._places.pop(key, None) is not None
+
+    def keys(self) -> list[tuple[str, str]]:
+        """The keys of all rows."""
+        return list(self._places)
 
     def finish(self, order: Sequence[tuple[str, str]]) -> None:
         """Put the rows in order, without those that were replaced.
@@ -183,13 +209,18 @@ class CaptionTable:
             for number, line in enumerate(file, 1):
                 row = _decoded(line)
                 whole = line.endswith(b'\n')
-                if row is None and not whole and _is_half(line):
+                if row is None and not whole and _is_cut_off(line):
                     self._file.truncate(end)
+                    self.repaired = (
+                        f'{printable(str(self.path))}: its last line '
+                        f'({number}) was cut off and is removed.'
+                    )
                     return
                 if row is None:
                     raise ValueError(
                         f'{self.path} holds something else than captions '
-                        f'(line {number}); give another -o, or --overwrite.'
+                        f'(line {number}{_reason(line)}); give another -o, or '
+                        '--overwrite to begin anew, or remove that line.'
                     )
                 self._check(row, number)
                 start, end = end, end + len(line) + (not whole)
@@ -216,13 +247,37 @@ class CaptionTable:
                 )
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder with those above it, where there is none.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            errno.ENOTDIR,
+            'cannot be made, for a part of it is a file',
+            str(path),
+        ) from error
+
+
 def _open_alone(path: Path):
     """Open a file to read and append, as its only writer.
 
     Raises:
         BlockingIOError: Another process has it open so.
+        NotRegularFileError: It is a FIFO or a device.
     """
-    file = open(path, 'a+b', buffering=0)
+    # without waiting for the reader of a FIFO
+    opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    file = open(opened, 'a+b', buffering=0)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        file.close()
+        raise NotRegularFileError(
+            f'{path} is no regular file; give another -o.'
+        )
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -243,17 +298,52 @@ def _encoded(row: CaptionRow) -> bytes:
         return json.dumps(fields).encode() + b'\n'
 
 
+# field: its types in JSON
+_TYPES: dict[str, tuple[type, ...]] = dict(
+    image=(str,),
+    prompt=(str,),
+    caption=(str, type(None)),
+    error=(str, type(None)),
+    finished=(bool, type(None)),
+    tokens=(int, type(None)),
+    bytes=(int, type(None)),
+    modified_ns=(int, type(None)),
+    model=(str,),
+    weights=(str, type(None)),
+    settings=(dict, type(None)),
+)
+
+
 def _decoded(line: bytes) -> CaptionRow | None:
+    """A row of a line; None where it is none."""
     try:
-        row = CaptionRow(**json.loads(line))
-    except (TypeError, ValueError):
+        fields = json.loads(line)
+        row = CaptionRow(**fields)
+    except (TypeError, ValueError, RecursionError):
         return None
-    strings = isinstance(row.image, str) and isinstance(row.prompt, str)
-    return row if strings else None
+    typed = all(type(fields[name]) in _TYPES[name] for name in fields)
+    answered = row.caption is not None or row.error is not None
+    return row if typed and answered else None
 
 
-def _is_half(line: bytes) -> bool:
-    """Whether a last line is the beginning of a row of ours."""
+def _reason(line: bytes) -> str:
+    """What is wrong with a line, where it has a row of another version."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return ''
+    if not isinstance(fields, dict) or not {'image', 'prompt'} <= {*fields}:
+        return ''
+    unknown = [name for name in fields if name not in _TYPES]
+    if not unknown:
+        return ''
+    names = printable(', '.join(unknown))[:200]
+    return f', with columns that this version does not know: {names}'
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a last line is the beginning of a row of ours, or zeros."""
+    line = line.rstrip(b'\0')
     return line.startswith(_HEAD) or _HEAD.startswith(line)
 
 
@@ -286,9 +376,21 @@ def write_table(rows: Iterable[CaptionRow], path: Path) -> None:
 
 def _fields(row: CaptionRow) -> dict[str, Any]:
     """A row as plain columns."""
-    image = row.image.encode(errors='backslashreplace').decode()
     settings = json.dumps(row.settings or {}, ensure_ascii=False)
-    return {**asdict(row), 'image': image, 'settings': settings}
+    return {
+        name: value.encode(errors='backslashreplace').decode()
+        if isinstance(value, str)
+        else value
+        for name, value in {**asdict(row), 'settings': settings}.items()
+    }
+
+
+def _cells(row: CaptionRow) -> dict[str, Any]:
+    """A row as cells of CSV."""
+    return {
+        name: protected_cell(value) if isinstance(value, str) else value
+        for name, value in _fields(row).items()
+    }
 
 
 def _write_csv(rows: Iterable[CaptionRow], path: Path) -> None:
@@ -296,7 +398,7 @@ def _write_csv(rows: Iterable[CaptionRow], path: Path) -> None:
     with open(path, 'w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(map(_fields, rows))
+        writer.writerows(map(_cells, rows))
 
 
 def _write_parquet(rows: Iterable[CaptionRow], path: Path) -> None:

@@ -18,12 +18,18 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from ...errors import printable
+
+# they reorder the text after them, also that of another line
+_DIRECTION = frozenset(
+    '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
+)
 _FENCE = re.compile(r'\s*(```|~~~)')
 _REDRAW = 0.06  # seconds between two drawings of the block that grows
 
 
 def show_plain(pieces: Iterable[str], console: Console) -> str:
-    """Write an answer letter by letter as the model says it.
+    """Write an answer letter by letter as the model writes it.
 
     Args:
         pieces: The answer, in pieces.
@@ -35,7 +41,7 @@ def show_plain(pieces: Iterable[str], console: Console) -> str:
     said = ''
     for piece in pieces:
         said += piece
-        console.file.write(_harmless(piece))
+        console.file.write(terminal_text(piece))
         console.file.flush()
     console.file.write('\n')
     console.file.flush()
@@ -123,7 +129,7 @@ class AnswerMarkdown(Markdown):
 
     def __init__(self, text: str) -> None:
         lines, fence = [], None
-        for line in _harmless(text).splitlines():
+        for line in terminal_text(text).splitlines():
             mark = _FENCE.match(line)
             if mark and fence in (None, mark[1]):
                 fence = None if fence else mark[1]
@@ -135,8 +141,18 @@ class AnswerMarkdown(Markdown):
         )
 
 
-def _harmless(text: str) -> str:
-    """Text without the signs that a terminal obeys."""
+def terminal_text(text: str) -> str:
+    """Text without the characters that a terminal interprets.
+
+    Control characters are left out, but for line ends and tabs; characters
+    that change the direction of what follows, and lone surrogates, are
+    escaped.
+
+    Args:
+        text: An answer, a question or a remark.
+    """
     return ''.join(
-        c for c in text if c in '\n\t' or unicodedata.category(c) != 'Cc'
+        printable(c) if c in _DIRECTION or '\ud800' <= c <= '\udfff' else c
+        for c in text
+        if c in '\n\t' or unicodedata.category(c) != 'Cc'
     )

@@ -2,8 +2,10 @@
 """What a line that is typed in a chat does: commands, pictures, questions."""
 
 import asyncio
+import errno
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
@@ -11,9 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...datasets.images import read_image
+from ...errors import printable
 from ...models.sampling import Settings
 from ...prompts import IMAGE_HERE
+from ...regular_files import read_text
 from ..chat import ChatSession
+from ..folder.batch import check_picture
+from ..folder.table import make_folder
 from ..options import completed, parse_setting
 from ..server.image_fetch import fetch_picture
 from .typed_images import is_web_address, split_line, words_of
@@ -109,6 +115,8 @@ class Conversation:
             picture: str | bytes = str(Path(source).absolute())
             if is_web_address(source):
                 picture = fetch(source)
+            else:
+                check_picture(source)
             size = 'x'.join(map(str, read_image(picture, source).size))
             notes.append(f'picture {number}: {_short(source)} ({size})')
             new.append(picture)
@@ -170,7 +178,7 @@ class Conversation:
     def _save(self, rest: str) -> None:
         path = _one_path('/save', rest)
         save(self.session, path)
-        self.view.note(f'saved: {path}')
+        self.view.note(f'saved: {printable(str(path))}')
 
     def _load(self, rest: str) -> None:
         old = self.session
@@ -220,20 +228,36 @@ def save(session: ChatSession, path: Path) -> None:
     """Write a conversation; no other file is overwritten than such a one.
 
     Raises:
-        FileExistsError: Something else stands there.
+        FileExistsError: Something else is there.
         OSError: It cannot be written.
     """
+    check_save(path)
+    session.save(path)
+
+
+def check_save(path: Path) -> None:
+    """Refuse before a chat what could not be written after it.
+
+    Raises:
+        FileExistsError: The file exists and is no saved chat.
+        OSError: Its folder cannot be made or written.
+    """
+    make_folder(path.parent)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
+        )
     if path.exists() and not _is_chat(path):
         raise FileExistsError(
-            f'{path} exists and is no saved chat; give another name.'
+            f'{printable(str(path))} exists and is no saved chat; give '
+            'another name.'
         )
-    session.save(path)
 
 
 def _is_chat(path: Path) -> bool:
     try:
-        content: Any = json.loads(path.read_text('utf-8'))
-    except (OSError, ValueError):
+        content: Any = json.loads(read_text(path))
+    except (OSError, RecursionError, ValueError):
         return False
     return isinstance(content, dict) and 'turns' in content
 
@@ -289,4 +313,5 @@ class _AnyHost(Collection[str]):
 
 
 def _short(source: str) -> str:
+    source = printable(source)
     return source if len(source) <= 60 else '...' + source[-57:]

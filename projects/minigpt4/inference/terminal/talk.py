@@ -11,10 +11,13 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from ...errors import add_debug_option, one_line, reports_errors
+from ...signals import STOP_SIGNALS, StopSignal, raise_on_signals
 from ..chat import ChatSession
 from ..options import (
     add_model_options,
@@ -22,46 +25,44 @@ from ..options import (
     check_model,
     load_model,
     quiet_logs,
-    sentence,
     settings_of,
 )
-from .answer_view import show_markdown, show_plain
-from .commands import HELP, Conversation, save
+from .answer_view import show_markdown, show_plain, terminal_text
+from .commands import HELP, Conversation, check_save, save
 from .typed_images import source_of
 
 _FAILURES = (ImportError, OSError, ValueError, RuntimeError)
 
 
+@reports_errors
 def main(argv: Sequence[str]) -> int:
-    """Run the verb.
+    """Run the command.
 
     Args:
         argv: What follows ``minigpt4 chat``.
 
     Returns:
-        0; 1 after an error, which stands on standard error; 130 after Ctrl-C
-        (in a script, or twice while an answer is written).
+        0; 1 after an error, which is printed on standard error; 128 + N after
+        signal N (130 after Ctrl-C in a script, or twice while an answer is
+        written).
     """
     args = _parse(argv)
-    try:
-        with quiet_logs():
-            return _run(args)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # whoever read the answers has gone; Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except _FAILURES as error:
-        print(f'error: {sentence(error)}', file=sys.stderr)
-        return 1
+    scripted = _is_scripted(args)
+    # typed chats have a meaning of their own for Ctrl-C
+    signals = STOP_SIGNALS if scripted else (signal.SIGTERM, signal.SIGHUP)
+    with raise_on_signals(signals=signals), quiet_logs():
+        return _run(args, scripted)
 
 
-def _run(args: argparse.Namespace) -> int:
-    scripted = bool(args.ask) or not (
-        sys.stdin.isatty() and sys.stdout.isatty()
+def _is_scripted(args: argparse.Namespace) -> bool:
+    return bool(args.ask) or not all(
+        map(_is_terminal, (sys.stdin, sys.stdout))
     )
+
+
+def _run(args: argparse.Namespace, scripted: bool) -> int:
+    if args.save is not None:
+        check_save(args.save)
     console = Console(stderr=scripted, highlight=False)
     if not scripted:
         console.print(Text(f'loading {args.model} ...', 'dim'))
@@ -75,19 +76,35 @@ def _run(args: argparse.Namespace) -> int:
         session = ChatSession(model, **chosen)
     view = ScriptView(args.json) if scripted else TypedView(console, args)
     talk = Conversation(session, view)
+    try:
+        _converse(talk, args, console, scripted)
+    except BaseException:
+        # what was answered is kept, whatever ends the chat
+        if args.save is not None and talk.session.turns:
+            save(talk.session, args.save)
+        raise
+    if args.save is not None:
+        save(talk.session, args.save)
+    return 0
+
+
+def _converse(
+    talk: Conversation,
+    args: argparse.Namespace,
+    console: Console,
+    scripted: bool,
+) -> None:
+    """Ask what the command line, a pipe or the keyboard asks."""
     talk.attach([source_of(source) for source in args.image])
     if args.ask:
         for question in args.ask:
             talk.ask(question)
     elif scripted:
-        for line in sys.stdin:
+        for line in sys.stdin or ():
             if line.strip() and not talk.take(line):
                 break
     else:
         _type(talk, console, args.model)
-    if args.save is not None:
-        save(talk.session, args.save)
-    return 0
 
 
 class ScriptView:
@@ -102,16 +119,17 @@ class ScriptView:
 
     def answer(self, pieces: Iterable[str]) -> None:
         """Write an answer as it comes."""
+        shown = terminal_text if _is_terminal(sys.stdout) else str
         for piece in pieces:
             if not self.as_json:
-                print(piece, end='', flush=True)
+                print(shown(piece), end='', flush=True)
         if not self.as_json:
             print(flush=True)
 
     def note(self, text: str) -> None:
         """Write a remark, unless it is part of the JSON."""
         if not self.as_json:
-            print(text, file=sys.stderr)
+            print(terminal_text(text), file=sys.stderr)
 
     def done(self, question: str, session: ChatSession) -> None:
         """Write what there is to know of an answer."""
@@ -147,11 +165,15 @@ class TypedView:
 
     def note(self, text: str) -> None:
         """Show a remark, dimmed."""
-        self.console.print(Text(text, 'dim'))
+        self.console.print(Text(terminal_text(text), 'dim'))
 
     def done(self, question: str, session: ChatSession) -> None:
         """Leave a line between two turns."""
         self.console.print()
+
+
+def _is_terminal(stream: 'TextIO | None') -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _type(talk: Conversation, console: Console, name: str) -> None:
@@ -168,6 +190,8 @@ def _type(talk: Conversation, console: Console, name: str) -> None:
             except EOFError:
                 console.print()
                 return
+            except StopSignal:
+                raise
             except KeyboardInterrupt:
                 console.print(Text('\n/quit or Ctrl-D leaves', 'dim'))
                 continue
@@ -178,7 +202,7 @@ def _type(talk: Conversation, console: Console, name: str) -> None:
                     if not talk.take(line):
                         return
             except _FAILURES as error:
-                console.print(Text(sentence(error), 'red'))
+                console.print(Text(one_line(error), 'red'))
 
 
 def _read(pending: int) -> str:
@@ -210,8 +234,8 @@ def _interruptible(talk: Conversation) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        if pressed:
+    except KeyboardInterrupt as error:
+        if pressed or isinstance(error, StopSignal):
             raise
         talk.view.note('stopped')
     finally:
@@ -308,6 +332,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             help=help_,
         )
     add_settings(parser)
+    add_debug_option(parser)
     args = parser.parse_args(argv)
     if args.max_context is not None and args.max_context < 1:
         parser.error(f'--max-context is {args.max_context}; expected above 0')
@@ -315,5 +340,5 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.settings = settings_of(args)
         check_model(args.model, args.pretrained)
     except (OSError, ValueError) as error:
-        parser.error(sentence(error))
+        parser.error(one_line(error))
     return args
