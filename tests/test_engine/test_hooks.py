@@ -181,6 +181,24 @@ def test_sample_captions_without_a_readable_picture(make_cfg, pair_data):
     build_runner(cfg).train()
 
 
+def test_sample_captions_of_the_training_data_with_other_settings(
+    make_cfg, written
+):
+    cfg = make_cfg('sampler', max_iters=1)
+    cfg.custom_hooks.append(
+        dict(
+            type=SampleCaptionsHook,
+            dataset=dict(limit=1),
+            num_samples=2,
+            max_new_tokens=3,
+        )
+    )
+    build_runner(cfg).train()
+    text = written(cfg)
+    assert 'captions at iteration 1:\n  0: ' in text
+    assert '\n  1: ' not in text
+
+
 def test_throughput_is_logged(make_cfg, scalars):
     cfg = make_cfg('sampler', max_iters=6)
     cfg.custom_hooks[2].interval = 3
