@@ -55,8 +55,8 @@ class Fault:
 def code_faults(folder: Path) -> Iterator[Fault]:
     """Yield what is special, unreadable or names code in a folder.
 
-    This is the part of :func:`~minigpt4.llm_folder.find_faults` that holds for every folder of
-    Hugging Face, of an LLM or of a BLIP-2.
+    It holds for every folder of Hugging Face, of an LLM or of a BLIP-2;
+    :func:`~minigpt4.llm_folder.find_faults` adds what holds for an LLM.
     """
     for path in sorted(folder.iterdir()):
         yield from _faults_of_entry(path)
