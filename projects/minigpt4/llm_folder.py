@@ -1,35 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Checks of an LLM's folder before transformers reads it: safe, and whole.
 
-A folder that names code of its own is refused: transformers would ask on
-standard input whether to run it. Standard library only, so that
-``minigpt4 doctor`` can use it where the package itself cannot be imported.
+Standard library only, so that ``minigpt4 doctor`` can use it where the
+package itself cannot be imported.
 """
 
-import json
 import os
-import stat
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from .regular_files import read_regular
+from .folder_code import AGAIN, Fault, code_faults, read_object, shown
 from .wrong_files import foreign_content, read_head, safetensors_fault
 
-# keys of any of the folder's JSON files whose value names code to run
-_CODE_KEYS = ('auto_map', 'custom_generate', 'custom_pipelines')
-# keys whose value may name a repository of compiled kernels
-_KERNEL_KEYS = (
-    'attn_implementation',
-    '_attn_implementation',
-    '_attn_implementation_internal',
-    'experts_implementation',
-    '_experts_implementation',
-    'kernel_config',
-    'use_kernels',
-)
 _TOKENIZER_FILES = (
     'tokenizer.model',
     'tokenizer.json',
@@ -46,7 +29,6 @@ _WEIGHTS = (
     'pytorch_model.bin',
     'pytorch_model.bin.index.json',
 )
-_READ_SUFFIXES = ('.json', '.safetensors', '.bin', '.model', '.txt', '.jinja')
 # sizes above these are no LLM; building one would take minutes and memory
 _LARGEST = dict(
     hidden_size=2**20,
@@ -55,27 +37,6 @@ _LARGEST = dict(
     num_hidden_layers=1000,
     num_attention_heads=2**14,
 )
-_AGAIN = 'download it again'
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A reason why a folder is refused.
-
-    Attributes:
-        what: What is wrong; it names the file.
-        advice: What to do.
-        missing: Whether a file is missing.
-    """
-
-    what: str
-    advice: str
-    missing: bool = False
-
-    def error(self) -> Exception:
-        """The error to raise: FileNotFoundError or ValueError."""
-        kind = FileNotFoundError if self.missing else ValueError
-        return kind(f'{self.what}; {self.advice}.')
 
 
 def check_folder(folder: 'str | Path', weights: bool = True) -> None:
@@ -102,139 +63,12 @@ def find_faults(folder: Path, weights: bool = True) -> Iterator[Fault]:
     yield from code_faults(folder)
     config = folder / 'config.json'
     if not os.path.lexists(config):
-        yield Fault(f'{folder} has no config.json', _AGAIN, missing=True)
+        yield Fault(f'{folder} has no config.json', AGAIN, missing=True)
     else:
         yield from _faults_of_config(config)
     yield from _faults_of_tokenizer(folder)
     if weights:
         yield from _faults_of_weights(folder)
-
-
-def code_faults(folder: Path) -> Iterator[Fault]:
-    """Yield what is special, unreadable or names code in a folder.
-
-    This is the part of :func:`find_faults` that holds for every folder of
-    Hugging Face, of an LLM or of a BLIP-2.
-    """
-    for path in sorted(folder.iterdir()):
-        yield from _faults_of_entry(path)
-    for path in sorted(folder.glob('*.json')):
-        named = path.name.endswith('config.json') or path.name in (
-            'special_tokens_map.json',
-            'added_tokens.json',
-            'chat_template.json',
-        )
-        if not named or not path.is_file():
-            continue
-        try:
-            content = read_object(path)
-        except ValueError as error:
-            what, _, advice = str(error).rstrip('.').partition('; ')
-            yield Fault(what, advice)
-            continue
-        for key, value in _named_code(content):
-            yield Fault(
-                f'{path} wants code of its own ({key}: {value}), which is '
-                'never run',
-                f'remove {key} from it if this transformers has the model '
-                'itself, else give another LLM',
-            )
-
-
-def _faults_of_entry(path: Path) -> Iterator[Fault]:
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        if path.suffix in _READ_SUFFIXES:
-            yield Fault(
-                f'{path} is a link to a file that does not exist',
-                _AGAIN,
-                missing=True,
-            )
-        return
-    if stat.S_ISDIR(mode):
-        if path.name == 'custom_generate':
-            yield Fault(
-                f'{path} holds code of its own for generation, which is '
-                'never run',
-                'remove that folder',
-            )
-        elif path.suffix in _READ_SUFFIXES:
-            yield Fault(f'{path} is a folder; expected a file', _AGAIN)
-    elif not stat.S_ISREG(mode):
-        yield Fault(
-            f'{path} is a FIFO, a device or a socket; expected a regular file',
-            'remove it',
-        )
-    elif path.name == 'adapter_config.json':
-        yield Fault(
-            f'{path} makes the folder an adapter (LoRA) on another LLM, which '
-            'is not followed',
-            'merge the adapter into its LLM and give that folder, or remove '
-            'adapter_config.json',
-        )
-
-
-def _named_code(content: Any) -> Iterator[tuple[str, str]]:
-    """Keys and values in a JSON file that name code, at any depth."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        if not isinstance(value, dict):
-            continue
-        for key, inner in value.items():
-            if key in _CODE_KEYS and inner:
-                yield key, _shown(inner)
-            elif key in _KERNEL_KEYS and _is_kernel(inner):
-                yield key, _shown(inner)
-            else:
-                waiting.append(inner)
-
-
-def _is_kernel(value: Any) -> bool:
-    """Whether a setting is no name of transformers' own (sdpa, eager ...)."""
-    if isinstance(value, dict):
-        return any(_is_kernel(inner) for inner in value.values())
-    if isinstance(value, str):
-        return not value.replace('_', '').isalnum()
-    return bool(value)
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    text = text.encode('unicode_escape').decode('ascii')
-    return text if len(text) <= 80 else f'{text[:77]}...'
-
-
-def read_object(path: Path) -> dict:
-    """Read a JSON object as transformers does: UTF-8 without a BOM.
-
-    Raises:
-        ValueError: It holds something else, or is no regular file.
-        OSError: It cannot be read.
-    """
-    data = read_regular(path)
-    found = foreign_content(data[:512])
-    if found is not None:
-        raise ValueError(f'{path} is no JSON: it {found[0]}; {found[1]}.')
-    if data.startswith(b'\xef\xbb\xbf'):
-        raise ValueError(
-            f'{path} begins with a byte order mark, which transformers does '
-            'not read; save it as UTF-8 without BOM.'
-        )
-    try:
-        content = json.loads(data.decode('utf-8'))
-    except RecursionError:
-        raise ValueError(f'{path} is nested too deeply; {_AGAIN}.') from None
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON ({error}); {_AGAIN}.') from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'{path} holds a {type(content).__name__}; expected an object.'
-        )
-    return content
 
 
 def _faults_of_config(path: Path) -> Iterator[Fault]:
@@ -246,15 +80,15 @@ def _faults_of_config(path: Path) -> Iterator[Fault]:
         value = config.get(key, 1)
         if type(value) is not int or not 0 < value <= largest:
             yield Fault(
-                f'{path} has {key} {_shown(value)}; expected a whole number '
+                f'{path} has {key} {shown(value)}; expected a whole number '
                 f'from 1 to {largest:,}',
-                _AGAIN,
+                AGAIN,
             )
     if not isinstance(config.get('model_type', ''), str):
         yield Fault(
-            f'{path} has model_type {_shown(config["model_type"])}; expected '
+            f'{path} has model_type {shown(config["model_type"])}; expected '
             'a text',
-            _AGAIN,
+            AGAIN,
         )
 
 
@@ -272,7 +106,7 @@ def _faults_of_tokenizer(folder: Path) -> Iterator[Fault]:
         # SentencePiece begins with a field of pieces, tiktoken is text
         if not found and name.endswith('.model') and head[0] != 0x0A:
             if not head.isascii():
-                found = 'is no SentencePiece model', _AGAIN
+                found = 'is no SentencePiece model', AGAIN
         if found is not None:
             yield Fault(f'{folder / name} {found[0]}', found[1])
 
@@ -355,7 +189,7 @@ def _faults_of_shards(folder: Path, index: Path) -> Iterator[Fault]:
         if (folder / name).is_file():
             yield from _faults_of_file(folder / name)
         elif name not in missing:
-            yield Fault(f'{folder / name} is no regular file', _AGAIN)
+            yield Fault(f'{folder / name} is no regular file', AGAIN)
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -381,12 +215,12 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not all(
         isinstance(name, str) and name for name in places.values()
     ):
-        raise ValueError(f'{path} is no index of shards; {_AGAIN}.')
+        raise ValueError(f'{path} is no index of shards; {AGAIN}.')
     for name in places.values():
         if name == '..' or PurePosixPath(name).name != name or '\0' in name:
             raise ValueError(
-                f'{path} names the shard {_shown(name)}, which is not in its '
-                f'folder; {_AGAIN}.'
+                f'{path} names the shard {shown(name)}, which is not in its '
+                f'folder; {AGAIN}.'
             )
     return places
 

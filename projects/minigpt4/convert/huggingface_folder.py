@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..llm_folder import read_object
+from ..folder_code import read_object
 from ..regular_files import read_regular
 
 _WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt', '.h5', '.msgpack')

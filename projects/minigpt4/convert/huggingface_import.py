@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..atomic import replacing
-from ..llm_folder import code_faults
+from ..folder_code import code_faults
 from ..models import EVAViT, QFormer
 from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..models.layouts import KeyReport, from_layout, to_layout

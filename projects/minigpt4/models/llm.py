@@ -153,7 +153,7 @@ def load_config(folder: Path) -> Any:
 
     Args:
         folder: A folder that :func:`~minigpt4.llm_folder.check_folder` or
-            :func:`~minigpt4.llm_folder.code_faults` found no fault in.
+            :func:`~minigpt4.folder_code.code_faults` found no fault in.
 
     Raises:
         ValueError: transformers cannot read it, or does not know its type.
