@@ -317,7 +317,8 @@ class SampleCaptionsHook(Hook):
 
     Args:
         dataset: Config of a dataset whose first samples are captioned; by
-            default the training data.
+            default the training data. Without a ``type``, settings over the
+            config of the training data.
         num_samples: How many.
         interval: Iterations between two tables.
         max_new_tokens: The most tokens of a caption.
@@ -369,8 +370,13 @@ class SampleCaptionsHook(Hook):
 
     def _first_samples(self, runner) -> list:
         """The first readable samples, the same on all ranks, unanswered."""
-        cfg = self.dataset_cfg or runner.cfg.train_dataloader.dataset
-        dataset = DATASETS.build(copy.deepcopy(cfg))
+        cfg = copy.deepcopy(runner.cfg.train_dataloader.dataset)
+        if self.dataset_cfg is not None:
+            if 'type' not in self.dataset_cfg:
+                cfg.update(self.dataset_cfg)
+            else:
+                cfg = copy.deepcopy(self.dataset_cfg)
+        dataset = DATASETS.build(cfg)
         if isinstance(dataset, ImageTextPairs):
             dataset.rank, dataset.world_size = 0, 1
             samples = next(iter(dataset))[: self.num_samples]
