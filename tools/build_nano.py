@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from minigpt4.errors import add_debug_option, reports_errors
+
 ROOT = Path(__file__).parents[1]
 PARTS = ('llm', 'vision', 'projection')
 TOKENIZER_CONFIG = dict(
@@ -85,6 +87,7 @@ def build_projection(out: Path) -> None:
     torch.save(dict(meta={}, state_dict=state), out / 'minigpt4_nano.pth')
 
 
+@reports_errors
 def main() -> None:
     """Pretrain the parts and save them in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,6 +98,7 @@ def main() -> None:
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
+    add_debug_option(parser)
     args = parser.parse_args()
     if 'llm' in args.parts:
         build_llm(args.out, args.llm_steps, args.seed)
@@ -106,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

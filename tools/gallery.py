@@ -3,9 +3,13 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from minigpt4.errors import add_debug_option, reports_errors
 
+
+@reports_errors
 def main() -> None:
     """Caption held-out scenes and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -15,6 +19,7 @@ def main() -> None:
     parser.add_argument('--scores1', type=Path, required=True)
     parser.add_argument('--scores2', type=Path, required=True)
     parser.add_argument('--out', type=Path, required=True)
+    add_debug_option(parser)
     args = parser.parse_args()
     import minigpt4  # noqa: F401  registers the nano model
     from minigpt4.nano.gallery import show_table, write_gallery
@@ -30,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -11,14 +11,18 @@ docs/memory.md holds the formulas of the estimate and what was measured.
 import argparse
 import re
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import nn
+
+from minigpt4.engine.cfg_options import CfgOptions, merge_options
+from minigpt4.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
 GB = 1e9
@@ -174,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
     from minigpt4.prompts import Turn
 
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options or {})
     measure('start', lambda: None)
     model = measure(
         'load',
@@ -211,6 +215,7 @@ def run(args: argparse.Namespace) -> None:
         print(f'loss {float(out["loss"]):.4f}')
 
 
+@reports_errors
 def main() -> None:
     """Estimate or measure."""
     parser = argparse.ArgumentParser(
@@ -225,7 +230,8 @@ def main() -> None:
     verb.add_argument('--pretrained', help='a checkpoint of the head')
     verb.add_argument('--batch', type=int, default=1)
     verb.add_argument('--tokens', type=int, default=8)
-    verb.add_argument('--cfg-options', nargs='+', action=DictAction)
+    verb.add_argument('--cfg-options', nargs='+', action=CfgOptions)
+    add_debug_option(parser)
     args = parser.parse_args()
     if args.verb == 'estimate':
         print_estimates()
@@ -234,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

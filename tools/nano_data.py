@@ -2,9 +2,13 @@
 """Render the nano data set: python tools/nano_data.py [--out data/nano]."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from minigpt4.errors import add_debug_option, reports_errors
 
+
+@reports_errors
 def main() -> None:
     """Render."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -13,6 +17,7 @@ def main() -> None:
     parser.add_argument('--descriptions', type=int, default=2000)
     parser.add_argument('--test-scenes', type=int, default=500)
     parser.add_argument('--seed', type=int, default=0)
+    add_debug_option(parser)
     args = parser.parse_args()
     from minigpt4.nano.files import write_dataset
 
@@ -30,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -11,12 +11,15 @@ is what one learns. One tensor is in memory at a time.
 
 import argparse
 import shutil
+import sys
 import zlib
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from torch import nn
+
+from minigpt4.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {'7b': 'vicuna_7b', '13b': 'vicuna_13b', 'nano': 'nano'}
@@ -49,6 +52,7 @@ def write_tokenizer(folder: Path, model: Path) -> None:
     )
 
 
+@reports_errors
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(
@@ -65,6 +69,7 @@ def main() -> None:
         help="LLaMA's tokenizer.model; without it the LLM loads but cannot "
         'answer (the nano size has its own)',
     )
+    add_debug_option(parser)
     args = parser.parse_args()
     from minigpt4.atomic import replacing
     from minigpt4.models.tensor_files import SHIPPED
@@ -116,4 +121,4 @@ def write_model(out: Path, parts: dict[str, dict], llm_config) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -263,3 +263,17 @@ def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
     assert [p.name for p in path.parent.iterdir()] == ['file']
     with pytest.raises(OSError, match='is a folder that is not empty'):
         write_atomically(path.parent, b'four')
+
+
+def test_settings_of_the_captioned_data_are_over_the_training_data(
+    make_cfg, written
+):
+    """As ``--cfg-options custom_hooks.3.dataset.data_root=DIR``."""
+    cfg = make_cfg('sampler', max_iters=1)
+    cfg.custom_hooks.append(
+        dict(type=SampleCaptionsHook, dataset=dict(limit=1), max_new_tokens=2)
+    )
+    build_runner(cfg).train()
+    text = written(cfg)
+    captions = text[text.index('captions at iteration 1:') :].splitlines()
+    assert captions[1].startswith('  0: ') and captions[2][:3] != '  1'

@@ -239,9 +239,8 @@ def _parameters(node: Mapping) -> set[str] | None:
     for base in kind.__mro__:
         if '__init__' not in vars(base) or base is object:
             continue
-        parameters = inspect.signature(
-            vars(base)['__init__']
-        ).parameters.values()
+        signature = inspect.signature(vars(base)['__init__'])
+        parameters = signature.parameters.values()
         names.update(p.name for p in parameters)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names
