@@ -17,10 +17,12 @@ LAUNCH = Path(__file__).parents[1] / 'tools/launch.py'
 def launch(tmp_path):
     """Function of a number of ranks and code to the started launcher."""
 
+    launched = []
+
     def start(processes, code, **variables):
         script = tmp_path / 'tool.py'
         script.write_text('import os, signal, sys, time\n' + code)
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, LAUNCH, str(processes), script, 'x y'],
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,
@@ -28,8 +30,13 @@ def launch(tmp_path):
             text=True,
             start_new_session=True,
         )
+        launched.append(started)
+        return started
 
-    return start
+    yield start
+    for started in launched:
+        started.kill()
+        started.communicate()
 
 
 WAITS = r"""
