@@ -15,7 +15,14 @@ def test_ordinary_text_is_unchanged(text):
 
 
 def test_byte_order_mark_and_line_ends():
-    assert check_text('\ufeffa\r\nb\rc', 'it') == 'a\nb\nc'
+    text = '\ufeffa\r\nb\rc\x0bd\x0ce'
+    assert check_text(text, 'it') == 'a\nb\nc\nd\ne'
+
+
+def test_length():
+    assert check_text('abc', 'it', max_characters=3) == 'abc'
+    with pytest.raises(ValueError, match='4 characters; expected at most 3'):
+        check_text('abcd', 'it', max_characters=3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""From text to token ids: what is a control token and what is letters."""
+"""From text to token ids: what is a control token and what is letters.
+
+Between :mod:`~minigpt4.texts` (which texts are accepted) and the model: the
+prompts, the models and the chat all encode here.
+"""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,14 +1,19 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which texts are accepted: one rule for prompts, questions and captions."""
+"""Which texts are accepted: one rule for prompts, questions and captions.
+
+Stage 1 (:mod:`~minigpt4.datasets.captions`), stage 2
+(:mod:`~minigpt4.datasets.record_layouts`), inference and the server use it.
+"""
 
 import re
+import unicodedata
 from typing import Any
 
-# C0 control characters and DEL, without tab and newline
-_CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f]')
+# C0 control characters and DEL, without tab and newline; those of C1 are
+# allowed, for texts in Windows-1252 that were read as Latin-1 have them
+_CONTROL = re.compile('[\x00-\x08\x0e-\x1f\x7f]')
+_LINE_END = re.compile('\r\n|[\r\x0b\x0c]')
 _SURROGATE = re.compile('[\ud800-\udfff]')
-# characters without width, which str.strip leaves
-_INVISIBLE = re.compile('[\u200b-\u200f\u2060\ufeff\u00ad]')
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (str, 'a text'),
     (bool, 'a truth value'),
@@ -28,8 +33,10 @@ def kind_of(value: Any) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: white space, characters without width."""
-    return not text.strip() or not _INVISIBLE.sub('', text).strip()
+    """Whether a text has only white space and characters without width."""
+    return all(
+        char.isspace() or unicodedata.category(char) == 'Cf' for char in text
+    )
 
 
 def check_characters(text: str, where: str) -> None:
@@ -50,7 +57,12 @@ def check_characters(text: str, where: str) -> None:
         )
 
 
-def check_text(value: Any, where: str, allow_empty: bool = False) -> str:
+def check_text(
+    value: Any,
+    where: str,
+    allow_empty: bool = False,
+    max_characters: int | None = None,
+) -> str:
     r"""Check a text before it is used as a prompt, question or caption.
 
     Args:
@@ -58,21 +70,25 @@ def check_text(value: Any, where: str, allow_empty: bool = False) -> str:
         where: What it is, e.g. ``'the caption'``; the error message begins
             with it.
         allow_empty: Whether it may be empty or blank.
+        max_characters: The largest length; None for any.
 
     Returns:
-        The text without a byte order mark in front, and with ``\n`` for
-        ``\r\n`` and ``\r``.
+        The text without a byte order mark at its start, and with ``\n`` for
+        ``\r\n``, ``\r``, vertical tab and form feed.
 
     Raises:
-        ValueError: It is no text, or is empty, or holds a lone surrogate
-            (half of a character), NUL or another control character than tab,
-            newline and carriage return.
+        ValueError: It is not a text, is empty or too long, or holds a lone
+            surrogate (half of a character), NUL or another control character
+            of ASCII.
     """
     if not isinstance(value, str):
         raise ValueError(f'{where} is {kind_of(value)}; expected a text.')
-    text = value.removeprefix('\ufeff')
-    if '\r' in text:
-        text = text.replace('\r\n', '\n').replace('\r', '\n')
+    if max_characters is not None and len(value) > max_characters:
+        raise ValueError(
+            f'{where} has {len(value):,} characters; expected at most '
+            f'{max_characters:,}.'
+        )
+    text = _LINE_END.sub('\n', value.removeprefix('\ufeff'))
     check_characters(text, where)
     if found := _CONTROL.search(text):
         raise ValueError(

@@ -17,6 +17,9 @@ from minigpt4.datasets.captions import caption_of
         ('\ufeffA dog.'.encode(), 'A dog.'),
         ('A dog.'.encode('utf-16'), 'A dog.'),
         ('A dög 日本 🐕.'.encode(), 'A dög 日本 🐕.'),
+        # Windows-1252 that was read as Latin-1
+        ('it\x92s'.encode(), 'it\x92s'),
+        ('a\x0bb\x0cc\x85d\u2028e'.encode(), 'a b c d e'),
     ],
 )
 def test_text_files(data, want):
@@ -39,21 +42,20 @@ def test_json_files(encoding):
         (b'{"caption":' * 100_000, 'nested too deeply'),
         (b'{"caption": ' + b'9' * 100_000 + b'}', 'cannot be read'),
         (b'[1]', 'is a list'),
-        (b'"a"', 'is a str'),
+        (b'"a"', 'is a text'),
         (b'{}', 'has no caption'),
         (b'{"caption": null}', 'has no caption'),
-        (b'{"caption": NaN}', 'of type float'),
-        (b'{"caption": 5}', 'of type int'),
-        (b'{"caption": ["a"]}', 'of type list'),
+        (b'{"caption": NaN}', 'it is a number'),
+        (b'{"caption": 5}', 'it is a number'),
+        (b'{"caption": ["a"]}', 'it is a list'),
         (b'{"caption": ""}', 'is empty'),
         (b'{"caption": " \\n "}', 'is empty'),
         # no width: zero-width space and joiner
         (b'{"caption": " \\u200b\\u200d "}', 'is empty'),
         # transformers #8886, tiktoken #82: cut inside an emoji
-        (b'{"caption": "a \\ud83d"}', r'\\ud83d, a lone surrogate'),
-        (b'{"caption": "\\u0000a"}', r'control character \\x00'),
-        (b'{"caption": "\\u001b[31ma"}', r'control character \\x1b'),
-        (b'{"caption": "a\\u009fb"}', r'control character \\x9f'),
+        (b'{"caption": "a \\ud83d"}', r'the lone surrogate U\+D83D'),
+        (b'{"caption": "\\u0000a"}', r'control character .U\+0000'),
+        (b'{"caption": "\\u001b[31ma"}', r'control character .U\+001B'),
         (b'\xff', 'cannot be read'),
         (json.dumps(dict(caption='w ' * 60_000)).encode(), '120,000 char'),
     ],
@@ -68,8 +70,8 @@ def test_a_json_without_a_usable_caption(data, reason):
 @pytest.mark.parametrize(
     'data, reason',
     [
-        (b'\xe9t\xe9', 'no UTF-8 text .byte 0'),
-        (b'\xff\xfea', 'no UTF-16 text'),
+        (b'\xe9t\xe9', 'not UTF-8 text .byte 0'),
+        (b'\xff\xfea', 'not UTF-16 text'),
         (b' \r\n', 'is empty'),
         (b'a\0b', 'control character'),
     ],

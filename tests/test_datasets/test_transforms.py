@@ -54,8 +54,9 @@ def test_empty_caption_is_a_sample_error(text):
 @pytest.mark.parametrize('text', ['cut \ud83d', 'a\0b', '\x1b[3m', 5, None])
 def test_caption_that_no_tokenizer_takes_is_a_sample_error(text):
     """transformers #8886, tiktoken #82."""
-    with pytest.raises(SampleError, match='the caption of tar 12 '):
+    with pytest.raises(SampleError, match='the caption of tar 12 ') as error:
         CleanCaption()(dict(id='tar 12', turns=[Turn('', text)]))
+    assert error.value.reason == 'caption cannot be used'
 
 
 def test_byte_order_mark_is_no_part_of_a_caption():

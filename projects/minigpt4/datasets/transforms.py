@@ -18,6 +18,8 @@ from ..prompts import Turn
 from ..registry import TRANSFORMS
 from ..regular_files import read_text
 from ..texts import check_text, is_blank, kind_of
+from .captions import REASON as CAPTION
+from .captions import check_caption
 from .images import SampleError, load_image
 
 
@@ -72,21 +74,17 @@ class CleanCaption:
 
         Raises:
             SampleError: Nothing is left of a caption, or
-                :func:`~minigpt4.texts.check_text` refuses it.
+                :func:`~minigpt4.datasets.captions.check_caption` refuses it.
         """
         turns = []
         for turn in record['turns']:
             where = f'the caption of {record.get("id")}'
-            try:
-                answer = check_text(turn.answer, where, allow_empty=True)
-            except ValueError as error:
-                raise SampleError(str(error)) from error
-            answer = self.clean(answer)
+            answer = self.clean(check_caption(turn.answer, where))
             if is_blank(answer):
                 raise SampleError(
                     f'the caption {turn.answer[:80]!r} of {record.get("id")} '
                     'is empty; expected some words.',
-                    'caption cannot be used',
+                    CAPTION,
                 )
             turns.append(replace(turn, answer=answer))
         return {**record, 'turns': turns}
