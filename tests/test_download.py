@@ -247,6 +247,13 @@ def test_a_web_page_is_refused(server, cache, kind, page):
     assert not left_in(cache)
 
 
+def test_a_pointer_of_git_lfs_is_refused(server, cache):
+    server.data = b'version https://git-lfs.github.com/spec/v1\noid 0\n'
+    with pytest.raises(ConnectionError, match='a Git LFS pointer instead'):
+        fetch(f'{server.url}/a.pth')
+    assert not left_in(cache)
+
+
 def test_mirrors_come_first_then_the_url(server, monkeypatch):
     server.statuses = [404, 403]
     mirror = server.url.replace('released', 'mirror')

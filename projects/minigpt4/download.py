@@ -24,11 +24,18 @@ from .transfer import (
     shown,
     size_of,
 )
+from .wrong_files import common_content
 
 _CHUNK = 2**20
 # OpenMMLab's names end on a date and 8 digits of the SHA-256
 _NAMED_HASH = re.compile(r'_\d{8}-([0-9a-f]{8})\.\w+$')
-_WEB_PAGE = (b'<!doctype', b'<html', b'<?xml')
+_CONTENTS = {
+    'empty': 'an empty file',
+    'LFS pointer': 'a Git LFS pointer instead of the file',
+    'HTML': 'a web page instead of the file',
+    'XML': 'a web page instead of the file',
+    'zeros': 'a file that begins with zeros',
+}
 
 
 def fetch(
@@ -232,12 +239,8 @@ def _accept(
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     found = digest.hexdigest()
-    reason = ''
-    if head.lstrip()[:16].lower().startswith(_WEB_PAGE):
-        reason = 'a web page instead of the file'
-    elif not head:
-        reason = 'an empty file'
-    elif wanted and not found.startswith(wanted):
+    reason = _CONTENTS.get(common_content(head) or '', '')
+    if not reason and wanted and not found.startswith(wanted):
         reason = (
             f'another file: its SHA-256 begins with {found[: len(wanted)]}, '
             f'expected {wanted} ({size_of(file):,} bytes)'

@@ -1,8 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a file of weights is in truth: a pointer, a web page, cut short.
+"""What a file is that is not what its name promises.
 
-Standard library only, so that ``minigpt4 doctor`` can use it where the
-package itself cannot be imported.
+:func:`common_content` and :func:`archive_format` recognise by the first bytes
+what replaces a file of any kind: weights, records, images, shards, downloads.
+The rest checks files of weights. Standard library only, so that ``minigpt4
+doctor`` can use it where the package itself cannot be imported.
 """
 
 import json
@@ -12,8 +14,38 @@ from pathlib import Path
 
 from .regular_files import open_regular
 
-HEAD_BYTES = 512  # of a file's start, for :func:`foreign_content`
-_WEB_PAGE = (b'<!doctype', b'<html', b'<?xml')
+HEAD_BYTES = 512  # of a file's start, which are enough for all below
+_WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<body')
+_ARCHIVES = (
+    (b'\x1f\x8b', 'gzip'),
+    (b'BZh', 'bzip2'),
+    (b'\xfd7zXZ\0', 'xz'),
+    (b'(\xb5/\xfd', 'Zstandard'),
+    (b'\x04"M\x18', 'LZ4'),
+    (b'PK\x03\x04', 'ZIP'),
+    (b'PK\x05\x06', 'ZIP'),
+    (b'7z\xbc\xaf', '7z'),
+    (b'Rar!', 'RAR'),
+    (b'\x1f\x9d', 'compress'),
+)
+# what is wrong with a file of weights and what to do
+_FOREIGN = {
+    'empty': ('is empty', 'download it again'),
+    'LFS pointer': (
+        'is a Git LFS pointer, not the file',
+        'run "git lfs pull" in its folder',
+    ),
+    'zeros': (
+        'begins with zeros: its download was not completed',
+        'download it again',
+    ),
+} | dict.fromkeys(
+    ('HTML', 'XML'),
+    (
+        'is a web page, which the server sent instead of the file',
+        'download it again from another address',
+    ),
+)
 # bits of each element, by the type's name in a safetensors header
 _BITS = {
     **dict.fromkeys(('F4',), 4),
@@ -31,35 +63,53 @@ _BITS = {
 _MAX_HEADER_BYTES = 10**8
 
 
-def foreign_content(head: bytes) -> tuple[str, str] | None:
-    """What the start of a file shows that it is, if it is no file of weights.
+def common_content(head: bytes) -> str | None:
+    """What stands in a file's place, whatever file was expected.
 
     Args:
-        head: The first bytes of the file, up to ``HEAD_BYTES``.
+        head: The first bytes of the file, ``HEAD_BYTES`` or more.
 
     Returns:
-        What it is and what to do, as parts of a sentence; None where the
-        start shows nothing.
+        ``'empty'``, ``'LFS pointer'``, ``'HTML'``, ``'XML'`` or ``'zeros'``;
+        None for anything else.
     """
     if not head:
-        return 'is empty', 'download it again'
+        return 'empty'
     if head.startswith(b'version https://git-lfs'):
-        return (
-            'is a Git LFS pointer, not the file',
-            'run "git lfs pull" in its folder',
-        )
-    start = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+        return 'LFS pointer'
+    start = head.removeprefix(b'\xef\xbb\xbf').lstrip()[:16].lower()
     if start.startswith(_WEB_PAGE):
-        return (
-            'is a web page, which the server sent instead of the file',
-            'download it again from another address',
-        )
-    if not head.strip(b'\0'):
-        return (
-            'begins with zeros: its download was not completed',
-            'download it again',
-        )
-    return None
+        return 'HTML'
+    if start.startswith(b'<?xml'):
+        return 'XML'
+    return None if head.strip(b'\0') else 'zeros'
+
+
+def archive_format(head: bytes) -> str | None:
+    """The name of the format of an archive or packed file, e.g. ``'gzip'``.
+
+    Args:
+        head: The first bytes of the file, 8 or more.
+
+    Returns:
+        The name; None where the bytes are not those of an archive.
+    """
+    return next(
+        (name for mark, name in _ARCHIVES if head.startswith(mark)), None
+    )
+
+
+def foreign_content(head: bytes) -> tuple[str, str] | None:
+    """What :func:`common_content` means for a file of weights.
+
+    Args:
+        head: The first bytes of the file, ``HEAD_BYTES`` or more.
+
+    Returns:
+        What is wrong and what to do, as parts of a sentence; None where the
+        first bytes show nothing wrong.
+    """
+    return _FOREIGN.get(common_content(head) or '')
 
 
 def read_head(path: 'str | os.PathLike') -> bytes:

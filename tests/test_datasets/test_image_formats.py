@@ -39,6 +39,7 @@ JPEG = JPEG.getvalue()
         (b'II*\0\x10\0\0\0CR\2\0' + bytes(90), 'Canon CR2', 'raw converter'),
         (b'%PDF-1.7', 'a PDF document', 'export the page'),
         (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'an EPS', 'export the page'),
+        (b'<!DOCTYPE svg PUBLIC "a">\n<svg>', 'an SVG', 'PNG'),
         (b'<!DOCTYPE html><html>', 'an HTML page', 'fetch'),
         (b'\n<html>', 'an HTML page', 'fetch'),
         (b'{"error": "not found"}', 'a JSON document', 'fetch'),

@@ -7,6 +7,8 @@ import re
 
 from PIL import features
 
+from ..wrong_files import archive_format, common_content
+
 _HEIC_BRANDS = (
     b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs',
     b'mif1', b'mif2', b'msf1', b'miaf',
@@ -47,20 +49,10 @@ _SIGNATURES = (
     (b'\0\0\x01\xba', 'an MPEG video', _VIDEO),
     (b'\0\0\x01\xb3', 'an MPEG video', _VIDEO),
     (b'OggS', 'an Ogg file', _VIDEO),
-    (b'PK\x03\x04', 'a ZIP archive or an Office document', 'unpack it'),
-    (b'PK\x05\x06', 'an empty ZIP archive', _GIVE),
-    (b'\x1f\x8b', 'a gzip file', 'unpack it'),
-    (b'BZh', 'a bzip2 file', 'unpack it'),
-    (b'\xfd7zXZ\0', 'an xz file', 'unpack it'),
-    (b'(\xb5/\xfd', 'a Zstandard file', 'unpack it'),
-    (b'7z\xbc\xaf', 'a 7z archive', 'unpack it'),
-    (b'Rar!', 'a RAR archive', 'unpack it'),
     (b'\x93NUMPY', 'a NumPy file', 'load it and give the array'),
     (b'\x89HDF', 'an HDF5 file', _GIVE),
     (b'GRIB', 'a GRIB file', _GIVE),
     (b'BUFR', 'a BUFR file', _GIVE),
-    (b'version https://git-lfs', 'a Git LFS pointer, not the image itself',
-     'fetch the image with: git lfs pull'),
     (b'\xff\xd8', 'a damaged JPEG image', 'copy or download it again'),
     (b'\x89PNG', 'a damaged PNG image', 'copy or download it again'),
     (b'GIF8', 'a damaged GIF image', 'copy or download it again'),
@@ -73,6 +65,16 @@ _SIGNATURES = (
     (b'II+\0', 'a TIFF image of a kind that Pillow does not read', _CONVERT),
     (b'MM\0+', 'a TIFF image of a kind that Pillow does not read', _CONVERT),
 )  # fmt: skip
+
+_CONTENTS = {
+    'empty': ('an empty file (0 bytes)', _GIVE),
+    'LFS pointer': (
+        'a Git LFS pointer, not the image itself',
+        'fetch the image with: git lfs pull',
+    ),
+    'HTML': ('an HTML page', _DOWNLOAD),
+    'zeros': ('a file of zero bytes', 'copy or download it again'),
+}
 
 
 def is_avif(data: bytes) -> bool:
@@ -109,7 +111,7 @@ def _box_end(data: bytes) -> int:
 
 
 def kind_of(data: bytes) -> tuple[str, str]:
-    """Say what a file is that is no readable image, and what to do.
+    """What a file is that is not a readable image, and what to do.
 
     Args:
         data: The file, or its first 1,024 bytes at least.
@@ -117,8 +119,8 @@ def kind_of(data: bytes) -> tuple[str, str]:
     Returns:
         The kind, e.g. ``'a PDF document'``, and advice.
     """
-    if not data:
-        return 'an empty file (0 bytes)', _GIVE
+    if found := _CONTENTS.get(common_content(data[:65536]) or ''):
+        return found
     if data[4:8] == b'ftyp':
         return _iso_media(data)
     if data[:4] == b'RIFF':
@@ -130,8 +132,8 @@ def kind_of(data: bytes) -> tuple[str, str]:
     for signature, kind, advice in _SIGNATURES:
         if data.startswith(signature):
             return kind, advice
-    if not data[:65536].strip(b'\0'):
-        return 'a file of zero bytes', 'copy or download it again'
+    if archive := archive_format(data):
+        return f'a {archive} archive', 'unpack it'
     return _text(data[:4096])
 
 
@@ -167,8 +169,6 @@ def _text(head: bytes) -> tuple[str, str]:
     text = head.decode('utf-8', 'replace').lstrip('\ufeff \t\r\n').lower()
     if '<svg' in text and text.startswith('<'):
         return 'an SVG drawing', 'export it as PNG'
-    if re.match(r'<!doctype html|<html|<head|<body', text):
-        return 'an HTML page', _DOWNLOAD
     if text.startswith('<'):
         return 'an XML document', _DOWNLOAD
     if re.match(r'[{\[]\s*(["{\[\]}]|-?\d)', text):

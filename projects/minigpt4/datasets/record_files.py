@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import printable
 from ..regular_files import read_regular
+from ..wrong_files import HEAD_BYTES, archive_format, common_content
 
 MAX_DEPTH = 50  # of nested lists and objects; what is deeper becomes null
 _DIGITS = 300  # of an integer; Python refuses to read more than 4,300
@@ -22,22 +23,16 @@ RECORD_KEYS = (
 )
 _LINES = ('.jsonl', '.ndjson')
 _EXPECTED = 'expected a list of records, or {"annotations": [...]}'
-_OTHER_FILES = (
-    (b'\x1f\x8b', 'it is a gzip archive; unpack it'),
-    (b'PK\x03\x04', 'it is a zip archive; unpack it'),
-    (b'\xfd7zXZ', 'it is an xz archive; unpack it'),
-    (b'\x28\xb5\x2f\xfd', 'it is a zstd archive; unpack it'),
-    (b'PAR1', 'it is a Parquet file; write its rows as JSON'),
-    (
-        b'version https://git-lfs',
-        'it is a Git LFS pointer; run "git lfs pull" to get the file',
+_CONTENTS = {
+    'empty': 'it is empty',
+    'LFS pointer': (
+        'it is a Git LFS pointer; run "git lfs pull" to get the file'
     ),
-    (b'<', 'it is a page of HTML or XML; download the file itself'),
-    *(
-        (mark, 'it is UTF-16 or UTF-32 text; save it as UTF-8')
-        for mark in (b'\xff\xfe', b'\xfe\xff', b'\0\0\xfe\xff')
-    ),
-)
+    'HTML': 'it is a page of HTML or XML; download the file itself',
+    'zeros': 'it begins with zeros; download it again',
+}
+_UTF_8_MARK, _OTHER_MARKS = b'\xef\xbb\xbf', (b'\xff\xfe', b'\xfe\xff')
+_OTHER_ENCODING = 'it is UTF-16 or UTF-32 text; save it as UTF-8'
 
 
 class RecordFile(NamedTuple):
@@ -122,22 +117,31 @@ def _decode(path: Path) -> str:
         raise OSError(
             f'{path} cannot be read ({os.strerror(error.errno or 0)}).'
         ) from error
-    start = data[:64].removeprefix(b'\xef\xbb\xbf').lstrip()
-    reason = next(
-        (why for mark, why in _OTHER_FILES if start.startswith(mark)), ''
-    )
-    if not start and not data.removeprefix(b'\xef\xbb\xbf').strip():
-        reason = 'it is empty'
-    elif data[:4].count(0) in (2, 3):
-        reason = reason or 'it is UTF-16 or UTF-32 text; save it as UTF-8'
-    elif not any(data[:64]):
-        reason = 'it begins with zeros; download it again'
+    reason = _other_content(data)
     if not reason:
         try:
             return data.decode('utf-8-sig')
         except UnicodeDecodeError as error:
             reason = f'byte {error.start} is no UTF-8; save it as UTF-8'
     raise ValueError(f'{path} is no JSON file ({reason}).')
+
+
+def _other_content(data: bytes) -> str:
+    """What a file is instead of UTF-8 text, and what to do; '' if it is."""
+    head = data[:HEAD_BYTES].removeprefix(_UTF_8_MARK).lstrip()
+    if not head and data.removeprefix(_UTF_8_MARK).strip():
+        return ''  # JSON after many blanks
+    if found := common_content(head):
+        return _CONTENTS['HTML' if found == 'XML' else found]
+    if archive := archive_format(head):
+        return f'it is a {archive} archive; unpack it'
+    if head.startswith(b'PAR1'):
+        return 'it is a Parquet file; write its rows as JSON'
+    if head.startswith(b'<'):
+        return _CONTENTS['HTML']
+    if data.startswith(_OTHER_MARKS) or data[:4].count(0) in (2, 3):
+        return _OTHER_ENCODING
+    return ''
 
 
 def _parse_file(path: Path, text: str) -> Any:

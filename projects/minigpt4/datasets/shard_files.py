@@ -9,7 +9,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from webdataset.shardlists import expand_urls
 from ..errors import one_line
 from ..regular_files import open_regular
 from ..time_limit import READ_SECONDS_VARIABLE, read_seconds
+from ..wrong_files import archive_format
 
 _CHUNK = 1 << 20
 _AHEAD = 4  # chunks that are read before they are used
@@ -27,12 +28,10 @@ _REMOTE = re.compile(
         '|'.join(sorted({*gopen_schemes} - {'__default__', 'file'}))
     )
 )
-_OTHER_PACKERS = {
-    b'(\xb5/\xfd': 'Zstandard',
-    b'\x04"M\x18': 'LZ4',
-    b'PK\x03\x04': 'ZIP',
-    b'7z\xbc\xaf': '7z',
-    b'\x1f\x9d': 'compress',
+_UNPACKERS: dict[str, Callable] = {
+    'gzip': lambda file: gzip.GzipFile(fileobj=file),
+    'bzip2': bz2.BZ2File,
+    'xz': lzma.LZMAFile,
 }
 
 
@@ -217,17 +216,11 @@ def _unpacked(file) -> BinaryIO:
     Raises:
         ValueError: It is packed otherwise.
     """
-    head = file.peek(8)[:8]
-    if head.startswith(b'\x1f\x8b'):
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    if head.startswith(b'BZh'):
-        return bz2.BZ2File(file)  # type: ignore[return-value]
-    if head.startswith(b'\xfd7zXZ\0'):
-        return lzma.LZMAFile(file)  # type: ignore[return-value]
-    for signature, name in _OTHER_PACKERS.items():
-        if head.startswith(signature):
-            raise ValueError(
-                f'packed with {name}; expected tar, or tar in gzip, bzip2 or '
-                'xz'
-            )
-    return file
+    name = archive_format(file.peek(8)[:8])
+    if name is None:
+        return file
+    if name not in _UNPACKERS:
+        raise ValueError(
+            f'packed with {name}; expected tar, or tar in gzip, bzip2 or xz'
+        )
+    return _UNPACKERS[name](file)
