@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """One process writes into a folder; a killed one keeps no lock."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -10,7 +12,12 @@ import time
 
 import pytest
 
-from minigpt4.locks import STALE_SECONDS, FolderLock, LockedError
+from minigpt4.locks import (
+    STALE_SECONDS,
+    FolderLock,
+    LockedError,
+    lock_file,
+)
 
 FORK = multiprocessing.get_context('fork')
 
@@ -84,3 +91,31 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         with FolderLock(tmp_path / 'file'):
             pass
     assert error.value.filename == str(tmp_path / 'file')
+
+
+def test_a_file_is_locked_until_it_is_closed(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    with open(path, 'ab') as first, open(path, 'ab') as second:
+        assert lock_file(first)
+        assert not lock_file(second)
+        begin = time.monotonic()
+        assert not lock_file(second, 0.2)
+        assert time.monotonic() - begin >= 0.2
+        first.close()
+        assert lock_file(second, 0.2)
+    assert os.listdir(tmp_path) == ['a.jsonl']
+
+
+@pytest.mark.parametrize('code', [errno.ENOLCK, errno.EIO])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, log, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with open(tmp_path / 'a.jsonl', 'ab') as file:
+        if code == errno.EIO:
+            with pytest.raises(OSError, match='Input/output'):
+                lock_file(file)
+        else:
+            assert lock_file(file)
+            assert 'a.jsonl is on a file system without locks' in log[-1]

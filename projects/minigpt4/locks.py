@@ -1,10 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""One writer for a folder: a lock file that a killed process does not keep.
+"""One writer for a folder or a file; the lock of a killed process is free.
 
-The lock is a POSIX record lock, which the kernel releases when its process
-ends. The file names host and process for the error of a second writer. Where
-the file system does not pass locks on to other hosts, the age of the file
-decides: the holder touches it regularly.
+:class:`FolderLock` is for a folder that runs on several hosts may share. It
+is a POSIX record lock on a file of its own, which names host and process for
+the error of a second writer. Where the file system does not pass locks on to
+other hosts, the age of that file decides: the holder touches it regularly.
+
+:func:`lock_file` is for one file that is written to its end. It locks that
+file itself, by ``flock``, so it leaves no other file next to the user's, but
+cannot name the holder. The kernel releases both locks when the process ends.
+:mod:`~minigpt4.download` waits for another process, with ``filelock``.
 """
 
 import errno
@@ -16,6 +21,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 from mmengine.logging import print_log
 
@@ -23,6 +29,40 @@ TOUCH_SECONDS = 30.0
 STALE_SECONDS = 180.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[str] = set()  # record locks do not exclude within a process
+
+
+def lock_file(file: IO, seconds: float = 0.0) -> bool:
+    """Lock an open file for this process alone, until it is closed.
+
+    A file system without locks is named in a warning; the file then counts
+    as locked.
+
+    Args:
+        file: The file. A child process that inherits it holds the lock too.
+        seconds: How long to wait for another process.
+
+    Returns:
+        False where another process still holds the lock.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print_log(
+                f'{file.name} is on a file system without locks '
+                f'({error.strerror}); let no second process write it.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return True
+        time.sleep(0.1)
 
 
 class LockedError(ValueError):

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
 from minigpt4.prompts import Turn
@@ -230,6 +231,7 @@ def test_unreadable_images_are_left_out_and_counted(dataset, tmp_path, log):
     assert [s is None for s in samples] == [True, False, True]
     assert made.bad == 2
     assert ['bad.jpg' in line for line in log] == [True, False]
+    assert log[1].startswith('skipped record absent: ')
     assert 'absent does not exist' in log[1]
 
 
@@ -249,6 +251,25 @@ def test_record_without_an_answer_is_skipped_and_counted(tmp_path):
     assert len(dataset) == 4
     assert [dataset[i] is None for i in range(4)] == [True] * 3 + [False]
     assert dataset.bad == 3
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_skipped_samples_are_counted_by_reason(dataset, tmp_path, workers):
+    """Of all data workers, as the end of a run reports them."""
+    (tmp_path / 'image/bad.jpg').write_bytes(b'no image')
+    names = ['bad', '52', 'absent', 'absent']
+    records = [dict(image_id=name, caption='c') for name in names]
+    made = dataset([*records, *bad(3)], pipeline=PIPELINE)
+    loader = DataLoader(
+        made, None, num_workers=workers, collate_fn=lambda sample: sample
+    )
+    assert [s is None for s in loader] == [True, False, *[True] * 5]
+    assert made.bad == 6
+    assert made.faults == {
+        'sample: image cannot be read': 1,
+        'sample: image is missing': 2,
+        'sample: record cannot be used': 3,
+    }
 
 
 def bad(number):

@@ -7,10 +7,10 @@ import re
 
 from ..errors import printable
 from ..texts import check_text, kind_of
+from .fault_log import CAPTION
 from .images import SampleError
 
 MAX_CAPTION_CHARACTERS = 100_000
-REASON = 'caption cannot be used'
 _BLANKS = re.compile('[\t\n\x85\u2028\u2029]')
 _ENCODINGS = (
     (codecs.BOM_UTF8, 'utf-8-sig'),
@@ -36,7 +36,7 @@ def decode_text(data: bytes, where: str) -> str:
         raise SampleError(
             f'{where} is not {encoding.upper()} text (byte {error.start}); '
             'save it as UTF-8.',
-            REASON,
+            CAPTION,
         ) from error
 
 
@@ -56,7 +56,7 @@ def check_caption(value: object, where: str) -> str:
     try:
         text = check_text(value, where, max_characters=MAX_CAPTION_CHARACTERS)
     except ValueError as error:
-        raise SampleError(str(error), REASON) from error
+        raise SampleError(str(error), CAPTION) from error
     return _BLANKS.sub(' ', text).strip()
 
 
@@ -80,13 +80,13 @@ def caption_of(sample: dict) -> str:
                 else printable(str(error)[:200])
             )
             raise SampleError(
-                f'its json cannot be read ({reason}).', REASON
+                f'its json cannot be read ({reason}).', CAPTION
             ) from error
         if not isinstance(record, dict):
             raise SampleError(
                 f'its json cannot be read (it is {kind_of(record)}; expected '
                 'an object).',
-                REASON,
+                CAPTION,
             )
         caption = record.get('caption')
         if isinstance(caption, str):
@@ -96,7 +96,7 @@ def caption_of(sample: dict) -> str:
                 'its json has no caption.'
                 if caption is None
                 else f'its json has no caption: it is {kind_of(caption)}.',
-                REASON,
+                CAPTION,
             )
     if 'txt' in sample:
         return check_caption(decode_text(sample['txt'], 'its txt'), 'its txt')
@@ -104,5 +104,5 @@ def caption_of(sample: dict) -> str:
     raise SampleError(
         f'it has {printable(str(found))} but neither json nor txt; write the '
         'shards with captions.',
-        REASON,
+        CAPTION,
     )

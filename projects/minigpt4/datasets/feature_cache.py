@@ -8,11 +8,9 @@ that could not be read. A record counts once its digest is written, so a
 writer may be killed at any time and go on later.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +22,10 @@ from torch import Tensor
 
 from ..atomic import write_atomically
 from ..errors import printable
+from ..locks import lock_file
 from ..registry import TRANSFORMS
 from ..regular_files import open_regular, read_regular, read_text
+from .fault_log import FEATURES
 from .images import SampleError, read_file
 
 DIGEST_BYTES = 16
@@ -104,20 +104,12 @@ class FeatureWriter:
         return file
 
     def _lock(self, stem: Path) -> None:
-        """Refuse a second writer; the kernel unlocks when this one ends."""
-        end = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._digests, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise ValueError(
-                        f'another process already writes to {stem.parent} '
-                        f'(files {stem.name}.*); wait for it, or give another '
-                        'folder.'
-                    ) from None
-            time.sleep(0.1)
+        """Refuse a second writer."""
+        if not lock_file(self._digests, LOCK_SECONDS):
+            raise ValueError(
+                f'another process already writes to {stem.parent} (files '
+                f'{stem.name}.*); wait for it, or give another folder.'
+            )
 
     def _check_meta(
         self, folder: Path, maker: dict, shape: tuple[int, int], dtype: str
@@ -332,7 +324,7 @@ class FeatureCache:
                 f'record {row} of {self._files[number]} is damaged; remove '
                 f'{self.folder} and make it again with: minigpt4 '
                 'cache-features CONFIG -o DIR.',
-                'features are damaged',
+                FEATURES,
             )
         flat: np.ndarray = np.frombuffer(bytearray(data), self.dtype)
         return torch.from_numpy(flat.reshape(self.shape))

@@ -16,9 +16,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..errors import printable
 from ..prompts import Turn
 from ..registry import DATASETS
-from .captions import REASON as CAPTION
 from .captions import caption_of
-from .fault_log import FaultLog
+from .fault_log import NO_IMAGE, FaultLog, SkippedSamples
 from .images import SampleError
 from .shard_files import ShardBytes, find_shards
 from .shard_samples import IMAGE_SUFFIXES, samples_of
@@ -30,9 +29,6 @@ _FAULTS = {
     'duplicate': 'file stands twice in a shard',
     'joined': 'shard of several tar files',
 }
-_NO_IMAGE = 'image is missing'
-_FEATURES = 'features are damaged'
-_SKIPPED = ('image cannot be read', _NO_IMAGE, CAPTION, _FEATURES, 'other')
 
 
 class Batch(list):
@@ -214,8 +210,7 @@ class ImageTextPairs(IterableDataset):
         self.pipeline = Compose(pipeline)
         self.batch_size = batch_size
         self.seed = seed
-        self.bad = 0
-        self._skipped = FaultLog(_SKIPPED)
+        self._skipped = SkippedSamples()
         # here, for a spawned data worker knows nothing of ranks
         self.rank, self.world_size = get_dist_info()
         self.first_batch = 0
@@ -226,13 +221,18 @@ class ImageTextPairs(IterableDataset):
         return sys.maxsize
 
     @property
+    def bad(self) -> int:
+        """Samples that were left out so far, by all data workers."""
+        return len(self._skipped)
+
+    @property
     def faults(self) -> dict[str, int]:
         """Skipped samples by reason and faults of the shards by kind.
 
         Of all data workers of this rank, in this run. A shard that is read
         again counts again.
         """
-        totals = {f'sample: {k}': n for k, n in self._skipped.totals().items()}
+        totals = self._skipped.totals()
         for source in self.sources:
             for kind, number in source.faults.items():
                 totals[kind] = totals.get(kind, 0) + number
@@ -318,11 +318,7 @@ class ImageTextPairs(IterableDataset):
             )
             return self.pipeline(record)
         except SampleError as error:
-            self.bad += 1
-            known = error.reason in _SKIPPED
-            self._skipped.add(
-                error.reason if known else 'other', f'skipped {key}: {error}'
-            )
+            self._skipped.add(error.reason, f'{key}: {error}')
             return None
 
 
@@ -364,5 +360,5 @@ def _image(raw: dict) -> bytes:
     raise SampleError(
         f'it has {printable(str(found))} but no image '
         f'({", ".join(IMAGE_SUFFIXES)}).',
-        _NO_IMAGE,
+        NO_IMAGE,
     )

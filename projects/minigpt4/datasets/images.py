@@ -21,6 +21,7 @@ from ..regular_files import (
     read_regular,
 )
 from ..time_limit import ReadTimeoutError, call_with_limit
+from .fault_log import IMAGE, NO_IMAGE
 from .image_formats import is_avif, is_heic, kind_of, register_heic
 from .image_metadata import (
     orientation_of,
@@ -48,12 +49,10 @@ class SampleError(ValueError):
 
     Args:
         message: A sentence.
-        reason: What is counted, in a few words.
+        reason: One of :data:`~minigpt4.datasets.fault_log.REASONS`.
     """
 
-    def __init__(
-        self, message: str, reason: str = 'image cannot be read'
-    ) -> None:
+    def __init__(self, message: str, reason: str = IMAGE) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -109,7 +108,7 @@ def read_file(path: 'str | PathLike', name: str = '') -> bytes:
         )
     except FileNotFoundError as error:
         raise SampleError(
-            f'{name} does not exist; give the path of an image.'
+            f'{name} does not exist; give the path of an image.', NO_IMAGE
         ) from error
     except (FileTooLargeError, NotRegularFileError) as error:
         reason = str(error).removeprefix(os.fspath(path))

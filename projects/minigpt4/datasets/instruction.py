@@ -10,16 +10,13 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from ..errors import one_line, printable
 from ..registry import DATASETS
+from .fault_log import NAMED, RECORD, SkippedSamples, log_line
 from .image_files import ImageFolder
 from .images import SampleError
 from .record_files import read_record_file
 from .record_layouts import RecordError
 from .records import read_record
-
-_LINE = 500  # letters of a line of the log
-_LOUD = 20  # bad records or samples that are named one by one
 
 
 @DATASETS.register_module()
@@ -56,7 +53,6 @@ class InstructionDataset(Dataset):
 
     Attributes:
         records: The records in their order; None for one that is unusable.
-        bad: Samples that could not be used so far.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -80,7 +76,7 @@ class InstructionDataset(Dataset):
         self.image_folder = Path(data_root) / image_folder
         self.keep_answers = keep_answers
         self.pipeline = Compose(pipeline)
-        self.bad = 0
+        self._skipped = SkippedSamples()
         self._images = ImageFolder(self.image_folder)
         items, file_names = read_record_file(path)
         self.records: list[dict | None] = []
@@ -112,18 +108,28 @@ class InstructionDataset(Dataset):
         def warn(text: str) -> None:
             print_log(text, logger='current', level=logging.WARNING)
 
-        for error in errors[:_LOUD]:
+        for error in errors[:NAMED]:
             warn(f'left out: {error}.')
         if errors:
             warn(
                 f'{len(errors)} of {number} records of {path} are left out'
-                + (f', {_LOUD} are named above.' if errors[_LOUD:] else '.')
+                + (f', {NAMED} are named above.' if errors[NAMED:] else '.')
             )
         if dropped:
             warn(
                 f'{dropped} conversations of {path} do not begin with the '
                 'human; their first turn is dropped.'
             )
+
+    @property
+    def bad(self) -> int:
+        """Samples that were left out so far, by all data workers."""
+        return len(self._skipped)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Skipped samples by reason, of all data workers of this rank."""
+        return self._skipped.totals()
 
     @property
     def num_images(self) -> int:
@@ -153,23 +159,15 @@ class InstructionDataset(Dataset):
         index, draw = key if isinstance(key, tuple) else (key, key)
         content = self.records[index]
         if content is None:  # named when the file was read
-            self.bad += 1
+            self._skipped.add(RECORD)
             return None
         record = dict(content, draw=draw)
         record['images'] = [self._images.find(i) for i in record['images']]
         try:
             return self.pipeline(record)
         except SampleError as error:
-            self.bad += 1
-            if self.bad <= _LOUD:
-                text = one_line(error)
-                if len(text) > _LINE:
-                    text = f'{text[:_LINE]} ...'
-                print_log(
-                    f'skipped: {text}',
-                    logger='current',
-                    level=logging.WARNING,
-                )
+            name = str(record['id'])[:60]
+            self._skipped.add(error.reason, f'record {name}: {error}')
             return None
 
 
@@ -182,4 +180,4 @@ def _describe(
         ids = (item.get('id'), item.get('image_id'))
         named = next((i for i in ids if isinstance(i, (int, str))), None)
         name = '' if named is None else f' (id {str(named)[:60]})'
-    return printable(f'record {number} of {path.name}{name}: {error}')[:_LINE]
+    return log_line(f'record {number} of {path.name}{name}: {error}')

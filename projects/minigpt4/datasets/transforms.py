@@ -18,8 +18,8 @@ from ..prompts import Turn
 from ..registry import TRANSFORMS
 from ..regular_files import read_text
 from ..texts import check_text, is_blank, kind_of
-from .captions import REASON as CAPTION
 from .captions import check_caption
+from .fault_log import CAPTION
 from .images import SampleError, load_image
 
 

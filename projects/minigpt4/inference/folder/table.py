@@ -10,7 +10,6 @@ JSONL has every text exactly; CSV protects cells against spreadsheets (see
 
 import csv
 import errno
-import fcntl
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 from ...atomic import replacing
 from ...errors import printable
+from ...locks import lock_file
 from ...regular_files import NotRegularFileError
 from .spreadsheet import protected_cell
 
@@ -278,15 +278,11 @@ def _open_alone(path: Path):
         raise NotRegularFileError(
             f'{path} is no regular file; give another -o.'
         )
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_file(file):
         file.close()
         raise BlockingIOError(
             errno.EWOULDBLOCK, f'another run is writing {path}; wait for it'
-        ) from None
-    except OSError:
-        pass  # a file system without locks
+        )
     return file
 
 
