@@ -638,7 +638,7 @@ def test_get_model_of_what_no_one_hosts(size):
     'address, message',
     [
         ('ftp://host/x.pth', 'is a ftp address; expected http or https'),
-        ('http://[bad/x.pth', 'is no address of a file'),
+        ('http://[bad/x.pth', 'is not an address of a file'),
     ],
 )
 def test_what_is_no_web_address_is_refused(capsys, address, message):

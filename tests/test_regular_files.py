@@ -46,5 +46,5 @@ def test_text_is_read_without_its_byte_order_mark(tmp_path):
     (tmp_path / 'a').write_bytes(b'\xef\xbb\xbfpicture\xc3\xa9')
     assert read_text(tmp_path / 'a') == 'pictureé'
     (tmp_path / 'b').write_bytes('picture'.encode('utf-16'))
-    with pytest.raises(ValueError, match='b is no UTF-8 text'):
+    with pytest.raises(ValueError, match='b is not UTF-8 text'):
         read_text(tmp_path / 'b')

@@ -30,7 +30,7 @@ def _turn_off_mmpretrain_multimodal() -> None:
 def _allow_mmengine_checkpoints() -> None:
     """Let torch >= 2.6 read mmengine's checkpoints with ``weights_only``.
 
-    They hold these few classes beside tensors (mmengine issue 1655). A
+    They hold these few classes in addition to tensors (mmengine issue 1655). A
     ``HistoryBuffer`` is restored from its numbers alone: mmengine's own
     ``__setstate__`` lets a file replace the methods of all histories.
     """
@@ -45,14 +45,16 @@ def _allow_mmengine_checkpoints() -> None:
             counts = state.get('_count_history')
             for array in (values, counts):
                 if not isinstance(array, numpy.ndarray) or array.ndim != 1:
-                    raise ValueError('a history of the log is no 1-D array.')
+                    raise ValueError(
+                        'a history of the log is not a 1-D array.'
+                    )
                 if not numpy.issubdtype(array.dtype, numpy.number):
                     raise ValueError('a history of the log holds no numbers.')
             HistoryBuffer.__init__(self, values, counts)
             self.__class__ = HistoryBuffer
 
     def method_name(owner: type, name: str) -> str:
-        """Stands for ``getattr``, which a history asks for its methods."""
+        """Replaces ``getattr``, by which a history gets its methods."""
         if owner is not LoadedHistory:
             raise ValueError(
                 f'a checkpoint asks for {name} of {owner!r}; only methods of '

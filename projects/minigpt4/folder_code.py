@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of a Hugging Face folder that name code, block, or are no JSON.
+"""Files of a Hugging Face folder that name code, block, or are not JSON.
 
 A folder that names code of its own is refused: transformers would ask on
 standard input whether to run it. Standard library only; see
@@ -136,7 +136,7 @@ def _named_code(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_kernel(value: Any) -> bool:
-    """Whether a setting is no name of transformers' own (sdpa, eager ...)."""
+    """Whether a setting is not one of transformers' own (sdpa, eager ...)."""
     if isinstance(value, dict):
         return any(_is_kernel(inner) for inner in value.values())
     if isinstance(value, str):
@@ -155,7 +155,7 @@ def read_object(path: Path) -> dict:
     """Read a JSON object as transformers does: UTF-8 without a BOM.
 
     Raises:
-        ValueError: It holds something else, or is no regular file.
+        ValueError: It holds something else, or is not a regular file.
         OSError: It cannot be read.
     """
     data = read_regular(path)

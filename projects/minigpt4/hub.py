@@ -78,7 +78,7 @@ def read_config(name: str) -> Config:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no config.
+        ValueError: It is not a config.
     """
     if not Path(name).is_file():
         raise FileNotFoundError(
@@ -89,7 +89,7 @@ def read_config(name: str) -> Config:
         return Config.fromfile(name)
     except Exception as error:  # a config is Python: it may raise any
         raise ValueError(
-            f'{name} is no config ({type(error).__name__}: '
+            f'{name} is not a config ({type(error).__name__}: '
             f'{one_line(error)}); correct it.'
         ) from error
 

@@ -49,7 +49,7 @@ def check_folder(folder: 'str | Path', weights: bool = True) -> None:
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: The folder wants code of its own, or a file of it is a
-            pointer, a web page, cut short, or no regular file.
+            pointer, a web page, cut short, or not a regular file.
     """
     for fault in find_faults(Path(folder), weights):
         raise fault.error()
@@ -106,7 +106,7 @@ def _faults_of_tokenizer(folder: Path) -> Iterator[Fault]:
         # SentencePiece begins with a field of pieces, tiktoken is text
         if not found and name.endswith('.model') and head[0] != 0x0A:
             if not head.isascii():
-                found = 'is no SentencePiece model', AGAIN
+                found = 'is not a SentencePiece model', AGAIN
         if found is not None:
             yield Fault(f'{folder / name} {found[0]}', found[1])
 
@@ -114,7 +114,7 @@ def _faults_of_tokenizer(folder: Path) -> Iterator[Fault]:
 def choose_weights(folder: Path) -> str | None:
     """The file of weights, or the index of shards, that is loaded.
 
-    The order is that of transformers, but an index is passed over where all
+    The order is that of transformers, but an index is ignored where all
     of its shards are missing and another format is there: folders may have
     the indices of two formats and the shards of one.
 
@@ -134,7 +134,7 @@ def choose_weights(folder: Path) -> str | None:
         try:
             shards = read_index(folder / name).values()
         except ValueError:
-            return name  # a damaged index is a fault, not passed over
+            return name  # a damaged index is a fault, not ignored
         if any(os.path.lexists(folder / shard) for shard in shards):
             return name
     return next(iter(have), None)
@@ -189,7 +189,7 @@ def _faults_of_shards(folder: Path, index: Path) -> Iterator[Fault]:
         if (folder / name).is_file():
             yield from _faults_of_file(folder / name)
         elif name not in missing:
-            yield Fault(f'{folder / name} is no regular file', AGAIN)
+            yield Fault(f'{folder / name} is not a regular file', AGAIN)
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -202,7 +202,7 @@ def read_index(path: Path) -> dict[str, str]:
         Names of files in the index's own folder, by names of tensors.
 
     Raises:
-        ValueError: It is no index, or a shard is not in the index's folder.
+        ValueError: It is not an index, or a shard is in another folder.
         OSError: It cannot be read.
     """
     try:

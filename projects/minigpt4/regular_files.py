@@ -91,7 +91,7 @@ def read_text(path: 'str | os.PathLike') -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        ValueError: It is no regular file or no UTF-8.
+        ValueError: It is not a regular file or not UTF-8.
         OSError: It is missing or cannot be opened.
     """
     data = read_regular(path)
@@ -99,6 +99,6 @@ def read_text(path: 'str | os.PathLike') -> str:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
-            f'{Path(path)} is no UTF-8 text (byte {error.start}); save it as '
+            f'{Path(path)} is not UTF-8 text (byte {error.start}); save it as '
             'UTF-8.'
         ) from error

@@ -31,7 +31,7 @@ class StopSignal(KeyboardInterrupt):
 
     Args:
         signum: The signal's number.
-        message: What to say; by default ``stopped by SIGTERM``.
+        message: What to print; by default ``stopped by SIGTERM``.
     """
 
     def __init__(self, signum: int, message: str | None = None) -> None:

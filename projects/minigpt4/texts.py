@@ -47,13 +47,14 @@ def check_characters(text: str, where: str) -> None:
         where: What it is; the error message begins with it.
 
     Raises:
-        ValueError: It holds half of a character.
+        ValueError: It holds a lone surrogate: half a character, or a byte of
+            a command line or file name that is not UTF-8.
     """
     if not text.isascii() and (found := _SURROGATE.search(text)):
         raise ValueError(
-            f'{where} holds half of a character (the lone surrogate '
-            f'U+{ord(found[0]):04X}, character {found.start() + 1}); remove '
-            'it.'
+            f'{where} holds half a character or bytes that are not UTF-8 '
+            f'(U+{ord(found[0]):04X}, character {found.start() + 1}); write '
+            'it as UTF-8.'
         )
 
 
@@ -78,7 +79,7 @@ def check_text(
 
     Raises:
         ValueError: It is not a text, is empty or too long, or holds a lone
-            surrogate (half of a character), NUL or another control character
+            surrogate (half a character), NUL or another control character
             of ASCII.
     """
     if not isinstance(value, str):

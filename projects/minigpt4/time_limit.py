@@ -27,7 +27,7 @@ def read_seconds() -> float:
     The environment variable ``MINIGPT4_READ_SECONDS`` changes it.
 
     Raises:
-        ValueError: The variable is no number above 0.
+        ValueError: The variable is not a number above 0.
     """
     text = os.environ.get(READ_SECONDS_VARIABLE)
     if text is None:

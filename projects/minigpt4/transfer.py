@@ -94,7 +94,7 @@ def _read(place: str, part: Path) -> None:
             return  # all of it had come when an earlier process died
     local = Path(shown(place)) if place.startswith('file:') else None
     if local is not None and local.exists() and not local.is_file():
-        raise Refused('it is no regular file')
+        raise Refused('it is not a regular file')
     headers = {'User-Agent': 'minigpt4', 'Accept-Encoding': 'identity'}
     if start:
         headers |= {

@@ -64,7 +64,7 @@ _MAX_HEADER_BYTES = 10**8
 
 
 def common_content(head: bytes) -> str | None:
-    """What stands in a file's place, whatever file was expected.
+    """What replaces a file, whatever file was expected.
 
     Args:
         head: The first bytes of the file, ``HEAD_BYTES`` or more.
@@ -163,7 +163,7 @@ def safetensors_fault(path: 'str | os.PathLike') -> tuple[str, str] | None:
         ):
             return 'is no safetensors file (its header is damaged)', again
     if size != 8 + length + end:
-        return f'has {size:,} bytes, its header says {8 + length + end:,}', (
+        return f'has {size:,} bytes, its header gives {8 + length + end:,}', (
             again
         )
     return None

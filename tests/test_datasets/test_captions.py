@@ -53,7 +53,7 @@ def test_json_files(encoding):
         # no width: zero-width space and joiner
         (b'{"caption": " \\u200b\\u200d "}', 'is empty'),
         # transformers #8886, tiktoken #82: cut inside an emoji
-        (b'{"caption": "a \\ud83d"}', r'the lone surrogate U\+D83D'),
+        (b'{"caption": "a \\ud83d"}', r'half a character .*U\+D83D'),
         (b'{"caption": "\\u0000a"}', r'control character .U\+0000'),
         (b'{"caption": "\\u001b[31ma"}', r'control character .U\+001B'),
         (b'\xff', 'cannot be read'),

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A file that is no readable image is called by its kind."""
+"""A file that is not a readable image is called by its kind."""
 
 import io
 import os

@@ -64,7 +64,7 @@ EXIF = {
     'directory in a loop': (exif(SIX, field(0x8769, 4, 1, 8)), TURNED),
     'unknown type': (exif(SIX, field(0x010F, 99, 1, 8)), TURNED),
     'too long text': (exif(SIX, field(0x010F, 2, 2**31 - 1, 8)), TURNED),
-    'cut behind it': (exif(SIX, X_AT_38[5])[:-10], TURNED),
+    'cut after it': (exif(SIX, X_AT_38[5])[:-10], TURNED),
     'too many fields': (exif(SIX, number=60000), TURNED),
     'cut before it': (exif(SIX)[:16], UPRIGHT),
     'no directory': (b'Exif\0\0II*\0\xff\xff\xff\x7f', UPRIGHT),
@@ -74,7 +74,7 @@ EXIF = {
 
 
 def assert_same_in_training(data, size):
-    """Inference and both ways of training turn the image alike."""
+    """Inference and both ways of training turn the image in the same way."""
     assert read_image(data).size == size
     turned = Image.fromarray(np.asarray(read_image(data)))
     want = np.asarray(turned.resize((40, 40), Image.Resampling.BICUBIC))

@@ -105,7 +105,7 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(image_id='1', caption=''), 'caption is empty'),
         (dict(image_id='1', caption=' \n'), 'caption is empty'),
         (dict(image_id='1', caption='\u200b \u2060'), 'caption is empty'),
-        (dict(image_id='1', caption='\ud83d'), 'caption holds half of a char'),
+        (dict(image_id='1', caption='\ud83d'), 'caption holds half a char'),
         (dict(image_id='1', caption='a\0'), 'caption holds a control char'),
         (dict(image_id='1', caption='\x1b[3m'), 'caption holds a control'),
         (dict(caption='c'), 'a caption without an image; expected image_id'),
@@ -124,7 +124,7 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(image='', question='q', answer='a'), 'image is empty'),
         (dict(image='a\0', question='q', answer='a'), 'image holds a control'),
         (dict(image='a\nb', question='q', answer='a'), 'a line break'),
-        (dict(image='\ud800', question='q', answer='a'), 'half of a char'),
+        (dict(image='\ud800', question='q', answer='a'), 'half a char'),
         (dict(image='a' * 256, question='q', answer='a'), 'too long'),
         (dict(image='a/' * 2500, question='q', answer='a'), 'too long'),
         (

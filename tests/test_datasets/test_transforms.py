@@ -149,7 +149,7 @@ def test_questions_of_a_text_file(tmp_path):
         (['q', None], 'question 2 of .* is null'),
         (['q', 5], 'question 2 of .* is a number'),
         ([['q']], 'question 1 of .* is a list'),
-        (['\ud83d'], 'question 1 of .* half of a character'),
+        (['\ud83d'], 'question 1 of .* half a character'),
         (None, 'are null; expected a list of texts'),
         (5, 'are a number'),
         ({'q': 1}, 'are an object'),

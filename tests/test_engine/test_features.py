@@ -472,5 +472,5 @@ def test_command_that_is_stopped_says_what_is_kept(
     assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 143
     assert capsys.readouterr().err == (
         '\nstopped by SIGTERM; what was cached is kept, and the same command '
-        'goes on from there.\n'
+        'continues from there.\n'
     )

@@ -203,7 +203,7 @@ def test_get_model_refuses_before_it_builds(arguments, error, said):
     [
         ('x = 1', 'has no model'),
         ('model = 5', 'has no model'),
-        ('model = dict(', 'is no config'),
+        ('model = dict(', 'is not a config'),
         ('model = dict(type="minigpt4.MiniGPT4")', 'no trained projection'),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_second_run_does_what_is_missing_or_changed(
     assert [row['image'] for row in rows()] == sorted(found)
 
 
-def test_a_killed_run_goes_on_and_half_a_line_is_mended(
+def test_a_killed_run_goes_on_and_half_a_line_is_repaired(
     folder, monkeypatch, asked
 ):
     add = CaptionTable.add
@@ -226,7 +226,7 @@ def test_a_stopped_run_keeps_what_was_answered(
     err = capsys.readouterr().err
     assert err == (
         f'\nstopped by {signal.Signals(signum).name}; what was answered is '
-        'kept, and the same command goes on from there.\n'
+        'kept, and the same command continues from there.\n'
     )
     kept = rows()
     assert 0 < len(kept) < 6 and all(row['caption'] for row in kept)
@@ -327,7 +327,7 @@ def test_a_prompt_that_is_too_long_is_the_error_of_its_row(
     first, long, last = rows()
     assert 'tokens' in long['error'] and long['caption'] is None
     assert first['caption'] and last['caption']
-    assert last['prompt'] == 'Who are you?', 'a blank cell asks --prompt'
+    assert last['prompt'] == 'Who are you?', 'a blank cell means --prompt'
     del asked[:]
     before = Path('out.jsonl').read_bytes()
     assert main(command) == 1
@@ -373,7 +373,7 @@ def test_a_failure_of_any_kind_is_the_error_of_its_row(
 
     def broken(self, row, images, **settings):
         if len(row.ids) > 40:
-            raise KeyError('a kind that nobody expects')
+            raise KeyError('an unexpected kind')
         return submit(self, row, images, **settings)
 
     monkeypatch.setattr(Engine, 'submit', broken)
@@ -382,7 +382,7 @@ def test_a_failure_of_any_kind_is_the_error_of_its_row(
         for i in range(3)
     ]
     found = {row['image']: row for row in answer_all(model, jobs, 1, 1, {})}
-    assert found['pics/1.png']['error'] == "'a kind that nobody expects'"
+    assert found['pics/1.png']['error'] == "'an unexpected kind'"
     assert found['pics/0.png']['caption'] and found['pics/2.png']['caption']
 
 
@@ -466,7 +466,7 @@ def test_an_output_is_a_regular_file(folder, capsys, kind):
     else:
         Path('out.jsonl').symlink_to('/dev/zero')
     assert main(['pics', '-o', 'out.jsonl']) == 1
-    assert 'out.jsonl is no regular file' in capsys.readouterr().err
+    assert 'out.jsonl is not a regular file' in capsys.readouterr().err
 
 
 def test_a_disk_that_takes_half_a_row_leaves_none_of_it(tmp_path):

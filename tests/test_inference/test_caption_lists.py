@@ -106,7 +106,7 @@ def test_a_text_list_has_comments_blank_lines_and_every_kind_of_path(
         ('l.jsonl', '{"image": 5}', 'l.jsonl line 2', 'image is 5'),
         ('l.jsonl', '{"image": ""}', 'l.jsonl line 2', 'names no picture'),
         ('l.jsonl', '[1, 2]', 'l.jsonl line 2', 'it is [1, 2]; expected an'),
-        ('l.jsonl', '{"image": "a', 'l.jsonl line 2', 'it is no JSON'),
+        ('l.jsonl', '{"image": "a', 'l.jsonl line 2', 'it is not JSON'),
         ('l.jsonl', '[' * 99999, 'l.jsonl line 2', 'nested too deeply'),
         ('l.jsonl', '9' * 9999, 'l.jsonl line 2', 'line 2: it is'),
         ('l.jsonl', '{"image": "a\\u0000b"}', 'a\0b', 'has a NUL character'),
@@ -122,9 +122,9 @@ def test_a_text_list_has_comments_blank_lines_and_every_kind_of_path(
         ('l.txt', 'file://host/a.png', 'file://host/a.png', 'this computer'),
         ('l.txt', 'x\0.png', 'x\0.png', 'has a NUL character'),
         ('l.csv', 'a.png,What, where', 'l.csv line 3', 'it has 3 cells'),
-        ('l.csv', 'a.png,"x" y', 'l.csv line 3', 'it is no row of CSV'),
+        ('l.csv', 'a.png,"x" y', 'l.csv line 3', 'it is not a row of CSV'),
         ('l.csv', ',What?', 'l.csv line 3', 'names no picture'),
-        ('l.csv', b'a.png,caf\xe9?', 'a.png', 'no UTF-8 ("caf\\udce9?")'),
+        ('l.csv', b'a.png,caf\xe9?', 'a.png', 'not UTF-8 (U+DCE9'),
     ],
 )
 def test_a_broken_row_is_its_own_error(name, content, image, error):

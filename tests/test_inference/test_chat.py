@@ -548,7 +548,10 @@ TURN = '{"question": "<ImageHere> a", "answer": "b"}'
         ),
         ('{"turns": [], "images": {}}', 'images is'),
         ('{"turns": [], "images": [5]}', 'image 1 is 5'),
-        ('{"turns": [], "images": ["data:x;base64,!"]}', 'image 1 is no base'),
+        (
+            '{"turns": [], "images": ["data:x;base64,!"]}',
+            'image 1 is not base64',
+        ),
         (f'{{"turns": [{TURN}], "images": ["a", "b"]}}', '1 <ImageHere>, but'),
         ('{"turns": [], "images": [], "system": 5}', 'system is 5'),
         ('{"turns": [], "images": [], "version": 2}', 'its version is 2'),

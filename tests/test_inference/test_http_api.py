@@ -204,7 +204,7 @@ def test_a_stream_says_the_same(api, scenes):
 
 def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
     """One thread tells words as fast as it can; none is lost or doubled."""
-    from minigpt4.inference.server.completions import _pieces
+    from minigpt4.inference.server.answer_events import pieces_of
 
     words = [f'{i} ' for i in range(3000)]
 
@@ -217,7 +217,7 @@ def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
 
     async def hear():
         generation, heard = Generation(), []
-        async for piece in _pieces(generation):
+        async for piece in pieces_of(generation):
             heard.append(piece)
             if len(heard) == 1:
                 generation.thread.start()
@@ -765,21 +765,23 @@ def test_a_client_has_a_limit_of_requests_of_its_own(model, scenes):
         assert not api.clients
 
 
-def test_a_client_that_reads_nothing_holds_no_slot(model, scenes):
+def test_a_client_that_reads_nothing_holds_no_slot(model, scenes, monkeypatch):
     """Its answer is finished, though it cannot be sent."""
+    from minigpt4.inference.server import completions
+
     body = json.dumps(
         dict(messages=ask(DESCRIBE, url_of(scenes[0][1])), stream=True)
     ).encode()
     with running(model, slots=1, max_waiting=1) as api:
         started = threading.Event()
-        send = api.completions._send_events
+        send = completions.send_events
 
         async def stuck(*args):
             started.set()
             await asyncio.sleep(2)
             await send(*args)
 
-        api.completions._send_events = stuck
+        monkeypatch.setattr(completions, 'send_events', stuck)
         with partial(api, body, len(body)):
             assert started.wait(10)
             assert api.in_flight == 1
@@ -844,7 +846,7 @@ def test_a_stop_refuses_bodies_that_have_not_arrived(model):
 
 
 def test_a_compressed_body_is_refused_by_its_encoding(api):
-    """Ollama #12386: the error was that the body is no JSON."""
+    """Ollama #12386: the error was that the body is not JSON."""
     import gzip
 
     body = gzip.compress(json.dumps(dict(messages=ask('Hello'))).encode())

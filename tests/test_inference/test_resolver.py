@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Slow host names and slow disks delay nobody else."""
+"""Slow host names and slow disks do not delay other requests."""
 
 import asyncio
 import socket

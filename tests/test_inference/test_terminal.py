@@ -626,7 +626,7 @@ def test_what_would_block_is_refused(picture, capsys, option):
 def test_a_question_with_half_a_character_is_refused(picture, capsys):
     assert main(['--ask', 'cut \udcff here']) == 1
     err = capsys.readouterr().err
-    assert 'no UTF-8' in err and err.count('\n') == 1
+    assert 'not UTF-8' in err and err.count('\n') == 1
 
 
 def test_the_traceback_is_shown_on_request(picture, capsys):

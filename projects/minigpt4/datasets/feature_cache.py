@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the frozen half sees in each image, kept on disk.
+"""The features of the frozen half for each image, kept on disk.
 
-A cache is a folder: ``cache.json`` says what made the features, and each
+A cache is a folder: ``cache.json`` records what made the features, and each
 writer (rank) appends to files of its own: the queries of its images, a
 checksum of each, the digests of the images' bytes, and the digests of images
 that could not be read. A record counts once its digest is written, so a
-writer may be killed at any time and go on later.
+writer may be killed at any time and continue later.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class FeatureWriter:
     Raises:
         ValueError: The folder holds a cache of another maker or type, or
             another process writes the files of this rank.
-        OSError: A file cannot be written (a full disk, say).
+        OSError: A file cannot be written (e.g. a full disk).
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class FeatureCache:
 
     Raises:
         FileNotFoundError: There is no cache.
-        ValueError: A file of it is damaged, missing or no regular file.
+        ValueError: A file of it is damaged, missing or not a regular file.
     """
 
     def __init__(self, folder: 'str | Path') -> None:
@@ -248,7 +248,7 @@ class FeatureCache:
         path = self.folder / _META
         if not path.exists():
             raise FileNotFoundError(
-                f'{self.folder} holds no {_META}, so it is no feature cache; '
+                f'{self.folder} has no {_META}, so it is not a feature cache; '
                 'make one with: minigpt4 cache-features CONFIG -o DIR.'
             )
         try:

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the metadata of an image file says of its pixels: the orientation.
+"""The metadata of an image file that its pixels need: the orientation.
 
 Only the orientation counts here. It is read by a parser that accepts EXIF
 whose other fields are broken, and all other metadata of JPEG and PNG files
@@ -126,7 +126,7 @@ def _tiff_fields(data: bytes) -> Iterator[tuple[int, int, int, int, Order]]:
 
 
 class Jpeg(NamedTuple):
-    """What the segments before the first scan of a JPEG say.
+    """Read the segments before the first scan of a JPEG.
 
     Attributes:
         data: The file without EXIF, XMP, colour profile, thumbnails and
@@ -151,7 +151,7 @@ def split_jpeg(data: bytes) -> Jpeg | None:
     """Take the metadata of a JPEG away.
 
     Returns:
-        None where the data is no JPEG or its segments cannot be followed.
+        None where the data is not a JPEG or its segments cannot be followed.
     """
     if data[:2] != b'\xff\xd8':
         return None
@@ -220,7 +220,7 @@ def split_png(data: bytes) -> tuple[bytes, int]:
         if kind == b'IEND':
             break
     else:
-        kept.append(data[at:])  # cut: the decoder says so
+        kept.append(data[at:])  # truncated: the decoder reports it
     return b''.join(kept), orientation_of(exif, xmp)
 
 

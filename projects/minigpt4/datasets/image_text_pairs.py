@@ -26,7 +26,7 @@ from .tar_members import TarMembers
 _FAULTS = {
     'damaged': 'part of a shard cannot be read',
     'unread': 'file of a shard is not read',
-    'duplicate': 'file stands twice in a shard',
+    'duplicate': 'duplicate file in a shard',
     'joined': 'shard of several tar files',
 }
 
@@ -42,7 +42,7 @@ class Batch(list):
 
 
 class _Stream:
-    """Samples of one source in one lane, from any place on, for ever."""
+    """The endless samples of one source in one lane, from any position."""
 
     def __init__(
         self, source: 'Source', lane: int, lanes: int, position: Sequence[int]
@@ -125,7 +125,7 @@ class Source:
         if missing:
             print_log(
                 f'{name}: {missing} of {missing + len(self.shards)} shards do '
-                'not exist; training goes on without them.',
+                'not exist; training continues without them.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -148,7 +148,7 @@ class Source:
     def samples_of(self, shard: str) -> Iterator[dict]:
         """Raw samples of a shard, in its order.
 
-        Damage of the tar is reported and passed over.
+        Damage of the tar is reported and skipped.
         """
 
         def report(kind: str, message: str) -> None:

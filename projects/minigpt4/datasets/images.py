@@ -78,7 +78,7 @@ def read_image(
         name: What to call it in errors.
 
     Raises:
-        SampleError: The image is missing, no regular file, unreadable,
+        SampleError: The image is missing, not a regular file, unreadable,
             truncated or huge, or its values fill no known range.
     """
     name = _name_of(source, name)
@@ -97,7 +97,7 @@ def read_file(path: 'str | PathLike', name: str = '') -> bytes:
         name: What to call it in errors.
 
     Raises:
-        SampleError: It is missing, cannot be read, is no regular file, has
+        SampleError: It is missing, cannot be read, is not a regular file, has
             more than ``MAX_FILE_BYTES``, or was not read within the time
             limit (:mod:`minigpt4.time_limit`).
     """

@@ -56,7 +56,7 @@ class InstructionDataset(Dataset):
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is no regular file or no JSON, or holds no record or
+        ValueError: It is not a regular file or not JSON, or holds no record or
             too many that cannot be used.
     """
 

@@ -50,17 +50,17 @@ class RecordFile(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A record that is no JSON.
+    """A record that is not JSON.
 
     Attributes:
-        reason: Why, to be read behind the number of the record.
+        reason: Why, which follows the number of the record.
     """
 
     reason: str
 
 
 class RepeatedKey(dict):
-    """A JSON object in which a key stands twice.
+    """A JSON object with a duplicate key.
 
     Attributes:
         key: That key.
@@ -77,7 +77,7 @@ def read_record_file(path: Path) -> RecordFile:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is no regular file, no JSON or holds no records.
+        ValueError: It is not a regular file, not JSON, or holds no records.
     """
     data = _parse_file(path, _decode(path))
     table = None
@@ -122,7 +122,7 @@ def _decode(path: Path) -> str:
         try:
             return data.decode('utf-8-sig')
         except UnicodeDecodeError as error:
-            reason = f'byte {error.start} is no UTF-8; save it as UTF-8'
+            reason = f'byte {error.start} is not UTF-8; save it as UTF-8'
     raise ValueError(f'{path} is no JSON file ({reason}).')
 
 
@@ -238,7 +238,7 @@ def _reason(error: ValueError, text: str) -> str:
     before = text[: error.pos].rstrip()
     hint = ''
     if before.endswith(',') and text[error.pos : error.pos + 1] in (']', '}'):
-        hint = '; there is a comma behind the last entry, remove it'
+        hint = '; there is a comma after the last entry, remove it'
     elif before.endswith(',') and error.msg.startswith('Illegal trailing'):
         hint = '; remove the comma'
     elif error.pos >= len(text.rstrip()):

@@ -31,7 +31,7 @@ _ASKS = ('Ask', 'Human', '问')
 _WRAPPED = re.compile(r'<Img>\s*<ImageHere>\s*</Img>')
 # Qwen-VL's way to name an image
 _PATH_IN_TEXT = re.compile(r'<img>[^<>\n]+</img>')
-# under which image names stand in other projects
+# keys of image names in other projects
 _OTHER_NAMES = (
     *('image_path', 'img_path', 'image_file', 'image_name', 'file_name'),
     *('img', 'filename'),
@@ -186,7 +186,7 @@ def _alternating(
 
 
 def _marked(text: str, keep_answers: bool) -> tuple[list[Turn], bool]:
-    """``###Ask: ... ###Answer: ...``, as often as it stands there.
+    """``###Ask: ... ###Answer: ...``, repeated.
 
     A text in front of the first question is dropped.
     """
@@ -205,7 +205,7 @@ def _marked(text: str, keep_answers: bool) -> tuple[list[Turn], bool]:
         if not part and i and keep_answers:
             raise RecordError(
                 f'conversation has an empty part ({i + 1} of {len(parts)}); '
-                'expected some text behind each mark'
+                'expected some text after each mark'
             )
     turns = [
         Turn(question, answer)

@@ -73,7 +73,7 @@ def find_shards(
                 remote.add(path)
                 continue
             path = re.sub('^file:(//)?', '', path)
-            # a wildcard may find "pipe:x.tar", which is no command
+            # a wildcard may find "pipe:x.tar", which is not a command
             names = [path]
             if has_magic(path) and not os.path.exists(path):
                 names = sorted(glob(path))
@@ -126,7 +126,7 @@ class ShardBytes:
         """Chunks of bytes.
 
         Raises:
-            ShardReadError: It is no regular file, cannot be read or
+            ShardReadError: It is not a regular file, cannot be read or
                 unpacked, or does not respond within the time limit.
         """
         seconds = read_seconds()

@@ -120,7 +120,7 @@ def _sample(group: _Group, shard: str, report: Report) -> dict:
         if suffix in sample:
             report(
                 'duplicate',
-                f'{group.key}.{suffix} stands twice: the first is used.',
+                f'{group.key}.{suffix} is a duplicate: the first is used.',
             )
         else:
             sample[suffix] = data

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Members of a tar file; damage is reported, and read over.
+"""Members of a tar file; damage is reported and skipped.
 
 Python's ``tarfile`` takes a damaged header and a file that was cut between
 two members for the end of the archive, without an error. Here the end is
-the end mark (zero blocks), and behind a damaged header the next one is
+the end mark (zero blocks), and after a damaged header the next one is
 searched.
 """
 
@@ -12,22 +12,18 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
 from .shard_files import ShardReadError
+from .tar_stream import (
+    BLOCK,
+    MAX_MEMBER_BYTES,
+    NO_DATA,
+    TarStream,
+    fits,
+    parse_header,
+)
 
-BLOCK = tarfile.BLOCKSIZE
-MAX_MEMBER_BYTES = 1 << 29  # 512 MiB, as for the file of an image
 _MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
-_MAGIC, _MAGIC_AT = b'ustar', 257
 _ZEROS = bytes(BLOCK)
 _RECORD = 20 * BLOCK  # most programs fill the end of a tar up to this
-# Type flags whose header has no data behind it
-_NO_DATA = (
-    tarfile.LNKTYPE,
-    tarfile.SYMTYPE,
-    tarfile.CHRTYPE,
-    tarfile.BLKTYPE,
-    tarfile.DIRTYPE,
-    tarfile.FIFOTYPE,
-)
 _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -43,116 +39,6 @@ _UNREAD = {
     tarfile.FIFOTYPE: 'a FIFO',
 }
 Report = Callable[[str, str], None]
-
-
-class _Window:
-    """A stream of bytes, of which a part is in memory.
-
-    Attributes:
-        offset: Of the next byte, in the stream.
-    """
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._data = b''
-        self._at = 0
-        self.offset = 0
-
-    def _fill(self, size: int) -> int:
-        """Have ``size`` bytes in memory; returns how many there are."""
-        there = len(self._data) - self._at
-        if there < size:
-            parts = [self._data[self._at :]]
-            while there < size:
-                chunk = next(self._chunks, b'')
-                if not chunk:
-                    break
-                parts.append(chunk)
-                there += len(chunk)
-            self._data, self._at = b''.join(parts), 0
-        return there
-
-    def take(self, size: int) -> bytes:
-        """The next bytes; fewer at the end of the stream."""
-        self._fill(size)
-        data = self._data[self._at : self._at + size]
-        self._move(len(data))
-        return data
-
-    def peek(self, size: int) -> bytes:
-        """The next bytes, which stay; fewer at the end of the stream."""
-        self._fill(size)
-        return self._data[self._at : self._at + size]
-
-    def _move(self, size: int) -> None:
-        self._at += size
-        self.offset += size
-
-    def skip(self, size: int) -> int:
-        """Pass over bytes; returns how many there were."""
-        passed = 0
-        while passed < size and self._fill(1):
-            step = min(size - passed, len(self._data) - self._at)
-            self._move(step)
-            passed += step
-        return passed
-
-    def skip_zero_blocks(self) -> None:
-        """Pass over blocks of zeros."""
-        while True:
-            rest = self._data[self._at :]
-            zeros = len(rest) - len(rest.lstrip(b'\0'))
-            self._move(zeros // BLOCK * BLOCK)
-            left = len(self._data) - self._at
-            if zeros < len(rest):
-                return
-            if self._fill(left + 1) == left:  # the end
-                self._move(left)
-                return
-
-    def find_header(self, most: int | None) -> bool:
-        """Pass over bytes up to the next sound header.
-
-        Args:
-            most: Bytes of the stream, where known.
-
-        Returns:
-            Whether there is one; else the stream is at its end.
-        """
-        while self._fill(BLOCK) >= BLOCK:
-            last = len(self._data) - BLOCK
-            search = self._at + _MAGIC_AT
-            while (found := self._data.find(_MAGIC, search)) >= 0:
-                start = found - _MAGIC_AT
-                if start > last:
-                    break
-                info = _parse(self._data[start : start + BLOCK])
-                offset = self.offset + start - self._at
-                if info and _fits(info, offset + BLOCK, most):
-                    self._move(start - self._at)
-                    return True
-                search = found + 1
-            # a header may begin in the last bytes
-            self._move(last + 1 - self._at)
-        self.skip(BLOCK)
-        return False
-
-
-def _parse(block: bytes) -> tarfile.TarInfo | None:
-    try:
-        return tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
-    except tarfile.HeaderError:
-        return None
-
-
-def _fits(info: tarfile.TarInfo, offset: int, most: int | None) -> bool:
-    if info.size < 0:
-        return False
-    if info.type in _NO_DATA:
-        return True
-    if most is None:
-        return info.size <= MAX_MEMBER_BYTES
-    return offset + info.size <= most
 
 
 class TarMembers:
@@ -172,7 +58,7 @@ class TarMembers:
         report: Report,
         size: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self._window = _Window(chunks)
+        self._window = TarStream(chunks)
         self._report = report
         self._size = size
         self._members = 0
@@ -213,10 +99,10 @@ class TarMembers:
                 if not self._after_zeros(start):
                     return
                 continue
-            info = _parse(block)
+            info = parse_header(block)
             if info and size is not None and info.type not in _EXTENSIONS:
                 info.size = size
-            if info is None or not _fits(info, start + BLOCK, self._size()):
+            if info is None or not fits(info, start + BLOCK, self._size()):
                 window.skip(1)
                 if not self._recover(start, info):
                     return
@@ -249,7 +135,7 @@ class TarMembers:
             self._report(
                 'unread', f'{info.name} is {_UNREAD[info.type]}: not read.'
             )
-        if info.type in _NO_DATA:
+        if info.type in NO_DATA:
             return None
         padding = -info.size % BLOCK
         if info.size > MAX_MEMBER_BYTES:
@@ -334,7 +220,7 @@ class TarMembers:
             if not self._members:
                 self._report('damaged', 'it holds no file, only zeros.')
             return False
-        if _parse(head) and window.offset % _RECORD == 0:
+        if parse_header(head) and window.offset % _RECORD == 0:
             self._report(
                 'joined',
                 f'a further tar begins at byte {window.offset:,}: files were '
@@ -349,7 +235,7 @@ class TarMembers:
         info: tarfile.TarInfo | None,
         wrong: str = 'a damaged header',
     ) -> bool:
-        """Pass over damage; whether there is a sound header behind it.
+        """Skip damage; whether a valid header follows.
 
         Args:
             start: Where the damage begins.
@@ -368,7 +254,7 @@ class TarMembers:
         if found:
             self._report(
                 'damaged',
-                f'{passed} cannot be read ({wrong}); reading goes on behind '
+                f'{passed} cannot be read ({wrong}); reading goes on after '
                 'them.',
             )
         else:

@@ -106,7 +106,7 @@ class DrawQuestion:
 
     Raises:
         FileNotFoundError: The text file does not exist.
-        ValueError: There is no question, or one is no text, is empty or
+        ValueError: There is no question, or one is not a text, is empty or
             holds characters that no prompt may hold.
     """
 

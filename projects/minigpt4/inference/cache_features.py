@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 after an error, 128 + N after signal N.
     """
     args = _parser().parse_args(argv)
-    note = 'what was cached is kept, and the same command goes on from there.'
+    note = (
+        'what was cached is kept, and the same command continues from there.'
+    )
     with raise_on_signals(note):
         cfg = _config(args)
         start_ranks(cfg, args.launcher)
@@ -49,7 +51,7 @@ def _config(args: argparse.Namespace) -> Config:
 
     Raises:
         OSError: It is missing.
-        ValueError: It is no config of a training.
+        ValueError: It is not a config of a training.
     """
     try:
         cfg = load_config(args.config, options=args.cfg_options)
@@ -66,7 +68,7 @@ def _config(args: argparse.Namespace) -> Config:
     ]
     if missing:
         raise ValueError(
-            f'{args.config} is no config of a training: it has no '
+            f'{args.config} is not a config of a training: it has no '
             f'{" and no ".join(missing)}; give a file of configs/minigpt4/.'
         )
     return cfg
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='minigpt4 cache-features',
         description='Run backbone and neck over all images of a training '
-        'config. What is cached already is kept; a killed run goes on.',
+        'config. What is cached is kept; a killed run can be continued.',
     )
     parser.add_argument('config', help='a file of configs/minigpt4/')
     parser.add_argument('-o', '--out', required=True, help='the cache folder')

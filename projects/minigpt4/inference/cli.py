@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     'doctor': (
         'minigpt4.inference.doctor',
-        'check versions, devices and weights; say how to repair faults',
+        'check versions, devices and weights; print how to repair faults',
     ),
     'download': (
         'minigpt4.inference.download',
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         parser.print_help()
         return 2
-    # names of files may have bytes that are no UTF-8, and answers characters
+    # names of files may have bytes that are not UTF-8, and answers characters
     # that the terminal has not
     for stream, errors in (
         (sys.stdin, 'surrogateescape'),
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = (str(error).strip() or 'no reason given').splitlines()[0]
         print(
             f'error: {verb} cannot be imported ({type(error).__name__}: '
-            f'{reason}); "minigpt4 doctor" says what is wrong with this '
+            f'{reason}); "minigpt4 doctor" shows what is wrong with this '
             'environment, --debug shows the traceback.',
             file=sys.stderr,
         )

@@ -354,7 +354,7 @@ def check_llm(report: Report) -> None:
     if line.endswith('hidden_size unknown'):
         report.fault(
             f'the LLM in {value} cannot be loaded: config.json has no '
-            'hidden_size, so this is no causal LM',
+            'hidden_size, so this is not a causal LM',
             f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
         )
 

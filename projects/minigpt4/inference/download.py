@@ -85,7 +85,8 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parse(argv)
     note = (
-        'what was downloaded is kept, and the same command goes on from there.'
+        'what was downloaded is kept, and the same command continues from '
+        'there.'
     )
     with raise_on_signals(note):
         return _run(args)
@@ -132,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_address(address: str) -> None:
-    """Refuse what is no web address of a file.
+    """Refuse what is not a web address of a file.
 
     Raises:
         ValueError: It is another kind of address, or broken.
@@ -141,7 +142,7 @@ def _check_address(address: str) -> None:
         scheme = urlsplit(address).scheme.lower()
     except ValueError as error:
         raise ValueError(
-            f'{address} is no address of a file ({error}).'
+            f'{address} is not an address of a file ({error}).'
         ) from error
     if scheme not in ('http', 'https'):
         raise ValueError(

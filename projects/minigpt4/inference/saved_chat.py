@@ -16,6 +16,7 @@ from ..datasets.images import SampleError, read_image
 from ..errors import one_line, printable
 from ..prompts import IMAGE_HERE, Turn
 from ..regular_files import open_regular, read_regular
+from ..texts import check_characters
 
 VERSION = 1  # of the format; a file that names none has this one
 _PNG = 'data:image/png;base64,'
@@ -44,8 +45,8 @@ def read_saved_chat(path: 'str | PathLike') -> SavedChat:
 
     Raises:
         SampleError: A picture is missing or cannot be read.
-        ValueError: It is no regular file or no saved chat; the message names
-            the field.
+        ValueError: It is not a regular file or not a saved chat; the message
+            names the field.
         OSError: It is missing or cannot be opened.
     """
     data = read_regular(path)
@@ -54,7 +55,7 @@ def read_saved_chat(path: 'str | PathLike') -> SavedChat:
     except RecursionError:
         raise _refused(path, 'it is nested too deeply') from None
     except ValueError as error:
-        raise _refused(path, f'it is no JSON: {one_line(error)}') from error
+        raise _refused(path, f'it is not JSON: {one_line(error)}') from error
     try:
         return _checked(content)
     except _FieldError as error:
@@ -100,7 +101,7 @@ def _checked(content: Any) -> SavedChat:
     ]
     texts = _list(content, 'images')
     slots = sum(turn.question.count(IMAGE_HERE) for turn in turns)
-    if slots not in (0, len(texts)):  # without any they stand in front
+    if slots not in (0, len(texts)):  # without any they are in front
         raise _FieldError(
             f'its turns have {slots} {IMAGE_HERE}, but there are '
             f'{len(texts)} images'
@@ -136,9 +137,9 @@ def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise _FieldError(f'{what} is {_short(value)}, not a text')
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _FieldError(f'{what} holds half a character') from None
+        check_characters(value, what)
+    except ValueError as error:
+        raise _FieldError(str(error).partition(';')[0]) from None
     return value
 
 
@@ -149,7 +150,7 @@ def _image(text: Any, number: int) -> 'str | Image.Image':
         try:
             data = base64.b64decode(text.partition(',')[2], validate=True)
         except (binascii.Error, ValueError):
-            raise _FieldError(f'image {number} is no base64') from None
+            raise _FieldError(f'image {number} is not base64') from None
         return read_image(data, f'image {number} of the saved chat')
     try:
         open_regular(text).close()

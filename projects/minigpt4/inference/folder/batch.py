@@ -145,7 +145,7 @@ def check_picture(path: str) -> os.stat_result:
 
     Raises:
         SampleError: It does not exist.
-        ValueError: It is no regular file.
+        ValueError: It is not a regular file.
         OSError: It cannot be opened.
     """
     if '\0' in path:
@@ -154,7 +154,7 @@ def check_picture(path: str) -> os.stat_result:
         with open_regular(path) as file:
             return os.fstat(file.fileno())
     except FileNotFoundError:
-        read_image(path)  # its error says what to give
+        read_image(path)  # its error names what to give
         raise
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from ...errors import one_line, printable
 from ...regular_files import read_regular
+from ...texts import check_text
 from .spreadsheet import plain_text
 
 LISTS = ('.csv', '.jsonl', '.tsv', '.txt')
@@ -24,7 +25,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATORS = ',;\t|'
 _EXPECTED = 'an object with "image" and, if wished, "prompt"'
 _QUOTING = (
-    'a cell with a quote or a line end stands in quotes, with its quotes '
+    'a cell with a quote or a line end has to be in quotes, with its quotes '
     'doubled'
 )
 _ESCAPED_BYTE = re.compile(r'\\u(dc[89a-f][0-9a-f])')
@@ -46,7 +47,7 @@ class Question(NamedTuple):
 
 
 class _UnreadableRowError(ValueError):
-    """A row of which not even the picture is known."""
+    """A row that names no picture."""
 
 
 def read_list(path: str) -> list[Question]:
@@ -59,7 +60,7 @@ def read_list(path: str) -> list[Question]:
 
     Raises:
         OSError: It is missing or cannot be read.
-        ValueError: It is no regular file, has no column ``image``, or none
+        ValueError: It is not a regular file, has no column ``image``, or none
             of its rows can be read.
     """
     suffix = os.path.splitext(path)[1].lower()
@@ -96,7 +97,7 @@ def read_list(path: str) -> list[Question]:
 
 
 def row_name(path: str, number: int) -> str:
-    """What stands for the picture of a row that names none."""
+    """A name for the picture of a row that names none."""
     return f'{path} line {number}'
 
 
@@ -123,7 +124,7 @@ def text_questions(text: str) -> Iterator[Question]:
 def decode_text(data: bytes) -> str:
     """Text of UTF-8, or of UTF-16 or UTF-32 with a byte order mark.
 
-    Bytes that are no UTF-8 are kept as lone surrogates, as Python keeps those
+    Bytes that are not UTF-8 are kept as lone surrogates, as Python keeps those
     of file names.
 
     Raises:
@@ -158,7 +159,9 @@ def _json_rows(text: str) -> Iterator[tuple[int, object]]:
         except RecursionError:
             yield number, ValueError('it is nested too deeply')
         except ValueError as error:
-            reason = f'it is no JSON ({one_line(error)}); expected {_EXPECTED}'
+            reason = (
+                f'it is not JSON ({one_line(error)}); expected {_EXPECTED}'
+            )
             yield number, ValueError(reason)
         else:
             yield number, row
@@ -181,7 +184,7 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, object]]:
             reason = one_line(error)
             if 'end of data' in reason:
                 reason = 'a quote is not closed, to the end of the file'
-            reason = f'it is no row of CSV ({reason}); {_QUOTING}'
+            reason = f'it is not a row of CSV ({reason}); {_QUOTING}'
             yield number, ValueError(reason)
             continue
         while len(cells) > len(names) and not cells[-1].strip():
@@ -251,12 +254,9 @@ def _question(row: object, line: str) -> Question:
         return question
     error = None
     try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        error = (
-            f'the prompt in {line} holds half a character or bytes that are '
-            f'no UTF-8 ({_short(prompt)}); save the list as UTF-8.'
-        )
+        check_text(prompt, f'the prompt {_short(prompt)} in {line}')
+    except ValueError as reason:
+        error = str(reason)
     return question._replace(prompt=prompt, error=error)
 
 

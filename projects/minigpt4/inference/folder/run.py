@@ -27,6 +27,7 @@ from ...models.sampling import Settings
 from ...prompts import IMAGE_HERE
 from ...regular_files import open_regular
 from ...signals import raise_on_signals
+from ...texts import check_text
 from ..options import (
     add_model_options,
     add_settings,
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     """
     args = _parse(argv)
     note = (
-        'what was answered is kept, and the same command goes on from there.'
+        'what was answered is kept, and the same command continues from there.'
     )
     with raise_on_signals(note), quiet_logs(not args.quiet):
         with ExitStack() as stack:
@@ -169,9 +170,9 @@ def _fault_of(prompt: str) -> str | None:
             'alone; write it once or not at all.'
         )
     try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        return 'holds bytes that are no UTF-8; write it in UTF-8.'
+        check_text(prompt, '', allow_empty=True)
+    except ValueError as error:
+        return str(error).strip()
     return None
 
 

@@ -27,7 +27,7 @@ def protected_cell(text: str) -> str:
 
     Returns:
         The text with an apostrophe before each beginning of a formula, and
-        before each apostrophe that stands before one.
+        before each apostrophe that precedes one.
     """
     return _TO_PROTECT.sub("'", text)
 

@@ -4,7 +4,7 @@
 Rows are appended to a JSONL file as they come and are put in order at the
 end. CSV and Parquet are written whole from the JSONL file of the same name.
 JSONL has every text exactly; CSV protects cells against spreadsheets (see
-:mod:`.spreadsheet`); what is no Unicode (bytes of a file name) stands as
+:mod:`.spreadsheet`); what is not Unicode (bytes of a file name) is written as
 ``\\udcXX`` in CSV and Parquet.
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,59 +23,21 @@ from ...atomic import replacing
 from ...errors import printable
 from ...locks import lock_file
 from ...regular_files import NotRegularFileError
+from .rows import (
+    CaptionRow,
+    decode_row,
+    encode_row,
+    is_cut_off,
+    unknown_columns,
+)
 from .spreadsheet import protected_cell
 
 SUFFIXES = ('.jsonl', '.csv', '.parquet')
-_HEAD = b'{"image": '  # how every row begins
 _ROWS_AT_ONCE = 10_000  # of a Parquet file
 
 
-@dataclass(frozen=True)
-class CaptionRow:
-    """One answer about one picture.
-
-    Attributes:
-        image: The picture, as the user named it.
-        prompt: The question.
-        caption: The answer; None where there is none.
-        error: Why there is none.
-        finished: Whether the answer ended by itself; False where it was cut
-            at ``max_new_tokens``.
-        tokens: Its length.
-        bytes: Size of the picture's file; None where it cannot be read.
-        modified_ns: When that file was last changed.
-        model: Name of the model, or of its config.
-        weights: Digest of the checkpoint; None for the published one.
-        settings: Of generation, where they are not the model's own.
-    """
-
-    image: str
-    prompt: str
-    caption: str | None = None
-    error: str | None = None
-    finished: bool | None = None
-    tokens: int | None = None
-    bytes: int | None = None
-    modified_ns: int | None = None
-    model: str = ''
-    weights: str | None = None
-    settings: dict | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What makes two rows answers to the same question."""
-        return os.path.abspath(self.image), self.prompt
-
-    @property
-    def made_by(self) -> dict[str, Any]:
-        """What the answer depends on besides picture and question."""
-        return dict(
-            model=self.model, weights=self.weights, settings=self.settings
-        )
-
-
 class _Place(NamedTuple):
-    """Where a row stands, and what tells whether it is still true."""
+    """Where a row is in the file, and the state of its picture."""
 
     start: int
     end: int
@@ -90,14 +52,14 @@ class CaptionTable:
         path: The JSONL file; it is made where there is none. A last line that
             was cut off is removed, with zeros that a crash left.
         made_by: What the rows have to be made by.
-        overwrite: Begin anew, whatever stands there.
+        overwrite: Replace what the file holds.
 
     Attributes:
         repaired: What was removed at the end of the file, in a sentence; None
             if nothing was.
 
     Raises:
-        ValueError: It is no regular file, has lines that are no rows, or
+        ValueError: It is not a regular file, has lines that are no rows, or
             answers made by something else.
         OSError: It cannot be written, or another run is at it.
     """
@@ -139,11 +101,11 @@ class CaptionTable:
     def add(self, row: CaptionRow) -> None:
         """Append a row; it takes the place of an older one of its key.
 
-        A failure that stands there already is left as it is.
+        A failure that the file holds already is not added again.
         """
         if row.error is not None and row.error == self.error(row.key):
             return
-        data = _encoded(row)
+        data = encode_row(row)
         start = self._file.seek(0, os.SEEK_END)
         try:
             rest = memoryview(data)
@@ -166,7 +128,7 @@ class CaptionTable:
         """Put the rows in order, without those that were replaced.
 
         Args:
-            order: Keys; rows of other keys come behind them, as they stand.
+            order: Keys; rows of other keys follow in their order.
         """
         wanted = [key for key in order if key in self._places]
         first = set(wanted)
@@ -189,7 +151,7 @@ class CaptionTable:
         self._read()
 
     def rows(self) -> Iterator[CaptionRow]:
-        """All rows as they stand."""
+        """All rows in the order of the file."""
         with open(self.path, 'rb') as file:
             for place in self._places.values():
                 file.seek(place.start)
@@ -207,9 +169,9 @@ class CaptionTable:
         end, whole = 0, True
         with open(self.path, 'rb') as file:
             for number, line in enumerate(file, 1):
-                row = _decoded(line)
+                row = decode_row(line)
                 whole = line.endswith(b'\n')
-                if row is None and not whole and _is_cut_off(line):
+                if row is None and not whole and is_cut_off(line):
                     self._file.truncate(end)
                     self.repaired = (
                         f'{printable(str(self.path))}: its last line '
@@ -219,8 +181,9 @@ class CaptionTable:
                 if row is None:
                     raise ValueError(
                         f'{self.path} holds something else than captions '
-                        f'(line {number}{_reason(line)}); give another -o, or '
-                        '--overwrite to begin anew, or remove that line.'
+                        f'(line {number}{unknown_columns(line)}); give '
+                        'another -o, or --overwrite to begin anew, or remove '
+                        'that line.'
                     )
                 self._check(row, number)
                 start, end = end, end + len(line) + (not whole)
@@ -276,7 +239,7 @@ def _open_alone(path: Path):
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         file.close()
         raise NotRegularFileError(
-            f'{path} is no regular file; give another -o.'
+            f'{path} is not a regular file; give another -o.'
         )
     if not lock_file(file):
         file.close()
@@ -284,63 +247,6 @@ def _open_alone(path: Path):
             errno.EWOULDBLOCK, f'another run is writing {path}; wait for it'
         )
     return file
-
-
-def _encoded(row: CaptionRow) -> bytes:
-    fields = asdict(row)
-    try:
-        return json.dumps(fields, ensure_ascii=False).encode() + b'\n'
-    except UnicodeEncodeError:  # a file name that is no UTF-8
-        return json.dumps(fields).encode() + b'\n'
-
-
-# field: its types in JSON
-_TYPES: dict[str, tuple[type, ...]] = dict(
-    image=(str,),
-    prompt=(str,),
-    caption=(str, type(None)),
-    error=(str, type(None)),
-    finished=(bool, type(None)),
-    tokens=(int, type(None)),
-    bytes=(int, type(None)),
-    modified_ns=(int, type(None)),
-    model=(str,),
-    weights=(str, type(None)),
-    settings=(dict, type(None)),
-)
-
-
-def _decoded(line: bytes) -> CaptionRow | None:
-    """A row of a line; None where it is none."""
-    try:
-        fields = json.loads(line)
-        row = CaptionRow(**fields)
-    except (TypeError, ValueError, RecursionError):
-        return None
-    typed = all(type(fields[name]) in _TYPES[name] for name in fields)
-    answered = row.caption is not None or row.error is not None
-    return row if typed and answered else None
-
-
-def _reason(line: bytes) -> str:
-    """What is wrong with a line, where it has a row of another version."""
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return ''
-    if not isinstance(fields, dict) or not {'image', 'prompt'} <= {*fields}:
-        return ''
-    unknown = [name for name in fields if name not in _TYPES]
-    if not unknown:
-        return ''
-    names = printable(', '.join(unknown))[:200]
-    return f', with columns that this version does not know: {names}'
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """Whether a last line is the beginning of a row of ours, or zeros."""
-    line = line.rstrip(b'\0')
-    return line.startswith(_HEAD) or _HEAD.startswith(line)
 
 
 def require_pyarrow() -> None:

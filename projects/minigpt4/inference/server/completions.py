@@ -4,14 +4,13 @@
 import asyncio
 import contextlib
 import hashlib
-import json
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -19,8 +18,10 @@ from ...datasets.images import to_tensor
 from ...errors import one_line
 from ...models.generation import Generation
 from ...models.sampling import Settings
-from ..chat import Prompt, build_prompt
+from ..chat_prompt import Prompt, build_prompt
 from ..worker import QueueFull
+from .answer_events import check_answer, end_events, send_events, usage_of
+from .answer_events import pieces_of as _pieces
 from .chat_request import ChatRequest, parse_request
 from .errors import ApiError, discard, json_response
 from .image_fetch import ImageError
@@ -61,13 +62,13 @@ class Completions:
 
         more = True  # of the body is to come
 
-        async def heard() -> dict:
+        async def next_message() -> dict:
             nonlocal more
             message = await receive()
             more = message.get('more_body', False)
             return message
 
-        request = Request(scope, heard)
+        request = Request(scope, next_message)
         try:
             api.authorize(request)
             client = request.client.host if request.client else ''
@@ -82,11 +83,11 @@ class Completions:
         except ApiError as error:
             if status == 200:  # the events have begun; this is the last
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(_end_events(send, error), _LINGER)
+                    await asyncio.wait_for(end_events(send, error), _LINGER)
                 return
             status = error.status
             if more:
-                await discard(heard)
+                await discard(next_message)
             raise
         finally:
             api.metrics.requests[status] += 1
@@ -160,13 +161,11 @@ class Completions:
         first = await anext(pieces, '')
         api.metrics.first_token.add(time.monotonic() - began)
         if request.stream:
-            await self._send_events(
-                generation, first, pieces, about, request, send
-            )
+            await send_events(generation, first, pieces, about, request, send)
         else:
             async for _ in pieces:
                 pass
-            _check(generation)
+            check_answer(generation)
             content = dict(
                 **about,
                 object='chat.completion',
@@ -180,75 +179,16 @@ class Completions:
                         finish_reason=generation.finish_reason,
                     )
                 ],
-                usage=_usage(generation),
+                usage=usage_of(generation),
             )
             await json_response(content)(_SCOPE, None, send)
         api.metrics.answer.add(time.monotonic() - began)
-        usage = _usage(generation)
+        usage = usage_of(generation)
         api.metrics.tokens.update(
             prompt=usage['prompt_tokens'],
             cached=generation.reused_tokens,
             completion=usage['completion_tokens'],
         )
-
-    async def _send_events(
-        self,
-        generation: Generation,
-        first: str,
-        pieces: AsyncIterator[str],
-        about: dict,
-        request: ChatRequest,
-        send,
-    ) -> None:
-        """The answer as server-sent events."""
-        if generation.finished:
-            _check(generation)  # as long as it can have a status of its own
-        await send(
-            dict(
-                type='http.response.start',
-                status=200,
-                headers=[
-                    (b'content-type', b'text/event-stream; charset=utf-8'),
-                    (b'cache-control', b'no-cache'),
-                    (b'x-accel-buffering', b'no'),  # nginx would collect
-                ],
-            )
-        )
-
-        async def event(content: Any) -> None:
-            await _send_data(send, json.dumps(content))
-
-        async def chunk(delta: dict, reason: str | None = None) -> None:
-            choice = dict(
-                index=0, delta=delta, logprobs=None, finish_reason=reason
-            )
-            content = dict(
-                **about, object='chat.completion.chunk', choices=[choice]
-            )
-            if request.include_usage:
-                content['usage'] = None
-            await event(content)
-
-        await chunk(dict(role='assistant', content=first))
-        async for piece in pieces:
-            await chunk(dict(content=piece))
-        try:
-            _check(generation)
-        except ApiError as error:
-            await event(error.content)
-        else:
-            await chunk({}, generation.finish_reason)
-            if request.include_usage:
-                await event(
-                    dict(
-                        **about,
-                        object='chat.completion.chunk',
-                        choices=[],
-                        usage=_usage(generation),
-                    )
-                )
-            await _send_data(send, '[DONE]')
-        await send(dict(type='http.response.body', body=b''))
 
     @contextlib.contextmanager
     def _answering(
@@ -390,81 +330,6 @@ class Completions:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data).digest()
-
-
-async def _end_events(send, error: ApiError) -> None:
-    await _send_data(send, json.dumps(error.content))
-    await send(dict(type='http.response.body', body=b''))
-
-
-async def _send_data(send, data: str) -> None:
-    await send(
-        dict(
-            type='http.response.body',
-            body=f'data: {data}\n\n'.encode(),
-            more_body=True,
-        )
-    )
-
-
-async def _pieces(generation: Generation) -> AsyncIterator[str]:
-    """The text of an answer as the engine's thread tells it.
-
-    What comes while the last piece is being sent is the next one.
-    """
-    loop = asyncio.get_running_loop()
-    told: deque[str | None] = deque()
-    news = asyncio.Event()
-
-    def tell(piece: str | None) -> None:
-        told.append(piece)
-        if len(told) == 1:  # else the loop has been woken
-            with contextlib.suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(news.set)
-
-    generation.listen(tell)
-    piece: str | None = ''
-    while piece is not None:
-        await news.wait()
-        news.clear()
-        text = ''
-        while told:
-            piece = told.popleft()
-            text += piece or ''
-        if text:
-            yield text
-
-
-def _check(generation: Generation) -> None:
-    """Refuse to pass a broken answer off as a whole one.
-
-    Raises:
-        ApiError: 500 or 503.
-    """
-    if generation.error is not None:
-        error = generation.error
-        raise ApiError(
-            500,
-            f'the answer broke off ({type(error).__name__}: '
-            f'{one_line(error)}).',
-        )
-    if generation.finish_reason == 'cancelled':
-        raise ApiError(
-            503,
-            'the server stopped before the answer was whole; ask again when '
-            'it is back.',
-            retry_after=5,
-        )
-
-
-def _usage(generation: Generation) -> dict[str, Any]:
-    written = len(generation.token_ids)
-    return dict(
-        prompt_tokens=generation.prompt_tokens,
-        completion_tokens=written,
-        total_tokens=generation.prompt_tokens + written,
-        prompt_tokens_details=dict(cached_tokens=generation.reused_tokens),
-    )
 
 
 async def _disconnected(receive) -> None:

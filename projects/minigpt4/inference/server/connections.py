@@ -230,7 +230,7 @@ class ConnectionGuard:
     outermost application.
 
     Args:
-        app: The application behind it.
+        app: The application that it wraps.
         connections: The open connections.
     """
 

@@ -3,7 +3,7 @@
 
 A web page of another site can make a browser send requests to this server:
 directly, with its ``Origin``, or after DNS rebinding, with its own name as
-``Host``. Both are refused here, for the API and the web page alike.
+``Host``. Both are refused here, for the API and for the web page.
 """
 
 import ipaddress
@@ -44,7 +44,7 @@ class HostRules:
             host = name.lower().rstrip('.')
             if host != '*' and not _HOST.fullmatch(host.removeprefix('*.')):
                 raise ValueError(
-                    f'{name!r} is no host name; expected a name such as '
+                    f'{name!r} is not a host name; expected a name such as '
                     'chat.example.com, without scheme and path.'
                 )
             self.names.add(host.partition(':')[0] if '[' not in host else host)
@@ -85,7 +85,7 @@ class HostGuard:
     """Refuses foreign ``Host`` and ``Origin``, as an ASGI middleware.
 
     Args:
-        app: The application behind it.
+        app: The application that it wraps.
         rules: What is accepted.
     """
 
@@ -118,7 +118,7 @@ class HostGuard:
             found = shown(', '.join(hosts)) if hosts else 'missing'
             return ApiError(
                 403,
-                f'the header Host is {found}, which is no name of this '
+                f'the header Host is {found}, which is not a name of this '
                 'server; ask by its IP address or localhost, or start the '
                 'server with --allowed-host NAME.',
                 code='host_not_allowed',
@@ -186,7 +186,7 @@ def _origin(text: str) -> str:
     """An origin in its one spelling.
 
     Raises:
-        ValueError: It is no origin of the web.
+        ValueError: It is not an origin of the web.
     """
     text = text.strip()
     if text == 'null':
@@ -205,7 +205,7 @@ def _origin(text: str) -> str:
         or parts.fragment
     ):
         raise ValueError(
-            f'{text!r} is no origin; expected a scheme and a host such as '
+            f'{text!r} is not an origin; expected a scheme and a host such as '
             'https://chat.example.com, without a path.'
         )
     if port in (None, _PORTS.get(parts.scheme)):

@@ -134,7 +134,7 @@ def make_server(
         lifespan='auto',  # the web page starts with it
         interface='asgi3',
         server_header=False,
-        proxy_headers=False,  # done above, behind the count of connections
+        proxy_headers=False,  # done above, after the count of connections
         backlog=backlog,
         timeout_keep_alive=max(1, int(limits.idle_seconds)),
         log_config=log_config(level.upper()),

@@ -256,7 +256,7 @@ def _split(url: str) -> SplitResult:
         port = parts.port  # a wrong one raises here
     except ValueError as error:
         raise ImageError(
-            f'{brief(url)} is no address ({_reason(error)}); expected '
+            f'{brief(url)} is not an address ({_reason(error)}); expected '
             'https://host/picture.png or the like.'
         ) from error
     if parts.scheme not in ('http', 'https') or not parts.hostname:

@@ -72,7 +72,7 @@ class ImageSources:
             )
         self._fetches = asyncio.Semaphore(_FETCHES)
         self._reads = asyncio.Semaphore(_READS)
-        # more than _READS: a read from a slow disk goes on after its time
+        # more than _READS: a read from a slow disk continues after its time
         self._threads = DaemonThreads('minigpt4-files', 4 * _READS)
 
     async def bytes_of(self, url: str) -> bytes:

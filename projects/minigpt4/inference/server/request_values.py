@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ...texts import check_characters
+
 
 class BadRequest(ValueError):
     """A request that cannot be answered; its text says why.
@@ -80,13 +82,9 @@ def string(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise BadRequest(f'{name} is {kind_of(value)}; expected a text.', name)
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest(
-            f'{name} holds half a character (a lone surrogate); send whole '
-            'ones.',
-            name,
-        ) from error
+        check_characters(value, name)
+    except ValueError as error:
+        raise BadRequest(str(error), name) from error
     return value
 
 

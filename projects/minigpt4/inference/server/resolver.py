@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Looking up host names, so that slow name servers delay nobody else."""
+"""Looking up host names; a slow name server delays no other request."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ class Resolver:
         Raises:
             OSError: The name is not known, or was not found in time, or too
                 many are being looked up.
-            UnicodeError: It is no host name.
+            UnicodeError: It is not a host name.
         """
         try:  # an address needs no thread
             found = socket.getaddrinfo(

@@ -175,14 +175,14 @@ class PageGuard:
         try:
             content = json.loads(body)
         except (RecursionError, ValueError) as error:
-            raise _Refused(400, 'the question is no JSON.') from error
+            raise _Refused(400, 'the question is not JSON.') from error
         if not isinstance(content, dict):
-            raise _Refused(400, 'the question is no JSON object.')
+            raise _Refused(400, 'the question is not a JSON object.')
         session = content.get('session_hash')
         if session is not None and not (
             isinstance(session, str) and _SESSION.fullmatch(session)
         ):
-            raise _Refused(400, 'session_hash is no name of a session.')
+            raise _Refused(400, 'session_hash is not a name of a session.')
         waiting: list[Any] = [content]
         while waiting:  # without recursion, however deep
             value = waiting.pop()

@@ -26,7 +26,7 @@ _SHARE = 4  # a client may have one part of so many
 
 
 class UploadError(ValueError):
-    """An upload or a path that is refused; its text says why."""
+    """An upload or a path that is refused; its text gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Uploads:
             path: What a browser sent as the path of a file.
 
         Raises:
-            UploadError: It is no text, outside of the folders, no regular
-                file, or too large.
+            UploadError: It is not a text, outside of the folders, not a
+                regular file, or too large.
         """
         refused = UploadError(
             'a file of the question is not among the uploaded ones; upload '

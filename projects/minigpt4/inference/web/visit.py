@@ -227,7 +227,7 @@ class Visit:
             self._release()
 
     def _release(self) -> None:
-        """Let the chat go on; without its files if the browser has left."""
+        """Let the chat continue; without its files if the browser has left."""
         if self.ended and self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -303,7 +303,7 @@ def settings_of(
     *,
     limits: RequestLimits | None = None,
 ) -> dict[str, Any]:
-    """The settings of generation behind the controls of the page.
+    """The settings of generation of the controls of the page.
 
     A browser may send any value for them, so they are checked here.
 
