@@ -254,7 +254,7 @@ def test_a_file_in_place_of_the_folder(llm):
             lambda d: (d / 'tokenizer.model').write_bytes(
                 (d / 'tokenizer.model').read_bytes()[:999]
             ),
-            'tokenizer.model .* is not a SentencePiece model',
+            'tokenizer.model .* is no SentencePiece model',
         ),
     ],
 )

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from minigpt4 import signals
 from minigpt4.signals import (
     STOP_SIGNALS,
     StopRequest,
@@ -48,7 +49,9 @@ def _end_of_child(work) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def test_a_second_signal_ends_a_process_that_goes_on():
+def test_a_second_signal_ends_a_process_that_continues(monkeypatch):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
+
     def work():
         with StopRequest():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -58,7 +61,19 @@ def test_a_second_signal_ends_a_process_that_goes_on():
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
-def test_a_second_signal_ends_a_process_that_cleans_up():
+def test_a_signal_that_is_repeated_at_once_is_one_signal():
+    def work():
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(stop.signum)
+
+    assert os.WEXITSTATUS(_end_of_child(work)) == signal.SIGTERM
+
+
+def test_a_second_signal_ends_a_process_that_cleans_up(monkeypatch):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
+
     def work():
         with raise_on_signals():
             try:

@@ -53,12 +53,12 @@ def read(data, chunk=700, size=True):
     """Keys of the whole samples of a tar, and the reports."""
     reports = []
     chunks = (data[i : i + chunk] for i in range(0, len(data), chunk))
-    members = TarMembers(
-        chunks,
-        lambda kind, text: reports.append((kind, text)),
-        lambda: len(data) if size else None,
-    )
-    samples = list(samples_of(members, 'x.tar', members._report))
+
+    def report(kind, text):
+        reports.append((kind, text))
+
+    members = TarMembers(chunks, report, lambda: len(data) if size else None)
+    samples = list(samples_of(members, 'x.tar', report))
     good = [s['__key__'] for s in samples if {'jpg', 'json'} <= {*s}]
     return good, reports
 

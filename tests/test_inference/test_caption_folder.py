@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Captions of many pictures, in tables that runs go on with."""
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -20,6 +21,7 @@ import pytest
 import minigpt4
 from minigpt4.inference import options
 from minigpt4.inference.folder import batch, gallery, run, table
+from minigpt4.inference.folder import table as table_module
 from minigpt4.inference.folder.batch import Job, answer_all, in_order
 from minigpt4.inference.folder.run import main
 from minigpt4.inference.folder.sources import find_questions
@@ -469,10 +471,12 @@ def test_an_output_is_a_regular_file(folder, capsys, kind):
     assert 'out.jsonl is not a regular file' in capsys.readouterr().err
 
 
-def test_a_disk_that_takes_half_a_row_leaves_none_of_it(tmp_path):
+def test_a_disk_that_takes_half_a_row_leaves_none_of_it(tmp_path, monkeypatch):
     made_by = dict(model='m', weights=None, settings={})
-    table = CaptionTable(tmp_path / 'out.jsonl', made_by)
-    table.add(CaptionRow('a.png', 'x', 'first', **made_by))
+    with contextlib.closing(
+        CaptionTable(tmp_path / 'out.jsonl', made_by)
+    ) as table:
+        table.add(CaptionRow('a.png', 'x', 'first', **made_by))
 
     class Full:
         """A file on a disk that becomes full."""
@@ -489,7 +493,17 @@ def test_a_disk_that_takes_half_a_row_leaves_none_of_it(tmp_path):
                 raise OSError(28, 'No space left on device')
             return self.file.write(data[:20])
 
-    table._file = Full(table._file)
+    monkeypatch.setattr(
+        table_module,
+        'open',
+        lambda path, mode, **options: (
+            Full(open(path, mode, **options))
+            if mode == 'a+b'
+            else open(path, mode, **options)
+        ),
+        raising=False,
+    )
+    table = CaptionTable(tmp_path / 'out.jsonl', made_by)
     with pytest.raises(OSError, match='No space'):
         table.add(CaptionRow('b.png', 'x', 'second', **made_by))
     table.close()

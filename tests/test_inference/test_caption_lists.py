@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,12 @@ def test_texts_come_back_through_csv():
     lines = [json.dumps(dict(image='a.png', prompt=text)) for text in asked]
     found = listed('l.jsonl', '\n'.join(lines))
     assert [question.prompt for question in found] == asked
+
+
+@pytest.mark.parametrize('form, other', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_a_name_is_found_in_another_unicode_normalisation(form, other):
+    """TheLastGimbus/GooglePhotosTakeoutHelper #247: files of macOS."""
+    name = unicodedata.normalize(form, 'été.png')
+    Path(name).touch()
+    Path('list.txt').write_text(unicodedata.normalize(other, name))
+    assert [q.image for q in find_questions(['list.txt'], False)] == [name]

@@ -120,10 +120,10 @@ def test_origins_can_be_allowed():
 
 def test_malformed_options_are_named():
     for name in ('http://a.example', 'a.example/b', 'a b', ''):
-        with pytest.raises(ValueError, match='no host name'):
+        with pytest.raises(ValueError, match='not a host name'):
             HostRules([name])
     for origin in ('chat.example.com', 'https://a/b', '*', 'https://'):
-        with pytest.raises(ValueError, match='no origin'):
+        with pytest.raises(ValueError, match='not an origin'):
             HostRules((), [origin])
 
 

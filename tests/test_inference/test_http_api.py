@@ -773,12 +773,12 @@ def test_a_client_that_reads_nothing_holds_no_slot(model, scenes, monkeypatch):
         dict(messages=ask(DESCRIBE, url_of(scenes[0][1])), stream=True)
     ).encode()
     with running(model, slots=1, max_waiting=1) as api:
-        started = threading.Event()
+        started, end = threading.Event(), threading.Event()
         send = completions.send_events
 
         async def stuck(*args):
             started.set()
-            await asyncio.sleep(2)
+            await asyncio.to_thread(end.wait, 10)
             await send(*args)
 
         monkeypatch.setattr(completions, 'send_events', stuck)
@@ -786,6 +786,7 @@ def test_a_client_that_reads_nothing_holds_no_slot(model, scenes, monkeypatch):
             assert started.wait(10)
             assert api.in_flight == 1
             until(lambda: api.slots_taken == 0, 1.5)
+            end.set()
         until(lambda: api.in_flight == 0)
 
 

@@ -168,9 +168,9 @@ def test_a_start_that_cannot_be_is_told_at_once(capsys, monkeypatch, tmp_path):
     assert 'cannot be used' in refused(capsys, '--host', 'no.such.host.')
     for arguments, why in (
         (['--api-key', ' '], 'API key is empty'),
-        (['--allowed-host', 'http://a/'], 'no host name'),
-        (['--allowed-origin', 'a.example'], 'no origin'),
-        (['--proxy', 'nginx'], 'no IP address and no network'),
+        (['--allowed-host', 'http://a/'], 'not a host name'),
+        (['--allowed-origin', 'a.example'], 'not an origin'),
+        (['--proxy', 'nginx'], 'neither an IP address nor a network'),
     ):
         assert why in refused(capsys, *arguments)
     for flag, value in (
@@ -227,5 +227,5 @@ def test_an_address_is_taken_before_the_model_is_loaded():
 
 def test_blanks_around_the_key_are_dropped():
     """A file of a secret ends with a line end (exportarr #327)."""
-    assert serve._checked_key('secret\r\n') == 'secret'
-    assert serve._checked_key(None) is None
+    assert serve.checked_key('secret\r\n') == 'secret'
+    assert serve.checked_key(None) is None

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -284,13 +285,13 @@ def _of_path(name: str) -> Question:
 
 
 def found_path(name: str) -> str:
-    r"""The path that a user means.
+    r"""The path that a name in a list stands for.
 
     Args:
         name: A path, also with ``~``, as ``file://`` address, with blanks
-            around it, or with ``\udcXX`` for the bytes of a name that are no
-            UTF-8, as our CSV files have it. A file of the very name goes
-            first.
+            around it, in another Unicode normalisation, or with ``\udcXX``
+            for the bytes of a name that are not UTF-8, as our CSV files have
+            it. A file of exactly this name is taken first.
 
     Raises:
         ValueError: It is a web address, or names another computer.
@@ -307,7 +308,9 @@ def found_path(name: str) -> str:
     if scheme == 'file':
         return os.path.normpath(_path_of_address(bare))
     written = _ESCAPED_BYTE.sub(lambda m: chr(int(m[1], 16)), name)
-    for candidate in (bare, os.path.expanduser(bare), written):
+    # macOS writes accents as marks of their own (NFD), others do not (NFC)
+    forms = (unicodedata.normalize(form, bare) for form in ('NFC', 'NFD'))
+    for candidate in (bare, os.path.expanduser(bare), written, *forms):
         if candidate != name and os.path.lexists(candidate):
             return os.path.normpath(candidate)
     return os.path.normpath(os.path.expanduser(name))

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         [*own_names(args.host), *args.allowed_host], args.allowed_origin
     )
     _check_proxies(args.proxy)
-    args.api_key = _checked_key(args.api_key)
+    args.api_key = checked_key(args.api_key)
     with raise_on_signals():
         with contextlib.closing(_bind(args.host, args.port)) as listener:
             print(f'loading {args.model} ...', flush=True)
@@ -179,7 +179,7 @@ def _require(web: bool) -> None:
             ) from error
 
 
-def _checked_key(key: str | None) -> str | None:
+def checked_key(key: str | None) -> str | None:
     """The key without the blanks around it, e.g. the end of a file's line.
 
     Raises:
