@@ -515,7 +515,7 @@ TURN = '{"question": "<ImageHere> a", "answer": "b"}'
 @pytest.mark.parametrize(
     'content, reason',
     [
-        ('', 'no JSON'),
+        ('', 'not JSON'),
         ('[]', r'it is \[\], not an object'),
         ('null', 'it is null'),
         ('5', 'it is 5'),
@@ -556,8 +556,8 @@ TURN = '{"question": "<ImageHere> a", "answer": "b"}'
         ('{"turns": [], "images": [], "system": 5}', 'system is 5'),
         ('{"turns": [], "images": [], "version": 2}', 'its version is 2'),
         ('[' * 100_000, 'nested too deeply'),
-        ('{"turns": ' + '9' * 9999 + '}', 'no JSON|turns is 9'),
-        ('\x89PNG', 'no JSON'),
+        ('{"turns": ' + '9' * 9999 + '}', 'not JSON|turns is 9'),
+        ('\x89PNG', 'not JSON'),
     ],
 )
 def test_what_is_no_chat_is_refused(tiny_model, tmp_path, content, reason):
