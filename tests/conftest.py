@@ -10,6 +10,7 @@ import os
 import random
 import runpy
 import shutil
+import signal
 import socket
 import sys
 import tarfile
@@ -20,6 +21,10 @@ import pytest
 import torch
 
 os.environ['HF_HUB_OFFLINE'] = '1'
+# a shell starts background processes with these signals ignored, and ours
+# leave an ignored signal ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]

@@ -22,8 +22,8 @@ def test_result_and_error_of_a_call_are_passed_on():
 def test_a_call_that_blocks_is_given_up_with_its_name(monkeypatch):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.05')
     release = threading.Event()
-    with pytest.raises(ReadTimeoutError, match=r'/mnt/a\.jpg .* 0\.05 sec'):
-        call_with_limit(release.wait, '/mnt/a.jpg')
+    with pytest.raises(ReadTimeoutError, match=r'data/a\.jpg .* 0\.05 sec'):
+        call_with_limit(release.wait, 'data/a.jpg')
     # the thread that is blocked is not used again
     assert call_with_limit(lambda: 7, 'b.jpg') == 7
     release.set()

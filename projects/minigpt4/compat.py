@@ -5,14 +5,26 @@
 """
 
 import importlib
+import logging
 
 import torch
 
 
 def apply() -> None:
     """Make today's libraries work with mmengine 0.10 and MMPretrain 1.2."""
+    _silence_bitsandbytes()
     _turn_off_mmpretrain_multimodal()
     _allow_mmengine_checkpoints()
+
+
+def _silence_bitsandbytes() -> None:
+    """Leave out a warning that bitsandbytes prints when it is imported.
+
+    On CPUs with AVX-512 BF16 it asks for a kernel of a hub that it can do
+    without; mmengine imports it with every command.
+    """
+    logger = logging.getLogger('bitsandbytes.backends.cpu.ops')
+    logger.setLevel(logging.ERROR)
 
 
 def _turn_off_mmpretrain_multimodal() -> None:
@@ -121,6 +133,18 @@ def _transformers() -> tuple[int, ...]:
     import transformers
 
     return tuple(map(int, transformers.__version__.split('.')[:2]))
+
+
+def keep_gradients_of_4bit(llm: torch.nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for a CPU.
+
+    On CPUs with AVX-512 BF16, bitsandbytes packs a layer's weights the first
+    time that it runs without gradients, and the product with packed weights
+    has no gradient: a training would go on with gradients of 0.
+    """
+    for module in llm.modules():
+        if hasattr(module, 'support_avx512bf16_for_cpu'):
+            module.support_avx512bf16_for_cpu = False
 
 
 def register_attention(name: str, function) -> None:

@@ -822,7 +822,7 @@ def test_tensors_go_through_one_by_one(monkeypatch, tmp_path):
     def let_go():
         counts['alive'] -= 1
 
-    def counting(source):
+    def counting(source, **settings):
         def wrap(lazy):
             def read():
                 tensor = lazy.read().clone()
@@ -833,7 +833,10 @@ def test_tensors_go_through_one_by_one(monkeypatch, tmp_path):
 
             return LazyTensor(lazy.shape, lazy.dtype, read)
 
-        return {name: wrap(lazy) for name, lazy in opened(source).items()}
+        return {
+            name: wrap(lazy)
+            for name, lazy in opened(source, **settings).items()
+        }
 
     for module in ('huggingface', 'huggingface_import', 'fingerprint'):
         monkeypatch.setattr(

@@ -221,6 +221,20 @@ def test_sparse_files_are_read(tmp_path, form):
     assert dict(TarMembers([data], print)) == want
 
 
+@pytest.mark.parametrize('size', ['²', '9' * 5000, '-1', '1e3', ''])
+def test_a_pax_size_that_is_not_a_number_is_not_used(size):
+    record = f' size={size}\n'.encode()
+    length = len(record)
+    while length != len(record) + len(str(length)):
+        length = len(record) + len(str(length))
+    header = tarfile.TarInfo('pax')
+    header.type = tarfile.XHDTYPE
+    data = str(length).encode() + record
+    header.size = len(data)
+    good, _ = read(tar((header, data), *pairs(2)))
+    assert good == ['000', '001']
+
+
 def keys(*names):
     reports = []
     members = [(name, name.encode()) for name in names]

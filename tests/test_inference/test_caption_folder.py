@@ -858,7 +858,7 @@ def test_setting_something_of_sampling_samples(given, used):
     [
         ('minigpt-4_vicuna-13b_caption', None, 'no projection is published'),
         ('configs/minigpt4/stage2_nano.py', None, 'no projection'),
-        (NAME, 'demo/scene.png', 'no checkpoint that torch can read'),
+        (NAME, 'demo/scene.png', 'cannot be read as weights'),
         (NAME, 'demo', 'demo is a folder; give the file of a checkpoint'),
     ],
 )

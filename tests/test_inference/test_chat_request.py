@@ -136,6 +136,7 @@ def test_messages_that_are_refused(messages, why):
     [
         ({}, {}),  # the model's own way: greedy
         (dict(temperature=0), dict(do_sample=False)),
+        (dict(temperature=1e-300), dict(do_sample=False)),
         (dict(temperature=0, top_p=0.5), dict(do_sample=False)),
         (dict(temperature=1), dict(do_sample=True, temperature=1)),
         (dict(temperature=None, top_p=None), {}),

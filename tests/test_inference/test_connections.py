@@ -156,9 +156,9 @@ def test_slow_heads_and_bodies_end_in_time():
             took = await asyncio.gather(
                 drip(b'GET / HTTP/1.1\r\nX: '), drip(HEAD[:20])
             )
-            assert all(0.3 < seconds < 2 for seconds in took), took
+            assert all(0.3 < seconds < 3.5 for seconds in took), took
             reader, _ = await connect(HEAD + b'1')
-            assert 0.3 < await closed_after(reader) < 2
+            assert 0.3 < await closed_after(reader) < 3.5
             reader, _ = await connect()
             assert 0.3 < await closed_after(reader) < 2
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import minigpt4
+from minigpt4.inference.server.connections import ConnectionLimits
 from minigpt4.inference.server.image_sources import ImageLimits, ImageSources
 from minigpt4.inference.server.request_values import RequestLimits
 from minigpt4.inference.worker import EngineWorker
@@ -59,14 +60,16 @@ def ask(text: str, *urls: str) -> list[dict]:
 
 
 @contextlib.contextmanager
-def running(model, slots=8, max_waiting=64, sources=None, **settings):
+def running(
+    model, slots=8, max_waiting=64, sources=None, connections=None, **settings
+):
     """A server of its own; its ``api``, with ``url`` and ``client`` added."""
     from minigpt4.inference.server.api import ChatApi
     from minigpt4.inference.server.serve import make_server
 
     worker = EngineWorker(Engine(model, slots=slots), max_waiting)
     api = ChatApi(worker, NAME, sources, **settings)
-    server = make_server(api, drain_seconds=10, log_level='error')
+    server = make_server(api, 10, connections, log_level='error')
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
         api.port = listener.getsockname()[1]
@@ -651,6 +654,16 @@ def test_limits(model, scenes, tmp_path):
         assert 'application/json' in content['error']['message']
 
 
+def test_settings_and_questions_that_are_refused_have_their_own_code(api):
+    for messages, settings, word in (
+        (ask('Who?'), dict(max_tokens=5, extra_body=dict(min_tokens=9)), '9'),
+        (ask('Who\x07?'), {}, 'control character'),
+    ):
+        with pytest.raises(openai.BadRequestError, match=word) as caught:
+            complete(api, messages, **settings)
+        assert caught.value.code != 'context_length_exceeded'
+
+
 def test_a_conversation_that_is_too_long(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     for _ in range(60):
@@ -737,7 +750,8 @@ def test_a_slot_is_taken_when_the_body_has_arrived(model):
 
 
 def test_a_body_that_does_not_arrive_is_refused_in_time(model):
-    with running(model, body_seconds=0.2) as api:
+    limits = ConnectionLimits(body_seconds=0.2)
+    with running(model, body_seconds=0.2, connections=limits) as api:
         with partial(api) as client:
             answer = all_of(client)
         assert b' 408 ' in answer and b'within 0.2 seconds' in answer

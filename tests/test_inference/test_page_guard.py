@@ -94,6 +94,21 @@ def file(path, meta=True) -> dict:
     return dict(found, meta={'_type': 'gradio.FileData'}) if meta else found
 
 
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        *(dict(fn_index=number) for number in (99999, -1, True, None, '1')),
+        *(dict(data=data) for data in (None, {}, 'text')),
+    ],
+)
+def test_an_event_that_the_page_does_not_have_is_refused(
+    client, submit, wrong
+):
+    answer = ask(client, submit, **wrong)
+    assert answer.status_code == 400
+    assert next(iter(wrong)) in answer.json()['detail']
+
+
 @pytest.mark.parametrize('meta', [True, False])
 def test_a_question_may_only_name_uploaded_files(
     client, submit, tmp_path, meta

@@ -8,6 +8,7 @@ searched.
 """
 
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -21,6 +22,7 @@ from .tar_stream import (
     parse_header,
 )
 
+_SIZE = re.compile(r'[0-9]{1,18}')  # of a pax record, in bytes
 _MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
 _ZEROS = bytes(BLOCK)
 _RECORD = 20 * BLOCK  # most programs fill the end of a tar up to this
@@ -209,7 +211,8 @@ class TarMembers:
             return '', None
         self._sparse = any(key.startswith('GNU.sparse') for key in records)
         size = records.get('size', '')
-        return records.get('path', ''), int(size) if size.isdigit() else None
+        known = _SIZE.fullmatch(size)
+        return records.get('path', ''), int(size) if known else None
 
     def _after_zeros(self, start: int) -> bool:
         """Look what follows zero blocks; whether there is a header."""

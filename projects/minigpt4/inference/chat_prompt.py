@@ -41,6 +41,10 @@ class Prompt:
     notice: str | None = None
 
 
+class ContextLengthError(ValueError):
+    """The last question and its answer exceed the LLM's context."""
+
+
 def build_prompt(
     model: MiniGPT4,
     turns: Sequence[Turn],
@@ -122,7 +126,7 @@ def build_prompt(
         dropped = bisect.bisect_left(range(len(turns) - 1), True, key=fits)
         row, tokens = without(dropped)
     if tokens + max_new_tokens > context:
-        raise ValueError(
+        raise ContextLengthError(
             f'the last question with {row.num_images} images takes {tokens} '
             f'tokens and its answer up to {max_new_tokens}, but the context '
             f'holds {context}; ask something shorter, show fewer images or '

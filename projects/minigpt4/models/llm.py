@@ -282,6 +282,7 @@ def load_llm(
             logger='current',
             level=logging.WARNING,
         )
+    compat.keep_gradients_of_4bit(llm)
     # the folder's own sampling settings would mix with ours
     llm.generation_config = GenerationConfig()
     return llm

@@ -16,6 +16,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+# below it, scores divided by it may exceed float32
+MIN_TEMPERATURE = 1e-5
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,7 +32,8 @@ class Settings:
             ``max_new_tokens``. Before, no end of text is chosen and no stop
             text ends the answer; one that is written is part of its text.
         do_sample: Whether tokens are drawn; else the likeliest is taken.
-        temperature: Divides the scores before drawing; above 0.
+        temperature: Divides the scores before drawing; at least
+            ``MIN_TEMPERATURE``.
         top_k: Draw from so many of the likeliest tokens; 0 from all.
         top_p: Draw from the likeliest tokens of this probability together.
         repetition_penalty: Divides the scores of tokens of the answer.
@@ -105,7 +109,12 @@ class Settings:
         rules = (
             ('max_new_tokens', 'an integer above 0', is_int, lambda x: x > 0),
             ('min_new_tokens', 'an integer from 0', is_int, lambda x: x >= 0),
-            ('temperature', 'above 0', is_number, lambda x: 0 < x < 1e6),
+            (
+                'temperature',
+                f'at least {MIN_TEMPERATURE} (do_sample=False is greedy)',
+                is_number,
+                lambda x: MIN_TEMPERATURE <= x < 1e6,
+            ),
             ('top_k', 'an integer from 0', is_int, lambda x: x >= 0),
             ('top_p', 'above 0, up to 1', is_number, lambda x: 0 < x <= 1),
             (

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...models.sampling import MIN_TEMPERATURE
 from ...prompts import PromptTemplate, Turn
 from .chat_messages import read_messages
 from .request_values import (
@@ -248,8 +249,9 @@ def _settings(given: dict, limits: RequestLimits) -> dict[str, Any]:
 def _sampling(given: dict) -> dict[str, Any]:
     """How to draw: as the model does by itself where nothing is asked.
 
-    Temperature 0 is greedy. Who narrows the choice (top_p, top_k) without
-    a temperature wants a choice, and gets the model's temperature.
+    Temperature 0, or one too small to divide by, is greedy. A request that
+    narrows the choice (top_p, top_k) without a temperature is drawn with the
+    model's own temperature.
     """
     settings: dict[str, Any] = {}
     if 'top_p' in given:
@@ -262,7 +264,7 @@ def _sampling(given: dict) -> dict[str, Any]:
         )
     if 'temperature' in given:
         temperature = number('temperature', given.pop('temperature'), 0, 2)
-        if temperature == 0:
+        if temperature < MIN_TEMPERATURE:
             return {'do_sample': False}
         settings['temperature'] = temperature
     return {'do_sample': True, **settings} if settings else {}

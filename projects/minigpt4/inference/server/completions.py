@@ -18,7 +18,7 @@ from ...datasets.images import to_tensor
 from ...errors import one_line
 from ...models.generation import Generation
 from ...models.sampling import Settings
-from ..chat_prompt import Prompt, build_prompt
+from ..chat_prompt import ContextLengthError, Prompt, build_prompt
 from ..worker import QueueFull
 from .answer_events import check_answer, end_events, send_events, usage_of
 from .answer_events import pieces_of as _pieces
@@ -301,8 +301,8 @@ class Completions:
         return to_tensor(self.api.sources.picture(data), self.model.image_size)
 
     def _prompt(self, request: ChatRequest, images: list[Tensor]) -> Prompt:
-        settings = Settings.of(self.model.generation, request.settings)
         try:
+            settings = Settings.of(self.model.generation, request.settings)
             with self._tokenizer:
                 prompt = build_prompt(
                     self.model,
@@ -311,10 +311,12 @@ class Completions:
                     request.system,
                     max_new_tokens=settings.max_new_tokens,
                 )
-        except ValueError as error:
+        except ContextLengthError as error:
             raise ApiError(
                 400, one_line(error), 'messages', 'context_length_exceeded'
             ) from error
+        except ValueError as error:
+            raise ApiError(400, one_line(error)) from error
         if prompt.dropped and not request.truncate:
             raise ApiError(
                 400,

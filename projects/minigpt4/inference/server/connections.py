@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from .errors import ApiError
 
 _TICK = 0.5  # seconds between two looks at the deadlines
+_REFUSAL_SECONDS = 2.0  # for the answer to a body that is too slow
 _FLUSH_SECONDS = 5.0  # to send what is buffered when a connection is closed
 _MOST_DESCRIPTORS = 65536
 
@@ -272,7 +273,10 @@ class ConnectionGuard:
         names = {name.lower() for name, _ in scope['headers']}
         if names & {b'content-length', b'transfer-encoding'}:
             connection.state = State.READING
-            connection.deadline = time.monotonic() + limits.body_seconds
+            # the application refuses a slow body with status 408 before
+            connection.deadline = (
+                time.monotonic() + limits.body_seconds + _REFUSAL_SECONDS
+            )
         else:
             answering()
         try:

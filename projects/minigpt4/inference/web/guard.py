@@ -8,6 +8,7 @@ page does not use are not served.
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from ..server.errors import discard
@@ -36,15 +37,22 @@ class PageGuard:
     Args:
         app: Gradio's application.
         uploads: The uploaded files.
+        events: The numbers of the page's events (``Blocks.fns``).
         most_files: The most files of one upload.
         most_json_bytes: The most of a question without its files.
     """
 
     def __init__(
-        self, app, uploads: Uploads, most_files: int, most_json_bytes: int
+        self,
+        app,
+        uploads: Uploads,
+        events: Collection[int],
+        most_files: int,
+        most_json_bytes: int,
     ) -> None:
         self.app = app
         self.uploads = uploads
+        self.events = events
         self.most_files = most_files
         self.most_json_bytes = most_json_bytes
         self._rules = HostRules()
@@ -158,7 +166,9 @@ class PageGuard:
                     413, f'the question has more than {most:,} bytes.'
                 )
         if path != '/login':
-            self._check_json(bytes(body))
+            content = self._check_json(bytes(body))
+            if path == _JOIN:
+                self._check_event(content)
         sent = False
 
         async def again() -> dict:
@@ -170,7 +180,15 @@ class PageGuard:
 
         await self.app(scope, again, send)
 
-    def _check_json(self, body: bytes) -> None:
+    def _check_event(self, content: dict) -> None:
+        """Refuse an event that the page does not have."""
+        event = content.get('fn_index')
+        if type(event) is not int or event not in self.events:
+            raise _Refused(400, 'fn_index is not an event of the page.')
+        if not isinstance(content.get('data'), list):
+            raise _Refused(400, 'data is not a list.')
+
+    def _check_json(self, body: bytes) -> dict:
         """Refuse a body that is not what the page sends."""
         try:
             content = json.loads(body)
@@ -195,6 +213,7 @@ class PageGuard:
                 waiting.extend(value.values())
             elif isinstance(value, list):
                 waiting.extend(value)
+        return content
 
 
 class _Refused(Exception):

@@ -88,6 +88,7 @@ def mount_page(
                 Middleware(
                     PageGuard,
                     uploads=uploads,
+                    events=page.fns.keys(),
                     most_files=limits.images,
                     # a character is six bytes at most, as \\uXXXX
                     most_json_bytes=6 * limits.text + _JSON_BYTES,
