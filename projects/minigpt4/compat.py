@@ -6,6 +6,7 @@
 
 import importlib
 import logging
+from typing import Any
 
 import torch
 
@@ -142,6 +143,7 @@ def keep_gradients_of_4bit(llm: torch.nn.Module) -> None:
     time that it runs without gradients, and the product with packed weights
     has no gradient: a training would go on with gradients of 0.
     """
+    module: Any
     for module in llm.modules():
         if hasattr(module, 'support_avx512bf16_for_cpu'):
             module.support_avx512bf16_for_cpu = False

@@ -158,3 +158,11 @@ def test_file_that_blocks_is_refused(tmp_path):
     (tmp_path / 'b.json').symlink_to('/dev/zero')
     with pytest.raises(ValueError, match='is a character device'):
         read_record_file(tmp_path / 'b.json')
+
+
+@pytest.mark.timeout(20)
+def test_a_repeated_key_is_found_in_a_large_object(read):
+    """charleskorn/kaml #168: 60,000 keys took a minute."""
+    keys = ', '.join(f'"key {i}": 0' for i in range(60_000))
+    found = read('[{' + keys + ', "key 7": 1}]').records[0]
+    assert isinstance(found, RepeatedKey) and found.key == 'key 7'

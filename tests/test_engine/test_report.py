@@ -24,6 +24,11 @@ class Failing(torch.utils.data.Dataset):
         raise ValueError('x.tar holds no sample; give another one.')
 
 
+class Odd(Failing):
+    def __getitem__(self, index):
+        raise RuntimeError('out of luck')
+
+
 def raised(function) -> Exception:
     with pytest.raises(Exception) as error:
         function()
@@ -36,6 +41,9 @@ def test_wrapped_errors_give_the_first_sentence(make_cfg):
     assert 'Traceback' in str(worker)
     want = 'x.tar holds no sample; give another one.'
     assert sentence_of(worker) == want
+    loader = torch.utils.data.DataLoader(Odd(), num_workers=1)
+    message = sentence_of(raised(lambda: next(iter(loader))))
+    assert message.startswith('RuntimeError in a data worker: out of luck')
     cfg = make_cfg('stream')
     cfg.model.decoder.name_or_path = '/absent/llm'
     built = raised(lambda: MODELS.build(cfg.model))
@@ -47,8 +55,11 @@ def test_wrapped_errors_give_the_first_sentence(make_cfg):
 
 
 def test_other_errors_are_sentences_too():
-    full = OSError(errno.ENOSPC, 'No space left on device')
+    full = OSError(errno.ENOSPC, 'No space left on device', 'a.pth')
+    assert sentence_of(full).startswith('a.pth: No space left on device')
     assert 'free some space and resume' in sentence_of(full)
+    shared = OSError(errno.ENOSPC, 'No space left on device')
+    assert '/dev/shm' in sentence_of(shared)
     assert sentence_of(UnusableRunError('the loss is nan.')) == (
         'the loss is nan.'
     )

@@ -435,6 +435,20 @@ def test_a_fault_of_one_request_is_its_own(tiny_model, rows, monkeypatch):
     assert ids_of([good.answer()]) == ids_of(want[:1])
 
 
+@pytest.mark.parametrize('settings', [{}, dict(do_sample=True)])
+def test_scores_that_are_not_numbers_are_an_error(
+    build_tiny, make_sample, settings
+):
+    """OpenGVLab/Ask-Anything #125: NaN weights gave empty answers."""
+    model = build_tiny().eval()
+    model.decoder.llm.lm_head.weight.data.fill_(float('nan'))
+    engine = Engine(model, slots=1)
+    answer = engine.submit(*prompts(model, make_sample)[0], **settings)
+    finish(engine)
+    with pytest.raises(ValueError, match=r'not numbers \(NaN\)'):
+        answer.answer()
+
+
 def test_a_fault_of_a_step_ends_those_it_hits(tiny_model, rows, monkeypatch):
     engine = Engine(tiny_model, slots=1)
     first = engine.submit(*rows[0], max_new_tokens=6)

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,8 +207,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
     if len(value) == len(pairs):
         return value
     repeated = RepeatedKey(value)
-    keys = [key for key, _ in pairs]
-    repeated.key = next(key for key in value if keys.count(key) > 1)
+    counts = Counter(key for key, _ in pairs)
+    repeated.key = next(key for key in value if counts[key] > 1)
     return repeated
 
 

@@ -104,6 +104,13 @@ def sentence_of(error: Exception) -> str:
         errno.ENOSPC,
         errno.EDQUOT,
     ):
+        if inner.filename is None:  # of torch: shared memory of the workers
+            return (
+                f'{one_line(inner)}: the disk, or /dev/shm, through which '
+                'data workers send batches (docker run --shm-size=8g, or '
+                'train_dataloader.num_workers=0); the checkpoints saved '
+                'before are whole: free some space and resume'
+            )
         return (
             f'{one_line(inner)}; the checkpoints saved before are whole: '
             'free some space and resume'
@@ -120,6 +127,12 @@ def sentence_of(error: Exception) -> str:
             )
     if isinstance(inner, EXPECTED_ERRORS):
         return printable(innermost_message(inner))
+    if 'Original Traceback' in str(inner):
+        return (
+            f'{type(inner).__name__} in a data worker: '
+            f'{printable(innermost_message(inner))} (run again with --debug '
+            'for the traceback)'
+        )
     return describe(inner)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ from .generation import Generation
 from .pasts import Past, Pasts
 from .ranking import rank_branches, rank_one_by_one
 from .reader import Reader, digest
-from .sampling import Sampler, Settings
+from .sampling import NAN_SCORES, Sampler, Settings
 from .text_stream import TextStream
 from .transformers_loop import generate
 
@@ -343,12 +343,16 @@ class Engine:
 
     def _choose(self, rows: list[Generation], scores: Tensor) -> None:
         """Add a token to each row; let those that end leave."""
-        best = scores.argmax(-1).tolist()
+        highest = scores.argmax(-1, keepdim=True)  # NaN, where there is one
+        usable = (~scores.gather(-1, highest).isnan()).flatten().tolist()
+        best = highest.flatten().tolist()
         eos = self.model.decoder.tokenizer.eos_token_id
         ended: list[tuple[Generation, str, Exception | None]] = []
         for index, row in enumerate(rows):
             try:
                 token = best[index]
+                if not usable[index]:
+                    raise ValueError(NAN_SCORES)
                 if not row.sampler.plain:
                     token = row.sampler(scores[index], row.token_ids)
                 if token == eos:

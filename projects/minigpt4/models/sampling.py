@@ -16,6 +16,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+NAN_SCORES = (
+    "the LLM's scores are not numbers (NaN), so no token can be chosen; check "
+    'its weights, and its dtype (float16 overflows in some LLMs).'
+)
 # below it, scores divided by it may exceed float32
 MIN_TEMPERATURE = 1e-5
 
@@ -216,10 +220,7 @@ class Sampler:
             return int(scores.argmax())
         probabilities = scores.softmax(-1)
         if probabilities.isnan().any():
-            raise ValueError(
-                "the LLM's scores are not numbers (NaN), so no token can be "
-                'drawn; its weights or its type (fp16?) do not suit it.'
-            )
+            raise ValueError(NAN_SCORES)
         return int(
             torch.multinomial(probabilities, 1, generator=self._generator)
         )
