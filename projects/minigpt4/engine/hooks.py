@@ -140,12 +140,15 @@ class ResumeHook(Hook):
         """Add them to a checkpoint."""
         state: Any = np.random.get_state()
         kind, keys, *rest = state
+        loop = runner.train_loop
         checkpoint['data'] = dict(
-            positions=getattr(runner.train_loop, 'positions', None),
-            counts=dict(
-                self._counts or getattr(runner.train_loop, 'counts', {})
-            ),
+            positions=getattr(loop, 'positions', None),
+            counts=dict(self._counts or getattr(loop, 'counts', {})),
         )
+        if getattr(loop, 'done', None) is not None:
+            checkpoint['data'].update(
+                samples=loop.samples_read, batch=loop.global_batch
+            )
         checkpoint['random'] = dict(
             python=random.getstate(),
             numpy=(kind, keys.tolist(), *rest),  # weights_only reads that
@@ -160,7 +163,10 @@ class ResumeHook(Hook):
         if not runner._resume:
             return
         if 'data' in checkpoint:
-            runner.train_loop.positions = checkpoint['data'].get('positions')
+            loop, data = runner.train_loop, checkpoint['data']
+            loop.positions = data.get('positions')
+            loop.resumed_samples = data.get('samples')
+            loop.resumed_batch = data.get('batch')
             if is_main_process():
                 counts = checkpoint['data'].get('counts', {})
                 for name, number in counts.items():

@@ -67,6 +67,8 @@ class EndlessTrainLoop(BaseLoop):
     Attributes:
         positions: Of a streaming dataset, the position of each data worker.
         resumed_from: The checkpoint that the run was resumed from, if any.
+        done: Iterations done, the one included whose hooks are running;
+            None before the run.
         counts: ``skipped`` samples and ``truncated`` answers so far, of this
             rank.
     """
@@ -85,6 +87,11 @@ class EndlessTrainLoop(BaseLoop):
         self.stop_training = False
         self.positions: list[dict] | None = None
         self.resumed_from: str | None = None
+        self.done: int | None = None
+        # the data position of a resumed run and its global batch until then
+        self.resumed_samples: int | None = None
+        self.resumed_batch: int | None = None
+        self._first = (0, 0)  # iterations and samples at the beginning
         self.counts: Counter[str] = Counter()
         self._iter = self._epoch = 0  # set by the runner when it resumes
 
@@ -149,6 +156,7 @@ class EndlessTrainLoop(BaseLoop):
         outputs = runner.model.train_step(
             batch, optim_wrapper=runner.optim_wrapper
         )
+        self.done = self._iter + 1
         runner.call_hook(
             'after_train_iter',
             batch_idx=self._iter,
@@ -199,12 +207,43 @@ class EndlessTrainLoop(BaseLoop):
             'command with --resume goes on from there',
         )
 
+    @property
+    def global_batch(self) -> int:
+        """Samples of one iteration, over all ranks."""
+        dataset = self.dataloader.dataset
+        streams = isinstance(dataset, ImageTextPairs)
+        share = (dataset if streams else self.dataloader).batch_size
+        return share * self.runner.world_size
+
+    @property
+    def samples_read(self) -> int:
+        """Samples of the iterations done, skipped ones included."""
+        first, samples = self._first
+        return samples + ((self.done or 0) - first) * self.global_batch
+
     def _set_position(self) -> None:
         """Set where the data begin.
 
         Raises:
             ValueError: The saved position names sources of other data.
         """
+        self.done, size = self._iter, self.global_batch
+        samples = self.resumed_samples
+        if samples is None:
+            samples = self._iter * size
+        self._first = (self._iter, samples)
+        if self.resumed_batch not in (None, size):
+            self.runner.logger.warning(
+                f'the config has a global batch of {size}, the run that '
+                f'saved {self.resumed_from} had {self.resumed_batch}; the '
+                f'run goes on with {size}, after the {samples} samples read.'
+            )
+        if self.resumed_from is not None and self._iter >= self.max_iters:
+            self.runner.logger.warning(
+                f'{self.resumed_from} has {self._iter} iterations and '
+                f'max_iters is {self.max_iters}: nothing is left to train; '
+                'raise max_iters to go on.'
+            )
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextPairs):
             workers = max(self.dataloader.num_workers, 1)
@@ -220,11 +259,7 @@ class EndlessTrainLoop(BaseLoop):
             if self.positions is None:
                 self.positions = [{} for _ in range(workers)]
         else:
-            self.dataloader.sampler.start = (
-                self._iter
-                * self.dataloader.batch_size
-                * self.runner.world_size
-            )
+            self.dataloader.sampler.start = samples
 
     def _note(self, batch: dict) -> None:
         """Keep the batch's position and counts."""
