@@ -19,10 +19,10 @@ from mmengine.registry import DATASETS
 
 from ..atomic import write_atomically
 from ..datasets import ImageTextPairs
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..prompts import Turn
 from ..registry import HOOKS
-from .picture import captioned
+from .picture import captioned, file_name
 
 
 class AtomicBackend(LocalBackend):
@@ -270,8 +270,8 @@ class SanityHook(Hook):
         seen = runner.iter
         runner.logger.info(
             f'{seen} iterations done; {counts["skipped"]} samples were '
-            f'skipped (unreadable), {counts["truncated"]} answers were cut at '
-            'max_text_length and lost their end symbol.'
+            f'skipped (unreadable or too long), {counts["truncated"]} answers '
+            'were cut at max_text_length and lost their end symbol.'
         )
         dataset = getattr(runner.train_loop.dataloader, 'dataset', None)
         faults = getattr(dataset, 'faults', None)
@@ -324,9 +324,11 @@ class ThroughputHook(Hook):
 
 @HOOKS.register_module()
 class SampleCaptionsHook(Hook):
-    """Lets the model speak during training: a table of images and captions.
+    """Generates captions during training: a table of images and captions.
 
-    Written to the log, and as pictures to every visualisation backend.
+    Written to the log, and as pictures to every visualisation backend. A
+    sample whose prompt does not fit into the LLM's context is named and left
+    out.
 
     Args:
         dataset: Config of a dataset whose first samples are captioned; by
@@ -372,10 +374,11 @@ class SampleCaptionsHook(Hook):
         step = runner.iter + 1
         lines = [f'captions at iteration {step}:']
         for sample, answer in zip(self._samples, answers, strict=True):
-            lines.append(f'  {sample.get("id")}: {answer.text!r}')
+            name = printable(str(sample.get('id')))
+            lines.append(f'  {name}: {answer.text!r}')
             if sample.images and sample.images[0].dtype == torch.uint8:
                 runner.visualizer.add_image(
-                    f'caption_{sample.get("id")}',
+                    f'caption_{file_name(str(sample.get("id")))}',
                     captioned(sample.images[0], answer.text),
                     step=step,
                 )
@@ -391,7 +394,8 @@ class SampleCaptionsHook(Hook):
         dataset = DATASETS.build(copy.deepcopy(cfg))
         if isinstance(dataset, ImageTextPairs):
             dataset.rank, dataset.world_size = 0, 1
-            samples = next(iter(dataset))[: self.num_samples]
+            dataset.batch_size = self.num_samples
+            samples = next(iter(dataset))
         else:
             number = min(self.num_samples, len(dataset))
             samples = [dataset[i] for i in range(number)]
@@ -399,4 +403,7 @@ class SampleCaptionsHook(Hook):
         for sample in samples:
             asked = sample.turns[-1].question
             sample.turns = [*sample.turns[:-1], Turn(asked)]
-        return samples
+        collator = _model(runner).collator(
+            training=False, max_new_tokens=self.max_new_tokens
+        )
+        return [s for s in samples if collator.takes(s, collator.row(s))]

@@ -38,6 +38,14 @@ class CheckedRunner(Runner):
     optim_wrapper: Any
     param_schedulers: Any
 
+    def dump_config(self) -> None:
+        """Write the config without what depends on the number of ranks."""
+        loader = self.cfg.get('train_dataloader') or {}
+        loader.pop('batch_size', None)
+        if 'sources' in loader.get('dataset', {}):
+            loader.dataset.pop('batch_size', None)
+        super().dump_config()
+
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; afterwards add the checksum to a checkpoint."""
         super().call_hook(fn_name, **kwargs)
