@@ -23,6 +23,7 @@ from ..errors import UserError, printable
 from ..prompts import Turn
 from ..registry import HOOKS
 from .picture import captioned, file_name
+from .saving import find_best
 
 
 class AtomicBackend(LocalBackend):
@@ -121,6 +122,11 @@ class ResumeHook(Hook):
 
     def __init__(self) -> None:
         self._counts: dict = {}
+
+    def before_train(self, runner) -> None:
+        """Find the best checkpoint of the run that is resumed."""
+        if runner.train_loop.resumed_from is not None:
+            find_best(runner)
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs=None
@@ -395,7 +401,7 @@ class SampleCaptionsHook(Hook):
         if isinstance(dataset, ImageTextPairs):
             dataset.rank, dataset.world_size = 0, 1
             dataset.batch_size = self.num_samples
-            samples = next(iter(dataset))
+            samples: list = next(iter(dataset))
         else:
             number = min(self.num_samples, len(dataset))
             samples = [dataset[i] for i in range(number)]

@@ -3,17 +3,20 @@
 
 import signal
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from mmengine import dist
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
 from ..datasets import ImageTextPairs
 from ..registry import LOOPS, MODEL_WRAPPERS
-from ..signals import StopRequest, StopSignal, blocked_signals
+from ..signals import STOP_SIGNALS, StopRequest, StopSignal, blocked_signals
 from .ranks import StopVote
 from .report import innermost_message
 from .saving import save_now
@@ -46,6 +49,61 @@ class RankParallel(nn.Module):
     def forward(self, *args, **kwargs):
         """The model's forward."""
         return self.module(*args, **kwargs)
+
+
+class _ValidationStoppedError(Exception):
+    """A validation was ended by a signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _WithoutSignals:
+    """The start of a data worker that ends with its parent alone."""
+
+    def __init__(self, start: Callable | None) -> None:
+        self.start = start
+
+    def __call__(self, number: int) -> None:
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+        if self.start is not None:
+            self.start(number)
+
+
+class _StoppableValidation(Hook):
+    """Ends a validation after a batch where a rank has received a signal.
+
+    On several ranks only where all have the same number of batches, so that
+    they ask each other equally often; else the validation is completed.
+    """
+
+    def __init__(self, stop: StopRequest, vote: StopVote) -> None:
+        self.stop, self.vote = stop, vote
+        self._asks = True
+
+    def before_val_epoch(self, runner) -> None:
+        """Compare the numbers of batches; shield the data workers."""
+        loader = runner.val_loop.dataloader
+        if not isinstance(loader.worker_init_fn, _WithoutSignals):
+            loader.worker_init_fn = _WithoutSignals(loader.worker_init_fn)
+        if get_world_size() > 1:
+            number = len(loader)
+            counts = torch.tensor([number, -number], device=get_device())
+            dist.all_reduce(counts, op='max')
+            most, least = counts.tolist()
+            self._asks = most == -least
+
+    def after_val_iter(self, runner, batch_idx: int, **kwargs) -> None:
+        """Raise an error that ends the validation.
+
+        Raises:
+            _ValidationStoppedError: A rank has received a signal.
+        """
+        signum = self.vote.agreed(self.stop.signum) if self._asks else None
+        if signum is not None:
+            raise _ValidationStoppedError(signum)
 
 
 @LOOPS.register_module()
@@ -130,6 +188,8 @@ class EndlessTrainLoop(BaseLoop):
         """
         runner = self.runner
         vote = StopVote()
+        validation = _StoppableValidation(stop, vote)
+        runner.register_hook(validation, 'LOWEST')
         with blocked_signals():  # data workers end with this process alone
             batches = iter(self.dataloader)
         try:
@@ -141,9 +201,9 @@ class EndlessTrainLoop(BaseLoop):
                     self._stop(signum)
                 self._iter += 1
                 if self._is_validated():
-                    runner.val_loop.run()
-                    runner.model.train()
+                    self._validate()
         finally:
+            runner.hooks.remove(validation)
             self._end_workers(batches)
         vote.close()
 
@@ -163,6 +223,19 @@ class EndlessTrainLoop(BaseLoop):
             data_batch=batch,
             outputs=outputs,
         )
+
+    def _validate(self) -> None:
+        """Validate; a stop signal ends it after a batch.
+
+        Raises:
+            StopSignal: A rank has received a signal; all is saved.
+        """
+        try:
+            self.runner.val_loop.run()
+        except _ValidationStoppedError as stopped:
+            self._iter -= 1  # the state after the last step, before the next
+            self._stop(stopped.signum, validating=True)
+        self.runner.model.train()
 
     def _is_validated(self) -> bool:
         """Whether a validation follows the iterations done."""
@@ -194,7 +267,7 @@ class EndlessTrainLoop(BaseLoop):
                 f'{message} (resumed from {self.resumed_from})'
             ) from error
 
-    def _stop(self, signum: int) -> None:
+    def _stop(self, signum: int, validating: bool = False) -> None:
         """Save what was trained and raise :class:`StopSignal`."""
         runner = self.runner
         runner.call_hook('before_stop')
@@ -202,7 +275,8 @@ class EndlessTrainLoop(BaseLoop):
         dist.barrier()
         raise StopSignal(
             signum,
-            f'stopped by {signal.Signals(signum).name} after iteration '
+            f'stopped by {signal.Signals(signum).name} '
+            f'{"in the validation " if validating else ""}after iteration '
             f'{self._iter + 1} of {self.max_iters}; saved {path}; the same '
             'command with --resume goes on from there',
         )

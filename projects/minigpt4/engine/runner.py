@@ -40,10 +40,10 @@ class CheckedRunner(Runner):
 
     def dump_config(self) -> None:
         """Write the config without what depends on the number of ranks."""
-        loader = self.cfg.get('train_dataloader') or {}
+        loader: Any = self.cfg.get('train_dataloader') or {}
         loader.pop('batch_size', None)
         if 'sources' in loader.get('dataset', {}):
-            loader.dataset.pop('batch_size', None)
+            loader['dataset'].pop('batch_size', None)
         super().dump_config()
 
     def call_hook(self, fn_name: str, **kwargs) -> None:

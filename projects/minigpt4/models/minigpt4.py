@@ -364,8 +364,8 @@ class MiniGPT4(BaseModel):
         skipped = data.get('counts', {}).get('skipped')
         if skipped:
             print_log(
-                f'{skipped} samples could not be used; they are not in the '
-                'scores.',
+                f'{skipped} samples could not be read or are too long; they '
+                'are not in the scores.',
                 logger='current',
                 level=logging.WARNING,
             )
