@@ -17,6 +17,7 @@ from minigpt4.signals import StopSignal
 
 HOOK = '''
 import os, signal
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 
@@ -26,6 +27,23 @@ class Stop(Hook):
     def after_train_iter(self, runner, batch_idx, **kwargs):
         if batch_idx == 2 and os.environ.get('RANK', '1') == '1':
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class StopValidation(Hook):
+    """Rank 1 receives a signal in the first batch of a validation."""
+
+    def after_val_iter(self, runner, batch_idx, **kwargs):
+        if batch_idx == 0 and os.environ.get('RANK') == '1':
+            os.kill(os.getpid(), signal.SIGTERM)
+        print(f'validation batch {batch_idx}', flush=True)
+
+
+class Scores(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(score=1)
 '''
 
 
@@ -195,10 +213,20 @@ def test_data_workers_do_not_end_of_a_signal_to_the_group(make_cfg):
     assert not multiprocessing.active_children()
 
 
-def test_all_ranks_stop_after_the_same_step(make_cfg, tmp_path, run_tool):
+@pytest.mark.parametrize('validating', [False, True])
+def test_all_ranks_stop_after_the_same_step(
+    validating, make_cfg, tmp_path, run_tool
+):
     (tmp_path / 'stopping.py').write_text(HOOK)
-    cfg = make_cfg('stream', **{'default_hooks.checkpoint.interval': 100})
-    cfg.custom_hooks.append(dict(type='stopping.Stop'))
+    kind = 'sampler' if validating else 'stream'
+    cfg = make_cfg(kind, **{'default_hooks.checkpoint.interval': 100})
+    if validating:
+        cfg = validated(cfg)
+        cfg.val_evaluator = dict(type='stopping.Scores')
+        cfg.train_cfg.val_interval = 4
+        cfg.custom_hooks.append(dict(type='stopping.StopValidation'))
+    else:
+        cfg.custom_hooks.append(dict(type='stopping.Stop'))
     cfg.dump(tmp_path / 'cfg.py')
     sys.path.insert(0, str(tmp_path))
     try:
@@ -208,6 +236,8 @@ def test_all_ranks_stop_after_the_same_step(make_cfg, tmp_path, run_tool):
         sys.path.remove(str(tmp_path))
         sys.modules.pop('stopping', None)
     printed = str(ended.value)
-    assert 'stopped by SIGTERM after iteration 4 of 10; saved' in printed
+    where = 'in the validation ' if validating else ''
+    assert f'by SIGTERM {where}after iteration 4 of 10; saved' in printed
+    assert 'validation batch 2' not in printed
     assert 'Traceback' not in printed
     assert latest_checkpoint(cfg.work_dir).endswith('iter_4.pth')
