@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files are whole, also with several writers and after a killed one."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ import signal
 import pytest
 
 from minigpt4 import atomic
-from minigpt4.atomic import replacing, write_atomically
+from minigpt4.atomic import make_folder, replacing, write_atomically
 
 FORK = multiprocessing.get_context('fork')
 
@@ -68,3 +69,33 @@ def test_a_failed_write_changes_nothing(tmp_path):
 def test_the_longest_names_can_be_written(tmp_path):
     write_atomically(tmp_path / ('x' * 255), b'1')
     assert os.listdir(tmp_path) == ['x' * 255]
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
+    (tmp_path / 'x').touch()
+    for path in (tmp_path / 'x/y', tmp_path / 'x/y/z'):
+        with pytest.raises(NotADirectoryError) as error:
+            with replacing(path):
+                pass
+        assert str(error.value).startswith(f'{tmp_path / "x"} is a file, but')
+    for folder in (tmp_path / 'x', tmp_path / 'x/y'):
+        with pytest.raises(NotADirectoryError, match='give another name'):
+            make_folder(folder)
+    make_folder(tmp_path / 'a/b')
+    make_folder(tmp_path / 'a/b')
+    assert (tmp_path / 'a/b').is_dir()
+
+
+@pytest.mark.parametrize('name', ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO'])
+def test_space_is_asked_for_where_there_is_none(name, tmp_path, monkeypatch):
+    number = getattr(errno, name)
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='could not be saved') as error:
+        write_atomically(tmp_path / 'x', b'1')
+    assert error.value.errno == number
+    full = name in ('ENOSPC', 'EDQUOT')
+    assert ('free some space' in str(error.value)) is full

@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import errno
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -87,3 +89,20 @@ def test_a_stopped_command_exits_as_shells_expect(stop, status, capsys):
     assert _command(stop)([]) == status
     err = capsys.readouterr().err
     assert 'stopped by' in err and 'Traceback' not in err
+
+
+def test_a_full_disk_as_output_is_one_line():
+    code = (
+        'from minigpt4.errors import reports_errors\n'
+        'import sys\n'
+        'sys.exit(reports_errors(lambda: print("x" * 100))())\n'
+    )
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == 'error: No space left on device\n'

@@ -2,6 +2,7 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -12,6 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _cleaned: set[str] = set()  # folders without abandoned temporary files
+
+
+def make_folder(folder: 'str | Path') -> None:
+    """Make a folder and its parents, where they are not there yet.
+
+    Raises:
+        NotADirectoryError: A file has that name, or the name of a parent.
+        OSError: It could not be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        parts = (folder, *folder.parents)
+        wrong = next((p for p in parts if os.path.lexists(p)), folder)
+        raise NotADirectoryError(
+            f'{wrong} is a file, but a folder is needed there; give another '
+            'name, or remove it first.'
+        ) from error
 
 
 @contextlib.contextmanager
@@ -31,6 +51,7 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
 
     Raises:
         FileExistsError: A folder of that name is not empty.
+        NotADirectoryError: A parent of it is a file.
         OSError: It could not be written (a full disk, say).
 
     Whatever the body raises, no temporary file remains and a file that was
@@ -42,7 +63,7 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
             f'{path} is a folder that is not empty; give another name, or '
             'remove it first.'
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_abandoned(path.parent)
     part = path.with_name(
         f'.{_short(path.name)}.{_host()}-{os.getpid()}-'
@@ -131,9 +152,10 @@ def write_atomically(path: 'str | Path', data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OSError(
             error.errno,
             f'{path} ({len(data):,} bytes) could not be saved '
-            f'({error.strerror or error}); what was saved before is whole: '
-            'free some space and resume',
+            f'({error.strerror or error}); what was saved before is whole'
+            + (': free some space and resume' if full else ''),
         ) from error

@@ -99,19 +99,29 @@ def reports_errors(
             print(f'\n{message}', file=sys.stderr)
             return status
         except BrokenPipeError:
-            # The reader of standard output has ended. Without this Python
-            # would complain again when it flushes standard output at exit.
-            with contextlib.suppress(OSError, ValueError):  # no file at all
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, sys.stdout.fileno())
+            _discard_output()  # its reader has ended
             return 1
         except Exception as error:
             if '--debug' in argv:
                 traceback.print_exc()
             print(f'error: {describe(error)}', file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError, AttributeError):  # a full disk
+                _discard_output()
             return 1
 
     return wrapped
+
+
+def _discard_output() -> None:
+    """Discard what standard output did not take.
+
+    Python would print another error when it flushes it at exit.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
 
 
 def describe(error: Exception) -> str:

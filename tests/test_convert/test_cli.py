@@ -109,3 +109,39 @@ def test_the_traceback_is_shown_on_request(tmp_path, capsys):
     assert 'Traceback' not in capsys.readouterr().err
     assert main([*arguments, '--debug']) == 1
     assert 'Traceback' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text, reason',
+    [
+        ('x = 1', 'it has no model'),
+        ('model = 3', 'TypeError'),
+        ('model = dict(a=1)', 'KeyError'),
+        (
+            "model = dict(backbone=dict(type='minigpt4.EVAViT', no=1))",
+            'TypeError|KeyError',
+        ),
+        ("raise RuntimeError('no such thing')", 'no such thing'),
+    ],
+)
+def test_a_config_of_no_model_is_named(text, reason, tmp_path, capsys):
+    path = tmp_path / 'bad.py'
+    path.write_text(text + '\n')
+    out = str(tmp_path / 'out')
+    for arguments in (
+        [HEAD, '-o', f'{out}.pth', '--model', str(path)],
+        [str(path), '-o', out, '--to', 'huggingface'],
+    ):
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert said.count('\n') == 1 and str(path) in said
+        assert 'not an expected error' not in said
+        assert re.search(reason + '|AttributeError', said)
+    assert os.listdir(tmp_path) == ['bad.py']
+
+
+def test_an_output_below_a_file_is_named(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    out = str(tmp_path / 'file/a.pth')
+    assert main([HEAD, '-o', out, '--model', NANO]) == 1
+    assert f'{tmp_path / "file"} is a file, but' in capsys.readouterr().err

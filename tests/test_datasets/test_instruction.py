@@ -336,3 +336,24 @@ def test_coco_captions_find_their_images(dataset):
 def test_json_with_a_byte_order_mark(dataset):
     """MedQA-ChatGLM #2, Annif #307."""
     assert len(dataset('\ufeff' + json.dumps([GOOD]))) == 1
+
+
+def test_a_folder_whose_name_is_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '2024').mkdir()
+    record = dict(image='0.jpg', caption='a')
+    (tmp_path / '2024/a.json').write_text(json.dumps([record]))
+    assert len(InstructionDataset('a.json', 2024)) == 1
+
+
+def test_arguments_that_are_not_valid_are_named(dataset):
+    record = dict(image_id='52', caption='a')
+    for limit in (0, -1, True, '3', 1.5):
+        with pytest.raises(ValueError, match=f'limit is {limit!r}; expected'):
+            dataset([record], limit=limit)
+    assert len(dataset([record, record], limit=1)) == 1
+    with pytest.raises(ValueError, match='ann_file is .*several files'):
+        InstructionDataset(['a.json', 'b.json'])
+    for name in ('data_root', 'image_folder'):
+        with pytest.raises(ValueError, match=f'{name} is None'):
+            dataset([record], **{name: None})

@@ -26,6 +26,8 @@ STAGE1 = str(Path(__file__).parents[2] / 'configs/minigpt4/stage1_nano.py')
         ('[INST] x [/INST]', '[INST] x [/INST]'),
         ('[1,2', '[1,2'),
         ('007', '007'),
+        ('1_000', '1_000'),
+        ('+5', '+5'),
         ('1,', '1,'),
         ('Infinity', 'Infinity'),
         ('3', 3),
@@ -116,3 +118,19 @@ def test_settings_that_exist_may_be_set(key, value):
     for part in key.split('.'):
         node = node[int(part)] if part.isdecimal() else node[part]
     assert node == value
+
+
+def test_a_name_that_looks_like_a_number_stays_a_name():
+    """librouteros #379."""
+    sources = 'train_dataloader.dataset.sources.0.shards'
+    for key in ('work_dir', 'load_from', 'model.prompt', sources):
+        cfg = load_config(STAGE1, options={key: 2024})
+        node = cfg
+        for part in key.split('.'):
+            node = node[int(part)] if part.isdecimal() else node[part]
+        assert node == '2024'
+        for value in (1e3, True):
+            with pytest.raises(ValueError, match=f'{key}: .* is no text; put'):
+                load_config(STAGE1, options={key: value})
+    cfg = load_config(STAGE1, options={'work_dir': 2024, 'max_iters': 2024})
+    assert (cfg.work_dir, cfg.max_iters) == ('2024', 2024)

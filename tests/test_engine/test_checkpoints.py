@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 
 from minigpt4.engine.checkpoints import (
     latest_checkpoint,
@@ -278,6 +279,26 @@ def test_checkpoints_of_another_run_are_refused_by_name(run_cfg):
         newest(run_cfg).write_bytes(good)
         edit(newest(run_cfg), change)
         assert reason in refusal(run_cfg)
+
+
+def test_files_that_are_no_training_checkpoint_are_named(tmp_path):
+    """mmcv #1671, mmocr #128: KeyError: epoch, EOFError."""
+    head = {'head.layers.0.weight': torch.zeros(2, 2)}
+    torch.save(dict(state_dict=head, meta={}), tmp_path / 'head.pth')
+    torch.save(head, tmp_path / 'bare.pth')
+    save_file(head, tmp_path / 'head.safetensors')
+    (tmp_path / 'empty.pth').touch()
+    (tmp_path / 'folder').mkdir()
+    for name, reason in (
+        ('head.pth', 'its iteration is None.* use .* load_from=FILE'),
+        ('bare.pth', 'no meta entry.* use .* load_from=FILE'),
+        ('head.safetensors', 'no meta entry.* use .* load_from=FILE'),
+        ('empty.pth', 'it is empty'),
+        ('folder', 'is a folder'),
+    ):
+        path = tmp_path / name
+        with pytest.raises(ValueError, match=f'{path}.*{reason}'):
+            resume_state(read_checkpoint(path), path)
 
 
 def test_files_that_block_are_refused(tmp_path):

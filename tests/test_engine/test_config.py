@@ -123,3 +123,36 @@ def test_the_config_is_left_as_it_is(make_cfg):
     before = cfg.to_dict()
     config.build_runner(cfg)
     assert cfg.to_dict() == before
+
+
+def test_the_batch_of_a_rank_is_refused_not_ignored():
+    """As optim_wrapper.accumulative_counts."""
+    for kind in (dict(), dict(sources=[])):
+        cfg = loader_cfg(12, **kind)
+        cfg.train_dataloader.batch_size = 1
+        with pytest.raises(ValueError) as error:
+            config.fit_batch(cfg, 3)
+        assert 'train_dataloader.batch_size is 1' in str(error.value)
+        assert 'set global_batch_size' in str(error.value)
+        cfg.train_dataloader.batch_size = 4  # of a config of version 0.1
+        assert config.fit_batch(cfg, 3) == 4
+    cfg = loader_cfg(12, sources=[], batch_size=1)
+    with pytest.raises(ValueError, match=r'dataset\.batch_size is 1'):
+        config.fit_batch(cfg, 3)
+
+
+@pytest.mark.parametrize('kind', ['stream', 'sampler'])
+def test_a_saved_config_may_be_used_on_another_number_of_ranks(kind, make_cfg):
+    cfg = make_cfg(kind)
+    config.build_runner(cfg)
+    (saved,) = Path(cfg.work_dir).glob('*.py')
+    assert config.fit_batch(Config.fromfile(saved), 2) == 2
+
+
+def test_no_data_workers_alone_is_enough(make_cfg):
+    """mmaction2 #1202, mmsegmentation #2514."""
+    cfg = make_cfg('sampler', max_iters=1)
+    cfg.train_dataloader.update(persistent_workers=True, prefetch_factor=2)
+    runner = config.build_runner(cfg)
+    runner.train()
+    assert runner.iter == 1

@@ -45,7 +45,7 @@ def dist(tool, *arguments, cwd):
             **os.environ,
             'PATH': path,
             'PORT': str(port),
-            'PYTHONPATH': str(cwd),
+            'PYTHONPATH': f'{cwd}{os.pathsep}{ROOT / "projects"}',
             'OMP_NUM_THREADS': '1',
             'CUDA_VISIBLE_DEVICES': '',
         },

@@ -2,6 +2,7 @@
 """Runs that cannot become anything are stopped; samples; throughput."""
 
 import errno
+import json
 import math
 import os
 import time
@@ -277,3 +278,46 @@ def test_settings_of_the_captioned_data_are_over_the_training_data(
     text = written(cfg)
     captions = text[text.index('captions at iteration 1:') :].splitlines()
     assert captions[1].startswith('  0: ') and captions[2][:3] != '  1'
+
+
+def test_a_sample_of_any_name_is_drawn(make_cfg, pair_data):
+    """mmengine #1681: a slash in the name, or 300 letters."""
+    path = pair_data / 'filter_cap.json'
+    names = ['coco/train/1', 'x' * 300, 'x' * 301, '../..', 'plain']
+    records = [
+        dict(image=f'{i}.jpg', id=name, question='q', answer='a')
+        for i, name in enumerate(names)
+    ]
+    path.write_text(json.dumps(records))
+    cfg = make_cfg('sampler', max_iters=1)
+    cfg.custom_hooks.append(
+        dict(type=SampleCaptionsHook, num_samples=5, max_new_tokens=2)
+    )
+    build_runner(cfg).train()
+    folder = next(Path(cfg.work_dir).glob('*/vis_data/vis_image'))
+    found = [path.name for path in folder.iterdir()]
+    assert len(found) == 5 and 'caption_plain_1.png' in found
+    assert max(map(len, found)) < 120
+    assert any(name.startswith('caption_coco_train_1-') for name in found)
+
+
+def test_a_sample_too_long_for_the_llm_ends_no_run(
+    make_cfg, pair_data, written
+):
+    path = pair_data / 'filter_cap.json'
+    record = dict(image='0.jpg', question='q', answer='a')
+    long = dict(record, id='long-one', question='shape ' * 3000)
+    path.write_text(json.dumps([record, long, record, record]))
+    cfg = make_cfg('sampler', max_iters=2)
+    cfg.train_dataloader.sampler.shuffle = False
+    cfg.custom_hooks.append(
+        dict(type=SampleCaptionsHook, num_samples=3, max_new_tokens=2)
+    )
+    runner = build_runner(cfg)
+    runner.train()
+    assert runner.train_loop.counts['skipped'] == 2
+    text = written(cfg)
+    assert text.count('skipped: sample long-one has ') == 2  # each once
+    assert 'fit into the context of the LLM' in text
+    captions = text[text.index('captions at iteration 2:') :].splitlines()
+    assert captions[1].startswith('  0: ') and captions[2].startswith('  2: ')

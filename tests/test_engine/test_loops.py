@@ -188,4 +188,4 @@ def test_unreadable_test_batch_is_left_out(make_cfg, tmp_path, written):
     drop_training(cfg)
     build_runner(cfg).test()
     assert seen == ['2', '3', '4']
-    assert '2 samples could not be read' in written(cfg)
+    assert '2 samples could not be read or are too long' in written(cfg)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from minigpt4.datasets import InstructionDataset
 from minigpt4.engine.config import build_runner, latest_checkpoint
 
 KINDS = pytest.mark.parametrize('kind', ['stream', 'sampler'])
@@ -41,6 +42,14 @@ class Kill(Hook):
     def after_train_iter(self, runner, batch_idx, **kwargs):
         if batch_idx + 1 == self.iteration:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupt(Hook):
+    """Interrupts the run in its third step."""
+
+    def before_train_iter(self, runner, batch_idx, **kwargs):
+        if batch_idx == 2:
+            raise KeyboardInterrupt
 
 
 def train(cfg, *hooks):
@@ -121,6 +130,136 @@ def test_other_number_of_data_workers_is_refused(make_cfg):
     cfg.train_dataloader.num_workers = 2
     with pytest.raises(ValueError, match='num_workers=1'):
         resume(cfg)
+
+
+def rates(logged) -> dict:
+    return {step: entry['lr'] for step, entry in logged.items()}
+
+
+def test_more_iterations_have_the_schedule_of_the_new_length(
+    make_cfg, scalars, written
+):
+    """mmengine #1565, xtuner #211: the rate stayed at its end."""
+    whole, cut = make_cfg('sampler', max_iters=8), make_cfg('sampler')
+    train(whole)
+    cut.max_iters = 4
+    train(cut)
+    cut.max_iters = 8
+    resume(cut)
+    wanted, found = rates(scalars(whole)), rates(scalars(cut))
+    assert {i: found[i] for i in range(5, 9)} == {
+        i: wanted[i] for i in range(5, 9)
+    }
+    assert 'is followed: WarmupCosineLR.total 4 -> 8.' in written(cut)
+
+
+def test_other_settings_of_the_optimizer_are_used_and_named(
+    make_cfg, scalars, written
+):
+    """mmdetection #6402, pytorch/examples #816."""
+    cfg = make_cfg('sampler', max_iters=4)
+    train(cfg)
+    optimizer = dict(lr=1e-5, weight_decay=0.25)
+    whole = make_cfg('sampler', max_iters=6)
+    for changed in (cfg, whole):
+        changed.max_iters = 6
+        changed.optim_wrapper.optimizer.update(optimizer)
+        changed.param_scheduler[0].update(minimum=1e-7)
+    train(whole)
+    runner, _ = resume(cfg)
+    wanted, found = rates(scalars(whole)), rates(scalars(cfg))
+    assert {5: found[5], 6: found[6]} == {5: wanted[5], 6: wanted[6]}
+    first, plain = runner.optim_wrapper.optimizer.param_groups
+    assert (first['weight_decay'], plain['weight_decay']) == (0.25, 0)
+    assert first['initial_lr'] == 1e-5
+    text = written(cfg)
+    for change in ('lr 0.003 -> 1e-05', 'weight_decay 0.05 -> 0.25'):
+        assert change in text
+    assert 'WarmupCosineLR.minimum 0.0001 -> 1e-07' in text
+
+
+def test_schedules_of_mmengine_are_counted_again(make_cfg, scalars):
+    """Their next rate follows from the present one, not from the step."""
+    schedules = [
+        dict(
+            type='LinearLR', by_epoch=False, begin=0, end=3, start_factor=0.1
+        ),
+        dict(type='StepLR', by_epoch=False, begin=3, step_size=2, gamma=0.5),
+    ]
+    whole, cut = make_cfg('sampler', max_iters=8), make_cfg('sampler')
+    whole.param_scheduler = schedules
+    cut.param_scheduler = [schedules[0], dict(schedules[1], gamma=0.1)]
+    train(whole)
+    cut.max_iters = 6
+    train(cut)
+    cut.param_scheduler, cut.max_iters = schedules, 8
+    resume(cut)
+    wanted, found = rates(scalars(whole)), rates(scalars(cut))
+    assert found[6] != wanted[6]
+    assert found[7] == pytest.approx(wanted[7])
+    assert found[8] == pytest.approx(wanted[8])
+
+
+def test_a_schedule_that_has_not_begun_is_resumed(make_cfg, scalars):
+    later = [dict(type='StepLR', by_epoch=False, begin=4, step_size=1)]
+    cfg = make_cfg('sampler', max_iters=6, param_scheduler=later)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, Interrupt())
+    resume(cfg)
+    found = rates(scalars(cfg))
+    assert found[4] == 0.003 and found[6] == pytest.approx(0.0003)
+
+
+def test_another_number_of_schedules_is_refused(make_cfg):
+    cfg = make_cfg('sampler', max_iters=2)
+    train(cfg)
+    cfg.max_iters, cfg.param_scheduler = 4, None
+    with pytest.raises(ValueError, match='1 learning-rate .* config has 0'):
+        resume(cfg)
+
+
+def test_another_global_batch_goes_on_after_the_samples_read(
+    make_cfg, written, monkeypatch
+):
+    """mlfoundations/open_lm #67, accelerate #2016."""
+    read = []
+    get = InstructionDataset.__getitem__
+
+    def noted(self, key):
+        read.append(key[1])
+        return get(self, key)
+
+    monkeypatch.setattr(InstructionDataset, '__getitem__', noted)
+    cfg = make_cfg('sampler', max_iters=2)
+    train(cfg)
+    assert read == list(range(8))
+    read.clear()
+    cfg.max_iters, cfg.global_batch_size = 4, 2
+    resume(cfg)
+    assert read == [8, 9, 10, 11]
+    read.clear()
+    cfg.max_iters, cfg.global_batch_size = 6, 3
+    resume(cfg)
+    assert read == list(range(12, 18))
+    text = written(cfg)
+    for old, new, samples in ((4, 2, 8), (2, 3, 12)):
+        assert (
+            f'had {old}; the run goes on with {new}, after the {samples} '
+            'samples read.'
+        ) in text
+
+
+def test_an_unchanged_config_is_resumed_without_a_warning(make_cfg, written):
+    cfg = make_cfg('sampler', max_iters=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, Interrupt())
+    resume(cfg)
+    assert 'is followed' not in written(cfg)
+    assert 'global batch of' not in written(cfg)
+    assert 'nothing is left' not in written(cfg)
+    cfg.experiment_name += '-again'
+    resume(cfg)
+    assert 'has 4 iterations and max_iters is 4: nothing' in written(cfg)
 
 
 def test_half_written_note_is_survived(make_cfg, tmp_path):

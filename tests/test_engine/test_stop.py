@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from minigpt4.engine.config import build_runner, latest_checkpoint
@@ -16,6 +17,7 @@ from minigpt4.signals import StopSignal
 
 HOOK = '''
 import os, signal
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 
@@ -25,7 +27,69 @@ class Stop(Hook):
     def after_train_iter(self, runner, batch_idx, **kwargs):
         if batch_idx == 2 and os.environ.get('RANK', '1') == '1':
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class StopValidation(Hook):
+    """Rank 1 receives a signal in the first batch of a validation."""
+
+    def after_val_iter(self, runner, batch_idx, **kwargs):
+        if batch_idx == 0 and os.environ.get('RANK') == '1':
+            os.kill(os.getpid(), signal.SIGTERM)
+        print(f'validation batch {batch_idx}', flush=True)
+
+
+class Scores(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(score=1)
 '''
+
+
+class Scores(BaseMetric):
+    """Gives the scores 0, 1, 2, ... to one validation after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        self.number += 1
+        return dict(score=self.number)
+
+
+class StopValidation(Hook):
+    """Sends a signal to this process, or its workers, in a validation."""
+
+    def __init__(self, validation, workers=False):
+        self.validation, self.workers = validation, workers
+        self.seen = []
+
+    def after_val_iter(self, runner, batch_idx, **kwargs):
+        self.seen.append((runner.iter, batch_idx))
+        if self.seen[-1] == (self.validation, 0):
+            workers = multiprocessing.active_children()
+            pids = [worker.pid for worker in workers]
+            for pid in pids if self.workers else [os.getpid()]:
+                os.kill(pid, signal.SIGTERM)
+
+
+def validated(cfg, workers=0):
+    """A config with a validation of five batches after each two steps."""
+    data = cfg.train_dataloader.dataset.to_dict()
+    cfg.val_dataloader = dict(
+        batch_size=1,
+        num_workers=workers,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(data, keep_answers=False),
+    )
+    cfg.val_cfg, cfg.val_evaluator = dict(), [Scores()]
+    cfg.train_cfg.val_interval = 2
+    return cfg
 
 
 class Stop(Hook):
@@ -86,6 +150,56 @@ def test_a_step_that_was_saved_is_not_saved_again(make_cfg):
     assert saved == ['iter_4.pth', 'iter_5.pth']
 
 
+def test_a_signal_in_a_validation_saves_the_last_step(make_cfg):
+    cfg = validated(make_cfg('sampler', max_iters=6))
+    cfg.default_hooks.checkpoint.interval = 100
+    hook = StopValidation(4)
+    with pytest.raises(StopSignal) as stop:
+        train(cfg, hook)
+    path = latest_checkpoint(cfg.work_dir)
+    assert path.endswith('iter_4.pth')
+    assert str(stop.value).startswith(
+        'stopped by SIGTERM in the validation after iteration 4 of 6; saved '
+        f'{path}; '
+    )
+    assert hook.seen == [*((2, i) for i in range(5)), (4, 0)]
+    cfg.resume, cfg.experiment_name = True, cfg.experiment_name + '-resumed'
+    cfg.val_evaluator = [Scores()]
+    resumed = StopValidation(None)
+    assert train(cfg, resumed).iter == 6
+    assert resumed.seen == [(6, i) for i in range(5)]
+
+
+def test_data_workers_of_a_validation_do_not_end_of_a_signal(make_cfg):
+    cfg = validated(make_cfg('sampler', max_iters=2), workers=1)
+    hook = StopValidation(2, workers=True)
+    assert train(cfg, hook).iter == 2
+    assert len(hook.seen) == 5
+
+
+def test_a_resumed_run_removes_the_best_checkpoint_before_it(
+    make_cfg, tmp_path
+):
+    cfg = validated(make_cfg('sampler', max_iters=4))
+    cfg.default_hooks.checkpoint.save_best = 'score'
+    cfg.default_hooks.checkpoint.rule = 'greater'
+    train(cfg)
+    folder = Path(cfg.work_dir)
+    (folder / 'best_other_iter_2.pth').write_bytes(b'of the user')
+    (folder / 'best_score_iter_99.pth').write_bytes(b'of another run')
+    cfg.max_iters, cfg.resume = 6, True
+    cfg.experiment_name += '-resumed'
+    scores = Scores()
+    scores.number = 7
+    cfg.val_evaluator = [scores]
+    train(cfg)
+    assert sorted(path.name for path in folder.glob('best_*')) == [
+        'best_other_iter_2.pth',
+        'best_score_iter_6.pth',
+        'best_score_iter_99.pth',
+    ]
+
+
 def test_data_workers_do_not_end_of_a_signal_to_the_group(make_cfg):
     cfg = make_cfg('stream', **{'train_dataloader.num_workers': 1})
 
@@ -99,10 +213,20 @@ def test_data_workers_do_not_end_of_a_signal_to_the_group(make_cfg):
     assert not multiprocessing.active_children()
 
 
-def test_all_ranks_stop_after_the_same_step(make_cfg, tmp_path, run_tool):
+@pytest.mark.parametrize('validating', [False, True])
+def test_all_ranks_stop_after_the_same_step(
+    validating, make_cfg, tmp_path, run_tool
+):
     (tmp_path / 'stopping.py').write_text(HOOK)
-    cfg = make_cfg('stream', **{'default_hooks.checkpoint.interval': 100})
-    cfg.custom_hooks.append(dict(type='stopping.Stop'))
+    kind = 'sampler' if validating else 'stream'
+    cfg = make_cfg(kind, **{'default_hooks.checkpoint.interval': 100})
+    if validating:
+        cfg = validated(cfg)
+        cfg.val_evaluator = dict(type='stopping.Scores')
+        cfg.train_cfg.val_interval = 4
+        cfg.custom_hooks.append(dict(type='stopping.StopValidation'))
+    else:
+        cfg.custom_hooks.append(dict(type='stopping.Stop'))
     cfg.dump(tmp_path / 'cfg.py')
     sys.path.insert(0, str(tmp_path))
     try:
@@ -112,6 +236,8 @@ def test_all_ranks_stop_after_the_same_step(make_cfg, tmp_path, run_tool):
         sys.path.remove(str(tmp_path))
         sys.modules.pop('stopping', None)
     printed = str(ended.value)
-    assert 'stopped by SIGTERM after iteration 4 of 10; saved' in printed
+    where = 'in the validation ' if validating else ''
+    assert f'by SIGTERM {where}after iteration 4 of 10; saved' in printed
+    assert 'validation batch 2' not in printed
     assert 'Traceback' not in printed
     assert latest_checkpoint(cfg.work_dir).endswith('iter_4.pth')

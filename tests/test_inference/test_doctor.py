@@ -314,3 +314,31 @@ def test_verb_that_cannot_be_imported_points_to_the_doctor(
     assert err.count('\n') == 1
     with pytest.raises(ModuleNotFoundError, match='no_such'):
         cli.main(['chat', '--debug'])
+
+
+@pytest.mark.parametrize('options', [[], ['--json']])
+def test_an_output_that_takes_nothing_is_one_sentence_or_none(options):
+    """B2 #1071: ``doctor --json | head`` ended in a traceback."""
+    code = (
+        'import sys\n'
+        f'sys.path.insert(0, {str(PROJECTS / "minigpt4/inference")!r})\n'
+        'import doctor\n'
+        'doctor.examine = doctor.Report\n'
+        f'sys.exit(doctor.main({options!r}))\n'
+    )
+    command = [sys.executable, '-c', code]
+    reader, writer = os.pipe()
+    os.close(reader)
+    for output, said in (
+        (writer, ''),
+        (
+            os.open('/dev/full', os.O_WRONLY),
+            'error: the report could not be written: No space left on '
+            'device\n',
+        ),
+    ):
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True
+        )
+        os.close(output)
+        assert (done.returncode, done.stderr) == (1, said)

@@ -251,3 +251,20 @@ def test_samples_travel_for_generation_alone(tiny_tokenizer, mixed_samples):
     assert left([None, *mixed_samples])['samples'] == mixed_samples
     right = Collator(tiny_tokenizer, template, 3)
     assert 'samples' not in right(mixed_samples)
+
+
+def test_samples_longer_than_the_context_are_left_out(
+    tiny_tokenizer, mixed_samples, log
+):
+    template = get_template('vicuna_v0')
+    whole = Collator(tiny_tokenizer, template, 3)
+    lengths = [whole.length(whole.row(sample)) for sample in mixed_samples]
+    limit = sorted(lengths)[1]
+    cut = Collator(tiny_tokenizer, template, 3, max_length=limit)
+    counts = cut(mixed_samples)['counts']
+    kept = [length for length in lengths if length <= limit]
+    assert 0 < len(kept) < len(lengths)
+    assert counts['tokens'] == sum(kept)
+    assert counts['skipped'] == len(lengths) - len(kept)
+    (line, *_) = [line for line in log if 'skipped: sample' in line]
+    assert f'has {next(n for n in lengths if n > limit)} tokens' in line

@@ -1,14 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files of one project to files of another."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
+from ..errors import one_line
 from ..hub import check_name, read_config
 from ..models.checkpoint import (
     FINGERPRINT,
@@ -46,8 +48,41 @@ def wanted_shapes(model: 'str | Config') -> dict[str, Shapes]:
 
     Args:
         model: A name of the hub, a config or its file.
+
+    Raises:
+        ValueError: There is no such model, or its config builds none.
     """
-    cfg = load_config(model).model
+    cfg = load_config(model)
+    with model_errors(cfg):
+        return _shapes_of(cfg.model)
+
+
+@contextlib.contextmanager
+def model_errors(cfg: Config) -> Iterator[None]:
+    """Name a config whose model cannot be built in one sentence.
+
+    Raises:
+        ValueError: The body has failed; other errors than ``ValueError`` and
+            ``OSError`` are raised as one.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # the parts of a config may be of any kind
+        reason = (
+            'it has no model'
+            if cfg.get('model') is None
+            else f'{type(error).__name__}: {one_line(error)}'
+        )
+        raise ValueError(
+            f'the config {cfg.filename or "that was given"} builds no model '
+            f'of MiniGPT-4 ({reason}); see configs/minigpt4/ for configs that '
+            'do.'
+        ) from error
+
+
+def _shapes_of(cfg: Mapping) -> dict[str, Shapes]:
     with torch.device('meta'):
         parts = {
             part: MODELS.build({**cfg[part], **_no_files(cfg[part])})

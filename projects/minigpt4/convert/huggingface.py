@@ -31,7 +31,7 @@ from ..models.tensor_writers import write_sharded
 from ..prompts import get_template
 from ..registry import MODELS
 from .files import load_config as load_model_config
-from .files import real_output
+from .files import model_errors, real_output
 from .fingerprint import read_embeddings
 from .huggingface_folder import (
     copy_small_files,
@@ -83,17 +83,18 @@ def export_huggingface(
     cfg = load_model_config(
         str(config) if isinstance(config, Path) else config
     )
-    folder = Path(locate_llm(str(llm or cfg.model.decoder.name_or_path)))
-    _refuse_decoder(cfg.model.decoder, folder)
-    local_llm(str(folder))
-    refuse_outside_links(folder)
-    text_config = read_json(folder / 'config.json')
-    check_arch(
-        str(folder),
-        load_config(folder),
-        cfg.model.decoder.get('arch') or {},
-    )
-    backbone, neck, head, decoder = _empty_parts(cfg, folder, text_config)
+    with model_errors(cfg):
+        folder = Path(locate_llm(str(llm or cfg.model.decoder.name_or_path)))
+        _refuse_decoder(cfg.model.decoder, folder)
+        local_llm(str(folder))
+        refuse_outside_links(folder)
+        text_config = read_json(folder / 'config.json')
+        check_arch(
+            str(folder),
+            load_config(folder),
+            cfg.model.decoder.get('arch') or {},
+        )
+        backbone, neck, head, decoder = _empty_parts(cfg, folder, text_config)
     trained = _open_checkpoint(config, checkpoint)
     mark = match_names(trained, {FINGERPRINT}, checkpoint or config)
     fingerprint = trained.get(mark.get(FINGERPRINT, FINGERPRINT))

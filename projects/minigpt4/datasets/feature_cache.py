@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..atomic import write_atomically
+from ..atomic import make_folder, write_atomically
 from ..errors import printable
 from ..locks import lock_file
 from ..registry import TRANSFORMS
@@ -77,7 +77,7 @@ class FeatureWriter:
         rank: int = 0,
     ) -> None:
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._files: list[BinaryIO] = []
         stem = folder / f'{rank:04d}'
         self._digests = self._open(stem.with_suffix('.digests'))

@@ -2,6 +2,7 @@
 """Stage 2: images with conversations, from a JSON file."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -43,10 +44,10 @@ class InstructionDataset(Dataset):
 
     Args:
         ann_file: The JSON file, below ``data_root`` unless absolute.
-        data_root: Folder of the data.
+        data_root: Folder of the data. A whole number is taken for its name.
         image_folder: Folder of the images, below ``data_root``.
         pipeline: Transforms.
-        limit: Use the first so many records only.
+        limit: Use the first so many records only, at least 1.
         keep_answers: Whether answers stay in the turns (training); else they
             move to the record's ``answer`` (evaluation).
         max_bad: The largest share of records that may be unusable.
@@ -56,8 +57,8 @@ class InstructionDataset(Dataset):
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is not a regular file or not JSON, or holds no record or
-            too many that cannot be used.
+        ValueError: It is not a regular file or not JSON, holds no record or
+            too many that cannot be used, or an argument is not valid.
     """
 
     metainfo: dict = {}
@@ -72,8 +73,14 @@ class InstructionDataset(Dataset):
         keep_answers: bool = True,
         max_bad: float = 1.0,
     ) -> None:
-        path = Path(data_root) / ann_file
-        self.image_folder = Path(data_root) / image_folder
+        root = _path('data_root', data_root)
+        path = root / _path('ann_file', ann_file)
+        if not (limit is None or (type(limit) is int and limit > 0)):
+            raise ValueError(
+                f'limit is {limit!r}; expected a number of records of at '
+                'least 1, or None for all.'
+            )
+        self.image_folder = root / _path('image_folder', image_folder)
         self.keep_answers = keep_answers
         self.pipeline = Compose(pipeline)
         self._skipped = SkippedSamples()
@@ -169,6 +176,21 @@ class InstructionDataset(Dataset):
             name = str(record['id'])[:60]
             self._skipped.add(error.reason, f'record {name}: {error}')
             return None
+
+
+def _path(name: str, value: object) -> Path:
+    """An argument as a path; a folder may be called 2024."""
+    if type(value) is int:
+        value = str(value)
+    if not isinstance(value, (str, os.PathLike)):
+        kind = type(value).__name__
+        raise ValueError(
+            f'{name} is {value!r:.200} ({kind}); expected one path. The '
+            'records of several files have to be joined in one.'
+            if name == 'ann_file'
+            else f'{name} is {value!r:.200} ({kind}); expected one path.'
+        )
+    return Path(value)
 
 
 def _describe(

@@ -18,7 +18,8 @@ from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
-_NUMBER = re.compile(r'[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?')
+# without + and _, which Python reads as well: +5 and 1_000 are names
+_NUMBER = re.compile(r'-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 _CONSTANTS = {
     'true': True,
     'True': True,
@@ -29,6 +30,11 @@ _CONSTANTS = {
     '-inf': float('-inf'),
     'nan': float('nan'),
 }
+# settings that are a path or a text, though it may look like a number
+_TEXTS = frozenset(
+    'work_dir load_from experiment_name data_root ann_file image_folder '
+    'name_or_path checkpoint prompt system shards'.split()
+)
 _CLOSING = {'[': ']', '(': ')'}
 # settings that mmengine or this package reads, beyond those of the config
 _TOP_KEYS = frozenset(
@@ -144,14 +150,37 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A key names no setting, or a value cannot be one.
     """
+    options = {
+        key: _as_text(key, value)
+        if key.rpartition('.')[2] in _TEXTS
+        else value
+        for key, value in options.items()
+    }
     for key, value in options.items():
         _check_key(cfg, key, value)
     try:
-        cfg.merge_from_dict(dict(options))
+        cfg.merge_from_dict(options)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f'--cfg-options {" ".join(options)}: {error.args[0]}'
         ) from error
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """The value of a setting that is a text: 2024 is a name there.
+
+    Raises:
+        ValueError: What was written is no longer known, as of 1e3.
+    """
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, (bool, float)):
+        raise _refusal(
+            key,
+            f'{value!r} is no text; put quotes around it that reach the '
+            f'program: \'{key}="..."\'',
+        )
+    return value
 
 
 def _check_key(cfg: Config, key: str, value: Any) -> None:

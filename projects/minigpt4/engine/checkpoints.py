@@ -133,10 +133,16 @@ def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
     for name in ('data', 'random'):
         if name in checkpoint and not isinstance(checkpoint[name], Mapping):
             raise refuse(f'its entry {name} is no dict')
-    if 'data' in checkpoint and not _are_positions(
-        checkpoint['data'].get('positions')
-    ):
+    data = checkpoint.get('data', {})
+    if not _are_positions(data.get('positions')):
         raise refuse('its data positions are not valid')
+    for name in ('samples', 'batch'):
+        number = data.get(name)
+        if number is not None and (type(number) is not int or number < 0):
+            raise refuse(
+                f'its number of {name} is {number!r:.40}, expected an '
+                'integer >= 0'
+            )
     return dict(
         epoch=meta.get('epoch') if type(meta.get('epoch')) is int else 0,
         iter=step,
@@ -306,7 +312,7 @@ def load_scheduler(scheduler: Any, state: Mapping, path: 'str | Path') -> None:
         and (type(own[name]) is list) == isinstance(value, (list, tuple))
     }
     step = taken.get('last_step')
-    if type(step) is not int or step < 0:
+    if type(step) is not int or step < -1:  # -1: it has not begun
         raise CheckpointError(
             f'{path} cannot be resumed: the state of its learning-rate '
             'schedule has no valid last_step.'

@@ -98,7 +98,8 @@ def fit_batch(cfg: Config, world_size: int) -> int:
         The batch of one rank.
 
     Raises:
-        ValueError: The global batch cannot be shared out evenly.
+        ValueError: The global batch cannot be shared out evenly, or the
+            config sets the batch of a rank itself.
     """
     total = cfg.global_batch_size
     if total % world_size:
@@ -109,12 +110,36 @@ def fit_batch(cfg: Config, world_size: int) -> int:
         )
     share = total // world_size
     loader = cfg.train_dataloader
-    if 'sources' in loader.dataset:
-        loader.batch_size = None  # the stream itself makes batches
+    streams = 'sources' in loader.dataset
+    for name, group in (
+        ('train_dataloader', loader),
+        ('train_dataloader.dataset', loader.dataset if streams else {}),
+    ):
+        # a config that a run of version 0.1 has saved holds the share
+        if group.get('batch_size') not in (None, share):
+            raise ValueError(
+                f'{name}.batch_size is {group["batch_size"]}, but it follows '
+                f'from global_batch_size ({total}) and the number of ranks '
+                f'({world_size}); set global_batch_size, and for the memory '
+                'model.micro_batch_size.'
+            )
+    loader.batch_size = None if streams else share  # a stream makes batches
+    if streams:
         loader.dataset.batch_size = share
-    else:
-        loader.batch_size = share
     return share
+
+
+def fit_workers(cfg: Config) -> None:
+    """Take out settings of data workers where there are none.
+
+    ``num_workers=0`` alone is thus enough to read the data in the process
+    itself; torch refuses it with the others.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is not None and not loader.get('num_workers'):
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
 
 
 def share_seed(cfg: Config) -> None:
@@ -236,6 +261,7 @@ def drop_training(cfg: Config) -> None:
 def build_runner(cfg: Config) -> CheckedRunner:
     """Build the runner of a config, which is left as it is."""
     cfg = copy.deepcopy(cfg)
+    fit_workers(cfg)
     share = None
     if cfg.get('train_dataloader') is not None:
         if cfg.optim_wrapper.get('accumulative_counts', 1) != 1:

@@ -19,10 +19,11 @@ from mmengine.registry import DATASETS
 
 from ..atomic import write_atomically
 from ..datasets import ImageTextPairs
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..prompts import Turn
 from ..registry import HOOKS
-from .picture import captioned
+from .picture import captioned, file_name
+from .saving import find_best
 
 
 class AtomicBackend(LocalBackend):
@@ -122,6 +123,11 @@ class ResumeHook(Hook):
     def __init__(self) -> None:
         self._counts: dict = {}
 
+    def before_train(self, runner) -> None:
+        """Find the best checkpoint of the run that is resumed."""
+        if runner.train_loop.resumed_from is not None:
+            find_best(runner)
+
     def after_train_iter(
         self, runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
@@ -140,12 +146,15 @@ class ResumeHook(Hook):
         """Add them to a checkpoint."""
         state: Any = np.random.get_state()
         kind, keys, *rest = state
+        loop = runner.train_loop
         checkpoint['data'] = dict(
-            positions=getattr(runner.train_loop, 'positions', None),
-            counts=dict(
-                self._counts or getattr(runner.train_loop, 'counts', {})
-            ),
+            positions=getattr(loop, 'positions', None),
+            counts=dict(self._counts or getattr(loop, 'counts', {})),
         )
+        if getattr(loop, 'done', None) is not None:
+            checkpoint['data'].update(
+                samples=loop.samples_read, batch=loop.global_batch
+            )
         checkpoint['random'] = dict(
             python=random.getstate(),
             numpy=(kind, keys.tolist(), *rest),  # weights_only reads that
@@ -160,7 +169,10 @@ class ResumeHook(Hook):
         if not runner._resume:
             return
         if 'data' in checkpoint:
-            runner.train_loop.positions = checkpoint['data'].get('positions')
+            loop, data = runner.train_loop, checkpoint['data']
+            loop.positions = data.get('positions')
+            loop.resumed_samples = data.get('samples')
+            loop.resumed_batch = data.get('batch')
             if is_main_process():
                 counts = checkpoint['data'].get('counts', {})
                 for name, number in counts.items():
@@ -264,8 +276,8 @@ class SanityHook(Hook):
         seen = runner.iter
         runner.logger.info(
             f'{seen} iterations done; {counts["skipped"]} samples were '
-            f'skipped (unreadable), {counts["truncated"]} answers were cut at '
-            'max_text_length and lost their end symbol.'
+            f'skipped (unreadable or too long), {counts["truncated"]} answers '
+            'were cut at max_text_length and lost their end symbol.'
         )
         dataset = getattr(runner.train_loop.dataloader, 'dataset', None)
         faults = getattr(dataset, 'faults', None)
@@ -318,9 +330,11 @@ class ThroughputHook(Hook):
 
 @HOOKS.register_module()
 class SampleCaptionsHook(Hook):
-    """Lets the model speak during training: a table of images and captions.
+    """Generates captions during training: a table of images and captions.
 
-    Written to the log, and as pictures to every visualisation backend.
+    Written to the log, and as pictures to every visualisation backend. A
+    sample whose prompt does not fit into the LLM's context is named and left
+    out.
 
     Args:
         dataset: Config of a dataset whose first samples are captioned; by
@@ -366,10 +380,11 @@ class SampleCaptionsHook(Hook):
         step = runner.iter + 1
         lines = [f'captions at iteration {step}:']
         for sample, answer in zip(self._samples, answers, strict=True):
-            lines.append(f'  {sample.get("id")}: {answer.text!r}')
+            name = printable(str(sample.get('id')))
+            lines.append(f'  {name}: {answer.text!r}')
             if sample.images and sample.images[0].dtype == torch.uint8:
                 runner.visualizer.add_image(
-                    f'caption_{sample.get("id")}',
+                    f'caption_{file_name(str(sample.get("id")))}',
                     captioned(sample.images[0], answer.text),
                     step=step,
                 )
@@ -385,7 +400,8 @@ class SampleCaptionsHook(Hook):
         dataset = DATASETS.build(copy.deepcopy(cfg))
         if isinstance(dataset, ImageTextPairs):
             dataset.rank, dataset.world_size = 0, 1
-            samples = next(iter(dataset))[: self.num_samples]
+            dataset.batch_size = self.num_samples
+            samples: list = next(iter(dataset))
         else:
             number = min(self.num_samples, len(dataset))
             samples = [dataset[i] for i in range(number)]
@@ -393,4 +409,7 @@ class SampleCaptionsHook(Hook):
         for sample in samples:
             asked = sample.turns[-1].question
             sample.turns = [*sample.turns[:-1], Turn(asked)]
-        return samples
+        collator = _model(runner).collator(
+            training=False, max_new_tokens=self.max_new_tokens
+        )
+        return [s for s in samples if collator.takes(s, collator.row(s))]

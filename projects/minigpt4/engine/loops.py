@@ -3,17 +3,20 @@
 
 import signal
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from mmengine import dist
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
 from ..datasets import ImageTextPairs
 from ..registry import LOOPS, MODEL_WRAPPERS
-from ..signals import StopRequest, StopSignal, blocked_signals
+from ..signals import STOP_SIGNALS, StopRequest, StopSignal, blocked_signals
 from .ranks import StopVote
 from .report import innermost_message
 from .saving import save_now
@@ -48,6 +51,61 @@ class RankParallel(nn.Module):
         return self.module(*args, **kwargs)
 
 
+class _ValidationStoppedError(Exception):
+    """A validation was ended by a signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _WithoutSignals:
+    """The start of a data worker that ends with its parent alone."""
+
+    def __init__(self, start: Callable | None) -> None:
+        self.start = start
+
+    def __call__(self, number: int) -> None:
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+        if self.start is not None:
+            self.start(number)
+
+
+class _StoppableValidation(Hook):
+    """Ends a validation after a batch where a rank has received a signal.
+
+    On several ranks only where all have the same number of batches, so that
+    they ask each other equally often; else the validation is completed.
+    """
+
+    def __init__(self, stop: StopRequest, vote: StopVote) -> None:
+        self.stop, self.vote = stop, vote
+        self._asks = True
+
+    def before_val_epoch(self, runner) -> None:
+        """Compare the numbers of batches; shield the data workers."""
+        loader = runner.val_loop.dataloader
+        if not isinstance(loader.worker_init_fn, _WithoutSignals):
+            loader.worker_init_fn = _WithoutSignals(loader.worker_init_fn)
+        if get_world_size() > 1:
+            number = len(loader)
+            counts = torch.tensor([number, -number], device=get_device())
+            dist.all_reduce(counts, op='max')
+            most, least = counts.tolist()
+            self._asks = most == -least
+
+    def after_val_iter(self, runner, batch_idx: int, **kwargs) -> None:
+        """Raise an error that ends the validation.
+
+        Raises:
+            _ValidationStoppedError: A rank has received a signal.
+        """
+        signum = self.vote.agreed(self.stop.signum) if self._asks else None
+        if signum is not None:
+            raise _ValidationStoppedError(signum)
+
+
 @LOOPS.register_module()
 class EndlessTrainLoop(BaseLoop):
     """Iterations over an endless stream of batches that knows its place.
@@ -67,6 +125,8 @@ class EndlessTrainLoop(BaseLoop):
     Attributes:
         positions: Of a streaming dataset, the position of each data worker.
         resumed_from: The checkpoint that the run was resumed from, if any.
+        done: Iterations done, the one included whose hooks are running;
+            None before the run.
         counts: ``skipped`` samples and ``truncated`` answers so far, of this
             rank.
     """
@@ -85,6 +145,11 @@ class EndlessTrainLoop(BaseLoop):
         self.stop_training = False
         self.positions: list[dict] | None = None
         self.resumed_from: str | None = None
+        self.done: int | None = None
+        # the data position of a resumed run and its global batch until then
+        self.resumed_samples: int | None = None
+        self.resumed_batch: int | None = None
+        self._first = (0, 0)  # iterations and samples at the beginning
         self.counts: Counter[str] = Counter()
         self._iter = self._epoch = 0  # set by the runner when it resumes
 
@@ -123,6 +188,8 @@ class EndlessTrainLoop(BaseLoop):
         """
         runner = self.runner
         vote = StopVote()
+        validation = _StoppableValidation(stop, vote)
+        runner.register_hook(validation, 'LOWEST')
         with blocked_signals():  # data workers end with this process alone
             batches = iter(self.dataloader)
         try:
@@ -134,9 +201,9 @@ class EndlessTrainLoop(BaseLoop):
                     self._stop(signum)
                 self._iter += 1
                 if self._is_validated():
-                    runner.val_loop.run()
-                    runner.model.train()
+                    self._validate()
         finally:
+            runner.hooks.remove(validation)
             self._end_workers(batches)
         vote.close()
 
@@ -149,12 +216,26 @@ class EndlessTrainLoop(BaseLoop):
         outputs = runner.model.train_step(
             batch, optim_wrapper=runner.optim_wrapper
         )
+        self.done = self._iter + 1
         runner.call_hook(
             'after_train_iter',
             batch_idx=self._iter,
             data_batch=batch,
             outputs=outputs,
         )
+
+    def _validate(self) -> None:
+        """Validate; a stop signal ends it after a batch.
+
+        Raises:
+            StopSignal: A rank has received a signal; all is saved.
+        """
+        try:
+            self.runner.val_loop.run()
+        except _ValidationStoppedError as stopped:
+            self._iter -= 1  # the state after the last step, before the next
+            self._stop(stopped.signum, validating=True)
+        self.runner.model.train()
 
     def _is_validated(self) -> bool:
         """Whether a validation follows the iterations done."""
@@ -186,7 +267,7 @@ class EndlessTrainLoop(BaseLoop):
                 f'{message} (resumed from {self.resumed_from})'
             ) from error
 
-    def _stop(self, signum: int) -> None:
+    def _stop(self, signum: int, validating: bool = False) -> None:
         """Save what was trained and raise :class:`StopSignal`."""
         runner = self.runner
         runner.call_hook('before_stop')
@@ -194,10 +275,25 @@ class EndlessTrainLoop(BaseLoop):
         dist.barrier()
         raise StopSignal(
             signum,
-            f'stopped by {signal.Signals(signum).name} after iteration '
+            f'stopped by {signal.Signals(signum).name} '
+            f'{"in the validation " if validating else ""}after iteration '
             f'{self._iter + 1} of {self.max_iters}; saved {path}; the same '
             'command with --resume goes on from there',
         )
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one iteration, over all ranks."""
+        dataset = self.dataloader.dataset
+        streams = isinstance(dataset, ImageTextPairs)
+        share = (dataset if streams else self.dataloader).batch_size
+        return share * self.runner.world_size
+
+    @property
+    def samples_read(self) -> int:
+        """Samples of the iterations done, skipped ones included."""
+        first, samples = self._first
+        return samples + ((self.done or 0) - first) * self.global_batch
 
     def _set_position(self) -> None:
         """Set where the data begin.
@@ -205,6 +301,23 @@ class EndlessTrainLoop(BaseLoop):
         Raises:
             ValueError: The saved position names sources of other data.
         """
+        self.done, size = self._iter, self.global_batch
+        samples = self.resumed_samples
+        if samples is None:
+            samples = self._iter * size
+        self._first = (self._iter, samples)
+        if self.resumed_batch not in (None, size):
+            self.runner.logger.warning(
+                f'the config has a global batch of {size}, the run that '
+                f'saved {self.resumed_from} had {self.resumed_batch}; the '
+                f'run goes on with {size}, after the {samples} samples read.'
+            )
+        if self.resumed_from is not None and self._iter >= self.max_iters:
+            self.runner.logger.warning(
+                f'{self.resumed_from} has {self._iter} iterations and '
+                f'max_iters is {self.max_iters}: nothing is left to train; '
+                'raise max_iters to go on.'
+            )
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextPairs):
             workers = max(self.dataloader.num_workers, 1)
@@ -220,11 +333,7 @@ class EndlessTrainLoop(BaseLoop):
             if self.positions is None:
                 self.positions = [{} for _ in range(workers)]
         else:
-            self.dataloader.sampler.start = (
-                self._iter
-                * self.dataloader.batch_size
-                * self.runner.world_size
-            )
+            self.dataloader.sampler.start = samples
 
     def _note(self, batch: dict) -> None:
         """Keep the batch's position and counts."""

@@ -1,11 +1,26 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Pictures with words under them."""
 
+import hashlib
+import re
 import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+
+def file_name(name: str, length: int = 80) -> str:
+    """A name as part of a file's name: letters, digits, ``_``, ``-``, ``.``.
+
+    A name with other characters or more of them ends in 8 digits of its
+    SHA-256, so that different names stay different.
+    """
+    safe = re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:length]
+    if safe == name:
+        return name
+    data = name.encode(errors='surrogatepass')
+    return f'{safe}-{hashlib.sha256(data).hexdigest()[:8]}'
 
 
 def captioned(

@@ -18,13 +18,13 @@ from ..download import fetch
 from ..errors import one_line
 from ..models.checkpoint_files import CheckpointError, read_checkpoint
 from ..models.checksum import add_checksum
-from .checkpoints import (
-    check_optimizer,
-    latest_resumable,
-    load_scheduler,
-    resume_state,
-)
+from .checkpoints import check_optimizer, latest_resumable, resume_state
 from .ranks import on_main_rank
+from .resumed_settings import (
+    restore_schedules,
+    restore_settings,
+    settings_of,
+)
 
 _OPTIMIZER_KEYS = ('state', 'param_groups', 'loss_scaler')
 
@@ -37,6 +37,14 @@ class CheckedRunner(Runner):
     _load_from: str | None
     optim_wrapper: Any
     param_schedulers: Any
+
+    def dump_config(self) -> None:
+        """Write the config without what depends on the number of ranks."""
+        loader: Any = self.cfg.get('train_dataloader') or {}
+        loader.pop('batch_size', None)
+        if 'sources' in loader.get('dataset', {}):
+            loader['dataset'].pop('batch_size', None)
+        super().dump_config()
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; afterwards add the checksum to a checkpoint."""
@@ -108,6 +116,9 @@ class CheckedRunner(Runner):
     ) -> None:
         """Resume a training run.
 
+        Settings of the config that differ from those of the checkpoint are
+        used, and named in a warning.
+
         Args:
             filename: A file or a URL.
             resume_optimizer: Whether to restore the optimizer's state.
@@ -133,10 +144,30 @@ class CheckedRunner(Runner):
         loop._epoch, loop._iter = state['epoch'], state['iter']
         loop.resumed_from = str(path)
         self.message_hub.load_state_dict(state['message_hub'])
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        schedulers: Any = []
+        if self.param_schedulers is not None:
+            schedulers = self.build_param_scheduler(self.param_schedulers)
+            self.param_schedulers = schedulers
+        optimizer = self.optim_wrapper.optimizer
+        wanted, changes = settings_of(optimizer), []
         if resume_optimizer:
             self._load_optimizer(state['optimizer'], path)
-        if resume_param_scheduler and self.param_schedulers is not None:
-            self._load_schedulers(state['param_schedulers'], path)
+            changes += restore_settings(optimizer, wanted)
+        if resume_param_scheduler:
+            changes += restore_schedules(
+                schedulers,
+                state['param_schedulers'],
+                optimizer,
+                wanted,
+                state['iter'],
+                path,
+            )
+        if changes:
+            self.logger.warning(
+                f'the config differs from the run that saved {path} and is '
+                f'followed: {", ".join(changes)}.'
+            )
         self._has_loaded = True
         self.logger.info(f'resumed {path} at iteration {self.iter}')
 
@@ -158,7 +189,6 @@ class CheckedRunner(Runner):
         self.set_randomness(**self._randomness_cfg)
 
     def _load_optimizer(self, state: dict, path: Path) -> None:
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         check_optimizer(state, self.optim_wrapper.optimizer, path)
         known = {k: state[k] for k in _OPTIMIZER_KEYS if k in state}
         try:
@@ -168,21 +198,6 @@ class CheckedRunner(Runner):
                 f'{path} cannot be resumed: its optimizer state does not fit '
                 f'({one_line(error)}).'
             ) from error
-
-    def _load_schedulers(self, states: list, path: Path) -> None:
-        self.param_schedulers = self.build_param_scheduler(
-            self.param_schedulers
-        )
-        if len(states) != len(self.param_schedulers):
-            raise CheckpointError(
-                f'{path} cannot be resumed: it has the state of '
-                f'{len(states)} learning-rate schedules, the config has '
-                f'{len(self.param_schedulers)}.'
-            )
-        for scheduler, state in zip(
-            self.param_schedulers, states, strict=True
-        ):
-            load_scheduler(scheduler, state, path)
 
 
 def _local(filename: 'str | Path') -> Path:

@@ -449,7 +449,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The verb ``doctor``.
 
     Returns:
-        1 where something will not work, else 0.
+        1 where something will not work or the report cannot be written,
+        else 0.
     """
     parser = argparse.ArgumentParser(
         prog='minigpt4 doctor', description=__doc__.splitlines()[0]
@@ -459,10 +460,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     report = examine()
-    if args.json:
-        print(json.dumps(vars(report), indent=2))
-    else:
-        print_report(report)
+    try:
+        if args.json:
+            print(json.dumps(vars(report), indent=2))
+        else:
+            print_report(report)
+        sys.stdout.flush()  # here, where a failure can be reported
+    except OSError as error:
+        # what is left would fail again when Python flushes it at exit
+        with contextlib.suppress(OSError, ValueError):  # no file at all
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            reason = error.strerror or error
+            print(
+                f'error: the report could not be written: {reason}',
+                file=sys.stderr,
+            )
+        return 1
     return 1 if report.faults else 0
 
 

@@ -156,8 +156,26 @@ class MiniGPT4(BaseModel):
         """Names of the trained parameters."""
         return [n for n, p in self.named_parameters() if p.requires_grad]
 
-    def collator(self, training: bool) -> Collator:
-        """What makes batches of samples for this model."""
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens that the LLM takes; None where it has no limit."""
+        config = getattr(self.decoder.llm, 'config', None)
+        return getattr(config, 'max_position_embeddings', None)
+
+    def collator(
+        self, training: bool, max_new_tokens: int | None = None
+    ) -> Collator:
+        """What makes batches of samples for this model.
+
+        Args:
+            training: Whether answers are learned, or generated. Training
+                leaves out samples that are longer than the LLM's context.
+            max_new_tokens: In generation, leave out samples that leave less
+                room than this for an answer; None takes any.
+        """
+        limit = self.context_length
+        if limit is not None and not training:
+            limit = None if max_new_tokens is None else limit - max_new_tokens
         return Collator(
             self.decoder.tokenizer,
             self.template,
@@ -168,6 +186,7 @@ class MiniGPT4(BaseModel):
             micro_batch_size=self.micro_batch_size,
             line_length=self._line_length if training else None,
             share_prefix=training and self.decoder.can_store_prefix,
+            max_length=limit,
         )
 
     @property
@@ -340,12 +359,13 @@ class MiniGPT4(BaseModel):
     def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
         """Answer a batch of samples, collated or not."""
         if not isinstance(data, dict):
-            data = self.collator(training=False)(data)
+            number = Settings.of(self.generation).max_new_tokens
+            data = self.collator(training=False, max_new_tokens=number)(data)
         skipped = data.get('counts', {}).get('skipped')
         if skipped:
             print_log(
-                f'{skipped} samples could not be read; they are not in the '
-                'scores.',
+                f'{skipped} samples could not be read or are too long; they '
+                'are not in the scores.',
                 logger='current',
                 level=logging.WARNING,
             )

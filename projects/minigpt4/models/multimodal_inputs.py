@@ -6,15 +6,18 @@ that the training thread only embeds, copies the image features into their
 places and calls the LLM.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..errors import printable
 from ..prompts import (
     IMAGE_HERE,
     IMAGE_SLOT,
@@ -25,6 +28,8 @@ from ..prompts import (
     with_images,
 )
 from ..texts import check_text
+
+_NAMED = 20  # samples that are too long and named one by one
 
 
 class MultimodalInputs(NamedTuple):
@@ -235,6 +240,9 @@ class Collator:
         micro_batch_size: The most samples of a piece of a training batch.
         line_length: See :func:`build_inputs`.
         share_prefix: See :func:`build_inputs`.
+        max_length: The most tokens of a row, images included; a sample with
+            more is left out of its batch, named and counted as skipped. None
+            takes any.
     """
 
     def __init__(
@@ -248,7 +256,10 @@ class Collator:
         micro_batch_size: int | None = None,
         line_length: float | None = None,
         share_prefix: bool = False,
+        max_length: int | None = None,
     ) -> None:
+        self.max_length = max_length
+        self._too_long = 0
         self.prompt = prompt
         self.micro_batch_size = micro_batch_size
         self.line_length = line_length
@@ -297,8 +308,31 @@ class Collator:
             )
         return row
 
+    def length(self, row: Row) -> int:
+        """Tokens of a row, those of its images included."""
+        return len(row.ids) + row.num_images * (self.num_image_tokens - 1)
+
+    def takes(self, sample, row: Row) -> bool:
+        """Whether a row is within ``max_length``; one that is not is named."""
+        length = self.length(row)
+        if self.max_length is None or length <= self.max_length:
+            return True
+        self._too_long += 1
+        if self._too_long <= _NAMED:
+            name = printable(str(sample.get('id', '?')))[:200]
+            print_log(
+                f'skipped: sample {name} has {length} tokens, at most '
+                f'{self.max_length} fit into the context of the LLM; shorten '
+                'its text.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return False
+
     def __call__(self, samples: Sequence) -> dict:
         """Collate samples (None for one that could not be read).
+
+        A sample that is longer than ``max_length`` is left out as well.
 
         Returns:
             For training ``pieces``, a list of dicts of ``images`` ``(N, 3, H,
@@ -310,15 +344,18 @@ class Collator:
             samples and ``truncated`` answers, and from a stream its
             ``position``.
         """
-        good = [sample for sample in samples if sample is not None]
-        rows = [self.row(sample) for sample in good]
+        good, rows = [], []
+        for sample in samples:
+            if sample is None:
+                continue
+            row = self.row(sample)
+            if self.takes(sample, row):
+                good.append(sample)
+                rows.append(row)
         batch: dict = dict(
             counts=dict(
                 samples=len(good),
-                tokens=sum(
-                    len(row.ids) + row.num_images * (self.num_image_tokens - 1)
-                    for row in rows
-                ),
+                tokens=sum(map(self.length, rows)),
                 skipped=len(samples) - len(good),
                 truncated=sum(row.truncated for row in rows),
             )
