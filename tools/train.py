@@ -3,7 +3,12 @@
 
 import argparse
 import contextlib
+import signal
 import sys
+
+# Ctrl-C ends the process without a traceback while libraries are imported
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process

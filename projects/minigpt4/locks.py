@@ -28,7 +28,9 @@ from mmengine.logging import print_log
 TOUCH_SECONDS = 30.0
 STALE_SECONDS = 180.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_held: set[str] = set()  # record locks do not exclude within a process
+# record locks do not exclude within a process, and closing a second
+# descriptor of the file would release them; so this process's own are noted
+_held: dict[str, dict] = {}
 
 
 def lock_file(file: IO, seconds: float = 0.0) -> bool:
@@ -115,11 +117,12 @@ class FolderLock:
             self.path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
-        _held.discard(str(self.path.absolute()))
+        _held.pop(str(self.path.absolute()), None)
 
     def _acquire(self) -> None:
-        if str(self.path.absolute()) in _held:
-            raise self._in_use(self._note())
+        note = _held.get(str(self.path.absolute()))
+        if note is not None:
+            raise self._in_use(note)
         while self._file is None:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
@@ -128,7 +131,6 @@ class FolderLock:
             finally:
                 if self._file is None:
                     os.close(file)
-        _held.add(str(self.path.absolute()))
 
     def _lock(self, file: int) -> bool:
         """Lock an opened file; False where it was removed meanwhile."""
@@ -154,6 +156,7 @@ class FolderLock:
             host=socket.gethostname(), pid=os.getpid(), since=time.time()
         )
         os.pwrite(file, json.dumps(mine).encode(), 0)
+        _held[str(self.path.absolute())] = mine
         return True
 
     def _take_over(self, note: dict, file: int, shared: bool) -> None:
@@ -186,12 +189,6 @@ class FolderLock:
             return probe.stat().st_mtime - touched
         finally:
             probe.unlink()
-
-    def _note(self) -> dict:
-        try:
-            return json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return {}
 
     def _in_use(self, note: dict) -> LockedError:
         age = max(time.time() - float(note.get('since') or time.time()), 0)
