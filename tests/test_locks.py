@@ -85,6 +85,35 @@ def test_a_damaged_lock_is_taken_over(tmp_path):
         assert json.loads(lock.path.read_text())['pid'] == os.getpid()
 
 
+@pytest.mark.timeout(10)
+def test_a_lock_that_is_not_a_regular_file_is_refused(tmp_path):
+    lock = FolderLock(tmp_path)
+    other = tmp_path / 'other.txt'
+    other.write_text('kept')
+    lock.path.symlink_to(other)
+    with pytest.raises(ValueError, match='is a symbolic link; remove it'):
+        lock.__enter__()
+    assert other.read_text() == 'kept'
+    lock.path.unlink()
+    os.mkfifo(lock.path)
+    with pytest.raises(ValueError, match='is not a regular file; remove it'):
+        lock.__enter__()
+
+
+def test_a_second_lock_of_the_same_process_keeps_the_first(tmp_path):
+    def take(path):
+        with open(path, 'r+') as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with FolderLock(tmp_path) as lock:
+        with pytest.raises(LockedError), FolderLock(tmp_path):
+            pass
+        other = FORK.Process(target=take, args=(lock.path,))
+        other.start()
+        other.join()
+        assert other.exitcode == 1
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='cannot be written') as error:

@@ -75,8 +75,10 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
             path.rmdir()
         os.replace(part, path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         _remove(part)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk names no file
         raise
 
 

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 from pathlib import Path
@@ -25,11 +26,15 @@ from typing import IO
 
 from mmengine.logging import print_log
 
+from .regular_files import NotRegularFileError
+
 TOUCH_SECONDS = 30.0
 STALE_SECONDS = 180.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # record locks do not exclude within a process, and closing a second
 # descriptor of the file would release them; so this process's own are noted
+# a link or a FIFO of that name is refused, and never waited for
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _held: dict[str, dict] = {}
 
 
@@ -101,6 +106,10 @@ class FolderLock:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotRegularFileError(
+                    f'{self.path} is a symbolic link; remove it.'
+                ) from error
             raise UnwritableFolderError(
                 error.errno,
                 f'the folder cannot be written ({error.strerror}); give '
@@ -124,7 +133,7 @@ class FolderLock:
         if note is not None:
             raise self._in_use(note)
         while self._file is None:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            file = os.open(self.path, _FLAGS, 0o644)
             try:
                 if self._lock(file):
                     self._file = file
@@ -134,6 +143,10 @@ class FolderLock:
 
     def _lock(self, file: int) -> bool:
         """Lock an opened file; False where it was removed meanwhile."""
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise NotRegularFileError(
+                f'{self.path} is not a regular file; remove it.'
+            )
         shared = True  # whether locks work here at all
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +204,10 @@ class FolderLock:
             probe.unlink()
 
     def _in_use(self, note: dict) -> LockedError:
-        age = max(time.time() - float(note.get('since') or time.time()), 0)
+        since = note.get('since')
+        if not isinstance(since, (int, float)):  # a damaged note
+            since = time.time()
+        age = max(time.time() - since, 0)
         host = note.get('host', 'an unknown host')
         elsewhere = host != socket.gethostname()
         return LockedError(

@@ -83,6 +83,7 @@ def test_same_losses_and_weights(make, tmp_path, scalars, kind, workers):
         cfg.train_dataloader.num_workers = workers
         if cached:
             use_features(cfg, str(folder))
+            assert 'LoadFeatures' in cfg.pretty_text  # as a run logs it
         runner = build_runner(cfg)
         runner.train()
         losses = [scalars(cfg)[i]['loss'] for i in range(1, 5)]

@@ -27,7 +27,6 @@ from rich.progress import (
 )
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..datasets import LoadFeatures
 from ..datasets.feature_cache import (
     FeatureCache,
     FeatureWriter,
@@ -36,7 +35,6 @@ from ..datasets.feature_cache import (
 )
 from ..datasets.images import SampleError, load_image
 from ..errors import printable
-from ..models import CachedQueries
 from ..models.data_preprocessor import ImageNormalizer
 from ..models.tensor_files import open_tensors
 from ..registry import MODELS
@@ -134,10 +132,13 @@ def use_features(cfg: Config, folder: str) -> None:
     for dataset in _datasets(cfg):
         step = _loading_step(dataset.pipeline)
         step.clear()
-        step.update(type=LoadFeatures, folder=str(folder))
+        # names, not classes: the config is written to the log as text
+        step.update(type='minigpt4.LoadFeatures', folder=str(folder))
     cfg.model.backbone = None
     cfg.model.neck = dict(
-        type=CachedQueries, num_tokens=cache.shape[0], channels=cache.shape[1]
+        type='minigpt4.CachedQueries',
+        num_tokens=cache.shape[0],
+        channels=cache.shape[1],
     )
 
 

@@ -104,6 +104,8 @@ def sentence_of(error: Exception) -> str:
         errno.ENOSPC,
         errno.EDQUOT,
     ):
+        if 'free some space' in one_line(inner):  # of write_atomically
+            return one_line(inner)
         if inner.filename is None:  # of torch: shared memory of the workers
             return (
                 f'{one_line(inner)}: the disk, or /dev/shm, through which '
