@@ -77,7 +77,7 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
         _sync_folder(path.parent)
     except BaseException as error:
         _remove(part)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk names no file
         raise
 

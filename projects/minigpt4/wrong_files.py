@@ -163,7 +163,7 @@ def safetensors_fault(path: 'str | os.PathLike') -> tuple[str, str] | None:
         ):
             return 'is no safetensors file (its header is damaged)', again
     if size != 8 + length + end:
-        return f'has {size:,} bytes, its header gives {8 + length + end:,}', (
+        return f'has {size:,} bytes, its header says {8 + length + end:,}', (
             again
         )
     return None

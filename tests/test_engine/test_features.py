@@ -251,7 +251,7 @@ def test_types_are_not_mixed(make, tmp_path):
 
 
 def test_folder_that_is_no_cache(make, tmp_path):
-    with pytest.raises(FileNotFoundError, match='not a feature cache; make one'):
+    with pytest.raises(FileNotFoundError, match='not a feature cache; make'):
         use_features(make('sampler'), str(tmp_path))
 
 

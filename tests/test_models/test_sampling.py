@@ -29,8 +29,11 @@ def test_later_settings_count():
         (dict(max_new_tokens=0), 'max_new_tokens is 0; expected an integer'),
         (dict(max_new_tokens=True), 'max_new_tokens is True'),
         (dict(max_new_tokens=2.5), 'max_new_tokens is 2.5'),
-        (dict(temperature=0), 'temperature is 0; expected at least 1e-05'),
-        (dict(temperature=1e-300), 'temperature is 1e-300; expected at l'),
+        (
+            dict(temperature=0),
+            'temperature is 0; expected above 0, at least',
+        ),
+        (dict(temperature=1e-300), 'temperature is 1e-300; expected above 0'),
         (dict(temperature=float('nan')), 'temperature is nan'),
         (dict(temperature='hot'), "temperature is 'hot'"),
         (dict(top_p=1.5), 'top_p is 1.5; expected above 0, up to 1'),
