@@ -115,7 +115,8 @@ class Settings:
             ('min_new_tokens', 'an integer from 0', is_int, lambda x: x >= 0),
             (
                 'temperature',
-                f'above 0, at least {MIN_TEMPERATURE} (greedy: do_sample=False)',
+                f'above 0, at least {MIN_TEMPERATURE}; for greedy answers '
+                'set do_sample=False',
                 is_number,
                 lambda x: MIN_TEMPERATURE <= x < 1e6,
             ),
