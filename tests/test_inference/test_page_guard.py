@@ -109,6 +109,7 @@ def test_an_event_that_the_page_does_not_have_is_refused(
     assert next(iter(wrong)) in answer.json()['detail']
 
 
+@pytest.mark.timeout(60)  # reading /dev/zero never ends
 @pytest.mark.parametrize('meta', [True, False])
 def test_a_question_may_only_name_uploaded_files(
     client, submit, tmp_path, meta

@@ -322,7 +322,8 @@ class EndlessTrainLoop(BaseLoop):
         if isinstance(dataset, ImageTextPairs):
             workers = max(self.dataloader.num_workers, 1)
             sources = [source.name for source in dataset.sources]
-            named = {name for lane in self.positions or () for name in lane}
+            saved = self.positions or ()
+            named = {name for position in saved for name in position}
             if not named.issubset(sources):
                 raise ValueError(
                     f'{self.resumed_from} cannot be resumed: its data '
@@ -339,8 +340,8 @@ class EndlessTrainLoop(BaseLoop):
         """Keep the batch's position and counts."""
         position = batch.pop('position', None)
         if position is not None and self.positions is not None:
-            lane, place = position
-            self.positions[lane] = place
+            worker, of_sources = position
+            self.positions[worker] = of_sources
         self.counts.update(batch['counts'])
 
     def total_counts(self) -> Counter[str]:

@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader
 from ..regular_files import open_regular
 from .checkpoint import SOURCE
 from .checksum import check_all
-from .state_dicts import check_head_names
+from .state_dicts import check_head_names, check_names
 from .tensor_files import is_safetensors, load_pickle, open_tensors
 
 
@@ -60,17 +60,8 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
         return dict(state_dict=_with_source(state, path))
     content = load_pickle(path, map_location)
     state = content.get('state_dict', content)
-    if not isinstance(state, Mapping):
-        raise ValueError(
-            f'{path} holds a {type(state).__name__} under state_dict; '
-            'expected a dict of named tensors.'
-        )
-    odd = next((key for key in state if not isinstance(key, str)), None)
-    if odd is not None:
-        raise ValueError(
-            f'{path} has a name that is no text ({odd!r}); expected a dict '
-            'of named tensors.'
-        )
+    under = '' if state is content else ' under state_dict'
+    check_names(state, path, under)
     check_head_names(content, path)
     check_all(content, str(path))
     if state is content:

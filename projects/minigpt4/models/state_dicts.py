@@ -42,6 +42,30 @@ _SHOWN_TYPE = {
 }
 
 
+def check_names(content: Any, source: object, where: str = '') -> None:
+    """Refuse what is not a dict whose names are texts.
+
+    Args:
+        content: What was unpickled.
+        source: The file, for errors.
+        where: Where in the file, e.g. `` under 'model'``, for errors.
+
+    Raises:
+        ValueError: It is not a dict, or a name is not a text.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'{source} holds a {type(content).__name__}{where}; expected '
+            'a dict of named tensors.'
+        )
+    odd = next((key for key in content if not isinstance(key, str)), None)
+    if odd is not None:
+        raise ValueError(
+            f'{source} has a name that is no text ({odd!r}){where}; '
+            'expected a dict of named tensors.'
+        )
+
+
 def unwrap(content: Any, source: object) -> Mapping[str, Any]:
     """The dict of named tensors in what a file holds.
 
@@ -59,17 +83,7 @@ def unwrap(content: Any, source: object) -> Mapping[str, Any]:
     """
     where = ''
     while True:
-        if not isinstance(content, Mapping):
-            raise ValueError(
-                f'{source} holds a {type(content).__name__}{where}; expected '
-                'a dict of named tensors.'
-            )
-        odd = next((k for k in content if not isinstance(k, str)), None)
-        if odd is not None:
-            raise ValueError(
-                f'{source} has a name that is no text ({odd!r}){where}; '
-                'expected a dict of named tensors.'
-            )
+        check_names(content, source, where)
         wrapped = [key for key in WRAPPERS if key in content]
         if not wrapped or any(isinstance(v, Tensor) for v in content.values()):
             return content
