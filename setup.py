@@ -56,6 +56,5 @@ class BuildWithMim(build_py):
 setup(
     package_dir={'': SOURCE},
     packages=find_packages(SOURCE, include=['minigpt4', 'minigpt4.*']),
-    py_modules=['minigpt4_command'],
     cmdclass={'build_py': BuildWithMim},
 )

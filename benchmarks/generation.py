@@ -117,7 +117,7 @@ Answer = Callable[[Tensor, int], tuple[list[list[int]], float]]
 
 
 def _by_engine(side: str, folder: Path, rows: int) -> Answer:
-    from minigpt4.models.engine import Engine
+    from minigpt4.generation.engine import Engine
 
     model = our_model(folder, cached=True)
     engine = Engine(model, rows, compile=side == 'compiled')
@@ -288,7 +288,7 @@ def caption(
         return out
 
     def by_engine():
-        from minigpt4.models.engine import Engine
+        from minigpt4.generation.engine import Engine
 
         engine = Engine(model, slots)  # knows nothing of these images
         rows = [

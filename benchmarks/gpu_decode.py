@@ -52,7 +52,7 @@ def _row(name: str, figures: list[float], values) -> dict:
 
 def decode(model, device: str, name: str) -> dict:
     """One answer, prompt and first two tokens left out."""
-    from minigpt4.models.engine import Engine
+    from minigpt4.generation.engine import Engine
 
     engine = Engine(model, 1, compile=name.endswith('compiled'))
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def first_token(model, size: str, name: str) -> dict:
 
 def caption(model, size: str, device: str, name: str) -> dict:
     """Captions of many images, of one length."""
-    from minigpt4.models.engine import Engine
+    from minigpt4.generation.engine import Engine
 
     samples = mini_prop.samples(
         [generation.QUESTION] * IMAGES,

@@ -30,8 +30,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 def ours(paths: list[Path]) -> Callable:
     """Our pipeline step and the collator's stacking."""
-    from minigpt4.datasets.images import load_image
-    from minigpt4.models.multimodal_inputs import _stack
+    from minigpt4.images.read import load_image
+    from minigpt4.models.collator import _stack
 
     files = [path.read_bytes() for path in paths]
     return lambda: _stack([load_image(f, 224, exact=False) for f in files])
@@ -104,8 +104,8 @@ def mmpretrain(paths: list[Path]) -> Callable:
 
 def from_paths(paths: list[Path]) -> Callable:
     """Ours from files, as MMPretrain's."""
-    from minigpt4.datasets.images import load_image
-    from minigpt4.models.multimodal_inputs import _stack
+    from minigpt4.images.read import load_image
+    from minigpt4.models.collator import _stack
 
     return lambda: _stack([load_image(p, 224, exact=False) for p in paths])
 
@@ -131,7 +131,7 @@ def our_loader(shards: str) -> Iterable:
 
     import minigpt4
     from minigpt4.datasets import ImageTextPairs
-    from minigpt4.models.multimodal_inputs import Collator
+    from minigpt4.models.collator import Collator
     from minigpt4.prompts import get_template
 
     config = Config.fromfile(

@@ -372,8 +372,8 @@ def build_random(size: str, device: str, folder: Path, **settings):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from minigpt4 import compat
-    from minigpt4.models.weights import torch_dtype
     from minigpt4.registry import MODELS
+    from minigpt4.weights.load import torch_dtype
 
     sizes = SIZES[size]
     parts = part_configs(folder, size, load=False)

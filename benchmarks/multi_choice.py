@@ -23,7 +23,7 @@ COUNT = 64  # images, more than there are repetitions
 
 
 def _ours(folder: Path, images: torch.Tensor) -> Callable:
-    from minigpt4.models.engine import Engine
+    from minigpt4.generation.engine import Engine
 
     model = generation.our_model(folder)
     engine = Engine(model)

@@ -72,7 +72,7 @@ class Reply:
 def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
     """The verb as a process: its port, and itself."""
     command = [
-        *(sys.executable, '-m', 'minigpt4.inference.cli', 'serve'),
+        *(sys.executable, '-m', 'minigpt4_cli.main', 'serve'),
         *('--model', MODEL, '--port', '0', '--quiet', *arguments),
     ]
     process = subprocess.Popen(

@@ -256,8 +256,8 @@ def write_peer(folder: Path, layout: str) -> None:
     """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
-    from minigpt4.models.layouts import PARTS, to_layout
-    from minigpt4.models.tensor_files import LazyTensor
+    from minigpt4.weights.layouts import PARTS, to_layout
+    from minigpt4.weights.read import LazyTensor
 
     theirs = layout == 'mmpretrain'
     out = {}

@@ -47,14 +47,14 @@ class Ours:
     """
 
     def __init__(self, model, **settings) -> None:
-        from minigpt4.models.engine import Engine
+        from minigpt4.generation.engine import Engine
 
         self.engine = Engine(model, slots=1, **settings)
         self.model, self.tokenizer = model, model.decoder.tokenizer
 
     def answer(self, turns: list, image: Tensor, tokens: int) -> list[int]:
         """Ids of an answer of so many tokens."""
-        from minigpt4.inference.chat import build_prompt
+        from minigpt4.chat.session import build_prompt
 
         prompt = build_prompt(
             self.model, turns, [image], max_new_tokens=tokens
@@ -70,7 +70,7 @@ class Ours:
 
     def likelihood(self, turns: list, image: Tensor) -> float:
         """Mean log-likelihood of the words :data:`WORDS` as an answer."""
-        from minigpt4.inference.chat import build_prompt
+        from minigpt4.chat.session import build_prompt
 
         prompt = build_prompt(self.model, turns, [image], max_new_tokens=16)
         (mean,) = self.engine.rank(
@@ -115,7 +115,11 @@ class Official:
     @torch.no_grad()
     def prompt(self, turns: list, image: Tensor) -> list[int]:
         """Ids of a chat; sees the image if it is new."""
-        from minigpt4.prompts import TEMPLATES, render_chat, tokenize
+        from minigpt4.prompts import (
+            TEMPLATES,
+            render_chat,
+            tokenize,
+        )
 
         if len(turns) == 1 or image is not self.image:  # uploaded
             self.image = image

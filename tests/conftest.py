@@ -180,7 +180,7 @@ def tiny_tokenizer_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def tiny_tokenizer(tiny_tokenizer_dir):
     """The tokenizer of ``tiny_llm_dir``."""
-    from minigpt4.models.llm import load_tokenizer
+    from minigpt4.llm.load import load_tokenizer
 
     return load_tokenizer(str(tiny_tokenizer_dir))
 
@@ -188,7 +188,7 @@ def tiny_tokenizer(tiny_tokenizer_dir):
 @pytest.fixture(scope='session')
 def llama_tokenizer(tmp_path_factory):
     """LLaMA's own tokenizer, which may not be shipped."""
-    from minigpt4.models.llm import load_tokenizer
+    from minigpt4.llm.load import load_tokenizer
 
     file = os.environ.get(TOKENIZER_VARIABLE)
     if not file:

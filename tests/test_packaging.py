@@ -137,7 +137,7 @@ def test_wheel_has_every_module(wheel):
     names = set(wheel.namelist())
     missing = [str(path) for path in MODULES if path.as_posix() not in names]
     assert not missing, 'a folder without __init__.py is left out'
-    assert 'minigpt4_command.py' in names
+    assert 'minigpt4_cli/main.py' in names
 
 
 def test_wheel_has_what_mim_looks_for(wheel):
@@ -170,7 +170,7 @@ def test_wheel_has_nothing_else(wheel):
     tops = {name.split('/')[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith('.dist-info')} == {
         'minigpt4',
-        'minigpt4_command.py',
+        'minigpt4_cli/main.py',
     }
     assert not [name for name in wheel.namelist() if '__pycache__' in name]
 

@@ -12,8 +12,8 @@ from mmengine.config import Config
 import minigpt4
 from minigpt4 import compat
 from minigpt4.models import LLMDecoder
-from minigpt4.models.tensor_files import open_tensors
 from minigpt4.registry import MODELS
+from minigpt4.weights.read import open_tensors
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs' / 'minigpt4' / '_base_' / 'nano.py'

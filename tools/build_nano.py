@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minigpt4.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
 PARTS = ('llm', 'vision', 'projection')

@@ -20,7 +20,7 @@ from minigpt4.nano import world
 SIDE = 320  # pixels of a picture
 SCALE = 3  # drawn this much larger and reduced, so that edges are smooth
 COLORS = 96  # of the palette; keeps a file near 10 kB
-FOLDER = Path(__file__).parents[1] / 'projects/minigpt4/inference/web/examples'
+FOLDER = Path(__file__).parents[1] / 'projects/minigpt4/serving/web/examples'
 
 Points = list[tuple[float, float]]
 

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from minigpt4.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 
 @reports_errors

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from torch import nn
 
 from minigpt4.engine.cfg_options import CfgOptions, merge_options
-from minigpt4.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
 GB = 1e9

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minigpt4.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 
 @reports_errors

@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from minigpt4.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {'7b': 'vicuna_7b', '13b': 'vicuna_13b', 'nano': 'nano'}
@@ -27,7 +27,7 @@ CONFIGS = {'7b': 'vicuna_7b', '13b': 'vicuna_13b', 'nano': 'nano'}
 
 def random_tensors(module: nn.Module, dtype: torch.dtype, seed: int) -> dict:
     """Lazy random tensors for a module's names; norms are one, small else."""
-    from minigpt4.models.tensor_files import LazyTensor
+    from minigpt4.weights.read import LazyTensor
 
     def lazy(name: str, shape: torch.Size) -> LazyTensor:
         def read() -> torch.Tensor:
@@ -71,9 +71,9 @@ def main() -> None:
     )
     add_debug_option(parser)
     args = parser.parse_args()
-    from minigpt4.atomic import replacing
-    from minigpt4.models.tensor_files import SHIPPED
     from minigpt4.registry import MODELS
+    from minigpt4.utils.atomic import replacing
+    from minigpt4.weights.read import SHIPPED
 
     base = ROOT / 'configs' / 'minigpt4' / '_base_'
     cfg = Config.fromfile(base / f'{CONFIGS[args.size]}.py').model
@@ -94,11 +94,8 @@ def main() -> None:
 
 def write_model(out: Path, parts: dict[str, dict], llm_config) -> None:
     """Write the weights of all parts and the LLM's config."""
-    from minigpt4.models.layouts import to_layout
-    from minigpt4.models.tensor_writers import (
-        write_safetensors,
-        write_sharded,
-    )
+    from minigpt4.weights.layouts import to_layout
+    from minigpt4.weights.write import write_safetensors, write_sharded
 
     llm = out / 'llm'
     llm.mkdir(parents=True)

@@ -12,11 +12,11 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 from mmengine.dist import is_main_process
 
-from minigpt4.atomic import write_atomically
 from minigpt4.engine import config
 from minigpt4.engine.cfg_options import CfgOptions
 from minigpt4.engine.report import reports_rank_errors
-from minigpt4.errors import add_debug_option
+from minigpt4.utils.atomic import write_atomically
+from minigpt4.utils.errors import add_debug_option
 
 
 def parse_args() -> argparse.Namespace:

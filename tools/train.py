@@ -19,8 +19,8 @@ from minigpt4.engine.checkpoints import latest_resumable
 from minigpt4.engine.features import use_features
 from minigpt4.engine.ranks import on_main_rank
 from minigpt4.engine.report import reports_rank_errors
-from minigpt4.errors import add_debug_option
-from minigpt4.locks import FolderLock
+from minigpt4.utils.errors import add_debug_option
+from minigpt4.utils.locks import FolderLock
 
 
 def parse_args() -> argparse.Namespace:

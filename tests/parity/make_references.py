@@ -5,7 +5,7 @@
 
 PEER is ``blip2`` (transformers) or ``mmpretrain`` (MMPretrain's MiniGPT4, see
 ``compare_mmpretrain.sh``). Both sides get the same weights, the peer's
-through ``minigpt4.models.layouts``. It prints the worst absolute difference
+through ``minigpt4.weights.layouts``. It prints the worst absolute difference
 of every stage and fails above the tolerance. ``--write`` keeps the peer's
 outputs in ``references/PEER.safetensors``, with the peer's versions in the
 file's metadata, for ``test_references.py``.

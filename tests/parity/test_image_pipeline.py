@@ -18,9 +18,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from minigpt4.datasets.images import read_image, to_tensor
+from minigpt4.images.read import read_image, to_tensor
 from minigpt4.models import ImageNormalizer
-from minigpt4.models.multimodal_inputs import build_inputs
+from minigpt4.models.collator import build_inputs
 from minigpt4.prompts import Row
 
 # OpenAI CLIP's, as blip_processors.py has them; not imported from ours

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 import minigpt4
 from minigpt4.models import MiniGPT4
-from minigpt4.models.layouts import PARTS, to_layout
-from minigpt4.models.tensor_files import LazyTensor
 from minigpt4.prompts import IMAGE_SLOT, PromptTemplate, Turn
 from minigpt4.registry import MODELS
+from minigpt4.weights.layouts import PARTS, to_layout
+from minigpt4.weights.read import LazyTensor
 
 SIZES = dict(
     img_size=28,

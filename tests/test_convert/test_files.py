@@ -11,10 +11,10 @@ from mmengine.config import Config
 
 from minigpt4 import get_model
 from minigpt4.convert.files import convert, load_config, wanted_shapes
-from minigpt4.models import tensor_writers
-from minigpt4.models.layouts import to_layout
-from minigpt4.models.tensor_files import LazyTensor, open_tensors
-from minigpt4.signals import StopSignal
+from minigpt4.utils.signals import StopSignal
+from minigpt4.weights import write as tensor_writers
+from minigpt4.weights.layouts import to_layout
+from minigpt4.weights.read import LazyTensor, open_tensors
 
 NANO = 'minigpt-4_nano_caption'
 SHIPPED = dict(
@@ -289,7 +289,7 @@ def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('minigpt4.models.tensor_writers._add_record', full)
+    monkeypatch.setattr('minigpt4.weights.write._add_record', full)
     with pytest.raises(OSError, match='No space left'):
         convert(SHIPPED['head'], out, to='official', model=NANO)
     assert os.listdir(tmp_path) == ['a.pth']

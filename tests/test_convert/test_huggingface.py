@@ -29,6 +29,7 @@ from transformers import (
     LogitsProcessor,
 )
 
+from minigpt4.captioning.inferencer import get_model, make_sample
 from minigpt4.convert.files import load_config
 from minigpt4.convert.huggingface import LLM_FOLDER, export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
@@ -38,9 +39,7 @@ from minigpt4.convert.huggingface_tokenizer import (
     image_token,
     stop_settings,
 )
-from minigpt4.inference.caption import get_model, make_sample
 from minigpt4.models.checkpoint import decode_fingerprint
-from minigpt4.models.tensor_files import SHIPPED, LazyTensor, open_tensors
 from minigpt4.prompts import (
     IMAGE_SLOT,
     TEMPLATES,
@@ -51,6 +50,7 @@ from minigpt4.prompts import (
     tokenize,
     with_images,
 )
+from minigpt4.weights.read import SHIPPED, LazyTensor, open_tensors
 
 NANO = 'minigpt-4_nano_caption'
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
@@ -297,7 +297,7 @@ def test_pixels_are_ours(nano_folder):
     """Bit for bit but for the rounding of one product, with Pillow."""
     from PIL import Image
 
-    from minigpt4.datasets.images import to_tensor
+    from minigpt4.images.read import to_tensor
 
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (333, 500, 3), generator=generator)
@@ -814,7 +814,7 @@ def test_tensors_go_through_one_by_one(monkeypatch, tmp_path):
     """Few of the sources' tensors are ever held at once."""
     import weakref
 
-    from minigpt4.models import tensor_files
+    from minigpt4.weights import read as tensor_files
 
     counts = dict(alive=0, most=0)
     opened = tensor_files.open_tensors

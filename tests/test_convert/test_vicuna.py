@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from minigpt4.convert.vicuna import merge_delta
-from minigpt4.models.tensor_files import LazyTensor, open_tensors
-from minigpt4.models.tensor_writers import write_sharded
+from minigpt4.weights.read import LazyTensor, open_tensors
+from minigpt4.weights.write import write_sharded
 
 SIZES = dict(
     model_type='llama',

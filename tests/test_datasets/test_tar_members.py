@@ -18,7 +18,7 @@ from minigpt4.datasets import shard_files
 from minigpt4.datasets.shard_files import ShardBytes, find_shards
 from minigpt4.datasets.shard_samples import samples_of
 from minigpt4.datasets.tar_members import TarMembers
-from minigpt4.time_limit import READ_SECONDS_VARIABLE
+from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
 
 
 def tar(*members, **settings):

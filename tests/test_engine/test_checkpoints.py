@@ -18,9 +18,9 @@ from minigpt4.engine.checkpoints import (
     resume_state,
 )
 from minigpt4.engine.config import build_runner
-from minigpt4.models.checkpoint_files import CheckpointError, read_checkpoint
-from minigpt4.models.checksum import CHECKSUM, add_checksum, digest
-from minigpt4.models.tensor_files import open_tensors
+from minigpt4.weights.checkpoint_files import CheckpointError, read_checkpoint
+from minigpt4.weights.checksum import CHECKSUM, add_checksum, digest
+from minigpt4.weights.read import open_tensors
 
 EVIL = 'import pathlib; pathlib.Path({!r}).touch()\n'
 

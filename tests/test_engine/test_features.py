@@ -22,11 +22,11 @@ from minigpt4.datasets.feature_cache import (
 from minigpt4.engine import features
 from minigpt4.engine.config import build_runner
 from minigpt4.engine.features import cache_features, maker_of, use_features
-from minigpt4.inference import cache_features as command
-from minigpt4.models.tensor_files import LazyTensor
-from minigpt4.models.tensor_writers import write_safetensors
 from minigpt4.registry import MODELS
-from minigpt4.signals import StopSignal
+from minigpt4.utils.signals import StopSignal
+from minigpt4.weights.read import LazyTensor
+from minigpt4.weights.write import write_safetensors
+from minigpt4_cli import cache_features as command
 
 
 def jpeg(seed) -> bytes:

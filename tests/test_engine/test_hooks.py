@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpt4.atomic import write_atomically
 from minigpt4.engine import SampleCaptionsHook, SanityHook
 from minigpt4.engine.config import build_runner, latest_checkpoint
+from minigpt4.utils.atomic import write_atomically
 
 SANE = dict(interval=1, patience=3)
 

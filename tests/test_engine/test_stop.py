@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from minigpt4.engine.config import build_runner, latest_checkpoint
-from minigpt4.signals import StopSignal
+from minigpt4.utils.signals import StopSignal
 
 HOOK = '''
 import os, signal

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from minigpt4.models import ImageNormalizer
-from minigpt4.models.multimodal_inputs import MultimodalInputs, _stack
+from minigpt4.models.collator import MultimodalInputs, _stack
 
 ROOT = Path(__file__).parents[2]
 # fields that are tensors

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from minigpt4.llm.load import load_tokenizer, locate_llm
 from minigpt4.models import LLMDecoder
 from minigpt4.models.checkpoint import decode_fingerprint, encode_fingerprint
-from minigpt4.models.llm import load_tokenizer, locate_llm
 
 SMALL = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
 FAMILIES = {

@@ -275,7 +275,7 @@ def test_settings_that_would_quantise_nothing(settings, sentence):
 )
 def test_missing_library(monkeypatch, missing, settings):
     monkeypatch.setattr(
-        'minigpt4.models.llm.find_spec',
+        'minigpt4.llm.load.find_spec',
         lambda name: None if name == missing else util.find_spec(name),
     )
     if missing == 'bitsandbytes' and not util.find_spec('accelerate'):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt4.models.multimodal_inputs import build_inputs
+from minigpt4.models.collator import build_inputs
 from minigpt4.models.row_attention import Rows, rows_attention
 from minigpt4.prompts import Row
 

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..atomic import replacing
-from ..errors import one_line
-from ..hub import check_name, read_config
+from ..llm.fingerprint import fingerprint_of
 from ..models.checkpoint import (
     FINGERPRINT,
     decode_fingerprint,
     encode_fingerprint,
 )
-from ..models.layouts import PARTS, KeyReport, from_layout, to_layout
-from ..models.state_dicts import as_weight, match_names
-from ..models.tensor_files import LazyTensor, open_tensors
-from ..models.tensor_writers import write_pickle, write_safetensors
 from ..registry import MODELS
-from .fingerprint import fingerprint_of
+from ..utils.atomic import replacing
+from ..utils.errors import one_line
+from ..weights.hub import check_name, read_config
+from ..weights.layouts import PARTS, KeyReport, from_layout, to_layout
+from ..weights.read import LazyTensor, open_tensors
+from ..weights.state_dicts import as_weight, match_names
+from ..weights.write import write_pickle, write_safetensors
 
 DEFAULT_MODEL = 'minigpt-4_vicuna-7b_caption'
 # what a folder of ours calls the parts

@@ -14,31 +14,31 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..atomic import replacing
-from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
-from ..models.checkpoint import FINGERPRINT, decode_fingerprint
-from ..models.layouts import KeyReport, from_layout, to_layout
-from ..models.llm import (
+from ..llm.fingerprint import read_embeddings
+from ..llm.load import (
     check_arch,
     load_config,
     load_tokenizer,
     local_llm,
     locate_llm,
 )
-from ..models.state_dicts import as_weight, match_names
-from ..models.tensor_files import LazyTensor, open_tensors
-from ..models.tensor_writers import write_sharded
-from ..prompts import get_template
+from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
+from ..models.checkpoint import FINGERPRINT, decode_fingerprint
+from ..prompts.prompt import get_template
 from ..registry import MODELS
-from .files import load_config as load_model_config
-from .files import model_errors, real_output
-from .fingerprint import read_embeddings
-from .huggingface_folder import (
+from ..utils.atomic import replacing
+from ..weights.folder_files import (
     copy_small_files,
     read_json,
     refuse_outside_links,
     write_json,
 )
+from ..weights.layouts import KeyReport, from_layout, to_layout
+from ..weights.read import LazyTensor, open_tensors
+from ..weights.state_dicts import as_weight, match_names
+from ..weights.write import write_sharded
+from .files import load_config as load_model_config
+from .files import model_errors, real_output
 from .huggingface_processor import write_processor
 
 LLM_FOLDER = 'llm'  # in both folders: the LLM's own small files

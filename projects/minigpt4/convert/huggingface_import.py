@@ -9,18 +9,25 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from ..atomic import replacing
-from ..folder_code import code_faults
+from ..llm.fingerprint import fingerprint_of
+from ..llm.load import load_config
 from ..models import EVAViT, QFormer
 from ..models.checkpoint import FINGERPRINT, encode_fingerprint
-from ..models.layouts import KeyReport, from_layout, to_layout
-from ..models.llm import load_config
-from ..models.tensor_files import open_tensors
-from ..models.tensor_writers import write_safetensors, write_sharded
 from ..registry import MODELS
+from ..utils.atomic import replacing
+from ..weights.folder_code import code_faults
+from ..weights.folder_files import (
+    copy_file,
+    copy_small_files,
+    read_json,
+    refuse_outside_links,
+    write_json,
+)
+from ..weights.layouts import KeyReport, from_layout, to_layout
+from ..weights.read import open_tensors
+from ..weights.write import write_safetensors, write_sharded
 from .files import FILES, real_output
 from .files import load_config as load_model_config
-from .fingerprint import fingerprint_of
 from .huggingface import (
     HEAD_NAMES,
     LLM_FOLDER,
@@ -31,13 +38,6 @@ from .huggingface import (
     Tensors,
     is_causal,
     shapes_of,
-)
-from .huggingface_folder import (
-    copy_file,
-    copy_small_files,
-    read_json,
-    refuse_outside_links,
-    write_json,
 )
 
 

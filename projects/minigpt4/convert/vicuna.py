@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import replacing
-from ..models.tensor_files import LazyTensor, open_tensors
-from ..models.tensor_writers import write_sharded
+from ..utils.atomic import replacing
+from ..weights.folder_files import copy_small_files
+from ..weights.read import LazyTensor, open_tensors
+from ..weights.write import write_sharded
 from .files import real_output
-from .huggingface_folder import copy_small_files
 
 # tables with a row for each token: the delta's may have more rows
 _TOKEN_TABLES = ('model.embed_tokens.weight', 'lm_head.weight')

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Datasets, pipeline steps and the order of training samples."""
 
+from ..images.read import SampleError, read_image
 from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
-from .images import SampleError, read_image
 from .instruction import InstructionDataset
 from .samplers import EndlessSampler
 from .transforms import CleanCaption, DrawQuestion, LoadImages, PackSample

@@ -5,10 +5,10 @@ import codecs
 import json
 import re
 
-from ..errors import printable
-from ..texts import check_text, kind_of
-from .fault_log import CAPTION
-from .images import SampleError
+from ..images.read import SampleError
+from ..prompts.text_checks import check_text, kind_of
+from ..utils.errors import printable
+from ..utils.fault_log import CAPTION
 
 MAX_CAPTION_CHARACTERS = 100_000
 _BLANKS = re.compile('[\t\n\x85\u2028\u2029]')
@@ -41,9 +41,10 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def check_caption(value: object, where: str) -> str:
-    """Check a caption by :func:`~minigpt4.texts.check_text`; one line.
+    """Check a caption and make it one line.
 
-    Blanks at both ends are removed; tabs and line ends become blanks.
+    See :func:`~minigpt4.prompts.text_checks.check_text`. Blanks at both ends
+    are removed; tabs and line ends become blanks.
 
     Args:
         value: What was given.

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..atomic import make_folder, write_atomically
-from ..errors import printable
-from ..locks import lock_file
+from ..images.read import SampleError, read_file
 from ..registry import TRANSFORMS
-from ..regular_files import open_regular, read_regular, read_text
-from .fault_log import FEATURES
-from .images import SampleError, read_file
+from ..utils.atomic import make_folder, write_atomically
+from ..utils.errors import printable
+from ..utils.fault_log import FEATURES
+from ..utils.locks import lock_file
+from ..utils.regular_files import open_regular, read_regular, read_text
 
 DIGEST_BYTES = 16
 CHECKSUM_BYTES = 4
@@ -41,7 +41,7 @@ def read_bytes(source: 'str | Path | bytes') -> bytes:
 
     Raises:
         SampleError: The file cannot be read, see
-            :func:`~minigpt4.datasets.images.read_file`.
+            :func:`~minigpt4.images.read.read_file`.
     """
     return source if isinstance(source, bytes) else read_file(source)
 

@@ -13,12 +13,12 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..errors import printable
-from ..prompts import Turn
+from ..images.read import SampleError
+from ..prompts.prompt import Turn
 from ..registry import DATASETS
+from ..utils.errors import printable
+from ..utils.fault_log import NO_IMAGE, FaultLog, SkippedSamples
 from .captions import caption_of
-from .fault_log import NO_IMAGE, FaultLog, SkippedSamples
-from .images import SampleError
 from .shard_files import ShardBytes, find_shards
 from .shard_samples import IMAGE_SUFFIXES, samples_of
 from .tar_members import TarMembers

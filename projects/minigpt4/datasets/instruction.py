@@ -11,10 +11,10 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
+from ..images.read import SampleError
 from ..registry import DATASETS
-from .fault_log import NAMED, RECORD, SkippedSamples, log_line
+from ..utils.fault_log import NAMED, RECORD, SkippedSamples, log_line
 from .image_files import ImageFolder
-from .images import SampleError
 from .record_files import read_record_file
 from .record_layouts import RecordError
 from .records import read_record

@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import printable
-from ..regular_files import read_regular
-from ..wrong_files import HEAD_BYTES, archive_format, common_content
+from ..utils.errors import printable
+from ..utils.file_types import HEAD_BYTES, archive_format, common_content
+from ..utils.regular_files import read_regular
 
 MAX_DEPTH = 50  # of nested lists and objects; what is deeper becomes null
 _DIGITS = 300  # of an integer; Python refuses to read more than 4,300

@@ -13,8 +13,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ..errors import printable
-from ..texts import check_text, kind_of
+from ..prompts.text_checks import check_text, kind_of
+from ..utils.errors import printable
 
 TURNS = '"human" and "gpt" by turns'
 _NAME_BYTES = 255  # of one part of a path

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import PydanticCustomError
 
-from ..prompts import IMAGE_HERE, Turn
-from ..texts import kind_of
+from ..prompts.prompt import IMAGE_HERE, Turn
+from ..prompts.text_checks import kind_of
 from .record_files import RECORD_KEYS, RepeatedKey, Unreadable
 from .record_layouts import (
     TURNS,

@@ -16,10 +16,10 @@ from typing import BinaryIO
 from webdataset.gopen import gopen, gopen_schemes
 from webdataset.shardlists import expand_urls
 
-from ..errors import one_line
-from ..regular_files import open_regular
-from ..time_limit import READ_SECONDS_VARIABLE, read_seconds
-from ..wrong_files import archive_format
+from ..utils.errors import one_line
+from ..utils.file_types import archive_format
+from ..utils.regular_files import open_regular
+from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
 
 _CHUNK = 1 << 20
 _AHEAD = 4  # chunks that are read before they are used

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from mmengine.structures import BaseDataElement
 
-from ..prompts import Turn
+from ..images.read import SampleError, load_image
+from ..prompts.prompt import Turn
+from ..prompts.text_checks import check_text, is_blank, kind_of
 from ..registry import TRANSFORMS
-from ..regular_files import read_text
-from ..texts import check_text, is_blank, kind_of
+from ..utils.fault_log import CAPTION
+from ..utils.regular_files import read_text
 from .captions import check_caption
-from .fault_log import CAPTION
-from .images import SampleError, load_image
 
 
 @TRANSFORMS.register_module()

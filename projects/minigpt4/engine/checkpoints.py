@@ -17,8 +17,8 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
-from ..errors import one_line
-from ..models.checkpoint_files import CheckpointError, read_checkpoint
+from ..utils.errors import one_line
+from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 
 _NUMBERS = (bool, int, float)
 

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, init_dist, is_distributed
 
-from ..errors import one_line
-from ..regular_files import open_regular
+from ..utils.errors import one_line
+from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
 from .checkpoints import latest_checkpoint as latest_checkpoint
 from .runner import CheckedRunner

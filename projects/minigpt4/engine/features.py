@@ -33,12 +33,12 @@ from ..datasets.feature_cache import (
     digest_of,
     read_bytes,
 )
-from ..datasets.images import SampleError, load_image
-from ..errors import printable
+from ..images.read import SampleError, load_image
 from ..models.data_preprocessor import ImageNormalizer
-from ..models.tensor_files import open_tensors
 from ..registry import MODELS
-from ..signals import StopRequest
+from ..utils.errors import printable
+from ..utils.signals import StopRequest
+from ..weights.read import open_tensors
 
 _BATCH = 64
 _HEAD_BYTES = 64  # of each tensor, that tell weights from others

@@ -17,12 +17,12 @@ from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 
-from ..atomic import write_atomically
 from ..datasets import ImageTextPairs
-from ..errors import UserError, printable
-from ..prompts import Turn
+from ..images.figure import captioned, file_name
+from ..prompts.prompt import Turn
 from ..registry import HOOKS
-from .picture import captioned, file_name
+from ..utils.atomic import write_atomically
+from ..utils.errors import UserError, printable
 from .saving import find_best
 
 

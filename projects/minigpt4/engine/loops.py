@@ -16,7 +16,12 @@ from torch import nn
 
 from ..datasets import ImageTextPairs
 from ..registry import LOOPS, MODEL_WRAPPERS
-from ..signals import STOP_SIGNALS, StopRequest, StopSignal, blocked_signals
+from ..utils.signals import (
+    STOP_SIGNALS,
+    StopRequest,
+    StopSignal,
+    blocked_signals,
+)
 from .ranks import StopVote
 from .report import innermost_message
 from .saving import save_now

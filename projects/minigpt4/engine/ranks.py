@@ -11,7 +11,7 @@ from mmengine.dist import (
     is_main_process,
 )
 
-from ..errors import describe
+from ..utils.errors import describe
 
 T = TypeVar('T')
 

@@ -17,8 +17,8 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import MMLogger
 
-from ..errors import EXPECTED_ERRORS, describe, one_line, printable
-from ..signals import exit_status, raise_on_signals
+from ..utils.errors import EXPECTED_ERRORS, describe, one_line, printable
+from ..utils.signals import exit_status, raise_on_signals
 from .ranks import OtherRankError
 
 _WORKER_ERROR = re.compile(r'^(?:\w+\.)*\w*(?:Error|Exception): ', re.M)
@@ -37,8 +37,8 @@ _RANK_VARIABLES = (
 def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
     """Decorate the ``main`` of a tool that may run on several ranks.
 
-    As :func:`~minigpt4.errors.reports_errors`: returns the exit status, 1
-    after an error and 128 + N after signal N. An error is printed by the
+    As :func:`~minigpt4.utils.errors.reports_errors`: returns the exit status,
+    1 after an error and 128 + N after signal N. An error is printed by the
     rank where it occurred, with the rank's number where there are several,
     and added to the log file of the run.
     """

@@ -16,7 +16,7 @@ from mmengine.optim.scheduler.param_scheduler import (
 )
 from torch import Tensor
 
-from ..models.checkpoint_files import CheckpointError
+from ..weights.checkpoint_files import CheckpointError
 from .checkpoints import load_scheduler
 
 # what a scheduler has besides its settings

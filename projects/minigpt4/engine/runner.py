@@ -14,17 +14,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from ..download import fetch
-from ..errors import one_line
-from ..models.checkpoint_files import CheckpointError, read_checkpoint
-from ..models.checksum import add_checksum
+from ..utils.errors import one_line
+from ..weights.checkpoint_files import CheckpointError, read_checkpoint
+from ..weights.checksum import add_checksum
+from ..weights.download import fetch
 from .checkpoints import check_optimizer, latest_resumable, resume_state
 from .ranks import on_main_rank
-from .resumed_settings import (
-    restore_schedules,
-    restore_settings,
-    settings_of,
-)
+from .resumed_settings import restore_schedules, restore_settings, settings_of
 
 _OPTIMIZER_KEYS = ('state', 'param_groups', 'loss_scaler')
 

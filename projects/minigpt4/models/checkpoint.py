@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .state_dicts import as_tensor, as_weight, match_names, unwrap
+from ..weights.state_dicts import as_tensor, as_weight, match_names, unwrap
 
 if TYPE_CHECKING:
     from .minigpt4 import MiniGPT4

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import compat
-from ..encoding import encode
+from ..llm.load import (
+    SPARE_ROWS,
+    build_empty,
+    load_llm,
+    load_tokenizer,
+    locate_llm,
+)
+from ..prompts.encoding import encode
 from ..registry import MODELS
-from .llm import SPARE_ROWS, build_empty, load_llm, load_tokenizer, locate_llm
 from .row_attention import NAME as ROWS_ATTENTION
 from .row_attention import Rows
 

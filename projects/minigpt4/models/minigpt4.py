@@ -13,17 +13,17 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..prompts import get_template
+from ..generation.engine import Engine
+from ..generation.hf_generate import generate
+from ..generation.model_runner import fits_slots
+from ..generation.request import Answer
+from ..generation.sampling import Settings
+from ..prompts.prompt import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
+from .collator import Collator, MultimodalInputs
 from .data_preprocessor import ImageNormalizer
-from .engine import Engine
-from .generation import Answer
-from .multimodal_inputs import Collator, MultimodalInputs
-from .reader import fits_slots
 from .row_attention import Rows
-from .sampling import Settings
-from .transformers_loop import generate
 
 
 @MODELS.register_module()

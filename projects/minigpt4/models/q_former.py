@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from .weights import load_weights, room_for_weights, torch_dtype
+from ..weights.load import load_weights, room_for_weights, torch_dtype
 
 
 class Attention(nn.Module):

@@ -11,9 +11,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ..engine.picture import captioned
-from ..inference.caption import get_model, inference_model
-from ..regular_files import read_regular, read_text
+from ..captioning.inferencer import get_model, inference_model
+from ..images.figure import captioned
+from ..utils.regular_files import read_regular, read_text
 from . import grammar
 from .world import Scene
 

@@ -25,7 +25,14 @@ from ..models.data_preprocessor import MEAN, STD
 from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
 from . import grammar
-from .world import BACKGROUNDS, COLORS, SHAPES, SIZES, render, sample_scene
+from .world import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    render,
+    sample_scene,
+)
 
 VOCAB_SIZE = 768
 LLM_CONFIG: dict[str, Any] = dict(

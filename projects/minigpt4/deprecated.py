@@ -1,0 +1,172 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Names of release 0.1 that still work for one release, with a warning.
+
+Old work dirs, configs and user code name modules by their paths in 0.1. The
+table maps each old module to its new one; importing the old name gives an
+alias of the new module and raises a :class:`DeprecationWarning`.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_PACKAGE = __name__.rpartition('.')[0]
+
+# old module: new module, both relative to the package
+MOVED_MODULES = {
+    'atomic': 'utils.atomic',
+    'convert.fingerprint': 'llm.fingerprint',
+    'convert.huggingface_folder': 'weights.folder_files',
+    'datasets.fault_log': 'utils.fault_log',
+    'datasets.image_formats': 'images.formats',
+    'datasets.image_metadata': 'images.metadata',
+    'datasets.image_values': 'images.pixel_values',
+    'datasets.images': 'images.read',
+    'download': 'weights.download',
+    'encoding': 'prompts.encoding',
+    'engine.picture': 'images.figure',
+    'errors': 'utils.errors',
+    'folder_code': 'weights.folder_code',
+    'hub': 'weights.hub',
+    'inference.caption': 'captioning.inferencer',
+    'inference.chat': 'chat.session',
+    'inference.chat_prompt': 'chat.prompt',
+    'inference.folder': 'captioning',
+    'inference.folder.batch': 'captioning.batch',
+    'inference.folder.gallery': 'captioning.gallery',
+    'inference.folder.lists': 'captioning.image_lists',
+    'inference.folder.rows': 'captioning.rows',
+    'inference.folder.run': 'captioning.run',
+    'inference.folder.sources': 'captioning.sources',
+    'inference.folder.spreadsheet': 'captioning.spreadsheet',
+    'inference.folder.table': 'captioning.table',
+    'inference.saved_chat': 'chat.saved_chat',
+    'inference.server': 'serving.http',
+    'inference.server.answer_events': 'serving.http.answer_events',
+    'inference.server.api': 'serving.http.api',
+    'inference.server.chat_messages': 'serving.http.chat_messages',
+    'inference.server.chat_request': 'serving.http.chat_request',
+    'inference.server.completions': 'serving.http.completions',
+    'inference.server.connections': 'serving.http.connections',
+    'inference.server.errors': 'serving.http.errors',
+    'inference.server.hosts': 'serving.http.hosts',
+    'inference.server.http_server': 'serving.http.http_server',
+    'inference.server.image_fetch': 'images.fetch',
+    'inference.server.image_sources': 'images.sources',
+    'inference.server.logs': 'serving.http.logs',
+    'inference.server.metrics': 'serving.http.metrics',
+    'inference.server.request_values': 'serving.http.request_values',
+    'inference.server.resolver': 'images.resolver',
+    'inference.server.serve': 'serving.http.serve',
+    'inference.server.serve_options': 'serving.http.serve_options',
+    'inference.server.threads': 'utils.threads',
+    'inference.terminal': 'terminal',
+    'inference.terminal.answer_view': 'terminal.answer_view',
+    'inference.terminal.commands': 'terminal.commands',
+    'inference.terminal.talk': 'terminal.run',
+    'inference.terminal.typed_images': 'terminal.typed_images',
+    'inference.web': 'serving.web',
+    'inference.web.actions': 'serving.web.actions',
+    'inference.web.guard': 'serving.web.guard',
+    'inference.web.page': 'serving.web.page',
+    'inference.web.uploads': 'serving.web.uploads',
+    'inference.web.visit': 'serving.web.web_session',
+    'inference.worker': 'generation.worker',
+    'llm_folder': 'weights.llm_folder',
+    'locks': 'utils.locks',
+    'models.checkpoint_files': 'weights.checkpoint_files',
+    'models.checksum': 'weights.checksum',
+    'models.engine': 'generation.engine',
+    'models.generation': 'generation.request',
+    'models.layouts': 'weights.layouts',
+    'models.llama_pass': 'generation.fast_llama',
+    'models.llama_tokenizer': 'llm.llama_tokenizer',
+    'models.llm': 'llm.load',
+    'models.multimodal_inputs': 'models.collator',
+    'models.pasts': 'generation.prefix_cache',
+    'models.ranking': 'generation.ranking',
+    'models.reader': 'generation.model_runner',
+    'models.sampling': 'generation.sampling',
+    'models.slot_cache': 'generation.kv_cache',
+    'models.state_dicts': 'weights.state_dicts',
+    'models.tensor_files': 'weights.read',
+    'models.tensor_writers': 'weights.write',
+    'models.text_stream': 'generation.detokenizer',
+    'models.tokenizer_files': 'llm.tokenizer_files',
+    'models.transformers_loop': 'generation.hf_generate',
+    'models.weights': 'weights.load',
+    'regular_files': 'utils.regular_files',
+    'signals': 'utils.signals',
+    'texts': 'prompts.text_checks',
+    'time_limit': 'utils.time_limit',
+    'transfer': 'weights.transfer',
+    'wrong_files': 'utils.file_types',
+}
+# a package of 0.1 that has no successor of its own
+REMOVED_PACKAGES = ('inference',)
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that a public name has changed."""
+    warnings.warn(
+        f'{old} is deprecated and will be removed in 0.3; use {new}.',
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that knows the old names of its members.
+
+    Args:
+        module: ``__name__`` of the module.
+        names: Old name: new name in the same module.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name in names:
+            warn_renamed(f'{module}.{name}', f'{module}.{names[name]}')
+            return getattr(sys.modules[module], names[name])
+        raise AttributeError(f'module {module!r} has no attribute {name!r}')
+
+    return __getattr__
+
+
+class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports modules by their names in 0.1."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        """A spec for an old name; None for any other."""
+        prefix, _, name = fullname.partition('.')
+        if prefix != _PACKAGE or not (
+            name in MOVED_MODULES or name in REMOVED_PACKAGES
+        ):
+            return None
+        is_package = any(o.startswith(f'{name}.') for o in MOVED_MODULES)
+        return importlib.machinery.ModuleSpec(
+            fullname, self, is_package=is_package
+        )
+
+    def create_module(self, spec):
+        """The default module; :meth:`exec_module` replaces it."""
+        return None
+
+    def exec_module(self, module) -> None:
+        """Put the new module in the place of the old name."""
+        old = module.__name__
+        name = old.partition('.')[2]
+        if name in MOVED_MODULES:
+            new = f'{_PACKAGE}.{MOVED_MODULES[name]}'
+            warn_renamed(f'the module {old}', new)
+            sys.modules[old] = importlib.import_module(new)
+
+
+def install() -> None:
+    """Let old module names be imported."""
+    if not any(isinstance(f, _AliasFinder) for f in sys.meta_path):
+        # before the finder of files: an alias of a package has its files
+        sys.meta_path.insert(0, _AliasFinder())

@@ -1,2 +1,0 @@
-# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captions of a folder of pictures."""

@@ -1,2 +1,0 @@
-# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A chat in the terminal."""

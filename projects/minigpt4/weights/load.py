@@ -1,0 +1,141 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Finding and loading frozen weights: strict, counted, never half right."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from .layouts import from_layout
+from .read import SHIPPED, open_tensors
+
+_PLACEHOLDER = re.compile(
+    r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE
+)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The type of frozen weights.
+
+    Args:
+        name: ``'auto'`` or a torch type's name such as ``'bfloat16'``.
+            ``'auto'`` is bf16 on a GPU that has it, fp16 on another GPU and
+            fp32 on a CPU.
+
+    Raises:
+        ValueError: There is no such floating-point type.
+    """
+    if name == 'auto':
+        if not torch.cuda.is_available():
+            return torch.float32
+        return (
+            torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        )
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f'dtype {name!r} is no floating-point type; expected '
+            "'auto', 'float32', 'bfloat16' or 'float16'."
+        )
+    return dtype
+
+
+def local_path(name: str, what: str) -> Path | None:
+    """The local file or folder that a config's name means.
+
+    Args:
+        name: A path, ``'nano/...'`` for what the package ships, or the name
+            of a hub's repository (``'org/name'``).
+        what: What it is, for the error.
+
+    Returns:
+        The path, or None where the name can only be a hub's.
+
+    Raises:
+        FileNotFoundError: The name is a placeholder, or a path that does not
+            exist; such names are never sent to a hub.
+    """
+    if not name or (_PLACEHOLDER.search(name) and not Path(name).exists()):
+        raise FileNotFoundError(
+            f'{what} is the placeholder {name!r}; set it to a folder or file '
+            'that exists.'
+        )
+    if name.startswith('nano/') and not Path(name).exists():
+        path = SHIPPED / name.removeprefix('nano/')
+    else:
+        path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if (
+        re.fullmatch(r'[\w.-]+/[\w.-]+', name)
+        and name[0] not in './~'
+        and (not name.startswith('nano/'))
+        and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors')
+    ):
+        return None
+    raise FileNotFoundError(
+        f'{what} {name!r} does not exist; give the path '
+        'of the downloaded weights.'
+    )
+
+
+@contextlib.contextmanager
+def room_for_weights(checkpoint: str | None) -> Iterator[None]:
+    """Build a module without memory where its weights come from a file."""
+    with torch.device('meta') if checkpoint else contextlib.nullcontext():
+        yield
+
+
+def load_weights(
+    module: nn.Module, part: str, source: str, dtype: torch.dtype
+) -> None:
+    """Give a module its weights from a file, and report what matched.
+
+    The module is one that was built with :func:`room_for_weights`: its
+    parameters become the file's tensors, mapped from it where the type is
+    the same. So there is one copy, and nothing is initialised in vain. Under
+    ``torch.device('meta')`` it stays empty and no file is looked for.
+
+    Args:
+        module: The module; every parameter of it must be in the file.
+        part: Which part of the model it is, ``'backbone'`` or ``'neck'``.
+        source: What :func:`~.tensor_files.open_tensors` opens, in any layout
+            of :mod:`~.layouts`.
+        dtype: Type of the parameters.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the name is a
+            placeholder.
+        ValueError: A parameter is missing or has another shape.
+    """
+    if torch.get_default_device().type == 'meta':
+        return
+    if not source.startswith(('http://', 'https://')):
+        path = local_path(source, 'checkpoint')
+        if path is None:
+            raise FileNotFoundError(
+                f'checkpoint {source!r} is no file; give the path of the '
+                'downloaded weights.'
+            )
+        source = str(path)
+    state = module.state_dict()
+    found, report = from_layout(
+        part,
+        open_tensors(source),
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+    )
+    report.check(source, type(module).__name__)
+    module.load_state_dict(
+        {name: lazy.to(dtype, name).read() for name, lazy in found.items()},
+        assign=True,
+    )
+    print_log(
+        f'{type(module).__name__}: {len(report.matched)} tensors loaded from '
+        f'{source} ({report.layout} layout), {len(report.left_over)} left '
+        'over.',
+        logger='current',
+    )

@@ -1,0 +1,345 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 doctor`` finds each fault, names it and says what mends it."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from minigpt4_cli import doctor
+from minigpt4_cli import main as cli
+
+PROJECTS = Path(doctor.__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """A world of distributions: versions, requirements, failing imports."""
+
+    class World:
+        python = '>=3.10,<3.13'
+        versions: dict = {}
+        requires: dict = {}
+        broken: dict = {}
+
+    world = World()
+    world.versions, world.requires, world.broken = {}, {}, {}
+
+    def version(name):
+        if name not in world.versions:
+            raise metadata.PackageNotFoundError(name)
+        return world.versions[name]
+
+    monkeypatch.setattr(metadata, 'version', version)
+    monkeypatch.setattr(
+        metadata, 'metadata', lambda _: {'Requires-Python': world.python}
+    )
+    monkeypatch.setattr(
+        metadata, 'requires', lambda name: world.requires.get(name, [])
+    )
+    monkeypatch.setattr(doctor, '_import_error', world.broken.get)
+    return world
+
+
+def check(world, wanted, **versions):
+    """Faults and rows for this package's requirements."""
+    world.requires['minigpt4'] = wanted
+    world.versions.update(versions)
+    report = doctor.Report()
+    doctor.check_versions(report)
+    return report.faults, report.packages
+
+
+def test_a_sound_environment_has_no_fault(world):
+    faults, rows = check(
+        world, ['torch>=2.6', 'peft>=1; extra == "lora"'], torch='2.11.0+cpu'
+    )
+    assert faults == []
+    assert [row['state'] for row in rows] == ['ok', 'not installed']
+
+
+def test_extras_for_developers_are_not_listed(world):
+    _, rows = check(world, ['pytest>=8; extra == "test"'])
+    assert rows == []
+
+
+def test_too_old(world):
+    faults, _ = check(world, ['transformers>=4.49,<6'], transformers='4.40.1')
+    assert 'transformers 4.40.1 found, <6,>=4.49 wanted' in faults[0]['what']
+    assert faults[0]['mend'] == 'pip install "transformers<6,>=4.49"'
+
+
+def test_missing_protobuf_explains_the_error_that_misleads(world):
+    (fault,), _ = check(world, ['protobuf>=4'])
+    assert 'protobuf is missing' in fault['what']
+    assert 'tiktoken' in fault['what']
+
+
+def test_torchvision_of_another_torch(world):
+    world.requires['torchvision'] = ['numpy', 'torch==2.10.0', 'x; extra=="y"']
+    (fault,), rows = check(
+        world,
+        ['torch>=2.6', 'torchvision>=0.21'],
+        torch='2.11.0+cpu',
+        torchvision='0.25.0',
+    )
+    assert 'needs torch==2.10.0, but 2.11.0+cpu is here' in fault['what']
+    assert '"torch==2.11.0"' in fault['mend']
+    assert rows[1]['state'] == 'conflict'
+
+
+def test_the_real_import_error_is_named(world):
+    world.broken['torch'] = 'OSError: libcudart.so.13: cannot open'
+    (fault,), _ = check(world, ['torch>=2.6'], torch='2.11.0')
+    assert 'OSError: libcudart.so.13' in fault['what']
+
+
+def test_full_mmcv_stands_in_for_mmcv_lite(world):
+    faults, rows = check(world, ['mmcv-lite>=2.2'], mmcv='2.2.0')
+    assert faults == []
+    assert rows[0]['name'] == 'mmcv'
+
+
+def test_python_out_of_range(world):
+    world.python = '>=3.99'
+    (fault,), _ = check(world, [])
+    assert 'found, >=3.99 wanted' in fault['what']
+
+
+def test_package_that_does_not_import(world):
+    world.broken['minigpt4'] = 'TypeError: NoneType takes no arguments'
+    (fault,), _ = check(world, [])
+    assert 'TypeError: NoneType' in fault['what']
+
+
+def safetensors(folder: Path, n_missing: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    header = json.dumps(
+        {'x': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
+    ).encode()
+    content = len(header).to_bytes(8, 'little') + header + bytes(8)
+    (folder / 'x.safetensors').write_bytes(content[: len(content) - n_missing])
+
+
+@pytest.mark.parametrize(
+    ('state', 'said'),
+    [
+        ('whole', None),
+        ('cut', 'its header says'),
+        ('pointer', 'Git LFS pointer'),
+        ('junk', 'no safetensors file'),
+        ('no tokenizer', 'no llm/tokenizer.model'),
+        ('no projection', 'no minigpt4_nano.pth'),
+        ('empty', 'no eva_vit.safetensors'),
+    ],
+)
+def test_nano_weights(tmp_path, state, said):
+    lacking = {
+        'no tokenizer': 'llm/tokenizer.model',
+        'no projection': 'minigpt4_nano.pth',
+    }
+    (tmp_path / 'llm').mkdir()
+    for name in doctor.NANO_FILES if state != 'empty' else ():
+        if name.endswith('.safetensors'):
+            safetensors(tmp_path, n_missing=3 if state == 'cut' else 0)
+            (tmp_path / 'x.safetensors').rename(tmp_path / name)
+        elif name != lacking.get(state):
+            (tmp_path / name).write_bytes(b'x')
+    file = tmp_path / 'eva_vit.safetensors'
+    if state == 'pointer':
+        file.write_bytes(b'version https://git-lfs')
+    if state == 'junk':
+        file.write_bytes(b'\xff' * 40)
+    report = doctor.Report()
+    doctor.check_nano_weights(report, tmp_path)
+    if said is None:
+        assert report.faults == []
+        assert report.weights[0].startswith('nano: 3 files')
+    else:
+        assert said in report.faults[0]['what']
+
+
+@pytest.mark.parametrize(
+    ('files', 'said'),
+    [
+        ({}, 'no config.json'),
+        ({'config.json': '{'}, 'is no JSON'),
+        ({'config.json': '{}'}, 'no hidden_size'),
+        ({'config.json': '{"hidden_size": 8}'}, 'no tokenizer'),
+        (
+            {'config.json': '{"hidden_size": 8}', 'tokenizer.json': ''},
+            'no weights',
+        ),
+        (
+            {
+                'config.json': '{"hidden_size": 8}',
+                'tokenizer.json': '{}',
+                'm-1-of-2.bin': '',
+                'pytorch_model.bin.index.json': '{"weight_map": '
+                '{"a": "m-1-of-2.bin", "b": "m-2-of-2.bin"}}',
+            },
+            'lacks 1 of its 2 weight files, e.g. m-2-of-2.bin',
+        ),
+    ],
+)
+def test_llm_folder(tmp_path, monkeypatch, files, said):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv('MINIGPT4_LLM', str(tmp_path))
+    report = doctor.Report()
+    doctor.check_llm(report)
+    assert any(said in fault['what'] for fault in report.faults)
+
+
+def test_llm_that_is_whole(tiny_llm_dir, monkeypatch):
+    monkeypatch.setenv('MINIGPT4_LLM', str(tiny_llm_dir))
+    report = doctor.Report()
+    doctor.check_llm(report)
+    assert report.faults == []
+    assert report.weights[0].endswith('llama, hidden_size 32')
+
+
+@pytest.mark.parametrize(
+    ('value', 'n_faults'), [(None, 0), ('org/name', 0), ('/no/such/llm', 1)]
+)
+def test_llm_variable(monkeypatch, value, n_faults):
+    if value:
+        monkeypatch.setenv('MINIGPT4_LLM', value)
+    report = doctor.Report()
+    doctor.check_llm(report)
+    assert len(report.faults) == n_faults
+
+
+def fake_report(*faults) -> doctor.Report:
+    report = doctor.Report()
+    report.python = {'found': '3.11.7', 'wanted': '>=3.10'}
+    report.packages = [
+        dict(
+            name='torch', found=None, wanted='>=2', extra=None, state='missing'
+        )
+    ]
+    for what in faults:
+        report.fault(what, 'pip install torch')
+    return report
+
+
+@pytest.mark.parametrize('faults', [(), ('torch is missing',)])
+@pytest.mark.parametrize('options', [[], ['--json']])
+def test_exit_status_and_output(monkeypatch, capsys, faults, options):
+    monkeypatch.setattr(doctor, 'examine', lambda: fake_report(*faults))
+    assert doctor.main(options) == len(faults)
+    out = capsys.readouterr().out
+    for what in faults:
+        assert what in out and 'pip install torch' in out
+    if options:
+        assert json.loads(out)['packages'][0]['name'] == 'torch'
+
+
+def test_prints_without_rich(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'rich', None)
+    doctor.print_report(fake_report('torch is missing'))
+    assert 'mend: pip install torch' in capsys.readouterr().out
+
+
+def command(*argv, path: Path | None = None):
+    """Run the console script in a fresh process."""
+    folders = [str(f) for f in (path, PROJECTS) if f]
+    return subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import sys; from minigpt4_cli.main import main; sys.exit(main())',
+            *argv,
+        ],
+        env=os.environ | {'PYTHONPATH': os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_runs_where_torch_does_not_import(tmp_path):
+    (tmp_path / 'torch.py').write_text(
+        "raise OSError('libtorch_cpu.so: undefined symbol')"
+    )
+    run = command('doctor', path=tmp_path)
+    assert run.returncode == 1
+    said = ' '.join(run.stdout.split())
+    assert 'OSError: libtorch_cpu.so: undefined symbol' in said
+
+
+def test_help_and_version_do_not_import_the_package(tmp_path):
+    (tmp_path / 'torch.py').write_text("raise OSError('broken')")
+    run = command('--help', path=tmp_path)
+    assert run.returncode == 0
+    assert 'doctor' in run.stdout
+    assert command('--version', path=tmp_path).returncode == 0
+
+
+def test_unknown_verb_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['docter'])
+    assert stop.value.code == 2
+    assert 'doctor' in capsys.readouterr().err
+
+
+def test_no_verb_prints_help(capsys):
+    assert cli.main([]) == 2
+    assert 'doctor' in capsys.readouterr().out
+
+
+def test_every_verb_has_a_main():
+    for module, help_ in cli.VERBS.values():
+        assert callable(cli._load(module)), module
+        assert help_
+
+
+def test_verb_gets_its_own_arguments(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, '_load', lambda module: seen.extend)
+    assert cli.main(['doctor', '--json', '-x', '3']) == 0
+    assert seen == ['--json', '-x', '3']
+
+
+def test_verb_that_cannot_be_imported_points_to_the_doctor(
+    monkeypatch, capsys
+):
+    monkeypatch.setitem(cli.VERBS, 'chat', ('minigpt4.no_such', 'chat'))
+    assert cli.main(['chat']) == 1
+    err = capsys.readouterr().err
+    assert 'minigpt4 doctor' in err and 'no_such' in err
+    assert err.count('\n') == 1
+    with pytest.raises(ModuleNotFoundError, match='no_such'):
+        cli.main(['chat', '--debug'])
+
+
+@pytest.mark.parametrize('options', [[], ['--json']])
+def test_an_output_that_takes_nothing_is_one_sentence_or_none(options):
+    """B2 #1071: ``doctor --json | head`` ended in a traceback."""
+    code = (
+        'import sys\n'
+        f'sys.path.insert(0, {str(PROJECTS / "minigpt4/inference")!r})\n'
+        'import doctor\n'
+        'doctor.examine = doctor.Report\n'
+        f'sys.exit(doctor.main({options!r}))\n'
+    )
+    command = [sys.executable, '-c', code]
+    reader, writer = os.pipe()
+    os.close(reader)
+    for output, said in (
+        (writer, ''),
+        (
+            os.open('/dev/full', os.O_WRONLY),
+            'error: the report could not be written: No space left on '
+            'device\n',
+        ),
+    ):
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True
+        )
+        os.close(output)
+        assert (done.returncode, done.stderr) == (1, said)

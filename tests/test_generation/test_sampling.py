@@ -1,0 +1,125 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Settings are checked by name and value; tokens follow transformers."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from minigpt4.generation.sampling import Sampler, Settings
+
+CPU = torch.device('cpu')
+
+
+def test_later_settings_count():
+    settings = Settings.of(
+        dict(max_new_tokens=80, stop='x'), dict(max_new_tokens=5)
+    )
+    assert settings == Settings(max_new_tokens=5, stop=('x',))
+    assert Settings.of({}) == Settings()
+    assert not Settings().do_sample, 'greedy unless told otherwise'
+
+
+@pytest.mark.parametrize(
+    'setting, message',
+    [
+        (
+            dict(max_tokens=3),
+            'unknown generation setting max_tokens;.*max_new',
+        ),
+        (dict(max_new_tokens=0), 'max_new_tokens is 0; expected an integer'),
+        (dict(max_new_tokens=True), 'max_new_tokens is True'),
+        (dict(max_new_tokens=2.5), 'max_new_tokens is 2.5'),
+        (
+            dict(temperature=0),
+            'temperature is 0; expected above 0, at least',
+        ),
+        (dict(temperature=1e-300), 'temperature is 1e-300; expected above 0'),
+        (dict(temperature=float('nan')), 'temperature is nan'),
+        (dict(temperature='hot'), "temperature is 'hot'"),
+        (dict(top_p=1.5), 'top_p is 1.5; expected above 0, up to 1'),
+        (dict(top_k=-1), 'top_k is -1'),
+        (dict(repetition_penalty=0), 'repetition_penalty is 0'),
+        (dict(num_beams=0), 'num_beams is 0'),
+        (dict(seed=2**70), 'seed is 1180591620717411303424'),
+        (dict(stop=['']), r"stop is \('',\); expected texts"),
+        (dict(stop=''), r"stop is \('',\); expected texts"),
+        (dict(stop=[3]), 'stop is'),
+        (
+            dict(min_new_tokens=9, max_new_tokens=8),
+            'min_new_tokens is 9, more than max_new_tokens 8',
+        ),
+        (dict(min_new_tokens=-1), 'min_new_tokens is -1'),
+        (dict(stop=3), 'stop is 3; expected texts'),
+        (dict(do_sample='yes'), "do_sample is 'yes'"),
+    ],
+)
+def test_wrong_settings_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Settings.of(setting)
+
+
+def test_only_plain_greedy_is_plain():
+    assert Sampler(Settings(), 2, CPU).plain
+    for setting in (
+        dict(do_sample=True),
+        dict(repetition_penalty=1.1),
+        dict(min_new_tokens=3),
+    ):
+        assert not Sampler(Settings(**setting), 2, CPU).plain
+
+
+def test_the_same_seed_draws_the_same():
+    scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
+
+    def draw(seed):
+        sampler = Sampler(Settings(do_sample=True, seed=seed), 2, CPU)
+        torch.rand(3)  # somebody else draws as well
+        return [sampler(scores, []) for _ in range(20)]
+
+    assert draw(1) == draw(1) != draw(2)
+    torch.manual_seed(5)
+    once = draw(None)
+    torch.manual_seed(5)
+    assert draw(None) == once, "without a seed torch's own counts"
+
+
+def test_scores_are_those_of_transformers(tiny_model):
+    """The same processors in the same order as its ``generate`` has."""
+    llm = tiny_model.decoder.llm
+    settings = Settings(
+        do_sample=True,
+        temperature=0.7,
+        top_k=20,
+        top_p=0.9,
+        repetition_penalty=1.3,
+        min_new_tokens=4,
+    )
+    given = settings.of_transformers()
+    del given['seed']
+    config = GenerationConfig(
+        eos_token_id=2,
+        pad_token_id=0,
+        **given,
+    )
+    torch.manual_seed(0)
+    out = llm.generate(
+        inputs_embeds=torch.randn(1, 3, 32),
+        generation_config=config,
+        output_logits=True,
+        output_scores=True,
+        return_dict_in_generate=True,
+        max_new_tokens=6,
+    )
+    said = out.sequences[0].tolist()
+    sampler = Sampler(settings, 2, CPU)
+    for step, (logits, want) in enumerate(zip(out.logits, out.scores)):
+        found = sampler._steps(
+            torch.tensor([said[:step]], dtype=torch.long), logits.clone()
+        )
+        torch.testing.assert_close(found, want)
+
+
+def test_scores_that_are_no_numbers_are_an_error():
+    sampler = Sampler(Settings(do_sample=True), 2, CPU)
+    with pytest.raises(ValueError, match='not numbers'):
+        sampler(torch.full((5,), float('nan')), [])

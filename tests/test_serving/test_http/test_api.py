@@ -1,0 +1,883 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The HTTP API: OpenAI's own client against a real server on loopback."""
+
+import asyncio
+import base64
+import contextlib
+import importlib
+import io
+import json
+import random
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import minigpt4
+from minigpt4.generation.engine import Engine
+from minigpt4.generation.worker import EngineWorker
+from minigpt4.images.sources import ImageLimits, ImageSources
+from minigpt4.nano import grammar
+from minigpt4.nano.world import render, sample_scene
+from minigpt4.serving.http.connections import ConnectionLimits
+from minigpt4.serving.http.request_values import RequestLimits
+
+openai = pytest.importorskip('openai', reason='needs minigpt4[serve]')
+pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
+
+NAME = 'minigpt-4_nano_caption'
+DESCRIBE = 'Describe this image in detail.'
+BENCHMARKS = Path(__file__).parents[3] / 'benchmarks'
+
+
+@pytest.fixture(scope='module')
+def model():
+    return minigpt4.get_model(NAME, device='cpu').eval()
+
+
+@pytest.fixture(scope='module')
+def scenes():
+    rng = random.Random(5)
+    scenes = [sample_scene(rng, held_out=True) for _ in range(8)]
+    return [(scene, render(scene, rng)) for scene in scenes]
+
+
+def url_of(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    return (
+        'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+    )
+
+
+def ask(text: str, *urls: str) -> list[dict]:
+    images = [dict(type='image_url', image_url=dict(url=u)) for u in urls]
+    return [dict(role='user', content=[*images, dict(type='text', text=text)])]
+
+
+@contextlib.contextmanager
+def running(
+    model, slots=8, max_waiting=64, sources=None, connections=None, **settings
+):
+    """A server of its own; its ``api``, with ``url`` and ``client`` added."""
+    from minigpt4.serving.http.api import ChatApi
+    from minigpt4.serving.http.serve import make_server
+
+    worker = EngineWorker(Engine(model, slots=slots), max_waiting)
+    api = ChatApi(worker, NAME, sources, **settings)
+    server = make_server(api, 10, connections, log_level='error')
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        api.port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        api.url = f'http://127.0.0.1:{api.port}'
+        api.server = server
+        api.client = openai.OpenAI(
+            base_url=api.url + '/v1',
+            api_key=settings.get('api_key') or 'none',
+            max_retries=0,
+            timeout=60,
+        )
+        try:
+            yield api
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            worker.close(drain=False)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope='module')
+def api(model):
+    with running(model) as api:
+        yield api
+
+
+def complete(api, messages, **settings):
+    return api.client.chat.completions.create(
+        model=NAME, messages=messages, **settings
+    )
+
+
+def text_of(api, messages, **settings) -> str:
+    return complete(api, messages, **settings).choices[0].message.content
+
+
+def post(api, body: bytes, headers=(), path='/v1/chat/completions'):
+    """Status, headers and content of a plain request."""
+    import http.client
+
+    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=60)
+    try:
+        connection.request(
+            'POST',
+            path,
+            body,
+            {'Content-Type': 'application/json', **dict(headers)},
+        )
+        response = connection.getresponse()
+        return response.status, response.headers, json.load(response)
+    finally:
+        connection.close()
+
+
+def get(api, path: str) -> tuple[int, str]:
+    import http.client
+
+    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=60)
+    try:
+        connection.request('GET', path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def slowly(api, seconds: float = 0.03):
+    """The engine takes its time for each step."""
+    engine = api.worker.engine
+    step = type(engine).step
+
+    def slow() -> bool:
+        time.sleep(seconds)
+        return step(engine)
+
+    engine.step = slow
+    try:
+        yield
+    finally:
+        del engine.step
+
+
+def until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it never came'
+        time.sleep(0.005)
+
+
+# answers
+
+
+def test_an_answer(api, scenes):
+    scene, picture = scenes[0]
+    answer = complete(api, ask(DESCRIBE, url_of(picture)))
+    choice = answer.choices[0]
+    assert choice.message.content == grammar.description(scene)
+    assert choice.message.role == 'assistant'
+    assert choice.finish_reason == 'stop'
+    assert answer.model == NAME and answer.object == 'chat.completion'
+    assert answer.id.startswith('chatcmpl-')
+    usage = answer.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens > api.model.neck.num_tokens
+
+
+def test_a_stream_says_the_same(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[1][1]))
+    whole = complete(api, messages)
+    events = list(
+        complete(
+            api, messages, stream=True, stream_options=dict(include_usage=True)
+        )
+    )
+    pieces = [e.choices[0].delta.content for e in events if e.choices]
+    assert ''.join(filter(None, pieces)) == whole.choices[0].message.content
+    assert len(pieces) > 3  # how many is a matter of time
+    assert events[0].choices[0].delta.role == 'assistant'
+    reasons = [e.choices[0].finish_reason for e in events if e.choices]
+    assert reasons == [None] * (len(reasons) - 1) + ['stop']
+    assert not events[-1].choices
+    usage = events[-1].usage
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert all(event.usage is None for event in events[:-1])
+    plain = list(complete(api, messages, stream=True))
+    assert all(event.choices for event in plain)
+    said = [event.choices[0].delta.content or '' for event in plain]
+    assert ''.join(said) == whole.choices[0].message.content
+
+
+def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
+    """One thread tells words as fast as it can; none is lost or doubled."""
+    from minigpt4.serving.http.answer_events import pieces_of
+
+    words = [f'{i} ' for i in range(3000)]
+
+    class Generation:
+        def listen(self, tell):
+            tell('first ')  # one alone wakes who listens
+            self.thread = threading.Thread(
+                target=lambda: [tell(word) for word in [*words, None]]
+            )
+
+    async def hear():
+        generation, heard = Generation(), []
+        async for piece in pieces_of(generation):
+            heard.append(piece)
+            if len(heard) == 1:
+                generation.thread.start()
+            if len(heard) == 2:
+                generation.thread.join()  # all is told meanwhile
+        return heard
+
+    heard = asyncio.run(asyncio.wait_for(hear(), 20))
+    assert heard[0] == 'first ' and len(heard) in (2, 3)
+    assert ''.join(heard[1:]) == ''.join(words)
+
+
+def test_no_half_stop_string_is_streamed(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[1][1]))
+    whole = text_of(api, messages)
+    stop = whole[20:34]  # within words
+    for settings in (dict(stop=stop), dict(stop=['no such text', stop])):
+        answer = complete(api, messages, **settings)
+        assert answer.choices[0].message.content == whole[:20].rstrip()
+        assert answer.choices[0].finish_reason == 'stop'
+        seen = ''
+        for event in complete(api, messages, stream=True, **settings):
+            seen += event.choices[0].delta.content or ''
+            assert whole[:20].startswith(seen)
+    assert '#' not in whole and 'Human' not in whole
+
+
+def test_several_images_and_text_alone(api, scenes):
+    first, second = (url_of(picture) for _, picture in scenes[:2])
+    both = complete(api, ask('How many shapes are there?', first, second))
+    one = complete(api, ask('How many shapes are there?', first))
+    extra = both.usage.prompt_tokens - one.usage.prompt_tokens
+    assert extra >= api.model.neck.num_tokens
+    none = complete(api, [dict(role='user', content='Who are you?')])
+    assert none.choices[0].message.content
+    assert none.usage.prompt_tokens < api.model.neck.num_tokens
+
+
+def test_a_follow_up_costs_its_own_tokens(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[2][1]))
+    first = complete(api, messages)
+    messages.append(first.choices[0].message.model_dump())
+    messages += ask('How many shapes are there?')
+    second = complete(api, messages)
+    cached = second.usage.prompt_tokens_details.cached_tokens
+    known = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert known - 3 <= cached <= known
+    new = second.usage.prompt_tokens - cached
+    assert new < 30
+    messages.append(second.choices[0].message.model_dump())
+    messages += ask('Write a poem.')
+    third = complete(api, messages)
+    assert (
+        third.usage.prompt_tokens_details.cached_tokens
+        >= second.usage.prompt_tokens
+    )
+
+
+def test_what_is_reused_does_not_change_the_answer(model, api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[3][1]))
+    for question in ('How many shapes are there?', 'Write a poem.'):
+        messages.append(dict(role='assistant', content=text_of(api, messages)))
+        messages += ask(question)
+    warm = complete(api, messages)
+    with running(model) as fresh:
+        cold = complete(fresh, messages)
+    assert cold.usage.prompt_tokens_details.cached_tokens == 0
+    assert warm.usage.prompt_tokens_details.cached_tokens > 0
+    assert warm.choices[0].message == cold.choices[0].message
+
+
+def test_a_system_message_takes_the_place_of_the_systems_line(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    plain = complete(api, messages).usage.prompt_tokens
+    system = dict(role='system', content='Answer in a single short sentence.')
+    told = complete(api, [system, *messages]).usage.prompt_tokens
+    assert told != plain
+
+
+def test_settings(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[1][1]))
+    whole = complete(api, messages)
+    short = complete(api, messages, max_tokens=4)
+    assert short.choices[0].finish_reason == 'length'
+    assert short.usage.completion_tokens == 4
+    said = short.choices[0].message.content
+    assert whole.choices[0].message.content.startswith(said)
+    greedy = text_of(api, messages, temperature=0)
+    assert greedy == whole.choices[0].message.content
+
+    def drawn(seed: int) -> str:
+        return text_of(
+            api,
+            messages,
+            temperature=2,
+            seed=seed,
+            max_tokens=20,
+            extra_body=dict(top_k=500),
+        )
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(4)}) > 1
+    with pytest.raises(openai.BadRequestError, match='--max-beams'):
+        complete(api, messages, extra_body=dict(num_beams=3))
+
+
+def test_beams_where_the_operator_allows_them(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[1][1]))
+    with running(model, limits=RequestLimits(beams=3)) as api:
+        stream = complete(
+            api, messages, stream=True, extra_body=dict(num_beams=3)
+        )
+        said = [event.choices[0].delta.content for event in stream]
+    assert said[0] == grammar.description(scenes[1][0])  # as a whole
+
+
+def test_many_clients_get_the_answers_they_get_alone(api, scenes):
+    questions = [DESCRIBE, 'How many shapes are there?']
+    work = [
+        (ask(question, url_of(picture)), stream)
+        for question in questions
+        for _, picture in scenes
+        for stream in (False, True)
+    ]
+
+    def answer(item) -> str:
+        messages, stream = item
+        if not stream:
+            return text_of(api, messages)
+        return ''.join(
+            event.choices[0].delta.content or ''
+            for event in complete(api, messages, stream=True)
+        )
+
+    alone = [answer(item) for item in work[::2]]
+    with ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(answer, work))
+    assert together[::2] == together[1::2] == alone
+    assert len(set(alone)) > 8
+
+
+# what there is beside
+
+
+def test_models(api):
+    assert [m.id for m in api.client.models.list()] == [NAME]
+    assert api.client.models.retrieve(NAME).owned_by == 'minigpt4'
+    for call in (
+        lambda: api.client.models.retrieve('gpt-5'),
+        lambda: api.client.chat.completions.create(
+            model='gpt-5', messages=ask('Hello')
+        ),
+    ):
+        with pytest.raises(openai.NotFoundError) as caught:
+            call()
+        assert caught.value.code == 'model_not_found'
+        assert NAME in caught.value.message
+
+
+def test_health_and_metrics(model, scenes):
+    with running(model) as api:
+        status, health = get(api, '/health')
+        assert status == 200
+        assert json.loads(health)['status'] == 'ok'
+        messages = ask(DESCRIBE, url_of(scenes[0][1]))
+        usage = complete(api, messages).usage
+        complete(api, messages)
+        post(api, b'nonsense')
+        lines = get(api, '/metrics')[1].splitlines()
+        counts = dict(line.rsplit(' ', 1) for line in lines if line[:1] != '#')
+        expected = {
+            'requests_total{status="200"}': 2,
+            'requests_total{status="400"}': 1,
+            'tokens_total{kind="prompt"}': 2 * usage.prompt_tokens,
+            'tokens_total{kind="cached"}': usage.prompt_tokens - 1,
+            'tokens_total{kind="completion"}': 2 * usage.completion_tokens,
+            'images_total': 2,
+            'running': 0,
+            'waiting': 0,
+            'first_token_seconds_count': 2,
+            'answer_seconds_bucket{le="+Inf"}': 2,
+        }
+        for name, count in expected.items():
+            assert float(counts[f'minigpt4_{name}']) == count, name
+        for line in lines:  # as Prometheus reads it
+            assert line.startswith('# ') or float(line.rsplit(' ', 1)[1]) >= 0
+
+
+def test_paths_and_methods_that_are_not_there(api):
+    for path in ('/nothing', '/v1/embeddings', '/', '/v1/chat'):
+        status, content = get(api, path)
+        error = json.loads(content)['error']
+        assert status == 404 and 'there is no GET' in error['message']
+    status, content = get(api, '/v1/chat/completions')
+    assert status == 405 and 'POST' in json.loads(content)['error']['message']
+
+
+# the door
+
+
+def test_the_api_key(model, scenes):
+    with running(model, api_key='secret') as api:
+        assert text_of(api, ask('Who are you?'))
+        stranger = api.client.with_options(api_key='wrong')
+        for call in (
+            lambda: stranger.models.list(),
+            lambda: stranger.chat.completions.create(
+                model=NAME, messages=ask('Who are you?')
+            ),
+        ):
+            with pytest.raises(openai.AuthenticationError) as caught:
+                call()
+            assert caught.value.code == 'invalid_api_key'
+        for value in ('', 'secret', 'Basic secret', 'Bearer', 'Bearer secre'):
+            status, headers, _ = post(api, b'{}', {'Authorization': value})
+            assert status == 401 and headers['WWW-Authenticate'] == 'Bearer'
+        assert get(api, '/health')[0] == 200
+
+
+def test_a_full_queue_says_when_to_come_again(model, scenes):
+    with running(model, slots=1, max_waiting=1) as api:
+        messages = ask(DESCRIBE, url_of(scenes[0][1]))
+
+        def attempt(_) -> str:
+            try:
+                return text_of(api, messages)
+            except openai.RateLimitError as error:
+                assert int(error.response.headers['Retry-After']) >= 1
+                assert error.code == 'queue_full'
+                assert 'try again in' in error.message
+                return '429'
+
+        with slowly(api), ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(attempt, range(6)))
+        truth = grammar.description(scenes[0][0])
+        assert answers.count(truth) == 2 and answers.count('429') == 4
+        assert text_of(api, messages) == truth
+        # the official client waits as long as it is told, and gets in
+        with slowly(api), ThreadPoolExecutor(3) as pool:
+            patient = api.client.with_options(max_retries=20)
+            jobs = [
+                pool.submit(
+                    patient.chat.completions.create,
+                    model=NAME,
+                    messages=messages,
+                    max_tokens=3,
+                )
+                for _ in range(3)
+            ]
+            assert all(job.result().choices for job in jobs)
+
+
+def test_who_hangs_up_ends_the_answer(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    body = json.dumps(dict(messages=messages, max_tokens=60))
+    head = (
+        'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
+        'Content-Type: application/json\r\n'
+        f'Content-Length: {len(body)}\r\n\r\n'
+    )
+    with running(model) as api, slowly(api):
+        worker, made = api.worker, []
+        submit = worker.submit
+
+        def remember(*args, **settings):
+            made.append(submit(*args, **settings))
+            return made[-1]
+
+        worker.submit = remember
+        with socket.create_connection(('127.0.0.1', api.port)) as client:
+            client.sendall((head + body).encode())
+            until(lambda: worker.running == 1)
+        until(lambda: worker.running == 0, 2)
+        # half a request
+        with socket.create_connection(('127.0.0.1', api.port)) as client:
+            client.sendall((head + body[:100]).encode())
+            until(lambda: api.in_flight == 1)
+        until(lambda: api.in_flight == 0, 2)
+        # in the middle of a stream
+        stream = complete(api, messages, stream=True)
+        for event in stream:
+            if event.choices[0].delta.content:
+                break
+        assert worker.running == 1
+        stream.close()
+        until(lambda: worker.running == 0, 2)
+        until(lambda: api.metrics.requests[499] == 3, 2)
+        assert api.in_flight == 0
+        assert [g.finish_reason for g in made] == ['cancelled'] * 2
+
+
+def test_an_answer_may_not_take_for_ever(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    limits = RequestLimits(seconds=0.3)
+    with running(model, limits=limits) as api, slowly(api, 0.05):
+        with pytest.raises(openai.InternalServerError) as caught:
+            complete(api, messages)
+        assert caught.value.status_code == 503
+        assert 'longer than 0.3 seconds' in caught.value.message
+        with pytest.raises(openai.APIError, match='longer than 0.3 sec'):
+            list(complete(api, messages, stream=True))
+        until(lambda: api.worker.running == 0, 2)
+        assert api.in_flight == 0
+
+
+def test_a_stop_finishes_what_runs_and_refuses_what_comes(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    truth = grammar.description(scenes[0][0])
+    with running(model) as api:
+        with slowly(api), ThreadPoolExecutor(3) as pool:
+            whole = pool.submit(text_of, api, messages)
+            stream = complete(api, messages, stream=True)
+            until(lambda: api.worker.running == 2)
+            api.server.handle_exit(15, None)
+            with pytest.raises(openai.APIStatusError) as caught:
+                complete(api, messages)
+            assert caught.value.status_code == 503
+            assert 'Retry-After' in caught.value.response.headers
+            assert 'stopping' in caught.value.message
+            status, health = get(api, '/health')
+            assert status == 503
+            assert json.loads(health)['status'] == 'stopping'
+            assert whole.result() == truth
+            pieces = [e.choices[0].delta.content or '' for e in stream]
+            assert ''.join(pieces) == truth
+        until(lambda: api.server.should_exit)
+
+
+def test_a_second_signal_breaks_answers_off_and_says_so(model, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    with running(model) as api:
+        with slowly(api, 0.1), ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(text_of, api, messages)
+            stream = iter(complete(api, messages, stream=True))
+            next(stream)
+            until(lambda: api.worker.running == 2)
+            api.server.handle_exit(2, None)
+            api.server.handle_exit(2, None)
+            with pytest.raises(openai.APIError, match='before the answer'):
+                list(stream)
+            with pytest.raises(openai.APIStatusError) as caught:
+                whole.result()
+            assert caught.value.status_code == 503
+        until(lambda: api.server.should_exit)
+
+
+def test_an_engine_that_breaks_is_told(model, scenes, monkeypatch):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    with running(model) as api:
+
+        def broken(*args, **settings):
+            raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model.backbone), 'forward', broken)
+            for stream in (False, True):
+                with pytest.raises(openai.InternalServerError) as caught:
+                    complete(api, messages, stream=stream)
+                assert 'out of memory' in caught.value.message
+        assert text_of(api, messages) == grammar.description(scenes[0][0])
+
+
+def test_a_fault_of_ours_is_told_too(model, monkeypatch):
+    from minigpt4.serving.http import completions
+
+    def broken(*args, **settings):
+        raise KeyError('oops')
+
+    with running(model) as api, monkeypatch.context() as patch:
+        patch.setattr(completions, 'build_prompt', broken)
+        with pytest.raises(openai.InternalServerError, match='KeyError'):
+            complete(api, ask('Hello'))
+
+
+# limits
+
+
+def test_images_that_are_refused(api, scenes):
+    good = url_of(scenes[0][1])
+    bad = {
+        'data:image/png;base64,!!!': 'is broken',
+        'data:image/png;base64,AAAA': 'none that can be read',
+        'file:///etc/passwd': 'may not be named',
+        'http://127.0.0.1:1/a.png': 'not public',
+        f'{api.url}/health': 'not public',
+        'http://169.254.169.254/latest': 'not public',
+        'cat.png': 'no URL that is read here',
+    }
+    for url, why in bad.items():
+        with pytest.raises(openai.BadRequestError, match=why) as caught:
+            complete(api, ask(DESCRIBE, url))
+        assert caught.value.code == 'invalid_image'
+        with pytest.raises(openai.BadRequestError, match='image 2 of 2: '):
+            complete(api, ask(DESCRIBE, good, url))
+
+
+def test_limits(model, scenes, tmp_path):
+    picture = scenes[0][1]
+    picture.save(tmp_path / 'a.png')
+    sources = ImageSources(
+        ImageLimits(bytes=20_000, pixels=64 * 64), folder=tmp_path
+    )
+    limits = RequestLimits(body=50_000, images=2, max_tokens=50)
+    with running(model, sources=sources, limits=limits) as api:
+        messages = ask(DESCRIBE, 'file:a.png')
+        truth = grammar.description(scenes[0][0])
+        assert text_of(api, messages) == truth
+        wide = url_of(picture.resize((65, 64)))
+        heavy = 'data:image/bmp;base64,' + 'A' * 30_000
+        for messages, settings, why in (
+            (ask('a', wide), {}, '65 x 64 pixels; at most 4,096'),
+            (ask('a', heavy), {}, 'at most 20,000 are allowed'),
+            (ask('a', *[url_of(picture)] * 3), {}, 'more than 2 images'),
+            (ask('a'), dict(max_tokens=51), 'from 1 to 50'),
+            (ask('a b ' * 2000), {}, 'do|takes'),
+        ):
+            with pytest.raises(openai.BadRequestError, match=why):
+                complete(api, messages, **settings)
+        for body in (b' ' * 60_000, b' ' * 5_000_000):
+            status, _, content = post(api, body)
+            assert status == 413 and '50,000' in content['error']['message']
+
+        def chunks():
+            for _ in range(100):
+                yield b' ' * 1000
+
+        status, _, content = post(api, chunks())
+        assert status == 413
+        status, _, content = post(api, b'{}', {'Content-Type': 'text/plain'})
+        assert status == 415
+        assert 'application/json' in content['error']['message']
+
+
+def test_settings_and_questions_that_are_refused_have_their_own_code(api):
+    for messages, settings, word in (
+        (ask('Who?'), dict(max_tokens=5, extra_body=dict(min_tokens=9)), '9'),
+        (ask('Who\x07?'), {}, 'control character'),
+    ):
+        with pytest.raises(openai.BadRequestError, match=word) as caught:
+            complete(api, messages, **settings)
+        assert caught.value.code != 'context_length_exceeded'
+
+
+def test_a_conversation_that_is_too_long(api, scenes):
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    for _ in range(60):
+        messages.append(dict(role='assistant', content='It is red. ' * 10))
+        messages += ask('How many shapes are there?')
+    with pytest.raises(openai.BadRequestError, match='do not fit') as caught:
+        complete(api, messages)
+    assert caught.value.code == 'context_length_exceeded'
+    answer = complete(api, messages, extra_body=dict(truncation='auto'))
+    assert 'oldest' in answer.notice and 'images kept' in answer.notice
+    assert answer.choices[0].message.content
+    stream = complete(
+        api, messages, stream=True, extra_body=dict(truncation='auto')
+    )
+    assert 'oldest' in next(iter(stream)).notice
+
+
+def test_malformed_requests_change_nothing(api, scenes, monkeypatch):
+    """A small run of benchmarks/serve_fuzz.py, on a server that lives on."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    fuzz = importlib.import_module('serve_fuzz')
+    load = importlib.import_module('serve_load')
+    content = load.chat(DESCRIBE, url_of(scenes[0][1]))
+    requests = list(fuzz.malformed(random.Random(1), content, 300))
+    assert len({kind for kind, _ in requests}) == 8
+    threads = threading.active_count()
+    outcomes = asyncio.run(fuzz.torment(api.port, requests))
+    assert sum(outcomes.values()) == 300
+    assert {outcome for _, outcome in outcomes} == {'refused', 'cut'}, outcomes
+    until(lambda: api.idle)
+    assert api._held == 0
+    assert threading.active_count() <= threads + 8  # pools, once filled
+    truth = grammar.description(scenes[0][0])
+    assert text_of(api, content['messages']) == truth
+
+
+def test_what_answers_well_would_be_found(monkeypatch):
+    """The judge of the fuzz knows good answers from bad ones."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    fuzz = importlib.import_module('serve_fuzz')
+    reply = importlib.import_module('serve_load').Reply
+    error = json.dumps(dict(error=dict(message='That is not right.')))
+    assert fuzz._judge(reply(400, error.encode())) == 'refused'
+    for bad in (
+        reply(500, error.encode()),
+        reply(200, b'{}'),
+        reply(0),
+        reply(400, b'Bad Request'),
+        reply(400, b'Traceback (most recent call last):\n  File x.'),
+    ):
+        assert fuzz._judge(bad) != 'refused'
+
+
+# clients that hold a server, and other sites
+
+
+def partial(api, sent: bytes = b'{', length: int = 1000) -> socket.socket:
+    """A connection whose body does not arrive."""
+    client = socket.create_connection(('127.0.0.1', api.port))
+    client.sendall(
+        b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
+        b'Content-Type: application/json\r\n'
+        b'Content-Length: %d\r\n\r\n%b' % (length, sent)
+    )
+    return client
+
+
+def all_of(client: socket.socket) -> bytes:
+    """What comes until a connection is closed."""
+    client.settimeout(20)
+    return b''.join(iter(lambda: client.recv(65536), b''))
+
+
+def test_a_slot_is_taken_when_the_body_has_arrived(model):
+    """Headers and one byte held a slot for two minutes."""
+    with running(model, slots=1, max_waiting=1) as api:
+        clients = [partial(api) for _ in range(6)]
+        until(lambda: api.in_flight == 6)
+        assert api.slots_taken == 0
+        assert text_of(api, ask('Who are you?'))
+        for client in clients:
+            client.close()
+        until(lambda: api.in_flight == 0)
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time(model):
+    limits = ConnectionLimits(body_seconds=0.2)
+    with running(model, body_seconds=0.2, connections=limits) as api:
+        with partial(api) as client:
+            answer = all_of(client)
+        assert b' 408 ' in answer and b'within 0.2 seconds' in answer
+
+
+def test_small_requests_are_read_while_large_ones_arrive(model):
+    limits = RequestLimits(body=2**20)
+    with running(model, limits=limits) as api, api.holding(5 * 2**20):
+        assert text_of(api, ask('Who are you?'))
+        status, headers, _ = post(api, b' ' * 2**19)
+        assert status == 429 and headers['Retry-After']
+
+
+def test_a_client_has_a_limit_of_requests_of_its_own(model, scenes):
+    limits = RequestLimits(client_requests=1)
+    messages = ask(DESCRIBE, url_of(scenes[0][1]))
+    with running(model, limits=limits) as api:
+        with slowly(api), ThreadPoolExecutor(1) as pool:
+            first = pool.submit(text_of, api, messages)
+            until(lambda: api.slots_taken == 1)
+            with pytest.raises(openai.RateLimitError, match='127.0.0.1'):
+                complete(api, messages)
+            assert first.result()
+        assert text_of(api, messages)
+        assert not api.clients
+
+
+def test_a_client_that_reads_nothing_holds_no_slot(model, scenes, monkeypatch):
+    """Its answer is finished, though it cannot be sent."""
+    from minigpt4.serving.http import completions
+
+    body = json.dumps(
+        dict(messages=ask(DESCRIBE, url_of(scenes[0][1])), stream=True)
+    ).encode()
+    with running(model, slots=1, max_waiting=1) as api:
+        started, end = threading.Event(), threading.Event()
+        send = completions.send_events
+
+        async def stuck(*args):
+            started.set()
+            await asyncio.to_thread(end.wait, 10)
+            await send(*args)
+
+        monkeypatch.setattr(completions, 'send_events', stuck)
+        with partial(api, body, len(body)):
+            assert started.wait(10)
+            assert api.in_flight == 1
+            until(lambda: api.slots_taken == 0, 1.5)
+            end.set()
+        until(lambda: api.in_flight == 0)
+
+
+def test_large_json_is_parsed_outside_of_the_event_loop(model, monkeypatch):
+    from minigpt4.serving.http import completions
+
+    parse, threads = completions.parse_request, []
+
+    def noted(*args):
+        threads.append(threading.current_thread().name)
+        return parse(*args)
+
+    monkeypatch.setattr(completions, 'parse_request', noted)
+    with running(model) as api:
+        assert post(api, b'{"metadata": "%b"}' % (b'x' * 10**6))[0] == 400
+        assert 'parsers' in threads[-1]
+        assert post(api, b'{"metadata": "%b"}' % (b'\\u00e9' * 1_000_001))[2][
+            'error'
+        ]['message'].startswith('the body has more than 1,000,000')
+
+
+def test_other_sites_are_refused_and_allowed_ones_are_answered(model):
+    from minigpt4.serving.http.hosts import HostRules
+
+    body = json.dumps(dict(messages=ask('Who are you?'))).encode()
+    rules = HostRules(['chat.example.com'], ['https://page.example'])
+    with running(model, hosts=rules) as api:
+
+        def asked(**headers):
+            return post(api, body, headers)
+
+        assert asked()[0] == asked(Host='chat.example.com')[0] == 200
+        for headers in (
+            dict(Host='evil.example'),
+            dict(Origin='http://evil.example'),
+            dict(Origin='null'),
+            dict(Host='chat.example.com', Origin='http://evil.example'),
+        ):
+            status, sent, content = asked(**headers)
+            assert status == 403
+            assert content['error']['type'] == 'permission_error'
+            assert 'access-control-allow-origin' not in sent
+        status, sent, _ = asked(Origin='https://page.example')
+        assert status == 200
+        assert sent['Access-Control-Allow-Origin'] == 'https://page.example'
+
+
+def test_a_stop_refuses_bodies_that_have_not_arrived(model):
+    with running(model) as api, partial(api) as client:
+        until(lambda: api.in_flight == 1)
+        began = time.monotonic()
+        api.server.handle_exit(15, None)
+        answer = all_of(client)
+        assert b' 503 ' in answer and b'stopping' in answer
+        until(lambda: api.server.should_exit, 5)
+        assert time.monotonic() - began < 5
+        assert api.server.cut == 0
+
+
+def test_a_compressed_body_is_refused_by_its_encoding(api):
+    """Ollama #12386: the error was that the body is not JSON."""
+    import gzip
+
+    body = gzip.compress(json.dumps(dict(messages=ask('Hello'))).encode())
+    status, _, content = post(api, body, {'Content-Encoding': 'gzip'})
+    assert status == 415 and 'gzip' in content['error']['message']
+    plain = json.dumps(dict(messages=ask('Hello'))).encode()
+    assert post(api, plain, {'Content-Encoding': 'identity'})[0] == 200
+
+
+def test_names_of_writers_and_answers_without_text_are_taken(api):
+    """vllm #12864 and #10463: messages as OpenAI documents them."""
+    messages = [
+        dict(role='user', name='bob', content='Who are you?'),
+        dict(role='assistant', content=None, refusal=None),
+        dict(role='user', content='Who are you?'),
+    ]
+    assert text_of(api, messages)
+    with pytest.raises(openai.BadRequestError, match='name is a number'):
+        complete(api, [dict(role='user', name=7, content='Hello')])

@@ -1,0 +1,259 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Limits on connections, with real sockets on loopback."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+
+from minigpt4.serving.http.connections import (
+    ConnectionGuard,
+    ConnectionLimits,
+    Connections,
+    descriptor_budget,
+    protocol_of,
+)
+
+uvicorn = pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
+
+LIMITS = ConnectionLimits(
+    total=6,
+    per_client=4,
+    header_seconds=0.4,
+    idle_seconds=5,
+    body_seconds=0.4,
+    send_seconds=0.4,
+)
+GET = b'GET /quick HTTP/1.1\r\nHost: a\r\n\r\n'
+HEAD = b'POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n'
+
+
+async def application(scope, receive, send):
+    """Answers at once, when the body is there, slowly, or endlessly."""
+    while (message := await receive()).get('more_body'):
+        pass
+    if message['type'] == 'http.disconnect':
+        return
+    await send(dict(type='http.response.start', status=200, headers=[]))
+    if scope['path'] == '/slow':
+        await asyncio.sleep(1)
+    while scope['path'] == '/endless':
+        gone = asyncio.ensure_future(receive())
+        await send(
+            dict(type='http.response.body', body=b'x' * 65536, more_body=True)
+        )
+        await asyncio.sleep(0)
+        if gone.done():
+            return
+        gone.cancel()
+    await send(dict(type='http.response.body', body=b'done'))
+
+
+@contextlib.asynccontextmanager
+async def serving(limits=LIMITS, proxies=()):
+    """A server; yields ``connect`` and its connections."""
+    connections = Connections(limits, proxies)
+    config = uvicorn.Config(
+        ConnectionGuard(application, connections),
+        http=protocol_of(connections),
+        lifespan='off',
+        ws='none',
+        log_level='critical',
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        port = listener.getsockname()[1]
+        task = asyncio.ensure_future(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        writers = []
+
+        async def connect(data: bytes = b'', source: str = '127.0.0.1'):
+            reader, writer = await asyncio.open_connection(
+                '127.0.0.1', port, local_addr=(source, 0)
+            )
+            writers.append(writer)
+            writer.write(data)
+            await asyncio.sleep(0.02)
+            return reader, writer
+
+        try:
+            yield connect, connections
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+            server.should_exit = True
+            await task
+
+
+async def status(reader) -> int:
+    """The status of an answer; 0 where the connection was closed."""
+    try:
+        line = await asyncio.wait_for(reader.readline(), 5)
+    except ConnectionError:
+        return 0
+    return int(line.split()[1]) if line else 0
+
+
+async def closed_after(reader) -> float:
+    """Seconds until the server closes a connection."""
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 5)
+    return time.monotonic() - began
+
+
+def test_idle_connections_make_room_for_new_ones():
+    async def run():
+        async with serving() as (connect, connections):
+            idle = [await connect() for _ in range(8)]
+            reader, _ = await connect(GET)
+            assert await status(reader) == 200
+            assert len(connections) <= LIMITS.per_client
+            assert await closed_after(idle[0][0]) < 0.2  # the oldest
+            # another client has room of its own
+            for _ in range(4):
+                await connect(source='127.0.0.2')
+            reader, _ = await connect(GET, '127.0.0.3')
+            assert await status(reader) == 200
+            assert len(connections) <= LIMITS.total
+
+    asyncio.run(run())
+
+
+def test_connections_that_are_answered_are_not_closed_for_others():
+    async def run():
+        slow = GET.replace(b'quick', b'slow')
+        async with serving() as (connect, connections):
+            answered = [await connect(slow) for _ in range(4)]
+            reader, _ = await connect(GET)
+            assert await status(reader) == 503
+            assert connections.refused == 1
+            for reader, _ in answered:
+                assert await status(reader) == 200
+
+    asyncio.run(run())
+
+
+def test_slow_heads_and_bodies_end_in_time():
+    async def run():
+        async with serving() as (connect, _):
+
+            async def drip(data: bytes) -> float:
+                reader, writer = await connect(data)
+                began = time.monotonic()
+                while time.monotonic() - began < 4 and not reader.at_eof():
+                    writer.write(b'a')
+                    await asyncio.sleep(0.05)
+                return time.monotonic() - began
+
+            took = await asyncio.gather(
+                drip(b'GET / HTTP/1.1\r\nX: '), drip(HEAD[:20])
+            )
+            assert all(0.3 < seconds < 3.5 for seconds in took), took
+            reader, _ = await connect(HEAD + b'1')
+            assert 0.3 < await closed_after(reader) < 3.5
+            reader, _ = await connect()
+            assert 0.3 < await closed_after(reader) < 2
+
+    asyncio.run(run())
+
+
+def test_a_connection_is_kept_between_requests_but_not_during_one():
+    """A proxy that keeps connections for 60 s gets no 502 (phalanx #5103)."""
+
+    async def run():
+        async with serving() as (connect, _):
+            reader, writer = await connect(GET)
+            await reader.readuntil(b'done\r\n0\r\n\r\n')
+            await asyncio.sleep(1)  # above header_seconds
+            writer.write(GET)
+            await reader.readuntil(b'done\r\n0\r\n\r\n')
+            writer.write(GET[:9])
+            assert 0.2 < await closed_after(reader) < 2
+
+    asyncio.run(run())
+    assert ConnectionLimits().idle_seconds > 60
+
+
+def test_a_client_that_reads_nothing_is_cut_off():
+    async def run():
+        async with serving() as (connect, connections):
+            reader, writer = await connect()
+            writer.transport.pause_reading()
+            writer.write(GET.replace(b'quick', b'endless'))
+            await asyncio.sleep(0.2)
+            assert len(connections) == 1
+            for _ in range(60):
+                await asyncio.sleep(0.05)
+                if not len(connections):
+                    break
+            assert not len(connections)
+
+    asyncio.run(run())
+
+
+def test_connections_of_a_proxy_are_not_counted_as_one_client():
+    async def run():
+        limits = replace(LIMITS, per_client=1)
+        async with serving(limits, ['127.0.0.0/24']) as (connect, _):
+            slow = GET.replace(b'quick', b'slow')
+            readers = [(await connect(slow))[0] for _ in range(4)]
+            assert [await status(r) for r in readers] == [200] * 4
+
+    asyncio.run(run())
+
+
+def test_addresses_of_one_ipv6_network_are_one_client():
+    connections = Connections(proxies=['10.0.0.1'])
+    client = connections.client_of
+    assert client('2001:db8::1') == client('2001:db8::ffff:1')
+    assert client('2001:db8:0:1::1') != client('2001:db8::1')
+    assert client('::ffff:1.2.3.4') == client('1.2.3.4') == '1.2.3.4'
+    assert client('10.0.0.1') is client('::ffff:10.0.0.1') is None
+
+
+def test_connections_fit_into_the_limit_of_open_files(monkeypatch):
+    limits = {}
+
+    def set_limit(kind, values):
+        limits['soft'] = values[0]
+
+    monkeypatch.setattr(resource, 'setrlimit', set_limit)
+    for hard in (64, 256, 1024, 10**6):
+        monkeypatch.setattr(
+            resource, 'getrlimit', lambda kind, hard=hard: (64, hard)
+        )
+        total, backlog = descriptor_budget(512)
+        assert 1 <= total <= 512 and 1 <= backlog <= 128
+        assert total + backlog < hard
+    assert total == 512 and limits['soft'] == 65536
+
+
+def test_a_full_table_of_files_is_logged_once(caplog):
+    from minigpt4.serving.http.logs import AcceptErrors
+
+    handler = AcceptErrors()
+    loop = asyncio.new_event_loop()
+    context = dict(
+        message='socket.accept() out of system resource',
+        exception=OSError(24, 'Too many open files'),
+    )
+    logger = logging.getLogger('uvicorn.error')
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.ERROR, logger.name):
+            for _ in range(5000):
+                handler(loop, context)
+    finally:
+        logger.removeHandler(caplog.handler)
+        loop.close()
+    records = {id(record): record for record in caplog.records}
+    (record,) = records.values()
+    assert 'ulimit -n' in record.getMessage()

@@ -1,0 +1,360 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The web page in a real browser.
+
+MINIGPT4_SCREENSHOT=docs/images/web.png has the picture of the docs taken.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minigpt4.serving.web.page import EXAMPLES
+
+pytestmark = pytest.mark.slow
+NAME = 'minigpt-4_nano_caption'
+PICTURES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
+POEM = 'Can you write a beautiful poem about this image?'
+# ``minigpt4 serve`` as it is, but that the engine rests before each token,
+# for the nano model is done before a browser can ask it to stop; and that it
+# tells how answers end.
+SERVER = """
+import sys, time
+from minigpt4_cli.main import main
+from minigpt4.generation.engine import Engine
+from minigpt4.generation.request import Generation
+step, finish = Engine.step, Generation.finish
+def slow_step(self):
+    time.sleep(0.05 * bool(self.running))
+    return step(self)
+def telling_finish(self, reason, error=None):
+    print('an answer ended:', reason)
+    finish(self, reason, error)
+Engine.step, Generation.finish = slow_step, telling_finish
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope='module')
+def log(tmp_path_factory):
+    """What the server prints."""
+    return tmp_path_factory.mktemp('server') / 'log'
+
+
+@pytest.fixture(scope='module')
+def server(log):
+    """The address of a server that was started as a user starts it."""
+    words = ('serve', '--web', '--quiet', '--model', NAME, '--port', '0')
+    with log.open('w') as out:
+        process = subprocess.Popen(
+            [sys.executable, '-c', SERVER, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ, PYTHONUNBUFFERED='1'),
+        )
+    try:
+        deadline = time.monotonic() + 240
+        while not (found := re.search(r'chat on: (\S+)', log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+        assert 'Traceback' not in log.read_text(), log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+class ChatPage:
+    """The page in one browser, as a visitor uses it."""
+
+    def __init__(self, browser, url: str, **context) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        self.page.on('request', self._note_request)
+        self.page.on('requestfailed', self._note_refusal)
+        self.page.on('pageerror', lambda e: self.errors.append(str(e)))
+        self._own = (url, 'data:', 'blob:')
+        self.page.goto(url)
+        self.box = self.page.locator('#box textarea:enabled')
+        self.box.wait_for()
+
+    def _note_request(self, request) -> None:
+        if not request.url.startswith(self._own):
+            self.elsewhere.append(request.url)
+
+    def _note_refusal(self, request) -> None:
+        # older Gradios name fonts of the web, which our policy forbids
+        if request.failure == 'csp' and request.url in self.elsewhere:
+            self.elsewhere.remove(request.url)
+
+    def upload(self, *files: str) -> None:
+        self.page.locator('#box input[type=file]').set_input_files(files)
+        self.wait_for_pictures(len(files))
+
+    def wait_for_pictures(self, number: int) -> None:
+        pictures = self.page.locator('#box .thumbnail-item')
+        pictures.nth(number - 1).wait_for()
+        assert pictures.count() == number
+
+    def send(self, question: str) -> None:
+        self.box.fill(question)
+        self.box.press('Enter')
+
+    def wait_for_end(self) -> None:
+        self.page.locator('#box .submit-button').wait_for()
+
+    def ask(self, question: str, *files: str) -> str:
+        if files:
+            self.upload(*files)
+        number = len(self.answers)
+        self.send(question)
+        self.page.wait_for_function(
+            '(n) => document.querySelectorAll("#chat .bot.message").length > n'
+            ' && document.querySelector("#box .stop-button")',
+            arg=number,
+        )
+        self.wait_for_end()
+        return self.answers[-1]
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role('button', name=name, exact=True).click()
+
+    def stop(self) -> None:
+        self.page.locator('#box .stop-button').click()
+        self.wait_for_end()
+
+    def wait_for_text(self) -> None:
+        """Until the last answer has begun."""
+        self.page.wait_for_function(
+            '[...document.querySelectorAll("#chat .bot.message")].pop()'
+            '?.innerText.trim().length > 3'
+        )
+
+    @property
+    def answers(self) -> list[str]:
+        return self.page.locator('#chat .bot.message').all_inner_texts()
+
+    @property
+    def cost(self) -> str:
+        return self.page.locator('#cost').inner_text()
+
+    @property
+    def notice(self) -> str:
+        self.page.locator('#notice').wait_for()
+        return self.page.locator('#notice').inner_text()
+
+    def watch(self) -> None:
+        """Note each look of the last answer from now on."""
+        self.page.evaluate(
+            """() => {
+                const answers = '#chat .bot.message';
+                window.seen = [];
+                new MutationObserver(() => {
+                    const last = [...document.querySelectorAll(answers)].pop();
+                    const text = last?.innerText.trim() ?? '';
+                    if (window.seen.at(-1) !== text) window.seen.push(text);
+                }).observe(document.querySelector('#chat'), {
+                    subtree: true, childList: true, characterData: true});
+            }"""
+        )
+
+    @property
+    def seen(self) -> list[str]:
+        return self.page.evaluate('window.seen')
+
+
+@pytest.fixture
+def new_page(chromium, server):
+    """Opens the page in a browser of its own."""
+    opened: list[ChatPage] = []
+
+    def open_page(**context) -> ChatPage:
+        opened.append(ChatPage(chromium, server, **context))
+        return opened[-1]
+
+    yield open_page
+    for chat in opened:
+        chat.context.close()
+        assert chat.elsewhere == [], 'the page reaches for the internet'
+        assert chat.errors == []
+
+
+def test_two_pictures_a_follow_up_and_export(new_page):
+    chat = new_page(accept_downloads=True)
+    chat.watch()
+    answer = chat.ask('Describe this image in detail.', *PICTURES[1:])
+    grown = [text for text in chat.seen if text]
+    assert len(grown) > 3, 'the text was not streamed'
+    assert all(b.startswith(a) for a, b in zip(grown, grown[1:])), grown
+    assert grown[-1] == answer.strip()
+    assert chat.page.locator('#chat .user.message img').count() == 2
+
+    follow_up = chat.ask('How many shapes are there?')
+    assert re.fullmatch(r'There (is|are) \w+ shapes?\.', follow_up.strip())
+    kept = re.search(r'(\d+) tokens, (\d+) of them kept', chat.cost)
+    assert int(kept[2]) > 0.7 * int(kept[1]) > 50
+
+    chat.press('Export')
+    links = chat.page.locator('#files a[download]')
+    links.nth(1).wait_for()
+    saved = []
+    for i in range(2):
+        with chat.page.expect_download() as download:
+            links.nth(i).click()
+        saved.append(Path(download.value.path()).read_text('utf-8'))
+        assert download.value.suggested_filename.startswith('minigpt4_chat')
+    history = json.loads(saved[0])
+    assert [turn['answer'] for turn in history['turns']] == [
+        answer.strip(),
+        follow_up.strip(),
+    ]
+    assert len(history['images']) == 2
+    assert saved[1].count('**Answer:**') == 2
+
+
+def test_a_conversation(new_page):
+    chat = new_page(viewport=dict(width=1280, height=980))
+    chat.ask('Describe this image in detail.', PICTURES[1])
+    chat.ask('What color is the star?')
+    if file := os.environ.get('MINIGPT4_SCREENSHOT'):
+        chat.page.wait_for_timeout(1000)  # for the page to have scrolled
+        chat.page.screenshot(path=file)
+    chat.ask(POEM)
+    assert [answer.strip() for answer in chat.answers] == [
+        'The image shows two shapes on a white background. In the top right '
+        'there is a small orange star. In the bottom right there is a small '
+        'yellow square.',
+        'The star is orange.',
+        'O orange star, so small and bright,\nO yellow square, so small and '
+        'bright,\nupon a field of white light.',
+    ]
+
+
+def test_stop_and_regenerate(new_page):
+    chat = new_page()
+    chat.upload(PICTURES[2])
+    chat.send(POEM)
+    chat.wait_for_text()
+    chat.stop()
+    stopped = chat.answers[-1].strip()
+    assert chat.cost.endswith('tokens, stopped.')
+    chat.press('Regenerate')
+    chat.page.locator('#box .stop-button').wait_for()
+    chat.wait_for_end()
+    (whole,) = (text.strip() for text in chat.answers)
+    assert whole.startswith(stopped) and len(whole) > len(stopped)
+    assert whole.endswith('light.')
+
+
+def test_clear_while_an_answer_is_written(new_page):
+    chat = new_page()
+    chat.upload(PICTURES[2])
+    chat.send(POEM)
+    chat.wait_for_text()
+    chat.press('Clear')
+    chat.wait_for_end()
+    chat.page.wait_for_timeout(500)
+    assert chat.answers == []
+    assert chat.ask('Hello!').strip() == 'Hello! Show me an image.'
+
+
+def test_visitors_do_not_see_each_other(new_page):
+    first, second = new_page(), new_page()
+    first.ask('Describe this image in detail.', PICTURES[0])
+    assert second.answers == []
+    second.ask('Describe this image in detail.', PICTURES[1])
+    assert 'triangle' in first.answers[0] and 'star' in second.answers[0]
+    assert 'triangle' in first.ask('Describe this image in detail.')
+
+
+def test_an_example_fills_the_box(new_page):
+    chat = new_page()
+    chat.page.locator('#examples .thumbnail-item').nth(3).click()
+    chat.wait_for_pictures(1)
+    assert 'advertisement' in chat.box.input_value()
+    chat.box.press('Enter')
+    chat.wait_for_text()
+    chat.wait_for_end()
+    assert 'green triangle today!' in chat.answers[0]
+
+
+def test_pictures_are_dropped_and_pasted(new_page):
+    chat = new_page()
+    data = list(Path(PICTURES[1]).read_bytes())
+    for number, kind in enumerate(('drop', 'paste'), 1):
+        chat.page.evaluate(
+            """([data, kind]) => {
+                const files = new DataTransfer();
+                files.items.add(new File(
+                    [new Uint8Array(data)], kind + '.png',
+                    {type: 'image/png'}));
+                const about = {bubbles: true, cancelable: true};
+                const event = kind === 'drop'
+                    ? new DragEvent(kind, {dataTransfer: files, ...about})
+                    : new ClipboardEvent(
+                        kind, {clipboardData: files, ...about});
+                document.querySelector('#box textarea').dispatchEvent(event);
+            }""",
+            [data, kind],
+        )
+        chat.wait_for_pictures(number)
+    assert 'star' in chat.ask('Describe this image in detail.')
+
+
+def test_what_is_wrong_is_said(new_page, tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(Path(PICTURES[0]).read_bytes()[:500])
+    chat = new_page()
+    chat.upload(str(broken))
+    chat.send('What is this?')
+    assert 'image' in chat.notice.lower()
+    assert chat.answers == []
+    chat.page.wait_for_function(
+        'document.querySelector("#box textarea").value === "What is this?"'
+    )
+
+
+def test_settings_are_used(new_page):
+    chat = new_page()
+    chat.page.locator('#settings button').first.click()
+    length = chat.page.get_by_label('number input for Longest answer')
+    length.fill('5')
+    length.press('Tab')
+    chat.ask('Describe this image in detail.', PICTURES[0])
+    assert chat.cost.endswith('5 tokens, cut at the longest answer.')
+
+
+def test_a_closed_tab_ends_its_answer(new_page, log):
+    def ends() -> list[str]:
+        return re.findall(r'an answer ended: (\w+)', log.read_text())
+
+    chat = new_page()
+    chat.upload(PICTURES[2])
+    before = len(ends())
+    chat.send(POEM)
+    chat.wait_for_text()
+    chat.page.close()
+    deadline = time.monotonic() + 60
+    while len(ends()) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ends()[before:] == ['cancelled']
+
+
+def test_a_narrow_screen(new_page):
+    chat = new_page(viewport=dict(width=390, height=844))
+    width = chat.page.evaluate('document.documentElement.scrollWidth')
+    assert width <= 390, 'the page has to be scrolled sideways'
+    assert 'shape' in chat.ask('How many shapes are there?', PICTURES[0])

@@ -1,0 +1,59 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""What the first bytes of a file show."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+
+import pytest
+
+from minigpt4.utils.file_types import (
+    archive_format,
+    common_content,
+    foreign_content,
+)
+
+
+@pytest.mark.parametrize(
+    'head, content',
+    [
+        (b'', 'empty'),
+        (b'version https://git-lfs.github.com/spec/v1\n', 'LFS pointer'),
+        (b'<!DOCTYPE html>', 'HTML'),
+        (b'\xef\xbb\xbf\r\n<HTML lang="en">', 'HTML'),
+        (b'<?xml version="1.0"?>', 'XML'),
+        (bytes(512), 'zeros'),
+        # a safetensors header of 60 bytes, and special tokens
+        (b'<\0\0\0\0\0\0\0{"a": {}}', None),
+        (b'<s>\n</s>\n', None),
+        (bytes(500) + b'a', None),
+        (b'{"a": 1}', None),
+    ],
+)
+def test_content_that_is_wrong_for_every_file(head, content):
+    assert common_content(head) == content
+    assert (foreign_content(head) is None) == (content is None)
+
+
+def zipped():
+    file = io.BytesIO()
+    zipfile.ZipFile(file, 'w').writestr('a', 'b')
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    'data, name',
+    [
+        (gzip.compress(b'a'), 'gzip'),
+        (bz2.compress(b'a'), 'bzip2'),
+        (lzma.compress(b'a'), 'xz'),
+        (zipped(), 'ZIP'),
+        (b'(\xb5/\xfd\x04\0', 'Zstandard'),
+        (b'\xff\xd8\xff\xe0', None),
+        (b'', None),
+    ],
+)
+def test_archives(data, name):
+    assert archive_format(data[:8]) == name

@@ -1,0 +1,50 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+import os
+import socket
+
+import pytest
+
+from minigpt4.utils.regular_files import (
+    NotRegularFileError,
+    open_regular,
+    read_regular,
+    read_text,
+)
+
+
+def test_a_regular_file_is_read_through_links_too(tmp_path):
+    (tmp_path / 'a').write_bytes(b'content')
+    (tmp_path / 'b').symlink_to('a')
+    assert read_regular(tmp_path / 'a') == b'content'
+    assert read_regular(str(tmp_path / 'b')) == b'content'
+
+
+@pytest.mark.timeout(10)
+def test_what_may_block_or_never_end_is_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / 'fifo')
+    (tmp_path / 'zero').symlink_to('/dev/zero')
+    (tmp_path / 'folder').mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(tmp_path)  # a path of a socket is at most 107 bytes
+        server.bind('socket')
+    for name, kind in (
+        ('fifo', 'a FIFO'),
+        ('zero', 'a character device'),
+        ('folder', 'a folder'),
+        ('socket', 'a socket'),
+    ):
+        with pytest.raises(NotRegularFileError, match=f'{name} is {kind}'):
+            open_regular(tmp_path / name)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / 'none')
+
+
+def test_text_is_read_without_its_byte_order_mark(tmp_path):
+    (tmp_path / 'a').write_bytes(b'\xef\xbb\xbfpicture\xc3\xa9')
+    assert read_text(tmp_path / 'a') == 'pictureé'
+    (tmp_path / 'b').write_bytes('picture'.encode('utf-16'))
+    with pytest.raises(ValueError, match='b is not UTF-8 text'):
+        read_text(tmp_path / 'b')

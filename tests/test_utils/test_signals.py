@@ -1,0 +1,109 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+import os
+import signal
+import threading
+
+import pytest
+
+from minigpt4.utils import signals
+from minigpt4.utils.signals import (
+    STOP_SIGNALS,
+    StopRequest,
+    StopSignal,
+    exit_status,
+    raise_on_signals,
+)
+
+
+@pytest.mark.parametrize('signum', STOP_SIGNALS)
+def test_a_request_is_noted_and_the_handler_restored(signum):
+    before = signal.getsignal(signum)
+    with StopRequest() as stop:
+        assert stop.signum is None
+        stop.raise_if_requested()
+        os.kill(os.getpid(), signum)
+        assert stop.signum == signum
+        with pytest.raises(StopSignal) as caught:
+            stop.raise_if_requested()
+    assert exit_status(caught.value) == 128 + signum
+    assert signal.getsignal(signum) is before
+
+
+@pytest.mark.parametrize('signum', STOP_SIGNALS)
+def test_a_signal_is_raised_and_the_handler_restored(signum):
+    before = signal.getsignal(signum)
+    with pytest.raises(StopSignal) as caught, raise_on_signals():
+        os.kill(os.getpid(), signum)
+    assert exit_status(caught.value) == 128 + signum
+    assert signal.getsignal(signum) is before
+
+
+def _end_of_child(work) -> int:
+    """The wait status of a forked child that runs ``work``."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(99)
+    return os.waitpid(pid, 0)[1]
+
+
+def test_a_second_signal_ends_a_process_that_continues(monkeypatch):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
+
+    def work():
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    status = _end_of_child(work)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_a_signal_that_is_repeated_at_once_is_one_signal():
+    def work():
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(stop.signum)
+
+    assert os.WEXITSTATUS(_end_of_child(work)) == signal.SIGTERM
+
+
+def test_a_second_signal_ends_a_process_that_cleans_up(monkeypatch):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
+
+    def work():
+        with raise_on_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    status = _end_of_child(work)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGHUP
+
+
+def test_an_ignored_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_another_thread_leaves_the_handlers_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    inside = []
+
+    def work():
+        with StopRequest():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert inside == [before]
