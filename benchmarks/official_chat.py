@@ -21,7 +21,7 @@ from official import OfficialModel
 from torch import Tensor, nn
 
 # keys and values of each layer, ``(B, heads, T, D)``
-Past = list[tuple[Tensor, Tensor]]
+CachedPrefix = list[tuple[Tensor, Tensor]]
 
 
 class StoppingCriteriaSub:
@@ -120,8 +120,8 @@ class OfficialLlama:
         return wide + causal.to(dtype)[None, None].expand(batch, 1, -1, -1)
 
     def __call__(
-        self, embeddings: Tensor, seen: Tensor, past: Past | None
-    ) -> tuple[Tensor, Past]:
+        self, embeddings: Tensor, seen: Tensor, past: CachedPrefix | None
+    ) -> tuple[Tensor, CachedPrefix]:
         """Logits ``(B, T, V)`` of new places, and keys and values of all.
 
         Args:
@@ -135,7 +135,7 @@ class OfficialLlama:
             places = places[:, -1].unsqueeze(-1)
         x = embeddings
         mask = self.mask(seen, x.shape[1], x.dtype)
-        now: Past = []
+        now: CachedPrefix = []
         for i, layer in enumerate(self.model.layers):
             y, kept = self.attention(
                 layer.self_attn,

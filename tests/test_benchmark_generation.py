@@ -69,7 +69,8 @@ def test_without_its_environment_the_live_peer_is_skipped(bench, monkeypatch):
     generation = bench('generation')
     monkeypatch.delenv(generation.LIVE_VARIABLE, raising=False)
     row = generation.compare(
-        generation.Row('x', 'decode', 'tiny', {}, 'ms', 9, 'live', 6), 1
+        generation.Row('x', 'decode', 'tiny', {}, 'ms', 9, 'live', 6),
+        1,
     )
     assert generation.LIVE_VARIABLE in row['skipped']
     assert row['goal'] == 6 and not row['met']

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from minigpt4.captioning.inferencer import get_model
-from minigpt4.generation.sampling import Settings
+from minigpt4.generation.sampling import SamplingParams
 from minigpt4.models import MiniGPT4
 from minigpt4.utils.errors import one_line
 from minigpt4.weights.hub import our_models
@@ -135,7 +135,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings, with sampling on where something of sampling is set.
+    """SamplingParams, with sampling on where something of sampling is set.
 
     Without it ``temperature`` would be read and do nothing; temperature 0 is
     no sampling, as OpenAI has it.
@@ -150,7 +150,7 @@ def completed(settings: dict[str, Any]) -> dict[str, Any]:
     elif any(name in settings for name in _OF_SAMPLING):
         settings.setdefault('do_sample', True)
     # the model's own max_new_tokens is not known here
-    Settings.of({'max_new_tokens': sys.maxsize}, settings)
+    SamplingParams.of({'max_new_tokens': sys.maxsize}, settings)
     return settings
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms import InterpolationMode
 from minigpt4.images.read import read_image, to_tensor
 from minigpt4.models import ImageNormalizer
 from minigpt4.models.collator import build_inputs
-from minigpt4.prompts import Row
+from minigpt4.prompts import TokenizedPrompt
 
 # OpenAI CLIP's, as blip_processors.py has them; not imported from ours
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -62,7 +62,7 @@ def with_ours(source, size=224):
     batch = ImageNormalizer()(
         dict(
             images=torch.stack([pixels.flip(-1), pixels]),
-            inputs=build_inputs([Row([1], [False])], 1),
+            inputs=build_inputs([TokenizedPrompt([1], [False])], 1),
         )
     )
     return batch['images'][1]

@@ -26,7 +26,7 @@ from minigpt4.captioning.run import main
 from minigpt4.captioning.sources import find_questions
 from minigpt4.captioning.table import CaptionRow, CaptionTable
 from minigpt4.generation.engine import Engine
-from minigpt4.generation.sampling import Settings
+from minigpt4.generation.sampling import SamplingParams
 from minigpt4.nano import grammar
 from minigpt4.nano.world import render, sample_scene
 from minigpt4_cli import options
@@ -833,7 +833,9 @@ def test_no_gallery_is_left_half_written(folder, monkeypatch):
 
 
 def test_settings_of_the_command_line_are_those_of_the_engine():
-    assert {*options.SETTINGS, 'stop'} == {f.name for f in fields(Settings)}
+    assert {*options.SETTINGS, 'stop'} == {
+        f.name for f in fields(SamplingParams)
+    }
 
 
 @pytest.mark.parametrize(

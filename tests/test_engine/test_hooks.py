@@ -115,7 +115,7 @@ def test_late_losses_are_those_of_mmengine(make_cfg, scalars, stop, interval):
     """In the log, and in a checkpoint between two logs."""
     logs, kept = [], []
     for hook in (
-        dict(type='minigpt4.LateInfoHook', interval=interval),
+        dict(type='minigpt4.DeferredLossHook', interval=interval),
         dict(type='RuntimeInfoHook'),
     ):
         cfg = make_cfg(

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from minigpt4.generation.detokenizer import TextStream
+from minigpt4.generation.detokenizer import Detokenizer
 
 
 def ids(tokenizer, text):
@@ -14,7 +14,7 @@ def ids(tokenizer, text):
 
 def stream(tokenizer, token_ids, stop=('###',)):
     """The pieces of each token and of the end, and the closed stream."""
-    out = TextStream(tokenizer, stop)
+    out = Detokenizer(tokenizer, stop)
     pieces = []
     for token in token_ids:
         pieces.append(out.add(token))
@@ -72,7 +72,7 @@ def test_stop_string_split_over_tokens_is_never_shown(llama_tokenizer):
     (hash_,) = {*ids(llama_tokenizer, 'a#')} - {*ids(llama_tokenizer, 'a')}
     glued = ids(llama_tokenizer, 'a circle')
     for end in ([2277, 29937], [hash_] * 3, [hash_, 2277]):
-        out = TextStream(llama_tokenizer, ['###'])
+        out = Detokenizer(llama_tokenizer, ['###'])
         for token in [*glued, *end]:
             assert not out.stopped
             out.add(token)
@@ -158,7 +158,7 @@ def test_blanks_around_are_not_shown(tokenizer):
 def test_no_stop_text_counts_below_the_minimum(min_tokens, text, stopped):
     """As vLLM's min_tokens (vllm #21987)."""
     tokenizer = Glued('###', ' b ', '###')
-    out = TextStream(tokenizer, ['###'], min_tokens)
+    out = Detokenizer(tokenizer, ['###'], min_tokens)
     pieces = [out.add(token) for token in range(3) if not out.stopped]
     pieces.append(out.close())
     assert (''.join(pieces), out.text, out.stopped) == (text, text, stopped)
@@ -166,7 +166,7 @@ def test_no_stop_text_counts_below_the_minimum(min_tokens, text, stopped):
 
 def test_a_stop_text_that_begins_below_the_minimum_is_none():
     tokenizer = Glued('a ', '##', '#', ' b', '###')
-    out = TextStream(tokenizer, ['###'], min_tokens=2)
+    out = Detokenizer(tokenizer, ['###'], min_tokens=2)
     for token in range(5):
         assert not out.stopped
         out.add(token)
@@ -175,7 +175,7 @@ def test_a_stop_text_that_begins_below_the_minimum_is_none():
 
 def test_blanks_below_the_minimum_are_no_stop_text():
     tokenizer = Glued('a', '\n', 'b', '\n')
-    out = TextStream(tokenizer, ['\n'], min_tokens=2)
+    out = Detokenizer(tokenizer, ['\n'], min_tokens=2)
     for token in range(4):
         assert not out.stopped
         out.add(token)

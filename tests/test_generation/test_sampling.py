@@ -5,18 +5,18 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from minigpt4.generation.sampling import Sampler, Settings
+from minigpt4.generation.sampling import Sampler, SamplingParams
 
 CPU = torch.device('cpu')
 
 
 def test_later_settings_count():
-    settings = Settings.of(
+    settings = SamplingParams.of(
         dict(max_new_tokens=80, stop='x'), dict(max_new_tokens=5)
     )
-    assert settings == Settings(max_new_tokens=5, stop=('x',))
-    assert Settings.of({}) == Settings()
-    assert not Settings().do_sample, 'greedy unless told otherwise'
+    assert settings == SamplingParams(max_new_tokens=5, stop=('x',))
+    assert SamplingParams.of({}) == SamplingParams()
+    assert not SamplingParams().do_sample, 'greedy unless told otherwise'
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,24 @@ def test_later_settings_count():
 )
 def test_wrong_settings_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
-        Settings.of(setting)
+        SamplingParams.of(setting)
 
 
 def test_only_plain_greedy_is_plain():
-    assert Sampler(Settings(), 2, CPU).plain
+    assert Sampler(SamplingParams(), 2, CPU).plain
     for setting in (
         dict(do_sample=True),
         dict(repetition_penalty=1.1),
         dict(min_new_tokens=3),
     ):
-        assert not Sampler(Settings(**setting), 2, CPU).plain
+        assert not Sampler(SamplingParams(**setting), 2, CPU).plain
 
 
 def test_the_same_seed_draws_the_same():
     scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
 
     def draw(seed):
-        sampler = Sampler(Settings(do_sample=True, seed=seed), 2, CPU)
+        sampler = Sampler(SamplingParams(do_sample=True, seed=seed), 2, CPU)
         torch.rand(3)  # somebody else draws as well
         return [sampler(scores, []) for _ in range(20)]
 
@@ -86,7 +86,7 @@ def test_the_same_seed_draws_the_same():
 def test_scores_are_those_of_transformers(tiny_model):
     """The same processors in the same order as its ``generate`` has."""
     llm = tiny_model.decoder.llm
-    settings = Settings(
+    settings = SamplingParams(
         do_sample=True,
         temperature=0.7,
         top_k=20,
@@ -120,6 +120,6 @@ def test_scores_are_those_of_transformers(tiny_model):
 
 
 def test_scores_that_are_no_numbers_are_an_error():
-    sampler = Sampler(Settings(do_sample=True), 2, CPU)
+    sampler = Sampler(SamplingParams(do_sample=True), 2, CPU)
     with pytest.raises(ValueError, match='not numbers'):
         sampler(torch.full((5,), float('nan')), [])

@@ -160,7 +160,7 @@ def test_close_finishes_what_runs(start, rows):
         worker.submit(*rows[0])
     worker.close()  # once more does no harm
     # the engine is its owner's again, who steps it by asking
-    assert not worker.alive and not worker.engine.driven
+    assert not worker.alive and not worker.engine.has_worker
     assert worker.engine.submit(*rows[0], max_new_tokens=2).answer().token_ids
 
 

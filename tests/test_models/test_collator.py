@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from minigpt4.models.collator import Collator, build_inputs
-from minigpt4.prompts import IMAGE_SLOT, Row, get_template
+from minigpt4.prompts import IMAGE_SLOT, TokenizedPrompt, get_template
 
 # BOS, word, image, word, answer of two
-LONG = Row([1, 5, IMAGE_SLOT, 6, 7, 8], [False] * 4 + [True] * 2)
+LONG = TokenizedPrompt([1, 5, IMAGE_SLOT, 6, 7, 8], [False] * 4 + [True] * 2)
 # BOS, answer of one, question, answer of one
-SHORT = Row([1, 9, 4, 3], [False, True, False, True])
-OPEN = Row([1, IMAGE_SLOT, 5], [False] * 3)
+SHORT = TokenizedPrompt([1, 9, 4, 3], [False, True, False, True])
+OPEN = TokenizedPrompt([1, IMAGE_SLOT, 5], [False] * 3)
 
 
 def test_right_padding():
@@ -61,7 +61,7 @@ def test_a_last_token_that_is_no_target_is_fed():
 
 
 def test_first_target_after_an_image_is_learned_from_its_last_token():
-    row = Row([1, IMAGE_SLOT, 7, 8], [False, False, True, True])
+    row = TokenizedPrompt([1, IMAGE_SLOT, 7, 8], [False, False, True, True])
     inputs = build_inputs([row], 3)
     assert inputs.image_places.tolist() == [1, 2, 3]
     assert inputs.target_places.tolist() == [3, 4]
@@ -96,7 +96,7 @@ def test_packed_line():
 
 def test_lines_are_filled_evenly():
     def rows(*lengths):
-        return [Row([1] * n, [False] * n) for n in lengths]
+        return [TokenizedPrompt([1] * n, [False] * n) for n in lengths]
 
     inputs = build_inputs(rows(9, 2, 7, 3, 4, 5), 1, line_length=10)
     assert inputs.token_ids.shape == (3, 11)
@@ -116,8 +116,8 @@ def test_pads_look_at_themselves_and_nobody_at_them():
 
 def test_common_prefix_is_left_out():
     rows = [
-        Row([1, 5, 6, IMAGE_SLOT, 7, 8], [False] * 4 + [True] * 2),
-        Row([1, 5, 6, IMAGE_SLOT, 9, 8], [False] * 4 + [True] * 2),
+        TokenizedPrompt([1, 5, 6, IMAGE_SLOT, 7, 8], [False] * 4 + [True] * 2),
+        TokenizedPrompt([1, 5, 6, IMAGE_SLOT, 9, 8], [False] * 4 + [True] * 2),
     ]
     inputs = build_inputs(rows, 2, share_prefix=True)
     assert inputs.prefix == (1, 5, 6)
@@ -135,10 +135,10 @@ def test_common_prefix_is_left_out():
         ([LONG, OPEN], (1,)),
         # the token before a target is fed
         ([SHORT, SHORT], ()),
-        ([Row([1, 2, 3], [False, False, True])] * 2, (1,)),
+        ([TokenizedPrompt([1, 2, 3], [False, False, True])] * 2, (1,)),
         # something is left of a row without a target
-        ([Row([1, 2, 3], [False] * 3)] * 2, (1, 2)),
-        ([Row([1], [False])], ()),
+        ([TokenizedPrompt([1, 2, 3], [False] * 3)] * 2, (1, 2)),
+        ([TokenizedPrompt([1], [False])], ()),
     ],
 )
 def test_where_the_prefix_ends(rows, prefix):

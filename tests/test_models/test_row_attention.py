@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from minigpt4.models.collator import build_inputs
 from minigpt4.models.row_attention import Rows, rows_attention
-from minigpt4.prompts import Row
+from minigpt4.prompts import TokenizedPrompt
 
 
 @pytest.mark.parametrize('line_length', [float('inf'), 8])
@@ -17,7 +17,7 @@ def test_each_row_by_itself(line_length, stored, kv_heads):
     torch.manual_seed(0)
     lengths = (3, 5, 4)
     inputs = build_inputs(
-        [Row([1] * n, [False] * n) for n in lengths],
+        [TokenizedPrompt([1] * n, [False] * n) for n in lengths],
         1,
         line_length=line_length,
     )

@@ -211,9 +211,9 @@ def test_safetensors_that_are_cut_or_changed(llm):
     ):
         file.write_bytes(damaged)
         assert str(file) in refusal(llm)
-        assert wrong_files.safetensors_fault(file) is not None
+        assert file_types.safetensors_fault(file) is not None
     file.write_bytes(whole)
-    assert wrong_files.safetensors_fault(file) is None
+    assert file_types.safetensors_fault(file) is None
 
 
 @pytest.mark.parametrize(

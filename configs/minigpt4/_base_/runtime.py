@@ -10,7 +10,7 @@ from mmengine.runner import LogProcessor
 from mmengine.visualization import LocalVisBackend, Visualizer
 
 from minigpt4.engine import (
-    LateInfoHook,
+    DeferredLossHook,
     ResumeHook,
     SampleCaptionsHook,
     SanityHook,
@@ -18,7 +18,7 @@ from minigpt4.engine import (
 )
 
 default_hooks = dict(
-    runtime_info=dict(type=LateInfoHook),
+    runtime_info=dict(type=DeferredLossHook),
     timer=dict(type=IterTimerHook),
     sampler_seed=None,  # the stream has its own place
     logger=dict(type=LoggerHook, interval=50, log_metric_by_epoch=False),

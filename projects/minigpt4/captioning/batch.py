@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..generation.engine import Engine
-from ..generation.request import Generation
+from ..generation.request import GenerationRequest
 from ..images.read import load_image, read_image
 from ..models import MiniGPT4
 from ..prompts.prompt import Turn
@@ -79,7 +79,7 @@ def answer_all(
     collator = model.collator(training=False)
     size, ahead = model.image_size, 4 * slots
     waiting: deque[tuple[Job, Future[_Picture]]] = deque()
-    running: list[tuple[Job, _Picture, Generation]] = []
+    running: list[tuple[Job, _Picture, GenerationRequest]] = []
     left = iter(in_order(jobs, ahead))
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -159,7 +159,7 @@ def check_picture(path: str) -> os.stat_result:
 
 
 def _answered(
-    job: Job, picture: _Picture, generation: Generation
+    job: Job, picture: _Picture, generation: GenerationRequest
 ) -> dict[str, Any]:
     if generation.error is not None:
         return failed(job, generation.error)

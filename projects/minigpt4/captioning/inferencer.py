@@ -29,7 +29,7 @@ def get_model(
         pretrained: Whether to load the published checkpoint, or the path of
             one.
         device: Where to; by default the GPU if there is one.
-        kwargs: Settings over the config's ``model``, e.g.
+        kwargs: SamplingParams over the config's ``model``, e.g.
             ``decoder=dict(name_or_path='vicuna-7b')``.
 
     Returns:

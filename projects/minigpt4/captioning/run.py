@@ -31,7 +31,7 @@ from minigpt4_cli.options import (
     settings_of,
 )
 
-from ..generation.sampling import Settings
+from ..generation.sampling import SamplingParams
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
 from ..prompts.text_checks import check_text
@@ -130,7 +130,7 @@ def _answers(
         fresh.append(job)
     if fresh:
         model = load_model(args.model, args.pretrained, args.device)
-        Settings.of(model.generation, args.settings)
+        SamplingParams.of(model.generation, args.settings)
         yield from answer_all(
             model, fresh, args.slots, args.workers, args.settings
         )

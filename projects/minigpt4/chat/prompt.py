@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..generation.sampling import Settings
+from ..generation.sampling import SamplingParams
 from ..images.read import read_image, to_tensor
 from ..models import MiniGPT4
 from ..prompts.prompt import (
     IMAGE_HERE,
     PromptTemplate,
-    Row,
+    TokenizedPrompt,
     Turn,
     render_chat,
     tokenize,
@@ -34,7 +34,7 @@ class Prompt:
         notice: A sentence that says so, or None.
     """
 
-    row: Row
+    row: TokenizedPrompt
     images: list[Tensor]
     tokens: int
     dropped: int = 0
@@ -95,7 +95,7 @@ def build_prompt(
     limit = getattr(model.decoder.llm.config, 'max_position_embeddings', None)
     context = min(x for x in (max_context, limit, 2**31) if x)
     if max_new_tokens is None:
-        max_new_tokens = Settings.of(model.generation).max_new_tokens
+        max_new_tokens = SamplingParams.of(model.generation).max_new_tokens
     if turns and not any(IMAGE_HERE in turn.question for turn in turns):
         turns[0] = replace(
             turns[0],
@@ -110,7 +110,7 @@ def build_prompt(
         )
     number = model.neck.num_tokens
 
-    def without(dropped: int) -> tuple[Row, int]:
+    def without(dropped: int) -> tuple[TokenizedPrompt, int]:
         kept = turns[dropped:]
         kept[0] = _with_older_images(kept[0], sum(slots[:dropped]), template)
         row = tokenize(

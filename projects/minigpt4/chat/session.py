@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..generation.engine import Engine
-from ..generation.request import Answer, Generation
-from ..generation.sampling import Settings
+from ..generation.request import Answer, GenerationRequest
+from ..generation.sampling import SamplingParams
 from ..generation.worker import EngineWorker
 from ..images.read import read_image, to_tensor
 from ..models import MiniGPT4
@@ -65,10 +65,10 @@ class ChatSession:
         self.system = system
         self.max_context = max_context
         self.settings = settings
-        Settings.of(self.model.generation, settings)
+        SamplingParams.of(self.model.generation, settings)
         self.turns: list[Turn] = []
         self.images: list = []
-        self.last: Generation | None = None
+        self.last: GenerationRequest | None = None
         self.notice: str | None = None
         self._tensors: list[Tensor] = []
         # reentrant: a stream may be closed by garbage collection
@@ -100,7 +100,7 @@ class ChatSession:
 
     def _ask(
         self, question: str, images: Sequence, settings: dict
-    ) -> tuple[Generation, Iterator[str]]:
+    ) -> tuple[GenerationRequest, Iterator[str]]:
         question = check_text(question, 'the question', allow_empty=True)
         tensors = [
             to_tensor(read_image(image), self.model.image_size)
@@ -164,7 +164,7 @@ class ChatSession:
             self.turns, self.images, self._tensors = [], [], []
             self.last = self.notice = None
 
-    def _submit(self, turns, tensors, settings) -> Generation:
+    def _submit(self, turns, tensors, settings) -> GenerationRequest:
         merged = {**self.settings, **settings}
         prompt = build_prompt(
             self.model,
@@ -172,7 +172,7 @@ class ChatSession:
             tensors,
             self.system,
             self.max_context,
-            Settings.of(self.model.generation, merged).max_new_tokens,
+            SamplingParams.of(self.model.generation, merged).max_new_tokens,
         )
         generation = self.engine.submit(prompt.row, prompt.images, **merged)
         self.notice = prompt.notice
@@ -181,7 +181,7 @@ class ChatSession:
 
     def _stream(
         self,
-        generation: Generation,
+        generation: GenerationRequest,
         turns: list[Turn],
         question: str,
         images: list,
@@ -254,7 +254,9 @@ def _position(turns: Sequence[Turn], turn: Turn | None) -> int | None:
     return next((i for i, x in enumerate(turns) if x is turn), None)
 
 
-def _spelling(generation: Generation, model: MiniGPT4) -> tuple[int, ...]:
+def _spelling(
+    generation: GenerationRequest, model: MiniGPT4
+) -> tuple[int, ...]:
     """The ids of an answer and the template's end, as the model wrote them.
 
     Empty where they are not known to be the text of the answer.

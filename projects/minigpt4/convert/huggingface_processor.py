@@ -152,7 +152,7 @@ def write_processor(
         prompt: The question of a message without text.
         image_size: Side of the images in pixels.
         num_image_tokens: Tokens of one image.
-        generation: Settings over greedy decoding.
+        generation: SamplingParams over greedy decoding.
 
     Returns:
         The id of the image token.

@@ -1,8 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Training: optimizer, learning rate, loop, hooks, and the runner."""
 
+from ..deprecated import renamed
 from .hooks import (
-    LateInfoHook,
+    DeferredLossHook,
     ResumeHook,
     SampleCaptionsHook,
     SanityHook,
@@ -13,7 +14,7 @@ from .optim import TrainedParameters, WarmupCosineLR
 
 __all__ = [
     'EndlessTrainLoop',
-    'LateInfoHook',
+    'DeferredLossHook',
     'RankParallel',
     'ResumeHook',
     'SampleCaptionsHook',
@@ -22,3 +23,5 @@ __all__ = [
     'TrainedParameters',
     'WarmupCosineLR',
 ]
+
+__getattr__ = renamed(__name__, {'LateInfoHook': 'DeferredLossHook'})

@@ -18,6 +18,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 
 from ..datasets import ImageTextPairs
+from ..deprecated import renamed
 from ..images.figure import captioned, file_name
 from ..prompts.prompt import Turn
 from ..registry import HOOKS
@@ -48,7 +49,7 @@ def _model(runner):
 
 
 @HOOKS.register_module()
-class LateInfoHook(RuntimeInfoHook):
+class DeferredLossHook(RuntimeInfoHook):
     """Notes what a step returns without waiting for the device.
 
     mmengine's hook reads the loss at each iteration, so that the GPU runs
@@ -413,3 +414,6 @@ class SampleCaptionsHook(Hook):
             training=False, max_new_tokens=self.max_new_tokens
         )
         return [s for s in samples if collator.takes(s, collator.row(s))]
+
+
+__getattr__ = renamed(__name__, {'LateInfoHook': 'DeferredLossHook'})

@@ -3,12 +3,14 @@
 
 from collections.abc import Sequence
 
+from ..deprecated import renamed
+
 _LOST = '\ufffd'  # what a tokenizer says for half a character
 _WINDOW = 24  # tokens that are decoded again with each new one, at most
 _KEPT = 6  # of these, how many stay when the window moves on
 
 
-class TextStream:
+class Detokenizer:
     """The text of one answer while it is being written.
 
     What is shown is never taken back: half a character waits for its other
@@ -125,3 +127,6 @@ class TextStream:
             text = text.lstrip()
         self.text += text
         return text
+
+
+__getattr__ = renamed(__name__, {'TextStream': 'Detokenizer'})

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..prompts.encoding import encode_answer
-from ..prompts.prompt import Row
-from .detokenizer import TextStream
+from ..prompts.prompt import TokenizedPrompt
+from .detokenizer import Detokenizer
 from .hf_generate import generate
-from .model_runner import Reader, digest
-from .prefix_cache import Past, Pasts
+from .model_runner import ModelRunner, digest
+from .prefix_cache import CachedPrefix, PrefixCache
 from .ranking import rank_branches, rank_one_by_one
-from .request import Generation
-from .sampling import NAN_SCORES, Sampler, Settings
+from .request import GenerationRequest
+from .sampling import NAN_SCORES, Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from ..models.minigpt4 import MiniGPT4
@@ -47,7 +47,7 @@ class Engine:
             and pays for long use.
 
     Attributes:
-        driven: Whether a thread of its own steps it.
+        has_worker: Whether a thread of its own steps it.
     """
 
     def __init__(
@@ -61,13 +61,15 @@ class Engine:
             raise ValueError(f'slots is {slots}; expected at least 1.')
         self.model = model
         self.slots = slots
-        self.driven = False
-        self._reader = Reader(model, compile)
-        self._pasts = Pasts(self._reader.cache, stored_tokens)
-        self._waiting: deque[Generation] = deque()
-        self._rows: list[Generation] = []  # each in the slot of its place
+        self.has_worker = False
+        self._reader = ModelRunner(model, compile)
+        self._pasts = PrefixCache(self._reader.cache, stored_tokens)
+        self._waiting: deque[GenerationRequest] = deque()
+        self._rows: list[
+            GenerationRequest
+        ] = []  # each in the slot of its place
         self._held = 0  # steps since a slot was free that somebody waits for
-        self._door = threading.Lock()  # of those that wait
+        self._queue_lock = threading.Lock()  # of those that wait
         self._lock = threading.RLock()
 
     @property
@@ -81,14 +83,14 @@ class Engine:
         return len(self._rows)
 
     def submit(
-        self, row: Row, images: Sequence[Tensor] = (), **settings
-    ) -> Generation:
+        self, row: TokenizedPrompt, images: Sequence[Tensor] = (), **settings
+    ) -> GenerationRequest:
         """Ask for an answer, from any thread.
 
         Args:
             row: The tokenised prompt.
             images: ``(3, H, W)`` uint8, one for each image slot.
-            settings: Over the model's own; see :class:`Settings`.
+            settings: Over the model's own; see :class:`SamplingParams`.
 
         Raises:
             ValueError: Images and slots do not match, the prompt is empty or
@@ -98,7 +100,9 @@ class Engine:
         keys = self._reader.keys(row, images)
         return self._enter(keys, None, list(images), settings)
 
-    def submit_embedded(self, embeddings: Tensor, **settings) -> Generation:
+    def submit_embedded(
+        self, embeddings: Tensor, **settings
+    ) -> GenerationRequest:
         """Ask for an answer to ``(T, hidden_size)`` embeddings.
 
         Nothing of it is kept or taken from what is kept.
@@ -106,8 +110,8 @@ class Engine:
         keys = [0] * len(embeddings)
         return self._enter(keys, embeddings, [], settings)
 
-    def _enter(self, keys, embeddings, images, given) -> Generation:
-        settings = Settings.of(self.model.generation, given)
+    def _enter(self, keys, embeddings, images, given) -> GenerationRequest:
+        settings = SamplingParams.of(self.model.generation, given)
         llm, tokenizer = self.model.decoder.llm, self.model.decoder.tokenizer
         if not keys:
             raise ValueError('the prompt has no tokens; expected one or more.')
@@ -119,20 +123,20 @@ class Engine:
                 'the LLM takes; shorten the prompt or lower max_new_tokens.'
             )
         stop = (*self.model.template.stop, *settings.stop)
-        generation = Generation(
+        generation = GenerationRequest(
             self,
             settings,
             keys,
             embeddings,
             images,
-            TextStream(tokenizer, stop, settings.min_new_tokens),
+            Detokenizer(tokenizer, stop, settings.min_new_tokens),
             Sampler(settings, tokenizer.eos_token_id, llm.device),
         )
-        with self._door:
+        with self._queue_lock:
             self._waiting.append(generation)
         return generation
 
-    def _check(self, row: Row, images: Sequence[Tensor]) -> None:
+    def _check(self, row: TokenizedPrompt, images: Sequence[Tensor]) -> None:
         if row.num_images != len(images):
             raise ValueError(
                 f'{row.num_images} image slots in the prompt but '
@@ -174,7 +178,7 @@ class Engine:
 
     def rank(
         self,
-        row: Row,
+        row: TokenizedPrompt,
         images: Sequence[Tensor],
         candidates: Sequence[str],
         end: bool = True,
@@ -223,17 +227,17 @@ class Engine:
             self._pasts.keep(keys, slot, leave_in=True)
             return scores
 
-    def _running(self) -> list[Past]:
+    def _running(self) -> list[CachedPrefix]:
         """What the running rows have in their slots."""
         return [
-            Past(row.keys[: row.cached], slot)
+            CachedPrefix(row.keys[: row.cached], slot)
             for slot, row in enumerate(self._rows)
             if row.embeddings is None
         ]
 
-    def _next(self) -> list[Generation]:
+    def _next(self) -> list[GenerationRequest]:
         """Those that wait and have a slot now; the cancelled are let go."""
-        with self._door:
+        with self._queue_lock:
             gone = [row for row in self._waiting if row.cancelled]
             for row in gone:
                 self._waiting.remove(row)
@@ -280,7 +284,7 @@ class Engine:
             self._rows.append(row)
         self._see_and_read(new)
 
-    def _see_and_read(self, rows: list[Generation]) -> None:
+    def _see_and_read(self, rows: list[GenerationRequest]) -> None:
         """Read prompts together; where that fails, each by itself."""
         try:
             self._see(rows)
@@ -297,7 +301,7 @@ class Engine:
             for row in unread:
                 self._see_and_read([row])
 
-    def _see(self, rows: Sequence[Generation]) -> None:
+    def _see(self, rows: Sequence[GenerationRequest]) -> None:
         wanted = {}
         for row in rows:
             unread = set(row.keys[row.cached :])
@@ -308,7 +312,7 @@ class Engine:
         if wanted:
             self._reader.see(wanted)
 
-    def _read(self, rows: list[Generation]) -> None:
+    def _read(self, rows: list[GenerationRequest]) -> None:
         """Read what is new of some prompts; choose their first tokens."""
         prompts = [
             self._reader.embed(row.keys, row.cached)
@@ -341,13 +345,13 @@ class Engine:
             row.cached += 1
         self._choose(rows, scores)
 
-    def _choose(self, rows: list[Generation], scores: Tensor) -> None:
+    def _choose(self, rows: list[GenerationRequest], scores: Tensor) -> None:
         """Add a token to each row; let those that end leave."""
         highest = scores.argmax(-1, keepdim=True)  # NaN, where there is one
         usable = (~scores.gather(-1, highest).isnan()).flatten().tolist()
         best = highest.flatten().tolist()
         eos = self.model.decoder.tokenizer.eos_token_id
-        ended: list[tuple[Generation, str, Exception | None]] = []
+        ended: list[tuple[GenerationRequest, str, Exception | None]] = []
         for index, row in enumerate(rows):
             try:
                 token = best[index]
@@ -372,7 +376,7 @@ class Engine:
 
     def _leave(
         self,
-        rows: Sequence[Generation],
+        rows: Sequence[GenerationRequest],
         reason: str,
         error: Exception | None = None,
     ) -> None:
@@ -388,7 +392,7 @@ class Engine:
                 self._rows[slot] = last
             row.finish(reason, error)
 
-    def _answer_whole(self, row: Generation) -> None:
+    def _answer_whole(self, row: GenerationRequest) -> None:
         """Let transformers write an answer."""
         decoder, settings = self.model.decoder, row.settings
         try:
@@ -413,9 +417,9 @@ class Engine:
         row.finish('stop' if answer.finished else 'length')
 
 
-def _alike(rows: Sequence[Generation]) -> list[list[Generation]]:
+def _alike(rows: Sequence[GenerationRequest]) -> list[list[GenerationRequest]]:
     """Neighbours whose new parts are of about one length."""
-    groups: list[list[Generation]] = []
+    groups: list[list[GenerationRequest]] = []
     for row in rows:
         group = [*groups[-1], row] if groups else [row]
         lengths = [len(row.keys) - row.cached for row in group]

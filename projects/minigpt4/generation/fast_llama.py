@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kv_cache import SlotCache, View
+from .kv_cache import KVCache, View
 
 _LINEARS = (
     'self_attn.q_proj',
@@ -110,7 +110,7 @@ class LlamaPass:
         mask: Tensor,
         places: Tensor,
         first: int,
-        cache: SlotCache,
+        cache: KVCache,
     ) -> Tensor:
         """Hidden states ``(rows, T, hidden_size)``, normed.
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from ..deprecated import renamed
+
 # keys and values of each layer, each ``(heads, length, D)``
 Stored = list[tuple[Tensor, Tensor]]
 
@@ -20,7 +22,7 @@ class View(NamedTuple):
     values_seen: Tensor
 
 
-class SlotCache(Cache):
+class KVCache(Cache):
     """A transformers cache of slots, which rows come to and leave.
 
     Each layer has one tensor of keys and one of values, ``(slots, heads,
@@ -147,3 +149,6 @@ class SlotCache(Cache):
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[target, :, :length] = tensor[source, :, :length]
+
+
+__getattr__ = renamed(__name__, {'SlotCache': 'KVCache'})

@@ -14,9 +14,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from .. import compat
-from ..prompts.prompt import IMAGE_SLOT, Row
+from ..prompts.prompt import IMAGE_SLOT, TokenizedPrompt
 from .fast_llama import LlamaPass, is_plain_llama
-from .kv_cache import SlotCache
+from .kv_cache import KVCache
 
 if TYPE_CHECKING:
     from ..models.decoder import LLMDecoder
@@ -29,7 +29,7 @@ _IMAGES_AT_ONCE = 16
 _FITS: MutableMapping = WeakKeyDictionary()  # LLMs, whether they fit slots
 
 
-class Reader:
+class ModelRunner:
     """Reads prompts and what is said after them into slots.
 
     Args:
@@ -44,7 +44,7 @@ class Reader:
     def __init__(self, model: 'MiniGPT4', compile: bool = False) -> None:
         self.model = model
         self.decoder = model.decoder
-        self.cache = SlotCache()
+        self.cache = KVCache()
         self._features: OrderedDict[int, Tensor] = OrderedDict()
         self._llama: LlamaPass | None = None
         with torch.inference_mode():
@@ -59,7 +59,9 @@ class Reader:
                 level=logging.WARNING,
             )
 
-    def keys(self, row: Row, images: Sequence[Tensor]) -> list[int]:
+    def keys(
+        self, row: TokenizedPrompt, images: Sequence[Tensor]
+    ) -> list[int]:
         """What tells the places of a prompt apart.
 
         A token's id, or a negative number that stands for an image's pixels.
@@ -307,7 +309,7 @@ def _misfit(decoder: 'LLMDecoder') -> str | None:
         want = llm.base_model(
             inputs_embeds=embeddings, use_cache=False
         ).last_hidden_state
-        cache = SlotCache()
+        cache = KVCache()
         cache.reserve(1, 8)
         parts = []
         for part in (slice(0, 4), slice(4, 5), slice(5, 6)):

@@ -4,13 +4,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .kv_cache import SlotCache, Stored
+from .kv_cache import KVCache, Stored
 
 _WORTH_A_COPY = 16  # tokens
 
 
 @dataclass(eq=False)
-class Past:
+class CachedPrefix:
     """Tokens whose keys and values are known.
 
     Attributes:
@@ -24,7 +24,7 @@ class Past:
     stored: Stored | None = None
 
 
-class Pasts:
+class PrefixCache:
     """Beginnings of prompts whose keys and values are kept.
 
     They stay in the slot they were computed in until another row needs it,
@@ -35,10 +35,10 @@ class Pasts:
         limit: Tokens that are kept; 0 keeps none.
     """
 
-    def __init__(self, cache: SlotCache, limit: int) -> None:
+    def __init__(self, cache: KVCache, limit: int) -> None:
         self._cache = cache
         self._limit = limit
-        self._pasts: list[Past] = []  # the latest last
+        self._pasts: list[CachedPrefix] = []  # the latest last
 
     def keep(self, keys: list[int], slot: int, leave_in: bool) -> None:
         """Keep what a slot holds.
@@ -50,7 +50,7 @@ class Pasts:
         """
         if not 0 < len(keys) <= self._limit:
             return
-        past = Past(keys, slot)
+        past = CachedPrefix(keys, slot)
         # what it begins with is known through it
         self._pasts = [p for p in self._pasts if keys[: len(p.keys)] != p.keys]
         self._pasts.append(past)
@@ -67,7 +67,10 @@ class Pasts:
                 self._take_out(past)
 
     def enter(
-        self, keys: Sequence[int], slot: int, running: Iterable[Past] = ()
+        self,
+        keys: Sequence[int],
+        slot: int,
+        running: Iterable[CachedPrefix] = (),
     ) -> int:
         """Give a row a slot with the longest known beginning of its prompt.
 
@@ -107,7 +110,7 @@ class Pasts:
         """Keep nothing of what was kept."""
         self._pasts.clear()
 
-    def _take_out(self, past: Past) -> None:
+    def _take_out(self, past: CachedPrefix) -> None:
         assert past.slot is not None
         past.stored = self._cache.take_out(past.slot, len(past.keys))
         past.slot = None

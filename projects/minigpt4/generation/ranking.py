@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .model_runner import Reader
+    from .model_runner import ModelRunner
 
 
 def rank_branches(
-    reader: 'Reader',
+    reader: 'ModelRunner',
     keys: Sequence[int],
     start: int,
     branches: Sequence[Sequence[int]],
@@ -41,7 +41,9 @@ def rank_branches(
 
 
 def rank_one_by_one(
-    reader: 'Reader', keys: Sequence[int], branches: Sequence[Sequence[int]]
+    reader: 'ModelRunner',
+    keys: Sequence[int],
+    branches: Sequence[Sequence[int]],
 ) -> list[float]:
     """The same without slots: the prompt is read with each answer."""
     decoder = reader.decoder

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .detokenizer import TextStream
-from .sampling import Sampler, Settings
+from ..deprecated import renamed
+from .detokenizer import Detokenizer
+from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -32,7 +33,7 @@ class Answer:
     finished: bool
 
 
-class Generation:
+class GenerationRequest:
     """One answer on its way; made by :meth:`Engine.submit`.
 
     Attributes:
@@ -53,11 +54,11 @@ class Generation:
     def __init__(
         self,
         engine: 'Engine',
-        settings: Settings,
+        settings: SamplingParams,
         keys: list[int],
         embeddings: Tensor | None,
         images: list[Tensor],
-        stream: TextStream,
+        stream: Detokenizer,
         sampler: Sampler,
     ) -> None:
         self.settings = settings
@@ -104,7 +105,7 @@ class Generation:
                     yield piece
                 elif done:
                     break
-                elif not self._engine.driven:
+                elif not self._engine.has_worker:
                     self._engine.step()
                 else:
                     with self._changed:
@@ -176,3 +177,6 @@ class Generation:
                     level=logging.ERROR,
                 )
         self._changed.notify_all()
+
+
+__getattr__ = renamed(__name__, {'Generation': 'GenerationRequest'})

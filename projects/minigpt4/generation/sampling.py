@@ -16,6 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from ..deprecated import renamed
+
 NAN_SCORES = (
     "the LLM's scores are not numbers (NaN), so no token can be chosen; check "
     'its weights, and its dtype (float16 overflows in some LLMs).'
@@ -25,7 +27,7 @@ MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplingParams:
     """How one answer is generated; greedily unless told otherwise.
 
     The names and meanings are those of transformers' ``GenerationConfig``.
@@ -60,7 +62,7 @@ class Settings:
     length_penalty: float = 1.0
 
     @classmethod
-    def of(cls, *settings: Mapping) -> 'Settings':
+    def of(cls, *settings: Mapping) -> 'SamplingParams':
         """Settings from mappings, later ones over earlier ones.
 
         Raises:
@@ -177,7 +179,7 @@ class Sampler:
     """
 
     def __init__(
-        self, settings: Settings, eos: int | None, device: torch.device
+        self, settings: SamplingParams, eos: int | None, device: torch.device
     ) -> None:
         steps: list = []
         if settings.repetition_penalty != 1:
@@ -225,3 +227,6 @@ class Sampler:
         return int(
             torch.multinomial(probabilities, 1, generator=self._generator)
         )
+
+
+__getattr__ = renamed(__name__, {'Settings': 'SamplingParams'})

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..prompts.prompt import Row
+from ..prompts.prompt import TokenizedPrompt
 from .engine import Engine
-from .request import Generation
+from .request import GenerationRequest
 
 
 class QueueFull(RuntimeError):
@@ -40,9 +40,9 @@ class EngineWorker:
         self.max_waiting = max_waiting
         self._work = threading.Condition()
         self._open = True
-        self._began: dict[Generation, float] = {}  # those not ended
+        self._began: dict[GenerationRequest, float] = {}  # those not ended
         self._seconds = 1.0  # that an answer takes, a moving mean
-        engine.driven = True
+        engine.has_worker = True
         self._thread = threading.Thread(
             target=self._run, name='minigpt4-engine', daemon=True
         )
@@ -64,8 +64,8 @@ class EngineWorker:
         return self.engine.running
 
     def submit(
-        self, row: Row, images: Sequence[Tensor] = (), **settings
-    ) -> Generation:
+        self, row: TokenizedPrompt, images: Sequence[Tensor] = (), **settings
+    ) -> GenerationRequest:
         """Ask for an answer, from any thread; see :meth:`Engine.submit`.
 
         Raises:
@@ -116,7 +116,7 @@ class EngineWorker:
                     generation.cancel()
             self._work.notify_all()
         self._thread.join()
-        self.engine.driven = False
+        self.engine.has_worker = False
 
     def _run(self) -> None:
         while True:

@@ -21,7 +21,7 @@ from ..prompts.prompt import (
     IMAGE_HERE,
     IMAGE_SLOT,
     PromptTemplate,
-    Row,
+    TokenizedPrompt,
     render,
     tokenize,
     with_images,
@@ -92,7 +92,7 @@ class _Line(NamedTuple):
     learned: np.ndarray
 
 
-def _widen(row: Row, num_image_tokens: int, start: int) -> _Line:
+def _widen(row: TokenizedPrompt, num_image_tokens: int, start: int) -> _Line:
     """A row from its token ``start`` on; a mere target at its end unfed."""
     ids = np.array(row.ids[start:])
     slots = ids == IMAGE_SLOT
@@ -106,7 +106,7 @@ def _widen(row: Row, num_image_tokens: int, start: int) -> _Line:
     )
 
 
-def _common_prefix(rows: Sequence[Row]) -> tuple[int, ...]:
+def _common_prefix(rows: Sequence[TokenizedPrompt]) -> tuple[int, ...]:
     """The text that all rows begin with, before any image or target."""
     first = rows[0].ids
     length = len(first)
@@ -145,7 +145,7 @@ def _pack(
 
 
 def build_inputs(
-    rows: Sequence[Row],
+    rows: Sequence[TokenizedPrompt],
     num_image_tokens: int,
     padding: str = 'right',
     line_length: float | None = None,
@@ -270,7 +270,7 @@ class Collator:
         self.max_text_length = max_text_length
         self.padding = padding
 
-    def row(self, sample) -> Row:
+    def row(self, sample) -> TokenizedPrompt:
         """Tokenise one sample.
 
         Raises:
@@ -309,11 +309,11 @@ class Collator:
             )
         return row
 
-    def length(self, row: Row) -> int:
+    def length(self, row: TokenizedPrompt) -> int:
         """Tokens of a row, those of its images included."""
         return len(row.ids) + row.num_images * (self.num_image_tokens - 1)
 
-    def takes(self, sample, row: Row) -> bool:
+    def takes(self, sample, row: TokenizedPrompt) -> bool:
         """Whether a row is within ``max_length``; one that is not is named."""
         length = self.length(row)
         if self.max_length is None or length <= self.max_length:
@@ -374,7 +374,9 @@ class Collator:
             batch['position'] = samples.position
         return batch
 
-    def _piece(self, samples: Sequence, rows: Sequence[Row]) -> dict:
+    def _piece(
+        self, samples: Sequence, rows: Sequence[TokenizedPrompt]
+    ) -> dict:
         images = [image for sample in samples for image in sample.images]
         return dict(
             images=_stack(images) if images else None,

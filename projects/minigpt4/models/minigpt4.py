@@ -17,7 +17,7 @@ from ..generation.engine import Engine
 from ..generation.hf_generate import generate
 from ..generation.model_runner import fits_slots
 from ..generation.request import Answer
-from ..generation.sampling import Settings
+from ..generation.sampling import SamplingParams
 from ..prompts.prompt import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
@@ -359,7 +359,7 @@ class MiniGPT4(BaseModel):
     def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
         """Answer a batch of samples, collated or not."""
         if not isinstance(data, dict):
-            number = Settings.of(self.generation).max_new_tokens
+            number = SamplingParams.of(self.generation).max_new_tokens
             data = self.collator(training=False, max_new_tokens=number)(data)
         skipped = data.get('counts', {}).get('skipped')
         if skipped:
@@ -406,7 +406,7 @@ class MiniGPT4(BaseModel):
         Args:
             images: ``(N, 3, H, W)`` normalised, or None.
             inputs: The batch.
-            settings: Over ``generation``; see :class:`Settings`.
+            settings: Over ``generation``; see :class:`SamplingParams`.
 
         Raises:
             ValueError: The batch is one of the training collator, or a
@@ -431,7 +431,7 @@ class MiniGPT4(BaseModel):
                 for row, mask in zip(embeddings, masks, strict=True)
             ]
             return [row.answer() for row in rows]
-        chosen = Settings.of(self.generation, settings)
+        chosen = SamplingParams.of(self.generation, settings)
         return generate(
             self.decoder.llm,
             self.decoder.tokenizer,
@@ -452,7 +452,7 @@ class MiniGPT4(BaseModel):
         Args:
             samples: What the datasets' pipelines give.
             batch_size: How many are answered at once; None is all.
-            settings: Over ``generation``; see :class:`Settings`.
+            settings: Over ``generation``; see :class:`SamplingParams`.
         """
         size = batch_size or max(len(samples), 1)
         collator = self.collator(training=False)
@@ -474,5 +474,5 @@ class MiniGPT4(BaseModel):
 
     def _engine_answers(self, settings: dict) -> bool:
         """Whether answers are the engine's, not transformers'."""
-        beams = Settings.of(self.generation, settings).num_beams
+        beams = SamplingParams.of(self.generation, settings).num_beams
         return beams == 1 and fits_slots(self.decoder)

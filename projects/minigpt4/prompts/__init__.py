@@ -1,13 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Prompts: from a conversation to token ids with image slots."""
 
+from ..deprecated import renamed
 from .prompt import (
     IMAGE_HERE,
     IMAGE_SLOT,
     TEMPLATES,
     PromptTemplate,
-    Row,
     Segment,
+    TokenizedPrompt,
     Turn,
     answer_segment,
     get_template,
@@ -21,7 +22,7 @@ __all__ = [
     'IMAGE_HERE',
     'IMAGE_SLOT',
     'PromptTemplate',
-    'Row',
+    'TokenizedPrompt',
     'Segment',
     'TEMPLATES',
     'Turn',
@@ -32,3 +33,5 @@ __all__ = [
     'tokenize',
     'with_images',
 ]
+
+__getattr__ = renamed(__name__, {'Row': 'TokenizedPrompt'})

@@ -9,6 +9,7 @@ here knows of tensors or of a model.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ..deprecated import renamed
 from .encoding import encode
 
 IMAGE_HERE = '<ImageHere>'  # in a question: where an image stands
@@ -302,7 +303,7 @@ def with_images(
 
 
 @dataclass
-class Row:
+class TokenizedPrompt:
     """A tokenised conversation.
 
     Attributes:
@@ -323,7 +324,7 @@ class Row:
 
 def tokenize(
     segments: Sequence[Segment], tokenizer, max_text_length: int | None = None
-) -> Row:
+) -> TokenizedPrompt:
     """Tokenise segments into a row that begins with BOS.
 
     Args:
@@ -339,7 +340,7 @@ def tokenize(
     Source: MiniGPT-4 ``models/minigpt_base.py`` @ d94738a, where BOS stands
     once before all and each segment is tokenised without special tokens.
     """
-    row = Row()
+    row = TokenizedPrompt()
     if tokenizer.bos_token_id is not None:
         row.ids.append(tokenizer.bos_token_id)
         row.supervised.append(False)
@@ -363,3 +364,6 @@ def tokenize(
         row.ids += ids
         row.supervised += [segment.supervised] * len(ids)
     return row
+
+
+__getattr__ = renamed(__name__, {'Row': 'TokenizedPrompt'})

@@ -17,7 +17,7 @@ from minigpt4_cli.options import completed, parse_setting
 from ..captioning.batch import check_picture
 from ..captioning.table import make_folder
 from ..chat.session import ChatSession
-from ..generation.sampling import Settings
+from ..generation.sampling import SamplingParams
 from ..images.fetch import fetch_picture
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
@@ -57,7 +57,7 @@ class View(Protocol):
 
 
 class Conversation:
-    """A chat that is driven by lines.
+    """A chat that is has_worker by lines.
 
     Args:
         session: The chat.
@@ -212,7 +212,9 @@ class Conversation:
         new = dict(map(parse_setting, rest.split()))
         settings = completed({**self.session.settings, **new})
         self.session.settings = settings
-        shown = asdict(Settings.of(self.session.model.generation, settings))
+        shown = asdict(
+            SamplingParams.of(self.session.model.generation, settings)
+        )
         self.view.note(' '.join(f'{k}={v}' for k, v in shown.items()))
 
     def _help(self, rest: str) -> None:

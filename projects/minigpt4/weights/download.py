@@ -18,7 +18,7 @@ from ..utils.atomic import write_atomically
 from ..utils.file_types import common_content
 from .transfer import (
     FULL,
-    Refused,
+    MirrorError,
     bring,
     note_of,
     read_json,
@@ -189,7 +189,7 @@ def _obtain(
         try:
             _accept(path, path, url, 'found there', wanted)
             return
-        except Refused as reason:
+        except MirrorError as reason:
             aside = path.with_name(f'{path.name}.wrong')
             os.replace(path, aside)
             reasons.append(f'{path}: {reason} (renamed {aside.name})')
@@ -203,7 +203,7 @@ def _obtain(
             bring(place, part)
             _accept(part, path, url, place, wanted)
             return
-        except Refused as reason:
+        except MirrorError as reason:
             reasons.append(f'{shown(place)}: {reason}')
             print_log(reasons[-1], logger='current', level=logging.WARNING)
     raise ConnectionError(
@@ -230,7 +230,7 @@ def _accept(
     """Check a file, record what it is and give it its name.
 
     Raises:
-        Refused: It is not what it should be. A download is removed.
+        MirrorError: It is not what it should be. A download is removed.
     """
     digest = hashlib.sha256()
     with open(file, 'rb') as stream:
@@ -252,7 +252,7 @@ def _accept(
     if reason:
         if file != path:
             file.unlink()
-        raise Refused(reason)
+        raise MirrorError(reason)
     os.replace(file, path)
     stat = path.stat()
     record = dict(

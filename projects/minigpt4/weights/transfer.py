@@ -37,7 +37,7 @@ _CHUNK = 2**20
 _WORTH_ANOTHER_TRY = (408, 416, 425, 429, 500, 502, 503, 504)
 
 
-class Refused(Exception):
+class MirrorError(Exception):
     """A place does not give the file; its text says why."""
 
 
@@ -52,7 +52,7 @@ def bring(place: str, part: Path) -> None:
         part: Where to.
 
     Raises:
-        Refused: It cannot be had there.
+        MirrorError: It cannot be had there.
         OSError: It cannot be written.
     """
     most, waits = size_of(part), list(WAITS)
@@ -70,11 +70,11 @@ def bring(place: str, part: Path) -> None:
             if place.startswith('file:') or (
                 status is not None and status not in _WORTH_ANOTHER_TRY
             ):
-                raise Refused(reason) from error
+                raise MirrorError(reason) from error
         if size_of(part) > most:  # tries are counted from the last new byte
             most, waits = size_of(part), list(WAITS)
         if not waits:
-            raise Refused(f'{reason}, {len(WAITS) + 1} times')
+            raise MirrorError(f'{reason}, {len(WAITS) + 1} times')
         print_log(
             f'{shown(place)}: {reason}; trying again in {waits[0]:g} s',
             logger='current',
@@ -94,7 +94,7 @@ def _read(place: str, part: Path) -> None:
             return  # all of it had come when an earlier process died
     local = Path(shown(place)) if place.startswith('file:') else None
     if local is not None and local.exists() and not local.is_file():
-        raise Refused('it is not a regular file')
+        raise MirrorError('it is not a regular file')
     headers = {'User-Agent': 'minigpt4', 'Accept-Encoding': 'identity'}
     if start:
         headers |= {
@@ -109,7 +109,7 @@ def _read(place: str, part: Path) -> None:
         raise
     with answer:
         if 'html' in answer.headers.get('Content-Type', ''):
-            raise Refused('a web page came instead of the file')
+            raise MirrorError('a web page came instead of the file')
         if getattr(answer, 'status', None) != 206:
             start = 0
         elif not _goes_on(answer.headers, start, known):

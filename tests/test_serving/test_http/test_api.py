@@ -211,7 +211,7 @@ def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
 
     words = [f'{i} ' for i in range(3000)]
 
-    class Generation:
+    class GenerationRequest:
         def listen(self, tell):
             tell('first ')  # one alone wakes who listens
             self.thread = threading.Thread(
@@ -219,7 +219,7 @@ def test_what_comes_while_a_piece_is_sent_goes_with_the_next():
             )
 
     async def hear():
-        generation, heard = Generation(), []
+        generation, heard = GenerationRequest(), []
         async for piece in pieces_of(generation):
             heard.append(piece)
             if len(heard) == 1:

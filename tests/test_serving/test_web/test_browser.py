@@ -28,15 +28,15 @@ SERVER = """
 import sys, time
 from minigpt4_cli.main import main
 from minigpt4.generation.engine import Engine
-from minigpt4.generation.request import Generation
-step, finish = Engine.step, Generation.finish
+from minigpt4.generation.request import GenerationRequest
+step, finish = Engine.step, GenerationRequest.finish
 def slow_step(self):
     time.sleep(0.05 * bool(self.running))
     return step(self)
 def telling_finish(self, reason, error=None):
     print('an answer ended:', reason)
     finish(self, reason, error)
-Engine.step, Generation.finish = slow_step, telling_finish
+Engine.step, GenerationRequest.finish = slow_step, telling_finish
 sys.exit(main(sys.argv[1:]))
 """
 

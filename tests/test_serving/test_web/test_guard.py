@@ -19,7 +19,7 @@ from minigpt4.serving.web import uploads as uploads_module
 from minigpt4.serving.web.actions import Actions
 from minigpt4.serving.web.page import EXAMPLES, examples, mount_page
 from minigpt4.serving.web.uploads import UploadError, Uploads
-from minigpt4.serving.web.web_session import Visit, settings_of
+from minigpt4.serving.web.web_session import WebSession, settings_of
 
 pytest.importorskip('gradio', reason='needs minigpt4[web]')
 
@@ -311,7 +311,7 @@ def roomy(tmp_path):
 def test_an_uploaded_picture_is_removed_when_its_question_is_answered(
     worker, roomy
 ):
-    visit = Visit(worker, uploads=roomy)
+    visit = WebSession(worker, uploads=roomy)
     path = picture(roomy, '1')
     for _ in visit.ask('How many shapes are there?', [path]):
         shown = visit.shown[0].files[0]
@@ -330,7 +330,7 @@ def test_an_uploaded_picture_is_removed_when_its_question_is_answered(
 def test_the_picture_of_a_question_that_failed_stays(
     worker, roomy, monkeypatch
 ):
-    visit = Visit(worker, uploads=roomy)
+    visit = WebSession(worker, uploads=roomy)
     path = picture(roomy, '1')
 
     def refuse(*args, **settings):
@@ -348,7 +348,7 @@ def test_the_picture_of_a_question_that_failed_stays(
 def test_a_visit_reads_uploads_alone(worker, roomy, tmp_path):
     private = tmp_path / 'private.png'
     private.write_bytes(png())
-    visit = Visit(worker, uploads=roomy)
+    visit = WebSession(worker, uploads=roomy)
     with pytest.raises(ValueError, match='upload it again'):
         list(visit.ask('Hello', [str(private)]))
 
@@ -356,7 +356,9 @@ def test_a_visit_reads_uploads_alone(worker, roomy, tmp_path):
 def test_the_page_has_the_servers_limits(worker):
     limits = RequestLimits(beams=2, max_tokens=30, text=50)
     actions = Actions(
-        lambda: Visit(worker, max_text=limits.text), examples(True), limits
+        lambda: WebSession(worker, max_text=limits.text),
+        examples(True),
+        limits,
     )
 
     def notice(text='Hello', **changes) -> str:
@@ -400,7 +402,7 @@ def test_beams_that_the_server_forbids_are_not_offered(client):
 
 
 def test_an_answer_of_the_page_ends_in_time(worker, monkeypatch):
-    visit = Visit(worker, max_seconds=0.2)
+    visit = WebSession(worker, max_seconds=0.2)
     step = worker.engine.step
     monkeypatch.setattr(
         worker.engine, 'step', lambda: time.sleep(0.05) or step()

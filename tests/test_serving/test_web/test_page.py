@@ -26,7 +26,7 @@ from minigpt4.serving.web.page import (
 from minigpt4.serving.web.web_session import (
     Busy,
     Shown,
-    Visit,
+    WebSession,
     as_text,
     messages,
     sentence,
@@ -54,13 +54,13 @@ def worker(model):
 
 @pytest.fixture
 def visit(worker):
-    return Visit(worker)
+    return WebSession(worker)
 
 
 @pytest.fixture
 def actions(worker):
     pytest.importorskip('gradio', reason='needs minigpt4[web]')
-    return Actions(lambda: Visit(worker), examples(nano=True))
+    return Actions(lambda: WebSession(worker), examples(nano=True))
 
 
 def run(steps) -> int:
@@ -99,7 +99,7 @@ def test_an_answer_grows(visit):
 
 
 def test_visits_know_nothing_of_each_other(worker):
-    first, second = Visit(worker), Visit(worker)
+    first, second = WebSession(worker), WebSession(worker)
     run(first.ask(DESCRIBE, PICTURES[:1]))
     run(second.ask(DESCRIBE, PICTURES[1:2]))
     assert first.chat is not second.chat
@@ -261,7 +261,7 @@ def test_a_full_context_is_told(visit, worker):
     ],
 )
 def test_large_pictures_are_refused(worker, limits, words):
-    visit = Visit(worker, ImageSources(limits))
+    visit = WebSession(worker, ImageSources(limits))
     with pytest.raises(ValueError, match=words):
         run(visit.ask(DESCRIBE, PICTURES[:1]))
     assert visit.shown == visit.chat.turns == []
@@ -279,7 +279,7 @@ def test_a_broken_picture_is_named_in_one_sentence(visit, tmp_path):
 
 
 def test_too_many_pictures_are_refused(worker):
-    visit = Visit(worker, max_images=2)
+    visit = WebSession(worker, max_images=2)
     with pytest.raises(ValueError, match='3 pictures were given'):
         run(visit.ask(DESCRIBE, PICTURES))
 
@@ -407,7 +407,7 @@ def test_clear_makes_a_new_chat_and_silences_the_old(actions):
 def test_a_forgotten_visit_is_told(actions):
     asked = dict(text='Hello!', files=[])
     *_, last = actions.ask(None, asked, *GREEDY)
-    assert isinstance(last['visit'], Visit)
+    assert isinstance(last['visit'], WebSession)
     assert 'begins anew' in last['notice']['value']
 
 

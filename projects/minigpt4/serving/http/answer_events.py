@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ...generation.request import Generation
+from ...generation.request import GenerationRequest
 from ...utils.errors import one_line
 from .chat_request import ChatRequest
 from .errors import ApiError
 
 
 async def send_events(
-    generation: Generation,
+    generation: GenerationRequest,
     first: str,
     pieces: AsyncIterator[str],
     about: dict,
@@ -89,7 +89,7 @@ async def _send_data(send, data: str) -> None:
     )
 
 
-async def pieces_of(generation: Generation) -> AsyncIterator[str]:
+async def pieces_of(generation: GenerationRequest) -> AsyncIterator[str]:
     """The text of an answer as the thread of the engine gives it.
 
     What comes while the last piece is being sent is the next one.
@@ -117,7 +117,7 @@ async def pieces_of(generation: Generation) -> AsyncIterator[str]:
             yield text
 
 
-def check_answer(generation: Generation) -> None:
+def check_answer(generation: GenerationRequest) -> None:
     """Refuse to pass a broken answer off as a whole one.
 
     Raises:
@@ -139,7 +139,7 @@ def check_answer(generation: Generation) -> None:
         )
 
 
-def usage_of(generation: Generation) -> dict[str, Any]:
+def usage_of(generation: GenerationRequest) -> dict[str, Any]:
     """The numbers of tokens, as the API gives them."""
     written = len(generation.token_ids)
     return dict(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ...chat.prompt import ContextLengthError, Prompt, build_prompt
-from ...generation.request import Generation
-from ...generation.sampling import Settings
+from ...generation.request import GenerationRequest
+from ...generation.sampling import SamplingParams
 from ...generation.worker import QueueFull
 from ...images.fetch import ImageError
 from ...images.read import to_tensor
@@ -143,7 +143,7 @@ class Completions:
     async def _send_answer(
         self,
         request: ChatRequest,
-        generation: Generation,
+        generation: GenerationRequest,
         prompt: Prompt,
         began: float,
         send,
@@ -192,7 +192,7 @@ class Completions:
 
     @contextlib.contextmanager
     def _answering(
-        self, generation: Generation, slot: 'Slot'
+        self, generation: GenerationRequest, slot: 'Slot'
     ) -> Iterator[None]:
         """Follow an answer; it ends with the request.
 
@@ -253,7 +253,7 @@ class Completions:
 
     async def _start(
         self, request: ChatRequest, images: list[Tensor]
-    ) -> tuple[Generation, Prompt]:
+    ) -> tuple[GenerationRequest, Prompt]:
         """Write the prompt, and ask the engine.
 
         Raises:
@@ -302,7 +302,9 @@ class Completions:
 
     def _prompt(self, request: ChatRequest, images: list[Tensor]) -> Prompt:
         try:
-            settings = Settings.of(self.model.generation, request.settings)
+            settings = SamplingParams.of(
+                self.model.generation, request.settings
+            )
             with self._tokenizer:
                 prompt = build_prompt(
                     self.model,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..http.request_values import RequestLimits
-from .web_session import Busy, Visit, messages, sentence, settings_of
+from .web_session import Busy, WebSession, messages, sentence, settings_of
 
 _FORGOTTEN = (
     'the page was left for so long that the server has forgotten what was '
@@ -28,7 +28,7 @@ class Actions:
 
     def __init__(
         self,
-        new_visit: Callable[[], Visit],
+        new_visit: Callable[[], WebSession],
         examples: list[dict[str, Any]],
         limits: RequestLimits | None = None,
     ) -> None:
@@ -41,7 +41,7 @@ class Actions:
         return dict(visit=self.new_visit(), box=_update(interactive=True))
 
     def ask(
-        self, visit: Visit | None, asked: dict, *controls
+        self, visit: WebSession | None, asked: dict, *controls
     ) -> Iterator[dict]:
         """A question was sent, with or without pictures."""
         forgotten = visit is None
@@ -54,7 +54,9 @@ class Actions:
                     update.update(notice=_banner(_FORGOTTEN))
             yield update
 
-    def regenerate(self, visit: Visit | None, *controls) -> Iterator[dict]:
+    def regenerate(
+        self, visit: WebSession | None, *controls
+    ) -> Iterator[dict]:
         """The last answer is wanted anew."""
         visit = visit or self.new_visit()
         steps = self._steps(visit.regenerate, controls)
@@ -69,18 +71,18 @@ class Actions:
         yield from work(*values, **settings)
 
     @staticmethod
-    def stop(visit: Visit | None) -> None:
+    def stop(visit: WebSession | None) -> None:
         """The answer that is being written is to end."""
         if visit is not None:
             visit.stop()
 
     @staticmethod
-    def leave(visit: Visit | None) -> None:
+    def leave(visit: WebSession | None) -> None:
         """The browser has gone."""
         if visit is not None:
             visit.end()
 
-    def clear(self, visit: Visit | None) -> dict:
+    def clear(self, visit: WebSession | None) -> dict:
         """A new chat is wanted."""
         self.leave(visit)
         return dict(
@@ -90,7 +92,7 @@ class Actions:
             box=_update(value=None, **_ASKING),
         )
 
-    def export(self, visit: Visit | None) -> dict:
+    def export(self, visit: WebSession | None) -> dict:
         """The chat is wanted as files."""
         try:
             files = (visit or self.new_visit()).export()
@@ -104,7 +106,7 @@ class Actions:
         return dict(text=card['question'], files=card['images'])
 
     def _follow(
-        self, visit: Visit, steps: Iterator[None], asked: dict | None
+        self, visit: WebSession, steps: Iterator[None], asked: dict | None
     ) -> Iterator[dict]:
         """Show an answer while it grows; what failed returns to the box."""
         turns = len(visit.shown)
@@ -134,7 +136,7 @@ class Actions:
             )
 
 
-def _view(visit: Visit) -> dict:
+def _view(visit: WebSession) -> dict:
     """What the page shows of a visit."""
     return dict(
         chat=messages(visit.shown),

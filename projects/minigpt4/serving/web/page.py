@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...generation.sampling import Settings
+from ...generation.sampling import SamplingParams
 from ...generation.worker import EngineWorker
 from ...images.sources import ImageSources
 from ...models import MiniGPT4
@@ -22,7 +22,7 @@ from ..http.request_values import RequestLimits
 from .actions import Actions
 from .guard import PageGuard
 from .uploads import UNUSED_SECONDS, Uploads, upload_folder
-from .web_session import MOST_BEAMS, WAYS, Visit
+from .web_session import MOST_BEAMS, WAYS, WebSession
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -136,7 +136,7 @@ def build_page(
     gr = _gradio()
     gr.set_static_paths([EXAMPLES])
     new_visit = partial(
-        Visit,
+        WebSession,
         worker,
         sources,
         limits.images,
@@ -161,7 +161,9 @@ def build_page(
                 chat, box, parts, buttons = _chat_column()
             with gr.Column(scale=3, min_width=280):
                 gallery = _gallery(actions.examples)
-                controls = _controls(Settings.of(model.generation), limits)
+                controls = _controls(
+                    SamplingParams.of(model.generation), limits
+                )
 
         parts = dict(visit=visit, chat=chat, box=box, **parts)
 
@@ -332,7 +334,7 @@ def _gallery(cards: list[dict[str, Any]]) -> 'gr.Gallery':
         )
 
 
-def _controls(defaults: Settings, limits: RequestLimits) -> list:
+def _controls(defaults: SamplingParams, limits: RequestLimits) -> list:
     """The settings, in the order of :func:`.visit.settings_of`."""
     import gradio as gr
 

@@ -60,7 +60,7 @@ class Shown:
     answer: str = ''
 
 
-class Visit:
+class WebSession:
     """One browser's chat, which nobody else sees.
 
     Args:
