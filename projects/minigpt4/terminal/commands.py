@@ -139,8 +139,8 @@ class Conversation:
         assert session.last is not None
         if session.last.finish_reason == 'length':
             self.view.note(
-                f'cut at {session.last.sampling_params.max_new_tokens} tokens; '
-                'max_new_tokens is the setting'
+                f'cut at {session.last.sampling_params.max_new_tokens} '
+                'tokens; max_new_tokens is the setting'
             )
         if session.last.finish_reason == 'cancelled':
             self.view.note('stopped')
