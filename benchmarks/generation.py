@@ -124,7 +124,7 @@ def _by_engine(side: str, folder: Path, rows: int) -> Answer:
 
     def answer(embeddings: Tensor, tokens: int):
         given = [
-            engine.submit_embedded(row, max_new_tokens=tokens)
+            engine.submit_embeddings(row, max_new_tokens=tokens)
             for row in embeddings
         ]
         engine.step()  # the prompts and two tokens
@@ -276,7 +276,7 @@ def caption(
         @torch.no_grad()
         def caption_batch(batch: slice, tokens: int):
             data = model.data_preprocessor(collator(samples[batch]), False)
-            embeddings = model.embed(data['images'], data['inputs'])
+            embeddings = model.embed_inputs(data['images'], data['inputs'])
             return _greedily(model.decoder.llm, embeddings, tokens)
 
     def in_batches():
@@ -293,7 +293,7 @@ def caption(
         engine = Engine(model, slots)  # knows nothing of these images
         rows = [
             engine.submit(
-                collator.row(sample), sample.images, max_new_tokens=length
+                collator.tokenize(sample), sample.images, max_new_tokens=length
             )
             for sample, length in zip(samples, lengths)
         ]

@@ -61,7 +61,7 @@ def decode(model, device: str, name: str) -> dict:
     prompt = prompt.to(model.decoder.llm.dtype)
     figures = []
     for _ in range(REPEATS + 1):
-        answer = engine.submit_embedded(prompt, max_new_tokens=TOKENS)
+        answer = engine.submit_embeddings(prompt, max_new_tokens=TOKENS)
         engine.step()
         gpu.wait(device)
         start = time.perf_counter()
@@ -105,7 +105,7 @@ def caption(model, size: str, device: str, name: str) -> dict:
         start = time.perf_counter()
         answers = [
             engine.submit(
-                collator.row(sample), sample.images, max_new_tokens=CAPTION
+                collator.tokenize(sample), sample.images, max_new_tokens=CAPTION
             )
             for sample in samples
         ]
@@ -115,7 +115,7 @@ def caption(model, size: str, device: str, name: str) -> dict:
         figures.append(IMAGES / (time.perf_counter() - start))
     data = model.data_preprocessor(collator(samples[-1:]), False)
     with torch.no_grad():
-        (prompt,) = model.embed(data['images'], data['inputs'])
+        (prompt,) = model.embed_inputs(data['images'], data['inputs'])
     values = scores(model, prompt, answers[-1].token_ids)
     return _row(name, figures[1:], values)
 

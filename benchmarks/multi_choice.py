@@ -31,7 +31,7 @@ def _ours(folder: Path, images: torch.Tensor) -> Callable:
 
     def rank(i: int) -> list[float]:
         (sample,) = mini_prop.samples([QUESTION], [None], images[i : i + 1])
-        row = collator.row(sample)
+        row = collator.tokenize(sample)
         return engine.rank(row, sample.images, CANDIDATES)
 
     return rank

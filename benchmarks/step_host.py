@@ -57,12 +57,12 @@ def _ours(folder: Path, tokens, questions, answers):
 
     def assemble():
         data = model.data_preprocessor(piece, True)
-        return model.embed(data['images'], data['inputs']), data['inputs']
+        return model.embed_inputs(data['images'], data['inputs']), data['inputs']
 
     embedded, inputs = assemble()
     # the sums of all embeddings and of the learned tokens tell a batch
-    prefix = model.decoder.embed(torch.tensor(inputs.prefix))
-    total = embedded[inputs.row_ids > 0].double().sum(0)
+    prefix = model.decoder.embed_tokens(torch.tensor(inputs.prefix))
+    total = embedded[inputs.sequence_ids > 0].double().sum(0)
     total += COUNT * prefix.double().sum(0)
     return assemble, total, inputs.targets
 

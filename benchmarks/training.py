@@ -246,7 +246,7 @@ def write_features(folder: Path, dtype: str) -> None:
         return
     model = mini_prop.build(folder)
     with torch.no_grad():
-        queries = model.queries(normalised(folder))
+        queries = model.encode_images(normalised(folder))
     writer = FeatureWriter(folder / dtype, {}, queries.shape[1:], dtype)
     writer.add(_digests(len(queries)), queries)
     writer.close()

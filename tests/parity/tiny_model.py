@@ -209,8 +209,8 @@ def peer_inputs(model: MiniGPT4, batch: str) -> dict[str, Tensor]:
     """
     collate = model.collator(training=False)
     images = model.data_preprocessor(collate(samples(batch, True)))['images']
-    ids, mask, labels = _expand(map(collate.row, samples(batch, True)))
-    prompt = _expand(map(collate.row, samples(batch, False)))
+    ids, mask, labels = _expand(map(collate.tokenize, samples(batch, True)))
+    prompt = _expand(map(collate.tokenize, samples(batch, False)))
     return dict(
         pixel_values=images,
         input_ids=ids,
@@ -258,7 +258,7 @@ def our_outputs(model: MiniGPT4, batch: str) -> dict[str, Tensor]:
             features=features,
             queries=queries,
             image_tokens=model.head(queries),
-            embeddings=model.embed(images, inputs) * real,
+            embeddings=model.embed_inputs(images, inputs) * real,
             logits=model(images, inputs, mode='tensor') * real,
         )
     model.zero_grad()
