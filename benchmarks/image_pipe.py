@@ -34,7 +34,9 @@ def ours(paths: list[Path]) -> Callable:
     from minigpt4.models.collator import stack_images
 
     files = [path.read_bytes() for path in paths]
-    return lambda: stack_images([load_image(f, 224, exact=False) for f in files])
+    return lambda: stack_images(
+        [load_image(f, 224, exact=False) for f in files]
+    )
 
 
 def official_transform() -> Callable:
@@ -107,7 +109,9 @@ def from_paths(paths: list[Path]) -> Callable:
     from minigpt4.images.read import load_image
     from minigpt4.models.collator import stack_images
 
-    return lambda: stack_images([load_image(p, 224, exact=False) for p in paths])
+    return lambda: stack_images(
+        [load_image(p, 224, exact=False) for p in paths]
+    )
 
 
 def levels(batch) -> np.ndarray:
