@@ -5,7 +5,8 @@ The computations of MiniGPT-4 @ d94738a in a step, in their order: attention as
 matrix products with materialised scores, biases of the ViT concatenated at
 each call, prompts and answers tokenised inside the step, samples joined one by
 one with tensors as slice bounds, padding to the longest, the last target as an
-input, logits of all positions in fp32, shifted by a copy. It reads the files of :mod:`mini_prop`.
+input, logits of all positions in fp32, shifted by a copy. It
+reads the files of :mod:`mini_prop`.
 
 Source: ``models/{eva_vit,Qformer,minigpt4,minigpt_base,modeling_llama}.py`` of
 MiniGPT-4 @ d94738a, and transformers' eager LLaMA.

@@ -54,7 +54,7 @@ def decode_fingerprint(
 
 
 def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
-    """State-dict hook: drop what is frozen, add the LLM's fingerprint."""
+    """State-dict hook: drop frozen weights, add the LLM's fingerprint."""
     trained = {prefix + name for name in model.trained_names}
     for key in [
         key
@@ -73,9 +73,9 @@ def check_trained(
 ) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
-    mmengine loads without ``strict`` and only warns of such faults. The
-    published checkpoints call the head ``llama_proj``, and others wrap it
-    and put prefixes before its name; see :mod:`~.state_dicts`.
+    mmengine loads without ``strict`` and only warns of such errors. In the
+    published checkpoints the head is ``llama_proj``, and other files have
+    nested dicts or prefixes; see :mod:`~minigpt4.weights.state_dicts`.
     """
     source = metadata.get(SOURCE, _UNKNOWN_SOURCE)
     if not prefix:
@@ -123,10 +123,10 @@ def check_trained(
 def _use_our_names(
     model: 'MiniGPT4', state_dict: dict, prefix: str, source: str
 ) -> None:
-    """Rename what was trained as the model calls it.
+    """Rename trained weights to the names in the model.
 
     Raises:
-        ValueError: A name is there twice, or a prefix before some only.
+        ValueError: A name occurs twice, or only some names have a prefix.
     """
     theirs = {
         f'head.layers.0.{x}': f'llama_proj.{x}' for x in ('weight', 'bias')
@@ -147,7 +147,7 @@ def _use_our_names(
 
 
 def ignore_frozen(model: 'MiniGPT4', incompatible_keys) -> None:
-    """Load hook: frozen parts come from files of their own.
+    """Load hook: frozen weights may be missing, they have their own files.
 
     Raises:
         ValueError: A trained parameter was not set to the checkpoint's value.
