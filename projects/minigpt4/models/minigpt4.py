@@ -30,8 +30,7 @@ _UNSET = 'unset'
 def _generation_api() -> types.ModuleType:
     """Import :mod:`minigpt4.generation.api` when an answer is needed.
 
-    The generation package imports the models; this is the only import in the
-    other direction, so a model does not depend on its engine.
+    This is the only import of the generation package, which imports models.
     """
     from ..generation import api
 
@@ -47,8 +46,7 @@ class MiniGPT4(BaseModel):
     space, (4) they are inserted between the embedded tokens, (5) the decoder
     computes the logits.
 
-    The state dict holds the trained weights and the fingerprint of the LLM
-    that they were trained with; nothing else.
+    The state dict holds only trained weights and their LLM's fingerprint.
 
     Args:
         backbone: Config of the backbone, e.g. :class:`EVAViT`; None where
@@ -240,8 +238,7 @@ class MiniGPT4(BaseModel):
             return embeddings
         features = self.head(self.encode_images(images)).to(embeddings.dtype)
         flat = embeddings.flatten(0, 1)
-        # a trained table, or a graph for recomputed activations
-        if flat.requires_grad:
+        if flat.requires_grad:  # of a trained table or recomputed layers
             flat = flat.clone()
         flat.index_copy_(0, inputs.image_positions, features.flatten(0, 1))
         return flat.view_as(embeddings)
@@ -361,8 +358,7 @@ class MiniGPT4(BaseModel):
                 level=logging.WARNING,
             )
         if data['inputs'] is None:
-            # no sample could be read; mmengine's loops look for a loss in the
-            # last output, and find none in this one
+            # mmengine's loops look for a loss in the last output
             return [BaseDataElement(loss={})]
         return super().val_step(data)
 
