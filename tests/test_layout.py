@@ -14,15 +14,17 @@ COMMAND = PROJECTS / 'minigpt4_cli'
 TESTS = ROOT / 'tests'
 
 # A module imports from its own room and from rooms of earlier lines, never
-# from a room of the same line or of a later one.
+# from a room of the same line or of a later one. A room is a folder, or a
+# module next to the folders.
 IMPORT_ORDER = (
     ('utils',),
     ('prompts',),
     ('images',),
     ('weights',),
     ('llm',),
-    ('models',),
+    ('models', 'model_files'),
     ('generation',),
+    ('loading',),
     ('chat', 'captioning', 'datasets'),
     ('engine',),
     ('convert', 'nano'),
@@ -36,15 +38,11 @@ BASE_MODULES = {'compat', 'deprecated', 'registry'}
 # (module, imported room). Empty this set when none is left.
 OPEN_EDGES = {
     ('captioning.inferencer', 'datasets'),
-    ('captioning.run', 'minigpt4_cli'),
     ('images.fetch', 'serving'),
     ('images.sources', 'datasets'),
     ('llm.fingerprint', 'models'),
+    ('loading', 'captioning'),
     ('models.minigpt4', 'generation'),
-    ('serving.http.serve', 'minigpt4_cli'),
-    ('serving.http.serve_options', 'minigpt4_cli'),
-    ('terminal.commands', 'minigpt4_cli'),
-    ('terminal.run', 'minigpt4_cli'),
     ('weights.checkpoint_files', 'models'),
 }
 # Test modules below tests/ROOM/ that test more than one module.
@@ -170,18 +168,14 @@ def import_circles() -> list[list[str]]:
     return sorted(circles)
 
 
-def test_every_room_has_a_place_in_the_order():
-    rooms = {
-        path.parent.name
-        for path in PACKAGE.glob('*/__init__.py')
-        if path.parent.name != '.mim'
-    }
-    assert rooms == set(RANK), (
-        'IMPORT_ORDER of this file and the rooms differ; name a new room '
-        'there, and in the tour of CONTRIBUTING.md'
-    )
+def test_every_room_is_in_the_order():
+    folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     modules = {path.stem for path in PACKAGE.glob('*.py')} - {'__init__'}
-    assert modules == BASE_MODULES
+    rooms = (folders - {'.mim'}) | modules - BASE_MODULES
+    assert rooms == set(RANK), (
+        'IMPORT_ORDER of this file and the rooms differ; add a new room '
+        'there, and to the tour of CONTRIBUTING.md'
+    )
 
 
 def test_imports_between_rooms_go_one_way():
