@@ -182,8 +182,8 @@ def compare(
         peer: Command of the peer's.
         unit: Unit of the figures.
         goal: By what factor ours has to be better, of the best repetitions.
-        peer_name: Who the peer is; says 're-stated' where its operations are
-            told in our words.
+        peer_name: Name of the peer, with 'reimplemented' if its code cannot
+            be installed next to this package.
         per: Items (samples, images, tokens) of one repetition.
         rate: Whether the figures are items per second; else they are seconds
             (or what the work returns) times ``scale`` per item.

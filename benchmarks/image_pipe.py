@@ -38,7 +38,7 @@ def ours(paths: list[Path]) -> Callable:
 
 
 def official_transform() -> Callable:
-    """Blip2ImageTrainProcessor, re-stated."""
+    """Blip2ImageTrainProcessor, reimplemented."""
     from torchvision import transforms
 
     return transforms.Compose(
@@ -159,7 +159,7 @@ def our_loader(shards: str) -> Iterable:
 
 
 def official_loader(shards: str) -> Iterable:
-    """The official webdataset pipeline and default collation, re-stated."""
+    """The official webdataset pipeline and collation, reimplemented."""
     import webdataset
     from torch.utils.data import DataLoader
 
@@ -261,7 +261,7 @@ def measure(repeats: int) -> list[dict]:
         for kind, goal in (('224', 3.5), ('640x480', 2)):
             paths = photographs.write_files(folder / kind, kind, BATCH)
             for us, peer, name in (
-                ('ours', 'official', 'official, re-stated'),
+                ('ours', 'official', 'official, reimplemented'),
                 ('paths', 'mmpretrain', 'MMPretrain 1.2.0'),
             ):
                 rows.append(
@@ -292,7 +292,7 @@ def measure(repeats: int) -> list[dict]:
                 ),
                 'images/CPU-s',
                 3.5,
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 per=BATCH * BATCHES,
                 repeats=repeats,
             )

@@ -70,7 +70,7 @@ def ours(folder: Path) -> list:
 
 
 def official(folder: Path) -> list:
-    """The official constructor, re-stated.
+    """The official constructor, reimplemented.
 
     All is built and initialised in fp32: linear layers by PyTorch, then again
     by ``trunc_normal_`` or ``normal_``; of BERT also its words, its text
@@ -221,7 +221,7 @@ def measure(repeats: int) -> list[dict]:
                 *(harness.side('load.py', side, folder) for side in SIDES),
                 'CPU-s',
                 6,
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 rate=False,
                 repeats=repeats,
             )
@@ -245,7 +245,7 @@ def measure(repeats: int) -> list[dict]:
                 at_most=at_most,
                 guard_ok=rows[0]['guard_ok'],
                 guard=rows[0]['guard'],
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 weight_bytes=weights,
             )
         )

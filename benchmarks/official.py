@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official training step, its operations re-stated in our words.
+"""The official training step, its operations reimplemented in our words.
 
 What MiniGPT-4 @ d94738a computes in a step, in its order and with its
 detours: attention as matrix products with all scores in memory, biases of the

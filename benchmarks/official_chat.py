@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official way to an answer, its operations re-stated in our words.
+"""The official way to an answer, its operations reimplemented in our words.
 
 What MiniGPT-4 @ d94738a and the transformers 4.30.2 that it pins compute for
 an answer, in their order: LLaMA's layers with all scores in memory, the

@@ -234,7 +234,7 @@ def measure(repeats: int) -> Iterator[dict]:
             ),
             'CPU-s to the first token',
             goal,
-            peer_name='official chat, re-stated',
+            peer_name='official chat, reimplemented',
             rate=False,
             repeats=min(repeats, COUNT - 2 * LOOKED_AT),
         )
