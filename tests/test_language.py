@@ -84,7 +84,7 @@ WORDS = [
     Word('anew', 'again'),
     Word('for ever', 'indefinitely'),
     Word('at once', 'immediately, or: at the same time, concurrent'),
-    Word('by turns|in turns', 'alternately'),
+    Word('by turns', 'alternately'),
     Word('till', 'until'),
     Word('comes? and goe?s?', 'join and leave the batch'),
     Word('lies', 'is located, is in'),
