@@ -2,6 +2,7 @@
 """The rooms of the package: the import order, and tests named by module."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,6 +177,14 @@ def test_every_room_is_in_the_order():
         'IMPORT_ORDER of this file and the rooms differ; add a new room '
         'there, and to the tour of CONTRIBUTING.md'
     )
+
+
+def test_the_tour_lists_the_rooms_in_the_import_order():
+    text = (ROOT / 'CONTRIBUTING.md').read_text('utf-8')
+    table = text.split('| Room | Contains |')[1].split('\n\n')[0]
+    listed = re.findall(r'^\| `(\w+)/` \|', table, re.M)
+    folders = [room for room in RANK if (PACKAGE / room).is_dir()]
+    assert listed == folders
 
 
 def test_imports_between_rooms_go_one_way():
