@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Answers of both sides, on the same weights, prompts and images.
 
-A row's file names a task and its sizes; this file is the worker of its sides.
+The file of a row names a task and its sizes; this file is the worker of both
+sides.
 
     python benchmarks/generation.py SIDE TASK FOLDER SETTINGS
 
 The lengths of answers are forced: no side ever chooses an end of text
-(:func:`let_speak`), though all look for it after each token.
+(:func:`prevent_end`), although all check for it after each token.
 """
 
 import json
@@ -29,19 +30,19 @@ PEERS = dict(
     official='official, reimplemented',
     live='official, transformers 4.30.2 live',
 )
-LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # an environment of its own
+LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # Python of a separate environment
 QUESTION = f'<Img><ImageHere></Img> {mini_prop.ALIGNMENT_PROMPTS[0]}'
 COMPILE_TIME = 'compile-time'
 
 
 @torch.no_grad()
-def let_speak(llm, tokenizer) -> None:
-    """Let a random LLM say words that depend on all before, without end.
+def prevent_end(llm, tokenizer) -> None:
+    """Let a random LLM generate tokens that depend on the context, endlessly.
 
-    Matrices of its layers are scaled so that they keep the size of what goes
-    through; else each word would follow from the last one alone, and a wrong
-    prompt would give the same answer. It never says EOS, nor a ``#`` that
-    could become ``###``: their logits are 0, which is never the highest.
+    The matrices of its layers are scaled to preserve the norm of activations;
+    otherwise each token would depend only on the last one, and a wrong prompt
+    would give the same answer. It never generates EOS, nor a ``#`` that could
+    become ``###``: their logits are 0, which is never the highest.
     """
     width = llm.config.hidden_size
     for layer in llm.model.layers:
@@ -57,19 +58,19 @@ def let_speak(llm, tokenizer) -> None:
 
 
 def our_model(folder: Path, cached: bool = False):
-    """Our model, that speaks."""
+    """Our model, with endless answers."""
     model = mini_prop.build(folder, cached)
-    let_speak(model.decoder.llm, model.decoder.tokenizer)
+    prevent_end(model.decoder.llm, model.decoder.tokenizer)
     return model
 
 
 def official_model(folder: Path, cached: bool = False):
-    """The official one."""
+    """The reimplemented official model."""
     from official import OfficialModel
 
     model = OfficialModel(folder, '###', 160, encode=not cached)
     model.requires_grad_(False)
-    let_speak(model.llm, model.tokenizer)
+    prevent_end(model.llm, model.tokenizer)
     return model
 
 
@@ -83,7 +84,7 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 class _Clock:
-    """A stopping criterion of transformers that notes when token two came."""
+    """A stopping criterion that records the time of the second token."""
 
     def __init__(self) -> None:
         self.calls, self.at = 0, 0.0
@@ -112,7 +113,7 @@ def _greedily(llm, embeddings: Tensor, tokens: int, clock=None) -> Tensor:
     )
 
 
-# of embeddings and a number of tokens: ids, and when token two was there
+# of embeddings and a number of tokens: token ids, time of the second token
 Answer = Callable[[Tensor, int], tuple[list[list[int]], float]]
 
 
@@ -141,7 +142,7 @@ def _by_transformers(folder: Path, whole: bool) -> Answer:
 
     llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
-    let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
+    prevent_end(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
 
     def answer(embeddings: Tensor, tokens: int):
         clock = None if whole else _Clock()
@@ -164,7 +165,7 @@ def _officially(folder: Path) -> Answer:
 
 
 def _live(folder: Path) -> Answer:
-    """What ``Chat.answer`` has transformers 4.30.2 do, greedily."""
+    """``generate`` as ``Chat.answer`` calls it, in transformers 4.30.2."""
     from official_chat import StoppingCriteriaSub, stop_ids
     from transformers import (
         LlamaForCausalLM,
@@ -175,7 +176,7 @@ def _live(folder: Path) -> Answer:
     llm = LlamaForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
     tokenizer = LlamaTokenizer.from_pretrained(folder / 'llm')
-    let_speak(llm, tokenizer)
+    prevent_end(llm, tokenizer)
     folded = mini_prop.Folded(tokenizer, llm.config.vocab_size)
     stop = StoppingCriteriaSub(stop_ids(folded))
 
@@ -190,7 +191,7 @@ def _live(folder: Path) -> Answer:
             do_sample=False,
             min_length=1,
         )
-        return ids[:, 1:].tolist(), math.nan  # behind a BOS
+        return ids[:, 1:].tolist(), math.nan  # after a BOS
 
     return answer
 
@@ -212,10 +213,10 @@ def decode(
         prompt: Tokens of each.
         tokens: Of each answer.
         whole: Whether the prompt and the first two tokens count; official
-            peers know it no other way.
+            peers support nothing else.
 
     Returns:
-        A function that gives ids and seconds, and the guard of ids.
+        A function that returns token ids and seconds, and the guard of ids.
     """
     sizes = mini_prop.SIZES[(folder / 'size').read_text()]['llm']
     shape = rows, prompt, sizes['hidden_size']
@@ -257,7 +258,7 @@ def caption(
         side: ``ours`` or a peer.
         folder: The weights.
         count: Images.
-        slots: Answers at once: a peer's batch.
+        slots: Concurrent requests; the batch of a peer.
         median: Of the lengths, in tokens.
 
     Returns:
@@ -290,7 +291,7 @@ def caption(
     def by_engine():
         from minigpt4.generation.engine import Engine
 
-        engine = Engine(model, slots)  # knows nothing of these images
+        engine = Engine(model, slots)  # has not cached these images
         rows = [
             engine.submit(
                 collator.row(sample), sample.images, max_new_tokens=length
@@ -351,7 +352,7 @@ def build(
 
 
 class Row(NamedTuple):
-    """What a row compares.
+    """The settings of one row.
 
     Attributes:
         name: Its name.
@@ -361,7 +362,7 @@ class Row(NamedTuple):
         unit: Of the figures.
         per: Items of one repetition.
         peer: A name of ``PEERS``.
-        goal: By what factor ours has to be better.
+        goal: Factor by which ours has to be better.
         side: Ours or ours compiled.
         rate: Whether figures are items per second, else ms per item.
     """
@@ -416,7 +417,7 @@ def compare(row: Row, repeats: int) -> dict:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be a worker."""
+    """Run a worker."""
     side, task, folder, settings = arguments
     harness.worker(
         lambda: build(side, task, Path(folder), json.loads(settings)),

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the rows that need a GPU have in common."""
+"""Helpers of the rows that need a GPU."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ import torch
 
 
 def no_gpu(name: str, unit: str, **goals) -> dict:
-    """The row where there is no GPU."""
+    """The row on a machine without a GPU."""
     return harness.skipped(name, unit, 'there is no CUDA device', **goals)
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that was asked."""
+    """Wait until the device has finished all work."""
     if device == 'cuda':
         torch.cuda.synchronize()
 
@@ -33,7 +33,7 @@ def row(
         name: Its name.
         figures: The best repetition and the median.
         unit: Their unit.
-        values: Two ways to the same number, the guard.
+        values: One number computed in two ways, the guard.
         tolerance: How far apart they may be, relative.
         goals: ``at_most`` or ``at_least``.
     """

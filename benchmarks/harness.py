@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Two sides of a benchmark as two processes that work in turns on one CPU.
+"""Two sides of a benchmark as two processes that alternate on one CPU.
 
 A side is a script that calls :func:`worker`; the parent calls
 :func:`compare`. On one CPU with one thread, in alternation, the other load of
-a machine falls on both sides alike; CPU time leaves most of it out.
+a machine affects both sides equally; CPU time excludes most of it.
 
 This module needs no torch, so that a peer's environment can import it.
 """
@@ -42,20 +42,20 @@ def worker(
     build: Callable[[], tuple[Callable[[], float | None], Mapping]],
     warm_ups: int = WARM_UPS,
 ) -> None:
-    """Be one side: build, warm up, then work once per line of stdin.
+    """Run one side: build, warm up, then work once per line of stdin.
 
     Args:
-        build: Gives the work and the guard. The work does one repetition; it
-            returns None, and its CPU time counts, or a figure of its own that
+        build: Returns the work and the guard. The work does one repetition;
+            it returns None, then its CPU time counts, or another figure that
             counts instead (FLOPs, bytes). The guard is a dict of arrays,
-            numbers, texts or lists of them which the other side must
-            share.
+            numbers, strings or lists of them, which must be equal on both
+            sides.
         warm_ups: Repetitions before the first that counts.
     """
     cpu = os.environ.get(_CPU)
     if cpu and hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, {int(cpu)})
-    # stdout is the line to the parent: whatever a library prints goes aside
+    # stdout is the channel to the parent: prints of libraries go to stderr
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     work, guard = build()
@@ -73,7 +73,7 @@ def worker(
 
 
 class _Side:
-    """A worker process, seen from the parent."""
+    """A worker process, controlled by the parent."""
 
     def __init__(self, command: Sequence[str | Path], guard: Path) -> None:
         self.command = [str(part) for part in command]
@@ -86,7 +86,7 @@ class _Side:
             _CPU: os.environ.get(_CPU, cpu),
             _GUARD: str(guard),
         }
-        if self.command[0] != sys.executable:  # an environment of its own
+        if self.command[0] != sys.executable:  # a separate environment
             environment.pop('PYTHONPATH', None)
         self.process = subprocess.Popen(
             self.command,
@@ -96,7 +96,7 @@ class _Side:
             env=environment,
         )
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         """The next line of the worker."""
         line = self.process.stdout.readline()
         if not line:
@@ -107,13 +107,13 @@ class _Side:
         return line.strip()
 
     def repeat(self) -> float:
-        """One repetition: its figure."""
+        """Run one repetition and return its figure."""
         self.process.stdin.write('\n')
         self.process.stdin.flush()
-        return json.loads(self.hear())
+        return json.loads(self.receive())
 
     def close(self) -> None:
-        """Let it end."""
+        """Close its input and wait until it ends."""
         self.process.stdin.close()
         self.process.wait()
 
@@ -174,14 +174,14 @@ def compare(
     tolerance: float | Mapping[str, float] = 1e-5,
     repeats: int = REPEATS,
 ) -> dict:
-    """Run two sides in alternation, and give the row of the table.
+    """Run two sides alternately and return the row of the table.
 
     Args:
         name: Name of the row.
         ours: Command of our worker.
         peer: Command of the peer's.
         unit: Unit of the figures.
-        goal: By what factor ours has to be better, of the best repetitions.
+        goal: Factor by which the best repetition of ours has to be better.
         peer_name: Name of the peer, with 'reimplemented' if its code cannot
             be installed next to this package.
         per: Items (samples, images, tokens) of one repetition.
@@ -204,8 +204,8 @@ def compare(
         try:
             for command, guard in zip((ours, peer), guards):
                 sides.append(_Side(command, guard))
-                # one after the other, so that they build undisturbed
-                assert sides[-1].hear() == 'ready'
+                # sequentially, so that one build does not disturb the other
+                assert sides[-1].receive() == 'ready'
             for _ in range(repeats):
                 for side, figures in zip(sides, measured):
                     figures.append(side.repeat())
@@ -255,9 +255,9 @@ def row(
     guard: str = '',
     **more,
 ) -> dict:
-    """A row of the table; ``met`` says whether it holds all its goals.
+    """A row of the table; ``met`` is whether it meets all its goals.
 
-    A speed whose guard failed meets nothing. ``more`` is kept beside.
+    A speed whose guard failed meets no goal. ``more`` is added to the row.
     """
     met = (
         ours is not None
@@ -289,5 +289,5 @@ def skipped(name: str, unit: str, reason: str, **goals) -> dict:
 
 
 def side(script: str | Path, *arguments: str | Path) -> list[str]:
-    """The command of a worker of ours: a script of this folder."""
+    """The command of one of our workers: a script of this folder."""
     return [sys.executable, str(HERE / script), *map(str, arguments)]

@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images per second and core, from JPEG files to the batch.
 
-Ours ends at the batch of uint8 that the device normalises; the official
-pipeline at its batch of normalised fp32; MMPretrain's at its batch of uint8.
+Ours ends with a batch of uint8, which the device normalizes; the official
+pipeline with normalized fp32; MMPretrain's with uint8.
 
     python benchmarks/image_pipe.py SIDE KIND FOLDER
 """
@@ -103,7 +103,7 @@ def mmpretrain(paths: list[Path]) -> Callable:
 
 
 def from_paths(paths: list[Path]) -> Callable:
-    """Ours from files, as MMPretrain's."""
+    """Our pipeline from files, like MMPretrain's."""
     from minigpt4.images.read import load_image
     from minigpt4.models.collator import _stack
 
@@ -120,7 +120,7 @@ def levels(batch) -> np.ndarray:
     return ((batch * std + mean) * 255).round().numpy()
 
 
-# whole pipelines, with data workers
+# complete pipelines, with data workers
 
 
 def our_loader(shards: str) -> Iterable:
@@ -188,7 +188,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def settled(workers: list[int]) -> float:
-    """CPU time of the workers, once they have filled their queues."""
+    """CPU time of the workers after they have filled their queues."""
     before = -1.0
     while (now := sum(map(cpu_seconds, workers))) - before > 2e-3:
         before = now
@@ -197,7 +197,7 @@ def settled(workers: list[int]) -> float:
 
 
 def through(batches: Iterator) -> Callable:
-    """Draw batches; the CPU time of all processes for exactly as many."""
+    """Load batches; returns the CPU time of all processes for them."""
     workers = [process.pid for process in multiprocessing.active_children()]
 
     def work() -> float:
@@ -244,7 +244,7 @@ def build(side: str, kind: str, folder: str):
 
 
 def difference(kind: str, paths: list[Path]) -> str:
-    """How far ours is from the official values."""
+    """The difference between ours and the official values."""
     off = np.abs(levels(ours(paths)()) - levels(official(paths)()))
     shares = [
         f'{(off == step).mean():.2g} of the values differ by {step}'
