@@ -145,7 +145,9 @@ def test_row_states_whether_goals_are_met(harness):
     assert not harness.skipped('x', 's', 'why', goal=1.0)['met']
 
 
-def test_command_prints_and_stores_rows(run, harness, monkeypatch, tmp_path, capsys):
+def test_command_prints_and_stores_rows(
+    run, harness, monkeypatch, tmp_path, capsys
+):
     class Stub:
         @staticmethod
         def measure(repeats):
