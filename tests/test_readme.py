@@ -175,7 +175,7 @@ WITHOUT_READERS = {
 def test_first_line_states_who_needs_the_page(page):
     title, blank, readers = page.read_text('utf-8').splitlines()[:3]
     assert title.startswith('# ') and not blank
-    states_readers = re.fullmatch(r'\*For .*[.:]?\*', readers) is not None
+    states_readers = re.match(r'\*?(?:This page is for|For) ', readers)
     assert states_readers or page.name in WITHOUT_READERS, (
         'write below the title a line such as "*For users who train a model.*"'
     )
