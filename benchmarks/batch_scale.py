@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Tokens per second of 1 to 32 concurrent requests, against transformers.
+"""Tokens per second of 1 to 32 answers at once, against transformers.
 
-Each batch size has three rows: decoding (without prompts and first tokens),
-captioning (twice as many images as slots, forced lengths, both sides encode
-the images), and only the matrix products of the LLM, batched against one by
-one: the gain that batching can have on this machine. Decoding must be no
-slower than with the smaller batch, and reach 0.8 of the gain of the products;
-captioning must be no slower than with the smaller batch.
+Each batch has a row of decoding (prompts and first tokens left out), one of
+captioning (twice as many images as slots, lengths forced, the vision parts
+at work on both sides), and one of the bare matrix products of the LLM, in a
+batch against one by one: what a batch can gain on this machine. Decoding has
+to be no slower than the smaller batch, and to gain 0.8 of what the products
+gain; captioning has to be no slower than the smaller batch.
 
     python benchmarks/batch_scale.py SIDE BATCH FOLDER
 """
@@ -21,14 +21,14 @@ import torch
 from generation import Row, compare, forced_lengths
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-PROMPT, TOKENS = 32, 34  # the first two are not measured
+PROMPT, TOKENS = 32, 34  # the first two do not count
 MEDIAN = 32  # tokens of a caption
 SHARE = 0.8
 REPEATS = 5
 
 
 def build(side: str, batch: int, folder: Path) -> tuple[Callable, dict]:
-    """All matrix products of an LLM, for a batch or for one row at a time."""
+    """All matrices of an LLM by a batch, at once or row by row."""
     from safetensors.torch import load_file
 
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captions of 64 images, 16 at a time, of different lengths.
+"""Captions of 64 images, 16 at a time, of lengths that differ.
 
-The lengths are forced, lognormal with a sigma of 0.45. A peer's batch runs
-until its longest caption ends; the others are truncated to their lengths.
-Both sides encode the images.
+The lengths are forced, lognormal with a sigma of 0.45. A peer's batch goes on
+until its longest caption ends; its rows are cut. The vision parts work on
+both sides.
 """
 
 from collections.abc import Iterator

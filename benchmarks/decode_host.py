@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Decoding with an LLM so small that the time is the overhead of Python.
+"""Decoding where the LLM is so small that Python is all there is to do.
 
-LLaMA with 32 layers of width 64, a prompt of 100 embeddings, 60 tokens: the
-cost without the arithmetic, as on a GPU that waits for kernel launches. Also
-with a compiled forward pass, whose compilation is reported but not counted.
+LLaMA of 32 layers and a width of 64, a prompt of 100 embeddings, 60 tokens:
+what it costs beside arithmetic, as on a GPU that waits for its launches. Also
+with a compiled pass, whose compilation is told and not counted.
 """
 
 from collections.abc import Iterator

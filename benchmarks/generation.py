@@ -1,13 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Answers of both sides, on the same weights, prompts and images.
 
-The file of a row names a task and its sizes; this file is the worker of both
-sides.
+A row's file names a task and its sizes; this file is the worker of its sides.
 
     python benchmarks/generation.py SIDE TASK FOLDER SETTINGS
 
 The lengths of answers are forced: no side ever chooses an end of text
-(:func:`prevent_end`), although all check for it after each token.
+(:func:`let_speak`), though all look for it after each token.
 """
 
 import json
@@ -27,22 +26,22 @@ from torch import Tensor
 
 PEERS = dict(
     transformers="transformers' generate, live",
-    official='official, reimplemented',
+    official='official, re-stated',
     live='official, transformers 4.30.2 live',
 )
-LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # Python of a separate environment
+LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # an environment of its own
 QUESTION = f'<Img><ImageHere></Img> {mini_prop.ALIGNMENT_PROMPTS[0]}'
 COMPILE_TIME = 'compile-time'
 
 
 @torch.no_grad()
-def prevent_end(llm, tokenizer) -> None:
-    """Let a random LLM generate tokens that depend on the context, endlessly.
+def let_speak(llm, tokenizer) -> None:
+    """Let a random LLM say words that depend on all before, without end.
 
-    The matrices of its layers are scaled to preserve the norm of activations;
-    otherwise each token would depend only on the last one, and a wrong prompt
-    would give the same answer. It never generates EOS, nor a ``#`` that could
-    become ``###``: their logits are 0, which is never the highest.
+    Matrices of its layers are scaled so that they keep the size of what goes
+    through; else each word would follow from the last one alone, and a wrong
+    prompt would give the same answer. It never says EOS, nor a ``#`` that
+    could become ``###``: their logits are 0, which is never the highest.
     """
     width = llm.config.hidden_size
     for layer in llm.model.layers:
@@ -58,19 +57,19 @@ def prevent_end(llm, tokenizer) -> None:
 
 
 def our_model(folder: Path, cached: bool = False):
-    """Our model, with endless answers."""
+    """Our model, that speaks."""
     model = mini_prop.build(folder, cached)
-    prevent_end(model.decoder.llm, model.decoder.tokenizer)
+    let_speak(model.decoder.llm, model.decoder.tokenizer)
     return model
 
 
 def official_model(folder: Path, cached: bool = False):
-    """The reimplemented official model."""
+    """The official one."""
     from official import OfficialModel
 
     model = OfficialModel(folder, '###', 160, encode=not cached)
     model.requires_grad_(False)
-    prevent_end(model.llm, model.tokenizer)
+    let_speak(model.llm, model.tokenizer)
     return model
 
 
@@ -84,7 +83,7 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 class _Clock:
-    """A stopping criterion that records the time of the second token."""
+    """A stopping criterion of transformers that notes when token two came."""
 
     def __init__(self) -> None:
         self.calls, self.at = 0, 0.0
@@ -113,7 +112,7 @@ def _greedily(llm, embeddings: Tensor, tokens: int, clock=None) -> Tensor:
     )
 
 
-# of embeddings and a number of tokens: token ids, time of the second token
+# of embeddings and a number of tokens: ids, and when token two was there
 Answer = Callable[[Tensor, int], tuple[list[list[int]], float]]
 
 
@@ -142,7 +141,7 @@ def _by_transformers(folder: Path, whole: bool) -> Answer:
 
     llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
-    prevent_end(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
+    let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
 
     def answer(embeddings: Tensor, tokens: int):
         clock = None if whole else _Clock()
@@ -165,7 +164,7 @@ def _officially(folder: Path) -> Answer:
 
 
 def _live(folder: Path) -> Answer:
-    """``generate`` as ``Chat.answer`` calls it, in transformers 4.30.2."""
+    """What ``Chat.answer`` has transformers 4.30.2 do, greedily."""
     from official_chat import StoppingCriteriaSub, stop_ids
     from transformers import (
         LlamaForCausalLM,
@@ -176,7 +175,7 @@ def _live(folder: Path) -> Answer:
     llm = LlamaForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
     tokenizer = LlamaTokenizer.from_pretrained(folder / 'llm')
-    prevent_end(llm, tokenizer)
+    let_speak(llm, tokenizer)
     folded = mini_prop.Folded(tokenizer, llm.config.vocab_size)
     stop = StoppingCriteriaSub(stop_ids(folded))
 
@@ -191,7 +190,7 @@ def _live(folder: Path) -> Answer:
             do_sample=False,
             min_length=1,
         )
-        return ids[:, 1:].tolist(), math.nan  # after a BOS
+        return ids[:, 1:].tolist(), math.nan  # behind a BOS
 
     return answer
 
@@ -213,10 +212,10 @@ def decode(
         prompt: Tokens of each.
         tokens: Of each answer.
         whole: Whether the prompt and the first two tokens count; official
-            peers support nothing else.
+            peers know it no other way.
 
     Returns:
-        A function that returns token ids and seconds, and the guard of ids.
+        A function that gives ids and seconds, and the guard of ids.
     """
     sizes = mini_prop.SIZES[(folder / 'size').read_text()]['llm']
     shape = rows, prompt, sizes['hidden_size']
@@ -258,7 +257,7 @@ def caption(
         side: ``ours`` or a peer.
         folder: The weights.
         count: Images.
-        slots: Concurrent requests; the batch of a peer.
+        slots: Answers at once: a peer's batch.
         median: Of the lengths, in tokens.
 
     Returns:
@@ -291,7 +290,7 @@ def caption(
     def by_engine():
         from minigpt4.generation.engine import Engine
 
-        engine = Engine(model, slots)  # has not cached these images
+        engine = Engine(model, slots)  # knows nothing of these images
         rows = [
             engine.submit(
                 collator.row(sample), sample.images, max_new_tokens=length
@@ -352,7 +351,7 @@ def build(
 
 
 class Row(NamedTuple):
-    """The settings of one row.
+    """What a row compares.
 
     Attributes:
         name: Its name.
@@ -362,7 +361,7 @@ class Row(NamedTuple):
         unit: Of the figures.
         per: Items of one repetition.
         peer: A name of ``PEERS``.
-        goal: Factor by which ours has to be better.
+        goal: By what factor ours has to be better.
         side: Ours or ours compiled.
         rate: Whether figures are items per second, else ms per item.
     """
@@ -417,7 +416,7 @@ def compare(row: Row, repeats: int) -> dict:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a worker."""
+    """Be a worker."""
     side, task, folder, settings = arguments
     harness.worker(
         lambda: build(side, task, Path(folder), json.loads(settings)),

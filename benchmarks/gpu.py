@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Helpers of the rows that need a GPU."""
+"""What the rows that need a GPU have in common."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ import torch
 
 
 def no_gpu(name: str, unit: str, **goals) -> dict:
-    """The row on a machine without a GPU."""
+    """The row where there is no GPU."""
     return harness.skipped(name, unit, 'there is no CUDA device', **goals)
 
 
 def wait(device: str) -> None:
-    """Wait until the device has finished all work."""
+    """Until the device has done all that was asked."""
     if device == 'cuda':
         torch.cuda.synchronize()
 
@@ -33,7 +33,7 @@ def row(
         name: Its name.
         figures: The best repetition and the median.
         unit: Their unit.
-        values: One number computed in two ways, the guard.
+        values: Two ways to the same number, the guard.
         tolerance: How far apart they may be, relative.
         goals: ``at_most`` or ``at_least``.
     """

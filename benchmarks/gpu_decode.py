@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Answers of the 7B model on a GPU: one request, the first token, many.
+"""Answers of the 7B model on a GPU: one alone, the first token, many.
 
     python benchmarks/gpu_decode.py NAME [--device cpu --size tiny]
 
 tries the code path on a small model. There is no peer in the run. The guard
-of answers is that transformers' forward pass, given the tokens that the engine
-chose, scores them as high as its own choice; that of the first token is that
-a likelihood is the same with cached keys and values as without, within bf16.
+of answers is that transformers' own pass, given the tokens that the engine
+chose, finds them as good as its own choice; that of the first token, that a
+likelihood is the same with stored keys and values as without, within bf16.
 """
 
 import time
@@ -36,9 +36,9 @@ def scores(model, embeddings: Tensor, ids: list[int]) -> tuple[float, float]:
     """Mean score of chosen tokens, and of the best, by transformers."""
     llm = model.decoder.llm
     chosen = torch.tensor(ids, device=llm.device)
-    answer = llm.get_input_embeddings()(chosen[:-1])
-    sequence = torch.cat((embeddings.to(answer), answer))[None]
-    logits = llm(inputs_embeds=sequence).logits[0, -len(ids) :].float()
+    said = llm.get_input_embeddings()(chosen[:-1])
+    whole = torch.cat((embeddings.to(said), said))[None]
+    logits = llm(inputs_embeds=whole).logits[0, -len(ids) :].float()
     best = logits.max(-1).values.mean()
     return logits.gather(1, chosen[:, None]).mean().item(), best.item()
 
@@ -51,7 +51,7 @@ def _row(name: str, figures: list[float], values) -> dict:
 
 
 def decode(model, device: str, name: str) -> dict:
-    """One answer, without its prompt and its first two tokens."""
+    """One answer, prompt and first two tokens left out."""
     from minigpt4.generation.engine import Engine
 
     engine = Engine(model, 1, compile=name.endswith('compiled'))
@@ -74,7 +74,7 @@ def decode(model, device: str, name: str) -> dict:
 
 
 def first_token(model, size: str, name: str) -> dict:
-    """The first token of a turn, from the decoded image."""
+    """The first token of a turn, from the decoded picture."""
     images = mini_prop.images(ttft.COUNT, size)
     chat = ttft.Chat(ttft.Ours(model), images, name.split()[1])
     for _ in range(2):
@@ -130,7 +130,7 @@ def measure(
             gpu.no_gpu(row, GOALS[row][0], **GOALS[row][1]) for row in names
         ]
     model = mini_prop.build_random(size, device, mini_prop.weights('tiny'))
-    generation.prevent_end(model.decoder.llm, model.decoder.tokenizer)
+    generation.let_speak(model.decoder.llm, model.decoder.tokenizer)
     rows = []
     for row in names:
         if name == 'decode-b1':

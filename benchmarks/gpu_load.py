@@ -2,9 +2,9 @@
 """Seconds from the start of a process to the first token, on a GPU.
 
 Random weights of the real size are written first (16 GB). The files are then
-dropped from the page cache for the cold figure, if the system permits it.
+dropped from the page cache for the cold figure, as far as the system obeys.
 The guard is that the first token is the same cold and warm. The goal is 1.2
-times the time to read the files' bytes, which is measured in the same run.
+times what it takes to read the files' bytes, which is measured beside it.
 """
 
 import json

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Peak memory of a GPU: a training step of 64, and an answer.
 
-The guard is that the peak is not smaller than the weights.
+The guard is that the peak holds the weights, so that they were there.
 """
 
 import gpu

@@ -4,8 +4,8 @@
     python benchmarks/gpu_training.py NAME [--device cpu --size tiny]
 
 tries the code path on a small model. There is no peer in the run: the figures
-are compared with the paper. The guard is that the packed batch has the loss
-of separate sequences, within bf16.
+stand against what the paper reports. The guard is that the loss of the packed
+batch is that of rows by themselves, within bf16.
 """
 
 import time
@@ -20,7 +20,7 @@ STEPS = 10
 
 
 class Stage(NamedTuple):
-    """The batch of a row."""
+    """What a row trains on."""
 
     template: str
     batch: int
@@ -35,7 +35,7 @@ STAGES = {
     's1-cached-h200': Stage(
         'bare', 256, 20, True, 'images/s', dict(at_least=400)
     ),
-    # 400 steps in 45 s, of which 3 s are spent outside of the steps
+    # 400 steps in 45 s, of which 3 s are for what is beside the steps
     's2-h200': Stage(
         'vicuna_v0', 12, 100, False, 's/step', dict(at_most=0.105)
     ),
@@ -54,9 +54,9 @@ def trainer(stage: Stage, size: str, device: str):
         prompt_template=stage.template,
         max_text_length=stage.tokens,
     )
-    images = mini_prop.images(stage.batch, size)
+    pictures = mini_prop.images(stage.batch, size)
     if stage.cached:
-        images = torch.randn(
+        pictures = torch.randn(
             stage.batch, model.neck.num_tokens, model.neck.out_channels
         )
         model.backbone = None
@@ -69,7 +69,7 @@ def trainer(stage: Stage, size: str, device: str):
     samples = mini_prop.samples(
         [question] * stage.batch,
         mini_prop.captions(stage.batch, 2 * stage.tokens, 2 * stage.tokens),
-        images,
+        pictures,
     )
     wrapper = OptimWrapper(
         torch.optim.AdamW(
@@ -89,7 +89,7 @@ def _cached(neck):
 def measure(
     name: str, size: str = 'vicuna-7b', device: str = 'cuda'
 ) -> list[dict]:
-    """The row, and the same with compiled layers."""
+    """The row, and that of compiled layers."""
     stage = STAGES[name]
     if device == 'cuda' and not torch.cuda.is_available():
         return [gpu.no_gpu(name, stage.unit, **stage.goals)]

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Two sides of a benchmark as two processes that alternate on one CPU.
+"""Two sides of a benchmark as two processes that work in turns on one CPU.
 
 A side is a script that calls :func:`worker`; the parent calls
 :func:`compare`. On one CPU with one thread, in alternation, the other load of
-a machine affects both sides equally; CPU time excludes most of it.
+a machine falls on both sides alike; CPU time leaves most of it out.
 
 This module needs no torch, so that a peer's environment can import it.
 """
@@ -42,20 +42,20 @@ def worker(
     build: Callable[[], tuple[Callable[[], float | None], Mapping]],
     warm_ups: int = WARM_UPS,
 ) -> None:
-    """Run one side: build, warm up, then work once per line of stdin.
+    """Be one side: build, warm up, then work once per line of stdin.
 
     Args:
-        build: Returns the work and the guard. The work does one repetition;
-            it returns None, then its CPU time counts, or another figure that
+        build: Gives the work and the guard. The work does one repetition; it
+            returns None, and its CPU time counts, or a figure of its own that
             counts instead (FLOPs, bytes). The guard is a dict of arrays,
-            numbers, strings or lists of them, which must be equal on both
-            sides.
+            numbers, texts or lists of them which the other side must
+            share.
         warm_ups: Repetitions before the first that counts.
     """
     cpu = os.environ.get(_CPU)
     if cpu and hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, {int(cpu)})
-    # stdout is the channel to the parent: prints of libraries go to stderr
+    # stdout is the line to the parent: whatever a library prints goes aside
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     work, guard = build()
@@ -73,7 +73,7 @@ def worker(
 
 
 class _Side:
-    """A worker process, controlled by the parent."""
+    """A worker process, seen from the parent."""
 
     def __init__(self, command: Sequence[str | Path], guard: Path) -> None:
         self.command = [str(part) for part in command]
@@ -86,7 +86,7 @@ class _Side:
             _CPU: os.environ.get(_CPU, cpu),
             _GUARD: str(guard),
         }
-        if self.command[0] != sys.executable:  # a separate environment
+        if self.command[0] != sys.executable:  # an environment of its own
             environment.pop('PYTHONPATH', None)
         self.process = subprocess.Popen(
             self.command,
@@ -96,7 +96,7 @@ class _Side:
             env=environment,
         )
 
-    def receive(self) -> str:
+    def hear(self) -> str:
         """The next line of the worker."""
         line = self.process.stdout.readline()
         if not line:
@@ -107,13 +107,13 @@ class _Side:
         return line.strip()
 
     def repeat(self) -> float:
-        """Run one repetition and return its figure."""
+        """One repetition: its figure."""
         self.process.stdin.write('\n')
         self.process.stdin.flush()
-        return json.loads(self.receive())
+        return json.loads(self.hear())
 
     def close(self) -> None:
-        """Close its input and wait until it ends."""
+        """Let it end."""
         self.process.stdin.close()
         self.process.wait()
 
@@ -174,16 +174,16 @@ def compare(
     tolerance: float | Mapping[str, float] = 1e-5,
     repeats: int = REPEATS,
 ) -> dict:
-    """Run two sides alternately and return the row of the table.
+    """Run two sides in alternation, and give the row of the table.
 
     Args:
         name: Name of the row.
         ours: Command of our worker.
         peer: Command of the peer's.
         unit: Unit of the figures.
-        goal: Factor by which the best repetition of ours has to be better.
-        peer_name: Name of the peer, with 'reimplemented' if its code cannot
-            be installed next to this package.
+        goal: By what factor ours has to be better, of the best repetitions.
+        peer_name: Who the peer is; says 're-stated' where its operations are
+            told in our words.
         per: Items (samples, images, tokens) of one repetition.
         rate: Whether the figures are items per second; else they are seconds
             (or what the work returns) times ``scale`` per item.
@@ -204,8 +204,8 @@ def compare(
         try:
             for command, guard in zip((ours, peer), guards):
                 sides.append(_Side(command, guard))
-                # sequentially, so that one build does not disturb the other
-                assert sides[-1].receive() == 'ready'
+                # one after the other, so that they build undisturbed
+                assert sides[-1].hear() == 'ready'
             for _ in range(repeats):
                 for side, figures in zip(sides, measured):
                     figures.append(side.repeat())
@@ -255,9 +255,9 @@ def row(
     guard: str = '',
     **more,
 ) -> dict:
-    """A row of the table; ``met`` is whether it meets all its goals.
+    """A row of the table; ``met`` says whether it holds all its goals.
 
-    A speed whose guard failed meets no goal. ``more`` is added to the row.
+    A speed whose guard failed meets nothing. ``more`` is kept beside.
     """
     met = (
         ours is not None
@@ -289,5 +289,5 @@ def skipped(name: str, unit: str, reason: str, **goals) -> dict:
 
 
 def side(script: str | Path, *arguments: str | Path) -> list[str]:
-    """The command of one of our workers: a script of this folder."""
+    """The command of a worker of ours: a script of this folder."""
     return [sys.executable, str(HERE / script), *map(str, arguments)]

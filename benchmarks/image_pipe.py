@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images per second and core, from JPEG files to the batch.
 
-Ours ends with a batch of uint8, which the device normalizes; the official
-pipeline with normalized fp32; MMPretrain's with uint8.
+Ours ends at the batch of uint8 that the device normalises; the official
+pipeline at its batch of normalised fp32; MMPretrain's at its batch of uint8.
 
     python benchmarks/image_pipe.py SIDE KIND FOLDER
 """
@@ -38,7 +38,7 @@ def ours(paths: list[Path]) -> Callable:
 
 
 def official_transform() -> Callable:
-    """Blip2ImageTrainProcessor, reimplemented."""
+    """Blip2ImageTrainProcessor, re-stated."""
     from torchvision import transforms
 
     return transforms.Compose(
@@ -103,7 +103,7 @@ def mmpretrain(paths: list[Path]) -> Callable:
 
 
 def from_paths(paths: list[Path]) -> Callable:
-    """Our pipeline from files, like MMPretrain's."""
+    """Ours from files, as MMPretrain's."""
     from minigpt4.images.read import load_image
     from minigpt4.models.collator import _stack
 
@@ -120,7 +120,7 @@ def levels(batch) -> np.ndarray:
     return ((batch * std + mean) * 255).round().numpy()
 
 
-# complete pipelines, with data workers
+# whole pipelines, with data workers
 
 
 def our_loader(shards: str) -> Iterable:
@@ -159,7 +159,7 @@ def our_loader(shards: str) -> Iterable:
 
 
 def official_loader(shards: str) -> Iterable:
-    """The official webdataset pipeline and collation, reimplemented."""
+    """The official webdataset pipeline and default collation, re-stated."""
     import webdataset
     from torch.utils.data import DataLoader
 
@@ -188,7 +188,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def settled(workers: list[int]) -> float:
-    """CPU time of the workers after they have filled their queues."""
+    """CPU time of the workers, once they have filled their queues."""
     before = -1.0
     while (now := sum(map(cpu_seconds, workers))) - before > 2e-3:
         before = now
@@ -197,7 +197,7 @@ def settled(workers: list[int]) -> float:
 
 
 def through(batches: Iterator) -> Callable:
-    """Load batches; returns the CPU time of all processes for them."""
+    """Draw batches; the CPU time of all processes for exactly as many."""
     workers = [process.pid for process in multiprocessing.active_children()]
 
     def work() -> float:
@@ -244,7 +244,7 @@ def build(side: str, kind: str, folder: str):
 
 
 def difference(kind: str, paths: list[Path]) -> str:
-    """The difference between ours and the official values."""
+    """How far ours is from the official values."""
     off = np.abs(levels(ours(paths)()) - levels(official(paths)()))
     shares = [
         f'{(off == step).mean():.2g} of the values differ by {step}'
@@ -261,7 +261,7 @@ def measure(repeats: int) -> list[dict]:
         for kind, goal in (('224', 3.5), ('640x480', 2)):
             paths = photographs.write_files(folder / kind, kind, BATCH)
             for us, peer, name in (
-                ('ours', 'official', 'official, reimplemented'),
+                ('ours', 'official', 'official, re-stated'),
                 ('paths', 'mmpretrain', 'MMPretrain 1.2.0'),
             ):
                 rows.append(
@@ -292,7 +292,7 @@ def measure(repeats: int) -> list[dict]:
                 ),
                 'images/CPU-s',
                 3.5,
-                peer_name='official, reimplemented',
+                peer_name='official, re-stated',
                 per=BATCH * BATCHES,
                 repeats=repeats,
             )

@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Building backbone, neck and projection from files: CPU time and memory.
 
-EVA-ViT-g with a third of its depth in fp16, like its published file, the
-Q-Former in fp32, files in the page cache. Each repetition is a fork of a
-process that has imported everything, so that peaks belong to it alone. At its
-end it touches each page of the weights, so mapped pages are read too.
+EVA-ViT-g at a third of its depth in fp16, as its published file and a GPU
+have it, the Q-Former in fp32, files in the page cache. Each repetition is a
+fork of a process that has imported everything, so that peaks are its own. At
+its end it touches each page of the weights: what is mapped is read too.
 
     python benchmarks/load.py SIDE FOLDER
 """
@@ -70,12 +70,12 @@ def ours(folder: Path) -> list:
 
 
 def official(folder: Path) -> list:
-    """The official constructor, reimplemented.
+    """The official constructor, re-stated.
 
-    Everything is built and initialized in fp32: linear layers by PyTorch, then
-    again by ``trunc_normal_`` or ``normal_``; BERT with its embeddings, its
-    text layers and its head, which are then dropped. Files are read
-    completely, copied into the modules, and the ViT is converted to fp16.
+    All is built and initialised in fp32: linear layers by PyTorch, then again
+    by ``trunc_normal_`` or ``normal_``; of BERT also its words, its text
+    layers and its head, which are then dropped. Files are read whole, copied
+    into the modules, and the ViT is turned to fp16.
     """
     import torch
     from torch import nn
@@ -121,7 +121,7 @@ def official(folder: Path) -> list:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: total, peak, and not backed by files."""
+    """Bytes of this process: all, the most so far, and not of files."""
     status = Path('/proc/self/status').read_text()
     fields = dict(line.split(':', 1) for line in status.splitlines())
     return {
@@ -179,7 +179,7 @@ def once(side: Callable, folder: Path, watched: bool = False) -> dict:
 
 
 def watch(found: list[int]) -> None:
-    """Record the bytes that no file backs, repeatedly."""
+    """Note the bytes that no file backs, again and again."""
     while True:
         found.append(memory()['anonymous'])
         time.sleep(0.005)
@@ -210,7 +210,7 @@ def build(side: str, folder: Path):
 
 
 def measure(repeats: int) -> list[dict]:
-    """The rows: time, and the memory of a separate repetition."""
+    """The rows: time, and memory of one repetition of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save(folder)
@@ -221,7 +221,7 @@ def measure(repeats: int) -> list[dict]:
                 *(harness.side('load.py', side, folder) for side in SIDES),
                 'CPU-s',
                 6,
-                peer_name='official, reimplemented',
+                peer_name='official, re-stated',
                 rate=False,
                 repeats=repeats,
             )
@@ -245,7 +245,7 @@ def measure(repeats: int) -> list[dict]:
                 at_most=at_most,
                 guard_ok=rows[0]['guard_ok'],
                 guard=rows[0]['guard'],
-                peer_name='official, reimplemented',
+                peer_name='official, re-stated',
                 weight_bytes=weights,
             )
         )

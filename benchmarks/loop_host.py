@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The cost of a loop and its hooks per iteration, without the step.
+"""What a loop and its hooks cost in an iteration, beside the step itself.
 
 The model has as many modules as MiniGPT-4 and a step of one number.
 
@@ -48,10 +48,10 @@ def parts():
             return dict(loss=loss.detach())
 
         def forward(self, *args, **kwargs) -> None:
-            """Required by mmengine; the step computes its own loss."""
+            """mmengine demands one; the step takes its loss by itself."""
 
     class Data(Dataset):
-        """An endless data set of empty samples."""
+        """Nothing, for ever."""
 
         def __len__(self) -> int:
             return 10**6
@@ -145,10 +145,10 @@ def build(side: str):
 
     @DATASETS.register_module(name='Nothing')
     class Nothing(list):
-        """An empty list of samples to caption."""
+        """No sample to caption."""
 
     class Clock(Hook):
-        """Measures the time from the first iteration to the last."""
+        """Stops the time from the first iteration to the last."""
 
         priority = 'VERY_LOW'
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
-# about the same shares of the arithmetic as ViT-g, Q-Former and Vicuna-7B
+# about the shares of the arithmetic that ViT-g, Q-Former and Vicuna-7B have
 MINI_PROP = dict(
     img_size=224,
     patch_size=14,
@@ -63,7 +63,7 @@ TINY = dict(
         vocab_size=768,
     ),
 )
-# an LLM with almost no arithmetic, and tiny vision modules
+# an LLM whose arithmetic is next to nothing, behind tiny eyes
 HOST = TINY | dict(
     llm=dict(
         hidden_size=64,
@@ -108,7 +108,7 @@ LLAMA = dict(
     tie_word_embeddings=False,
     torch_dtype='float32',
 )
-# the four of stage 2 (paper 3.2), without the image before them
+# the four of stage 2 (paper 3.2), without the image in front
 ALIGNMENT_PROMPTS = (
     'Describe this image in detail.',
     'Take a look at this image and describe what you notice.',
@@ -125,10 +125,10 @@ WORDS = (
 
 
 class Folded:
-    """A tokenizer whose ids are mapped into a smaller vocabulary.
+    """A tokenizer whose ids are folded into a smaller vocabulary.
 
-    The number of tokens stays the same; the meaning of a token does not matter
-    to a random LLM.
+    The number of tokens stays; which word a token means does not matter to a
+    random LLM.
     """
 
     def __init__(self, tokenizer, vocab_size: int) -> None:
@@ -198,8 +198,8 @@ def _save_tokenizer(folder: Path) -> None:
     file = folder / 'tokenizer_config.json'
     config = json.loads(file.read_text())
     if isinstance(config.get('extra_special_tokens'), list):
-        # transformers 5 writes a list of the existing tokens, 4.49 reads a
-        # dict
+        # transformers 5 writes a list of what stands there already, 4.49
+        # reads a dict
         del config['extra_special_tokens']
         file.write_text(json.dumps(config))
 
@@ -317,7 +317,7 @@ def blip2_config(folder: Path):
         ),
         text_config=LLAMA | sizes['llm'],
         num_query_tokens=sizes['num_queries'],
-        image_token_index=0,  # the id of no text token
+        image_token_index=0,  # no word of a text
     )
 
 
@@ -361,7 +361,7 @@ def build(folder: Path, cached: bool = False, **settings):
 
 
 def build_random(size: str, device: str, folder: Path, **settings):
-    """Our model at any size with random weights, created on the device.
+    """Our model at any size with random weights, on a device at once.
 
     Args:
         size: A name of ``SIZES``.
@@ -402,7 +402,7 @@ def images(count: int, size: str) -> Tensor:
 
 
 def captions(count: int, shortest: int = 6, longest: int = 14) -> list[str]:
-    """Captions with evenly distributed lengths, in words."""
+    """Captions whose lengths in words spread evenly between two."""
     draw = random.Random(0)
     step = (longest - shortest) / max(count - 1, 1)
     lengths = [round(shortest + i * step) for i in range(count)]
@@ -410,15 +410,15 @@ def captions(count: int, shortest: int = 6, longest: int = 14) -> list[str]:
     return [' '.join(draw.choices(WORDS, k=length)) for length in lengths]
 
 
-def samples(questions: list[str], answers: list[str], images: Tensor):
+def samples(questions: list[str], answers: list[str], pictures: Tensor):
     """Samples as our datasets give them, one image or its queries each."""
     from mmengine.structures import BaseDataElement
 
     from minigpt4.prompts import Turn
 
     return [
-        BaseDataElement(images=[image], turns=[Turn(question, answer)])
-        for question, answer, image in zip(
-            questions, answers, images, strict=True
+        BaseDataElement(images=[picture], turns=[Turn(question, answer)])
+        for question, answer, picture in zip(
+            questions, answers, pictures, strict=True
         )
     ]

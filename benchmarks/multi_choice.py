@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Choosing between 4 answers to a question about an image by likelihood.
 
-Ours computes image and question once; the official ``multi_select`` computes
-them again for each answer. The official sum of losses is divided by the length
-of the padded sequence; here both sides divide by the answer's tokens.
+Ours reads image and question once; the official ``multi_select`` reads all
+again with each answer. The official sum of losses is divided by the length
+of the whole line; here both sides divide by the answer's own tokens.
 
     python benchmarks/multi_choice.py SIDE FOLDER
 """
@@ -53,7 +53,7 @@ def _official(folder: Path, images: torch.Tensor) -> Callable:
 
 
 def build(side: str, folder: Path) -> tuple[Callable, dict]:
-    """A worker's work, with a new image each time, and its guard."""
+    """A worker's work, an image that was not seen before, and its guard."""
     torch.set_num_threads(1)
     images = mini_prop.images(COUNT, (folder / 'size').read_text())
     rank = dict(ours=_ours, official=_official)[side](folder, images)
@@ -78,7 +78,7 @@ def measure(repeats: int) -> list[dict]:
             ),
             'CPU-s/question',
             3,
-            peer_name='official multi_select, reimplemented',
+            peer_name='official multi_select, re-stated',
             rate=False,
             repeats=min(repeats, COUNT - 3),
         )

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official training step, reimplemented operation by operation.
+"""The official training step, its operations re-stated in our words.
 
-The computations of MiniGPT-4 @ d94738a in a step, in the same order:
-attention as matrix products with all scores in memory, biases of the ViT
-concatenated at each call, prompts and answers tokenized inside the step,
+What MiniGPT-4 @ d94738a computes in a step, in its order and with its
+detours: attention as matrix products with all scores in memory, biases of the
+ViT put together at each call, prompts and answers tokenised inside the step,
 samples joined one by one with tensors as slice bounds, padding to the
 longest, the last target fed, logits of all positions in fp32, shifted by a
 copy. It reads the files of :mod:`mini_prop`.
@@ -35,7 +35,7 @@ class Weights:
         return self.tensors[f'{self.prefix}.{name}'.lstrip('.')]
 
     def at(self, name: str) -> 'Weights':
-        """The tensors below a name."""
+        """Those of a part."""
         return Weights(self.tensors, f'{self.prefix}.{name}'.lstrip('.'))
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -119,13 +119,13 @@ def q_former(w: Weights, features: Tensor, sizes: dict) -> Tensor:
 
 
 class OfficialModel(nn.Module):
-    """The official model in a training step, on a CPU in fp32.
+    """The official model's way through a training step, on a CPU in fp32.
 
     Args:
         folder: What :func:`mini_prop.save` wrote.
         end: End symbol of an answer.
         max_text_length: The most tokens of an answer.
-        encode: Whether images are encoded; otherwise they are query features.
+        encode: Whether images are encoded; else they are given as queries.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class OfficialModel(nn.Module):
     def wrap(
         self, tokens: Tensor, mask: Tensor, prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Insert image tokens into prompts, sample by sample."""
+        """Put image tokens into prompts, sample by sample."""
         if not prompts:
             return tokens, mask
         rows = []
@@ -203,7 +203,7 @@ class OfficialModel(nn.Module):
         answer: Tensor,
         answer_mask: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Append answers to prompts, sample by sample; padding goes last."""
+        """Answers behind what is given, sample by sample; pads go last."""
         lengths, rows, masks = [], [], []
         for i in range(len(given)):
             length = given_mask[i].sum()  # a tensor as bound: a sync
@@ -232,7 +232,7 @@ class OfficialModel(nn.Module):
         """Embeddings, mask and labels of a batch."""
         given, given_mask = self.wrap(tokens, mask, prompts)
         self.tokenizer.padding_side = 'right'
-        encoded = self.tokenizer(
+        said = self.tokenizer(
             [answer + self.end for answer in answers],
             return_tensors='pt',
             padding='longest',
@@ -240,14 +240,11 @@ class OfficialModel(nn.Module):
             max_length=self.max_text_length,
             add_special_tokens=False,
         ).to(tokens.device)
-        learned = encoded.input_ids.masked_fill(
-            encoded.input_ids == self.tokenizer.pad_token_id, -100
+        learned = said.input_ids.masked_fill(
+            said.input_ids == self.tokenizer.pad_token_id, -100
         )
         rows, masks, lengths = self.join(
-            given,
-            given_mask,
-            self.words(encoded.input_ids),
-            encoded.attention_mask,
+            given, given_mask, self.words(said.input_ids), said.attention_mask
         )
         bos = torch.full_like(learned[:, :1], self.tokenizer.bos_token_id)
         rows = torch.cat((self.words(bos), rows), dim=1)

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official generation of an answer, reimplemented.
+"""The official way to an answer, its operations re-stated in our words.
 
-The computations of MiniGPT-4 @ d94738a and of transformers 4.30.2, which it
-pins, for an answer, in the same order: LLaMA's layers with all scores in
-memory, cosines looked up in each layer, keys and values concatenated for each
-token, logits of all positions in fp32, and a loop that checks after each
-token, stop by stop, whether all sequences end with it. It is written with
-functions, so the peer does not pay for most module calls; decoding is greedy.
+What MiniGPT-4 @ d94738a and the transformers 4.30.2 that it pins compute for
+an answer, in their order: LLaMA's layers with all scores in memory, the
+cosines looked up in each layer, keys and values joined anew for each token,
+logits of all places in fp32, and a loop that asks after each token, stop by
+stop, whether all rows end with it. It is told with functions, which spares
+the peer the calls of most modules; it draws no tokens but takes the likeliest.
 
 Source: ``conversation/conversation.py`` and ``models/minigpt_base.py`` of
 MiniGPT-4 @ d94738a; ``models/llama/modeling_llama.py`` and
@@ -25,7 +25,7 @@ CachedPrefix = list[tuple[Tensor, Tensor]]
 
 
 class StoppingCriteriaSub:
-    """Whether all sequences end with one of the stops."""
+    """Whether all rows end with one of some stops."""
 
     def __init__(self, stops: Sequence[Tensor]) -> None:
         self.stops = stops
@@ -42,7 +42,7 @@ class OfficialLlama:
     """LLaMA and greedy search of transformers 4.30.2.
 
     Args:
-        llm: A LLaMA of the installed transformers, whose weights it uses.
+        llm: A LLaMA of today's transformers, whose weights it takes.
     """
 
     def __init__(self, llm) -> None:
@@ -122,12 +122,12 @@ class OfficialLlama:
     def __call__(
         self, embeddings: Tensor, seen: Tensor, past: CachedPrefix | None
     ) -> tuple[Tensor, CachedPrefix]:
-        """Logits ``(B, T, V)`` of new positions, and keys and values of all.
+        """Logits ``(B, T, V)`` of new places, and keys and values of all.
 
         Args:
-            embeddings: ``(B, T, hidden_size)`` of the new positions.
-            seen: ``(B, S)`` mask of all positions, 0 at padding.
-            past: Keys and values of earlier positions.
+            embeddings: ``(B, T, hidden_size)`` of the new places.
+            seen: ``(B, S)`` mask of all places, 0 at pads.
+            past: Keys and values of those before.
         """
         places = seen.long().cumsum(-1) - 1
         places.masked_fill_(seen == 0, 1)
@@ -162,7 +162,7 @@ class OfficialLlama:
     ) -> Tensor:
         """``(B, generated)`` ids after ``(B, T, hidden_size)`` prompts.
 
-        It ends when all sequences have EOS, or end with one of the stops.
+        It ends when all rows have said EOS, or end with one of the stops.
         """
         batch = len(embeddings)
         seen = torch.ones(embeddings.shape[:2], dtype=torch.long)
@@ -186,14 +186,14 @@ class OfficialLlama:
 
 
 def stop_ids(tokenizer) -> list[Tensor]:
-    """The two tokenizations of ``###`` that the demo passes."""
+    """The two spellings of ``###`` that the demo gives."""
     pound = tokenizer.encode('###', add_special_tokens=False)
     glued = tokenizer.encode('.###', add_special_tokens=False)
     return [torch.tensor(pound), torch.tensor(glued[-2:])]
 
 
 class OfficialChat:
-    """The part of the official demo's ``Chat`` that generates answers.
+    """The official demo's ``Chat``, as far as an answer is concerned.
 
     Args:
         model: Its model.
@@ -205,10 +205,10 @@ class OfficialChat:
         self.stops = stop_ids(model.tokenizer)
 
     def context(self, ids: Sequence[int], images: Tensor) -> Tensor:
-        """``(1, T, hidden_size)`` of a prompt, segment by segment.
+        """``(1, T, hidden_size)`` of a prompt, piece by piece.
 
         Args:
-            ids: Token ids; a negative id is the next image.
+            ids: Tokens; below 0 stands the next image.
             images: ``(N, Q, hidden_size)`` image tokens.
         """
         pieces: list[list[int]] = [[]]

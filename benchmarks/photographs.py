@@ -2,7 +2,7 @@
 """JPEG files like photographs, and tar shards of them, from a seed.
 
 Discs of all sizes that hide each other ("dead leaves"), shaded and with the
-noise of a camera, have the statistics that affect a decoder. Their number
+noise of a camera, have the statistics that matter to a decoder. Their number
 is chosen so that the files are as large as those of real photographs at the
 same size and quality (7 of them, of scikit-learn and scikit-image: 15.5 kB at
 224 x 224, 73 kB at 640 x 480).

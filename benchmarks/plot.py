@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 def newest(folder: Path) -> list[dict]:
     """The last row of each name that has a ratio, in the order of names.
 
-    Without the rows of a curve (:func:`scale`). Each gets the ``date`` and
+    Not those of a curve (:func:`scale`). Each gets the ``date`` and
     ``machine`` of its run.
     """
     rows: dict[str, dict] = {}
@@ -41,7 +41,7 @@ def newest(folder: Path) -> list[dict]:
 
 
 def scale(folder: Path) -> list[dict]:
-    """The rows of the last run of batch-scale whose guards passed."""
+    """The rows of the last run of batch-scale that went well."""
     found: list[dict] = []
     for file in sorted(folder.glob('*.json')):
         for run in json.loads(file.read_text()):
@@ -125,7 +125,7 @@ def draw(rows: list[dict], out: Path) -> None:
 
 
 def draw_scale(rows: list[dict], out: Path) -> None:
-    """Curves of tokens per second over the number of concurrent requests.
+    """Curves of tokens per second over the answers at once.
 
     Args:
         rows: What :func:`scale` found.

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A step of stage 1 on two ranks against one, of the same global batch.
 
-Ranks are processes with one thread, each on its own CPU, connected by gloo.
-One figure is the wall time, because ranks wait for each other: on a machine
-with other load only the best repetitions are meaningful. The other is the CPU
-time of the busier rank, which is the time it would take alone.
+Ranks are processes of one thread, each on a CPU of its own, joined by gloo.
+One figure is the time on the clock, for ranks wait for each other: on a
+machine that has other work only the best repetitions say anything. The other
+is the CPU time of the busier rank, which is what it would take alone.
 
-    python benchmarks/rank_scale.py RANKS FOLDER [RANK RENDEZVOUS]
+    python benchmarks/rank_scale.py RANKS FOLDER [RANK MEETING_PLACE]
 """
 
 import json
@@ -36,8 +36,8 @@ def trainer(folder: Path, rank: int, ranks: int):
         folder, prompt_template=template, max_text_length=length
     )
     questions, answers = training.texts('stage1')
-    images = torch.from_numpy(np.load(folder / training.PIXELS))[:count]
-    samples = mini_prop.samples(questions, answers, images)[rank::ranks]
+    pictures = torch.from_numpy(np.load(folder / training.PIXELS))[:count]
+    samples = mini_prop.samples(questions, answers, pictures)[rank::ranks]
     collate = model.collator(training=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     wrapper = OptimWrapper(torch.optim.AdamW(trained, training.LEARNING_RATE))
@@ -54,7 +54,7 @@ def trainer(folder: Path, rank: int, ranks: int):
 
 
 def join(rank: int, ranks: int, meeting: str) -> None:
-    """Join the process group."""
+    """Meet the other ranks."""
     import torch.distributed as dist
 
     dist.init_process_group(
@@ -63,7 +63,7 @@ def join(rank: int, ranks: int, meeting: str) -> None:
 
 
 def follow(folder: Path, rank: int, ranks: int, meeting: str) -> None:
-    """Another rank than the first: step whenever the first one does."""
+    """A rank that is not the first: step whenever that one does."""
     import torch
     import torch.distributed as dist
 

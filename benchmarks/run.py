@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Run benchmarks, print their table and store their figures.
+"""Run benchmarks, print their table and keep their figures.
 
     python benchmarks/run.py [--gpu] [--json FILE] [NAME...]
 
-NAME is the name of a row; without names all rows run that need no GPU, and
-with ``--gpu`` the rows that need one. The exit status is 1 if a guard failed
-or a row was interrupted; a missed goal is no failure.
+Each NAME is a row's; without any all rows run that need no GPU, and with
+``--gpu`` those that need one. The exit status is 1 where a guard failed or a
+row broke off; a missed goal is no failure.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # the rows are next to this file
+sys.path.insert(0, str(HERE))  # the rows lie beside this file
 
 import harness  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 # Name of each row and the module with its ``measure(repeats)``, which
-# returns rows.
+# gives rows.
 ROWS = {
     's1-step': 's1_step',
     's1-cached': 's1_cached',
@@ -62,7 +62,7 @@ PACKAGES = ('minigpt4', 'torch', 'transformers', 'mmengine', 'numpy')
 
 
 def machine() -> str:
-    """The processor, the available cores, and the memory."""
+    """The processor, its cores that are ours, and the memory."""
     model = platform.processor() or platform.machine()
     cpus = Path('/proc/cpuinfo')
     if cpus.exists():
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the measured packages."""
+    """Versions of what is measured."""
     found = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
@@ -93,13 +93,13 @@ def versions() -> dict[str, str]:
 
 
 def measure(names: list[str], repeats: int) -> Iterator[dict]:
-    """Run rows; an error in one is reported, and the next one runs."""
+    """Run rows; one that breaks off is reported, and the next one runs."""
     everything = ROWS | GPU_ROWS
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         try:
             module = importlib.import_module(everything[name])
-            # yielded one by one: figures are stored even if the next row fails
+            # one after the other: what was measured stays if the next breaks
             for row in module.measure(name if name in GPU_ROWS else repeats):
                 figures = (number(row[key]) for key in ('ours', 'peer'))
                 print(row['name'], *figures, row['unit'], file=sys.stderr)
@@ -112,12 +112,12 @@ def measure(names: list[str], repeats: int) -> Iterator[dict]:
 
 
 def number(value: float | None, end: str = '') -> str:
-    """A figure with four digits; empty without a figure."""
+    """A figure in four digits; nothing where there is none."""
     return '' if value is None else f'{value:.4g}{end}'
 
 
 def print_table(rows: list[dict]) -> None:
-    """Print rows as a table."""
+    """Print rows for people."""
     table = Table(title='minimum of all repetitions (median in brackets)')
     for column in ('name', 'ours', 'peer', 'unit', 'ratio', 'goal'):
         justify = 'left' if column in ('name', 'unit') else 'right'
@@ -160,7 +160,7 @@ class Results:
     """This run in the file of its day.
 
     Args:
-        folder: The folder with the files of all days.
+        folder: Where the files of all days lie.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -173,7 +173,7 @@ class Results:
         )
 
     def keep(self, rows: list[dict]) -> None:
-        """Write the figures so far, next to those of earlier runs."""
+        """Write what was measured until now, beside the runs before."""
         before = (
             json.loads(self.file.read_text()) if self.file.exists() else []
         )
@@ -183,7 +183,7 @@ class Results:
 
 
 def write(content: list, file: Path) -> None:
-    """Write JSON atomically."""
+    """Write JSON, whole or not at all."""
     neighbour = file.with_name(file.name + '.part')
     neighbour.write_text(json.dumps(content, indent=1) + '\n')
     neighbour.replace(file)
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     results, rows = Results(options.results), []
     for row in measure(names, options.repeats):
         rows.append(row)
-        results.keep(rows)  # a stopped run has its finished rows
+        results.keep(rows)  # a run that is stopped has its rows
     print_table(rows)
     print(f'appended to {results.file}')
     if options.json:

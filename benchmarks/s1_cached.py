@@ -8,7 +8,7 @@ import training
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows; features are fp32, then fp16, whose error is in the guard."""
+    """The rows; features are fp32, then fp16, whose error the guard tells."""
     row = functools.partial(
         training.row, stage='stage1', goal=1.9, repeats=repeats
     )

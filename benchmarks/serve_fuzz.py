@@ -2,12 +2,11 @@
 """``minigpt4 serve`` under malformed requests.
 
 Broken JSON, wrong types, broken base64, bombs of pixels and of brackets,
-unknown parameters, private addresses, files, bodies that are too long,
-invalid HTTP, and interrupted connections. Every request is malformed, so every
-response has to be a 4xx with an error message. The figure is the server's
-memory at the end divided by its memory after the first tenth; the guard: it
-never died, there was no other response, and a valid request gets the same
-answer before and after.
+unknown parameters, inner addresses, files, bodies that are too long, HTTP
+that is none, and connections that are cut. Every one is malformed, so every
+answer has to be a 4xx with a sentence. The figure is the server's memory at
+the end by its memory after the first tenth; the guard: it never died, no
+other answer came, and a good request gets the same answer before and after.
 """
 
 import asyncio
@@ -29,11 +28,11 @@ import serve_load
 
 REQUESTS = 10_000
 CLIENTS = 8
-_CUT = 'cut'  # kind of request whose client disconnects
+_CUT = 'cut'  # kind of request whose sender hangs up
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes that declares many pixels."""
+    """A PNG of few bytes that promises many pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = struct.pack('>I', zlib.crc32(kind + body))
@@ -51,7 +50,7 @@ def png_bomb(width: int, height: int) -> bytes:
 def malformed(
     rng: random.Random, good: dict, number: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Requests as raw bytes, with their kinds.
+    """Requests as they go over the line, with their kinds.
 
     Args:
         rng: Draws them.
@@ -172,7 +171,7 @@ def _bomb(rng: random.Random, good: dict) -> bytes:
         return _send(good)
     if kind == 4:
         return serve_load.request(b'{"n":' + b'9' * 100_000 + b'}')
-    # announces a body above the limit; none of it follows
+    # a body that is longer than any may be; none of it follows
     return serve_load.request(b'').replace(
         b'Content-Length: 0', b'Content-Length: 99999999999'
     )
@@ -239,16 +238,16 @@ def _broken_http(rng: random.Random, good: dict) -> bytes:
 
 
 def _cut(rng: random.Random, good: dict) -> bytes:
-    """The beginning of a valid request; the client then disconnects."""
+    """A part of a good request; whoever sends it hangs up."""
     good['stream'] = rng.random() < 0.5
     whole = _send(good)
     return whole[: rng.randrange(1, len(whole) + 1)]
 
 
-async def send_malformed(
+async def torment(
     port: int, requests: list[tuple[str, bytes]], clients: int = CLIENTS
 ) -> Counter:
-    """Send requests; counts responses by kind and correctness."""
+    """Send them; what came back, by kind and whether it was right."""
     todo = iter(requests)
     outcomes: Counter = Counter()
 
@@ -277,7 +276,7 @@ def _judge(reply: serve_load.Reply) -> str:
     text = reply.body.decode('utf-8', 'replace')
     if reply.body.startswith(b'{'):
         text = json.loads(text)['error']['message']
-    # invalid HTTP is refused by uvicorn, with its own message
+    # HTTP that is none is refused by uvicorn, in words of its own
     if len(text.split()) < 3 or '\n' in text or not text.endswith('.'):
         return f'no sentence: {text[:200]!r}'
     return 'refused'
@@ -291,20 +290,20 @@ def memory(pid: int) -> float:
 
 
 def measure(repeats: int, number: int = REQUESTS) -> list[dict]:
-    """The row; one repetition, because it takes long."""
+    """The row; one repetition, for it is long."""
     rng = random.Random(0)
     good = serve_load.chat(
-        serve_load.QUESTIONS[0], serve_load.image_urls(1)[0], temperature=0
+        serve_load.QUESTIONS[0], serve_load.pictures(1)[0], temperature=0
     )
     asked = serve_load.request(json.dumps(dict(good, stream=True)).encode())
     requests = list(malformed(rng, good, number))
     tenth = number // 10
     with serve_load.server() as (port, process):
         before = asyncio.run(serve_load.exchange(port, asked)).text
-        outcomes = asyncio.run(send_malformed(port, requests[:tenth]))
+        outcomes = asyncio.run(torment(port, requests[:tenth]))
         start_memory = memory(process.pid)
         start = time.perf_counter()
-        outcomes += asyncio.run(send_malformed(port, requests[tenth:]))
+        outcomes += asyncio.run(torment(port, requests[tenth:]))
         seconds = time.perf_counter() - start
         end_memory = memory(process.pid)
         after = asyncio.run(serve_load.exchange(port, asked)).text

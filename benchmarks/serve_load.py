@@ -1,14 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 serve`` with 32 concurrent clients against one client.
+"""``minigpt4 serve`` with 32 clients at once against one after the other.
 
-The server is a separate process; the clients are coroutines of this one,
-which write HTTP directly, so that they use little of the machine. All request
-streams, about images that the server has encoded before (image features are
-cached), and no prefix of a prompt is reused. The guard: no errors, and each
-question gets the same text on both sides.
+The server is a process of its own; the clients are coroutines of this one,
+which write HTTP by hand, so that they take little of the machine. All ask
+for streams, about pictures that the server has seen before (image features
+are kept), and nothing of a prompt is reused. The guard: no errors, and each
+question gets the same text from both sides.
 
-Times are wall times: on a machine with other load only the best repetitions
-are meaningful.
+Times are on the clock: on a machine that has other work only the best
+repetitions say anything.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ QUESTIONS = (
 
 @dataclass
 class Reply:
-    """A response.
+    """What came back.
 
     Attributes:
-        status: HTTP status; 0 without a response.
+        status: Of HTTP; 0 where nothing came.
         body: The body.
         first: Seconds to the first text of a stream.
     """
@@ -70,7 +70,7 @@ class Reply:
 
 @contextlib.contextmanager
 def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
-    """Run the server; yields its port and its process."""
+    """The verb as a process: its port, and itself."""
     command = [
         *(sys.executable, '-m', 'minigpt4_cli.main', 'serve'),
         *('--model', MODEL, '--port', '0', '--quiet', *arguments),
@@ -108,7 +108,7 @@ def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
 
 
 def request(body: bytes, headers: str = '', path: str = PATH) -> bytes:
-    """A request as raw bytes."""
+    """A request, as it goes over the line."""
     return (
         f'POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
         f'Content-Type: application/json\r\n{headers}'
@@ -128,7 +128,7 @@ async def exchange(port: int, message: bytes) -> Reply:
             if not reply.first and b'"content": "' in received:
                 reply.first = time.perf_counter() - start
     except ConnectionError:
-        pass  # the bytes received so far count
+        pass  # what came before counts
     finally:
         writer.close()
     head, _, body = bytes(received).partition(b'\r\n\r\n')
@@ -139,7 +139,7 @@ async def exchange(port: int, message: bytes) -> Reply:
 
 
 async def ask_all(port: int, messages: list[bytes], clients: int):
-    """Distribute requests over clients; returns seconds and replies."""
+    """Have some clients share the requests; seconds, and the replies."""
     todo = iter(enumerate(messages))
     replies: list[Reply] = [Reply() for _ in messages]
 
@@ -152,7 +152,7 @@ async def ask_all(port: int, messages: list[bytes], clients: int):
     return time.perf_counter() - start, replies
 
 
-def image_urls(number: int) -> list[str]:
+def pictures(number: int) -> list[str]:
     """Data URLs of scenes of the nano world."""
     from minigpt4.nano.world import render, sample_scene
 
@@ -174,8 +174,8 @@ def chat(question: str, url: str, **fields) -> dict:
 
 
 def workload(number: int) -> list[bytes]:
-    """Requests: each question about each image."""
-    urls = image_urls(-(-number // len(QUESTIONS)))
+    """Requests: each question about each of some pictures."""
+    urls = pictures(-(-number // len(QUESTIONS)))
     contents = [
         chat(question, url, stream=True)
         for url in urls

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The work of the training thread to assemble a batch of 64.
+"""What the training thread does to put a batch of 64 together.
 
-The encoders are stubs: image tokens are given. Our training thread embeds the
-token ids of a collated batch and copies image tokens to their positions; the
-peer tokenizes, embeds and joins sample by sample. A second row counts syncs:
-reads of a tensor's value by Python, each of which would wait for a GPU. The
-work of our data workers is a third figure (``worker_ms``), which is included
-in the peer's figure.
+The encoders are stubbed: image tokens are there. Ours is what is left to the
+training thread, namely to embed the words of a collated batch and copy image
+tokens into their places; the peer tokenises, embeds and joins sample by
+sample. A second row counts syncs: reads of a tensor's value by Python, each
+of which would wait for a GPU. What our data workers do before is a third
+figure (``worker_ms``), which the peer's has inside.
 """
 
 import functools
@@ -44,7 +44,7 @@ def _ours(folder: Path, tokens, questions, answers):
         prompt_template='vicuna_v0',
         max_text_length=MAX_TEXT_LENGTH,
     )
-    model.head = torch.nn.Identity()  # image tokens are given
+    model.head = torch.nn.Identity()  # image tokens come as they are
     collate = model.collator(training=True)
     samples = mini_prop.samples(questions, answers, tokens)
     start = time.process_time()
@@ -60,7 +60,7 @@ def _ours(folder: Path, tokens, questions, answers):
         return model.embed(data['images'], data['inputs']), data['inputs']
 
     embedded, inputs = assemble()
-    # the sums of all embeddings and of the targets identify a batch
+    # the sums of all embeddings and of the learned tokens tell a batch
     prefix = model.decoder.embed(torch.tensor(inputs.prefix))
     total = embedded[inputs.row_ids > 0].double().sum(0)
     total += COUNT * prefix.double().sum(0)
@@ -115,7 +115,7 @@ def build(side: str, figure: str, folder: Path):
 
     guard = dict(
         embeddings=total.numpy(),
-        # a packed line has the sequences in another order
+        # a packed line has the rows in another order
         targets=targets.sort().values.numpy(),
     )
     return work, guard
@@ -126,7 +126,7 @@ def measure(repeats: int) -> list[dict]:
     folder = mini_prop.weights()
     run = functools.partial(
         harness.compare,
-        peer_name='official step, reimplemented',
+        peer_name='official step, re-stated',
         rate=False,
     )
     sides = {

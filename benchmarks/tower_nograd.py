@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A step through a frozen tower and a trained projector.
 
-The peer is a reimplementation of XTuner's settings for LLaVA: the tower's
-input requires a gradient and its blocks are checkpointed, so that the backward
-pass runs and recomputes the complete tower without need.
+The peer has XTuner's settings for LLaVA re-stated: the tower's input requires
+a gradient and its blocks are checkpointed, so that the backward pass runs and
+recomputes the whole tower for nothing.
 
 Source: XTuner ``model/llava.py`` (``enable_input_require_grads``,
 ``use_activation_checkpointing``).
@@ -77,7 +77,7 @@ def measure(repeats: int) -> list[dict]:
                 harness.side(__file__, 'peer', figure, folder),
                 unit,
                 2.4,
-                peer_name="XTuner's settings, reimplemented",
+                peer_name="XTuner's settings, re-stated",
                 per=IMAGES,
                 rate=False,
                 scale=scale,

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Training steps of both sides, on the same weights and samples.
 
-The file of a row names a stage; this file is the worker of both sides.
+A row's file names a stage; this file is the worker of its sides.
 
     python benchmarks/training.py SIDE STAGE FOLDER
 """
@@ -72,18 +72,18 @@ def ours(
     else:
         pixels = torch.from_numpy(np.load(folder / PIXELS))
     collate = model.collator(training=True)
-    # only trained weights, as TrainedParameters does
+    # what is trained alone, as TrainedParameters does
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, LEARNING_RATE)
     wrapper = OptimWrapper(optimizer)
 
     def work() -> Tensor:
-        images = (
+        pictures = (
             [cache[digest] for digest in _digests(count)]
             if features
             else pixels[:count]
         )
-        batch = collate(mini_prop.samples(questions, answers, images))
+        batch = collate(mini_prop.samples(questions, answers, pictures))
         return model.train_step(batch, wrapper)['loss']
 
     return work, optimizer, model.head.layers[0]
@@ -160,13 +160,13 @@ def mmpretrain(stage: str, folder: Path):
 
 
 def blip2(stage: str, folder: Path):
-    """transformers' BLIP-2, frozen except for its projection."""
+    """transformers' BLIP-2, frozen but for its projection."""
     from transformers import Blip2ForConditionalGeneration
 
     from minigpt4.prompts import IMAGE_SLOT
 
     count, name, length, _ = STAGES[stage]
-    # our collator's sequences, so that both sides have the same tokens
+    # our collator's rows, so that both sides read the same tokens
     row = (
         mini_prop.build(
             folder, True, prompt_template=name, max_text_length=length
@@ -197,7 +197,7 @@ def blip2(stage: str, folder: Path):
             ids.append(torch.tensor(whole))
             labels.append(ids[-1].where(torch.tensor(learned), -100))
         pad = torch.nn.utils.rnn.pad_sequence
-        end = model.config.text_config.eos_token_id  # not in these texts
+        end = model.config.text_config.eos_token_id  # in no text here
         padded = pad(ids, batch_first=True, padding_value=end)
         return dict(
             input_ids=padded,
@@ -239,7 +239,7 @@ def _digests(count: int) -> list[bytes]:
 
 
 def write_features(folder: Path, dtype: str) -> None:
-    """Write the image features as a feature cache of a dtype."""
+    """What backbone and neck see, as a feature cache of a type."""
     from minigpt4.datasets.feature_cache import FeatureWriter
 
     if (folder / dtype).exists():
@@ -253,7 +253,7 @@ def write_features(folder: Path, dtype: str) -> None:
 
 
 def write_peer(folder: Path, layout: str) -> None:
-    """Write all weights with the names of a peer."""
+    """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
     from minigpt4.weights.layouts import PARTS, to_layout
@@ -356,7 +356,7 @@ def row(
         unit,
         goal,
         peer_name=dict(
-            official='official step, reimplemented',
+            official='official step, re-stated',
             mmpretrain='MMPretrain 1.2.0, live',
             blip2='BLIP-2 of transformers, live',
         )[peer],

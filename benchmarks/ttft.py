@@ -1,15 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """CPU time to the first token of a turn of a chat.
 
-Turn 1 is a new image and a question, to an engine that has answered questions
-about other images; a second row asks a new question about a repeated image.
-Turns 2 and 3 follow answers of 150 tokens, whose length is forced. The peer
-stores the image tokens of a chat, as the official demo does, and computes the
-complete chat in each turn.
+Turn 1 is a new picture and a question, to an engine that has talked about
+other pictures; a second row asks something new about a picture that was
+asked about before. Turns 2 and 3 come after answers of 150 tokens, whose
+length is forced. The peer keeps the image tokens of a chat, as the official
+demo does, and reads the whole chat in each turn.
 
-Both sides render and tokenize with our ``render_chat``, which repeats the
-token ids of earlier answers: the text of a random model would be tokenized
-differently. The peer does not have to tokenize these answers.
+Both sides render and tokenise with our ``render_chat``, which spells former
+answers as the model wrote them: what a random model writes would not be
+spelled so again. This saves the peer its tokenising of these answers.
 
     python benchmarks/ttft.py SIDE TURN FOLDER
 """
@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 ANSWER = 150  # tokens
-# turn, with new images or only one: the goal
+# turn, with new pictures or one alone: the goal
 GOALS = {
     'turn-1': 1.3,
     'turn-1-repeated-image': 2.5,
     'turn-2': 9,
     'turn-3': 14,
 }
-COUNT = 64  # images and questions, more than repetitions
-COMPARED = 3  # repetitions that the guard compares
+COUNT = 64  # pictures and questions, more than there are repetitions
+LOOKED_AT = 3  # repetitions that the guard compares
 WORDS = 'a small dog near the river'  # whose likelihood it compares
 
 
@@ -53,7 +53,7 @@ class Ours:
         self.model, self.tokenizer = model, model.decoder.tokenizer
 
     def answer(self, turns: list, image: Tensor, tokens: int) -> list[int]:
-        """Token ids of an answer of a given length."""
+        """Ids of an answer of so many tokens."""
         from minigpt4.chat.session import build_prompt
 
         prompt = build_prompt(
@@ -80,7 +80,7 @@ class Ours:
 
 
 class Official:
-    """A chat with the reimplemented official code.
+    """A chat the official way.
 
     Args:
         model: The model.
@@ -114,7 +114,7 @@ class Official:
 
     @torch.no_grad()
     def prompt(self, turns: list, image: Tensor) -> list[int]:
-        """Token ids of a chat; encodes the image if it is new."""
+        """Ids of a chat; sees the image if it is new."""
         from minigpt4.prompts import (
             TEMPLATES,
             render_chat,
@@ -128,8 +128,8 @@ class Official:
         return tokenize(segments, self.tokenizer).ids
 
 
-def finished_turn(tokenizer, question: str, ids: list[int]):
-    """A finished turn; the answer and its ``###`` with their token ids."""
+def said(tokenizer, question: str, ids: list[int]):
+    """A turn that is over; the answer and its ``###`` spelled as written."""
     from minigpt4.prompts import Turn
 
     word, glued = (
@@ -141,16 +141,16 @@ def finished_turn(tokenizer, question: str, ids: list[int]):
 
 
 class Chat:
-    """Repetitions of a turn, each with another question.
+    """Repetitions of a turn, a question of its own each.
 
     Args:
         side: What answers.
-        images: The images.
+        images: The pictures.
         turn: A name of ``GOALS``.
-        length: Tokens of the earlier answers.
+        length: Tokens of the answers before.
 
     Attributes:
-        answers: Token ids of the earlier answers.
+        answers: Ids of these.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Chat:
         length: int = ANSWER,
     ) -> None:
         self.side = side
-        # an image is one object in all turns of a chat
+        # a picture is one object in all of its chat
         self.images = list(images)[: COUNT if turn == 'turn-1' else 1]
         self.questions = [
             f'What about {words}?'
@@ -175,7 +175,7 @@ class Chat:
             ids = side.answer(turns, self.images[0], length)
             self.answers.append(ids)
             question = turns[-1].question
-            self.before.append(finished_turn(side.tokenizer, question, ids))
+            self.before.append(said(side.tokenizer, question, ids))
 
     def turns(self, question: str) -> list:
         """The chat with another question."""
@@ -186,7 +186,7 @@ class Chat:
         return [*self.before, Turn(question)]
 
     def next(self) -> tuple[list, Tensor]:
-        """The chat with the next question, and its image."""
+        """The chat with the next question, and its picture."""
         i = self.asked
         self.asked += 1
         return self.turns(self.questions[i]), self.images[i % len(self.images)]
@@ -194,7 +194,7 @@ class Chat:
     def first_token(
         self, clock: Callable[[], float] = time.process_time
     ) -> tuple[float, int]:
-        """CPU seconds to the first token, and that token."""
+        """Seconds of a clock to the first token, and that token."""
         turns, image = self.next()
         start = clock()
         (token,) = self.side.answer(turns, image, 1)
@@ -214,8 +214,8 @@ def build(
         images = generation.normalised(images)
     chat = Chat(made, images, turn, length)
     guard = dict(
-        first_tokens=[chat.first_token()[1] for _ in range(COMPARED)],
-        likelihood=[made.likelihood(*chat.next()) for _ in range(COMPARED)],
+        first_tokens=[chat.first_token()[1] for _ in range(LOOKED_AT)],
+        likelihood=[made.likelihood(*chat.next()) for _ in range(LOOKED_AT)],
     )
     if chat.answers:
         guard['answers'] = chat.answers
@@ -234,9 +234,9 @@ def measure(repeats: int) -> Iterator[dict]:
             ),
             'CPU-s to the first token',
             goal,
-            peer_name='official chat, reimplemented',
+            peer_name='official chat, re-stated',
             rate=False,
-            repeats=min(repeats, COUNT - 2 * COMPARED),
+            repeats=min(repeats, COUNT - 2 * LOOKED_AT),
         )
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Both sides of the generation benchmarks do the same work, untimed."""
+"""Both sides of the rows of answers do the same work; nothing is timed."""
 
 import importlib
 import itertools
@@ -32,7 +32,7 @@ def folder(bench):
 
 @pytest.fixture
 def same(bench):
-    """Run both sides once and compare their guards."""
+    """Works once on each side, and compares the guards."""
 
     def check(sides, build):
         guards = []
@@ -49,7 +49,7 @@ def same(bench):
     return check
 
 
-def test_decode_rows_give_equal_ids(bench, folder, same):
+def test_decode(bench, folder, same):
     build = bench('generation').build
     guard = same(
         ('ours', 'transformers', 'official'),
@@ -61,11 +61,11 @@ def test_decode_rows_give_equal_ids(bench, folder, same):
         ('ours', 'transformers'),
         lambda side: build(side, 'decode', folder, settings),
     )
-    # prompts give different answers, so the guard can fail
+    # the answers tell prompts apart, so the guard can fail
     assert len({tuple(row) for row in guard['ids'].tolist()}) == 3
 
 
-def test_live_peer_is_skipped_without_its_environment(bench, monkeypatch):
+def test_without_its_environment_the_live_peer_is_skipped(bench, monkeypatch):
     generation = bench('generation')
     monkeypatch.delenv(generation.LIVE_VARIABLE, raising=False)
     row = generation.compare(
@@ -76,7 +76,7 @@ def test_live_peer_is_skipped_without_its_environment(bench, monkeypatch):
     assert row['goal'] == 6 and not row['met']
 
 
-def test_caption_rows_give_equal_ids(bench, folder, same):
+def test_captions_of_forced_lengths(bench, folder, same):
     generation = bench('generation')
     settings = dict(count=5, slots=2, median=8)
     guard = same(
@@ -89,7 +89,7 @@ def test_caption_rows_give_equal_ids(bench, folder, same):
 
 
 @pytest.mark.parametrize('turn', ['turn-1', 'turn-1-repeated-image', 'turn-3'])
-def test_first_token_rows_give_equal_tokens(bench, folder, same, turn):
+def test_first_tokens_of_turns(bench, folder, same, turn):
     ttft = bench('ttft')
     assert turn in ttft.GOALS
     guard = same(
@@ -97,10 +97,10 @@ def test_first_token_rows_give_equal_tokens(bench, folder, same, turn):
     )
     number = int(turn.split('-')[1])
     assert number == 1 or guard['answers'].shape == (number - 1, 12)
-    assert len(set(guard['likelihood'].tolist())) == ttft.COMPARED
+    assert len(set(guard['likelihood'].tolist())) == ttft.LOOKED_AT
 
 
-def test_later_turn_computes_only_its_own_tokens(bench, folder):
+def test_a_later_turn_reads_its_own_tokens_alone(bench, folder):
     ttft, generation = bench('ttft'), bench('generation')
     side = ttft.Ours(generation.our_model(folder))
     images = bench('mini_prop').images(1, 'tiny')
@@ -115,24 +115,24 @@ def test_later_turn_computes_only_its_own_tokens(bench, folder):
     side.engine.submit = listen
     for _ in range(3):
         chat.first_token()
-        # all of turn 1 except its last token, which was not fed to the model
+        # all of turn 1 but the latest token, which nobody has read
         last = known[-1]
         assert last.reused_tokens > 40
         assert last.prompt_tokens - last.reused_tokens < 60
 
 
-def test_ranked_answers_have_equal_likelihoods(bench, folder, same):
+def test_choice(bench, folder, same):
     build = bench('multi_choice').build
     guard = same(('ours', 'official'), lambda side: build(side, folder))
     assert len(np.unique(guard['likelihoods'])) > 4
 
 
-def test_matrix_product_rows_give_equal_products(bench, folder, same):
+def test_matrix_products(bench, folder, same):
     build = bench('batch_scale').build
     same(('ours', 'peer'), lambda side: build(side, 4, folder))
 
 
-def test_batch_scale_goal_grows_with_the_batch(bench, monkeypatch):
+def test_batch_scale_asks_for_more_of_larger_batches(bench, monkeypatch):
     batch_scale = bench('batch_scale')
     harness = bench('harness')
     rates = dict(decode=iter((10, 17, 15)), caption=iter((5, 6, 5.5)))
@@ -160,7 +160,7 @@ def test_batch_scale_goal_grows_with_the_batch(bench, monkeypatch):
     assert [row['met'] for row in caption] == [True, True, False]
 
 
-def test_curve_is_drawn_from_batch_scale_rows(bench, tmp_path):
+def test_curve(bench, tmp_path):
     plot, harness = bench('plot'), bench('harness')
     rows = [
         dict(
@@ -189,7 +189,7 @@ def test_curve_is_drawn_from_batch_scale_rows(bench, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['decode-b1', 'ttft-h200', 'caption-h200'])
-def test_gpu_rows_run_on_a_cpu(bench, monkeypatch, name):
+def test_gpu_rows_on_a_cpu(bench, monkeypatch, name):
     gpu_decode = bench('gpu_decode')
     for constant, value in dict(
         TOKENS=6, REPEATS=1, IMAGES=4, SLOTS=3, CAPTION=5

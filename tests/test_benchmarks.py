@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The benchmark runner and its guards; no speed is measured here."""
+"""The benchmarks' machinery; no speed is measured here."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ def sides(tmp_path):
     ]
 
 
-def test_every_row_has_a_module(run):
+def test_every_row_has_its_file(run):
     assert set(run.ROWS) >= {
         's1-step',
         's1-cached',
@@ -77,7 +77,7 @@ def test_every_row_has_a_module(run):
         assert callable(importlib.import_module(module).measure), module
 
 
-def test_compare_uses_the_best_repetition(harness, sides):
+def test_compare_takes_the_best_of_turns(harness, sides):
     row = harness.compare(
         'stub',
         *sides(),
@@ -95,7 +95,7 @@ def test_compare_uses_the_best_repetition(harness, sides):
     assert json.loads(json.dumps(row)) == row
 
 
-def test_row_fails_if_its_guard_fails(harness, sides):
+def test_a_speed_without_its_guard_fails(harness, sides):
     row = harness.compare(
         'stub', *sides('1.001'), 's', 2, peer_name='stub', repeats=1
     )
@@ -104,7 +104,7 @@ def test_row_fails_if_its_guard_fails(harness, sides):
     assert 'loss 1.0e-03' in row['guard']
 
 
-def test_crashed_side_is_reported(harness, sides, tmp_path):
+def test_a_side_that_dies_is_reported(harness, sides, tmp_path):
     ours, _ = sides()
     bad = tmp_path / 'bad.py'
     bad.write_text('raise SystemExit(3)')
@@ -114,7 +114,7 @@ def test_crashed_side_is_reported(harness, sides, tmp_path):
         )
 
 
-def test_guards_compare_arrays_within_a_tolerance(harness):
+def test_guards(harness):
     def same(a, b, **more):
         return harness.compare_guards(
             dict(x=np.asarray(a)), dict(x=np.asarray(b)), **more
@@ -131,7 +131,7 @@ def test_guards_compare_arrays_within_a_tolerance(harness):
     assert not harness.compare_guards(dict(x=np.ones(1)), {})[0]
 
 
-def test_row_states_whether_goals_are_met(harness):
+def test_goals(harness):
     def met(**settings):
         settings = dict(guard_ok=True, ratio=2.0) | settings
         return harness.row('x', 5.0, 's', **settings)['met']
@@ -145,9 +145,7 @@ def test_row_states_whether_goals_are_met(harness):
     assert not harness.skipped('x', 's', 'why', goal=1.0)['met']
 
 
-def test_command_prints_and_stores_rows(
-    run, harness, monkeypatch, tmp_path, capsys
-):
+def test_the_command(run, harness, monkeypatch, tmp_path, capsys):
     class Stub:
         @staticmethod
         def measure(repeats):
@@ -176,7 +174,7 @@ def test_command_prints_and_stores_rows(
     assert len(runs) == 2  # appended
     assert runs[0]['rows'] == rows
     assert runs[0]['machine'] and runs[0]['versions']['torch']
-    # an error in a row is reported, and the other rows run
+    # a row that breaks off is told, and the others run
     monkeypatch.setattr(
         run, 'ROWS', dict(broken='broken_row', stub='stub_row')
     )
@@ -189,7 +187,7 @@ def test_command_prints_and_stores_rows(
     assert 'there is no row nonsense' in capsys.readouterr().err
 
 
-def test_stopped_run_stores_finished_rows(run, harness, monkeypatch, tmp_path):
+def test_a_stopped_run_keeps_its_rows(run, harness, monkeypatch, tmp_path):
     class Stopped:
         @staticmethod
         def measure(repeats):
