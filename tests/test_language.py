@@ -128,6 +128,11 @@ ALLOWED = [
         'a prompt of the official code',
     ),
     Allowed(
+        'configs/minigpt4/_base_/stage2.py',
+        'Please provide a detailed description of the picture.',
+        'a prompt of the official code',
+    ),
+    Allowed(
         'projects/minigpt4/nano/grammar.py',
         'Please provide a detailed description of the picture.',
         'a prompt of the official code',
