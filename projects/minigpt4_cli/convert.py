@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minigpt4.convert.files import FILES, convert
-from minigpt4.convert.huggingface import export_huggingface
+from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.convert.vicuna import merge_delta
 from minigpt4.utils.errors import add_debug_option, printable, reports_errors

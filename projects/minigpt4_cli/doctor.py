@@ -339,7 +339,9 @@ def check_llm(report: Report) -> None:
         )
         return
     try:
-        faults = list(_standalone('weights.llm_folder').find_faults(folder))
+        faults = list(
+            _standalone('weights.check_llm_folder').find_faults(folder)
+        )
         line = _description(folder)
     except OSError as error:
         faults, line = [], str(error)

@@ -199,14 +199,16 @@ def _row(file: Needed, args: argparse.Namespace) -> tuple[str, ...]:
     folder = args.dest or download.cache_folder()
     path = folder / _name(file)
     if not args.dry_run:
-        path = download.fetch(file.source, sha256=args.sha256, folder=folder)
+        path = download.download_file(
+            file.source, sha256=args.sha256, folder=folder
+        )
     wanted = download.expected_hash(file.source, args.sha256)
-    record = download.record_of(path)
+    record = download.read_record(path)
     return (
         file.part,
         file.source if args.dry_run else _name(file),
         in_units(record['size']) if record else '?',
-        record.get('checked') or download.how_checked(wanted),
+        record.get('checked') or download.describe_check(wanted),
         str(path) if record else f'would go to {path}',
     )
 
@@ -233,7 +235,7 @@ def _llm(name: str, args: argparse.Namespace) -> str:
     Raises:
         OSError: It was asked for and cannot be fetched.
     """
-    from minigpt4.llm.load import LLM_VARIABLE, locate_llm
+    from minigpt4.llm.locate import LLM_VARIABLE, locate_llm
 
     where = locate_llm(name)
     if Path(where).exists():
@@ -255,10 +257,10 @@ def _fetch_llm(repository: str, folder: Path | None) -> str:
     Raises:
         ConnectionError: It cannot be had.
     """
-    from minigpt4.llm.load import fetch_llm
+    from minigpt4.llm.locate import download_llm
 
     try:
-        return fetch_llm(repository, folder)
+        return download_llm(repository, folder)
     except Exception as error:  # its errors have no base of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConnectionError(
@@ -277,8 +279,8 @@ def _list() -> int:
             if file.is_url:
                 wanted = download.expected_hash(file.source)
                 path = download.cache_folder() / _name(file)
-                here = bool(download.record_of(path))
-                row = file.source, download.how_checked(wanted)
+                here = bool(download.read_record(path))
+                row = file.source, download.describe_check(wanted)
             else:
                 row, here = (_name(file), ''), True
             table.add_row(name, file.part, *row, 'yes' if here else 'no')

@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Published files become ours, and ours become theirs, bit for bit."""
 
-import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 
 from minigpt4 import get_model
-from minigpt4.convert.files import convert, load_config, wanted_shapes
+from minigpt4.convert.files import convert
+from minigpt4.convert.model_shapes import expected_shapes, load_config
 from minigpt4.utils.signals import StopSignal
-from minigpt4.weights import write as tensor_writers
 from minigpt4.weights.layouts import to_layout
 from minigpt4.weights.read import LazyTensor, open_tensors
 
@@ -39,7 +39,7 @@ def tensors(config):
     torch.manual_seed(0)
     return {
         part: {name: torch.randn(shape) for name, shape in shapes.items()}
-        for part, shapes in wanted_shapes(config).items()
+        for part, shapes in expected_shapes(config).items()
     }
 
 
@@ -210,7 +210,7 @@ def test_several_layers_have_no_name_elsewhere(tmp_path, config):
     config.model.head['num_layers'] = 3
     torch.manual_seed(0)
     head = {
-        n: torch.randn(s) for n, s in wanted_shapes(config)['head'].items()
+        n: torch.randn(s) for n, s in expected_shapes(config)['head'].items()
     }
     torch.save(head, tmp_path / 'a.pth')
     convert(tmp_path / 'a.pth', tmp_path / 'b.pth', model=config)
@@ -282,21 +282,32 @@ def test_unknown_model(tmp_path):
         convert(SHIPPED['neck'], tmp_path / 'a.pth', model='minigpt-5')
 
 
-def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    out = tmp_path / 'a.pth'
-    out.write_text('before')
-
-    def full(*_):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('minigpt4.weights.write._add_record', full)
-    with pytest.raises(OSError, match='No space left'):
-        convert(SHIPPED['head'], out, to='official', model=NANO)
-    assert os.listdir(tmp_path) == ['a.pth']
-    assert out.read_text() == 'before'
+@pytest.fixture
+def full_disk():
+    """Limit the size of files, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_an_output_that_is_a_link_stays_one(tmp_path):
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
+@pytest.mark.parametrize('existing', [None, b'old'])
+def test_full_disk_keeps_the_existing_output(
+    tmp_path, full_disk, name, existing
+):
+    if existing is not None:
+        (tmp_path / name).write_bytes(existing)
+    with pytest.raises(OSError, match=r'x.* could not be .* needs [\d,]+ b'):
+        convert(SHIPPED['head'], tmp_path / name, model=NANO)
+    if existing is None:
+        assert os.listdir(tmp_path) == []
+    else:
+        assert os.listdir(tmp_path) == [name]
+        assert (tmp_path / name).read_bytes() == existing
+
+
+def test_output_link_is_kept_and_its_target_replaced(tmp_path):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'real' / 'a.pth').write_bytes(b'old')
     (tmp_path / 'a.pth').symlink_to('real/a.pth')
@@ -306,26 +317,21 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
-def test_a_stopped_conversion_leaves_nothing(tmp_path, monkeypatch, name):
-    def stop(lazy):
+def test_stopped_conversion_keeps_the_existing_output(
+    tmp_path, monkeypatch, name
+):
+    def stop():
         raise StopSignal(15)
 
-    monkeypatch.setattr(tensor_writers, '_bytes_of', stop)
+    def to(tensor, *_):
+        return LazyTensor(tensor.shape, tensor.dtype, stop)
+
+    monkeypatch.setattr(LazyTensor, 'to', to)  # called before writing
     (tmp_path / name).write_bytes(b'old')
     with pytest.raises(StopSignal):
         convert(SHIPPED['head'], tmp_path / name, model=NANO)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b'old'
-
-
-def test_a_full_disk_names_the_file_and_what_it_needs(tmp_path, monkeypatch):
-    def full(lazy):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(tensor_writers, '_bytes_of', full)
-    with pytest.raises(OSError, match=r'x.pth could not be .* needs [\d,]+ b'):
-        convert(SHIPPED['head'], tmp_path / 'x.pth', model=NANO)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_models_are_answered_with_the_nearest_name():

@@ -30,8 +30,8 @@ from transformers import (
 )
 
 from minigpt4.captioning.inferencer import get_model, make_sample
-from minigpt4.convert.files import load_config
-from minigpt4.convert.huggingface import LLM_FOLDER, export_huggingface
+from minigpt4.convert.blip2_format import LLM_FOLDER
+from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.convert.huggingface_processor import write_processor
 from minigpt4.convert.huggingface_tokenizer import (
@@ -39,7 +39,8 @@ from minigpt4.convert.huggingface_tokenizer import (
     image_token,
     stop_settings,
 )
-from minigpt4.models.checkpoint import decode_fingerprint
+from minigpt4.convert.model_shapes import load_config
+from minigpt4.llm.fingerprint import decode_fingerprint
 from minigpt4.prompts import (
     IMAGE_SLOT,
     TEMPLATES,

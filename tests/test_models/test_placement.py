@@ -229,7 +229,7 @@ def test_folder_that_is_quantised(tiny_llm_dir, tmp_path, mixed_samples):
         torch.testing.assert_close(
             again.llm(ids).logits, first.llm(ids).logits
         )
-    with pytest.raises(ValueError, match='is quantised already; leave'):
+    with pytest.raises(ValueError, match='is quantised already; omit'):
         LLMDecoder(str(tmp_path), quantization=BITS[8])
     with pytest.raises(ValueError, match='shard=True cannot share out'):
         LLMDecoder(str(tmp_path), shard=True)
@@ -275,7 +275,7 @@ def test_settings_that_would_quantise_nothing(settings, sentence):
 )
 def test_missing_library(monkeypatch, missing, settings):
     monkeypatch.setattr(
-        'minigpt4.llm.load.find_spec',
+        'minigpt4.llm.load_options.find_spec',
         lambda name: None if name == missing else util.find_spec(name),
     )
     if missing == 'bitsandbytes' and not util.find_spec('accelerate'):

@@ -18,7 +18,7 @@ import pytest
 
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights import download, transfer
-from minigpt4.weights.download import fetch, record_of
+from minigpt4.weights.download import download_file, read_record
 from minigpt4_cli import download as verb
 
 DATA = random.Random(0).randbytes(300_000)
@@ -112,7 +112,7 @@ def left_in(folder: Path) -> set[str]:
 
 
 def test_whole(server, cache):
-    path = fetch(f'{server.url}/a.pth')
+    path = download_file(f'{server.url}/a.pth')
     assert path == cache / 'a.pth' and path.read_bytes() == DATA
     assert left_in(cache) == {'a.pth', 'a.pth.json'}
     record = json.loads((cache / 'a.pth.json').read_text())
@@ -124,24 +124,24 @@ def test_whole(server, cache):
 def test_a_file_that_is_there_is_neither_asked_for_nor_read(
     server, monkeypatch
 ):
-    path = fetch(f'{server.url}/a.pth')
+    path = download_file(f'{server.url}/a.pth')
     monkeypatch.setattr(download, '_accept', pytest.fail)
     monkeypatch.setattr(download, '_lock', pytest.fail)  # nor written
-    assert fetch(f'{server.url}/a.pth') == path
-    assert fetch(f'{server.url}/a.pth', sha256=SHA256.upper()) == path
+    assert download_file(f'{server.url}/a.pth') == path
+    assert download_file(f'{server.url}/a.pth', sha256=SHA256.upper()) == path
     assert len(server.asked) == 1
 
 
 def test_a_file_that_changed_is_read_again(server, cache):
-    path = fetch(f'{server.url}/{HASHED}')
+    path = download_file(f'{server.url}/{HASHED}')
     path.write_bytes(DATA[:-1] + b'x')
-    assert fetch(f'{server.url}/{HASHED}').read_bytes() == DATA
+    assert download_file(f'{server.url}/{HASHED}').read_bytes() == DATA
     assert (cache / f'{HASHED}.wrong').stat().st_size == len(DATA)
 
 
 def test_cut_downloads_are_resumed(server):
     server.cuts = [100_000, 50_000]
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert [r for _, r in server.asked] == [
         *(None, 'bytes=100000-', 'bytes=150000-')
     ]
@@ -149,42 +149,42 @@ def test_cut_downloads_are_resumed(server):
 
 def test_a_rest_of_unknown_length_may_be_cut_too(server):
     server.cuts, server.lengths = [100_000, 50_000], False
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=150000-')
 
 
 def test_a_killed_download_is_resumed_by_the_next_call(server, cache):
     server.cuts = [100_000, 0, 0, 0]
     with pytest.raises(ConnectionError, match='cut off at 100,000 of 300,000'):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     assert left_in(cache) == {'a.pth.part', 'a.pth.part.json'}
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=100000-')
 
 
 def test_new_bytes_count_the_tries_anew(server):
     server.cuts = [20_000] * 10
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
 
 
 def test_a_server_without_ranges_starts_again(server):
     server.ranges, server.cuts = False, [100_000]
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
 
 
 def test_a_changed_file_is_not_glued_to_the_old_part(server):
     server.cuts = [100_000, 0, 0, 0]
     with pytest.raises(ConnectionError):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     server.data, server.etag = DATA[::-1], '"two"'
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA[::-1]
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA[::-1]
     assert len(server.asked) == 4 + 1  # If-Range: the whole of it at once
 
 
 def test_nor_by_a_server_that_ignores_if_range(server, monkeypatch):
     server.cuts = [100_000, 0, 0, 0]
     with pytest.raises(ConnectionError):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     server.data, server.etag = DATA[::-1], '"two"'
     get = Handler.do_GET
 
@@ -193,7 +193,7 @@ def test_nor_by_a_server_that_ignores_if_range(server, monkeypatch):
         get(self)
 
     monkeypatch.setattr(Handler, 'do_GET', ignore)
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA[::-1]
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA[::-1]
 
 
 @pytest.mark.parametrize('known_size', [300_000, 500_000])
@@ -205,19 +205,19 @@ def test_a_part_longer_than_the_file_is_dropped(server, cache, known_size):
             dict(place=f'{server.url}/a.pth', version='"one"', size=known_size)
         )
     )
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
 
 
 def test_busy_servers_are_asked_again(server):
     server.statuses = [503, 429]
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
 
 
 def test_a_stalled_connection_is_given_up_and_resumed(server, monkeypatch):
     monkeypatch.setattr(transfer, 'TIMEOUT', 0.2)
     server.cuts, server.stall = [100_000], 1.0
     start = time.time()
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=100000-')
     assert time.time() - start < 0.9
 
@@ -226,7 +226,7 @@ def test_a_stalled_connection_is_given_up_and_resumed(server, monkeypatch):
 def test_another_file_is_refused(server, cache, sha256):
     server.data = DATA if sha256 else DATA[:-1]
     with pytest.raises(ConnectionError) as caught:
-        fetch(f'{server.url}/{HASHED}', sha256=sha256)
+        download_file(f'{server.url}/{HASHED}', sha256=sha256)
     expected = sha256 or SHA256[:8]
     assert f'expected {expected}' in str(caught.value)
     assert 'another file: its SHA-256 begins with' in str(caught.value)
@@ -243,14 +243,14 @@ def test_another_file_is_refused(server, cache, sha256):
 def test_a_web_page_is_refused(server, cache, kind, page):
     server.data, server.kind = page, kind
     with pytest.raises(ConnectionError, match='a web page'):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     assert not left_in(cache)
 
 
 def test_a_pointer_of_git_lfs_is_refused(server, cache):
     server.data = b'version https://git-lfs.github.com/spec/v1\noid 0\n'
     with pytest.raises(ConnectionError, match='a Git LFS pointer instead'):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     assert not left_in(cache)
 
 
@@ -258,7 +258,7 @@ def test_mirrors_come_first_then_the_url(server, monkeypatch):
     server.statuses = [404, 403]
     mirror = server.url.replace('released', 'mirror')
     monkeypatch.setenv('MINIGPT4_MIRROR', f'{mirror}/, {mirror}/deep')
-    path = fetch(f'{server.url}/a.pth?token=secret')
+    path = download_file(f'{server.url}/a.pth?token=secret')
     assert path.read_bytes() == DATA and path.name == 'a.pth'
     names = [name for name, _ in server.asked]
     assert names == ['a.pth', 'a.pth', 'a.pth?token=secret']
@@ -271,15 +271,17 @@ def test_a_folder_can_be_a_mirror_even_offline(
     (tmp_path / 'my mirror' / HASHED).write_bytes(DATA)
     monkeypatch.setenv('MINIGPT4_MIRROR', str(tmp_path / 'my mirror'))
     monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
-    assert fetch(f'{server.url}/{HASHED}').read_bytes() == DATA
+    assert download_file(f'{server.url}/{HASHED}').read_bytes() == DATA
     assert not server.asked
-    assert record_of(cache / HASHED)['place'].startswith('file:')
+    assert read_record(cache / HASHED)['downloaded_from'].startswith('file:')
 
 
 def test_the_argument_mirrors(server, tmp_path):
     (tmp_path / 'a.pth').write_bytes(DATA)
     other = tmp_path / 'other'
-    path = fetch(f'{server.url}/a.pth', folder=other, mirrors=[str(tmp_path)])
+    path = download_file(
+        f'{server.url}/a.pth', folder=other, mirrors=[str(tmp_path)]
+    )
     assert path == other / 'a.pth' and not server.asked
 
 
@@ -288,7 +290,7 @@ def test_a_wrong_file_of_a_mirror_is_passed_over(
 ):
     (tmp_path / HASHED).write_bytes(b'something else')
     monkeypatch.setenv('MINIGPT4_MIRROR', str(tmp_path))
-    assert fetch(f'{server.url}/{HASHED}').read_bytes() == DATA
+    assert download_file(f'{server.url}/{HASHED}').read_bytes() == DATA
 
 
 def test_everything_fails_in_one_sentence(
@@ -297,9 +299,9 @@ def test_everything_fails_in_one_sentence(
     server.statuses = [404]
     monkeypatch.setenv('MINIGPT4_MIRROR', str(tmp_path))
     with pytest.raises(ConnectionError) as caught:
-        fetch(f'{server.url}/a.pth?token=secret')
+        download_file(f'{server.url}/a.pth?token=secret')
     assert str(caught.value) == (
-        f'a.pth could not be fetched ({tmp_path}/a.pth: No such file or '
+        f'a.pth could not be downloaded ({tmp_path}/a.pth: No such file or '
         f'directory; {server.url}/a.pth: HTTP 404 Not Found); get it some '
         f'other way and put it at {cache}/a.pth, or name a folder or URL '
         'that has it in MINIGPT4_MIRROR.'
@@ -308,43 +310,47 @@ def test_everything_fails_in_one_sentence(
 
 def test_nobody_listens():
     with pytest.raises(ConnectionError, match='Connection refused, 4 times'):
-        fetch('http://127.0.0.1:9/a.pth')
+        download_file('http://127.0.0.1:9/a.pth')
 
 
 @pytest.mark.parametrize('variable', ['MINIGPT4_OFFLINE', 'HF_HUB_OFFLINE'])
 def test_offline_nothing_is_asked(server, monkeypatch, cache, variable):
     monkeypatch.setenv(variable, '1')
     with pytest.raises(ConnectionError) as caught:
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
     assert f'put it at {cache}/a.pth' in str(caught.value)
     assert not server.asked
     (cache / 'a.pth').write_bytes(DATA)  # as the sentence says
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
-    record = record_of(cache / 'a.pth')
-    assert record['place'] == 'found there'
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
+    record = read_record(cache / 'a.pth')
+    assert record['downloaded_from'] == 'found in the folder'
     assert record['checked'] == 'nothing: no published hash'
 
 
 def test_a_wrong_file_put_there_is_set_aside(server, cache):
     cache.mkdir()
     (cache / HASHED).write_bytes(b'half of it')
-    assert fetch(f'{server.url}/{HASHED}').read_bytes() == DATA
+    assert download_file(f'{server.url}/{HASHED}').read_bytes() == DATA
     assert (cache / f'{HASHED}.wrong').read_bytes() == b'half of it'
 
 
 def test_two_urls_of_one_name_are_not_mixed_up(server):
-    fetch(f'{server.url}/a.pth')
-    with pytest.raises(FileExistsError, match='was fetched from .*/released/'):
-        fetch(f'{server.url}/other/a.pth')
-    fetch(f'{server.url}/{HASHED}')
-    fetch(f'{server.url}/other/{HASHED}')  # the hash tells it is the same
+    download_file(f'{server.url}/a.pth')
+    with pytest.raises(
+        FileExistsError, match='was downloaded from .*/released/'
+    ):
+        download_file(f'{server.url}/other/a.pth')
+    download_file(f'{server.url}/{HASHED}')
+    download_file(
+        f'{server.url}/other/{HASHED}'
+    )  # same hash
 
 
 def test_too_little_space_is_told_before_it_is_used(server, monkeypatch):
     usage = shutil.disk_usage('.')._replace(free=1000)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
-    with pytest.raises(OSError, match='300.0 kB wanted, 1.0 kB free') as error:
-        fetch(f'{server.url}/a.pth')
+    with pytest.raises(OSError, match='300.0 kB needed, 1.0 kB free') as error:
+        download_file(f'{server.url}/a.pth')
     assert error.value.errno == errno.ENOSPC
     assert len(server.asked) == 1
 
@@ -361,9 +367,9 @@ def test_a_disk_that_fills_up_keeps_the_part(server, monkeypatch, cache):
     with monkeypatch.context() as patch:
         patch.setattr(transfer, 'open', full, raising=False)
         with pytest.raises(OSError, match='no space for a.pth') as error:
-            fetch(f'{server.url}/a.pth')
+            download_file(f'{server.url}/a.pth')
     assert 'what has arrived is kept' in str(error.value)
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=1000-')
 
 
@@ -379,16 +385,16 @@ def test_a_stopped_download_keeps_the_part(server, monkeypatch, cache):
     with monkeypatch.context() as patch:
         patch.setattr(transfer, 'open', stop, raising=False)
         with pytest.raises(StopSignal):
-            fetch(f'{server.url}/a.pth')
+            download_file(f'{server.url}/a.pth')
     assert {'a.pth.part', 'a.pth.part.json'} <= {*left_in(cache)}
     assert 'a.pth' not in left_in(cache)
-    assert fetch(f'{server.url}/a.pth').read_bytes() == DATA
+    assert download_file(f'{server.url}/a.pth').read_bytes() == DATA
     assert server.asked[-1] == ('a.pth', 'bytes=1000-')
 
 
 def test_a_mirror_with_a_file_that_blocks(server, tmp_path):
     os.mkfifo(tmp_path / 'a.pth')
-    found = fetch(f'{server.url}/a.pth', mirrors=[str(tmp_path)])
+    found = download_file(f'{server.url}/a.pth', mirrors=[str(tmp_path)])
     assert found.read_bytes() == DATA
 
 
@@ -398,25 +404,25 @@ def test_a_cache_that_cannot_be_written(server, monkeypatch):
 
     monkeypatch.setattr(Path, 'mkdir', forbidden)
     with pytest.raises(PermissionError, match='another folder in MINIGPT4_CA'):
-        fetch(f'{server.url}/a.pth')
+        download_file(f'{server.url}/a.pth')
 
 
 @pytest.mark.parametrize('url', ['a.pth', 'ftp://host/a.pth', 'http://host/'])
 def test_not_an_address(url):
     with pytest.raises(ValueError, match='no http or https address'):
-        fetch(url)
+        download_file(url)
 
 
 def test_a_hash_that_is_none(server):
     """Told before the download, which would be thrown away."""
     with pytest.raises(ValueError, match='sha256:.* is no SHA-256; give'):
-        fetch(f'{server.url}/a.pth', sha256=f'sha256:{SHA256}')
+        download_file(f'{server.url}/a.pth', sha256=f'sha256:{SHA256}')
     assert not server.asked
 
 
 def test_an_escaped_name(server, cache, capsys):
     url = f'{server.url}/my%20file.pth'
-    assert fetch(url) == cache / 'my file.pth'
+    assert download_file(url) == cache / 'my file.pth'
     assert verb.main([url, '--dry-run']) == 0
     assert str(cache / 'my file.pth') in capsys.readouterr().out
 
@@ -442,8 +448,8 @@ package.__path__ = [sys.argv[1]]
 log = types.SimpleNamespace(print_log=lambda line, **_: print(line))
 sys.modules |= {'minigpt4': package, 'mmengine.logging': log}
 sys.modules['mmengine'] = types.ModuleType('mmengine')
-from minigpt4.weights.download import fetch
-print(fetch(sys.argv[2]))
+from minigpt4.weights.download import download_file
+print(download_file(sys.argv[2]))
 """
 
 
@@ -495,7 +501,7 @@ def test_verb_goes_on_after_a_failure(server, published, capsys, cache):
     assert verb.main([published]) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert line.startswith('eva_vit_g.pth could not be fetched')
+    assert line.startswith('eva_vit_g.pth could not be downloaded')
     assert 'not here' in out
     assert {'blip2_pretrained_flant5xxl.pth', HASHED} <= left_in(cache)
 
@@ -575,7 +581,9 @@ def test_verb_llm_that_cannot_be_had(published, capsys, monkeypatch):
     monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
     assert verb.main([published, '--llm']) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith('the LLM Vision-CAIR/vicuna-7b could not be fetch')
+    assert last.startswith(
+        'the LLM Vision-CAIR/vicuna-7b could not be fetch'
+    )
 
 
 def test_verb_with_an_llm_of_ones_own(

@@ -6,8 +6,8 @@ import torch
 
 from minigpt4.models import EVAViT, QFormer
 from minigpt4.weights.layouts import (
+    COMPONENTS,
     LAYOUTS,
-    PARTS,
     KeyReport,
     from_layout,
     to_layout,
@@ -53,7 +53,7 @@ def shapes(tensors):
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('part', PARTS)
+@pytest.mark.parametrize('part', COMPONENTS)
 def test_there_and_back_loses_no_bit(parts, part, layout):
     theirs = to_layout(part, layout, parts[part])
     found, report = from_layout(part, theirs, shapes(parts[part]))

@@ -23,6 +23,7 @@ from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
 from .collator import Collator, MultimodalInputs
 from .data_preprocessor import ImageNormalizer
+from .projector import build_head
 from .row_attention import Rows
 
 
@@ -99,12 +100,8 @@ class MiniGPT4(BaseModel):
         self.backbone = None if backbone is None else MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
-        self.head = MODELS.build(
-            {
-                'in_channels': self.neck.out_channels,
-                'out_channels': self.decoder.hidden_size,
-                **head,
-            }
+        self.head = build_head(
+            head, self.neck.out_channels, self.decoder.hidden_size
         )
         # what a checkpoint gave, until it is compared after loading
         self.loaded_weights: dict[str, Tensor] = {}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.convert.huggingface import export_huggingface
+from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
-from minigpt4.weights.folder_files import copy_small_files
+from minigpt4.weights.hf_folder_files import copy_small_files
 from minigpt4.weights.read import SHIPPED
 
 NANO = 'minigpt-4_nano_caption'

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.models import LLMDecoder
 from minigpt4.utils import file_types
-from minigpt4.weights.llm_folder import check_folder, find_faults
+from minigpt4.weights.check_llm_folder import check_folder, find_faults
 from minigpt4.weights.read import open_tensors
 
 POINTER = (
