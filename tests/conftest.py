@@ -14,11 +14,13 @@ import signal
 import socket
 import sys
 import tarfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 # a shell starts background processes with these signals ignored, and ours
@@ -26,6 +28,9 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
+# mmengine's logger writes to the standard output of its first use, which must
+# not be the captured output of one test
+MMLogger.get_current_instance()
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
@@ -383,3 +388,32 @@ def write_shard():
         return path
 
     return write
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The download cache, not created yet; retries do not wait."""
+    from minigpt4.weights import transfer
+
+    for variable in (
+        *('HF_HUB_OFFLINE', 'MINIGPT4_OFFLINE', 'MINIGPT4_MIRROR'),
+        *('http_proxy', 'https_proxy', 'all_proxy'),
+        *('HTTP_PROXY', 'HTTPS_PROXY'),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(transfer, 'WAITS', (0.0, 0.0, 0.0))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def file_server(cache):
+    """A file server on loopback; see tests/file_server.py."""
+    from tests.file_server import FileServer
+
+    with FileServer() as server:
+        threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        ).start()
+        yield server
+        server.shutdown()

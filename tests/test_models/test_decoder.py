@@ -148,7 +148,8 @@ def test_llms_that_are_not_there(build, name, sentence):
 def test_folder_without_a_model_is_refused(tmp_path, tiny_tokenizer_dir):
     shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
     with pytest.raises(
-        FileNotFoundError, match='weights of the LLM .* cannot be loaded .*complete'
+        FileNotFoundError,
+        match='weights of the LLM .* cannot be loaded .*complete',
     ) as error:
         LLMDecoder(str(tmp_path / 'llm'))
     assert str(tmp_path) in str(error.value)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..utils.atomic import replacing
+from ..utils.errors import one_line
 from .read import SAFETENSORS_TYPES, LazyTensor
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -129,8 +130,15 @@ def write_pickle(
         tempfile.TemporaryDirectory() as scratch,
     ):
         skeleton = Path(scratch) / Path(path).stem
-        with torch.serialization.skip_data():
-            torch.save({key: empty} if key else empty, skeleton)
+        try:
+            with torch.serialization.skip_data():
+                torch.save({key: empty} if key else empty, skeleton)
+        except RuntimeError as error:  # of torch's writer, e.g. no space left
+            raise OSError(
+                errno.EIO,
+                f'{path} could not be written: its temporary file {skeleton} '
+                f'failed ({one_line(error)})',
+            ) from error
         with (
             zipfile.ZipFile(skeleton) as source,
             zipfile.ZipFile(temporary, 'w') as target,
