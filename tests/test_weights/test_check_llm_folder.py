@@ -272,12 +272,10 @@ def test_the_checks_run_without_the_package(llm):
     code = (
         'import sys\n'
         'sys.modules["torch"] = sys.modules["transformers"] = None\n'
-        'from importlib.util import module_from_spec as m\n'
-        'from importlib.util import spec_from_file_location as s\n'
-        f'x = s("doctor", {str(projects)!r} '
-        '+ "/minigpt4_cli/doctor.py")\n'
-        'd = m(x); x.loader.exec_module(d)\n'
-        'r = d.Report(); d.check_llm(r); print(r.faults)\n'
+        f'sys.path.insert(0, {str(projects)!r})\n'
+        'from minigpt4_cli.doctor_report import Report\n'
+        'from minigpt4_cli.doctor_weights import check_llm\n'
+        'report = Report(); check_llm(report); print(report.faults)\n'
         'assert "minigpt4" not in sys.modules\n'
     )
     (llm / 'model.safetensors').write_bytes(POINTER)
