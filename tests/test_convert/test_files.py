@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Published files become ours, and ours become theirs, bit for bit."""
+"""Files are converted between layouts without changing a bit."""
 
 import os
 import re
@@ -28,7 +28,7 @@ LLAMA = dict(model_type='llama', hidden_size=8)
 
 @pytest.fixture
 def config(tiny_cfg) -> Config:
-    """A model of tiny parts, whose LLM is known by its width alone."""
+    """A model of tiny components; of its LLM only the width is known."""
     model = dict(tiny_cfg)
     model['decoder'] = dict(model['decoder'], arch=LLAMA)
     return Config(dict(model=model))
@@ -36,7 +36,7 @@ def config(tiny_cfg) -> Config:
 
 @pytest.fixture
 def tensors(config):
-    """Random tensors of each part of ``config``, by our names."""
+    """Random tensors of each component of ``config``, by our names."""
     torch.manual_seed(0)
     return {
         part: {name: torch.randn(shape) for name, shape in shapes.items()}
@@ -59,8 +59,8 @@ def assert_same(path, want):
 
 @pytest.mark.parametrize('to', ['official', 'mmpretrain'])
 @pytest.mark.parametrize('part', SHIPPED)
-def test_ours_there_and_back(tmp_path, part, to):
-    """Not a bit is lost, the fingerprint of the LLM included."""
+def test_conversion_and_back_changes_no_bit(tmp_path, part, to):
+    """Including the fingerprint of the LLM."""
     source = SHIPPED[part]
     theirs = tmp_path / 'theirs.pth'
     back = tmp_path / ('back' + Path(source).suffix)
@@ -94,7 +94,7 @@ def test_converted_files_make_the_same_model(tmp_path):
 
 
 def test_official_eva_vit(tmp_path, config, tensors):
-    """As ``eva_vit_g.pth``: fp16, a 40th block, a norm and a head beside."""
+    """``eva_vit_g.pth`` is fp16, with a 40th block, a norm and a head."""
     mine = {n: t.half() for n, t in tensors['backbone'].items()}
     beside = {
         'blocks.2.norm1.weight': torch.ones(32),
@@ -134,7 +134,7 @@ def test_official_blip2(tmp_path, config, tensors):
     ],
 )
 def test_official_projections(tmp_path, shape, words):
-    """As ``prerained_minigpt4_7b.pth``: the optimizer and buffers beside."""
+    """``prerained_minigpt4_7b.pth`` also has the optimizer and buffers."""
     torch.manual_seed(0)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     content = dict(
@@ -159,7 +159,7 @@ def test_official_projections(tmp_path, shape, words):
 
 
 @pytest.mark.parametrize('layout', ['official', 'mmpretrain'])
-def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
+def test_file_of_a_complete_model(tmp_path, config, tensors, layout):
     prefix = dict(official='visual_encoder.', mmpretrain='vision_encoder.')
     content = {
         prefix[layout] + name: tensor
@@ -188,7 +188,7 @@ def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
 
 
 @pytest.mark.parametrize('out', ['folder', 'folder/', 'a.ckpt'])
-def test_one_part_is_one_file(tmp_path, out):
+def test_one_component_needs_a_file(tmp_path, out):
     with pytest.raises(
         ValueError, match='holds head; name a file .* in place'
     ):
@@ -196,7 +196,7 @@ def test_one_part_is_one_file(tmp_path, out):
     assert not os.listdir(tmp_path)
 
 
-def test_types_are_changed_when_asked(tmp_path):
+def test_dtype(tmp_path):
     out = tmp_path / 'a.pth'
     convert(SHIPPED['head'], out, model=NANO, dtype='bfloat16')
     dtypes = {n: t.dtype for n, t in open_tensors(out).items()}
@@ -207,7 +207,7 @@ def test_types_are_changed_when_asked(tmp_path):
     }
 
 
-def test_several_layers_have_no_name_elsewhere(tmp_path, config):
+def test_head_of_several_layers_is_refused(tmp_path, config):
     config.model.head['num_layers'] = 3
     torch.manual_seed(0)
     head = {
@@ -244,7 +244,9 @@ def test_several_layers_have_no_name_elsewhere(tmp_path, config):
         ),
     ],
 )
-def test_files_that_do_not_fit(tmp_path, config, tensors, spoil, sentence):
+def test_files_of_another_model_are_refused(
+    tmp_path, config, tensors, spoil, sentence
+):
     theirs = named('neck', 'official', tensors['neck'])
     spoil(theirs)
     torch.save(dict(model=theirs), tmp_path / 'a.pth')
@@ -254,7 +256,7 @@ def test_files_that_do_not_fit(tmp_path, config, tensors, spoil, sentence):
     assert os.listdir(tmp_path) == ['a.pth']
 
 
-def test_allowed_to_be_missing(tmp_path, config, tensors):
+def test_allowed_names_may_be_missing(tmp_path, config, tensors):
     theirs = named('neck', 'official', tensors['neck'])
     del theirs['ln_vision.weight']
     torch.save(theirs, tmp_path / 'a.pth')
@@ -337,6 +339,6 @@ def test_stopped_conversion_keeps_the_existing_output(
     assert (tmp_path / name).read_bytes() == b'old'
 
 
-def test_unknown_models_are_answered_with_the_nearest_name():
+def test_unknown_model_suggests_the_nearest_name():
     with pytest.raises(ValueError, match='did you mean minigpt-4_nano_cap'):
         load_config('minigpt-4_nano_captoin')
