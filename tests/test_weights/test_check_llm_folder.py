@@ -90,7 +90,7 @@ def test_code_is_refused_before_transformers_asks(llm, monkeypatch, tmp_path):
     )
     monkeypatch.setattr('builtins.input', lambda *_: 'y')
     for load in (LLMDecoder, load_tokenizer):
-        with pytest.raises(ValueError, match='wants code of its own'):
+        with pytest.raises(ValueError, match='names code to run'):
             load(str(llm))
     assert not ran.exists()
 

@@ -114,6 +114,6 @@ def test_import_and_export_from_the_hub_cache(tmp_path, secret):
     config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     config['auto_map'] = {'AutoConfig': 'evil.C'}
     (tmp_path / 'hf' / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(ValueError, match='wants code of its own'):
+    with pytest.raises(ValueError, match='names code to run'):
         import_huggingface(tmp_path / 'hf', tmp_path / 'again')
     assert not (tmp_path / 'again').exists()

@@ -83,7 +83,7 @@ def find_unsafe_files(folder: Path) -> Iterator[Fault]:
             continue
         for key, value in _find_code(content):
             yield Fault(
-                f'{path} wants code of its own ({key}: {value}), which is '
+                f'{path} names code to run ({key}: {value}), which is '
                 'never run',
                 f'remove {key} from it if this transformers has the model '
                 'itself, else give another LLM',
@@ -105,8 +105,7 @@ def _check_entry(path: Path) -> Iterator[Fault]:
     if stat.S_ISDIR(mode):
         if path.name == 'custom_generate':
             yield Fault(
-                f'{path} holds code of its own for generation, which is '
-                'never run',
+                f'{path} holds code for generation, which is never run',
                 'remove that folder',
             )
         elif path.suffix in _READ_SUFFIXES:
