@@ -256,12 +256,12 @@ def write_peer(folder: Path, layout: str) -> None:
     """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
-    from minigpt4.weights.layouts import PARTS, to_layout
+    from minigpt4.weights.layouts import COMPONENTS, to_layout
     from minigpt4.weights.read import LazyTensor
 
     theirs = layout == 'mmpretrain'
     out = {}
-    for part in PARTS:
+    for part in COMPONENTS:
         ours = {
             ('head.' if part == 'head' else '') + name: LazyTensor.of(tensor)
             for name, tensor in load_file(

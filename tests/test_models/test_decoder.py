@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minigpt4.llm.load import load_tokenizer, locate_llm
+from minigpt4.llm.fingerprint import decode_fingerprint, encode_fingerprint
+from minigpt4.llm.load import load_tokenizer
+from minigpt4.llm.locate import locate_llm
 from minigpt4.models import LLMDecoder
-from minigpt4.models.checkpoint import decode_fingerprint, encode_fingerprint
 
 SMALL = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
 FAMILIES = {
@@ -136,7 +137,7 @@ def test_locate_llm_of_a_hub(monkeypatch):
             "LLM is the placeholder 'YOUR_PATH_TO_VICUNA'",
         ),
         ('/no/such/vicuna', "LLM '/no/such/vicuna' does not exist"),
-        ('org/no-such-name', 'could not be fetched.*MINIGPT4_LLM'),
+        ('org/no-such-name', 'could not be downloaded.*MINIGPT4_LLM'),
     ],
 )
 def test_a_missing_llm_is_refused(build, name, sentence):
@@ -147,7 +148,8 @@ def test_a_missing_llm_is_refused(build, name, sentence):
 def test_a_folder_without_weights_is_refused(tmp_path, tiny_tokenizer_dir):
     shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
     with pytest.raises(
-        FileNotFoundError, match='weights of the LLM .* cannot be loaded .*who'
+        FileNotFoundError,
+        match='weights of the LLM .* cannot be loaded .*complete',
     ) as error:
         LLMDecoder(str(tmp_path / 'llm'))
     assert str(tmp_path) in str(error.value)
@@ -262,7 +264,7 @@ def test_fingerprint_of_another_llm_is_refused(tiny_llm_dir, other_llm_dir):
         ours.check_fingerprint(other.fingerprint())
     theirs = ours.fingerprint()
     for key, value, sentence in (
-        ('hidden_size', 5120, 'of hidden_size 5120, .* whatever is set'),
+        ('hidden_size', 5120, 'of hidden_size 5120, .* cannot be used'),
         ('vocab_size', 50257, 'vocab_size 50257, .*model.check_llm=False'),
         ('tokens', [1, 2], r'as \[1, 2\], .*model.check_llm=False'),
     ):

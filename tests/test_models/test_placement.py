@@ -236,7 +236,7 @@ def test_a_quantised_folder_loads(tiny_llm_dir, tmp_path, mixed_samples):
         torch.testing.assert_close(
             again.llm(ids).logits, first.llm(ids).logits
         )
-    with pytest.raises(ValueError, match='is quantised already; leave'):
+    with pytest.raises(ValueError, match='is quantised already; omit'):
         LLMDecoder(str(tmp_path), quantization=BITS[8])
     with pytest.raises(ValueError, match='shard=True cannot shard'):
         LLMDecoder(str(tmp_path), shard=True)
@@ -282,7 +282,7 @@ def test_invalid_quantization_settings_are_refused(settings, sentence):
 )
 def test_a_missing_library_is_named(monkeypatch, missing, settings):
     monkeypatch.setattr(
-        'minigpt4.llm.load.find_spec',
+        'minigpt4.llm.load_options.find_spec',
         lambda name: None if name == missing else util.find_spec(name),
     )
     if missing == 'bitsandbytes' and not util.find_spec('accelerate'):

@@ -14,22 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import compat
-from ..llm.load import (
-    SPARE_ROWS,
-    build_empty,
-    load_llm,
-    load_tokenizer,
-    locate_llm,
-)
-from ..prompts.encoding import encode
+from ..llm.fingerprint import compare_fingerprints, compute_fingerprint
+from ..llm.load import build_empty, load_llm, load_tokenizer
+from ..llm.locate import locate_llm
 from ..registry import MODELS
 from . import packed_attention
 from .packed_attention import PackedLayout
-
-# rows of the embedding table that the fingerprint looks at
-_FINGERPRINT_TEXT = '###Human: Describe this image in detail. ###Assistant: '
-_FINGERPRINT_WIDTH = 16
-_BF16_STEP = 2.0**-7
 
 
 @MODELS.register_module()
@@ -362,67 +352,22 @@ class LLMDecoder(nn.Module):
             self.logits(states).float(), targets, reduction='none'
         )
 
-    @torch.no_grad()
-    def fingerprint(self) -> dict:
-        """What tells this LLM from another: sizes, and embeddings of words.
-
-        A projection speaks to one LLM's embeddings; another Vicuna of the
-        same size gives fluent nonsense without any error.
-        """
-        ids = encode(self.tokenizer, _FINGERPRINT_TEXT)
-        rows = self.embed_tokens(torch.tensor(ids))[:, :_FINGERPRINT_WIDTH]
-        return dict(
-            hidden_size=self.hidden_size,
-            vocab_size=self.vocab_size,
-            tokens=ids,
-            embeddings=[
-                [round(x, 8) for x in row] for row in rows.float().tolist()
-            ],
+    def fingerprint(self) -> dict[str, Any]:
+        """Compute its fingerprint; see :mod:`minigpt4.llm.fingerprint`."""
+        return compute_fingerprint(
+            self.tokenizer, self.embed_tokens, self.vocab_size
         )
 
-    def check_fingerprint(self, theirs: dict) -> None:
-        """Refuse a projection that was trained against another LLM.
+    def check_fingerprint(self, expected: dict[str, Any]) -> None:
+        """Refuse a projection that was trained with another LLM.
 
-        A vocabulary of up to ``SPARE_ROWS`` more or fewer rows is the same
-        LLM: Vicuna v0 has 32,000 rows, or 32,001 with a row for ``[PAD]``.
+        Args:
+            expected: The fingerprint in the checkpoint.
 
         Raises:
-            ValueError: Sizes, tokens or embeddings differ by more than the
-                rounding of bf16.
+            ValueError: It differs; see :func:`compare_fingerprints`.
         """
-        ours = self.fingerprint()
-        if ours['hidden_size'] != theirs['hidden_size']:
-            raise ValueError(
-                'the checkpoint was trained against an LLM of hidden_size '
-                f'{theirs["hidden_size"]}, but {self.name_or_path} has '
-                f'{ours["hidden_size"]}, so the projection does not fit it '
-                'whatever is set; give the LLM it was trained with.'
-            )
-        override = (
-            'give the LLM it was trained with, or set model.check_llm=False '
-            'to use it all the same.'
-        )
-        if abs(ours['vocab_size'] - theirs['vocab_size']) > SPARE_ROWS:
-            raise ValueError(
-                'the checkpoint was trained against an LLM of vocab_size '
-                f'{theirs["vocab_size"]}, but {self.name_or_path} has '
-                f'{ours["vocab_size"]}; {override}'
-            )
-        if ours['tokens'] != theirs['tokens']:
-            raise ValueError(
-                'the checkpoint was trained against an LLM whose tokenizer '
-                f'spells {_FINGERPRINT_TEXT!r} as {theirs["tokens"]}, but '
-                f'that of {self.name_or_path} as {ours["tokens"]}; {override}'
-            )
-        mine, other = (torch.tensor(x['embeddings']) for x in (ours, theirs))
-        far = (mine - other).abs() > _BF16_STEP * other.abs() + 1e-6
-        if far.any():
-            raise ValueError(
-                'the checkpoint was trained against another LLM, of the same '
-                f'size as {self.name_or_path} but of another version '
-                f'({int(far.sum())} of {far.numel()} compared embedding '
-                f'values differ); {override}'
-            )
+        compare_fingerprints(self.fingerprint(), expected, self.name_or_path)
 
 
 def _check_begin_token(tokenizer: Any, llm: Any, where: str) -> None:

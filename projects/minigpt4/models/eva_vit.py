@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, room_for_weights, torch_dtype
+from ..weights.load import load_weights, meta_device_if, torch_dtype
 
 ARCHS = {
     # BLIP-2 uses 39 of EVA-CLIP's 40 blocks and no final norm
@@ -126,7 +126,7 @@ class EVAViT(nn.Module):
         self.img_size = img_size
         self.frozen = frozen
         patches = (img_size // patch_size) ** 2
-        with room_for_weights(checkpoint):
+        with meta_device_if(checkpoint):
             self.patch_embed = PatchEmbed(width, patch_size)
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
             self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))

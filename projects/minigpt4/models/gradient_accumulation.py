@@ -2,19 +2,16 @@
 """Gradients of a batch from its pieces, averaged over ranks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from mmengine import dist
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .minigpt4 import MiniGPT4
-
 
 def accumulate_gradients(
-    model: 'MiniGPT4', pieces: Sequence[dict], optim_wrapper: OptimWrapper
+    model: BaseModel, pieces: Sequence[dict], optim_wrapper: OptimWrapper
 ) -> Tensor:
     """Compute loss and gradients of a batch, piece by piece.
 
@@ -37,7 +34,8 @@ def accumulate_gradients(
     )
     dist.all_reduce(mean_targets, op='mean')
     if pieces and not num_targets and mean_targets == 0:
-        model.loss(None, pieces[0]['inputs'])  # raises the error
+        # raises the error of a batch without targets
+        model(inputs=pieces[0]['inputs'], mode='loss')
     total = torch.zeros_like(mean_targets)
     trained = [p for p in model.parameters() if p.requires_grad]
     for piece in pieces:

@@ -23,6 +23,7 @@ from .data_preprocessor import ImageNormalizer
 from .gradient_accumulation import accumulate_gradients
 from .packed_attention import PackedLayout
 from .packing import MultimodalInputs
+from .projector import build_head
 
 _UNSET = 'unset'
 
@@ -114,12 +115,8 @@ class MiniGPT4(BaseModel):
         self.backbone = None if backbone is None else MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
-        self.head = MODELS.build(
-            {
-                'in_channels': self.neck.out_channels,
-                'out_channels': self.decoder.hidden_size,
-                **head,
-            }
+        self.head = build_head(
+            head, self.neck.out_channels, self.decoder.hidden_size
         )
         # weights of a checkpoint, until they are compared after loading
         self.loaded_weights: dict[str, Tensor] = {}

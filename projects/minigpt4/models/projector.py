@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The head: the trained projection of MiniGPT-4."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -41,3 +43,18 @@ class LinearProjector(nn.Module):
         """
         with torch.autocast(queries.device.type, enabled=False):
             return self.layers(queries.float())
+
+
+def build_head(
+    config: Mapping, in_channels: int, out_channels: int
+) -> nn.Module:
+    """Build the head of a config between a neck and an LLM.
+
+    Args:
+        config: The head's config; it may set the widths itself.
+        in_channels: Width of the neck's output.
+        out_channels: Width of the LLM's embeddings.
+    """
+    return MODELS.build(
+        dict(in_channels=in_channels, out_channels=out_channels) | {**config}
+    )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, room_for_weights, torch_dtype
+from ..weights.load import load_weights, meta_device_if, torch_dtype
 
 
 class Attention(nn.Module):
@@ -129,7 +129,7 @@ class QFormer(nn.Module):
         self.out_channels = width
         self.frozen = frozen
         self.dropout = dropout
-        with room_for_weights(checkpoint):
+        with meta_device_if(checkpoint):
             self.query_tokens = nn.Parameter(
                 torch.empty(1, num_queries, width)
             )
