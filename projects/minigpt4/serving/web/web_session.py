@@ -261,7 +261,7 @@ class WebSession:
                 f'{printable(Path(file).name)} has {size:,} bytes; at most '
                 f'{limit:,} are allowed: send a smaller picture.'
             )
-        picture = self.sources.picture(read_regular(file))
+        picture = self.sources.decode(read_regular(file))
         side = self.chat.model.image_size
         seen = picture.resize((side, side), Image.Resampling.BICUBIC)
         return seen, _thumbnail(picture)
