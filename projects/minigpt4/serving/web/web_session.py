@@ -337,11 +337,11 @@ def settings_of(
         )
         if seed is not None:
             settings['seed'] = number(
-                'seed', seed, -(2**63), 2**63 - 1, whole=True
+                'seed', seed, -(2**63), 2**63 - 1, integer=True
             )
     elif way == 'Beams':
         settings['num_beams'] = number(
-            'beams', num_beams, 1, limits.beams, whole=True
+            'beams', num_beams, 1, limits.beams, integer=True
         )
     return settings
 
