@@ -50,9 +50,7 @@ async def send_events(
     """
     if generation.finished:
         check_answer(generation)  # while the response can have a status
-    await send(
-        dict(type='http.response.start', status=200, headers=_HEADERS)
-    )
+    await send(dict(type='http.response.start', status=200, headers=_HEADERS))
 
     async def send_chunk(
         delta: dict[str, str], finish_reason: str | None = None

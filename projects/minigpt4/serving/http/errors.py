@@ -160,9 +160,7 @@ async def handle_http_error(
 async def handle_fault(request: Request, error: Exception) -> Response:
     """Respond to an unexpected exception; its traceback is in the log."""
     cause = f'{type(error).__name__}: {one_line(error)}'
-    return error_response(
-        ApiError(500, f'the server has a fault ({cause}).')
-    )
+    return error_response(ApiError(500, f'the server has a fault ({cause}).'))
 
 
 def describe_exception(error: Exception) -> str:

@@ -24,7 +24,8 @@ from ...generation.worker import EngineWorker, QueueFull
 from ...images.sources import ImageSources
 from ...utils.errors import one_line, printable
 from ...utils.regular_files import read_regular
-from ..http.request_values import RequestLimits, number
+from ..http.json_values import number
+from ..http.requests import RequestLimits
 from .uploads import Uploads
 
 WAYS = ('Greedy', 'Sampling', 'Beams')
