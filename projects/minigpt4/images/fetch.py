@@ -327,6 +327,7 @@ def _unknown_host(
 
 def _cause(error: BaseException) -> str:
     """The text of an error's first cause, which another host may control."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    # httpcore raises its errors again "from None", which drops the cause
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return shorten(str(error) or type(error).__name__)
