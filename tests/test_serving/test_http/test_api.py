@@ -170,8 +170,8 @@ def until(condition, seconds: float = 20) -> None:
 
 
 def test_an_image_is_described(api, scenes):
-    scene, picture = scenes[0]
-    answer = complete(api, ask(DESCRIBE, url_of(picture)))
+    scene, image = scenes[0]
+    answer = complete(api, ask(DESCRIBE, url_of(image)))
     choice = answer.choices[0]
     assert choice.message.content == grammar.description(scene)
     assert choice.message.role == 'assistant'
@@ -185,45 +185,45 @@ def test_an_image_is_described(api, scenes):
 
 def test_a_stream_equals_the_complete_answer(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[1][1]))
-    whole = complete(api, messages)
+    full = complete(api, messages)
     events = list(
         complete(
             api, messages, stream=True, stream_options=dict(include_usage=True)
         )
     )
     pieces = [e.choices[0].delta.content for e in events if e.choices]
-    assert ''.join(filter(None, pieces)) == whole.choices[0].message.content
+    assert ''.join(filter(None, pieces)) == full.choices[0].message.content
     assert len(pieces) > 3  # their number depends on timing
     assert events[0].choices[0].delta.role == 'assistant'
     reasons = [e.choices[0].finish_reason for e in events if e.choices]
     assert reasons == [None] * (len(reasons) - 1) + ['stop']
     assert not events[-1].choices
     usage = events[-1].usage
-    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert usage.completion_tokens == full.usage.completion_tokens
     assert all(event.usage is None for event in events[:-1])
     plain = list(complete(api, messages, stream=True))
     assert all(event.choices for event in plain)
     texts = [event.choices[0].delta.content or '' for event in plain]
-    assert ''.join(texts) == whole.choices[0].message.content
+    assert ''.join(texts) == full.choices[0].message.content
 
 
 def test_stop_strings_are_never_streamed_in_part(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[1][1]))
-    whole = text_of(api, messages)
-    stop = whole[20:34]  # starts and ends within words
+    full = text_of(api, messages)
+    stop = full[20:34]  # starts and ends within words
     for settings in (dict(stop=stop), dict(stop=['no such text', stop])):
         answer = complete(api, messages, **settings)
-        assert answer.choices[0].message.content == whole[:20].rstrip()
+        assert answer.choices[0].message.content == full[:20].rstrip()
         assert answer.choices[0].finish_reason == 'stop'
-        seen = ''
+        received = ''
         for event in complete(api, messages, stream=True, **settings):
-            seen += event.choices[0].delta.content or ''
-            assert whole[:20].startswith(seen)
-    assert '#' not in whole and 'Human' not in whole
+            received += event.choices[0].delta.content or ''
+            assert full[:20].startswith(received)
+    assert '#' not in full and 'Human' not in full
 
 
 def test_several_images_and_no_image(api, scenes):
-    first, second = (url_of(picture) for _, picture in scenes[:2])
+    first, second = (url_of(image) for _, image in scenes[:2])
     both = complete(api, ask('How many shapes are there?', first, second))
     one = complete(api, ask('How many shapes are there?', first))
     extra = both.usage.prompt_tokens - one.usage.prompt_tokens
@@ -276,14 +276,14 @@ def test_a_system_message_replaces_the_system_line(api, scenes):
 
 def test_sampling_parameters(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[1][1]))
-    whole = complete(api, messages)
+    full = complete(api, messages)
     short = complete(api, messages, max_tokens=4)
     assert short.choices[0].finish_reason == 'length'
     assert short.usage.completion_tokens == 4
     text = short.choices[0].message.content
-    assert whole.choices[0].message.content.startswith(text)
+    assert full.choices[0].message.content.startswith(text)
     greedy = text_of(api, messages, temperature=0)
-    assert greedy == whole.choices[0].message.content
+    assert greedy == full.choices[0].message.content
 
     def sample(seed: int) -> str:
         return text_of(
@@ -314,9 +314,9 @@ def test_beam_search_if_the_operator_allows_it(model, scenes):
 def test_concurrent_requests_match_single_requests(api, scenes):
     questions = [DESCRIBE, 'How many shapes are there?']
     work = [
-        (ask(question, url_of(picture)), stream)
+        (ask(question, url_of(image)), stream)
         for question in questions
-        for _, picture in scenes
+        for _, image in scenes
         for stream in (False, True)
     ]
 
@@ -329,11 +329,11 @@ def test_concurrent_requests_match_single_requests(api, scenes):
             for event in complete(api, messages, stream=True)
         )
 
-    alone = [answer(item) for item in work[::2]]
+    single = [answer(item) for item in work[::2]]
     with ThreadPoolExecutor(24) as pool:
-        together = list(pool.map(answer, work))
-    assert together[::2] == together[1::2] == alone
-    assert len(set(alone)) > 8
+        concurrent = list(pool.map(answer, work))
+    assert concurrent[::2] == concurrent[1::2] == single
+    assert len(set(single)) > 8
 
 
 # other endpoints
@@ -425,7 +425,7 @@ def test_a_full_queue_returns_429_with_retry_after(model, scenes):
                 assert 'try again in' in error.message
                 return '429'
 
-        with slow_engine(api), ThreadPoolExecutor(6) as pool:
+        with slow_engine(api, 0.01), ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(attempt, range(6)))
         truth = grammar.description(scenes[0][0])
         assert answers.count(truth) == 2 and answers.count('429') == 4
@@ -506,7 +506,7 @@ def test_a_stop_finishes_running_answers_and_refuses_new_requests(
     truth = grammar.description(scenes[0][0])
     with running(model) as api:
         with slow_engine(api), ThreadPoolExecutor(3) as pool:
-            whole = pool.submit(text_of, api, messages)
+            full = pool.submit(text_of, api, messages)
             stream = complete(api, messages, stream=True)
             until(lambda: api.worker.running == 2)
             api.server.handle_exit(15, None)
@@ -518,7 +518,7 @@ def test_a_stop_finishes_running_answers_and_refuses_new_requests(
             status, health = get(api, '/health')
             assert status == 503
             assert json.loads(health)['status'] == 'stopping'
-            assert whole.result() == truth
+            assert full.result() == truth
             pieces = [e.choices[0].delta.content or '' for e in stream]
             assert ''.join(pieces) == truth
         until(lambda: api.server.should_exit)
@@ -528,7 +528,7 @@ def test_a_second_signal_cuts_answers_off_with_an_error(model, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     with running(model) as api:
         with slow_engine(api, 0.1), ThreadPoolExecutor(1) as pool:
-            whole = pool.submit(text_of, api, messages)
+            full = pool.submit(text_of, api, messages)
             stream = iter(complete(api, messages, stream=True))
             next(stream)
             until(lambda: api.worker.running == 2)
@@ -537,7 +537,7 @@ def test_a_second_signal_cuts_answers_off_with_an_error(model, scenes):
             with pytest.raises(openai.APIError, match='before the answer'):
                 list(stream)
             with pytest.raises(openai.APIStatusError) as caught:
-                whole.result()
+                full.result()
             assert caught.value.status_code == 503
         until(lambda: api.server.should_exit)
 

@@ -295,7 +295,7 @@ class Completions:
             async for _ in pieces:
                 pass
             check_answer(generation)
-            await _completion(generation, envelope, send)
+            await _send_completion(generation, envelope, send)
         self.metrics.answer.observe(time.monotonic() - start)
         tokens = self.metrics.tokens
         tokens.labels('prompt').inc(generation.prompt_tokens)
@@ -303,7 +303,7 @@ class Completions:
         tokens.labels('completion').inc(len(generation.token_ids))
 
 
-async def _completion(
+async def _send_completion(
     generation: GenerationRequest, envelope: dict[str, object], send: Send
 ) -> None:
     """Send a finished answer as one JSON object."""
@@ -326,8 +326,8 @@ async def _completion(
 
 
 async def _never_receive() -> Message:
-    """Stand in for a receiver that a response does not use."""
-    raise RuntimeError('a plain response reads no message')
+    """The receiver of a response, which reads no messages."""
+    raise RuntimeError('a response reads no messages')
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
