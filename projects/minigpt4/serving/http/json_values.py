@@ -2,9 +2,9 @@
 """Check single JSON values of a request.
 
 Own checks rather than pydantic models: every error is one sentence with the
-field, the value and the expectation, and the bounds are the operator's.
-pydantic reports error types instead, for each branch of a union, which would
-have to be translated into these sentences one by one.
+field, the value and its range, which depends on the operator's limits.
+pydantic reports one bound, an error for each branch of a union, refuses 64.0
+as a strict integer, and accepts lone surrogates.
 """
 
 from typing import Any

@@ -185,7 +185,9 @@ def _load_object(body: bytes) -> dict[str, Any]:
     """Load a JSON object without null values and ignored parameters."""
     if sum(map(body.count, _STRUCTURE)) > _MAX_STRUCTURE:
         raise BadRequest('the body has more lists and fields than any chat.')
-    if body.count(_ESCAPE) > _MAX_ESCAPES:
+    # one character is counted four times as fast as two
+    backslashes = body.count(_ESCAPE[:1])
+    if backslashes > _MAX_ESCAPES and body.count(_ESCAPE) > _MAX_ESCAPES:
         raise BadRequest(
             f'the body has more than {_MAX_ESCAPES:,} escaped characters; '
             'send UTF-8.'
