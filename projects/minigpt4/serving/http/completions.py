@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ...chat.prompt import ContextLengthError, Prompt, build_prompt
+from ...chat.prompt import ChatPrompt, ContextLengthError, build_prompt
 from ...generation.request import GenerationRequest
 from ...generation.sampling import SamplingParams
 from ...generation.worker import QueueFull
@@ -144,7 +144,7 @@ class Completions:
         self,
         request: ChatRequest,
         generation: GenerationRequest,
-        prompt: Prompt,
+        prompt: ChatPrompt,
         began: float,
         send,
     ) -> None:
@@ -253,7 +253,7 @@ class Completions:
 
     async def _start(
         self, request: ChatRequest, images: list[Tensor]
-    ) -> tuple[GenerationRequest, Prompt]:
+    ) -> tuple[GenerationRequest, ChatPrompt]:
         """Write the prompt, and ask the engine.
 
         Raises:
@@ -265,7 +265,7 @@ class Completions:
         )
         try:
             generation = self.api.worker.submit(
-                prompt.row, prompt.images, **request.settings
+                prompt.tokenized, prompt.images, **request.settings
             )
         except QueueFull as error:
             raise self.api.full(str(error), error.retry_after) from error
@@ -300,7 +300,7 @@ class Completions:
     def _decode(self, data: bytes) -> Tensor:
         return to_tensor(self.api.sources.picture(data), self.model.image_size)
 
-    def _prompt(self, request: ChatRequest, images: list[Tensor]) -> Prompt:
+    def _prompt(self, request: ChatRequest, images: list[Tensor]) -> ChatPrompt:
         try:
             settings = SamplingParams.of(
                 self.model.generation, request.settings
@@ -319,7 +319,7 @@ class Completions:
             ) from error
         except ValueError as error:
             raise ApiError(400, one_line(error)) from error
-        if prompt.dropped and not request.truncate:
+        if prompt.num_dropped and not request.truncate:
             raise ApiError(
                 400,
                 f'the conversation and an answer of '
