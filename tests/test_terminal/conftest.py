@@ -9,7 +9,7 @@ import pytest
 import minigpt4
 from minigpt4.nano.world import render, sample_scene
 from minigpt4.terminal import run as run_module
-from minigpt4.terminal.run import main
+from minigpt4_cli import main as cli
 
 
 @pytest.fixture(scope='package')
@@ -43,7 +43,7 @@ def run_piped(monkeypatch):
 
     def run(lines, *arguments):
         monkeypatch.setattr('sys.stdin', io.StringIO('\n'.join(lines)))
-        return main(list(arguments))
+        return cli.main(['chat', *arguments])
 
     return run
 

@@ -17,10 +17,16 @@ import pytest
 from minigpt4.generation.engine import Engine
 from minigpt4.nano import grammar
 from minigpt4.terminal import commands
-from minigpt4.terminal.run import main
+from minigpt4_cli import main as cli
 
 DESCRIBE = 'Describe this image in detail.'
 HOW_MANY = 'How many shapes are there?'
+
+
+def main(arguments):
+    return cli.main(['chat', *arguments])
+
+
 PROMPT = r'you( \[\d images?\])?> '
 
 

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from minigpt4_cli.options import completed, parse_setting
-
 from ..chat.saved_chat import is_saved_chat
 from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
+from ..generation.settings import complete_settings, parse_setting
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
 from ..utils.atomic import make_folder
@@ -170,7 +169,9 @@ class Interpreter:
         self.add_images(words)
 
     def _regenerate(self, arguments: str) -> None:
-        settings = completed(dict(map(parse_setting, arguments.split())))
+        settings = complete_settings(
+            dict(map(parse_setting, arguments.split()))
+        )
         turns = self.session.turns
         question = self._display_text(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
@@ -220,7 +221,7 @@ class Interpreter:
 
     def _settings(self, arguments: str) -> None:
         changes = dict(map(parse_setting, arguments.split()))
-        settings = completed({**self.session.settings, **changes})
+        settings = complete_settings({**self.session.settings, **changes})
         self.session.settings = settings
         effective = asdict(
             SamplingParams.of(self.session.model.generation, settings)

@@ -300,7 +300,9 @@ class Completions:
     def _decode(self, data: bytes) -> Tensor:
         return to_tensor(self.api.sources.picture(data), self.model.image_size)
 
-    def _prompt(self, request: ChatRequest, images: list[Tensor]) -> ChatPrompt:
+    def _prompt(
+        self, request: ChatRequest, images: list[Tensor]
+    ) -> ChatPrompt:
         try:
             settings = SamplingParams.of(
                 self.model.generation, request.settings
