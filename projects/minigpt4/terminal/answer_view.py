@@ -126,7 +126,7 @@ def _is_list(block: str) -> bool:
 class AnswerMarkdown(Markdown):
     """An answer as Markdown that omits none of its text.
 
-    Line ends are kept, which Markdown would join, such as those of a poem.
+    Line ends are preserved, which Markdown would join, as in a poem.
     HTML is shown as text, because Markdown would hide it.
 
     Args:

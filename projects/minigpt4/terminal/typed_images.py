@@ -49,7 +49,7 @@ def split_line(line: str) -> tuple[list[str], str]:
             pieces.append(line[end : match.start()])
             end = match.end()
     question = ''.join([*pieces, line[end:]])
-    # blanks inside the question are kept
+    # blanks inside the question are preserved
     return images, question.strip() if images else line.strip()
 
 

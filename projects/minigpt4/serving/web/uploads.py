@@ -164,7 +164,7 @@ class Uploads:
                     self._files[resolved] = upload
 
     def remove(self, path: 'str | os.PathLike') -> None:
-        """Delete an uploaded file; files of the package are kept.
+        """Delete an uploaded file; files of the package remain.
 
         Args:
             path: The file.
@@ -195,7 +195,7 @@ def upload_folder() -> str:
     """A private folder for the uploads of this process.
 
     It is deleted when the process ends. The environment variable
-    ``GRADIO_TEMP_DIR`` names another folder, which is kept.
+    ``GRADIO_TEMP_DIR`` names another folder, which is not deleted.
     """
     folder = os.environ.get('GRADIO_TEMP_DIR')
     if not folder:

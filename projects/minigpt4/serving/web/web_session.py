@@ -139,7 +139,7 @@ class WebSession:
         Raises:
             ValueError: There is no question, or an answer is still being
                 generated.
-            QueueFull: Too many requests wait; the old answer is kept.
+            QueueFull: Too many requests wait; the old answer remains.
         """
         with self._exclusive():
             if not self.turns:
@@ -155,7 +155,7 @@ class WebSession:
                 raise
 
     def stop(self) -> None:
-        """Cancel the answer that is being generated; its text is kept."""
+        """Cancel the answer that is being generated; its text remains."""
         self.chat.cancel()
 
     def close(self) -> None:
