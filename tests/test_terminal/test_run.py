@@ -222,7 +222,7 @@ def web(image):
 def test_image_from_a_web_address(
     image, scene, web, run_piped, capsys, monkeypatch, tmp_path
 ):
-    pytest.importorskip('h11')
+    pytest.importorskip('httpcore')
     lines = [f'{web}/my%20scene.png {DESCRIBE}', '/save chat.json']
     assert run_piped(lines) == 0
     assert capsys.readouterr().out.strip() == grammar.description(scene)

@@ -6,14 +6,11 @@ escaped blanks, or as a ``file://`` address, depending on the terminal.
 """
 
 import asyncio
-import importlib.util
 import re
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..captioning.sources import is_image_name
-from ..images.fetch import fetch_picture
 
 MAX_BYTES = 50 * 2**20  # of an image that is downloaded
 MAX_SECONDS = 30.0  # to download it
@@ -102,39 +99,23 @@ def download_image(url: str) -> bytes:
         url: The web address.
 
     Raises:
-        ValueError: h11 is not installed, or the download failed.
+        ValueError: httpcore is not installed, or the download failed.
     """
-    if importlib.util.find_spec('h11') is None:
-        raise ValueError(
-            'h11 is not installed, which downloads images; install it with '
-            "pip install 'minigpt4[serve]', or save the image and give its "
-            'path.'
-        )
     try:
-        return asyncio.run(
-            fetch_picture(url, MAX_BYTES, MAX_SECONDS, hosts=_AnyHost())
-        )
-    except ValueError as error:
-        # the message is written for clients of a server
+        from ..images.fetch import ImageFetcher
+    except ImportError as error:
         raise ValueError(
-            str(error).replace(
-                'send the picture as a data URL',
-                'save the image and give its path',
-            )
+            'httpcore is not installed, which downloads images; install it '
+            "with pip install 'minigpt4[serve]', or save the image and give "
+            'its path.'
         ) from error
-
-
-class _AnyHost(Collection[str]):
-    """A collection that contains every host."""
-
-    def __contains__(self, host: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 1
+    fetcher = ImageFetcher(
+        MAX_BYTES,
+        MAX_SECONDS,
+        any_host=True,
+        fallback='save the image and give its path',
+    )
+    return asyncio.run(fetcher.fetch(url))
 
 
 def _is_image(source: str, is_quoted: bool, is_first: bool) -> bool:

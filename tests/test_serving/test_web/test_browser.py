@@ -71,7 +71,7 @@ def server(log):
         )
     try:
         deadline = time.monotonic() + 240
-        while not (found := re.search(r'chat on: (\S+)', log.read_text())):
+        while not (found := re.search(r'chat page: (\S+)', log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

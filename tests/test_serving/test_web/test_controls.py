@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.serving.http.request_values import RequestLimits
+from minigpt4.serving.http.requests import RequestLimits
 from minigpt4.serving.web.controls import generation_settings
 
 

@@ -3,7 +3,8 @@
 
 from typing import Any
 
-from ..http.request_values import RequestLimits, number
+from ..http.json_values import number
+from ..http.requests import RequestLimits
 
 METHODS = ('Greedy', 'Sampling', 'Beam search')
 MAX_BEAMS = 10  # that the page offers
@@ -53,10 +54,10 @@ def generation_settings(
         )
         if seed is not None:
             settings['seed'] = number(
-                'seed', seed, -(2**63), 2**63 - 1, whole=True
+                'seed', seed, -(2**63), 2**63 - 1, integer=True
             )
     elif method == 'Beam search':
         settings['num_beams'] = number(
-            'beams', num_beams, 1, limits.beams, whole=True
+            'beams', num_beams, 1, limits.beams, integer=True
         )
     return settings

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..http.errors import discard
+from ..http.errors import drain_body
 from ..http.hosts import HostRules
 from .event_checks import EventCheck
 from .uploads import UploadError, Uploads
@@ -79,7 +79,7 @@ class PageGuard:
             await self._handle(scope, tracked_receive, send)
         except _Refusal as refusal:
             if more_body:  # so that the client can read the response
-                await discard(receive)
+                await drain_body(receive)
             await _respond(refusal.status, str(refusal), send)
 
     async def _handle(self, scope: Any, receive: Any, send: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...generation.sampling import SamplingParams
-from ..http.request_values import RequestLimits
+from ..http.requests import RequestLimits
 from .controls import MAX_BEAMS, METHODS
 
 

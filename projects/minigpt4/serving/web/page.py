@@ -19,7 +19,7 @@ from ...generation.sampling import SamplingParams
 from ...generation.worker import EngineWorker
 from ...images.sources import ImageSources
 from ...models import MiniGPT4
-from ..http.request_values import RequestLimits
+from ..http.requests import RequestLimits
 from .actions import Actions
 from .content_policy import ContentPolicy
 from .controls import MAX_BEAMS

@@ -20,7 +20,7 @@ from ...images.sources import ImageSources
 from ...images.thumbnail import data_url, thumbnail
 from ...utils.errors import printable
 from ...utils.regular_files import read_regular
-from ..http.request_values import RequestLimits
+from ..http.requests import RequestLimits
 from .display import DisplayedTurn, chat_markdown
 from .uploads import Uploads
 
@@ -243,7 +243,7 @@ class WebSession:
                 f'{printable(Path(file).name)} has {size:,} bytes; at most '
                 f'{limit:,} are allowed: send a smaller image.'
             )
-        image = self.sources.picture(read_regular(file))
+        image = self.sources.decode(read_regular(file))
         side = self.chat.model.image_size
         resized = image.resize((side, side), Image.Resampling.BICUBIC)
         return resized, thumbnail(image, _THUMBNAIL_SIDE)
