@@ -24,7 +24,7 @@ def session(tiny_model):
 class ScriptedSampler:
     """Chooses given token ids, then raises an error."""
 
-    plain = False  # not greedy, so the engine calls it for each token
+    is_greedy = False  # so the engine calls it for each token
 
     def __init__(self, token_ids):
         self.token_ids = iter(token_ids)

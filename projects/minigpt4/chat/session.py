@@ -288,10 +288,10 @@ def _answer_token_ids(
     Empty if they do not decode to exactly the text of the answer.
     """
     ids, end = request.token_ids, model.template.end
-    stream = request.stream
-    if stream.stopped:
-        return tuple(ids) if stream.ended_by == end else ()
-    if not stream.whole:
+    detokenizer = request.detokenizer
+    if detokenizer.stopped:
+        return tuple(ids) if detokenizer.exact_stop == end else ()
+    if not detokenizer.complete:
         return ()
     # The LLM did not generate the end symbol. Its token ids are those that
     # it has directly after a word.

@@ -148,8 +148,8 @@ class Interpreter:
         assert session.last is not None
         if session.last.finish_reason == 'length':
             self.view.show_note(
-                f'cut at {session.last.settings.max_new_tokens} tokens; '
-                'max_new_tokens is the setting'
+                f'cut at {session.last.sampling_params.max_new_tokens} '
+                'tokens; max_new_tokens is the setting'
             )
         if session.last.finish_reason == 'cancelled':
             self.view.show_note('stopped')
@@ -176,7 +176,7 @@ class Interpreter:
         question = self._display_text(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
         last = self.session.last
-        if last is not None and not last.settings.do_sample:
+        if last is not None and not last.sampling_params.do_sample:
             self.view.show_note(
                 'without sampling the answer stays the same; '
                 '/regenerate temperature=0.8 draws another'
