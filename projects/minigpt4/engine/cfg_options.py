@@ -7,11 +7,10 @@ key; here a value is what was written, and an unknown key is refused.
 
 import argparse
 import ast
-import copy
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -59,16 +58,30 @@ class CfgOptions(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Read the options; those of several uses are taken together."""
-        options = copy.copy(getattr(namespace, self.dest, None) or {})
-        for item in values:
-            key, equals, value = item.partition('=')
-            if not equals or not key.strip():
-                parser.error(
-                    f'{option_string}: expected KEY=VALUE, found {item!r}; '
-                    'put quotes around a value with blanks'
-                )
-            options[key.strip()] = parse_value(value)
+        options = dict(getattr(namespace, self.dest, None) or {})
+        try:
+            options |= parse_options(values)
+        except ValueError as error:
+            parser.error(f'{option_string}: {error}')
         setattr(namespace, self.dest, options)
+
+
+def parse_options(items: Iterable[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` items; the last of equal keys counts.
+
+    Raises:
+        ValueError: An item has another form.
+    """
+    options = {}
+    for item in items:
+        key, equals, value = item.partition('=')
+        if not equals or not key.strip():
+            raise ValueError(
+                f'expected KEY=VALUE, found {item!r}; put quotes around a '
+                'value with blanks'
+            )
+        options[key.strip()] = parse_value(value)
+    return options
 
 
 def parse_value(text: str) -> Any:
