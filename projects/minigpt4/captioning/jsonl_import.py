@@ -45,7 +45,7 @@ def import_jsonl(path: Path, database: ResultsDatabase) -> str:
         database: Where to store them.
 
     Returns:
-        A sentence with the number of results.
+        A sentence with the number of results, for the user.
 
     Raises:
         BlockingIOError: A run of release 0.1 writes the file.

@@ -375,7 +375,7 @@ def require_provenance(
 
 def _check_writable(path: Path) -> None:
     """Refuse early, and with the system's reason, what SQLite cannot open."""
-    if os.path.lexists(path) and not path.is_file():
+    if path.exists() and not path.is_file():
         raise NotRegularFileError(
             f'{path} is not a regular file; give another -o.'
         )

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..captioning.batch import check_picture
-from ..captioning.table import make_folder
+from ..captioning.batch import check_image_file
 from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
 from ..generation.settings import complete_settings, parse_setting
 from ..images.fetch import fetch_picture
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
+from ..utils.atomic import make_folder
 from ..utils.errors import printable
 from ..utils.regular_files import read_text
 from .typed_images import is_web_address, split_line, words_of
@@ -116,7 +116,7 @@ class Conversation:
             if is_web_address(source):
                 picture = fetch(source)
             else:
-                check_picture(source)
+                check_image_file(source)
             size = 'x'.join(map(str, read_image(picture, source).size))
             notes.append(f'picture {number}: {_short(source)} ({size})')
             new.append(picture)

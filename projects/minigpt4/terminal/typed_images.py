@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..captioning.sources import is_image_name
+from ..captioning.image_sources import is_image_name
 
 _WORD = re.compile(
     r"""(?P<single>'[^']*')(?=\s|$)      # 'a b.png', as GNOME and KDE quote
