@@ -83,7 +83,7 @@ def _results(
             source = f'{path} (line {number})'
             require_provenance(result.provenance, provenance, source)
             yield result
-        elif not line.endswith(b'\n') and _is_cut_off(line):
+        elif _is_cut_off(line):
             cut_off.append(number)
         else:
             raise ValueError(
@@ -125,5 +125,7 @@ def _unknown_columns(line: bytes) -> str:
 
 def _is_cut_off(line: bytes) -> bool:
     """Whether a last line is the start of a result, or zeros."""
+    if line.endswith(b'\n') or _unknown_columns(line):
+        return False
     line = line.rstrip(b'\0')
     return line.startswith(_LINE_START) or _LINE_START.startswith(line)

@@ -246,17 +246,19 @@ class ResultsDatabase:
 
     def close(self) -> None:
         """Close the database; one without results is removed."""
-        if not self._index:
-            self.path.unlink(missing_ok=True)  # before the lock is released
-        with _translated_errors(self.path):
-            self._database.close()
+        with _translated_errors(self.path), contextlib.closing(self._database):
+            if not self._index:
+                # removes the log; the file is removed while it is locked
+                self._database.execute('PRAGMA journal_mode = DELETE')
+                self.path.unlink(missing_ok=True)
 
     def _open(self, overwrite: bool) -> sqlite3.Connection:
         """Open and lock the file, and create its tables."""
         while True:
-            database = sqlite3.connect(
-                self.path, timeout=_LOCK_SECONDS, isolation_level=None
-            )
+            with _translated_errors(self.path):
+                database = sqlite3.connect(
+                    self.path, timeout=_LOCK_SECONDS, isolation_level=None
+                )
             try:
                 with _translated_errors(self.path):
                     database.execute('PRAGMA locking_mode = EXCLUSIVE')
@@ -317,7 +319,11 @@ class ResultsDatabase:
                     (now['model'], now['weights'], _json(now['settings'])),
                 )
                 return
-        found = dict(model=row[0], weights=row[1], settings=json.loads(row[2]))
+        try:
+            settings = json.loads(row[2])
+        except (TypeError, ValueError) as error:
+            raise _damaged(self.path, 'no settings') from error
+        found = dict(model=row[0], weights=row[1], settings=settings)
         require_provenance(found, self.provenance, self.path)
 
     def _insert(self, result: CaptionResult) -> int:
