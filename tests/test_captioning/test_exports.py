@@ -17,7 +17,6 @@ from minigpt4.captioning.exports import (
 )
 from minigpt4.captioning.image_sources import find_images
 from minigpt4.captioning.results import CaptionResult
-from minigpt4_cli import caption
 
 RESULTS = [
     CaptionResult(
@@ -39,10 +38,6 @@ RESULTS = [
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def test_the_command_offers_the_formats_of_the_exports():
-    assert caption.SUFFIXES == SUFFIXES
 
 
 def test_jsonl_has_every_text_exactly():

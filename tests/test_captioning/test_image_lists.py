@@ -173,7 +173,8 @@ def test_prompts_are_restored_from_csv_and_jsonl():
     writer = csv.writer(file)
     writer.writerow(['image', 'prompt'])
     writer.writerows(
-        [protected_cell(f'{text}.png'), protected_cell(text)] for text in PROMPTS
+        [protected_cell(f'{text}.png'), protected_cell(text)]
+        for text in PROMPTS
     )
     found = read('l.csv', file.getvalue())
     assert [entry.prompt for entry in found] == PROMPTS

@@ -63,7 +63,9 @@ def test_mmpretrain_and_our_function_give_equal_answers(model, files, scenes):
     for file, scene in zip(files[:3], scenes[0], strict=False):
         expected = mmpretrain.inference_model(model, file)
         found = minigpt4.inference_model(model, file)
-        assert found == expected == {'pred_caption': grammar.description(scene)}
+        assert (
+            found == expected == {'pred_caption': grammar.description(scene)}
+        )
 
 
 def test_a_model_is_built_by_name(files, scenes):
@@ -80,8 +82,7 @@ def test_arrays_are_read_as_bgr(model, scenes):
         }
 
 
-@pytest.mark.parametrize('batch_size', [1, 2, 6])
-def test_a_batch_gives_the_answers_of_single_images(model, scenes, batch_size):
+def test_a_batch_gives_the_answers_of_single_images(model, scenes):
     prompts = [
         'Describe this image in detail.',
         'Write a poem.',
@@ -94,13 +95,14 @@ def test_a_batch_gives_the_answers_of_single_images(model, scenes, batch_size):
         minigpt4.inference_model(model, image, prompt=prompt)
         for image, prompt in zip(scenes[1], prompts, strict=True)
     ]
-    assert (
-        minigpt4.inference_model(
-            model, scenes[1], prompt=prompts, batch_size=batch_size
-        )
-        == singles
-    )
     assert len({s['pred_caption'] for s in singles}) > 3
+    for batch_size in (2, 6):
+        assert (
+            minigpt4.inference_model(
+                model, scenes[1], prompt=prompts, batch_size=batch_size
+            )
+            == singles
+        )
 
 
 def test_answers_have_no_template_text(model, scenes):
@@ -128,7 +130,9 @@ def test_generation_settings(model, files):
     assert sampled != full
 
 
-def test_an_unreadable_image_of_a_list_is_an_error_in_its_result(model, files, tmp_path):
+def test_an_unreadable_image_of_a_list_is_an_error_in_its_result(
+    model, files, tmp_path
+):
     broken = tmp_path / 'broken.jpg'
     broken.write_bytes(b'<html>404</html>')
     results = minigpt4.inference_model(

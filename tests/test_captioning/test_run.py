@@ -197,9 +197,7 @@ def test_an_unreadable_image_is_counted_named_and_exported(
     folder, scenes, loads, capsys
 ):
     Path('images/text.png').write_text('no image')
-    Path('images/cut.png').write_bytes(
-        Path('images/0.png').read_bytes()[:300]
-    )
+    Path('images/cut.png').write_bytes(Path('images/0.png').read_bytes()[:300])
     assert main(['images', 'images/gone.png', '-o', 'out.jsonl']) == 1
     assert 'gone.png does not exist' in capsys.readouterr().err
     assert not Path('out.sqlite').exists(), 'a mistyped name wrote a file'

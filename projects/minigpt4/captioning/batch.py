@@ -127,14 +127,14 @@ def run_tasks(
                 if ended:
                     yield ended
                 for item in finished:
-                    error = item.request.error
-                    failures = 0 if error is None else failures + 1
-                    if error is not None and failures >= max_failures:
+                    cause = item.request.error
+                    failures = 0 if cause is None else failures + 1
+                    if cause is not None and failures >= max_failures:
                         raise ModelFailureError(
                             f'the model failed at {failures} questions in '
-                            f'succession ({one_line(error)}); what was '
+                            f'succession ({one_line(cause)}); what was '
                             'answered before is kept.'
-                        ) from error
+                        ) from cause
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -202,9 +202,7 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, object]]:
             yield number, dict(zip(names, map(plain_text, cells)))
 
 
-def _open_csv(
-    text: str, path: str
-) -> tuple[Any, list[str]]:
+def _open_csv(text: str, path: str) -> tuple[Any, list[str]]:
     """Read the header of a CSV file.
 
     The separator is the one with which the header has a column ``image``;
@@ -248,9 +246,7 @@ def _parse_row(row: object, line: str) -> ImageEntry:
         raise _InvalidRowError(f'it is {_short(row)}; expected {_EXPECTED}')
     image, prompt = row.get('image'), row.get('prompt')
     if not isinstance(image, str) or not image.strip():
-        raise _InvalidRowError(
-            f'it names no image (image is {_short(image)})'
-        )
+        raise _InvalidRowError(f'it names no image (image is {_short(image)})')
     entry = _parse_path(image)
     if prompt is None or prompt == '' or entry.error:
         return entry
@@ -277,7 +273,9 @@ def _short(value: object) -> str:
 def _parse_path(name: str) -> ImageEntry:
     """Make the entry of a row with a path."""
     if '\0' in name:
-        return ImageEntry(name, None, f'{printable(name)} has a NUL character.')
+        return ImageEntry(
+            name, None, f'{printable(name)} has a NUL character.'
+        )
     try:
         path = find_path(name)
         os.fsencode(path)

@@ -136,5 +136,7 @@ def _empty_message(source: str, recursive: bool) -> str:
 def _suffixes() -> str:
     Image.init()
     return ' '.join(
-        sorted(s.removeprefix('.') for s in IMAGE_SUFFIXES & {*Image.EXTENSION})
+        sorted(
+            s.removeprefix('.') for s in IMAGE_SUFFIXES & {*Image.EXTENSION}
+        )
     )

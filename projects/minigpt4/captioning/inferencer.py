@@ -115,8 +115,8 @@ def _check_checkpoint(pretrained: 'bool | str | Path') -> None:
         )
     if not path.is_file():
         raise ValueError(
-            f'the checkpoint {name} is not a regular file; give a file (.pth or '
-            '.safetensors) as pretrained.'
+            f'the checkpoint {name} is not a regular file; give a file '
+            '(.pth or .safetensors) as pretrained.'
         )
 
 
@@ -149,7 +149,7 @@ def inference_model(
     device: str | None = None,
     pretrained: 'bool | str | Path' = True,
     **settings: Any,
-) -> dict[str, Any] | list[dict[str, Any]]:
+) -> Any:
     """Caption images, or answer a prompt about each; greedy by default.
 
     Accepts all arguments of MMPretrain's ``inference_model`` and also a

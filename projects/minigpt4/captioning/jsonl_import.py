@@ -58,7 +58,8 @@ def import_jsonl(path: Path, database: ResultsDatabase) -> str:
     with open_regular(path) as file:
         if not lock_file(file):  # as release 0.1 does
             raise BlockingIOError(
-                errno.EWOULDBLOCK, f'another run is writing {path}; wait for it'
+                errno.EWOULDBLOCK,
+                f'another run is writing {path}; wait for it',
             )
         database.add(_results(file, path, database.provenance, cut_off))
     omitted = ''.join(
