@@ -212,7 +212,7 @@ def damage_text(data):
     ],
     ids=['header', 'zeros', 'half', 'cut', 'text', 'random'],
 )
-def test_a_damaged_database_is_refused_in_a_sentence(path, damage):
+def test_a_damaged_database_is_refused_with_a_one_line_error(path, damage):
     fill(path, 200)
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)

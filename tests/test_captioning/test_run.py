@@ -395,7 +395,7 @@ def test_special_characters_of_names_are_escaped(folder, scenes, capsys):
         ),
     ],
 )
-def test_a_run_that_cannot_start_is_refused_in_one_sentence(
+def test_a_run_that_cannot_start_has_a_one_line_error(
     folder, loads, capsys, arguments, message
 ):
     Path('empty').mkdir()
