@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..captioning.sources import is_image_name
+from ..captioning.image_sources import is_image_name
 
 MAX_BYTES = 50 * 2**20  # of an image that is downloaded
 MAX_SECONDS = 30.0  # to download it
