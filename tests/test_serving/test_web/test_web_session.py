@@ -189,10 +189,10 @@ def test_failed_regeneration_keeps_the_old_answer(session, monkeypatch):
 
 def test_generation_settings_are_used(session):
     run(session.ask('Hello!', do_sample=True, top_p=0.8, max_new_tokens=12))
-    used = session.chat.last.settings
+    used = session.chat.last.sampling_params
     assert (used.do_sample, used.top_p, used.max_new_tokens) == (True, 0.8, 12)
     run(session.ask('Hello!', num_beams=4))
-    assert session.chat.last.settings.num_beams == 4
+    assert session.chat.last.sampling_params.num_beams == 4
 
 
 def test_cut_answer_is_reported(session):
