@@ -432,3 +432,26 @@ def write_shard():
         return path
 
     return write
+
+
+@pytest.fixture(scope='session')
+def chromium():
+    """A browser (Debian's package chromium); without one, skip.
+
+    Where MINIGPT4_REQUIRE_BROWSER is set, as in CI, fail instead.
+    """
+    stop = pytest.skip
+    if os.environ.get('MINIGPT4_REQUIRE_BROWSER'):
+        stop = pytest.fail
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        stop('there is no Chromium (on Debian: apt install chromium)')
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        stop('playwright is not installed (minigpt4[test] has it)')
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
