@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""JPEG files like photographs, and tar shards of them, from a seed.
+"""Synthetic photographs as JPEG files and tar shards, from a seed.
 
-Discs of all sizes that hide each other ("dead leaves"), shaded and with the
-noise of a camera, have the statistics that matter to a decoder. Their number
-is chosen so that the files are as large as those of real photographs at the
-same size and quality (7 of them, of scikit-learn and scikit-image: 15.5 kB at
-224 x 224, 73 kB at 640 x 480).
+Overlapping discs of all sizes ("dead leaves") with shading and camera noise
+have the statistics that determine the cost of decoding. The number of discs
+gives files as large as real photographs of the same size and quality (7
+photographs of scikit-learn and scikit-image: 15.5 kB at 224 x 224, 73 kB at
+640 x 480).
 """
 
 import io
@@ -17,26 +17,26 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZES = {'224': (224, 224), '640x480': (640, 480)}
-_DISCS = {'224': 80, '640x480': 300}
+_N_DISCS = {'224': 80, '640x480': 300}
 _WORDS = 'a man woman dog on the street near two red cars with trees'.split()
 
 
 def photograph(kind: str, seed: int, quality: int = 90) -> bytes:
-    """One JPEG file.
+    """Make one JPEG file.
 
     Args:
         kind: Key of ``SIZES``.
-        seed: Seed.
-        quality: Of the JPEG file.
+        seed: Seed of the image.
+        quality: JPEG quality, 1 to 95.
     """
     rng = np.random.default_rng(seed)
     width, height = SIZES[kind]
-    # drawn at twice the size: edges are soft then
+    # drawn at twice the size, so that edges are soft after the resize
     image = Image.new('RGB', (2 * width, 2 * height))
     draw = ImageDraw.Draw(image)
-    u = rng.random(_DISCS[kind])
+    uniform = rng.random(_N_DISCS[kind])
     # radii of density r^-3 from 2 to 40 % of the width
-    radii = (0.02**-2 * (1 - u) + 0.4**-2 * u) ** -0.5 * 2 * width
+    radii = (0.02**-2 * (1 - uniform) + 0.4**-2 * uniform) ** -0.5 * 2 * width
     for radius in np.sort(radii)[::-1]:
         x, y = rng.random(2) * image.size
         colour = rng.normal(125, 40) + rng.normal(0, 18, 3)
@@ -59,7 +59,16 @@ def photograph(kind: str, seed: int, quality: int = 90) -> bytes:
 
 
 def write_files(folder: Path, kind: str, number: int) -> list[Path]:
-    """Photographs as files."""
+    """Write JPEG files into a folder.
+
+    Args:
+        folder: The folder; it is created.
+        kind: Key of ``SIZES``.
+        number: Number of files.
+
+    Returns:
+        Their paths.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for seed in range(number):
@@ -69,15 +78,21 @@ def write_files(folder: Path, kind: str, number: int) -> list[Path]:
 
 
 def write_shards(files: list[Path], folder: Path, shards: int) -> None:
-    """Photographs in tar shards as img2dataset writes them."""
+    """Write tar shards with captions, in the layout of img2dataset.
+
+    Args:
+        files: JPEG files; every shard has all of them.
+        folder: The folder; it is created.
+        shards: Number of shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(shards):
         with tarfile.open(folder / f'{number:05d}.tar', 'w') as tar:
-            for place, file in enumerate(files):
-                rng = np.random.default_rng((number, place))
+            for position, file in enumerate(files):
+                rng = np.random.default_rng((number, position))
                 words = rng.choice(_WORDS, rng.integers(6, 15))
                 caption = json.dumps(dict(caption=' '.join(words))).encode()
-                key = f'{number:05d}{place:04d}'
+                key = f'{number:05d}{position:04d}'
                 for suffix, data in (
                     ('jpg', file.read_bytes()),
                     ('json', caption),

@@ -60,7 +60,7 @@ class Ours:
             self.model, turns, [image], max_new_tokens=tokens
         )
         request = self.engine.submit(
-            prompt.row, prompt.images, max_new_tokens=tokens
+            prompt.tokenized, prompt.images, max_new_tokens=tokens
         )
         while self.engine.step():
             pass
@@ -74,7 +74,7 @@ class Ours:
 
         prompt = build_prompt(self.model, turns, [image], max_new_tokens=16)
         (mean,) = self.engine.rank(
-            prompt.row, prompt.images, [WORDS], end=False
+            prompt.tokenized, prompt.images, [WORDS], end=False
         )
         return mean
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import tarfile
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -435,30 +434,24 @@ def write_shard():
     return write
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """The download cache, not created yet; retries do not wait."""
-    from minigpt4.weights import transfer
+@pytest.fixture(scope='session')
+def chromium():
+    """A browser (Debian's package chromium); without one, skip.
 
-    for variable in (
-        *('HF_HUB_OFFLINE', 'MINIGPT4_OFFLINE', 'MINIGPT4_MIRROR'),
-        *('http_proxy', 'https_proxy', 'all_proxy'),
-        *('HTTP_PROXY', 'HTTPS_PROXY'),
-    ):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr(transfer, 'WAITS', (0.0, 0.0, 0.0))
-    return tmp_path / 'cache'
-
-
-@pytest.fixture
-def file_server(cache):
-    """A file server on loopback; see tests/file_server.py."""
-    from tests.file_server import FileServer
-
-    with FileServer() as server:
-        threading.Thread(
-            target=server.serve_forever, args=(0.01,), daemon=True
-        ).start()
-        yield server
-        server.shutdown()
+    Where MINIGPT4_REQUIRE_BROWSER is set, as in CI, fail instead.
+    """
+    stop = pytest.skip
+    if os.environ.get('MINIGPT4_REQUIRE_BROWSER'):
+        stop = pytest.fail
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        stop('there is no Chromium (on Debian: apt install chromium)')
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        stop('playwright is not installed (minigpt4[test] has it)')
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

@@ -62,6 +62,8 @@ def test_warning_names_the_line_of_the_user(tmp_path):
 @pytest.mark.parametrize(
     'module, old, new',
     [
+        ('chat.prompt', 'Prompt', 'ChatPrompt'),
+        ('chat.session', 'Prompt', 'ChatPrompt'),
         ('generation.sampling', 'Settings', 'SamplingParams'),
         ('generation.request', 'Generation', 'GenerationRequest'),
         ('generation.detokenizer', 'TextStream', 'Detokenizer'),

@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Draw the example pictures of the web page, so that they are our own.
+"""Draw the example images of the web page.
 
     python tools/draw_examples.py [FOLDER]
 
-One function draws one picture, on a canvas of 320 x 320 units; three more
-are held-out scenes of the nano world, all that the nano model knows.
+One function draws one image, on a canvas of 320 x 320 units. Three more
+images are held-out scenes of the nano world, which the nano model knows.
 """
 
 import math
@@ -17,16 +17,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from minigpt4.nano import world
 
-SIDE = 320  # pixels of a picture
-SCALE = 3  # drawn this much larger and reduced, so that edges are smooth
-COLORS = 96  # of the palette; keeps a file near 10 kB
+SIDE = 320  # pixels of an image
+SCALE = 3  # drawn larger by this factor and reduced, for smooth edges
+COLORS = 96  # of the palette, for files of about 10 kB
 FOLDER = Path(__file__).parents[1] / 'projects/minigpt4/serving/web/examples'
 
 Points = list[tuple[float, float]]
 
 
 class Canvas:
-    """Pillow's drawing in units of the finished picture."""
+    """An image and its drawing operations, in units of the final image."""
 
     def __init__(self, background: str) -> None:
         side = SIDE * SCALE
@@ -34,7 +34,7 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def shade(self, y0: float, y1: float, top: str, bottom: str) -> None:
-        """Fill the rows from ``y0`` to ``y1`` from one colour to another."""
+        """Fill the rows ``y0`` to ``y1`` with a vertical colour gradient."""
         first, last = round(y0 * SCALE), round(y1 * SCALE)
         mask = Image.linear_gradient('L').resize(
             (self.image.width, last - first)
@@ -43,23 +43,33 @@ class Canvas:
         band.paste(Image.new('RGB', mask.size, bottom), mask=mask)
         self.image.paste(band, (0, first))
 
-    def oval(self, x: float, y: float, rx: float, ry: float, fill) -> None:
-        """An ellipse around a centre."""
+    def oval(
+        self, x: float, y: float, rx: float, ry: float, fill: str
+    ) -> None:
+        """Draw an ellipse around a centre."""
         box = [x - rx, y - ry, x + rx, y + ry]
         self.draw.ellipse([v * SCALE for v in box], fill)
 
-    def box(self, x0, y0, x1, y1, fill, radius: float = 0) -> None:
-        """A rectangle with rounded corners."""
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: str,
+        radius: float = 0,
+    ) -> None:
+        """Draw a rectangle with rounded corners."""
         self.draw.rounded_rectangle(
             [v * SCALE for v in (x0, y0, x1, y1)], radius * SCALE, fill
         )
 
-    def shape(self, points: Points, fill) -> None:
-        """A polygon."""
+    def polygon(self, points: Points, fill: str) -> None:
+        """Draw a polygon."""
         self.draw.polygon([(x * SCALE, y * SCALE) for x, y in points], fill)
 
-    def line(self, points: Points, fill, width: float = 2) -> None:
-        """A line through some points."""
+    def line(self, points: Points, fill: str, width: float = 2) -> None:
+        """Draw a line through points."""
         self.draw.line(
             [(x * SCALE, y * SCALE) for x, y in points],
             fill,
@@ -67,15 +77,33 @@ class Canvas:
             'curve',
         )
 
-    def arc(self, x, y, rx, ry, start, end, fill, width: float = 2) -> None:
-        """A part of an ellipse's outline, in degrees clockwise from right."""
+    def arc(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        start: float,
+        end: float,
+        fill: str,
+        width: float = 2,
+    ) -> None:
+        """Draw an elliptic arc; degrees count clockwise from the right."""
         box = [x - rx, y - ry, x + rx, y + ry]
         self.draw.arc(
             [v * SCALE for v in box], start, end, fill, round(width * SCALE)
         )
 
-    def text(self, x, y, words: str, size, fill, outline=None) -> None:
-        """A line of text around a centre."""
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        size: float,
+        fill: str,
+        outline: str | None = None,
+    ) -> None:
+        """Draw a line of text around a centre."""
         self.draw.text(
             (x * SCALE, y * SCALE),
             words,
@@ -86,8 +114,17 @@ class Canvas:
             stroke_fill=outline,
         )
 
-    def leaf(self, x, y, length, width, angle, fill, vein=None) -> None:
-        """A leaf that grows from a point; the angle is in degrees."""
+    def leaf(
+        self,
+        x: float,
+        y: float,
+        length: float,
+        width: float,
+        angle: float,
+        fill: str,
+        vein: str | None = None,
+    ) -> None:
+        """Draw a leaf that starts at a point; the angle is in degrees."""
         a = math.radians(angle)
         along, across = (math.cos(a), math.sin(a)), (-math.sin(a), math.cos(a))
 
@@ -99,7 +136,7 @@ class Canvas:
             )
 
         steps = [i / 16 for i in range(17)]
-        self.shape(
+        self.polygon(
             [at(t, 1) for t in steps] + [at(t, -1) for t in steps[::-1]], fill
         )
         if vein:
@@ -119,9 +156,9 @@ def lake(rng: random.Random) -> Canvas:
         (255, 105, 110, '#8b9bbd'),
         (155, 70, 125, '#65789f'),
     ):
-        c.shape([(x - width, 192), (x, top), (x + width, 192)], color)
+        c.polygon([(x - width, 192), (x, top), (x + width, 192)], color)
         k = 34 / (192 - top)
-        c.shape(
+        c.polygon(
             [
                 (x - width * k, top + 34),
                 (x, top),
@@ -138,11 +175,11 @@ def lake(rng: random.Random) -> Canvas:
         c.line([(x, y), (x + rng.uniform(10, 30), y)], '#8fcbe6', 1.2)
     for x in range(-4, 330, 17):
         h = rng.uniform(20, 36)
-        c.shape([(x - 9, 194), (x, 194 - h), (x + 9, 194)], '#2f6b4a')
+        c.polygon([(x - 9, 194), (x, 194 - h), (x + 9, 194)], '#2f6b4a')
     c.box(174, 160, 177, 236, '#6b4a2f')
-    c.shape([(180, 164), (180, 226), (222, 226)], '#ffffff')
-    c.shape([(171, 172), (171, 226), (138, 226)], '#e4573d')
-    c.shape([(128, 234), (232, 234), (212, 256), (146, 256)], '#8a3b22')
+    c.polygon([(180, 164), (180, 226), (222, 226)], '#ffffff')
+    c.polygon([(171, 172), (171, 226), (138, 226)], '#e4573d')
+    c.polygon([(128, 234), (232, 234), (212, 256), (146, 256)], '#8a3b22')
     return c
 
 
@@ -160,8 +197,8 @@ def cat(rng: random.Random) -> Canvas:
     c.oval(135, 232, 78, 70, fur)
     for tip in (80, 190):
         root = 108 if tip < 135 else 162
-        c.shape([(tip, 62), (root - 30, 140), (root + 30, 128)], fur)
-        c.shape(
+        c.polygon([(tip, 62), (root - 30, 140), (root + 30, 128)], fur)
+        c.polygon(
             [(tip, 76), ((root + tip) / 2 - 12, 122), (root + 12, 120)],
             '#f3b9a0',
         )
@@ -179,11 +216,11 @@ def cat(rng: random.Random) -> Canvas:
                 '#fff3e0',
                 1.6,
             )
-    c.shape([(128, 168), (142, 168), (135, 177)], '#8a3f3f')
+    c.polygon([(128, 168), (142, 168), (135, 177)], '#8a3f3f')
     c.arc(127, 177, 8, 7, 0, 180, '#5d2f20')
     c.arc(143, 177, 8, 7, 0, 180, '#5d2f20')
-    c.shape([(92, 214), (222, 214), (242, 268), (72, 268)], '#9aa3b8')
-    c.shape([(97, 219), (217, 219), (233, 262), (81, 262)], '#b9c2d6')
+    c.polygon([(92, 214), (222, 214), (242, 268), (72, 268)], '#9aa3b8')
+    c.polygon([(97, 219), (217, 219), (233, 262), (81, 262)], '#b9c2d6')
     c.oval(157, 240, 9, 9, '#e8edf7')
     c.text(160, 30, 'I WILL SLEEP EARLY', 27, '#ffffff', '#000000')
     c.text(160, 294, 'ALSO ME AT 3 AM', 30, '#ffffff', '#000000')
@@ -300,7 +337,7 @@ def mug(rng: random.Random) -> Canvas:
         reach = 40 if i % 2 == 0 else 17
         a = i * math.pi / 5
         star.append((152 + reach * math.sin(a), 188 - reach * math.cos(a)))
-    c.shape(star, '#ffcf4d')
+    c.polygon(star, '#ffcf4d')
     return c
 
 
@@ -314,30 +351,30 @@ def lighthouse(rng: random.Random) -> Canvas:
     c.oval(70, 66, 30, 30, '#f6ecc0')
     for x, y, r in ((60, 58, 6), (80, 76, 8), (76, 52, 4)):
         c.oval(x, y, r, r, '#e2d49c')
-    c.shape([(232, 92), (0, 96), (0, 168), (232, 102)], '#6f78a8')
+    c.polygon([(232, 92), (0, 96), (0, 168), (232, 102)], '#6f78a8')
     c.shade(218, 320, '#26386f', '#0b1331')
     for i in range(13):
         half = rng.uniform(4, 24)
         y = 224 + i * 6
         c.line([(70 - half, y), (70 + half, y)], '#c9c39e', 1.8)
-    c.shape(
+    c.polygon(
         [(168, 320), (186, 262), (214, 242), (270, 244), (320, 272),
          (320, 320)],
         '#20222f',
     )  # fmt: skip
-    c.shape([(222, 116), (256, 116), (268, 250), (210, 250)], '#f4f1ea')
+    c.polygon([(222, 116), (256, 116), (268, 250), (210, 250)], '#f4f1ea')
     for k in range(3):
         y, h = 136 + k * 42, 20
         w0 = 17 + (y - 116) * 12 / 134
         w1 = 17 + (y + h - 116) * 12 / 134
-        c.shape(
+        c.polygon(
             [(239 - w0, y), (239 + w0, y), (239 + w1, y + h),
              (239 - w1, y + h)],
             '#cf3c35',
         )  # fmt: skip
     c.box(216, 108, 262, 117, '#2b2d3c')
     c.box(226, 84, 252, 109, '#ffe58a')
-    c.shape([(220, 86), (239, 64), (258, 86)], '#cf3c35')
+    c.polygon([(220, 86), (239, 64), (258, 86)], '#cf3c35')
     return c
 
 
@@ -363,13 +400,13 @@ def fox(rng: random.Random) -> Canvas:
     c.oval(145, 240, 18, 32, white)
     for x in (118, 152):
         c.box(x - 7, 250, x + 7, 284, '#5a2c1b', 6)
-    c.shape([(112, 168), (108, 122), (138, 150)], red)
-    c.shape([(162, 168), (170, 122), (140, 150)], red)
-    c.shape([(116, 158), (112, 134), (130, 150)], '#5a2c1b')
-    c.shape([(158, 158), (166, 134), (148, 150)], '#5a2c1b')
-    c.shape([(100, 172), (140, 142), (180, 172), (140, 214)], red)
-    c.shape([(104, 176), (134, 182), (140, 214)], white)
-    c.shape([(176, 176), (146, 182), (140, 214)], white)
+    c.polygon([(112, 168), (108, 122), (138, 150)], red)
+    c.polygon([(162, 168), (170, 122), (140, 150)], red)
+    c.polygon([(116, 158), (112, 134), (130, 150)], '#5a2c1b')
+    c.polygon([(158, 158), (166, 134), (148, 150)], '#5a2c1b')
+    c.polygon([(100, 172), (140, 142), (180, 172), (140, 214)], red)
+    c.polygon([(104, 176), (134, 182), (140, 214)], white)
+    c.polygon([(176, 176), (146, 182), (140, 214)], white)
     c.oval(140, 208, 6, 5, '#20202a')
     for x in (124, 156):
         c.oval(x, 174, 5, 6, '#20202a')
@@ -392,8 +429,8 @@ def pyramids(rng: random.Random) -> Canvas:
     c.shade(0, 220, '#7fbfe8', '#fbe9c6')
     c.oval(58, 58, 24, 24, '#ffe07a')
     for x, top, w in ((262, 132, 82), (60, 146, 70), (160, 74, 128)):
-        c.shape([(x - w, 222), (x, top), (x + w, 222)], '#e2bd77')
-        c.shape([(x + w * 0.28, 222), (x, top), (x + w, 222)], '#b98d4c')
+        c.polygon([(x - w, 222), (x, top), (x + w, 222)], '#e2bd77')
+        c.polygon([(x + w * 0.28, 222), (x, top), (x + w, 222)], '#b98d4c')
         for k in range(1, 9):
             t = k / 9
             y = top + (222 - top) * t
@@ -474,39 +511,39 @@ def plant(rng: random.Random) -> Canvas:
             r = rng.uniform(2.4, 5.5)
             c.oval(px, py, r * 1.35, r * 1.35, '#c9b34a')
             c.oval(px, py, r, r, '#6d4423')
-    c.shape([(108, 214), (212, 214), (198, 294), (122, 294)], '#c2643c')
+    c.polygon([(108, 214), (212, 214), (198, 294), (122, 294)], '#c2643c')
     c.box(102, 204, 218, 222, '#d37a50', 4)
     c.leaf(232, 292, 52, 20, 8, '#b98f3f', '#8a6526')
     return c
 
 
-PICTURES: tuple[Callable[[random.Random], Canvas], ...] = (
+IMAGES: tuple[Callable[[random.Random], Canvas], ...] = (
     lake, cat, sketch, pizza, mug, lighthouse, fox, pyramids, washer, plant,
 )  # fmt: skip
 
 
 def scene(number: int) -> Image.Image:
-    """A held-out scene of the nano world with a number of shapes."""
+    """Render a held-out scene of the nano world with a number of shapes."""
     rng = random.Random(number)
     while True:
-        drawn = world.sample_scene(rng, held_out=True)
-        if len(drawn.things) == number:
-            return world.render(drawn, rng).resize(
+        candidate = world.sample_scene(rng, held_out=True)
+        if len(candidate.things) == number:
+            return world.render(candidate, rng).resize(
                 (256, 256), Image.Resampling.BICUBIC
             )
 
 
 def main(folder: Path) -> None:
-    """Draw all pictures into a folder."""
+    """Draw all images into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in (1, 2, 3):
         scene(number).save(folder / f'nano{number}.png', optimize=True)
-    for picture in PICTURES:
-        image = picture(random.Random(picture.__name__)).image.resize(
+    for draw in IMAGES:
+        image = draw(random.Random(draw.__name__)).image.resize(
             (SIDE, SIDE), Image.Resampling.LANCZOS
         )
         palette = image.quantize(COLORS, dither=Image.Dither.NONE)
-        file = folder / f'{picture.__name__}.png'
+        file = folder / f'{draw.__name__}.png'
         palette.save(file, optimize=True)
         print(f'{file}: {file.stat().st_size:,} bytes')
 

@@ -106,7 +106,7 @@ def test_wrong_usage_has_status_2(capsys):
 
 def test_lists_of_the_command_line_are_those_of_the_package():
     """They are written twice because --help must not import the package."""
-    from minigpt4.captioning.table import SUFFIXES
+    from minigpt4.captioning.exports import SUFFIXES
     from minigpt4.convert.files import FILES
     from minigpt4.serving.http.serve import KEY_VARIABLE
 

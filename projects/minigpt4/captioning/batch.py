@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Many questions about pictures through one engine, decoded meanwhile."""
+"""Answer prompts about many images with one engine, decoding in threads."""
 
 import os
 from collections import deque
@@ -18,20 +18,21 @@ from ..prompts.prompt import Turn
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import open_regular
 
-_MAX_FAULTS = 16  # failures of the model in succession, at least
+# consecutive failures of the model that end a run, at least
+_MAX_CONSECUTIVE_FAILURES = 16
 
 
-class ModelFaultError(ValueError):
-    """The model fails at every question."""
+class ModelFailureError(ValueError):
+    """The model fails on every request."""
 
 
-class Job(NamedTuple):
-    """A picture and what is asked about it.
+class CaptionTask(NamedTuple):
+    """One prompt about one image.
 
     Attributes:
-        image: Path of the picture.
-        prompt: The question.
-        error: Why it cannot be asked; None if it can.
+        image: Path of the image.
+        prompt: The prompt.
+        error: Why it cannot be answered; None if it can.
     """
 
     image: str
@@ -39,111 +40,131 @@ class Job(NamedTuple):
     error: str | None = None
 
 
-class _Picture(NamedTuple):
-    """A decoded picture, with what its file was like."""
+class _LoadedImage(NamedTuple):
+    """A decoded image, with size and time of its file."""
 
-    tensor: Tensor
+    tensor: Tensor  # (3, H, W), uint8
     bytes: int
     modified_ns: int
 
 
-def answer_all(
+class _RunningTask(NamedTuple):
+    """A task whose request is in the engine."""
+
+    task: CaptionTask
+    image: _LoadedImage
+    request: GenerationRequest
+
+
+def run_tasks(
     model: MiniGPT4,
-    jobs: Sequence[Job],
+    tasks: Sequence[CaptionTask],
     slots: int,
     workers: int,
     settings: dict[str, Any],
-) -> Iterator[dict[str, Any]]:
-    """Answer many questions, pictures being decoded in threads meanwhile.
+) -> Iterator[list[dict[str, Any]]]:
+    """Answer many prompts while threads decode the next images.
 
-    Whatever is wrong with one question (its picture, a prompt that is too
-    long, a failure while it is answered) is the error of its row. Only where
-    the model fails at 16 questions in succession (at ``2 * slots``, if that
-    is more) and answers none between them, the run ends.
+    The failure of one task (its image, a prompt that is too long, an error
+    during generation) is the error of its result. The run ends only if the
+    model fails on 16 consecutive requests (or on ``2 * slots``, if that is
+    more).
 
     Args:
         model: The model.
-        jobs: What to answer.
-        slots: Answers at once.
-        workers: Threads that decode.
-        settings: Of generation.
+        tasks: What to answer.
+        slots: Requests that are generated at the same time.
+        workers: Threads that decode images.
+        settings: Sampling parameters.
 
     Yields:
-        Fields of a :class:`CaptionRow` as each answer ends, in any order.
+        The tasks that ended in one step, in any order: for each the fields of
+        a :class:`~.results.CaptionResult` without its provenance.
 
     Raises:
-        ModelFaultError: The model fails at every question.
+        ModelFailureError: The model fails on every request.
     """
-    faults, max_faults = 0, max(_MAX_FAULTS, 2 * slots)
+    failures = 0
+    max_failures = max(_MAX_CONSECUTIVE_FAILURES, 2 * slots)
     engine = Engine(model, slots=slots)
     collator = model.collator(training=False)
-    size, ahead = model.image_size, 4 * slots
-    waiting: deque[tuple[Job, Future[_Picture]]] = deque()
-    running: list[tuple[Job, _Picture, GenerationRequest]] = []
-    left = iter(in_order(jobs, ahead))
+    n_ahead = 4 * slots
+    pending: deque[tuple[CaptionTask, Future[_LoadedImage]]] = deque()
+    running: list[_RunningTask] = []
+    remaining = iter(sort_by_prompt_length(tasks, n_ahead))
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                while len(waiting) < ahead and (job := next(left, None)):
-                    future = pool.submit(_load, job.image, size)
-                    waiting.append((job, future))
-                if not (waiting or running):
+                while len(pending) < n_ahead and (
+                    task := next(remaining, None)
+                ):
+                    future = pool.submit(_load, task.image, model.image_size)
+                    pending.append((task, future))
+                if not (pending or running):
                     return
-                # an engine that has work does not wait for a picture
-                while waiting and len(running) < 2 * slots:
-                    if running and not waiting[0][1].done():
+                ended = []
+                while pending and len(running) < 2 * slots:
+                    # an engine with requests does not wait for an image
+                    if running and not pending[0][1].done():
                         break
-                    job, future = waiting.popleft()
+                    task, future = pending.popleft()
                     try:
-                        picture = future.result()
+                        image = future.result()
                         sample = BaseDataElement(
-                            images=[picture.tensor], turns=[Turn(job.prompt)]
+                            images=[image.tensor], turns=[Turn(task.prompt)]
                         )
-                        generation = engine.submit(
+                        request = engine.submit(
                             collator.tokenize(sample),
                             sample.images,
                             **settings,
                         )
-                    except Exception as error:
-                        yield failed(job, error)
-                        continue
-                    running.append((job, picture, generation))
+                    except Exception as error:  # of any kind, of one task
+                        ended.append(failure_fields(task, error))
+                    else:
+                        running.append(_RunningTask(task, image, request))
                 engine.step()
-                for item in [r for r in running if r[2].finished]:
-                    running.remove(item)
-                    fault = item[2].error
-                    faults = 0 if fault is None else faults + 1
-                    yield _answered(*item)
-                    if fault is not None and faults >= max_faults:
-                        raise ModelFaultError(
-                            f'the model failed at {faults} questions in '
-                            f'succession ({one_line(fault)}); what was '
+                finished = [r for r in running if r.request.finished]
+                running = [r for r in running if not r.request.finished]
+                ended.extend(map(_result_fields, finished))
+                if ended:
+                    yield ended
+                for item in finished:
+                    cause = item.request.error
+                    failures = 0 if cause is None else failures + 1
+                    if cause is not None and failures >= max_failures:
+                        raise ModelFailureError(
+                            f'the model failed at {failures} questions in '
+                            f'succession ({one_line(cause)}); what was '
                             'answered before is kept.'
-                        ) from fault
+                        ) from cause
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_order(jobs: Sequence[Job], window: int) -> Iterator[Job]:
-    """Jobs with prompts of like length together, within each window.
+def sort_by_prompt_length(
+    tasks: Sequence[CaptionTask], window: int
+) -> Iterator[CaptionTask]:
+    """Sort the tasks by the length of their prompts within each window.
 
-    Prompts that begin to be read in one step are padded to the longest.
-    Within a window, so that the questions about one picture stay close and
-    the engine still knows what it saw.
+    Prompts that are prefilled in one step are padded to the longest. Tasks
+    about one image stay in one window, so that the engine reuses its cached
+    features and prefix.
+
+    Args:
+        tasks: The tasks.
+        window: Tasks per window.
     """
-    for start in range(0, len(jobs), window):
+    for start in range(0, len(tasks), window):
         yield from sorted(
-            jobs[start : start + window], key=lambda job: len(job.prompt)
+            tasks[start : start + window], key=lambda task: len(task.prompt)
         )
 
 
-def _load(path: str, size: int) -> _Picture:
-    about = check_picture(path)
-    return _Picture(load_image(path, size), about.st_size, about.st_mtime_ns)
+def check_image_file(path: str) -> os.stat_result:
+    """Refuse a file whose read could block, e.g. a FIFO.
 
-
-def check_picture(path: str) -> os.stat_result:
-    """Refuse what would block; returns size and time of the file.
+    Returns:
+        Size and time of the file.
 
     Raises:
         SampleError: It does not exist.
@@ -156,26 +177,32 @@ def check_picture(path: str) -> os.stat_result:
         with open_regular(path) as file:
             return os.fstat(file.fileno())
     except FileNotFoundError:
-        read_image(path)  # its error names what to give
+        read_image(path)  # its error states what to give
         raise
 
 
-def _answered(
-    job: Job, picture: _Picture, generation: GenerationRequest
-) -> dict[str, Any]:
-    if generation.error is not None:
-        return failed(job, generation.error)
-    return dict(
-        image=job.image,
-        prompt=job.prompt,
-        caption=generation.answer().text,
-        finished=generation.finish_reason == 'stop',
-        tokens=len(generation.token_ids),
-        bytes=picture.bytes,
-        modified_ns=picture.modified_ns,
+def failure_fields(task: CaptionTask, error: Exception) -> dict[str, Any]:
+    """Fields of the result of a task that failed."""
+    return dict(image=task.image, prompt=task.prompt, error=one_line(error))
+
+
+def _load(path: str, size: int) -> _LoadedImage:
+    status = check_image_file(path)
+    return _LoadedImage(
+        load_image(path, size), status.st_size, status.st_mtime_ns
     )
 
 
-def failed(job: Job, error: Exception) -> dict[str, Any]:
-    """Fields of the row of a picture that could not be answered."""
-    return dict(image=job.image, prompt=job.prompt, error=one_line(error))
+def _result_fields(item: _RunningTask) -> dict[str, Any]:
+    task, image, request = item
+    if request.error is not None:
+        return failure_fields(task, request.error)
+    return dict(
+        image=task.image,
+        prompt=task.prompt,
+        caption=request.answer().text,
+        finished=request.finish_reason == 'stop',
+        tokens=len(request.token_ids),
+        bytes=image.bytes,
+        modified_ns=image.modified_ns,
+    )

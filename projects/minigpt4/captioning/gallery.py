@@ -1,61 +1,61 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The answers about many pictures as one page that needs nothing else."""
+"""Gallery of caption results: one self-contained HTML page."""
 
-import base64
 import errno
-import io
 import json
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from ..images.read import read_image
-from ..utils.atomic import replacing
+from ..images.read import SampleError
+from ..images.thumbnail import data_url, thumbnail_of_file
+from ..utils.atomic import make_folder, replacing
 from ..utils.errors import printable
-from ..utils.regular_files import open_regular, read_regular
-from .table import CaptionRow, make_folder
+from ..utils.regular_files import read_regular
+from .results import CaptionResult
 
-SIDE = 192  # pixels of a thumbnail; the page shows it at 128
-_PLACE = '<script type="application/json" id="items">['
+THUMBNAIL_SIDE = 192  # pixels; the page displays 128
+_QUALITY = 80  # of the JPEG file
+_ITEMS_START = '<script type="application/json" id="items">['
 
 
 def write_gallery(
-    rows: Iterable[CaptionRow], path: Path, workers: int = 1
+    results: Iterable[CaptionResult], path: Path, workers: int = 1
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page; a failure leaves the old file.
 
     Args:
-        rows: Rows; those about one picture stand together.
-        path: Where to.
-        workers: Threads that draw thumbnails.
+        results: Results; those about one image are adjacent.
+        path: The HTML file.
+        workers: Threads that make thumbnails.
 
     Raises:
         OSError: It cannot be written.
     """
     page = Path(__file__).with_suffix('.html').read_text('utf-8')
-    head, place, tail = page.partition(_PLACE)
+    head, start, tail = page.partition(_ITEMS_START)
     with (
-        replacing(path) as part,
-        open(part, 'w', encoding='utf-8', errors='backslashreplace') as file,
+        replacing(path) as temporary,
+        open(
+            temporary, 'w', encoding='utf-8', errors='backslashreplace'
+        ) as file,
     ):
-        file.write(head + place + '\n')
-        for number, item in enumerate(_items(rows, workers)):
-            file.write(',\n' * bool(number) + _in_script(item))
+        file.write(head + start + '\n')
+        for number, item in enumerate(_items(results, workers)):
+            file.write(',\n' * bool(number) + _script_json(item))
         file.write('\n' + tail)
 
 
 def check_gallery(path: Path) -> None:
-    """Refuse before the work what could not be written after it.
+    """Refuse a page that could not be written at the end of the run.
 
     Raises:
-        OSError: The folder may not be written.
-        ValueError: Something else than a gallery is there.
+        OSError: The folder is not writable.
+        ValueError: The file exists and is not a gallery.
     """
     make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
@@ -63,54 +63,47 @@ def check_gallery(path: Path) -> None:
             errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
         )
     if path.is_dir() or (
-        path.exists() and _PLACE.encode() not in read_regular(path)
+        path.exists() and _ITEMS_START.encode() not in read_regular(path)
     ):
         raise ValueError(
-            f'{path} is there and is no gallery; give another name as '
+            f'{path} exists and is not a gallery; give another name as '
             '--gallery FILE.html.'
         )
 
 
-def _items(rows: Iterable[CaptionRow], workers: int) -> Iterator[dict]:
-    """One item for each picture, thumbnails drawn in threads."""
-    waiting: deque[tuple[dict, Future[str | None]]] = deque()
+def _items(
+    results: Iterable[CaptionResult], workers: int
+) -> Iterator[dict[str, Any]]:
+    """Yield one item for each image; threads make the thumbnails."""
+    pending: deque[tuple[dict[str, Any], Future[str | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for image, group in groupby(rows, key=lambda row: row.image):
+        for image, group in groupby(results, key=lambda r: r.image):
             answers = [
                 [r.prompt, r.caption, r.error and printable(r.error)]
                 for r in group
             ]
             item = dict(image=printable(image), answers=answers)
-            waiting.append((item, pool.submit(thumbnail, image)))
-            if len(waiting) > 4 * workers:
-                yield _finished(*waiting.popleft())
-        while waiting:
-            yield _finished(*waiting.popleft())
+            pending.append((item, pool.submit(_thumbnail_url, image)))
+            if len(pending) > 4 * workers:
+                yield _with_thumbnail(*pending.popleft())
+        while pending:
+            yield _with_thumbnail(*pending.popleft())
 
 
-def _finished(item: dict, drawn: 'Future[str | None]') -> dict:
-    return {**item, 'thumbnail': drawn.result()}
+def _with_thumbnail(
+    item: dict[str, Any], url: 'Future[str | None]'
+) -> dict[str, Any]:
+    return {**item, 'thumbnail': url.result()}
 
 
-def thumbnail(path: str) -> str | None:
-    """A picture as a small data URL; None if it cannot be read now."""
+def _thumbnail_url(path: str) -> str | None:
+    """A thumbnail as a data URL; None if the image cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with open_regular(path) as file, Image.open(file) as image:
-                # a JPEG is decoded small, which is several times as fast
-                image.draft('RGB', (2 * SIDE, 2 * SIDE))
-                small = read_image(image, path)
-    except Exception:  # Pillow raises many kinds on broken files
+        return data_url(thumbnail_of_file(path, THUMBNAIL_SIDE, _QUALITY))
+    except SampleError:
         return None
-    small.thumbnail((SIDE, SIDE))
-    data = io.BytesIO()
-    small.save(data, 'JPEG', quality=80)
-    return (
-        f'data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}'
-    )
 
 
-def _in_script(item: dict) -> str:
-    """JSON that cannot end the script that it stands in."""
+def _script_json(item: dict[str, Any]) -> str:
+    """JSON without a tag that could end the script element."""
     return json.dumps(item, ensure_ascii=False).replace('<', '\\u003c')

@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Lists of pictures, row by row: text, CSV, TSV and JSON lines.
+"""Read lists of images: text, CSV, TSV and JSON lines.
 
-A row that cannot be used becomes a question with an error, so that the other
-rows are answered. A file of which no row can be read is refused.
+An invalid row becomes an entry with an error, so that the other rows are
+answered. A file without any valid row is refused.
 """
 
 import codecs
@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ..prompts.text_checks import check_text
@@ -21,25 +21,25 @@ from ..utils.errors import one_line, printable
 from ..utils.regular_files import read_regular
 from .spreadsheet import plain_text
 
-LISTS = ('.csv', '.jsonl', '.tsv', '.txt')
+LIST_SUFFIXES = ('.csv', '.jsonl', '.tsv', '.txt')
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATORS = ',;\t|'
-_EXPECTED = 'an object with "image" and, if wished, "prompt"'
+_EXPECTED = 'an object with "image" and, optionally, "prompt"'
 _QUOTING = (
-    'a cell with a quote or a line end has to be in quotes, with its quotes '
+    'a cell with a quote or a line end must be in quotes, with its quotes '
     'doubled'
 )
 _ESCAPED_BYTE = re.compile(r'\\u(dc[89a-f][0-9a-f])')
 
 
-class Question(NamedTuple):
-    """A question about a picture.
+class ImageEntry(NamedTuple):
+    """An image of a list, a folder or a command line.
 
     Attributes:
-        image: Path of the picture, as the user wrote it. Of a row that names
-            none: the list and the line.
-        prompt: What to ask; None for what is asked about all pictures.
-        error: Why it cannot be asked; None if it can.
+        image: Path of the image, as the user wrote it; see
+            :func:`row_name` for a row without a path.
+        prompt: The prompt of this image; None for the prompts of the run.
+        error: Why it cannot be answered; None if it can.
     """
 
     image: str
@@ -47,28 +47,28 @@ class Question(NamedTuple):
     error: str | None = None
 
 
-class _UnreadableRowError(ValueError):
-    """A row that names no picture."""
+class _InvalidRowError(ValueError):
+    """A row that names no image."""
 
 
-def read_list(path: str) -> list[Question]:
-    """The questions of a list, in its order.
+def read_list(path: str) -> list[ImageEntry]:
+    """Read the entries of a list, in its order.
 
     Args:
         path: A ``.txt`` of one path per line, or a ``.csv``, ``.tsv`` or
-            ``.jsonl`` with ``image`` and, if wished, ``prompt``. UTF-8, or
+            ``.jsonl`` with ``image`` and, optionally, ``prompt``. UTF-8, or
             UTF-16 with a byte order mark.
 
     Raises:
-        OSError: It is missing or cannot be read.
-        ValueError: It is not a regular file, has no column ``image``, or none
-            of its rows can be read.
+        OSError: It does not exist or cannot be read.
+        ValueError: It is not a regular file, has no column ``image``, or has
+            no valid row.
     """
     suffix = os.path.splitext(path)[1].lower()
     text = _decode(read_regular(path), path)
     if suffix == '.txt':
-        return list(text_questions(text))
-    questions, unreadable = [], 0
+        return list(text_entries(text))
+    entries, n_invalid = [], 0
     limit = csv.field_size_limit(len(text) + 1)
     try:
         rows = list(
@@ -79,57 +79,57 @@ def read_list(path: str) -> list[Question]:
     for number, row in rows:
         try:
             if isinstance(row, Exception):
-                raise _UnreadableRowError(one_line(row))
-            questions.append(_question(row, f'line {number}'))
-        except _UnreadableRowError as error:
-            unreadable += 1
-            questions.append(
-                Question(
+                raise _InvalidRowError(one_line(row))
+            entries.append(_parse_row(row, f'line {number}'))
+        except _InvalidRowError as error:
+            n_invalid += 1
+            entries.append(
+                ImageEntry(
                     row_name(path, number),
                     '',
                     f'{printable(path)} line {number}: {error}',
                 )
             )
-    if questions and unreadable == len(questions):
+    if entries and n_invalid == len(entries):
         raise ValueError(
-            f'{printable(path)} cannot be read as a list: {questions[0].error}'
+            f'{printable(path)} cannot be read as a list: {entries[0].error}'
         )
-    return questions
+    return entries
 
 
 def row_name(path: str, number: int) -> str:
-    """A name for the picture of a row that names none."""
+    """The ``image`` of a row that has no path."""
     return f'{path} line {number}'
 
 
 def is_row_name(name: str, path: str) -> bool:
-    """Whether a name is that of a row of a list; see :func:`row_name`."""
+    """Whether :func:`row_name` made a name for a row of a list."""
     start = f'{path} line '
     return name.startswith(start) and name[len(start) :].isdecimal()
 
 
-def text_questions(text: str) -> Iterator[Question]:
-    """The pictures of a text, one path per line.
+def text_entries(text: str) -> Iterator[ImageEntry]:
+    """Read the entries of a text, one path per line.
 
-    Blank lines are left out, and so is a line that begins with ``#`` unless
-    there is a file of that name.
+    Blank lines are skipped, and so is a line that starts with ``#``, unless
+    a file of that name exists.
     """
     lines = re.split('\r\n|\n' if '\n' in text else '\r', text)
     for line in lines:
         if line.strip() and not (
             line.startswith('#') and not os.path.lexists(line)
         ):
-            yield _of_path(line)
+            yield _parse_path(line)
 
 
 def decode_text(data: bytes) -> str:
-    """Text of UTF-8, or of UTF-16 or UTF-32 with a byte order mark.
+    """Decode UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
-    Bytes that are not UTF-8 are kept as lone surrogates, as Python keeps those
-    of file names.
+    Bytes that are not UTF-8 become lone surrogates, as Python decodes file
+    names.
 
     Raises:
-        UnicodeDecodeError: It is broken UTF-16 or UTF-32.
+        UnicodeDecodeError: It is invalid UTF-16 or UTF-32.
     """
     for marks, encoding in (
         ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), 'utf-32'),
@@ -151,7 +151,7 @@ def _decode(data: bytes, path: str) -> str:
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, object]]:
-    """Numbers and values of the lines; an exception for a broken one."""
+    """Yield numbers and values of the lines; an exception if invalid."""
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
             continue
@@ -169,7 +169,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, object]]:
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, object]]:
-    """Numbers and cells of the rows; an exception for a broken one.
+    """Yield numbers and cells of the rows; an exception if invalid.
 
     Raises:
         ValueError: There is no column ``image``.
@@ -202,11 +202,17 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, object]]:
             yield number, dict(zip(names, map(plain_text, cells)))
 
 
-def _open_csv(text: str, path: str):
-    """A reader after its header, and the names of the columns.
+def _open_csv(text: str, path: str) -> tuple[Any, list[str]]:
+    """Read the header of a CSV file.
 
     The separator is the one with which the header has a column ``image``;
-    Excel's line ``sep=;`` is read too.
+    Excel's line ``sep=;`` is supported too.
+
+    Returns:
+        A reader of the rows after the header, and the names of the columns.
+
+    Raises:
+        ValueError: There is no column ``image``.
     """
     declared = re.match(r'"?sep=(.)"?\r?\n', text)
     separators = declared[1] if declared else _SEPARATORS
@@ -229,36 +235,34 @@ def _open_csv(text: str, path: str):
         header = header if len(header) > len(cells) else cells
     found = printable(', '.join(header))[:200]
     raise ValueError(
-        f'{printable(path)} names no picture: its first line has the columns '
-        f'{found or "(none)"}; expected a column "image", once, and, if '
-        'wished, "prompt".'
+        f'{printable(path)} names no image: its first line has the columns '
+        f'{found or "(none)"}; expected one column "image" and, optionally, '
+        '"prompt".'
     )
 
 
-def _question(row: object, line: str) -> Question:
+def _parse_row(row: object, line: str) -> ImageEntry:
     if not isinstance(row, dict):
-        raise _UnreadableRowError(f'it is {_short(row)}; expected {_EXPECTED}')
+        raise _InvalidRowError(f'it is {_short(row)}; expected {_EXPECTED}')
     image, prompt = row.get('image'), row.get('prompt')
     if not isinstance(image, str) or not image.strip():
-        raise _UnreadableRowError(
-            f'it names no picture (image is {_short(image)})'
-        )
-    question = _of_path(image)
-    if prompt is None or prompt == '' or question.error:
-        return question
+        raise _InvalidRowError(f'it names no image (image is {_short(image)})')
+    entry = _parse_path(image)
+    if prompt is None or prompt == '' or entry.error:
+        return entry
     if not isinstance(prompt, str):
-        return question._replace(
+        return entry._replace(
             prompt=_short(prompt),
             error=f'the prompt in {line} is {_short(prompt)}; expected text.',
         )
     if not prompt.strip():
-        return question
+        return entry
     error = None
     try:
         check_text(prompt, f'the prompt {_short(prompt)} in {line}')
     except ValueError as reason:
         error = str(reason)
-    return question._replace(prompt=prompt, error=error)
+    return entry._replace(prompt=prompt, error=error)
 
 
 def _short(value: object) -> str:
@@ -266,74 +270,77 @@ def _short(value: object) -> str:
     return printable(text if len(text) <= 60 else text[:57] + '...')
 
 
-def _of_path(name: str) -> Question:
-    """The question about a picture that a row names."""
+def _parse_path(name: str) -> ImageEntry:
+    """Make the entry of a row with a path."""
     if '\0' in name:
-        return Question(name, None, f'{printable(name)} has a NUL character.')
+        return ImageEntry(
+            name, None, f'{printable(name)} has a NUL character.'
+        )
     try:
-        path = found_path(name)
+        path = find_path(name)
         os.fsencode(path)
     except UnicodeEncodeError:
-        return Question(
+        return ImageEntry(
             name,
             None,
             f'the name {printable(name)} holds half a character.',
         )
     except ValueError as error:
-        return Question(name.strip(), None, one_line(error))
-    return Question(path)
+        return ImageEntry(name.strip(), None, one_line(error))
+    return ImageEntry(path)
 
 
-def found_path(name: str) -> str:
-    r"""The path that a name in a list stands for.
+def find_path(name: str) -> str:
+    r"""Find the file of a name in a list.
 
     Args:
-        name: A path, also with ``~``, as ``file://`` address, with blanks
+        name: A path, also with ``~``, as a ``file://`` URL, with blanks
             around it, in another Unicode normalisation, or with ``\udcXX``
-            for the bytes of a name that are not UTF-8, as our CSV files have
-            it. A file of exactly this name is taken first.
+            for bytes that are not UTF-8, as in the CSV exports. A file of
+            exactly this name is preferred.
 
     Raises:
-        ValueError: It is a web address, or names another computer.
+        ValueError: It is a web address, or names a file of another host.
     """
     if os.path.lexists(name):
         return os.path.normpath(name)
-    bare = name.strip()
-    scheme = scheme_of(bare)
+    stripped = name.strip()
+    scheme = url_scheme(stripped)
     if scheme in ('http', 'https', 'ftp', 's3', 'gs', 'data'):
         raise ValueError(
-            f'{printable(bare[:200])} is an address, not a file; download '
-            'the picture and give its path.'
+            f'{printable(stripped[:200])} is an address, not a file; download '
+            'the image and give its path.'
         )
     if scheme == 'file':
-        return os.path.normpath(_path_of_address(bare))
-    written = _ESCAPED_BYTE.sub(lambda m: chr(int(m[1], 16)), name)
-    # macOS writes accents as marks of their own (NFD), others do not (NFC)
-    forms = (unicodedata.normalize(form, bare) for form in ('NFC', 'NFD'))
-    for candidate in (bare, os.path.expanduser(bare), written, *forms):
+        return os.path.normpath(_path_of_url(stripped))
+    unescaped = _ESCAPED_BYTE.sub(lambda m: chr(int(m[1], 16)), name)
+    # macOS writes accents as separate characters (NFD), others do not (NFC)
+    forms = (unicodedata.normalize(form, stripped) for form in ('NFC', 'NFD'))
+    expanded = os.path.expanduser(stripped)
+    for candidate in (stripped, expanded, unescaped, *forms):
         if candidate != name and os.path.lexists(candidate):
             return os.path.normpath(candidate)
     return os.path.normpath(os.path.expanduser(name))
 
 
-def scheme_of(text: str) -> str:
-    """The scheme of an address, '' where the text is none."""
+def url_scheme(text: str) -> str:
+    """The scheme of a URL, or an empty string for another text."""
     match = re.match(r'([a-zA-Z][a-zA-Z0-9+.-]*):(?=//)|(data|file):', text)
     return (match[1] or match[2]).lower() if match else ''
 
 
-def _path_of_address(address: str) -> str:
+def _path_of_url(url: str) -> str:
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(url)
         host = parts.hostname or ''
         path = os.fsdecode(unquote_to_bytes(parts.path))
     except ValueError:
         host, path = '?', ''
     if host not in ('', 'localhost') or not path:
         raise ValueError(
-            f'{printable(address[:200])} names no file of this computer; '
+            f'{printable(url[:200])} names no file of this computer; '
             'give its path.'
         )
     if '\0' in path:
-        raise ValueError(f'{printable(address)} has a NUL character.')
+        raise ValueError(f'{printable(url)} has a NUL character.')
     return path

@@ -1,15 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captioning from Python: names or models in, dicts out."""
+"""Python API: build a model by name, and caption or question images."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
 from ..datasets import SampleError
-from ..images.read import read_image, to_tensor
+from ..images.read import load_image
 from ..models import MiniGPT4
 from ..prompts.prompt import Turn
 from ..weights.hub import check_name, read_config, require_weights
@@ -19,17 +20,18 @@ def get_model(
     model: 'str | Path | Config | MiniGPT4',
     pretrained: 'bool | str | Path' = True,
     device: str | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> MiniGPT4:
     """Build a model of the hub, or of a config, with its weights.
 
     Args:
         model: A name such as ``'minigpt-4_nano_caption'``, a config or its
-            file, or a model, which is returned as it is.
+            file, or a model, which is only moved to ``device``.
         pretrained: Whether to load the published checkpoint, or the path of
-            one.
-        device: Where to; by default the GPU if there is one.
-        kwargs: SamplingParams over the config's ``model``, e.g.
+            another one.
+        device: Where to load the model, e.g. ``'cuda:1'``; None is the GPU
+            if there is one, and leaves a model where it is.
+        kwargs: Settings that replace those of the config's ``model``, e.g.
             ``decoder=dict(name_or_path='vicuna-7b')``.
 
     Returns:
@@ -38,7 +40,7 @@ def get_model(
     Raises:
         FileNotFoundError: A config, a checkpoint or weights do not exist.
         ValueError: There is no such model or device, the model has no
-            published checkpoint, or a file does not fit it.
+            published checkpoint, or a checkpoint does not match it.
     """
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -77,26 +79,26 @@ def get_model(
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have.
+    """Refuse a device that torch does not find.
 
     Raises:
         ValueError: There is no such device.
     """
     try:
-        wanted = torch.device(device)
+        requested = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f'the device is {device!r}; expected cpu, cuda, cuda:1 or mps.'
         ) from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted.type == 'cuda' and (wanted.index or 0) >= count:
+    if requested.type == 'cuda' and (requested.index or 0) >= count:
         raise ValueError(
-            f'the device is {device!r}, but torch sees {count} GPUs; give '
+            f'the device is {device!r}, but torch finds {count} GPUs; give '
             f'{"cuda:0" if count else "cpu"}, or run "minigpt4 doctor".'
         )
-    if wanted.type == 'mps' and not torch.backends.mps.is_available():
+    if requested.type == 'mps' and not torch.backends.mps.is_available():
         raise ValueError(
-            "the device is 'mps', but torch sees no Apple GPU; give cpu."
+            "the device is 'mps', but torch finds no Apple GPU; give cpu."
         )
 
 
@@ -113,8 +115,8 @@ def _check_checkpoint(pretrained: 'bool | str | Path') -> None:
         )
     if not path.is_file():
         raise ValueError(
-            f'the checkpoint {name} is no regular file; give a file (.pth or '
-            '.safetensors) as pretrained.'
+            f'the checkpoint {name} is not a regular file; give a file '
+            '(.pth or .safetensors) as pretrained.'
         )
 
 
@@ -140,34 +142,35 @@ def _check_config(config: object, pretrained: 'bool | str | Path') -> None:
 
 
 def inference_model(
-    model: 'str | Config | MiniGPT4',
-    images,
+    model: 'str | Path | Config | MiniGPT4',
+    images: Any,
     prompt: 'str | Sequence[str] | None' = None,
     batch_size: int = 8,
     device: str | None = None,
-    pretrained: bool | str = True,
-    **settings,
-):
-    """Caption or question images; greedy and with one prompt by default.
+    pretrained: 'bool | str | Path' = True,
+    **settings: Any,
+) -> Any:
+    """Caption images, or answer a prompt about each; greedy by default.
 
-    Takes what MMPretrain's ``inference_model`` takes and, beyond it, a
-    prompt, generation settings and several images.
+    Accepts all arguments of MMPretrain's ``inference_model`` and also a
+    prompt, sampling parameters and several images.
 
     Args:
         model: See :func:`get_model`.
         images: An image (path, bytes, Pillow image, BGR array), or a list.
-        prompt: The question, or one for each image; by default the model's
-            own prompt. Its images stand where it says ``<ImageHere>``, else
-            in front.
-        batch_size: Images answered at once; the answers do not depend on it.
+        prompt: The prompt, or one for each image; by default the model's
+            own. The image takes the position of ``<ImageHere>``, or precedes
+            a prompt without it.
+        batch_size: Requests that are generated at the same time; the answers
+            do not depend on it.
         device: See :func:`get_model`.
         pretrained: See :func:`get_model`.
-        settings: Of generation, e.g. ``max_new_tokens=50, num_beams=5``.
+        settings: Sampling parameters, e.g. ``max_new_tokens=50, num_beams=5``.
 
     Returns:
-        ``{'pred_caption': ...}`` for one image; for a list a list of such,
-        where an image that cannot be read has ``pred_caption`` None and the
-        reason as ``error``.
+        ``{'pred_caption': ...}`` for one image; for a list, a list of such
+        dicts. An image of a list that cannot be read has ``pred_caption``
+        None and the reason as ``error``.
 
     Raises:
         SampleError: The one image cannot be read.
@@ -185,33 +188,33 @@ def inference_model(
             f'{len(prompts)} prompts for {len(images)} images; '
             'give one prompt for all, or one for each.'
         )
-    results: list[dict] = []
+    results: list[dict[str, Any]] = []
     samples = []
-    for image, question in zip(images, prompts, strict=True):
+    for image, text in zip(images, prompts, strict=True):
         try:
-            samples.append(make_sample([image], question, model.image_size))
+            samples.append(make_sample([image], text, model.image_size))
             results.append({})
         except SampleError as error:
             if single:
                 raise
             results.append(dict(pred_caption=None, error=str(error)))
-    waiting = [result for result in results if not result]
+    unanswered = [result for result in results if not result]
     answers = model.generate(samples, batch_size, **settings)
-    for result, answer in zip(waiting, answers, strict=True):
+    for result, answer in zip(unanswered, answers, strict=True):
         result['pred_caption'] = answer.text
     return results[0] if single else results
 
 
 def make_sample(images: Sequence, question: str, size: int) -> BaseDataElement:
-    """A sample of one question about some images.
+    """Build a sample: one question about some images.
 
     Args:
-        images: What :func:`~minigpt4.datasets.read_image` reads.
-        question: The question.
+        images: What :func:`~minigpt4.images.read.read_image` reads.
+        question: The question, with or without ``<ImageHere>``.
         size: Side of the images in pixels.
+
+    Raises:
+        SampleError: An image cannot be read.
     """
-    tensors = [
-        to_tensor(read_image(str(i) if isinstance(i, Path) else i), size)
-        for i in images
-    ]
+    tensors = [load_image(image, size) for image in images]
     return BaseDataElement(images=tensors, turns=[Turn(question)])

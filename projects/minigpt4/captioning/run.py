@@ -1,162 +1,178 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Ask about a folder of images, into a table: the run of a command."""
+"""Run of ``minigpt4 caption``: find images, answer, store, export.
+
+The results database ``OUTPUT.sqlite`` is next to the output, which is
+exported from it when all tasks have ended.
+"""
 
 import argparse
 import hashlib
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from ..generation.sampling import SamplingParams
 from ..images.read import read_image
 from ..loading import load_model, own_prompt, quiet_logs
 from ..prompts.prompt import IMAGE_HERE
 from ..prompts.text_checks import check_text
-from ..utils.errors import (
-    printable,
-)
-from ..utils.regular_files import open_regular
+from ..utils.errors import printable
+from ..utils.progress import progress_bar
+from ..utils.regular_files import NotRegularFileError, open_regular
 from ..utils.signals import raise_on_signals
-from .batch import Job, answer_all, check_picture, failed
+from .batch import CaptionTask, check_image_file, failure_fields, run_tasks
+from .exports import require_pyarrow, write_export
 from .gallery import check_gallery, write_gallery
 from .image_lists import is_row_name
-from .sources import find_questions
-from .table import (
-    CaptionRow,
-    CaptionTable,
-    require_pyarrow,
-    write_table,
-)
+from .image_sources import find_images
+from .jsonl_import import import_jsonl
+from .results import CaptionResult, ResultKey, ResultsDatabase
 
-_NAMED = 10  # failures that the summary names
+_NAMED_FAILURES = 10  # in the summary
 
 
 def caption_sources(args: argparse.Namespace) -> int:
-    """Answer questions about images into a table.
+    """Answer prompts about images, and export the results.
 
     Args:
         args: The options of :mod:`minigpt4_cli.caption`.
 
     Returns:
         0; 1 if an image could not be answered.
+
+    Raises:
+        ValueError: An argument, a list, the database or an output is invalid.
+        OSError: A file cannot be read or written.
+        ModelFailureError: The model fails on every request.
     """
     note = (
         'what was answered is kept, and the same command continues from there.'
     )
     with raise_on_signals(note), quiet_logs(not args.quiet):
-        with ExitStack() as stack:
-            return _run(args, stack)
+        start = time.perf_counter()
+        tasks = _find_tasks(args)
+        if args.gallery is not None:
+            check_gallery(args.gallery)
+        with _open_database(args) as database:
+            return _run(args, tasks, database, start)
 
 
-def _run(args: argparse.Namespace, stack: ExitStack) -> int:
-    start = time.perf_counter()
-    jobs = _jobs(args)
+def _run(
+    args: argparse.Namespace,
+    tasks: Sequence[CaptionTask],
+    database: ResultsDatabase,
+    start: float,
+) -> int:
+    missing = [task for task in tasks if not _is_answered(database, task)]
+    n_done = len(tasks) - len(missing)
+    n_answered = 0
+    failures: list[CaptionResult] = []
+    bar = progress_bar(with_status=True, visible=not args.quiet)
+    bar_task = bar.add_task(
+        'captioning', total=len(tasks), completed=n_done, status=''
+    )
+    try:
+        for results in _new_results(args, database, missing):
+            database.add(results)
+            failed = [result for result in results if result.error]
+            failures += failed
+            n_answered += len(results) - len(failed)
+            status = f'{len(failures)} failed' if failures else ''
+            bar.start()  # after the model is loaded, which may print
+            bar.update(bar_task, advance=len(results), status=status)
+    finally:
+        bar.stop()
+    _remove_old_row_errors(args, database, tasks)
+    database.sort([_key(task) for task in tasks])
+    write_export(database.results(), args.out)
     if args.gallery is not None:
-        check_gallery(args.gallery)
-    table = _open_table(args)
-    stack.callback(table.close)
-    if table.repaired:
-        print(table.repaired, file=sys.stderr)
-    missing = [job for job in jobs if not _is_done(table, job)]
-    counts: Counter[str] = Counter(there=len(jobs) - len(missing))
-    failures: list[CaptionRow] = []
-    with _progress(args, len(jobs), counts['there']) as advance:
-        for fields in _answers(args, table, missing):
-            row = CaptionRow(**fields, **table.made_by)
-            table.add(row)
-            if row.error:
-                failures.append(row)
-            else:
-                counts['new'] += 1
-            advance(len(failures))
-    _remove_old_rows(args, table, jobs)
-    table.finish([(os.path.abspath(job.image), job.prompt) for job in jobs])
-    if args.out != table.path:
-        write_table(table.rows(), args.out)
-    if args.gallery is not None:
-        write_gallery(table.rows(), args.gallery, workers=args.workers)
+        write_gallery(database.results(), args.gallery, workers=args.workers)
     if not args.quiet:
         seconds = time.perf_counter() - start
-        _summarise(args, counts, failures, len(table), seconds)
+        done = f'{n_answered:,} answered in {seconds:.1f} s'
+        counts = [done, f'{n_done:,} already done']
+        _print_summary(args, counts, failures, len(database))
     return 1 if failures else 0
 
 
-def _answers(
-    args: argparse.Namespace, table: CaptionTable, jobs: Sequence[Job]
-) -> Iterator[dict[str, Any]]:
-    """Answer what is missing; the model is built only if it has to look."""
-    fresh = []
-    for job in jobs:
-        if job.error is not None:
-            yield failed(job, ValueError(job.error))
+def _new_results(
+    args: argparse.Namespace,
+    database: ResultsDatabase,
+    tasks: Sequence[CaptionTask],
+) -> Iterator[list[CaptionResult]]:
+    """Run the tasks; the model is loaded only if an image can be read."""
+
+    def results(batch: Sequence[dict[str, Any]]) -> list[CaptionResult]:
+        return [CaptionResult(**f, **database.provenance) for f in batch]
+
+    to_generate = []
+    for task in tasks:
+        if task.error is not None:
+            yield results([failure_fields(task, ValueError(task.error))])
             continue
-        if table.error((os.path.abspath(job.image), job.prompt)) is not None:
+        if database.error(_key(task)) is not None:
             try:
-                check_picture(job.image)
-                read_image(job.image)
+                check_image_file(task.image)
+                read_image(task.image)
             except (OSError, ValueError) as error:
-                yield failed(job, error)
+                yield results([failure_fields(task, error)])
                 continue
-        fresh.append(job)
-    if fresh:
+        to_generate.append(task)
+    if to_generate:
         model = load_model(args.model, args.pretrained, args.device)
         SamplingParams.of(model.generation, args.settings)
-        yield from answer_all(
-            model, fresh, args.slots, args.workers, args.settings
-        )
+        for batch in run_tasks(
+            model, to_generate, args.slots, args.workers, args.settings
+        ):
+            yield results(batch)
 
 
-def _remove_old_rows(
-    args: argparse.Namespace, table: CaptionTable, jobs: Sequence[Job]
+def _remove_old_row_errors(
+    args: argparse.Namespace,
+    database: ResultsDatabase,
+    tasks: Sequence[CaptionTask],
 ) -> None:
-    """Remove the failures of list rows that could not be read before."""
-    present = {os.path.abspath(job.image) for job in jobs}
+    """Remove errors of invalid rows that their list no longer has."""
+    present = {os.path.abspath(task.image) for task in tasks}
     lists = [
         os.path.abspath(os.path.expanduser(source)) for source in args.sources
     ]
-    for key in table.keys():
-        if key[0] not in present and table.error(key) is not None:
-            if any(is_row_name(key[0], path) for path in lists):
-                table.remove(key)
+    database.remove(
+        [
+            key
+            for key in database.keys()
+            if key[0] not in present
+            and database.error(key) is not None
+            and any(is_row_name(key[0], path) for path in lists)
+        ]
+    )
 
 
-def _jobs(args: argparse.Namespace) -> list[Job]:
-    """What is asked, each question once."""
-    if not args.prompt:
-        args.prompt = [own_prompt(args.model)]
-    for prompt in args.prompt:
-        fault = _fault_of(prompt)
-        if fault:
-            raise ValueError(f'the prompt {printable(prompt)!r} {fault}')
-    jobs: dict[tuple[str, str], Job] = {}
-    for image, own, error in find_questions(args.sources, args.recursive):
-        for prompt in args.prompt if own is None else [own]:
-            if error is None and (fault := _fault_of(prompt)):
-                error = f'the prompt {printable(prompt)!r} {fault}'
-            key = os.path.abspath(image), prompt
-            jobs.setdefault(key, Job(image, prompt, error))
-    return list(jobs.values())
+def _find_tasks(args: argparse.Namespace) -> list[CaptionTask]:
+    """Combine images and prompts; each combination once."""
+    prompts = args.prompt or [own_prompt(args.model)]
+    for prompt in prompts:
+        if reason := _check_prompt(prompt):
+            raise ValueError(f'the prompt {printable(prompt)!r} {reason}')
+    tasks: dict[ResultKey, CaptionTask] = {}
+    for image, own, error in find_images(args.sources, args.recursive):
+        for prompt in prompts if own is None else [own]:
+            if error is None and (reason := _check_prompt(prompt)):
+                error = f'the prompt {printable(prompt)!r} {reason}'
+            task = CaptionTask(image, prompt, error)
+            tasks.setdefault(_key(task), task)
+    return list(tasks.values())
 
 
-def _fault_of(prompt: str) -> str | None:
-    """Why a prompt cannot be asked about one picture; None if it can."""
+def _check_prompt(prompt: str) -> str | None:
+    """Why a prompt cannot be used for single images; None if it can."""
     if prompt.count(IMAGE_HERE) > 1:
         return (
-            f'has several {IMAGE_HERE}, but each picture is asked about '
-            'alone; write it once or not at all.'
+            f'has several {IMAGE_HERE}, but each prompt is about one image; '
+            'write it once or omit it.'
         )
     try:
         check_text(prompt, '', allow_empty=True)
@@ -165,110 +181,105 @@ def _fault_of(prompt: str) -> str | None:
     return None
 
 
-def _open_table(args: argparse.Namespace) -> CaptionTable:
-    """Open the resumable file of an output.
+def _open_database(args: argparse.Namespace) -> ResultsDatabase:
+    """Open the results database of an output.
+
+    Results of release 0.1 are imported into a new database.
 
     Raises:
-        ValueError: The output is not made from that file.
+        ValueError: The output is not an export of the database.
         OSError: It cannot be written.
     """
-    path = args.out.with_suffix('.jsonl')
-    if args.out.suffix == '.parquet':
+    out: Path = args.out
+    path, jsonl = out.with_suffix('.sqlite'), out.with_suffix('.jsonl')
+    if out.suffix == '.parquet':
         require_pyarrow()
-    if args.out.is_dir() or path.is_dir():
-        raise ValueError(f'{args.out} is a folder; give the name of a file.')
-    if args.out.exists() and not path.exists() and not args.overwrite:
-        raise ValueError(
-            f'{args.out} exists, but {path}, from which it is made, does '
-            'not; give another -o, or --overwrite.'
+    if out.is_dir():
+        raise ValueError(f'{out} is a folder; give the name of a file.')
+    if out.exists() and not out.is_file():
+        raise NotRegularFileError(
+            f'{out} is not a regular file; give another -o.'
         )
-    for source in args.sources:
-        for file in {args.out, path} if args.overwrite else ():
-            if file.exists() and os.path.realpath(file) == os.path.realpath(
-                os.path.expanduser(source)
-            ):
+    if args.overwrite:
+        _check_sources_not_replaced(args.sources, (out, path))
+    elif out.exists() and not (path.exists() or jsonl.exists()):
+        raise ValueError(
+            f'{out} exists, but {path}, from which it is exported, does not; '
+            'give another -o, or --overwrite.'
+        )
+    provenance = dict(
+        model=args.model,
+        weights=args.pretrained and _digest(args.pretrained),
+        settings=args.settings,
+    )
+    database = ResultsDatabase(path, provenance, args.overwrite)
+    try:
+        if not (args.overwrite or len(database)) and jsonl.exists():
+            print(import_jsonl(jsonl, database), file=sys.stderr)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_sources_not_replaced(
+    sources: Sequence[str], outputs: Sequence[Path]
+) -> None:
+    for source in sources:
+        for output in outputs:
+            if output.exists() and os.path.realpath(
+                output
+            ) == os.path.realpath(os.path.expanduser(source)):
                 raise ValueError(
                     f'--overwrite would replace the list {source}; give '
                     'another -o.'
                 )
-    weights = None
-    if args.pretrained is not None:
-        with open_regular(args.pretrained) as file:
-            digest = hashlib.blake2b(digest_size=8)
-            while data := file.read(2**20):
-                digest.update(data)
-        weights = digest.hexdigest()
-    made_by = dict(model=args.model, weights=weights, settings=args.settings)
-    return CaptionTable(path, made_by, args.overwrite)
 
 
-def _is_done(table: CaptionTable, job: Job) -> bool:
-    """Whether a picture is answered and has not changed since."""
-    if job.error is not None:
+def _digest(path: str) -> str:
+    """A digest of a checkpoint file: 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open_regular(path) as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _key(task: CaptionTask) -> ResultKey:
+    return os.path.abspath(task.image), task.prompt
+
+
+def _is_answered(database: ResultsDatabase, task: CaptionTask) -> bool:
+    """Whether an image has an answer and has not changed since."""
+    if task.error is not None:
         return False
-    state = table.state((os.path.abspath(job.image), job.prompt))
+    state = database.image_state(_key(task))
     if state is None:
         return False
     try:
-        about = os.stat(job.image)
-    except (OSError, ValueError):  # missing, or no name of a file
+        status = os.stat(task.image)
+    except (OSError, ValueError):  # missing, or not a valid file name
         return False
-    return state == (about.st_size, about.st_mtime_ns)
+    return state == (status.st_size, status.st_mtime_ns)
 
 
-def _progress(args: argparse.Namespace, total: int, there: int):
-    """A bar on standard error; silent where nobody looks at it."""
-    bar = Progress(
-        TextColumn('captioning'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn('{task.fields[failed]}'),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=args.quiet or not sys.stderr.isatty(),
-    )
-    return _Advance(bar, total, there)
-
-
-class _Advance:
-    """A progress bar as one function: one more, so many failed so far."""
-
-    def __init__(self, bar: Progress, total: int, there: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task('', total=total, completed=there, failed='')
-
-    def __enter__(self) -> '_Advance':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, failed: int) -> None:
-        self._bar.start()  # not before the model is there
-        self._bar.update(
-            self._task, advance=1, failed=f'{failed} failed' * bool(failed)
-        )
-
-
-def _summarise(
+def _print_summary(
     args: argparse.Namespace,
-    counts: Counter,
-    failures: Sequence[CaptionRow],
-    rows: int,
-    seconds: float,
+    counts: list[str],
+    failures: Sequence[CaptionResult],
+    n_results: int,
 ) -> None:
-    done = f'{counts["new"]:,} answered in {seconds:.1f} s'
-    parts = [done, f'{counts["there"]:,} already done']
-    if failures:
-        parts.append(f'{len(failures):,} failed')
     out = sys.stderr
-    for row in failures[:_NAMED]:
-        name, error = printable(row.image), row.error or ''
-        known = name in error or row.image in error
-        print('failed:', error if known else f'{name}: {error}', file=out)
-    if len(failures) > _NAMED:
-        print(f'... and {len(failures) - _NAMED:,} more', file=out)
-    table = printable(str(args.out))
-    print(f'{", ".join(parts)}; {rows:,} rows: {table}', file=out)
+    if failures:
+        counts.append(f'{len(failures):,} failed')
+    for result in failures[:_NAMED_FAILURES]:
+        name, error = printable(result.image), result.error or ''
+        named = name in error or result.image in error
+        print('failed:', error if named else f'{name}: {error}', file=out)
+    if len(failures) > _NAMED_FAILURES:
+        more = len(failures) - _NAMED_FAILURES
+        print(f'... and {more:,} more', file=out)
+    output = printable(str(args.out))
+    print(f'{", ".join(counts)}; {n_results:,} rows: {output}', file=out)
     if args.gallery is not None:
         print(f'gallery: {printable(str(args.gallery))}', file=out)

@@ -1,15 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The prompt that a chat is for the model, with room for the answer."""
+"""The prompt of a conversation, cut so that the answer fits the context."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..deprecated import renamed, warn_renamed
 from ..generation.sampling import SamplingParams
-from ..images.read import read_image, to_tensor
+from ..images.read import load_image
 from ..models import MiniGPT4
+from ..prompts.image_slots import check_image_slots
 from ..prompts.prompt import (
     IMAGE_HERE,
     PromptTemplate,
@@ -23,26 +26,44 @@ from ..prompts.text_checks import check_text
 
 
 @dataclass
-class Prompt:
-    """A chat as an engine takes it.
+class ChatPrompt:
+    """The prompt of a conversation, ready for ``Engine.submit``.
 
     Attributes:
-        row: The tokenised prompt.
+        tokenized: The token ids, with one image slot per image.
         images: ``(3, H, W)`` uint8, one for each image slot.
-        tokens: Tokens of the prompt, images included.
-        dropped: Turns that did not fit.
-        notice: A sentence that says so, or None.
+        num_tokens: Tokens of the prompt, those of its images included.
+        num_dropped: Turns that were dropped because they exceed the context.
+        notice: A sentence about the dropped turns, or None.
     """
 
-    row: TokenizedPrompt
+    tokenized: TokenizedPrompt
     images: list[Tensor]
-    tokens: int
-    dropped: int = 0
+    num_tokens: int
+    num_dropped: int = 0
     notice: str | None = None
+
+    @property
+    def row(self) -> TokenizedPrompt:
+        """Deprecated name of ``tokenized``."""
+        warn_renamed('ChatPrompt.row', 'ChatPrompt.tokenized')
+        return self.tokenized
+
+    @property
+    def tokens(self) -> int:
+        """Deprecated name of ``num_tokens``."""
+        warn_renamed('ChatPrompt.tokens', 'ChatPrompt.num_tokens')
+        return self.num_tokens
+
+    @property
+    def dropped(self) -> int:
+        """Deprecated name of ``num_dropped``."""
+        warn_renamed('ChatPrompt.dropped', 'ChatPrompt.num_dropped')
+        return self.num_dropped
 
 
 class ContextLengthError(ValueError):
-    """The last question and its answer exceed the LLM's context."""
+    """The last question and its answer exceed the context of the LLM."""
 
 
 def build_prompt(
@@ -52,33 +73,95 @@ def build_prompt(
     system: str | None = None,
     max_context: int | None = None,
     max_new_tokens: int | None = None,
-) -> Prompt:
-    """A chat as a prompt that leaves room for the answer.
+) -> ChatPrompt:
+    """Build a prompt that leaves room for the answer in the context.
 
-    What is too long loses its oldest turns, never the beginning-of-text
-    token, the system line or an image: images of turns that are dropped
-    move in front of the first question that is kept.
+    If the conversation is too long, its oldest turns are dropped. The
+    beginning-of-text token, the system line and the images are never
+    dropped: images of dropped turns move in front of the first remaining
+    question.
 
     Args:
         model: The model.
-        turns: The turns; the answer of the last is None. Images stand where
-            a question says ``<ImageHere>``; where none does, in front of the
-            first.
-        images: What :func:`~minigpt4.images.read.read_image` reads, or
-            ``(3, H, W)`` uint8 tensors, in their order.
-        system: The system line; None is the model's, '' leaves it out.
-        max_context: Tokens of prompt and answer together; None is what the
-            LLM takes.
-        max_new_tokens: Tokens that are left to the answer; None is the
-            model's own setting.
+        turns: The turns; the answer of the last one is None. Each
+            ``<ImageHere>`` in a question is the slot of one image; without
+            any slot the images are placed in front of the first question.
+        images: Anything that :func:`~minigpt4.images.read.read_image` reads,
+            or ``(3, H, W)`` uint8 tensors, in the order of the slots.
+        system: The system line. None uses the model's; '' omits it.
+        max_context: The most tokens of prompt and answer together. None uses
+            the context length of the LLM.
+        max_new_tokens: Tokens reserved for the answer. None uses the model's
+            own setting.
 
     Raises:
         SampleError: An image cannot be read.
-        ValueError: There are more or fewer image slots than images, or even
-            the last question does not fit, or one is refused by
-            :func:`~minigpt4.prompts.text_checks.check_text`.
+        ContextLengthError: Even the last question does not fit.
+        ValueError: The numbers of image slots and images differ, or
+            :func:`~minigpt4.prompts.text_checks.check_text` refuses a text.
     """
-    turns = [
+    template = model.template
+    turns = _checked_turns(turns, len(images), template)
+    slots = [turn.question.count(IMAGE_HERE) for turn in turns]
+    check_image_slots(sum(slots), len(images), 'the chat')
+    if system is None:
+        system = model.system
+    if system is not None:
+        system = check_text(system, 'the system line', allow_empty=True)
+    if max_new_tokens is None:
+        max_new_tokens = SamplingParams.of(model.generation).max_new_tokens
+    limits = [n for n in (max_context, model.context_length) if n]
+    context = min(limits, default=math.inf)
+
+    def tokenize_from(first: int) -> tuple[TokenizedPrompt, int]:
+        """Tokenize the turns from one on; returns the number of tokens too."""
+        remaining = list(turns[first:])
+        remaining[0] = _prepend_images(
+            remaining[0], sum(slots[:first]), template
+        )
+        tokenized = tokenize(
+            render_chat(remaining, template, system), model.decoder.tokenizer
+        )
+        per_image = model.neck.num_tokens
+        return tokenized, (
+            len(tokenized.ids) + tokenized.num_images * (per_image - 1)
+        )
+
+    def fits(first: int) -> bool:
+        return tokenize_from(first)[1] + max_new_tokens <= context
+
+    dropped, (tokenized, num_tokens) = 0, tokenize_from(0)
+    if num_tokens + max_new_tokens > context:
+        dropped = bisect.bisect_left(range(len(turns) - 1), True, key=fits)
+        tokenized, num_tokens = tokenize_from(dropped)
+    if num_tokens + max_new_tokens > context:
+        raise ContextLengthError(
+            f'the last question with {tokenized.num_images} images takes '
+            f'{num_tokens} tokens and its answer up to {max_new_tokens}, but '
+            f'the context holds {context}; ask a shorter question, give '
+            'fewer images or lower max_new_tokens.'
+        )
+    tensors = [
+        image
+        if isinstance(image, Tensor)
+        else load_image(image, model.image_size)
+        for image in images
+    ]
+    notice = None
+    if dropped:
+        notice = (
+            f'the context is full ({context} tokens): the {dropped} oldest '
+            f'{"turn was" if dropped == 1 else "turns were"} dropped'
+            f'{", their images kept" if sum(slots[:dropped]) else ""}.'
+        )
+    return ChatPrompt(tokenized, tensors, num_tokens, dropped, notice)
+
+
+def _checked_turns(
+    turns: Sequence[Turn], num_images: int, template: PromptTemplate
+) -> list[Turn]:
+    """Check the questions; place images without a slot in the first one."""
+    checked = [
         replace(
             turn,
             question=check_text(
@@ -87,73 +170,23 @@ def build_prompt(
         )
         for turn in turns
     ]
-    template = model.template
-    if system is None:
-        system = model.system
-    if system is not None:
-        system = check_text(system, 'the system line', allow_empty=True)
-    limit = getattr(model.decoder.llm.config, 'max_position_embeddings', None)
-    context = min(x for x in (max_context, limit, 2**31) if x)
-    if max_new_tokens is None:
-        max_new_tokens = SamplingParams.of(model.generation).max_new_tokens
-    if turns and not any(IMAGE_HERE in turn.question for turn in turns):
-        turns[0] = replace(
-            turns[0],
-            question=with_images(turns[0].question, len(images), template),
+    if checked and not any(IMAGE_HERE in turn.question for turn in checked):
+        checked[0] = replace(
+            checked[0],
+            question=with_images(checked[0].question, num_images, template),
         )
-    slots = [turn.question.count(IMAGE_HERE) for turn in turns]
-    if sum(slots) != len(images):
-        raise ValueError(
-            f'{sum(slots)} image slots in the chat but {len(images)} images '
-            f'were given; write {IMAGE_HERE} once per image, and nowhere '
-            'else.'
-        )
-    number = model.neck.num_tokens
-
-    def without(dropped: int) -> tuple[TokenizedPrompt, int]:
-        kept = turns[dropped:]
-        kept[0] = _with_older_images(kept[0], sum(slots[:dropped]), template)
-        row = tokenize(
-            render_chat(kept, template, system), model.decoder.tokenizer
-        )
-        return row, len(row.ids) + row.num_images * (number - 1)
-
-    def fits(dropped: int) -> bool:
-        return without(dropped)[1] + max_new_tokens <= context
-
-    dropped, (row, tokens) = 0, without(0)
-    if tokens + max_new_tokens > context:
-        dropped = bisect.bisect_left(range(len(turns) - 1), True, key=fits)
-        row, tokens = without(dropped)
-    if tokens + max_new_tokens > context:
-        raise ContextLengthError(
-            f'the last question with {row.num_images} images takes {tokens} '
-            f'tokens and its answer up to {max_new_tokens}, but the context '
-            f'holds {context}; ask something shorter, show fewer images or '
-            'lower max_new_tokens.'
-        )
-    notice = None
-    if dropped:
-        turns_were = 'turn was' if dropped == 1 else 'turns were'
-        notice = (
-            f'the context is full ({context} tokens): the {dropped} oldest '
-            f'{turns_were} dropped'
-            f'{", their images kept" if sum(slots[:dropped]) else ""}.'
-        )
-    tensors = [
-        image
-        if isinstance(image, Tensor)
-        else to_tensor(read_image(image), model.image_size)
-        for image in images
-    ]
-    return Prompt(row, tensors, tokens, dropped, notice)
+    return checked
 
 
-def _with_older_images(
-    turn: Turn, number: int, template: PromptTemplate
+def _prepend_images(
+    turn: Turn, num_images: int, template: PromptTemplate
 ) -> Turn:
-    if not number:
+    """Add image slots in front of those that the question has already."""
+    if not num_images:
         return turn
-    images = ''.join(template.image for _ in range(number))
-    blank = '' if template.image == IMAGE_HERE else ' '
-    return replace(turn, question=images + blank + turn.question)
+    separator = '' if template.image == IMAGE_HERE else ' '
+    question = template.image * num_images + separator + turn.question
+    return replace(turn, question=question)
+
+
+__getattr__ = renamed(__name__, {'Prompt': 'ChatPrompt'})

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Reading the JSON file of a saved chat, with every field checked."""
+"""Read the JSON file of a saved chat and check every field."""
 
 import base64
 import binascii
@@ -13,23 +13,23 @@ from typing import Any
 from PIL import Image
 
 from ..images.read import SampleError, read_image
+from ..images.thumbnail import data_url
 from ..prompts.prompt import IMAGE_HERE, Turn
 from ..prompts.text_checks import check_characters
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import open_regular, read_regular
 
-VERSION = 1  # of the format; a file that names none has this one
-_PNG = 'data:image/png;base64,'
+VERSION = 1  # of the format; a file without a version has this one
 
 
 @dataclass
 class SavedChat:
-    """What a saved chat holds.
+    """The contents of a saved chat.
 
     Attributes:
-        turns: Its turns, each with an answer.
-        images: Paths or pictures, one for each ``<ImageHere>``.
-        system: The system line; None is the model's.
+        turns: The turns, each with an answer.
+        images: Paths or decoded images, one for each ``<ImageHere>``.
+        system: The system line; None for the model's.
     """
 
     turns: list[Turn]
@@ -44,49 +44,63 @@ def read_saved_chat(path: 'str | PathLike') -> SavedChat:
         path: The file.
 
     Raises:
-        SampleError: A picture is missing or cannot be read.
-        ValueError: It is not a regular file or not a saved chat; the message
-            names the field.
-        OSError: It is missing or cannot be opened.
+        SampleError: An image is missing or cannot be read.
+        ValueError: The file is not a regular file or not a saved chat; the
+            message names the invalid field.
+        OSError: The file is missing or cannot be opened.
     """
     data = read_regular(path)
     try:
         content = json.loads(data.decode('utf-8-sig'))
     except RecursionError:
-        raise _refused(path, 'it is nested too deeply') from None
+        raise _not_a_chat(path, 'it is nested too deeply') from None
     except ValueError as error:
-        raise _refused(path, f'it is not JSON: {one_line(error)}') from error
+        reason = f'it is not JSON: {one_line(error)}'
+        raise _not_a_chat(path, reason) from error
     try:
-        return _checked(content)
+        return _parse(content)
     except _FieldError as error:
-        raise _refused(path, str(error)) from None
+        raise _not_a_chat(path, str(error)) from None
 
 
-def _refused(path: 'str | PathLike', reason: str) -> ValueError:
-    return ValueError(
-        f'{printable(str(path))} is no saved chat ({reason}); expected the '
-        'JSON that ChatSession.save writes.'
-    )
+def is_saved_chat(data: 'str | bytes') -> bool:
+    """Whether the contents of a file look like a saved chat.
+
+    Args:
+        data: The contents.
+    """
+    try:
+        content = json.loads(data)
+    except (RecursionError, ValueError):
+        return False
+    return isinstance(content, dict) and 'turns' in content
 
 
 def image_text(image: Any) -> str:
-    """A picture as a saved chat has it: its path, or a data URL of a PNG.
+    """The text of an image in a saved chat: its path, or a PNG data URL.
 
     Args:
-        image: What :func:`~minigpt4.images.read.read_image` reads.
+        image: Anything that :func:`~minigpt4.images.read.read_image` reads.
     """
     if isinstance(image, (str, PathLike)):
         return str(image)
     buffer = io.BytesIO()
     read_image(image).save(buffer, 'PNG')
-    return _PNG + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(buffer.getvalue(), 'image/png')
 
 
 class _FieldError(Exception):
-    """A field of a saved chat is wrong."""
+    """A field of a saved chat is invalid."""
 
 
-def _checked(content: Any) -> SavedChat:
+def _not_a_chat(path: 'str | PathLike', reason: str) -> ValueError:
+    return ValueError(
+        f'{printable(str(path))} is not a saved chat ({reason}); expected the '
+        'JSON that ChatSession.save writes.'
+    )
+
+
+def _parse(content: Any) -> SavedChat:
     if not isinstance(content, Mapping):
         raise _FieldError(f'it is {_short(content)}, not an object')
     version = content.get('version', VERSION)
@@ -96,24 +110,26 @@ def _checked(content: Any) -> SavedChat:
             f'reads {VERSION}'
         )
     turns = [
-        _turn(turn, number)
-        for number, turn in enumerate(_list(content, 'turns'), 1)
+        _parse_turn(turn, number)
+        for number, turn in enumerate(_parse_list(content, 'turns'), 1)
     ]
-    texts = _list(content, 'images')
+    texts = _parse_list(content, 'images')
     slots = sum(turn.question.count(IMAGE_HERE) for turn in turns)
-    if slots not in (0, len(texts)):  # without any they are in front
+    if slots not in (0, len(texts)):  # 0: images precede the first question
         raise _FieldError(
             f'its turns have {slots} {IMAGE_HERE}, but there are '
             f'{len(texts)} images'
         )
     system = content.get('system')
     if system is not None:
-        system = _text(system, 'system')
-    images = [_image(text, number) for number, text in enumerate(texts, 1)]
+        system = _parse_text(system, 'system')
+    images = [
+        _parse_image(text, number) for number, text in enumerate(texts, 1)
+    ]
     return SavedChat(turns, images, system)
 
 
-def _list(content: Mapping, name: str) -> list:
+def _parse_list(content: Mapping[str, Any], name: str) -> list:
     if name not in content:
         raise _FieldError(f'it has no {name}')
     value = content[name]
@@ -122,28 +138,28 @@ def _list(content: Mapping, name: str) -> list:
     return value
 
 
-def _turn(turn: Any, number: int) -> Turn:
+def _parse_turn(turn: Any, number: int) -> Turn:
     if not isinstance(turn, Mapping):
         raise _FieldError(f'turn {number} is {_short(turn)}, not an object')
     texts: dict[str, str] = {}
     for name in ('question', 'answer'):
         if name not in turn:
             raise _FieldError(f'turn {number} has no {name}')
-        texts[name] = _text(turn[name], f'the {name} of turn {number}')
+        texts[name] = _parse_text(turn[name], f'the {name} of turn {number}')
     return Turn(texts['question'], texts['answer'])
 
 
-def _text(value: Any, what: str) -> str:
+def _parse_text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise _FieldError(f'{what} is {_short(value)}, not a text')
+        raise _FieldError(f'{field} is {_short(value)}, not a text')
     try:
-        check_characters(value, what)
+        check_characters(value, field)
     except ValueError as error:
         raise _FieldError(str(error).partition(';')[0]) from None
     return value
 
 
-def _image(text: Any, number: int) -> 'str | Image.Image':
+def _parse_image(text: Any, number: int) -> 'str | Image.Image':
     if not isinstance(text, str):
         raise _FieldError(f'image {number} is {_short(text)}, not a text')
     if text.startswith('data:'):
@@ -155,7 +171,10 @@ def _image(text: Any, number: int) -> 'str | Image.Image':
     try:
         open_regular(text).close()
     except FileNotFoundError:
-        raise _gone(text, number) from None
+        raise SampleError(
+            f'image {number} of the saved chat: {printable(text)} does not '
+            'exist; restore the image, or correct its path in the file.'
+        ) from None
     except (OSError, ValueError) as error:
         raise SampleError(
             f'image {number} of the saved chat cannot be read: '
@@ -164,13 +183,7 @@ def _image(text: Any, number: int) -> 'str | Image.Image':
     return text
 
 
-def _gone(text: str, number: int) -> SampleError:
-    return SampleError(
-        f'image {number} of the saved chat: {printable(text)} does not '
-        'exist; put it there, or correct its path in the file.'
-    )
-
-
 def _short(value: Any) -> str:
+    """A JSON value, shortened for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return printable(text if len(text) <= 60 else text[:57] + '...')

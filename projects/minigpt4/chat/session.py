@@ -1,53 +1,57 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A chat: its history, and the answers that follow it."""
+"""A chat session: the history of a conversation and its next answer."""
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from ..deprecated import renamed
 from ..generation.engine import Engine
 from ..generation.request import Answer, GenerationRequest
 from ..generation.sampling import SamplingParams
 from ..generation.worker import EngineWorker
-from ..images.read import read_image, to_tensor
+from ..images.read import load_image
 from ..models import MiniGPT4
 from ..prompts.encoding import encode_answer
+from ..prompts.image_slots import check_image_slots
 from ..prompts.prompt import IMAGE_HERE, Turn, with_images
 from ..prompts.text_checks import check_text
 from ..utils.atomic import write_atomically
-from .prompt import Prompt, build_prompt
+from .prompt import ChatPrompt, build_prompt
 from .saved_chat import image_text, read_saved_chat
 
-__all__ = ['ChatSession', 'Prompt', 'build_prompt']
+__all__ = ['ChatPrompt', 'ChatSession', 'build_prompt']
 
 
 class ChatSession:
-    """A conversation about images, which come with any turn.
+    """A conversation about images, which any turn may add.
 
-    Any thread may ask. Those that wait for whole answers (:meth:`answer`) are
-    answered one after another, each with the turns before it in its prompt.
-    A stream of :meth:`ask` does not wait for another: its prompt has the
-    turns that are complete when it begins, and its turn follows when it ends.
+    Any thread may ask. Calls of :meth:`answer` are serialised: each prompt
+    contains the turns of the calls before. A stream of :meth:`ask` does not
+    wait for another stream: its prompt contains the turns that are complete
+    when it starts, and its own turn is appended when it ends.
 
     Args:
-        engine: What answers: an engine, a worker that runs one, or a model,
-            which gets an engine of its own.
-        system: The system line; None is the model's, '' leaves it out.
-        max_context: Tokens of prompt and answer together; None is what the
-            LLM takes.
-        settings: Of generation, over the model's own.
+        engine: The engine, a worker that runs one, or a model, which gets an
+            engine of its own.
+        system: The system line. None uses the model's; '' omits it.
+        max_context: The most tokens of prompt and answer together. None uses
+            the context length of the LLM.
+        settings: Generation settings, which override the model's own.
 
     Attributes:
         turns: The history.
-        images: Its images, as they were given.
-        last: The last answer, which knows ``prompt_tokens`` and
-            ``reused_tokens``.
-        notice: What the user should know of the last prompt, such as turns
-            that did not fit; or None.
+        images: Its images as they were given.
+        tensors: Its images as the model receives them, ``(3, H, W)`` uint8.
+        last: The last generation request, with ``prompt_tokens`` and
+            ``reused_tokens``; None before the first question.
+        notice: A sentence about the last prompt, such as dropped turns; or
+            None.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class ChatSession:
         engine: 'Engine | EngineWorker | MiniGPT4',
         system: str | None = None,
         max_context: int | None = None,
-        **settings,
+        **settings: Any,
     ) -> None:
         if isinstance(engine, MiniGPT4):
             engine = Engine(engine, slots=1)
@@ -68,27 +72,27 @@ class ChatSession:
         SamplingParams.of(self.model.generation, settings)
         self.turns: list[Turn] = []
         self.images: list = []
+        self.tensors: list[Tensor] = []
         self.last: GenerationRequest | None = None
         self.notice: str | None = None
-        self._tensors: list[Tensor] = []
-        # reentrant: a stream may be closed by garbage collection
+        # reentrant, because garbage collection may close a stream
         self._history_lock = threading.RLock()
-        self._answer_lock = threading.Lock()  # one whole answer at a time
+        self._answer_lock = threading.Lock()  # serialises answer()
 
     def ask(
-        self, question: str, images: Sequence = (), **settings
+        self, question: str, images: Sequence = (), **settings: Any
     ) -> Iterator[str]:
-        """Ask; gives the answer piece by piece.
+        """Ask a question and stream the answer in pieces of text.
 
-        The turn is in the history once the stream ends, also when it was
-        cancelled (with what had been said), not after an error.
+        The turn is appended to the history when the stream ends, with the
+        text so far if it was cancelled. After an error it is not appended.
 
         Args:
-            question: The question; its images stand where it says
-                ``<ImageHere>``, else in front.
-            images: New images, as :func:`~minigpt4.images.read.
-                read_image` takes them.
-            settings: Over those of the session.
+            question: The question. Each ``<ImageHere>`` is the slot of one
+                image; without any slot the images are placed in front.
+            images: New images: anything that :func:`~minigpt4.images.read.
+                read_image` reads.
+            settings: Generation settings, which override the session's.
 
         Raises:
             SampleError: An image cannot be read.
@@ -98,47 +102,24 @@ class ChatSession:
         """
         return self._ask(question, images, settings)[1]
 
-    def _ask(
-        self, question: str, images: Sequence, settings: dict
-    ) -> tuple[GenerationRequest, Iterator[str]]:
-        question = check_text(question, 'the question', allow_empty=True)
-        tensors = [
-            to_tensor(read_image(image), self.model.image_size)
-            for image in images
-        ]
-        question = with_images(question, len(tensors), self.model.template)
-        if question.count(IMAGE_HERE) != len(tensors):
-            raise ValueError(
-                f'{question.count(IMAGE_HERE)} image slots in the question '
-                f'but {len(tensors)} images were given; write {IMAGE_HERE} '
-                'once per image.'
-            )
-        with self._history_lock:
-            generation = self._submit(
-                [*self.turns, Turn(question)],
-                [*self._tensors, *tensors],
-                settings,
-            )
-            turns = self.turns
-        return generation, self._stream(
-            generation, turns, question, list(images), tensors
-        )
-
     def answer(
-        self, question: str, images: Sequence = (), **settings
+        self, question: str, images: Sequence = (), **settings: Any
     ) -> Answer:
-        """Ask and wait for the whole answer; see :meth:`ask`."""
+        """Ask a question and wait for the complete answer; see :meth:`ask`."""
         with self._answer_lock:
-            generation, pieces = self._ask(question, images, settings)
+            request, pieces = self._ask(question, images, settings)
             for _ in pieces:
                 pass
-        return generation.answer()
+        return request.answer()
 
-    def regenerate(self, **settings) -> Iterator[str]:
-        """Answer the last question again; gives the new answer in pieces.
+    def regenerate(self, **settings: Any) -> Iterator[str]:
+        """Answer the last question again and stream the new answer.
+
+        Args:
+            settings: Generation settings, which override the session's.
 
         Raises:
-            ValueError: Nothing was asked yet.
+            ValueError: The history is empty.
         """
         with self._history_lock:
             turns = self.turns
@@ -147,24 +128,49 @@ class ChatSession:
                     'nothing was asked yet; ask a question first.'
                 )
             old = turns[-1]
-            generation = self._submit(
-                [*turns[:-1], Turn(old.question)], self._tensors, settings
+            request = self._submit(
+                [*turns[:-1], Turn(old.question)], self.tensors, settings
             )
-        return self._stream(generation, turns, old.question, [], [], old)
+        return self._stream(request, turns, old.question, [], [], old)
 
     def cancel(self) -> None:
-        """End the answer that is being written, from any thread."""
+        """Cancel the answer that is being generated, from any thread."""
         if self.last is not None:
             self.last.cancel()
 
     def reset(self) -> None:
-        """Forget turns and images."""
+        """Cancel the answer and clear the history."""
         self.cancel()
         with self._history_lock:
-            self.turns, self.images, self._tensors = [], [], []
+            self.turns, self.images, self.tensors = [], [], []
             self.last = self.notice = None
 
-    def _submit(self, turns, tensors, settings) -> GenerationRequest:
+    def _ask(
+        self, question: str, images: Sequence, settings: Mapping[str, Any]
+    ) -> tuple[GenerationRequest, Iterator[str]]:
+        question = check_text(question, 'the question', allow_empty=True)
+        tensors = [
+            load_image(image, self.model.image_size) for image in images
+        ]
+        question = with_images(question, len(tensors), self.model.template)
+        check_image_slots(
+            question.count(IMAGE_HERE), len(tensors), 'the question'
+        )
+        with self._history_lock:
+            turns = self.turns
+            request = self._submit(
+                [*turns, Turn(question)], [*self.tensors, *tensors], settings
+            )
+        return request, self._stream(
+            request, turns, question, list(images), tensors
+        )
+
+    def _submit(
+        self,
+        turns: Sequence[Turn],
+        tensors: Sequence[Tensor],
+        settings: Mapping[str, Any],
+    ) -> GenerationRequest:
         merged = {**self.settings, **settings}
         prompt = build_prompt(
             self.model,
@@ -174,40 +180,57 @@ class ChatSession:
             self.max_context,
             SamplingParams.of(self.model.generation, merged).max_new_tokens,
         )
-        generation = self.engine.submit(prompt.row, prompt.images, **merged)
+        request = self.engine.submit(prompt.tokenized, prompt.images, **merged)
         self.notice = prompt.notice
-        self.last = generation
-        return generation
+        self.last = request
+        return request
 
     def _stream(
         self,
-        generation: GenerationRequest,
+        request: GenerationRequest,
         turns: list[Turn],
         question: str,
         images: list,
         tensors: list[Tensor],
         replaced: Turn | None = None,
     ) -> Iterator[str]:
+        """Stream an answer, then store its turn.
+
+        Args:
+            request: The request that generates the answer.
+            turns: The history to store the turn in; it is not stored if
+                :meth:`reset` has started another history meanwhile.
+            question: The question.
+            images: Its images as they were given.
+            tensors: Its images as the model receives them.
+            replaced: The turn that the new one replaces; None appends it.
+        """
         try:
-            yield from generation.pieces()
+            yield from request.pieces()
         finally:
             with self._history_lock:
-                if generation.error is None and self.turns is turns:
-                    spelling = _spelling(generation, self.model)
-                    turn = Turn(question, generation.text, spelling)
-                    at = _position(turns, replaced)
-                    if at is None:
+                if request.error is None and self.turns is turns:
+                    turn = Turn(
+                        question,
+                        request.text,
+                        _answer_token_ids(request, self.model),
+                    )
+                    index = _index_of(turns, replaced)
+                    if index is None:
                         turns.append(turn)
                     else:
-                        turns[at] = turn
+                        turns[index] = turn
                     self.images += images
-                    self._tensors += tensors
+                    self.tensors += tensors
 
     def save(self, path: 'str | PathLike') -> None:
         """Write the history as JSON.
 
-        Images that came as paths stay paths; others are written into it, as
+        Images that were given as paths stay paths; others are embedded as
         PNG.
+
+        Args:
+            path: The file to write.
         """
         content = dict(
             system=self.system,
@@ -218,15 +241,18 @@ class ChatSession:
             images=[image_text(image) for image in self.images],
         )
         text = json.dumps(content, ensure_ascii=False, indent=2)
-        # names that are not UTF-8 stay lone surrogates, as JSON escapes them
+        # JSON escapes file names that are not UTF-8 as lone surrogates
         data = (text + '\n').encode(errors='backslashreplace')
         write_atomically(Path(path), data)
 
     @classmethod
     def load(
-        cls, path: 'str | PathLike', engine, **arguments
+        cls,
+        path: 'str | PathLike',
+        engine: 'Engine | EngineWorker | MiniGPT4',
+        **arguments: Any,
     ) -> 'ChatSession':
-        """Go on with a history that was saved.
+        """Continue a conversation that :meth:`save` wrote.
 
         Args:
             path: The file.
@@ -234,42 +260,47 @@ class ChatSession:
             arguments: As for a new session.
 
         Raises:
-            SampleError: An image cannot be read any more.
+            SampleError: An image is missing or cannot be read.
             ValueError: The file is not a regular file or not a saved chat.
-            OSError: It is missing or cannot be opened.
+            OSError: The file is missing or cannot be opened.
         """
         saved = read_saved_chat(path)
         arguments.setdefault('system', saved.system)
         session = cls(engine, **arguments)
-        session._tensors = [
-            to_tensor(read_image(image), session.model.image_size)
+        session.tensors = [
+            load_image(image, session.model.image_size)
             for image in saved.images
         ]
         session.turns, session.images = saved.turns, saved.images
         return session
 
 
-def _position(turns: Sequence[Turn], turn: Turn | None) -> int | None:
-    """Where the very turn is; None where it is not."""
-    return next((i for i, x in enumerate(turns) if x is turn), None)
+def _index_of(turns: Sequence[Turn], turn: Turn | None) -> int | None:
+    """The index of this very turn; None if it is not in the history."""
+    return next((i for i, other in enumerate(turns) if other is turn), None)
 
 
-def _spelling(
-    generation: GenerationRequest, model: MiniGPT4
+def _answer_token_ids(
+    request: GenerationRequest, model: MiniGPT4
 ) -> tuple[int, ...]:
-    """The ids of an answer and the template's end, as the model wrote them.
+    """The token ids of an answer and its end symbol, as generated.
 
-    Empty where they are not known to be the text of the answer.
+    Empty if they do not decode to exactly the text of the answer.
     """
-    ids, end = generation.token_ids, model.template.end
-    stream = generation.detokenizer
-    if stream.stopped:
-        return tuple(ids) if stream.exact_stop == end else ()
-    if not stream.complete:
+    ids, end = request.token_ids, model.template.end
+    detokenizer = request.detokenizer
+    if detokenizer.stopped:
+        return tuple(ids) if detokenizer.exact_stop == end else ()
+    if not detokenizer.complete:
         return ()
-    # it ended without the end symbol, which is glued to a word then
-    word, glued = (
+    # The LLM did not generate the end symbol. Its token ids are those that
+    # it has directly after a word.
+    word, word_and_end = (
         encode_answer(model.decoder.tokenizer, 'a', text) for text in ('', end)
     )
-    closing = glued[len(word) :] if glued[: len(word)] == word else []
-    return (*ids, *closing) if ids and closing else ()
+    has_prefix = word_and_end[: len(word)] == word
+    end_ids = word_and_end[len(word) :] if has_prefix else []
+    return (*ids, *end_ids) if ids and end_ids else ()
+
+
+__getattr__ = renamed(__name__, {'Prompt': 'ChatPrompt'})

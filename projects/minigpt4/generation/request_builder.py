@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models import MiniGPT4
+from ..prompts.image_slots import check_image_slots
 from ..prompts.prompt import TokenizedPrompt
 from .detokenizer import Detokenizer
 from .prefix_cache import image_digest, make_cache_key
@@ -100,12 +101,7 @@ def _check_images(
     model: MiniGPT4, prompt: TokenizedPrompt, images: Sequence[Tensor]
 ) -> None:
     """Refuse images that do not match the prompt or the backbone."""
-    if prompt.num_images != len(images):
-        raise ValueError(
-            f'{prompt.num_images} image slots in the prompt but '
-            f'{len(images)} images were given; write <ImageHere> once '
-            'per image.'
-        )
+    check_image_slots(prompt.num_images, len(images), 'the prompt')
     if model.backbone is None:
         return
     size = model.image_size

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Pictures with words under them."""
+"""Draw images with captions; make file names from any text."""
 
 import hashlib
 import re
@@ -11,10 +11,14 @@ from torch import Tensor
 
 
 def file_name(name: str, length: int = 80) -> str:
-    """A name as part of a file's name: letters, digits, ``_``, ``-``, ``.``.
+    """Convert a text to a file name of letters, digits, ``_``, ``-``, ``.``.
 
-    A name with other characters or more of them ends in 8 digits of its
-    SHA-256, so that different names stay different.
+    A text with other characters, or a longer one, gets a suffix of 8 digits of
+    its SHA-256, so that different texts have different names.
+
+    Args:
+        name: The text.
+        length: Maximum length without the suffix.
     """
     safe = re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:length]
     if safe == name:
@@ -26,13 +30,13 @@ def file_name(name: str, length: int = 80) -> str:
 def captioned(
     image: 'Tensor | Image.Image', text: str, width: int = 240, line: int = 13
 ) -> np.ndarray:
-    """An image with its caption under it.
+    """Draw an image with its caption below.
 
     Args:
         image: ``(3, H, W)`` uint8, or a Pillow image.
-        text: The caption; wrapped.
-        width: Width of the picture in pixels.
-        line: Height of a line in pixels.
+        text: The caption; long lines are wrapped.
+        width: Width of the image in pixels.
+        line: Height of a text line in pixels.
 
     Returns:
         ``(H', width, 3)`` uint8, RGB.

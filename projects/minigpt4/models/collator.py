@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..prompts.image_slots import check_image_slots
 from ..prompts.prompt import (
     IMAGE_HERE,
     PromptTemplate,
@@ -118,13 +119,12 @@ class Collator:
         prompt = tokenize(
             render(turns, self.template), self.tokenizer, self.max_text_length
         )
-        if prompt.num_images != len(sample.images):
-            raise ValueError(
-                f'{prompt.num_images} image slots in the prompt but '
-                f'{len(sample.images)} images were given (sample '
-                f'{sample.get("id", "?")}); write {IMAGE_HERE} once per '
-                'image.'
-            )
+        check_image_slots(
+            prompt.num_images,
+            len(sample.images),
+            'the prompt',
+            f' (sample {sample.get("id", "?")})',
+        )
         return prompt
 
     def length(self, prompt: TokenizedPrompt) -> int:

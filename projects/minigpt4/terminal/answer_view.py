@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""An answer in the terminal while it is being written."""
+"""Display an answer in the terminal while it is generated."""
 
 import re
 import time
@@ -20,70 +20,72 @@ from rich.text import Text
 
 from ..utils.errors import printable
 
-# they reorder the text after them, also that of another line
+# characters that change the direction of the text after them
 _DIRECTION = frozenset(
     '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
 )
 _FENCE = re.compile(r'\s*(```|~~~)')
-_REDRAW = 0.06  # seconds between two drawings of the block that grows
+_REDRAW_SECONDS = 0.06  # between two drawings of the unfinished block
 
 
 def show_plain(pieces: Iterable[str], console: Console) -> str:
-    """Write an answer letter by letter as the model writes it.
+    """Print an answer as plain text while it is generated.
 
     Args:
         pieces: The answer, in pieces.
-        console: Where to.
+        console: Where to print it.
 
     Returns:
         The answer.
     """
-    said = ''
+    answer = ''
     for piece in pieces:
-        said += piece
+        answer += piece
         console.file.write(terminal_text(piece))
         console.file.flush()
     console.file.write('\n')
     console.file.flush()
-    return said
+    return answer
 
 
 def show_markdown(pieces: Iterable[str], console: Console) -> str:
-    """Draw an answer as Markdown, block by block.
+    """Draw an answer as Markdown, block by block, while it is generated.
 
-    A block that is done is printed once and for all; only the one that grows
-    is drawn anew, and of that what the screen has room for. So nothing is
-    left behind by an answer that is longer than the screen.
+    A finished block is printed once. Only the unfinished block is redrawn,
+    and only as many of its lines as fit on the screen, so no remains of it
+    scroll away.
 
     Args:
         pieces: The answer, in pieces.
-        console: Where to.
+        console: Where to draw it.
 
     Returns:
         The answer.
     """
-    said, printed, drawn = '', 0, 0.0
+    answer, printed, last_draw = '', 0, 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for piece in pieces:
-            said += piece
-            done = printed + block_end(said[printed:])
-            if done > printed:
+            answer += piece
+            finished = printed + block_end(answer[printed:])
+            if finished > printed:
                 live.update(Text(), refresh=True)
-                console.print(AnswerMarkdown(said[printed:done]))
+                console.print(AnswerMarkdown(answer[printed:finished]))
                 console.print()
-                printed = done
+                printed = finished
             now = time.monotonic()
-            if now - drawn > _REDRAW:
-                drawn = now
-                live.update(_End(AnswerMarkdown(said[printed:])), refresh=True)
+            if now - last_draw > _REDRAW_SECONDS:
+                last_draw = now
+                live.update(
+                    _LastLines(AnswerMarkdown(answer[printed:])), refresh=True
+                )
         live.update(Text(), refresh=True)
-    if said[printed:].strip() or not said:
-        console.print(AnswerMarkdown(said[printed:]))
-    return said
+    if answer[printed:].strip() or not answer:
+        console.print(AnswerMarkdown(answer[printed:]))
+    return answer
 
 
-class _End:
-    """The last lines of something, as many as there is room for."""
+class _LastLines:
+    """The last lines of a renderable, as many as fit on the screen."""
 
     def __init__(self, renderable: RenderableType) -> None:
         self.renderable = renderable
@@ -98,30 +100,34 @@ class _End:
 
 
 def block_end(text: str) -> int:
-    """Where the last block of Markdown that is done ends; 0 if none is."""
-    end = place = 0
+    """The end of the last finished Markdown block; 0 if there is none.
+
+    Args:
+        text: The beginning of a Markdown text.
+    """
+    end = position = 0
     fence = None
     for line in text.splitlines(keepends=True):
-        place += len(line)
+        position += len(line)
         mark = _FENCE.match(line)
         if mark and fence in (None, mark[1]):
             fence = None if fence else mark[1]
-        blank = not line.strip() and line.endswith('\n')
-        # a list goes on behind a blank line, and its numbers with it
-        if blank and fence is None and not _in_list(text[end:place]):
-            end = place
+        is_blank = not line.strip() and line.endswith('\n')
+        # a list continues after a blank line, and so does its numbering
+        if is_blank and fence is None and not _is_list(text[end:position]):
+            end = position
     return end
 
 
-def _in_list(block: str) -> bool:
+def _is_list(block: str) -> bool:
     return re.match(r'\s*([-*+]|\d+[.)])\s', block) is not None
 
 
 class AnswerMarkdown(Markdown):
-    """What the model said as Markdown that loses nothing of it.
+    """An answer as Markdown that omits none of its text.
 
-    Its line ends are kept, which Markdown would join, as those of a poem; and
-    its ``<`` are letters, or a web page that it writes would vanish.
+    Line ends are preserved, which Markdown would join, as in a poem.
+    HTML is shown as text, because Markdown would hide it.
 
     Args:
         text: The answer.
@@ -142,14 +148,13 @@ class AnswerMarkdown(Markdown):
 
 
 def terminal_text(text: str) -> str:
-    """Text without the characters that a terminal interprets.
+    """Remove or escape the characters that a terminal interprets.
 
-    Control characters are left out, but for line ends and tabs; characters
-    that change the direction of what follows, and lone surrogates, are
-    escaped.
+    Control characters other than line ends and tabs are removed. Characters
+    that change the text direction and lone surrogates are escaped.
 
     Args:
-        text: An answer, a question or a remark.
+        text: An answer, a question or a note.
     """
     return ''.join(
         printable(c) if c in _DIRECTION or '\ud800' <= c <= '\udfff' else c

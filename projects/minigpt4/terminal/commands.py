@@ -1,299 +1,297 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a line that is typed in a chat does: commands, pictures, questions."""
+"""Interpret a line of a chat in the terminal: command, images, question."""
 
-import asyncio
 import errno
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..captioning.batch import check_picture
-from ..captioning.table import make_folder
+from ..chat.saved_chat import is_saved_chat
 from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
 from ..generation.settings import complete_settings, parse_setting
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
+from ..utils.atomic import make_folder
 from ..utils.errors import printable
 from ..utils.regular_files import read_text
-from .typed_images import is_web_address, split_line, words_of
+from .typed_images import (
+    download_image,
+    is_web_address,
+    parse_words,
+    split_line,
+)
 
-MAX_BYTES = 50 * 2**20  # of a picture that is fetched
-SECONDS = 30.0  # to fetch it
 _COMMAND = re.compile(r'/[a-z]+$')
 
-# command: (what follows it, what it does)
+# command: (its arguments, what it does)
 HELP = {
-    '/image': ('PATH...', 'show pictures with the next question'),
+    '/image': ('PATH...', 'add images to the next question'),
     '/regenerate': ('[name=value...]', 'answer the last question again'),
-    '/reset': ('', 'forget the conversation and its pictures'),
+    '/reset': ('', 'start a new conversation'),
     '/save': ('FILE', 'write the conversation as JSON'),
-    '/load': ('FILE', 'go on with a conversation that was saved'),
-    '/system': ('[TEXT]', 'change the line that opens the chat; - for none'),
-    '/settings': ('[name=value...]', 'show or change how answers are made'),
-    '/help': ('', 'this list'),
-    '/quit': ('', 'leave (or Ctrl-D)'),
+    '/load': ('FILE', 'continue a saved conversation'),
+    '/system': ('[TEXT]', 'show or change the system line; - for none'),
+    '/settings': ('[name=value...]', 'show or change generation settings'),
+    '/help': ('', 'show this list'),
+    '/quit': ('', 'end the chat (Ctrl-D does too)'),
 }
 
 
 class View(Protocol):
-    """Where answers and remarks go."""
+    """Displays the answers and notes of a chat."""
 
-    def answer(self, pieces: Iterable[str]) -> None:
-        """Show an answer while it comes."""
+    def show_answer(self, pieces: Iterable[str]) -> None:
+        """Display an answer while it is generated."""
 
-    def note(self, text: str) -> None:
-        """Show a remark that is no answer."""
+    def show_note(self, text: str) -> None:
+        """Display a note that is not part of an answer."""
 
-    def done(self, question: str, session: ChatSession) -> None:
-        """An answer is complete."""
+    def end_turn(self, question: str, session: ChatSession) -> None:
+        """Display the end of a turn whose answer is complete."""
 
 
-class Conversation:
-    """A chat that is has_worker by lines.
+class Interpreter:
+    """Interprets the lines of a chat.
 
     Args:
-        session: The chat.
-        view: Where answers and remarks go.
+        session: The chat session.
+        view: Displays answers and notes.
 
     Attributes:
-        pending: Pictures for the next question, as a session takes them.
+        session: The chat session; ``/load`` replaces it.
+        pending_images: Images of the next question: paths, or the bytes of
+            downloaded files.
     """
 
     def __init__(self, session: ChatSession, view: View) -> None:
         self.session = session
         self.view = view
-        self.pending: list[str | bytes] = []
+        self.pending_images: list[str | bytes] = []
 
-    def take(self, line: str) -> bool:
-        """Do what a line says.
+    def run_line(self, line: str) -> bool:
+        """Execute a line.
 
         Args:
-            line: A command, pictures, a question, or pictures and a question.
+            line: A command, or images and a question, or one of the two.
 
         Returns:
-            Whether the chat goes on.
+            Whether the chat continues.
 
         Raises:
-            ValueError, OSError: It cannot be done; one sentence says why.
+            ValueError, OSError: The line cannot be executed; the message is
+                one sentence.
         """
         line = line.strip()
-        name, _, rest = line.partition(' ')
+        name, _, arguments = line.partition(' ')
         if name in ('/quit', '/exit'):
             return False
         if name in HELP:
-            getattr(self, '_' + name[1:])(rest.strip())
+            getattr(self, '_' + name[1:])(arguments.strip())
             return True
         if _COMMAND.match(name) and not Path(name).exists():
             raise ValueError(
                 f'there is no command {name}; /help lists the commands.'
             )
         sources, question = split_line(line)
-        self.attach(sources)
+        self.add_images(sources)
         if question:
             self.ask(question)
         return True
 
-    def attach(self, sources: Iterable[str]) -> None:
-        """Have pictures ready for the next question.
+    def add_images(self, sources: Iterable[str]) -> None:
+        """Add images to the next question.
 
         Args:
             sources: Paths and web addresses.
 
         Raises:
-            ValueError: One cannot be read or fetched; none is taken then.
+            ValueError: An image cannot be read or downloaded; none is added.
         """
-        new: list[str | bytes] = []
+        images: list[str | bytes] = []
         notes = []
-        for number, source in enumerate(sources, len(self.pending) + 1):
-            picture: str | bytes = str(Path(source).absolute())
-            if is_web_address(source):
-                picture = fetch(source)
-            else:
-                check_picture(source)
-            size = 'x'.join(map(str, read_image(picture, source).size))
-            notes.append(f'picture {number}: {_short(source)} ({size})')
-            new.append(picture)
-        self.pending += new
+        first = len(self.pending_images) + 1
+        for number, source in enumerate(sources, first):
+            image: str | bytes = (
+                download_image(source)
+                if is_web_address(source)
+                else str(Path(source).absolute())
+            )
+            width, height = read_image(image, source).size
+            notes.append(
+                f'image {number}: {_short(source)} ({width}x{height})'
+            )
+            images.append(image)
+        self.pending_images += images
         for note in notes:
-            self.view.note(note)
+            self.view.show_note(note)
 
     def ask(self, question: str) -> None:
-        """Ask about what is pending and what was shown before."""
-        images, self.pending = self.pending, []
+        """Ask a question about the pending images and the earlier turns.
+
+        Args:
+            question: The question.
+        """
+        images, self.pending_images = self.pending_images, []
         self._show(question, lambda: self.session.ask(question, images))
 
     def _show(self, question: str, ask: Callable[[], Iterator[str]]) -> None:
-        """Show an answer and what there is to say about it."""
+        """Generate an answer and display it with its notes."""
         session = self.session
         pieces = ask()
-        if session.notice:  # before the answer, which may look odd without
-            self.view.note(session.notice)
-        self.view.answer(pieces)
+        if session.notice:
+            self.view.show_note(session.notice)
+        self.view.show_answer(pieces)
         assert session.last is not None
         if session.last.finish_reason == 'length':
-            self.view.note(
+            self.view.show_note(
                 f'cut at {session.last.sampling_params.max_new_tokens} '
                 'tokens; max_new_tokens is the setting'
             )
         if session.last.finish_reason == 'cancelled':
-            self.view.note('stopped')
-        self.view.done(question, session)
+            self.view.show_note('stopped')
+        self.view.end_turn(question, session)
 
-    def _shown(self, question: str) -> str:
-        """A question of the history as its user would write it."""
+    def _display_text(self, question: str) -> str:
+        """A question of the history without image markup."""
         image = self.session.model.template.image
-        bare = question.replace(image, IMAGE_HERE)
-        return bare.replace(IMAGE_HERE, '[picture]')
+        return question.replace(image, IMAGE_HERE).replace(
+            IMAGE_HERE, '[image]'
+        )
 
-    def _image(self, rest: str) -> None:
-        words = words_of(rest)
+    def _image(self, arguments: str) -> None:
+        words = parse_words(arguments)
         if not words:
             raise ValueError('/image needs a path or a web address.')
-        self.attach(words)
+        self.add_images(words)
 
-    def _regenerate(self, rest: str) -> None:
-        settings = complete_settings(dict(map(parse_setting, rest.split())))
+    def _regenerate(self, arguments: str) -> None:
+        settings = complete_settings(
+            dict(map(parse_setting, arguments.split()))
+        )
         turns = self.session.turns
-        question = self._shown(turns[-1].question) if turns else ''
+        question = self._display_text(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
         last = self.session.last
         if last is not None and not last.sampling_params.do_sample:
-            self.view.note(
+            self.view.show_note(
                 'without sampling the answer stays the same; '
                 '/regenerate temperature=0.8 draws another'
             )
 
-    def _reset(self, rest: str) -> None:
+    def _reset(self, arguments: str) -> None:
         self.session.reset()
-        self.pending = []
-        self.view.note('a new conversation')
+        self.pending_images = []
+        self.view.show_note('a new conversation')
 
-    def _save(self, rest: str) -> None:
-        path = _one_path('/save', rest)
+    def _save(self, arguments: str) -> None:
+        path = _single_path('/save', arguments)
         save(self.session, path)
-        self.view.note(f'saved: {printable(str(path))}')
+        self.view.show_note(f'saved: {printable(str(path))}')
 
-    def _load(self, rest: str) -> None:
+    def _load(self, arguments: str) -> None:
         old = self.session
         self.session = ChatSession.load(
-            _one_path('/load', rest),
+            _single_path('/load', arguments),
             old.engine,
             max_context=old.max_context,
             **old.settings,
         )
-        self.pending = []
+        self.pending_images = []
         for turn in self.session.turns:
-            question = self._shown(turn.question)
-            self.view.note(f'you: {question}\nmodel: {turn.answer}')
-        self.view.note(
+            question = self._display_text(turn.question)
+            self.view.show_note(f'you: {question}\nmodel: {turn.answer}')
+        self.view.show_note(
             f'loaded: {len(self.session.turns)} turns, '
-            f'{len(self.session.images)} pictures'
+            f'{len(self.session.images)} images'
         )
 
-    def _system(self, rest: str) -> None:
-        if rest:
-            self.session.system = '' if rest == '-' else rest
+    def _system(self, arguments: str) -> None:
+        if arguments:
+            self.session.system = '' if arguments == '-' else arguments
         model, system = self.session.model, self.session.system
         if system is None:
             system = model.system
         if system is None:
             system = model.template.system
-        self.view.note(f'system line: {system or "none"}')
+        self.view.show_note(f'system line: {system or "none"}')
 
-    def _settings(self, rest: str) -> None:
-        new = dict(map(parse_setting, rest.split()))
-        settings = complete_settings({**self.session.settings, **new})
+    def _settings(self, arguments: str) -> None:
+        changes = dict(map(parse_setting, arguments.split()))
+        settings = complete_settings({**self.session.settings, **changes})
         self.session.settings = settings
-        shown = asdict(
+        effective = asdict(
             SamplingParams.of(self.session.model.generation, settings)
         )
-        self.view.note(' '.join(f'{k}={v}' for k, v in shown.items()))
+        self.view.show_note(' '.join(f'{k}={v}' for k, v in effective.items()))
 
-    def _help(self, rest: str) -> None:
-        width = max(len(f'{k} {v[0]}') for k, v in HELP.items())
-        lines = [f'{f"{k} {v[0]}":{width}}  {v[1]}' for k, v in HELP.items()]
+    def _help(self, arguments: str) -> None:
+        usages = {f'{name} {text[0]}': text[1] for name, text in HELP.items()}
+        width = max(map(len, usages))
+        lines = [f'{usage:{width}}  {text}' for usage, text in usages.items()]
         lines.append(
-            'A path or a file that is dragged in shows a picture; Ctrl-C '
-            'stops an answer; \\ at the end goes on in the next line.'
+            'A path or a file that is dragged in adds an image; Ctrl-C '
+            'stops an answer; \\ at the end of a line continues it in the '
+            'next.'
         )
-        self.view.note('\n'.join(lines))
+        self.view.show_note('\n'.join(lines))
 
 
 def save(session: ChatSession, path: Path) -> None:
-    """Write a conversation; no other file is overwritten than such a one.
+    """Write a conversation; overwrite only a saved chat.
+
+    Args:
+        session: The conversation.
+        path: The file to write.
 
     Raises:
-        FileExistsError: Something else is there.
-        OSError: It cannot be written.
+        FileExistsError: The file exists and is not a saved chat.
+        OSError: The file cannot be written.
     """
     check_save(path)
     session.save(path)
 
 
 def check_save(path: Path) -> None:
-    """Refuse before a chat what could not be written after it.
+    """Check before a chat that it can be saved after it.
+
+    Args:
+        path: The file to write.
 
     Raises:
-        FileExistsError: The file exists and is no saved chat.
-        OSError: Its folder cannot be made or written.
+        FileExistsError: The file exists and is not a saved chat.
+        OSError: Its folder cannot be created or written.
     """
     make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
         )
-    if path.exists() and not _is_chat(path):
+    if path.exists() and not _contains_chat(path):
         raise FileExistsError(
-            f'{printable(str(path))} exists and is no saved chat; give '
+            f'{printable(str(path))} exists and is not a saved chat; give '
             'another name.'
         )
 
 
-def _is_chat(path: Path) -> bool:
+def _contains_chat(path: Path) -> bool:
     try:
-        content: Any = json.loads(read_text(path))
-    except (OSError, RecursionError, ValueError):
+        return is_saved_chat(read_text(path))
+    except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and 'turns' in content
 
 
-def _one_path(command: str, rest: str) -> Path:
-    words = words_of(rest)
+def _single_path(command: str, arguments: str) -> Path:
+    words = parse_words(arguments)
     if len(words) != 1:
         raise ValueError(
-            f'{command} needs one file, not {len(words)}; a name with blanks '
-            'stands in quotes.'
+            f'{command} needs one file, not {len(words)}; quote a name with '
+            'blanks.'
         )
     return Path(words[0])
-
-
-def fetch(url: str) -> bytes:
-    """Download an image for the user who typed its URL.
-
-    Unlike the client of a server, the user may name any host.
-
-    Raises:
-        ValueError: It cannot be downloaded.
-    """
-    try:
-        from ..images.fetch import ImageFetcher
-    except ImportError as error:
-        raise ValueError(
-            'to fetch an image httpcore is needed; pip install '
-            "'minigpt4[serve]', or save the image and give its path."
-        ) from error
-    fetcher = ImageFetcher(
-        MAX_BYTES,
-        SECONDS,
-        any_host=True,
-        fallback='save the image and give its path',
-    )
-    return asyncio.run(fetcher.fetch(url))
 
 
 def _short(source: str) -> str:

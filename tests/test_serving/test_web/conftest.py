@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A real browser, which Debian's package chromium is.
+"""The nano model with an engine, and a browser: Chromium.
 
-Without one its tests are skipped; where MINIGPT4_REQUIRE_BROWSER is set, as
-in CI, they fail.
+Without Chromium the tests of the browser are skipped, or fail where
+MINIGPT4_REQUIRE_BROWSER is set, as in CI.
 """
 
 import os
@@ -10,9 +10,25 @@ import shutil
 
 import pytest
 
+import minigpt4
+from minigpt4.generation.engine import Engine
+from minigpt4.generation.worker import EngineWorker
 
-def missing(reason: str) -> None:
-    """Skip, or fail where a browser has to be there."""
+
+@pytest.fixture(scope='package')
+def model():
+    return minigpt4.get_model('minigpt-4_nano_caption', device='cpu').eval()
+
+
+@pytest.fixture(scope='package')
+def worker(model):
+    worker = EngineWorker(Engine(model))
+    yield worker
+    worker.close(drain=False)
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip, or fail where a browser is required."""
     if os.environ.get('MINIGPT4_REQUIRE_BROWSER'):
         pytest.fail(f'MINIGPT4_REQUIRE_BROWSER is set, but {reason}')
     pytest.skip(reason)
@@ -24,11 +40,13 @@ def chromium():
         try:
             __import__(package)
         except ImportError:
-            missing(f'{package} is not installed (minigpt4[test] has it)')
+            skip_or_fail(f'{package} is not installed (minigpt4[test] has it)')
     names = ('chromium', 'chromium-browser', 'google-chrome')
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        missing('there is no Chromium (on Debian: apt install chromium)')
+        skip_or_fail(
+            'Chromium is not installed (on Debian: apt install chromium)'
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The web page in a real browser.
 
-MINIGPT4_SCREENSHOT=docs/images/web.png has the picture of the docs taken.
+MINIGPT4_SCREENSHOT=docs/images/web.png takes the screenshot of the docs.
 """
 
 import json
@@ -15,45 +15,55 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.serving.web.page import EXAMPLES
+from minigpt4.serving.web.example_list import EXAMPLES
 
 pytestmark = pytest.mark.slow
 NAME = 'minigpt-4_nano_caption'
-PICTURES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
+IMAGES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
 POEM = 'Can you write a beautiful poem about this image?'
-# ``minigpt4 serve`` as it is, but that the engine rests before each token,
-# for the nano model is done before a browser can ask it to stop; and that it
-# tells how answers end.
+# ``minigpt4 serve``, which also prints how each answer ends. While the file
+# of the first argument exists, the engine waits before each token, because
+# the nano model would be done before a browser can stop it.
 SERVER = """
-import sys, time
+import os, sys, time
 from minigpt4_cli.main import main
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.request import GenerationRequest
 step, finish = Engine.step, GenerationRequest.finish
 def slow_step(self):
-    time.sleep(0.05 * bool(self.running))
+    if self.running and os.path.exists(sys.argv[1]):
+        time.sleep(0.05)
     return step(self)
-def telling_finish(self, reason, error=None):
+def printing_finish(self, reason, error=None):
     print('an answer ended:', reason)
     finish(self, reason, error)
-Engine.step, GenerationRequest.finish = slow_step, telling_finish
-sys.exit(main(sys.argv[1:]))
+Engine.step, GenerationRequest.finish = slow_step, printing_finish
+sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.fixture(scope='module')
 def log(tmp_path_factory):
-    """What the server prints."""
+    """The output of the server."""
     return tmp_path_factory.mktemp('server') / 'log'
+
+
+@pytest.fixture
+def slow(log):
+    """Slows generation down."""
+    file = log.with_name('slow')
+    file.touch()
+    yield
+    file.unlink()
 
 
 @pytest.fixture(scope='module')
 def server(log):
-    """The address of a server that was started as a user starts it."""
+    """The address of a server, started with the command of users."""
     words = ('serve', '--web', '--quiet', '--model', NAME, '--port', '0')
     with log.open('w') as out:
         process = subprocess.Popen(
-            [sys.executable, '-c', SERVER, *words],
+            [sys.executable, '-c', SERVER, log.with_name('slow'), *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -61,7 +71,7 @@ def server(log):
         )
     try:
         deadline = time.monotonic() + 240
-        while not (found := re.search(r'chat on: (\S+)', log.read_text())):
+        while not (found := re.search(r'chat page: (\S+)', log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -75,16 +85,16 @@ def server(log):
 
 
 class ChatPage:
-    """The page in one browser, as a visitor uses it."""
+    """The page in one tab of a browser."""
 
-    def __init__(self, browser, url: str, **context) -> None:
-        self.context = browser.new_context(**context)
-        self.page = self.context.new_page()
+    def __init__(self, context, url: str, width: int, height: int) -> None:
+        self.page = context.new_page()
+        self.page.set_viewport_size(dict(width=width, height=height))
         self.page.set_default_timeout(60_000)
-        self.elsewhere: list[str] = []
+        self.external: list[str] = []
         self.errors: list[str] = []
         self.page.on('request', self._note_request)
-        self.page.on('requestfailed', self._note_refusal)
+        self.page.on('requestfailed', self._note_blocked)
         self.page.on('pageerror', lambda e: self.errors.append(str(e)))
         self._own = (url, 'data:', 'blob:')
         self.page.goto(url)
@@ -93,23 +103,24 @@ class ChatPage:
 
     def _note_request(self, request) -> None:
         if not request.url.startswith(self._own):
-            self.elsewhere.append(request.url)
+            self.external.append(request.url)
 
-    def _note_refusal(self, request) -> None:
-        # older Gradios name fonts of the web, which our policy forbids
-        if request.failure == 'csp' and request.url in self.elsewhere:
-            self.elsewhere.remove(request.url)
+    def _note_blocked(self, request) -> None:
+        # older Gradios request external fonts, which our policy blocks
+        if request.failure == 'csp' and request.url in self.external:
+            self.external.remove(request.url)
 
     def upload(self, *files: str) -> None:
         self.page.locator('#box input[type=file]').set_input_files(files)
-        self.wait_for_pictures(len(files))
+        self.wait_for_images(len(files))
 
-    def wait_for_pictures(self, number: int) -> None:
-        pictures = self.page.locator('#box .thumbnail-item')
-        pictures.nth(number - 1).wait_for()
-        assert pictures.count() == number
+    def wait_for_images(self, number: int) -> None:
+        images = self.page.locator('#box .thumbnail-item')
+        images.nth(number - 1).wait_for()
+        assert images.count() == number
 
     def send(self, question: str) -> None:
+        self.page.bring_to_front()  # hidden tabs are not drawn
         self.box.fill(question)
         self.box.press('Enter')
 
@@ -122,11 +133,15 @@ class ChatPage:
         number = len(self.answers)
         self.send(question)
         self.page.wait_for_function(
-            '(n) => document.querySelectorAll("#chat .bot.message").length > n'
-            ' && document.querySelector("#box .stop-button")',
+            """(n) => {
+                const answers = document.querySelectorAll(
+                    '#chat .bot.message');
+                return answers.length > n
+                    && answers[n].innerText.trim()
+                    && document.querySelector('#box .submit-button');
+            }""",
             arg=number,
         )
-        self.wait_for_end()
         return self.answers[-1]
 
     def press(self, name: str) -> None:
@@ -137,7 +152,7 @@ class ChatPage:
         self.wait_for_end()
 
     def wait_for_text(self) -> None:
-        """Until the last answer has begun."""
+        """Wait until the last answer has some text."""
         self.page.wait_for_function(
             '[...document.querySelectorAll("#chat .bot.message")].pop()'
             '?.innerText.trim().length > 3'
@@ -148,8 +163,8 @@ class ChatPage:
         return self.page.locator('#chat .bot.message').all_inner_texts()
 
     @property
-    def cost(self) -> str:
-        return self.page.locator('#cost').inner_text()
+    def usage(self) -> str:
+        return self.page.locator('#usage').inner_text()
 
     @property
     def notice(self) -> str:
@@ -157,7 +172,7 @@ class ChatPage:
         return self.page.locator('#notice').inner_text()
 
     def watch(self) -> None:
-        """Note each look of the last answer from now on."""
+        """Record each text of the last answer from now on."""
         self.page.evaluate(
             """() => {
                 const answers = '#chat .bot.message';
@@ -176,26 +191,34 @@ class ChatPage:
         return self.page.evaluate('window.seen')
 
 
+@pytest.fixture(scope='module')
+def context(chromium):
+    """A browser whose tabs share the cached files of the page."""
+    context = chromium.new_context()
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def new_page(chromium, server):
-    """Opens the page in a browser of its own."""
+def new_page(context, server):
+    """Function that opens the page in a new tab."""
     opened: list[ChatPage] = []
 
-    def open_page(**context) -> ChatPage:
-        opened.append(ChatPage(chromium, server, **context))
+    def open_page(width: int = 1280, height: int = 980) -> ChatPage:
+        opened.append(ChatPage(context, server, width, height))
         return opened[-1]
 
     yield open_page
     for chat in opened:
-        chat.context.close()
-        assert chat.elsewhere == [], 'the page reaches for the internet'
+        chat.page.close()
+        assert chat.external == [], 'the page loads external files'
         assert chat.errors == []
 
 
-def test_two_pictures_a_follow_up_and_export(new_page):
-    chat = new_page(accept_downloads=True)
+def test_two_images_a_follow_up_and_export(slow, new_page):
+    chat = new_page()
     chat.watch()
-    answer = chat.ask('Describe this image in detail.', *PICTURES[1:])
+    answer = chat.ask('Describe this image in detail.', *IMAGES[1:])
     grown = [text for text in chat.seen if text]
     assert len(grown) > 3, 'the text was not streamed'
     assert all(b.startswith(a) for a, b in zip(grown, grown[1:])), grown
@@ -204,8 +227,8 @@ def test_two_pictures_a_follow_up_and_export(new_page):
 
     follow_up = chat.ask('How many shapes are there?')
     assert re.fullmatch(r'There (is|are) \w+ shapes?\.', follow_up.strip())
-    kept = re.search(r'(\d+) tokens, (\d+) of them kept', chat.cost)
-    assert int(kept[2]) > 0.7 * int(kept[1]) > 50
+    cached = re.search(r'(\d+) tokens, (\d+) of them cached', chat.usage)
+    assert int(cached[2]) > 0.7 * int(cached[1]) > 50
 
     chat.press('Export')
     links = chat.page.locator('#files a[download]')
@@ -226,11 +249,11 @@ def test_two_pictures_a_follow_up_and_export(new_page):
 
 
 def test_a_conversation(new_page):
-    chat = new_page(viewport=dict(width=1280, height=980))
-    chat.ask('Describe this image in detail.', PICTURES[1])
+    chat = new_page()
+    chat.ask('Describe this image in detail.', IMAGES[1])
     chat.ask('What color is the star?')
     if file := os.environ.get('MINIGPT4_SCREENSHOT'):
-        chat.page.wait_for_timeout(1000)  # for the page to have scrolled
+        chat.page.wait_for_timeout(1000)  # until it has scrolled
         chat.page.screenshot(path=file)
     chat.ask(POEM)
     assert [answer.strip() for answer in chat.answers] == [
@@ -243,47 +266,47 @@ def test_a_conversation(new_page):
     ]
 
 
-def test_stop_and_regenerate(new_page):
+def test_stop_and_regenerate(slow, new_page):
     chat = new_page()
-    chat.upload(PICTURES[2])
+    chat.upload(IMAGES[2])
     chat.send(POEM)
     chat.wait_for_text()
     chat.stop()
     stopped = chat.answers[-1].strip()
-    assert chat.cost.endswith('tokens, stopped.')
+    assert chat.usage.endswith('tokens, stopped.')
     chat.press('Regenerate')
     chat.page.locator('#box .stop-button').wait_for()
     chat.wait_for_end()
-    (whole,) = (text.strip() for text in chat.answers)
-    assert whole.startswith(stopped) and len(whole) > len(stopped)
-    assert whole.endswith('light.')
+    (complete,) = (text.strip() for text in chat.answers)
+    assert complete.startswith(stopped) and len(complete) > len(stopped)
+    assert complete.endswith('light.')
 
 
-def test_clear_while_an_answer_is_written(new_page):
+def test_clear_while_an_answer_is_generated(slow, new_page):
     chat = new_page()
-    chat.upload(PICTURES[2])
+    chat.upload(IMAGES[2])
     chat.send(POEM)
     chat.wait_for_text()
     chat.press('Clear')
     chat.wait_for_end()
-    chat.page.wait_for_timeout(500)
     assert chat.answers == []
-    assert chat.ask('Hello!').strip() == 'Hello! Show me an image.'
+    chat.ask('Hello!')
+    assert chat.answers == ['Hello! Show me an image.']
 
 
-def test_visitors_do_not_see_each_other(new_page):
+def test_tabs_are_independent(new_page):
     first, second = new_page(), new_page()
-    first.ask('Describe this image in detail.', PICTURES[0])
+    first.ask('Describe this image in detail.', IMAGES[0])
     assert second.answers == []
-    second.ask('Describe this image in detail.', PICTURES[1])
+    second.ask('Describe this image in detail.', IMAGES[1])
     assert 'triangle' in first.answers[0] and 'star' in second.answers[0]
     assert 'triangle' in first.ask('Describe this image in detail.')
 
 
-def test_an_example_fills_the_box(new_page):
+def test_example_fills_the_box(new_page):
     chat = new_page()
     chat.page.locator('#examples .thumbnail-item').nth(3).click()
-    chat.wait_for_pictures(1)
+    chat.wait_for_images(1)
     assert 'advertisement' in chat.box.input_value()
     chat.box.press('Enter')
     chat.wait_for_text()
@@ -291,9 +314,9 @@ def test_an_example_fills_the_box(new_page):
     assert 'green triangle today!' in chat.answers[0]
 
 
-def test_pictures_are_dropped_and_pasted(new_page):
+def test_images_are_dropped_and_pasted(new_page):
     chat = new_page()
-    data = list(Path(PICTURES[1]).read_bytes())
+    data = list(Path(IMAGES[1]).read_bytes())
     for number, kind in enumerate(('drop', 'paste'), 1):
         chat.page.evaluate(
             """([data, kind]) => {
@@ -310,13 +333,13 @@ def test_pictures_are_dropped_and_pasted(new_page):
             }""",
             [data, kind],
         )
-        chat.wait_for_pictures(number)
+        chat.wait_for_images(number)
     assert 'star' in chat.ask('Describe this image in detail.')
 
 
-def test_what_is_wrong_is_said(new_page, tmp_path):
+def test_broken_image_is_reported(new_page, tmp_path):
     broken = tmp_path / 'broken.png'
-    broken.write_bytes(Path(PICTURES[0]).read_bytes()[:500])
+    broken.write_bytes(Path(IMAGES[0]).read_bytes()[:500])
     chat = new_page()
     chat.upload(str(broken))
     chat.send('What is this?')
@@ -330,19 +353,19 @@ def test_what_is_wrong_is_said(new_page, tmp_path):
 def test_settings_are_used(new_page):
     chat = new_page()
     chat.page.locator('#settings button').first.click()
-    length = chat.page.get_by_label('number input for Longest answer')
+    length = chat.page.get_by_label('number input for Maximum length')
     length.fill('5')
     length.press('Tab')
-    chat.ask('Describe this image in detail.', PICTURES[0])
-    assert chat.cost.endswith('5 tokens, cut at the longest answer.')
+    chat.ask('Describe this image in detail.', IMAGES[0])
+    assert chat.usage.endswith('5 tokens, cut at the maximum length.')
 
 
-def test_a_closed_tab_ends_its_answer(new_page, log):
+def test_closed_tab_cancels_its_answer(slow, new_page, log):
     def ends() -> list[str]:
         return re.findall(r'an answer ended: (\w+)', log.read_text())
 
     chat = new_page()
-    chat.upload(PICTURES[2])
+    chat.upload(IMAGES[2])
     before = len(ends())
     chat.send(POEM)
     chat.wait_for_text()
@@ -353,8 +376,8 @@ def test_a_closed_tab_ends_its_answer(new_page, log):
     assert ends()[before:] == ['cancelled']
 
 
-def test_a_narrow_screen(new_page):
-    chat = new_page(viewport=dict(width=390, height=844))
+def test_narrow_screen_needs_no_sideways_scrolling(new_page):
+    chat = new_page(width=390, height=844)
     width = chat.page.evaluate('document.documentElement.scrollWidth')
-    assert width <= 390, 'the page has to be scrolled sideways'
-    assert 'shape' in chat.ask('How many shapes are there?', PICTURES[0])
+    assert width <= 390, 'the page is wider than the screen'
+    assert 'shape' in chat.ask('How many shapes are there?', IMAGES[0])

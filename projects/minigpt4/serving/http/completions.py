@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 from torch import Tensor
 
-from ...chat.prompt import ContextLengthError, Prompt, build_prompt
+from ...chat.prompt import ChatPrompt, ContextLengthError, build_prompt
 from ...generation.request import GenerationRequest
 from ...generation.sampling import SamplingParams
 from ...generation.worker import EngineWorker, QueueFull
@@ -177,7 +177,7 @@ class Completions:
 
     async def _submit(
         self, request: ChatRequest, images: list[Tensor]
-    ) -> tuple[GenerationRequest, Prompt]:
+    ) -> tuple[GenerationRequest, ChatPrompt]:
         """Build the prompt and submit it to the engine.
 
         Raises:
@@ -189,7 +189,7 @@ class Completions:
         )
         try:
             generation = self.worker.submit(
-                prompt.row, prompt.images, **request.settings
+                prompt.tokenized, prompt.images, **request.settings
             )
         except QueueFull as error:
             raise self.gate.too_busy_error(
@@ -204,7 +204,7 @@ class Completions:
 
     def _build_prompt(
         self, request: ChatRequest, images: list[Tensor]
-    ) -> Prompt:
+    ) -> ChatPrompt:
         """Render and tokenize a conversation.
 
         Raises:
@@ -228,7 +228,7 @@ class Completions:
             ) from error
         except ValueError as error:
             raise ApiError(400, one_line(error)) from error
-        if prompt.dropped and not request.truncate:
+        if prompt.num_dropped and not request.truncate:
             raise ApiError(
                 400,
                 f'the conversation and an answer of {sampling.max_new_tokens} '
@@ -267,7 +267,7 @@ class Completions:
         self,
         request: ChatRequest,
         generation: GenerationRequest,
-        prompt: Prompt,
+        prompt: ChatPrompt,
         start: float,
         send: Send,
     ) -> None:

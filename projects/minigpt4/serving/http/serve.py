@@ -75,8 +75,7 @@ def _serve_model(
     """Serve a loaded model; returns the exit status."""
     engine = Engine(model, args.slots, args.stored_tokens)
     worker = EngineWorker(engine, args.max_waiting)
-    config = model.decoder.llm.config
-    context = getattr(config, 'max_position_embeddings', None) or 2048
+    context = model.context_length or 2048
     limits = RequestLimits(
         body=int(args.max_body_mb * 2**20),
         images=args.max_images,

@@ -1,163 +1,190 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What happens on the web page when somebody does something there."""
+"""The actions of the web page, such as asking and clearing.
+
+Each returns updates of the page: a dict of component names and new values.
+"""
 
 import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..http.requests import RequestLimits
-from .web_session import Busy, WebSession, messages, sentence, settings_of
+from .controls import generation_settings
+from .display import chatbot_messages, error_text
+from .web_session import SessionBusy, WebSession
 
-_FORGOTTEN = (
-    'the page was left for so long that the server has forgotten what was '
-    'said; the chat begins anew.'
+_SESSION_EXPIRED = (
+    'the page was inactive for too long, so the server has deleted the chat; '
+    'this is a new chat.'
 )
-_ASKING = dict(submit_btn=True, stop_btn=False)  # the box: may ask
-_ANSWERING = dict(submit_btn=False, stop_btn=True)  # the box: may stop
+# the buttons of the question box while it accepts a question, or an answer
+# is generated
+_READY = dict(submit_btn=True, stop_btn=False)
+_GENERATING = dict(submit_btn=False, stop_btn=True)
 
 
 class Actions:
-    """What the page does; each answer names parts of the page and says what
-    becomes of them.
+    """The actions of the web page.
 
     Args:
-        new_visit: Makes a visit.
-        examples: See :func:`~minigpt4.serving.web.page.examples`.
-        limits: What may be asked for; None for the page's own.
+        new_session: Creates a session.
+        examples: See :func:`~minigpt4.serving.web.example_list.
+            load_examples`.
+        limits: Limits of a question; None for the page's own.
     """
 
     def __init__(
         self,
-        new_visit: Callable[[], WebSession],
+        new_session: Callable[[], WebSession],
         examples: list[dict[str, Any]],
         limits: RequestLimits | None = None,
     ) -> None:
-        self.new_visit = new_visit
+        self.new_session = new_session
         self.examples = examples
         self.limits = limits
 
-    def enter(self) -> dict:
-        """The page was opened."""
-        return dict(visit=self.new_visit(), box=_update(interactive=True))
+    def open_page(self) -> dict[str, Any]:
+        """Create a session and enable the question box."""
+        return dict(session=self.new_session(), box=_update(interactive=True))
 
     def ask(
-        self, visit: WebSession | None, asked: dict, *controls
-    ) -> Iterator[dict]:
-        """A question was sent, with or without pictures."""
-        forgotten = visit is None
-        visit = visit or self.new_visit()
-        steps = self._steps(visit.ask, controls, asked)
-        for update in self._follow(visit, steps, asked):
-            if forgotten:
-                update.update(visit=visit)
+        self,
+        session: WebSession | None,
+        message: dict[str, Any],
+        *controls: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Answer a question.
+
+        Args:
+            session: The session; None if the server has deleted it.
+            message: ``text`` and ``files`` of the question box.
+            controls: Values of the controls.
+        """
+        expired = session is None
+        session = session or self.new_session()
+        steps = self._steps(session.ask, controls, message)
+        for update in self._follow(session, steps, message):
+            if expired:
+                update.update(session=session)
                 if not update['notice']['visible']:
-                    update.update(notice=_banner(_FORGOTTEN))
+                    update.update(notice=_notice(_SESSION_EXPIRED))
             yield update
 
     def regenerate(
-        self, visit: WebSession | None, *controls
-    ) -> Iterator[dict]:
-        """The last answer is wanted anew."""
-        visit = visit or self.new_visit()
-        steps = self._steps(visit.regenerate, controls)
-        yield from self._follow(visit, steps, None)
-
-    def _steps(
-        self, work: Callable, controls: tuple, asked: dict | None = None
-    ) -> Iterator[None]:
-        """Answer with the settings of the controls, if they are allowed."""
-        settings = settings_of(*controls, limits=self.limits)
-        values = () if asked is None else (asked['text'], asked['files'])
-        yield from work(*values, **settings)
+        self, session: WebSession | None, *controls: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Answer the last question again."""
+        session = session or self.new_session()
+        steps = self._steps(session.regenerate, controls)
+        yield from self._follow(session, steps, None)
 
     @staticmethod
-    def stop(visit: WebSession | None) -> None:
-        """The answer that is being written is to end."""
-        if visit is not None:
-            visit.stop()
+    def stop(session: WebSession | None) -> None:
+        """Cancel the answer that is being generated."""
+        if session is not None:
+            session.stop()
 
     @staticmethod
-    def leave(visit: WebSession | None) -> None:
-        """The browser has gone."""
-        if visit is not None:
-            visit.end()
+    def close(session: WebSession | None) -> None:
+        """Close the session."""
+        if session is not None:
+            session.close()
 
-    def clear(self, visit: WebSession | None) -> dict:
-        """A new chat is wanted."""
-        self.leave(visit)
+    def clear(self, session: WebSession | None) -> dict[str, Any]:
+        """Start a new chat."""
+        self.close(session)
         return dict(
-            _empty(),
-            visit=self.new_visit(),
+            _empty_chat(),
+            session=self.new_session(),
             files=_update(value=None, visible=False),
-            box=_update(value=None, **_ASKING),
+            box=_update(value=None, **_READY),
         )
 
-    def export(self, visit: WebSession | None) -> dict:
-        """The chat is wanted as files."""
+    def export(self, session: WebSession | None) -> dict[str, Any]:
+        """Offer the chat as files."""
         try:
-            files = (visit or self.new_visit()).export()
+            files = (session or self.new_session()).export()
         except Exception as error:
-            return dict(notice=_banner(sentence(error)))
+            return dict(notice=_notice(error_text(error)))
         return dict(files=_update(value=files, visible=True))
 
-    def example(self, index: int) -> dict:
-        """An example was chosen: it goes into the box."""
+    def choose_example(self, index: int) -> dict[str, Any]:
+        """Put an example into the question box."""
         card = self.examples[index]
         return dict(text=card['question'], files=card['images'])
 
+    def _steps(
+        self,
+        answer: Callable[..., Iterator[None]],
+        controls: tuple,
+        message: dict[str, Any] | None = None,
+    ) -> Iterator[None]:
+        """Check the controls, then answer with their settings."""
+        settings = generation_settings(*controls, limits=self.limits)
+        values = () if message is None else (message['text'], message['files'])
+        yield from answer(*values, **settings)
+
     def _follow(
-        self, visit: WebSession, steps: Iterator[None], asked: dict | None
-    ) -> Iterator[dict]:
-        """Show an answer while it grows; what failed returns to the box."""
-        turns = len(visit.shown)
-        box: dict[str, Any] = dict(_ANSWERING)
-        if asked:
+        self,
+        session: WebSession,
+        steps: Iterator[None],
+        message: dict[str, Any] | None,
+    ) -> Iterator[dict[str, Any]]:
+        """Display an answer while it is generated.
+
+        A message that could not be answered returns to the question box.
+        """
+        num_turns = len(session.turns)
+        box: dict[str, Any] = dict(_GENERATING)
+        if message:
             box['value'] = None
         try:
             for _ in steps:
-                if visit.ended:
-                    # what was drawn last may have come after the clearing
-                    yield dict(_empty(), box=_update(**_ASKING))
+                if session.closed:
+                    # an update may have been drawn after the chat was cleared
+                    yield dict(_empty_chat(), box=_update(**_READY))
                     return
-                yield dict(_view(visit), box=_update(**box))
+                yield dict(_chat(session), box=_update(**box))
                 box.clear()
-            yield dict(_view(visit), box=_update(**_ASKING))
-        except Busy as error:
-            kept = dict(value=asked) if asked else {}
-            yield dict(box=_update(**kept), notice=_banner(sentence(error)))
-        except Exception as error:
-            box.update(_ASKING)
-            if asked and len(visit.shown) == turns:
-                box['value'] = asked
+            yield dict(_chat(session), box=_update(**_READY))
+        except SessionBusy as error:
+            restored = dict(value=message) if message else {}
             yield dict(
-                _view(visit),
+                box=_update(**restored), notice=_notice(error_text(error))
+            )
+        except Exception as error:
+            box.update(_READY)
+            if message and len(session.turns) == num_turns:
+                box['value'] = message
+            yield dict(
+                _chat(session),
                 box=_update(**box),
-                notice=_banner(sentence(error)),
+                notice=_notice(error_text(error)),
             )
 
 
-def _view(visit: WebSession) -> dict:
-    """What the page shows of a visit."""
+def _chat(session: WebSession) -> dict[str, Any]:
+    """The chat of a session."""
     return dict(
-        chat=messages(visit.shown),
-        cost=visit.cost,
-        notice=_banner(visit.notice),
+        chat=chatbot_messages(session.turns),
+        usage=session.usage,
+        notice=_notice(session.notice),
     )
 
 
-def _empty() -> dict:
-    """What the page shows of a chat without turns."""
-    return dict(chat=[], cost='', notice=_banner(''))
+def _empty_chat() -> dict[str, Any]:
+    """A chat without turns."""
+    return dict(chat=[], usage='', notice=_notice(''))
 
 
-def _banner(text: str) -> dict:
-    """The notice above the box; hidden without a text."""
-    shown = html.escape(text[:1].upper() + text[1:])
-    return _update(value=shown, visible=bool(text))
+def _notice(text: str) -> dict[str, Any]:
+    """The notice above the question box; hidden without a text."""
+    escaped = html.escape(text[:1].upper() + text[1:])
+    return _update(value=escaped, visible=bool(text))
 
 
-def _update(**changes) -> dict:
-    """A change of a part of the page."""
+def _update(**changes: Any) -> dict[str, Any]:
+    """An update of a component of the page."""
     import gradio as gr
 
     return gr.update(**changes)

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The pictures that browsers upload: where they are, how many, how long.
+"""The uploaded files of the web page: location, limits and deletion.
 
-Gradio writes them below one folder and has no limit for all of them. Here
-their bytes are counted, in all and per client, and each file is removed when
-its question is answered, or unused for too long.
+Gradio writes them below one folder and has no limit on their total size.
+Here their bytes are counted, in total and per client. Each file is deleted
+when its question is answered, or after some time without being used.
 """
 
 import atexit
@@ -20,18 +20,24 @@ from pathlib import Path
 
 from ...utils.regular_files import open_regular
 
-UNUSED_SECONDS = 30 * 60  # that an upload is kept without being used
-MOST_FILES = 4096  # of all clients
-_SHARE = 4  # a client may have one part of so many
+UNUSED_SECONDS = 30 * 60  # after which an unused upload is deleted
+MAX_FILES = 4096  # of all clients
+_CLIENT_SHARE = 0.25  # of all bytes, for one client
 
 
 class UploadError(ValueError):
-    """An upload or a path that is refused; its text gives the reason."""
+    """An upload or a path is refused; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class _Upload:
-    """One uploaded file."""
+    """One uploaded file.
+
+    Attributes:
+        client: IP address of the client.
+        size: Bytes of the file.
+        time: When it was uploaded, in seconds since the epoch.
+    """
 
     client: str
     size: int
@@ -39,131 +45,144 @@ class _Upload:
 
 
 class Uploads:
-    """The uploaded files of one page; may be used from several threads.
+    """The uploaded files of one page; thread-safe.
 
     Args:
-        folder: Where Gradio writes them.
-        most_bytes: The most of all clients; one client may have a quarter.
-        most_file_bytes: The most of one file.
-        own_folders: Folders of the program whose files a browser may name
-            too; nothing in them is removed.
+        folder: The folder that Gradio writes them to.
+        max_bytes: The most bytes of all clients; one client may use a
+            quarter.
+        max_file_bytes: The most bytes of one file.
+        package_folders: Folders of the package whose files a client may name
+            too; nothing in them is deleted.
     """
 
     def __init__(
         self,
         folder: 'str | os.PathLike',
-        most_bytes: int,
-        most_file_bytes: int,
-        own_folders: tuple[Path, ...] = (),
+        max_bytes: int,
+        max_file_bytes: int,
+        package_folders: tuple[Path, ...] = (),
     ) -> None:
         self.folder = Path(folder).resolve()
-        self.most_bytes = most_bytes
-        self.most_file_bytes = most_file_bytes
-        self.own_folders = tuple(Path(f).resolve() for f in own_folders)
+        self.max_bytes = max_bytes
+        self.max_file_bytes = max_file_bytes
+        self.package_folders = tuple(
+            Path(path).resolve() for path in package_folders
+        )
         self._files: dict[Path, _Upload] = {}
-        self._arriving: dict[str, int] = {}  # bytes by client
+        self._reserved: dict[str, int] = {}  # bytes per client
         self._lock = threading.Lock()
 
     def check(self, path: object) -> Path:
-        """Refuse a path that no upload of this page has.
+        """Check that a path is that of an uploaded file.
 
         Args:
-            path: What a browser sent as the path of a file.
+            path: The path that a client sent.
+
+        Returns:
+            The resolved path.
 
         Raises:
-            UploadError: It is not a text, outside of the folders, not a
+            UploadError: It is not a string, outside of the folders, not a
                 regular file, or too large.
         """
-        refused = UploadError(
-            'a file of the question is not among the uploaded ones; upload '
-            'it again.'
+        refusal = UploadError(
+            'a file of the question is not an uploaded file; upload it again.'
         )
         if not isinstance(path, str) or len(path) > 4096:
-            raise refused
+            raise refusal
         try:
-            real = Path(path).resolve()
+            resolved = Path(path).resolve()
             if not any(
-                real.is_relative_to(folder)
-                for folder in (self.folder, *self.own_folders)
+                resolved.is_relative_to(folder)
+                for folder in (self.folder, *self.package_folders)
             ):
-                raise refused
-            with open_regular(real) as file:
+                raise refusal
+            with open_regular(resolved) as file:
                 size = os.fstat(file.fileno()).st_size
         except UploadError:
             raise
         except (OSError, RuntimeError, ValueError) as error:
-            raise refused from error
-        if size > self.most_file_bytes:
+            raise refusal from error
+        if size > self.max_file_bytes:
             raise UploadError(
-                f'{real.name} has {size:,} bytes; at most '
-                f'{self.most_file_bytes:,} are allowed: send a smaller '
-                'picture.'
+                f'{resolved.name} has {size:,} bytes; at most '
+                f'{self.max_file_bytes:,} are allowed: send a smaller image.'
             )
-        return real
+        return resolved
 
     @contextlib.contextmanager
-    def arriving(self, client: str, size: int) -> Iterator[None]:
-        """Count bytes of an upload while it arrives.
+    def reserve(self, client: str, size: int) -> Iterator[None]:
+        """Reserve space for an upload while it is received.
 
         Args:
-            client: Who sends it.
-            size: Its bytes, or the most that it may have.
+            client: IP address of the client.
+            size: Bytes of the upload, or the most that it may have.
 
         Raises:
-            UploadError: There is no room for it.
+            UploadError: There is not enough space.
         """
         self.remove_unused()
         with self._lock:
             own = sum(
                 f.size for f in self._files.values() if f.client == client
             )
-            own += self._arriving.get(client, 0)
+            own += self._reserved.get(client, 0)
             total = sum(f.size for f in self._files.values())
-            total += sum(self._arriving.values())
+            total += sum(self._reserved.values())
             if (
-                total + size > self.most_bytes
-                or own + size > self.most_bytes // _SHARE
-                or len(self._files) >= MOST_FILES
+                total + size > self.max_bytes
+                or own + size > self.max_bytes * _CLIENT_SHARE
+                or len(self._files) >= MAX_FILES
             ):
                 raise UploadError(
-                    'too many uploaded pictures wait for their questions; '
-                    'ask about them, or try again later.'
+                    'too many uploaded images wait for their questions; ask '
+                    'about them, or try again later.'
                 )
-            self._arriving[client] = self._arriving.get(client, 0) + size
+            self._reserved[client] = self._reserved.get(client, 0) + size
         try:
             yield
         finally:
             with self._lock:
-                self._arriving[client] -= size
-                if not self._arriving[client]:
-                    del self._arriving[client]
+                self._reserved[client] -= size
+                if not self._reserved[client]:
+                    del self._reserved[client]
 
     def add(self, client: str, paths: list[str]) -> None:
-        """Count files that have arrived."""
+        """Count files that were received.
+
+        Args:
+            client: IP address of the client.
+            paths: Paths of the files.
+        """
         now = time.time()
         for path in paths:
-            real = Path(path).resolve()
+            resolved = Path(path).resolve()
             with contextlib.suppress(FileNotFoundError):
-                upload = _Upload(client, real.stat().st_size, now)
+                upload = _Upload(client, resolved.stat().st_size, now)
                 with self._lock:
-                    self._files[real] = upload
+                    self._files[resolved] = upload
 
     def remove(self, path: 'str | os.PathLike') -> None:
-        """Remove an uploaded file; one of the program itself is kept."""
-        real = Path(path).resolve()
-        if not real.is_relative_to(self.folder):
+        """Delete an uploaded file; files of the package remain.
+
+        Args:
+            path: The file.
+        """
+        resolved = Path(path).resolve()
+        if not resolved.is_relative_to(self.folder):
             return
         with self._lock:
-            self._files.pop(real, None)
+            self._files.pop(resolved, None)
         with contextlib.suppress(FileNotFoundError):
-            real.unlink()
+            resolved.unlink()
 
     def remove_unused(self) -> None:
-        """Remove what was uploaded long ago, and what never was complete."""
+        """Delete old files, and files that were received only in part."""
         oldest = time.time() - UNUSED_SECONDS
         with self._lock:
             old = [p for p, each in self._files.items() if each.time < oldest]
-        for path in self.folder.glob('*'):  # a file is written here first
+        for path in self.folder.glob('*'):  # Gradio writes a file here first
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and path.stat().st_mtime < oldest:
                     old.append(path)
@@ -173,9 +192,10 @@ class Uploads:
 
 @cache
 def upload_folder() -> str:
-    """A folder for the uploads of this process, which others cannot read.
+    """A private folder for the uploads of this process.
 
-    It is removed when the process ends. ``GRADIO_TEMP_DIR`` names another.
+    It is deleted when the process ends. The environment variable
+    ``GRADIO_TEMP_DIR`` names another folder, which is not deleted.
     """
     folder = os.environ.get('GRADIO_TEMP_DIR')
     if not folder:

@@ -1,83 +1,58 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A visit to the web page: one browser's chat, and what is shown of it.
+"""A session of the web page: the chat of one browser tab.
 
-Uses the engine and files, and nothing of Gradio.
+Uses the engine and files, not Gradio.
 """
 
-import base64
-import io
-import logging
-import re
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ...chat.session import ChatSession
-from ...generation.worker import EngineWorker, QueueFull
+from ...generation.worker import EngineWorker
 from ...images.sources import ImageSources
-from ...utils.errors import one_line, printable
+from ...images.thumbnail import data_url, thumbnail
+from ...utils.errors import printable
 from ...utils.regular_files import read_regular
-from ..http.json_values import number
 from ..http.requests import RequestLimits
+from .display import DisplayedTurn, chat_markdown
 from .uploads import Uploads
 
-WAYS = ('Greedy', 'Sampling', 'Beams')
-MOST_BEAMS = 10  # that the page offers
-_REDRAW = 0.05  # seconds between two looks at an answer that grows
-_THUMBNAIL = 384  # pixels, the longer side of a picture in Markdown
-_ENDS = dict(length=', cut at the longest answer', cancelled=', stopped')
-_CODE = re.compile(r'(```.*?(?:```|\Z)|`[^`\n]+`)', re.DOTALL)
+_UPDATE_SECONDS = 0.05  # between two updates of an answer on the page
+_THUMBNAIL_SIDE = 384  # pixels
+_END_TEXTS = dict(length=', cut at the maximum length', cancelled=', stopped')
 
-_DECODING = threading.Semaphore(2)  # a large picture takes much memory
-
-logger = logging.getLogger(__name__)
+# decoding a large image takes much memory
+_decode_slots = threading.Semaphore(2)
 
 
-class Busy(ValueError):
-    """An answer of the same chat is still being written."""
-
-
-@dataclass
-class Shown:
-    """A turn as the page shows it.
-
-    Attributes:
-        question: What was asked.
-        files: Its pictures as they are shown: small JPEG files.
-        thumbnails: The same as data URLs, for the export.
-        answer: The answer so far.
-    """
-
-    question: str
-    files: list[str] = field(default_factory=list)
-    thumbnails: list[str] = field(default_factory=list)
-    answer: str = ''
+class SessionBusy(ValueError):
+    """The previous answer of the same chat is still being generated."""
 
 
 class WebSession:
-    """One browser's chat, which nobody else sees.
+    """The chat of one browser tab, which no other tab can access.
 
     Args:
-        worker: Runs the engine for all visits.
-        sources: Reads pictures, with limits.
-        max_images: The most pictures of one turn.
+        worker: Runs the engine for all sessions.
+        sources: Decodes images, with limits.
+        max_images: The most images of one turn.
         max_text: The most characters of one question.
-        max_seconds: The longest that an answer may take, waiting included;
-            None for no limit.
-        uploads: The uploaded files, of which those of an answered question
-            are removed; without it any file may be named.
+        max_seconds: The longest time for an answer, waiting included; None
+            for no limit.
+        uploads: The uploaded files. Those of an answered question are
+            deleted. Without it any file may be named and none is deleted.
 
     Attributes:
-        chat: The chat.
-        shown: Its turns as the page shows them.
-        ended: Whether the browser has left it.
+        chat: The chat session.
+        turns: Its turns as the page displays them.
+        closed: Whether the browser tab has been closed or the chat cleared.
     """
 
     def __init__(
@@ -96,30 +71,32 @@ class WebSession:
         self.max_seconds = max_seconds
         self.uploads = uploads
         self.chat = ChatSession(worker)
-        self.shown: list[Shown] = []
-        self.ended = False
-        self._busy = threading.Lock()
+        self.turns: list[DisplayedTurn] = []
+        self.closed = False
+        self._answer_lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory | None = None
-        self._pictures = 0  # shown so far
+        self._num_thumbnails = 0
 
     def ask(
-        self, question: str, files: Sequence[str] = (), **settings
+        self, question: str, files: Sequence[str] = (), **settings: Any
     ) -> Iterator[None]:
-        """Ask; ``shown[-1].answer`` has grown at each step.
+        """Ask; ``turns[-1].answer`` has grown after each step.
 
         Args:
-            question: The question; without one the model's own is asked.
-            files: Pictures that belong to it.
-            settings: Of generation.
+            question: The question. An empty one with images is replaced by
+                the model's own prompt.
+            files: Paths of the images of the question.
+            settings: Generation settings.
 
         Raises:
-            ValueError: A picture cannot be read, there are too many, nothing
-                is asked, or an answer is still being written.
-            QueueFull: Too many others wait.
+            ValueError: An image cannot be read, there are too many, the
+                question is empty or too long, or an answer is still being
+                generated.
+            QueueFull: Too many requests wait.
         """
         if len(files) > self.max_images:
             raise ValueError(
-                f'{len(files)} pictures were given; send at most '
+                f'{len(files)} images were given; send at most '
                 f'{self.max_images} with one question.'
             )
         if len(question) > self.max_text:
@@ -130,96 +107,100 @@ class WebSession:
         if not question.strip() and not files:
             raise ValueError('nothing was asked; write a question.')
         question = question.strip() or self.chat.model.prompt
-        with self._alone():
-            turn = Shown(question)
+        with self._exclusive():
+            turn = DisplayedTurn(question)
             images = []
             for file in files:
-                with _DECODING:
-                    image, thumbnail = self._read(file)
+                with _decode_slots:
+                    image, jpeg = self._read(file)
                 images.append(image)
-                turn.files.append(self._keep(thumbnail))
-                turn.thumbnails.append(_data_url(thumbnail))
-            self.shown.append(turn)
+                turn.files.append(self._write_thumbnail(jpeg))
+                turn.thumbnails.append(data_url(jpeg))
+            self.turns.append(turn)
             try:
-                yield  # the question is seen before the model has read it
+                yield  # displays the question before the prefill
                 pieces = self.chat.ask(question, images, **settings)
-                yield from self._follow(turn, pieces)
+                yield from self._stream(turn, pieces)
             except Exception:
-                self.shown.pop()
-                files = ()  # they return to the box with the question
+                self.turns.pop()
+                files = ()  # the box gets them back with the question
                 raise
             finally:
                 if self.uploads is not None:
                     for file in files:
                         self.uploads.remove(file)
 
-    def regenerate(self, **settings) -> Iterator[None]:
-        """Answer the last question anew.
+    def regenerate(self, **settings: Any) -> Iterator[None]:
+        """Answer the last question again; steps as for :meth:`ask`.
+
+        Args:
+            settings: Generation settings.
 
         Raises:
-            ValueError: There is none, or an answer is still being written.
-            QueueFull: Too many others wait; the old answer stays.
+            ValueError: There is no question, or an answer is still being
+                generated.
+            QueueFull: Too many requests wait; the old answer remains.
         """
-        with self._alone():
-            if not self.shown:
+        with self._exclusive():
+            if not self.turns:
                 raise ValueError('nothing was asked yet; ask something first.')
-            turn = self.shown[-1]
+            turn = self.turns[-1]
             old = turn.answer
             try:
                 turn.answer = ''
-                yield from self._follow(turn, self.chat.regenerate(**settings))
+                pieces = self.chat.regenerate(**settings)
+                yield from self._stream(turn, pieces)
             except Exception:
                 turn.answer = old
                 raise
 
     def stop(self) -> None:
-        """End the answer that is being written; its text so far stays."""
+        """Cancel the answer that is being generated; its text remains."""
         self.chat.cancel()
 
-    def end(self) -> None:
-        """The browser has left; end the answer and remove the files."""
-        self.ended = True
+    def close(self) -> None:
+        """Cancel the answer and delete the files."""
+        self.closed = True
         self.stop()
-        if self._busy.acquire(blocking=False):
+        if self._answer_lock.acquire(blocking=False):
             self._release()
 
     @property
     def notice(self) -> str:
-        """What the chat says of itself, e.g. that its context is full."""
+        """The notice about the last prompt, such as dropped turns."""
         return self.chat.notice or ''
 
     @property
-    def cost(self) -> str:
-        """What prompt and answer took, and whether the answer is whole."""
+    def usage(self) -> str:
+        """The tokens of the last turn, and whether its answer was cut."""
         last = self.chat.last
         if last is None:
             return ''
-        end = _ENDS.get(last.finish_reason or '', '')
+        end = _END_TEXTS.get(last.finish_reason or '', '')
         return (
             f'Prompt: {last.prompt_tokens} tokens, {last.reused_tokens} of '
-            f'them kept from before. Answer: {len(last.token_ids)} tokens'
-            f'{end}.'
+            f'them cached. Answer: {len(last.token_ids)} tokens{end}.'
         )
 
     def export(self) -> list[str]:
-        """Write the chat as JSON and as Markdown; returns the files.
+        """Write the chat as JSON and as Markdown; returns the two paths.
 
         Raises:
-            ValueError: There is nothing to write.
+            ValueError: The chat is empty.
         """
-        if not self.shown:
+        if not self.turns:
             raise ValueError('the chat is empty; there is nothing to export.')
         stem = self._own_folder() / 'minigpt4_chat'
         files = [stem.with_suffix('.json'), stem.with_suffix('.md')]
         self.chat.save(files[0])
-        files[1].write_text(markdown(self.shown), encoding='utf-8')
+        files[1].write_text(chat_markdown(self.turns), encoding='utf-8')
         return [str(file) for file in files]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the chat; two answers of one chat cannot grow at once."""
-        if not self._busy.acquire(blocking=False):
-            raise Busy(
+    def _exclusive(self) -> Iterator[None]:
+        """Allow one answer of a chat at a time."""
+        if not self._answer_lock.acquire(blocking=False):
+            raise SessionBusy(
                 'an answer is still being written; wait for it or stop it.'
             )
         try:
@@ -228,29 +209,29 @@ class WebSession:
             self._release()
 
     def _release(self) -> None:
-        """Let the chat continue; without its files if the browser has left."""
-        if self.ended and self._folder is not None:
+        """Allow the next answer; delete the files of a closed session."""
+        if self.closed and self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-        self._busy.release()
+        self._answer_lock.release()
 
     def _own_folder(self) -> Path:
-        """The folder of the files that are shown or exported."""
+        """The folder of the thumbnails and exported files."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix='minigpt4-')
         return Path(self._folder.name)
 
-    def _keep(self, thumbnail: bytes) -> str:
-        """Write a picture to be shown; returns its path."""
-        self._pictures += 1
-        path = self._own_folder() / f'picture{self._pictures}.jpg'
-        path.write_bytes(thumbnail)
+    def _write_thumbnail(self, jpeg: bytes) -> str:
+        """Write a thumbnail; returns its path."""
+        self._num_thumbnails += 1
+        path = self._own_folder() / f'image{self._num_thumbnails}.jpg'
+        path.write_bytes(jpeg)
         return str(path)
 
     def _read(self, file: str) -> tuple[Image.Image, bytes]:
-        """A picture as the model sees it, and a small one as a JPEG file.
+        """Read an image at the model's resolution, and its thumbnail.
 
-        The chat keeps the first and not what a camera gave: the answers are
+        The chat stores the first, not the uploaded image: the answers are
         the same, and the exported chat is small.
         """
         if self.uploads is not None:
@@ -260,28 +241,30 @@ class WebSession:
         if size > limit:
             raise ValueError(
                 f'{printable(Path(file).name)} has {size:,} bytes; at most '
-                f'{limit:,} are allowed: send a smaller picture.'
+                f'{limit:,} are allowed: send a smaller image.'
             )
-        picture = self.sources.decode(read_regular(file))
+        image = self.sources.decode(read_regular(file))
         side = self.chat.model.image_size
-        seen = picture.resize((side, side), Image.Resampling.BICUBIC)
-        return seen, _thumbnail(picture)
+        resized = image.resize((side, side), Image.Resampling.BICUBIC)
+        return resized, thumbnail(image, _THUMBNAIL_SIDE)
 
-    def _follow(self, turn: Shown, pieces: Iterator[str]) -> Iterator[None]:
-        """Let an answer grow, and look at it now and then."""
-        looked = 0.0
-        # closed with the browser's tab, which ends the answer
-        with closing(pieces), self._timed():  # type: ignore[type-var]
+    def _stream(
+        self, turn: DisplayedTurn, pieces: Iterator[str]
+    ) -> Iterator[None]:
+        """Append an answer to a turn; steps at most every 50 ms."""
+        last_update = 0.0
+        # closed with the browser tab, which cancels the answer
+        with closing(pieces), self._time_limit():  # type: ignore[type-var]
             for piece in pieces:
                 turn.answer += piece
-                if time.monotonic() - looked >= _REDRAW:
+                if time.monotonic() - last_update >= _UPDATE_SECONDS:
                     yield
-                    looked = time.monotonic()
+                    last_update = time.monotonic()
         yield
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Stop an answer that takes too long."""
+    def _time_limit(self) -> Iterator[None]:
+        """Cancel an answer that takes too long."""
         if self.max_seconds is None:
             yield
             return
@@ -292,115 +275,3 @@ class WebSession:
             yield
         finally:
             timer.cancel()
-
-
-def settings_of(
-    way: str,
-    temperature: float,
-    top_p: float,
-    seed: float | None,
-    num_beams: float,
-    max_new_tokens: float,
-    *,
-    limits: RequestLimits | None = None,
-) -> dict[str, Any]:
-    """The settings of generation of the controls of the page.
-
-    A browser may send any value for them, so they are checked here.
-
-    Args:
-        way: One of :data:`WAYS`.
-        temperature: Of sampling, up to 2.
-        top_p: Of sampling, up to 1.
-        seed: Of sampling; None for another answer each time.
-        num_beams: Of a search.
-        max_new_tokens: The longest answer.
-        limits: What may be asked for; by default up to 10 beams.
-
-    Raises:
-        ValueError: A value is of another type or out of its range.
-    """
-    limits = limits or RequestLimits(beams=MOST_BEAMS)
-    if way not in WAYS:
-        raise ValueError(
-            f'the way to choose words is unknown; expected {", ".join(WAYS)}.'
-        )
-    settings: dict[str, Any] = dict(
-        max_new_tokens=number(
-            'the longest answer', max_new_tokens, 1, limits.max_tokens, True
-        ),
-        do_sample=way == 'Sampling',
-    )
-    if way == 'Sampling':
-        settings.update(
-            temperature=number('temperature', temperature, 0.01, 2),
-            top_p=number('top-p', top_p, 0.01, 1),
-        )
-        if seed is not None:
-            settings['seed'] = number(
-                'seed', seed, -(2**63), 2**63 - 1, integer=True
-            )
-    elif way == 'Beams':
-        settings['num_beams'] = number(
-            'beams', num_beams, 1, limits.beams, integer=True
-        )
-    return settings
-
-
-def messages(shown: Sequence[Shown]) -> list[dict[str, Any]]:
-    """The turns as a chatbot's messages, pictures first."""
-    found: list[dict[str, Any]] = []
-    for turn in shown:
-        found += [
-            dict(role='user', content={'path': file}) for file in turn.files
-        ]
-        if turn.question:
-            found.append(dict(role='user', content=as_text(turn.question)))
-        found.append(dict(role='assistant', content=as_text(turn.answer)))
-    return found
-
-
-def as_text(text: str) -> str:
-    """Text whose ``<`` are letters, so that a web page in it is shown.
-
-    Code between backticks is left alone: there they are letters anyway.
-    """
-    parts = _CODE.split(text)
-    return ''.join(
-        part if i % 2 else part.replace('&', '&amp;').replace('<', '&lt;')
-        for i, part in enumerate(parts)
-    )
-
-
-def markdown(shown: Sequence[Shown]) -> str:
-    """The chat as Markdown that needs nothing but itself."""
-    lines = ['# A chat with MiniGPT-4']
-    for turn in shown:
-        lines.append('**Question:** ' + turn.question)
-        for i, picture in enumerate(turn.thumbnails, 1):
-            lines.append(f'![picture {i}]({picture})')
-        lines.append('**Answer:** ' + turn.answer.replace('\n', '  \n'))
-    return '\n\n'.join(lines) + '\n'
-
-
-def _thumbnail(picture: Image.Image) -> bytes:
-    """Make a picture small; returns it as a JPEG file."""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    out = io.BytesIO()
-    picture.save(out, 'JPEG', quality=85)
-    return out.getvalue()
-
-
-def _data_url(jpeg: bytes) -> str:
-    return 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
-
-
-def sentence(error: Exception) -> str:
-    """Why something failed, in one sentence; surprises are logged too."""
-    if isinstance(error, QueueFull):
-        return f'Too many people ask at the moment: {error}'
-    reason = one_line(error) if str(error).strip() else 'no reason given'
-    if isinstance(error, ValueError) and str(error).strip():
-        return reason
-    logger.error('the web page could not answer', exc_info=error)
-    return f'{type(error).__name__}: {reason}'
