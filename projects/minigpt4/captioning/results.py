@@ -13,19 +13,22 @@ network file systems lack.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.atomic import make_folder
-from ..utils.regular_files import NotRegularFileError
+from .sqlite_errors import (
+    DamagedDatabaseError,
+    DatabaseError,
+    check_writable,
+    damaged_error,
+    translated_errors,
+)
 
 ResultKey = tuple[str, str]  # absolute path of the image, prompt
 
@@ -110,14 +113,6 @@ class CaptionResult:
         )
 
 
-class DatabaseError(ValueError):
-    """A file is no results database, or holds results of another kind."""
-
-
-class DamagedDatabaseError(DatabaseError):
-    """A file cannot be read as a database."""
-
-
 class _Entry(NamedTuple):
     """What the index of the database stores about a result."""
 
@@ -150,7 +145,7 @@ class ResultsDatabase:
         self.provenance = provenance
         self._index: dict[ResultKey, _Entry] = {}
         make_folder(path.parent)
-        _check_writable(path)
+        check_writable(path)
         self._database = self._open(overwrite)
         try:
             if overwrite:
@@ -235,7 +230,7 @@ class ResultsDatabase:
 
     def results(self) -> Iterator[CaptionResult]:
         """Iterate over all results, in the order of :meth:`sort`."""
-        with _translated_errors(self.path):
+        with translated_errors(self.path):
             for row in self._database.execute(
                 f'SELECT {", ".join(_COLUMNS)} FROM results {_ORDER}'
             ):
@@ -246,7 +241,7 @@ class ResultsDatabase:
 
     def close(self) -> None:
         """Close the database; one without results is removed."""
-        with _translated_errors(self.path), contextlib.closing(self._database):
+        with translated_errors(self.path), contextlib.closing(self._database):
             if not self._index:
                 # removes the log; the file is removed while it is locked
                 self._database.execute('PRAGMA journal_mode = DELETE')
@@ -255,12 +250,12 @@ class ResultsDatabase:
     def _open(self, overwrite: bool) -> sqlite3.Connection:
         """Open and lock the file, and create its tables."""
         while True:
-            with _translated_errors(self.path):
+            with translated_errors(self.path):
                 database = sqlite3.connect(
                     self.path, timeout=_LOCK_SECONDS, isolation_level=None
                 )
             try:
-                with _translated_errors(self.path):
+                with translated_errors(self.path):
                     database.execute('PRAGMA locking_mode = EXCLUSIVE')
                     database.execute('BEGIN EXCLUSIVE')
                     database.execute('COMMIT')  # this mode keeps the lock
@@ -285,7 +280,7 @@ class ResultsDatabase:
 
     def _read_index(self) -> None:
         duplicates = []  # relative names of runs in different folders
-        with _translated_errors(self.path):
+        with translated_errors(self.path):
             for id_, *fields in self._database.execute(
                 'SELECT id, image, prompt, error, bytes, modified_ns '
                 f'FROM results {_ORDER}'
@@ -322,7 +317,7 @@ class ResultsDatabase:
         try:
             settings = json.loads(row[2])
         except (TypeError, ValueError) as error:
-            raise _damaged(self.path, 'no settings') from error
+            raise damaged_error(self.path, 'no settings') from error
         found = dict(model=row[0], weights=row[1], settings=settings)
         require_provenance(found, self.provenance, self.path)
 
@@ -347,7 +342,7 @@ class ResultsDatabase:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _translated_errors(self.path):
+        with translated_errors(self.path):
             self._database.execute('BEGIN')
             try:
                 yield
@@ -377,19 +372,6 @@ def require_provenance(
                 f'{source} holds answers with {name} {found[name]}, now it '
                 f'is {now}; give another -o, or --overwrite to begin again.'
             )
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse early, and with the system's reason, what SQLite cannot open."""
-    if path.exists() and not path.is_file():
-        raise NotRegularFileError(
-            f'{path} is not a regular file; give another -o.'
-        )
-    for file in (path.parent, path):
-        if file.exists() and not os.access(file, os.W_OK):
-            read_only = os.statvfs(file).f_flag & os.ST_RDONLY
-            number = errno.EROFS if read_only else errno.EACCES
-            raise PermissionError(number, os.strerror(number), str(path))
 
 
 def _check_format(database: sqlite3.Connection, path: Path) -> None:
@@ -422,65 +404,7 @@ def _check_format(database: sqlite3.Connection, path: Path) -> None:
         )
     report = database.execute('PRAGMA quick_check(1)').fetchone()[0]
     if report != 'ok':
-        raise _damaged(path, ' '.join(report.split()))
-
-
-@contextlib.contextmanager
-def _translated_errors(path: Path) -> Iterator[None]:
-    """Raise errors of SQLite as errors for the user.
-
-    Python 3.10 has no error codes of SQLite, so its fixed messages decide.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        reason = str(error)
-        if 'locked' in reason or 'locking protocol' in reason:
-            if _has_locks(path.parent):
-                raise BlockingIOError(
-                    errno.EWOULDBLOCK,
-                    f'another process is using {path}; wait until it ends',
-                ) from error
-            raise OSError(
-                errno.ENOLCK,
-                'is on a file system without locks; give a -o on another one',
-                str(path),
-            ) from error
-        if 'full' in reason:
-            raise OSError(
-                errno.ENOSPC,
-                f'{os.strerror(errno.ENOSPC)}; what was stored before is '
-                'kept, and the same command continues from there',
-                str(path),
-            ) from error
-        if 'readonly' in reason or 'open' in reason or 'I/O' in reason:
-            raise OSError(
-                errno.EIO,
-                f'cannot be read and written ({reason}); give a -o in '
-                'another folder',
-                str(path),
-            ) from error
-        raise _damaged(path, reason) from error
-
-
-def _damaged(path: Path, reason: str) -> DamagedDatabaseError:
-    return DamagedDatabaseError(
-        f'{path} is damaged or no results database ({reason}); give another '
-        '-o, or --overwrite to begin again.'
-    )
-
-
-def _has_locks(folder: Path) -> bool:
-    """Whether the file system locks files.
-
-    SQLite reports a file system without locks as a locked database.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        raise damaged_error(path, ' '.join(report.split()))
 
 
 def _entry(id_: int, result: CaptionResult) -> _Entry:

@@ -1,0 +1,93 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Errors of SQLite as one-line errors for the user."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..utils.regular_files import NotRegularFileError
+
+
+class DatabaseError(ValueError):
+    """A file is no results database, or holds results of another kind."""
+
+
+class DamagedDatabaseError(DatabaseError):
+    """A file cannot be read as a database."""
+
+
+def check_writable(path: Path) -> None:
+    """Refuse early, and with the system's reason, what SQLite cannot open."""
+    if path.exists() and not path.is_file():
+        raise NotRegularFileError(
+            f'{path} is not a regular file; give another -o.'
+        )
+    for file in (path.parent, path):
+        if file.exists() and not os.access(file, os.W_OK):
+            read_only = os.statvfs(file).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise PermissionError(number, os.strerror(number), str(path))
+
+
+@contextlib.contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite as errors for the user.
+
+    Python 3.10 has no error codes of SQLite, so its fixed messages decide.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        if 'locked' in reason or 'locking protocol' in reason:
+            if _has_locks(path.parent):
+                raise BlockingIOError(
+                    errno.EWOULDBLOCK,
+                    f'another process is using {path}; wait until it ends',
+                ) from error
+            raise OSError(
+                errno.ENOLCK,
+                'is on a file system without locks; give a -o on another one',
+                str(path),
+            ) from error
+        if 'full' in reason:
+            raise OSError(
+                errno.ENOSPC,
+                f'{os.strerror(errno.ENOSPC)}; what was stored before is '
+                'kept, and the same command continues from there',
+                str(path),
+            ) from error
+        if 'readonly' in reason or 'open' in reason or 'I/O' in reason:
+            raise OSError(
+                errno.EIO,
+                f'cannot be read and written ({reason}); give a -o in '
+                'another folder',
+                str(path),
+            ) from error
+        raise damaged_error(path, reason) from error
+
+
+def damaged_error(path: Path, reason: str) -> DamagedDatabaseError:
+    """Build the error for a damaged file."""
+    return DamagedDatabaseError(
+        f'{path} is damaged or no results database ({reason}); give another '
+        '-o, or --overwrite to begin again.'
+    )
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether the file system locks files.
+
+    SQLite reports a file system without locks as a locked database.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
