@@ -25,6 +25,7 @@ from ..prompts.encoding import encode
 from ..registry import MODELS
 from .row_attention import NAME as ROWS_ATTENTION
 from .row_attention import Rows
+from .row_attention import register as register_rows_attention
 
 # rows of the embedding table that the fingerprint looks at
 _FINGERPRINT_TEXT = '###Human: Describe this image in detail. ###Assistant: '
@@ -78,6 +79,7 @@ class LLMDecoder(nn.Module):
         shard: bool = False,
     ) -> None:
         super().__init__()
+        register_rows_attention()
         self.name_or_path = name_or_path
         self.tokenizer: Any
         self.placed = False

@@ -7,6 +7,7 @@ are taken apart, attend, and are put back, which costs the square of a row's
 length instead of a line's.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -41,7 +42,6 @@ class Rows:
     stored: Sequence[tuple[Tensor, Tensor]] = ()
 
 
-@torch.compiler.disable  # layers may be compiled; this differs in each
 def rows_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -103,4 +103,14 @@ def rows_attention(
     ), None
 
 
-compat.register_attention(NAME, rows_attention)
+
+@functools.cache
+def register() -> None:
+    """Let transformers' LLMs use :func:`rows_attention` by its ``NAME``.
+
+    Called when an LLM is built: transformers' registry and torch.compiler
+    load torchvision and torch._inductor, a second of ``import minigpt4``.
+    """
+    # layers may be compiled; this differs in each
+    function = torch.compiler.disable(rows_attention)
+    compat.register_attention(NAME, function)
