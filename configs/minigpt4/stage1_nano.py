@@ -27,7 +27,7 @@ train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=2e-2)
 param_scheduler[0].update(warmup=50, start=1e-4, minimum=1e-3)
 default_hooks['checkpoint'].update(interval=200)
-custom_hooks[-1].update(
+default_hooks['sample_captions'].update(
     interval=400,
     dataset=dict(
         type=InstructionDataset,

@@ -13,4 +13,4 @@ with read_base():
 
 model.update(max_text_length=160)
 default_hooks['checkpoint'].update(interval=100)
-custom_hooks[-1].update(interval=100)
+default_hooks['sample_captions'].update(interval=100)

@@ -1,0 +1,18 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Hooks of a training, one module each."""
+
+from .deferred_loss import DeferredLossHook, LateInfoHook
+from .resume import ResumeHook
+from .sample_captions import SampleCaptionsHook
+from .sanity import SanityHook, UnusableRunError
+from .throughput import ThroughputHook
+
+__all__ = [
+    'DeferredLossHook',
+    'LateInfoHook',
+    'ResumeHook',
+    'SampleCaptionsHook',
+    'SanityHook',
+    'ThroughputHook',
+    'UnusableRunError',
+]
