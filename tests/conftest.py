@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 # a shell starts background processes with these signals ignored, and ours
@@ -26,6 +27,9 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
+# mmengine's logger writes to the standard output of its first use, which must
+# not be the captured output of one test
+MMLogger.get_current_instance()
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'

@@ -30,7 +30,7 @@ else
     check_python "$python" 'install one and name it in MINIGPT4_PYTHON.'
 fi
 
-files=(pyproject.toml setup.py projects/minigpt4_command.py)
+files=(pyproject.toml setup.py)
 [ -z "$constraints" ] || files+=("$constraints")
 stamp="$PWD ${constraints:-newest} $(cat "${files[@]}" | cksum)"
 if [ "$(cat "$venv/.minigpt4_stamp" 2>/dev/null)" = "$stamp" ]; then

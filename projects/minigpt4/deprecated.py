@@ -62,7 +62,6 @@ MOVED_MODULES = {
     'inference.server.request_values': 'serving.http.request_values',
     'inference.server.resolver': 'images.resolver',
     'inference.server.serve': 'serving.http.serve',
-    'inference.server.serve_options': 'serving.http.serve_options',
     'inference.server.threads': 'utils.threads',
     'inference.terminal': 'terminal',
     'inference.terminal.answer_view': 'terminal.answer_view',

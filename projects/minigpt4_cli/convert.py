@@ -1,18 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 convert``: weights of others in, our weights out."""
+"""``minigpt4 convert``: weights of other projects to ours, and back."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from minigpt4.convert.files import FILES, convert
-from minigpt4.convert.huggingface import export_huggingface
-from minigpt4.convert.huggingface_import import import_huggingface
-from minigpt4.convert.vicuna import merge_delta
-from minigpt4.utils.errors import add_debug_option, printable, reports_errors
-from minigpt4.utils.signals import raise_on_signals
-
 TARGETS = ('ours', 'official', 'mmpretrain', 'huggingface')
+FOLDER_FILES = ('eva_vit.safetensors', 'q_former.safetensors', 'minigpt4.pth')
 _EXAMPLES = """\
 examples:
   minigpt4 convert eva_vit_g.pth -o eva_vit.safetensors
@@ -25,60 +18,14 @@ examples:
 """
 
 
-@reports_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: The command line after the command's name.
-
-    Returns:
-        0; 1 after an error, 128 + N after signal N.
-    """
-    args = _parser().parse_args(argv)
-    with raise_on_signals('no unfinished file is left.'):
-        _run(args)
-    print(f'written: {printable(args.out)}')
-    return 0
-
-
-def _run(args: argparse.Namespace) -> None:
-    if args.delta:
-        print(merge_delta(args.source, args.delta, args.out))
-    elif args.to == 'huggingface':
-        print(
-            export_huggingface(
-                args.source,
-                args.checkpoint,
-                args.out,
-                llm=args.llm,
-                dtype=args.dtype,
-            )
-        )
-    elif (Path(args.source) / 'config.json').is_file():
-        print(import_huggingface(args.source, args.out, allow=args.allow))
-    else:
-        reports = convert(
-            args.source,
-            args.out,
-            to=args.to,
-            model=args.model,
-            dtype=args.dtype,
-            allow=args.allow,
-            llm=args.llm,
-        )
-        for part, report in reports.items():
-            print(f'{part}: {report}')
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='minigpt4 convert',
-        description='Rewrite weights in the layout of another project. What '
-        'SOURCE holds is found out; each run reports every tensor.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    parser.description = (
+        'Rewrite weights in the layout of another project. The kind of '
+        'SOURCE is detected; each run reports every tensor.'
     )
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         'source',
         metavar='SOURCE',
@@ -89,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         '-o',
         '--out',
         required=True,
-        help='the file to write (.pth, .safetensors), or the folder where '
-        f'there are several: {", ".join(FILES.values())}',
+        help='the file to write (.pth, .safetensors), or the folder for '
+        f'several files: {", ".join(FOLDER_FILES)}',
     )
     parser.add_argument(
         '--to', choices=TARGETS, default='ours', help='default: %(default)s'
@@ -122,5 +69,47 @@ def _parser() -> argparse.ArgumentParser:
         metavar='PATTERN',
         help='our names that may be missing, e.g. "ln_vision.*"',
     )
-    add_debug_option(parser)
-    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the verb."""
+    from minigpt4.utils.errors import printable
+    from minigpt4.utils.signals import raise_on_signals
+
+    with raise_on_signals('no unfinished file is left.'):
+        _convert(args)
+    print(f'written: {printable(args.out)}')
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from minigpt4.convert.files import convert
+    from minigpt4.convert.huggingface import export_huggingface
+    from minigpt4.convert.huggingface_import import import_huggingface
+    from minigpt4.convert.vicuna import merge_delta
+
+    if args.delta:
+        print(merge_delta(args.source, args.delta, args.out))
+    elif args.to == 'huggingface':
+        print(
+            export_huggingface(
+                args.source,
+                args.checkpoint,
+                args.out,
+                llm=args.llm,
+                dtype=args.dtype,
+            )
+        )
+    elif (Path(args.source) / 'config.json').is_file():
+        print(import_huggingface(args.source, args.out, allow=args.allow))
+    else:
+        reports = convert(
+            args.source,
+            args.out,
+            to=args.to,
+            model=args.model,
+            dtype=args.dtype,
+            allow=args.allow,
+            llm=args.llm,
+        )
+        for part, report in reports.items():
+            print(f'{part}: {report}')

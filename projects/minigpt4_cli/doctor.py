@@ -19,7 +19,7 @@ import shutil
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -446,20 +446,24 @@ def _verdict(report: Report) -> str:
     return f'{n} fault{"s" if n > 1 else ""} found; mend the first one first.'
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The verb ``doctor``.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    parser.description = (
+        'Check what is installed and what does not work; print how to repair '
+        'it.'
+    )
+    parser.add_argument(
+        '--json', action='store_true', help='print the findings as JSON'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb.
 
     Returns:
         1 where something will not work or the report cannot be written,
         else 0.
     """
-    parser = argparse.ArgumentParser(
-        prog='minigpt4 doctor', description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        '--json', action='store_true', help='print the findings as JSON'
-    )
-    args = parser.parse_args(argv)
     report = examine()
     try:
         if args.json:
@@ -480,7 +484,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         return 1
     return 1 if report.faults else 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,59 +1,50 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The console script ``minigpt4``: one table of verbs.
+"""The command ``minigpt4``: one table of verbs.
 
-A verb's module has ``main(argv)``, which returns an exit status (None is 0).
-It is imported when its verb is called. This file and ``doctor.py`` import
-nothing of the package, so both run where the package cannot be imported.
+A verb is a module of this package with ``add_arguments(parser)`` and
+``run(args)``, which returns an exit status (None is 0). At their top level
+these modules import the standard library and this package only, so that
+``--help`` needs neither torch nor the package ``minigpt4``; ``run`` imports
+what it needs. ``doctor`` never imports the package.
 """
 
 import argparse
 import importlib
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
+from types import ModuleType
 
-# verb: (module, what the verb does)
-VERBS: dict[str, tuple[str, str]] = {
-    'cache-features': (
-        'minigpt4_cli.cache_features',
-        'encode the images of a training once; train without vision weights',
-    ),
-    'caption': (
-        'minigpt4.captioning.run',
-        'caption a folder of pictures into a table and a gallery',
-    ),
-    'chat': (
-        'minigpt4.terminal.run',
-        'talk about pictures in the terminal',
-    ),
-    'convert': (
-        'minigpt4_cli.convert',
-        'weights of LAVIS, MiniGPT-4, MMPretrain, Hugging Face in and out',
-    ),
-    'doctor': (
-        'minigpt4_cli.doctor',
-        'check versions, devices and weights; print how to repair faults',
-    ),
-    'download': (
-        'minigpt4_cli.download',
-        'bring the weights of a model, checked; mirrors, resume, offline',
-    ),
-    'serve': (
-        'minigpt4.serving.http.serve',
-        'answer OpenAI clients over HTTP, and a web page with --web',
-    ),
+from .options import UsageError
+
+# verb: what it does; its module has the same name with _ instead of -
+VERBS = {
+    'cache-features': 'encode the images of a training set once; train '
+    'without vision weights',
+    'caption': 'caption a folder of images into a table and a gallery',
+    'chat': 'chat about images in the terminal',
+    'convert': 'convert weights from and to LAVIS, MiniGPT-4, MMPretrain and '
+    'Hugging Face',
+    'doctor': 'check versions, devices and weights; print how to repair them',
+    'download': 'download and check the weights of a model; mirrors, resume, '
+    'offline',
+    'serve': "serve OpenAI's chat API over HTTP, and a web page with --web",
 }
+STANDALONE = ('doctor',)  # verbs that run without the package
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Call a verb.
+    """Run a verb.
 
     Args:
         argv: The command line after the program's name.
 
     Returns:
-        The exit status of the verb.
+        The exit status: 0; 1 after an error; 128 + N after signal N (130
+        after Ctrl-C).
+
+    Raises:
+        SystemExit: The command line is wrong (2), or asks for help (0).
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _build_parser()
@@ -66,49 +57,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         parser.print_help()
         return 2
-    # names of files may have bytes that are not UTF-8, and answers characters
-    # that the terminal has not
+    # File names may have bytes that are not UTF-8; answers may have
+    # characters that the terminal cannot encode.
     for stream, errors in (
         (sys.stdin, 'surrogateescape'),
         (sys.stdout, 'backslashreplace'),
     ):
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors=errors)
-    rest = argv[n_own:]
+    module = importlib.import_module(f'{__package__}.{verb.replace("-", "_")}')
+    parser = _build_verb_parser(verb, module)
+    args = parser.parse_args(argv[n_own:])
     try:
-        run = _load(VERBS[verb][0])
+        if verb in STANDALONE:
+            return module.run(args) or 0
+        if not _import_package(verb, args.debug):
+            return 1
+        from minigpt4.utils.errors import reports_errors
+
+        def run(args: argparse.Namespace) -> int | None:
+            try:
+                return module.run(args)
+            except UsageError as error:
+                parser.error(str(error))
+
+        return reports_errors(run)(args)
     except KeyboardInterrupt:
         print('\nstopped by Ctrl-C', file=sys.stderr)
         return 130
-    except Exception as error:
-        if '--debug' in rest:
-            raise
-        reason = (str(error).strip() or 'no reason given').splitlines()[0]
-        print(
-            f'error: {verb} cannot be imported ({type(error).__name__}: '
-            f'{reason}); "minigpt4 doctor" shows what is wrong with this '
-            'environment, --debug shows the traceback.',
-            file=sys.stderr,
-        )
-        return 1
-    return run(rest) or 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
     width = max(map(len, VERBS))
-    table = '\n'.join(
-        f'  {verb:{width}}  {help_}' for verb, (_, help_) in VERBS.items()
-    )
+    table = '\n'.join(f'  {v:{width}}  {help_}' for v, help_ in VERBS.items())
     parser = argparse.ArgumentParser(
         prog='minigpt4',
         usage='minigpt4 [-h] [--version] VERB ...',
         description='MiniGPT-4 as a plugin of MMPretrain.',
-        epilog=f'verbs:\n{table}\n\nminigpt4 VERB --help tells more.',
+        epilog=f'verbs:\n{table}\n\n'
+        'minigpt4 VERB --help lists the options of a verb.',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=_version())
     parser.add_argument(
         'verb', nargs='?', choices=list(VERBS), help=argparse.SUPPRESS
+    )
+    return parser
+
+
+def _build_verb_parser(
+    verb: str, module: ModuleType
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f'minigpt4 {verb}')
+    module.add_arguments(parser)
+    parser.add_argument(
+        '--debug', action='store_true', help='show the traceback of an error'
     )
     return parser
 
@@ -120,9 +123,22 @@ def _version() -> str:
         return 'minigpt4 (not installed: no version)'
 
 
-def _load(module: str) -> Callable[[list[str]], int | None]:
-    """The ``main`` of a verb's module."""
-    return importlib.import_module(module).main
+def _import_package(verb: str, debug: bool) -> bool:
+    """Import the package; print why where that fails."""
+    try:
+        importlib.import_module('minigpt4')
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error).strip() or 'no reason given').splitlines()[0]
+        print(
+            f'error: {verb} cannot be imported ({type(error).__name__}: '
+            f'{reason}); "minigpt4 doctor" shows what is wrong with this '
+            'environment, --debug shows the traceback.',
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 if __name__ == '__main__':

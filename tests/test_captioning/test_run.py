@@ -19,17 +19,24 @@ from pathlib import Path
 import pytest
 
 import minigpt4
+from minigpt4 import loading
 from minigpt4.captioning import batch, gallery, run, table
 from minigpt4.captioning import table as table_module
 from minigpt4.captioning.batch import Job, answer_all, in_order
-from minigpt4.captioning.run import main
 from minigpt4.captioning.sources import find_questions
 from minigpt4.captioning.table import CaptionRow, CaptionTable
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.sampling import SamplingParams
+from minigpt4.generation.settings import complete_settings
 from minigpt4.nano import grammar
 from minigpt4.nano.world import render, sample_scene
+from minigpt4_cli import main as cli
 from minigpt4_cli import options
+
+
+def main(arguments):
+    return cli.main(['caption', *arguments])
+
 
 NAME = 'minigpt-4_nano_caption'
 HOW_MANY = 'How many shapes are there?'
@@ -852,7 +859,7 @@ def test_settings_of_the_command_line_are_those_of_the_engine():
     ],
 )
 def test_setting_something_of_sampling_samples(given, used):
-    assert options.completed(given) == used
+    assert complete_settings(given) == used
 
 
 @pytest.mark.parametrize(
@@ -867,7 +874,7 @@ def test_setting_something_of_sampling_samples(given, used):
 def test_a_model_that_cannot_be_had(monkeypatch, name, pretrained, message):
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(ValueError, match=message):
-        options.load_model(name, pretrained, 'cpu')
+        loading.load_model(name, pretrained, 'cpu')
 
 
 @pytest.mark.parametrize(
@@ -888,11 +895,11 @@ def test_a_config_that_is_none(folder, monkeypatch, capsys, text):
     status = 0 if 'int' in text else 1
     assert main(['pics', '-o', 'out.jsonl', *model]) == status
     with pytest.raises(ValueError, match='mine.py'):
-        options.load_model('mine.py', 'mine.py', 'cpu')
+        loading.load_model('mine.py', 'mine.py', 'cpu')
 
 
 def test_nothing_of_loading_is_on_standard_output(capfd):
-    with options.quiet_logs():
-        options.load_model(NAME, None, 'cpu')
+    with loading.quiet_logs():
+        loading.load_model(NAME, None, 'cpu')
     out, err = capfd.readouterr()
     assert not out and not err

@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from minigpt4.weights.read import SHIPPED
 from minigpt4_cli import main as cli
-from minigpt4_cli.convert import main
 
 NANO = 'minigpt-4_nano_caption'
 HEAD = 'nano/minigpt4_nano.pth'
+
+
+def main(arguments):
+    return cli.main(['convert', *arguments])
 
 
 def test_is_a_verb():

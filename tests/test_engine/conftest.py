@@ -54,7 +54,7 @@ def make_cfg(tmp_path, tiny_cfg, stream_data, pair_data):
         stage = 'stage1' if kind == 'stream' else 'stage2'
         cfg = Config.fromfile(CONFIGS / f'{stage}_nano.py')
         data = cfg.train_dataloader.dataset
-        cfg.custom_hooks.pop()  # sample captions
+        del cfg.default_hooks.sample_captions
         if kind == 'stream':
             for source in data.sources:
                 source.shards = f'{stream_data}/{source.name}/*.tar'

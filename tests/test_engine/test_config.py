@@ -25,19 +25,19 @@ def loader_cfg(total, **dataset):
 @pytest.mark.parametrize('ranks, share', [(1, 12), (3, 4), (12, 1)])
 def test_global_batch_is_shared_out(ranks, share):
     cfg = loader_cfg(12)
-    assert config.fit_batch(cfg, ranks) == share
+    assert config.set_rank_batch(cfg, ranks) == share
     assert cfg.train_dataloader.batch_size == share
     assert 'batch_size' not in cfg.train_dataloader.dataset
     stream = loader_cfg(12, sources=[])
-    assert config.fit_batch(stream, ranks) == share
+    assert config.set_rank_batch(stream, ranks) == share
     assert stream.train_dataloader.batch_size is None
     assert stream.train_dataloader.dataset.batch_size == share
 
 
 @pytest.mark.parametrize('total, ranks, better', [(12, 5, 10), (2, 3, 3)])
 def test_uneven_batch_is_refused(total, ranks, better):
-    with pytest.raises(ValueError, match=f'evenly to {ranks} ranks') as error:
-        config.fit_batch(loader_cfg(total), ranks)
+    with pytest.raises(ValueError, match=f'evenly among {ranks} ranks') as error:
+        config.set_rank_batch(loader_cfg(total), ranks)
     assert str(error.value).endswith(f'a multiple, e.g. {better}.')
 
 
@@ -110,7 +110,7 @@ def test_one_seed_seeds_shards_and_questions(make_cfg):
     for kind in ('stream', 'sampler'):
         cfg = make_cfg(kind)
         cfg.randomness = dict(seed=5)
-        config.share_seed(cfg)
+        config.set_data_seed(cfg)
         data = cfg.train_dataloader.dataset
         if kind == 'stream':
             assert data.seed == 5
@@ -131,14 +131,14 @@ def test_the_batch_of_a_rank_is_refused_not_ignored():
         cfg = loader_cfg(12, **kind)
         cfg.train_dataloader.batch_size = 1
         with pytest.raises(ValueError) as error:
-            config.fit_batch(cfg, 3)
+            config.set_rank_batch(cfg, 3)
         assert 'train_dataloader.batch_size is 1' in str(error.value)
         assert 'set global_batch_size' in str(error.value)
         cfg.train_dataloader.batch_size = 4  # of a config of version 0.1
-        assert config.fit_batch(cfg, 3) == 4
+        assert config.set_rank_batch(cfg, 3) == 4
     cfg = loader_cfg(12, sources=[], batch_size=1)
     with pytest.raises(ValueError, match=r'dataset\.batch_size is 1'):
-        config.fit_batch(cfg, 3)
+        config.set_rank_batch(cfg, 3)
 
 
 @pytest.mark.parametrize('kind', ['stream', 'sampler'])
@@ -146,7 +146,7 @@ def test_a_saved_config_may_be_used_on_another_number_of_ranks(kind, make_cfg):
     cfg = make_cfg(kind)
     config.build_runner(cfg)
     (saved,) = Path(cfg.work_dir).glob('*.py')
-    assert config.fit_batch(Config.fromfile(saved), 2) == 2
+    assert config.set_rank_batch(Config.fromfile(saved), 2) == 2
 
 
 def test_no_data_workers_alone_is_enough(make_cfg):

@@ -19,14 +19,14 @@ from minigpt4.datasets.feature_cache import (
     FeatureWriter,
     digest_of,
 )
-from minigpt4.engine import features
+from minigpt4.engine import config, features
 from minigpt4.engine.config import build_runner
 from minigpt4.engine.features import cache_features, maker_of, use_features
 from minigpt4.registry import MODELS
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights.read import LazyTensor
 from minigpt4.weights.write import write_safetensors
-from minigpt4_cli import cache_features as command
+from minigpt4_cli import main as cli
 
 
 def jpeg(seed) -> bytes:
@@ -257,12 +257,12 @@ def test_folder_that_is_no_cache(make, tmp_path):
 
 def test_command(make, tmp_path, capsys, monkeypatch):
     cfg = make('sampler')
-    monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
-    assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 0
+    monkeypatch.setattr(config, 'load_config', lambda *_, **__: cfg)
+    assert cli.main(['cache-features', 'x.py', '-o', str(tmp_path / 'c')]) == 0
     said = capsys.readouterr().out
     assert '5 images added, 0 already cached, 0 could not be read' in said
     cfg.model.backbone = ConfigDict(cfg.model.backbone, checkpoint='none.pth')
-    assert command.main(['x.py', '-o', str(tmp_path / 'd')]) == 1
+    assert cli.main(['cache-features', 'x.py', '-o', str(tmp_path / 'd')]) == 1
     assert 'error: ' in capsys.readouterr().err
 
 
@@ -455,7 +455,9 @@ def test_a_signal_stops_after_what_was_read_is_written(
 def test_command_names_a_config_that_is_none(tmp_path, capsys, text, message):
     path = tmp_path / 'mine.py'
     path.write_text(text, 'latin-1')
-    assert command.main([str(path), '-o', str(tmp_path / 'c')]) == 1
+    assert (
+        cli.main(['cache-features', str(path), '-o', str(tmp_path / 'c')]) == 1
+    )
     err = capsys.readouterr().err
     assert err.count('\n') == 1
     assert 'mine.py' in err and message in err
@@ -468,9 +470,11 @@ def test_command_that_is_stopped_says_what_is_kept(
         os.kill(os.getpid(), signal.SIGTERM)
 
     cfg = make('sampler')
-    monkeypatch.setattr(command, 'load_config', lambda *_, **__: cfg)
-    monkeypatch.setattr(command, 'cache_features', stopped)
-    assert command.main(['x.py', '-o', str(tmp_path / 'c')]) == 143
+    monkeypatch.setattr(config, 'load_config', lambda *_, **__: cfg)
+    monkeypatch.setattr(features, 'cache_features', stopped)
+    assert (
+        cli.main(['cache-features', 'x.py', '-o', str(tmp_path / 'c')]) == 143
+    )
     assert capsys.readouterr().err == (
         '\nstopped by SIGTERM; what was cached is kept, and the same command '
         'continues from there.\n'

@@ -27,7 +27,7 @@ def stopped(runner):
 
 
 def with_sanity(cfg):
-    cfg.custom_hooks[1].update(SANE)
+    cfg.default_hooks.sanity.update(SANE)
     return build_runner(cfg)
 
 
@@ -93,7 +93,7 @@ def test_no_hook_reads_a_tensor_between_logs(make_cfg):
             'max_iters': 10,
         },
     )
-    cfg.custom_hooks[1].interval = 5  # sanity
+    cfg.default_hooks.sanity.interval = 5
     runner = build_runner(cfg)
     train_step = runner.model.train_step
     nothing = torch.zeros((), device='meta')
@@ -202,7 +202,7 @@ def test_sample_captions_of_the_training_data_with_other_settings(
 
 def test_throughput_is_logged(make_cfg, scalars):
     cfg = make_cfg('sampler', max_iters=6)
-    cfg.custom_hooks[2].interval = 3
+    cfg.default_hooks.throughput.interval = 3
     runner = build_runner(cfg)
 
     class Slow(SanityHook):
@@ -269,7 +269,7 @@ def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
 def test_settings_of_the_captioned_data_are_over_the_training_data(
     make_cfg, written
 ):
-    """As ``--cfg-options custom_hooks.3.dataset.data_root=DIR``."""
+    """Like ``default_hooks.sample_captions.dataset.data_root=DIR``."""
     cfg = make_cfg('sampler', max_iters=1)
     cfg.custom_hooks.append(
         dict(type=SampleCaptionsHook, dataset=dict(limit=1), max_new_tokens=2)

@@ -122,7 +122,7 @@ def test_unreadable_pictures_are_left_out_and_counted(
 
 def test_answers_that_are_cut_are_counted(make_cfg, written):
     cfg = make_cfg('sampler', **{'model.max_text_length': 3})
-    cfg.custom_hooks[1].interval = 1
+    cfg.default_hooks.sanity.interval = 1
     runner = train(cfg)
     assert runner.train_loop.counts['truncated'] == 40
     text = written(cfg)

@@ -112,7 +112,7 @@ def test_load_from_begins_anew(kind, make_cfg, losses):
         cfg.optim_wrapper.optimizer.lr = 0.0  # losses are of the samples
         cfg.param_scheduler[0].update(start=0.0, minimum=0.0)
         if not restores:
-            del cfg.custom_hooks[0]  # ResumeHook
+            del cfg.default_hooks.resume
         draw = Draw()
         model = train(cfg, draw).model
         assert list(draw.drawn) == [0, 1, 2]

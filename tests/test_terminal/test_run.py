@@ -28,8 +28,13 @@ from minigpt4.nano.world import render, sample_scene
 from minigpt4.terminal import commands
 from minigpt4.terminal import run as talk
 from minigpt4.terminal.answer_view import block_end, show_markdown, show_plain
-from minigpt4.terminal.run import main
 from minigpt4.terminal.typed_images import split_line, words_of
+from minigpt4_cli import main as cli
+
+
+def main(arguments):
+    return cli.main(['chat', *arguments])
+
 
 NAME = 'minigpt-4_nano_caption'
 DESCRIBE = 'Describe this image in detail.'
@@ -402,8 +407,8 @@ def slowly(self):
     time.sleep(0.03)
     return step(self)
 Engine.step = slowly
-from minigpt4.terminal.run import main
-sys.exit(main(sys.argv[1:]))
+from minigpt4_cli.main import main
+sys.exit(main(['chat', *sys.argv[1:]]))
 """
 PROMPT = r'you( \[\d pictures?\])?> '
 

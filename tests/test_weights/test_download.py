@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from minigpt4 import model_files
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights import download, transfer
 from minigpt4.weights.download import fetch, record_of
-from minigpt4_cli import download as verb
+from minigpt4_cli import main as cli
 
 DATA = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -417,7 +418,7 @@ def test_a_hash_that_is_none(server):
 def test_an_escaped_name(server, cache, capsys):
     url = f'{server.url}/my%20file.pth'
     assert fetch(url) == cache / 'my file.pth'
-    assert verb.main([url, '--dry-run']) == 0
+    assert cli.main(['download', url, '--dry-run']) == 0
     assert str(cache / 'my file.pth') in capsys.readouterr().out
 
 
@@ -468,18 +469,22 @@ def test_processes_do_not_get_into_each_others_way(server, cache):
 def published(server, monkeypatch) -> str:
     """The 7B model of the hub, its files on the server."""
     name = 'minigpt-4_vicuna-7b_caption'
-    files, llm = verb.needed_files(name)
+    files, llm = model_files.needed_files(name)
     here = [
-        verb.Needed(file.part, f'{server.url}/{verb._name(file)}')
+        model_files.Needed(
+            file.part, f'{server.url}/{model_files._name(file)}'
+        )
         for file in files
     ]
-    here[-1] = verb.Needed('head', f'{server.url}/{HASHED}')
-    monkeypatch.setattr(verb, 'needed_files', lambda _: (here, llm))
+    here[-1] = model_files.Needed('head', f'{server.url}/{HASHED}')
+    monkeypatch.setattr(model_files, 'needed_files', lambda _: (here, llm))
     return name
 
 
 def test_verb(server, published, capsys, tmp_path):
-    assert verb.main([published, '--dest', str(tmp_path / 'd')]) == 0
+    assert (
+        cli.main(['download', published, '--dest', str(tmp_path / 'd')]) == 0
+    )
     out = capsys.readouterr().out
     names = {'eva_vit_g.pth', 'blip2_pretrained_flant5xxl.pth', HASHED}
     assert names <= left_in(tmp_path / 'd')
@@ -492,7 +497,7 @@ def test_verb(server, published, capsys, tmp_path):
 
 def test_verb_goes_on_after_a_failure(server, published, capsys, cache):
     server.statuses = [404]
-    assert verb.main([published]) == 1
+    assert cli.main(['download', published]) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert line.startswith('eva_vit_g.pth could not be fetched')
@@ -501,7 +506,7 @@ def test_verb_goes_on_after_a_failure(server, published, capsys, cache):
 
 
 def test_verb_dry_run(server, published, capsys, cache):
-    assert verb.main([published, '--dry-run', '--llm']) == 0
+    assert cli.main(['download', published, '--dry-run', '--llm']) == 0
     out = capsys.readouterr().out
     assert out.count('would go to') == 3 and 'would be fetched' in out
     assert not server.asked and not cache.exists()
@@ -509,16 +514,19 @@ def test_verb_dry_run(server, published, capsys, cache):
 
 def test_verb_takes_a_url(server, capsys):
     url = f'{server.url}/a.pth'
-    assert verb.main([url, '--sha256', SHA256]) == 0
+    assert cli.main(['download', url, '--sha256', SHA256]) == 0
     assert 'its SHA-256' in capsys.readouterr().out
-    assert verb.main([f'{server.url}/b.pth', '--sha256', 'ab' * 32]) == 1
+    assert (
+        cli.main(['download', f'{server.url}/b.pth', '--sha256', 'ab' * 32])
+        == 1
+    )
     assert f'expected {"ab" * 32}' in capsys.readouterr().err
 
 
 def test_verb_lists(capsys):
-    assert verb.main(['--list']) == 0
+    assert cli.main(['download', '--list']) == 0
     out = capsys.readouterr().out
-    for name in verb.our_models():
+    for name in model_files.our_models():
         assert name in out
     assert 'LAVIS/models/BLIP2/eva_vit_g.pth' in out
 
@@ -531,19 +539,19 @@ def test_verb_lists(capsys):
     ],
 )
 def test_verb_and_a_name_that_is_unknown(capsys, name, hint):
-    assert verb.main([name]) == 2
+    assert cli.main(['download', name]) == 2
     assert hint in capsys.readouterr().err
 
 
 def test_verb_for_what_is_shipped_needs_no_network(capsys, monkeypatch):
     monkeypatch.setattr(transfer, 'urlopen', pytest.fail)
-    assert verb.main(['minigpt-4_nano_caption']) == 0
+    assert cli.main(['download', 'minigpt-4_nano_caption']) == 0
     assert 'minigpt4_nano.pth' in capsys.readouterr().out
 
 
 def test_verb_says_what_no_one_hosts(server, capsys, monkeypatch):
     monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
-    assert verb.main(['minigpt-4_llama2-7b_caption']) == 1
+    assert cli.main(['download', 'minigpt-4_llama2-7b_caption']) == 1
     out, err = capsys.readouterr()
     assert 'head: no projection is hosted' in out
     assert len(err.splitlines()) == 1
@@ -562,7 +570,7 @@ def test_verb_llm(server, published, capsys, monkeypatch, tmp_path, kind):
     names = ['config.json', 'pytorch_model.bin', f'model{kind}']
     monkeypatch.setattr(huggingface_hub, 'list_repo_files', lambda _: names)
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
-    assert verb.main([published, '--llm']) == 0
+    assert cli.main(['download', published, '--llm']) == 0
     ((repository, settings),) = asked
     assert repository == 'Vision-CAIR/vicuna-7b'
     patterns = settings['allow_patterns']
@@ -573,7 +581,7 @@ def test_verb_llm(server, published, capsys, monkeypatch, tmp_path, kind):
 
 def test_verb_llm_that_cannot_be_had(published, capsys, monkeypatch):
     monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
-    assert verb.main([published, '--llm']) == 1
+    assert cli.main(['download', published, '--llm']) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith('the LLM Vision-CAIR/vicuna-7b could not be fetch')
 
@@ -582,7 +590,7 @@ def test_verb_with_an_llm_of_ones_own(
     server, published, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setenv('MINIGPT4_LLM', str(tmp_path))
-    assert verb.main([published, '--llm']) == 0
+    assert cli.main(['download', published, '--llm']) == 0
     assert f'LLM: {tmp_path}' in capsys.readouterr().out
 
 
@@ -642,13 +650,15 @@ def test_get_model_of_what_no_one_hosts(size):
     ],
 )
 def test_what_is_no_web_address_is_refused(capsys, address, message):
-    assert verb.main([address]) == 1
+    assert cli.main(['download', address]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f'error: {address}') and message in err
 
 
 def test_a_name_is_no_markup_and_controls_no_terminal(capsys, monkeypatch):
     monkeypatch.setenv('MINIGPT4_OFFLINE', '1')
-    assert verb.main(['http://host.invalid/x[bold]\x1b[31m.pth']) == 1
+    assert (
+        cli.main(['download', 'http://host.invalid/x[bold]\x1b[31m.pth']) == 1
+    )
     out, err = capsys.readouterr()
     assert 'x[bold]' in out and '\x1b' not in out + err

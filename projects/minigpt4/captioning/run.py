@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 caption``: ask about a folder of pictures, into a table."""
+"""Ask about a folder of images, into a table: the run of a command."""
 
 import argparse
 import hashlib
@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,25 +20,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from minigpt4_cli.options import (
-    add_model_options,
-    add_settings,
-    check_model,
-    load_model,
-    own_prompt,
-    quiet_logs,
-    settings_of,
-)
-
 from ..generation.sampling import SamplingParams
 from ..images.read import read_image
+from ..loading import load_model, own_prompt, quiet_logs
 from ..prompts.prompt import IMAGE_HERE
 from ..prompts.text_checks import check_text
 from ..utils.errors import (
-    add_debug_option,
-    one_line,
     printable,
-    reports_errors,
 )
 from ..utils.regular_files import open_regular
 from ..utils.signals import raise_on_signals
@@ -48,7 +35,6 @@ from .gallery import check_gallery, write_gallery
 from .image_lists import is_row_name
 from .sources import find_questions
 from .table import (
-    SUFFIXES,
     CaptionRow,
     CaptionTable,
     require_pyarrow,
@@ -58,18 +44,15 @@ from .table import (
 _NAMED = 10  # failures that the summary names
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
+def caption_sources(args: argparse.Namespace) -> int:
+    """Answer questions about images into a table.
 
     Args:
-        argv: What follows ``minigpt4 caption``.
+        args: The options of :mod:`minigpt4_cli.caption`.
 
     Returns:
-        0; 1 if pictures could not be answered, or if nothing could be done;
-        128 + N after signal N (130 after Ctrl-C).
+        0; 1 if an image could not be answered.
     """
-    args = _parse(argv)
     note = (
         'what was answered is kept, and the same command continues from there.'
     )
@@ -289,92 +272,3 @@ def _summarise(
     print(f'{", ".join(parts)}; {rows:,} rows: {table}', file=out)
     if args.gallery is not None:
         print(f'gallery: {printable(str(args.gallery))}', file=out)
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='minigpt4 caption',
-        description='Ask about pictures, many at once, into a table. The '
-        'same command again does what is missing or has changed.',
-    )
-    parser.add_argument(
-        'sources',
-        nargs='+',
-        metavar='PICTURES',
-        help='folders, pictures, globs, lists (.txt .csv .tsv .jsonl), or - '
-        'for a list on standard input',
-    )
-    parser.add_argument(
-        '-o',
-        '--out',
-        required=True,
-        type=lambda path: Path(path).expanduser(),
-        metavar='FILE',
-        help=f'the table: {", ".join(SUFFIXES)}',
-    )
-    parser.add_argument(
-        '--prompt',
-        action='append',
-        metavar='TEXT',
-        help="what to ask; several are asked one by one (default: the model's "
-        'own, "Describe this image in detail.")',
-    )
-    parser.add_argument(
-        '-r',
-        '--recursive',
-        action='store_true',
-        help='look into the folders of a folder too',
-    )
-    parser.add_argument(
-        '--gallery',
-        nargs='?',
-        const='',
-        metavar='FILE.html',
-        help='write a page to look at (default: beside the table)',
-    )
-    parser.add_argument(
-        '--overwrite',
-        action='store_true',
-        help='begin anew, whatever the table holds',
-    )
-    parser.add_argument(
-        '-q', '--quiet', action='store_true', help='print errors alone'
-    )
-    add_model_options(parser)
-    parser.add_argument(
-        '--slots',
-        type=_positive,
-        default=8,
-        help='answers at once, a matter of memory (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--workers',
-        type=_positive,
-        default=min(8, os.cpu_count() or 1),
-        help='threads that decode pictures (default: %(default)s)',
-    )
-    add_settings(parser)
-    add_debug_option(parser)
-    args = parser.parse_args(argv)
-    if args.out.suffix not in SUFFIXES:
-        parser.error(
-            f'-o {printable(str(args.out))} has the suffix '
-            f'{printable(args.out.suffix) or "(none)"}; expected '
-            f'{", ".join(SUFFIXES)}'
-        )
-    if args.gallery is not None:
-        page = args.gallery or args.out.with_suffix('.html')
-        args.gallery = Path(page).expanduser()
-    try:
-        args.settings = settings_of(args)
-        check_model(args.model, args.pretrained)
-    except (OSError, ValueError) as error:
-        parser.error(one_line(error))
-    return args
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{number} is not above 0')
-    return number

@@ -7,11 +7,10 @@ key. Here a string stays as it was written, and an unknown key is an error.
 
 import argparse
 import ast
-import copy
 import inspect
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -69,16 +68,30 @@ class CfgOptions(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Parse the options, and add them to those of earlier uses."""
-        options = copy.copy(getattr(namespace, self.dest, None) or {})
-        for item in values:
-            key, equals, value = item.partition('=')
-            if not equals or not key.strip():
-                parser.error(
-                    f'{option_string}: expected KEY=VALUE, found {item!r}; '
-                    'put quotes around a value with blanks'
-                )
-            options[key.strip()] = parse_value(value)
+        options = dict(getattr(namespace, self.dest, None) or {})
+        try:
+            options |= parse_options(values)
+        except ValueError as error:
+            parser.error(f'{option_string}: {error}')
         setattr(namespace, self.dest, options)
+
+
+def parse_options(items: Iterable[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` items; the last of equal keys counts.
+
+    Raises:
+        ValueError: An item has another form.
+    """
+    options = {}
+    for item in items:
+        key, equals, value = item.partition('=')
+        if not equals or not key.strip():
+            raise ValueError(
+                f'expected KEY=VALUE, found {item!r}; put quotes around a '
+                'value with spaces'
+            )
+        options[key.strip()] = parse_value(value)
+    return options
 
 
 def parse_value(text: str) -> Any:
@@ -229,6 +242,8 @@ def _check_key(cfg: Config, key: str, value: Any) -> None:
         where = '.'.join(parts[:depth]) or 'the config'
         last = depth == len(parts) - 1
         if isinstance(node, list):
+            if not node:
+                raise _option_error(key, f'{where} is an empty list')
             if not part.isdecimal() or int(part) >= len(node):
                 raise _option_error(
                     key,
@@ -250,7 +265,9 @@ def _check_key(cfg: Config, key: str, value: Any) -> None:
             _check_new(node, part, key, where, top=depth == 0)
             if not last and not _is_parameter(node, part):
                 raise _option_error(
-                    key, f'{where} has no setting {part!r}', suggest(part, node)
+                    key,
+                    f'{where} has no setting {part!r}',
+                    suggest(part, node),
                 )
             return
     if isinstance(value, str) and _is_number(node):

@@ -12,12 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from minigpt4_cli.options import completed, parse_setting
-
 from ..captioning.batch import check_picture
 from ..captioning.table import make_folder
 from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
+from ..generation.settings import complete_settings, parse_setting
 from ..images.fetch import fetch_picture
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
@@ -160,7 +159,7 @@ class Conversation:
         self.attach(words)
 
     def _regenerate(self, rest: str) -> None:
-        settings = completed(dict(map(parse_setting, rest.split())))
+        settings = complete_settings(dict(map(parse_setting, rest.split())))
         turns = self.session.turns
         question = self._shown(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
@@ -210,7 +209,7 @@ class Conversation:
 
     def _settings(self, rest: str) -> None:
         new = dict(map(parse_setting, rest.split()))
-        settings = completed({**self.session.settings, **new})
+        settings = complete_settings({**self.session.settings, **new})
         self.session.settings = settings
         shown = asdict(
             SamplingParams.of(self.session.model.generation, settings)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 chat``: talk about pictures, typed or from a script."""
+"""The chat in the terminal: typed, or from a script."""
 
 import argparse
 import contextlib
@@ -9,24 +9,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from minigpt4_cli.options import (
-    add_model_options,
-    add_settings,
-    check_model,
-    load_model,
-    quiet_logs,
-    settings_of,
-)
-
 from ..chat.session import ChatSession
-from ..utils.errors import add_debug_option, one_line, reports_errors
+from ..loading import load_model, quiet_logs
+from ..utils.errors import one_line
 from ..utils.signals import STOP_SIGNALS, StopSignal, raise_on_signals
 from .answer_view import show_markdown, show_plain, terminal_text
 from .commands import HELP, Conversation, check_save, save
@@ -35,19 +27,17 @@ from .typed_images import source_of
 _FAILURES = (ImportError, OSError, ValueError, RuntimeError)
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
+def chat(args: argparse.Namespace) -> int:
+    """Chat in the terminal, or answer the questions of a script.
 
     Args:
-        argv: What follows ``minigpt4 chat``.
+        args: The options of :mod:`minigpt4_cli.chat`.
 
     Returns:
         0; 1 after an error, which is printed on standard error; 128 + N after
         signal N (130 after Ctrl-C in a script, or twice while an answer is
         written).
     """
-    args = _parse(argv)
     scripted = _is_scripted(args)
     # typed chats have a meaning of their own for Ctrl-C
     signals = STOP_SIGNALS if scripted else (signal.SIGTERM, signal.SIGHUP)
@@ -275,71 +265,3 @@ def _complete(text: str, state: int) -> str | None:
         name = path.replace(' ', '\\ ')
         found.append(f'{name}/' if os.path.isdir(path) else f'{name} ')
     return found[state] if state < len(found) else None
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='minigpt4 chat',
-        description='Talk about pictures. With --ask, or when standard input '
-        'is no terminal (a question or command per line), only the answers '
-        'are printed.',
-    )
-    add_model_options(parser)
-    parser.add_argument(
-        '--image',
-        action='append',
-        default=[],
-        metavar='PATH',
-        help='a picture, by path or web address, for the first question; may '
-        'be given several times',
-    )
-    parser.add_argument(
-        '--ask',
-        action='append',
-        metavar='TEXT',
-        help='a question; several are turns of one conversation',
-    )
-    parser.add_argument(
-        '--json',
-        action='store_true',
-        help='print each answer as a line of JSON, with its counts',
-    )
-    parser.add_argument(
-        '--plain',
-        action='store_true',
-        help='show answers letter by letter, not as Markdown',
-    )
-    parser.add_argument(
-        '--system',
-        metavar='TEXT',
-        help="the line that opens the chat, instead of the model's own; '' "
-        'for none',
-    )
-    parser.add_argument(
-        '--max-context',
-        type=int,
-        metavar='N',
-        help='tokens of prompt and answer together (default: what the '
-        'language model takes)',
-    )
-    for flag, help_ in (
-        ('--load', 'go on with a conversation that was saved'),
-        ('--save', 'write the conversation at the end'),
-    ):
-        parser.add_argument(
-            flag,
-            type=lambda path: Path(path).expanduser(),
-            metavar='FILE',
-            help=help_,
-        )
-    add_settings(parser)
-    add_debug_option(parser)
-    args = parser.parse_args(argv)
-    if args.max_context is not None and args.max_context < 1:
-        parser.error(f'--max-context is {args.max_context}; expected above 0')
-    try:
-        args.settings = settings_of(args)
-        check_model(args.model, args.pretrained)
-    except (OSError, ValueError) as error:
-        parser.error(one_line(error))
-    return args

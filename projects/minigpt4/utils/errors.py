@@ -80,19 +80,21 @@ def reports_errors(
     ``--debug`` in the arguments the traceback is printed before the message.
 
     Args:
-        main: Takes the command line after the command's name, or nothing.
+        main: Takes the command line after the command's name, or its parsed
+            arguments, or nothing.
     """
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> int:
-        argv = next((arg for arg in args if arg is not None), sys.argv[1:])
+        first = next((arg for arg in args if arg is not None), sys.argv[1:])
+        debug = getattr(first, 'debug', '--debug' in first)
         try:
             status = main(*args, **kwargs) or 0
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a failure can be reported
             return status
         except KeyboardInterrupt as stop:
-            if '--debug' in argv:
+            if debug:
                 traceback.print_exc()
             status = exit_status(stop)
             message = str(stop) or 'stopped by Ctrl-C'
@@ -102,7 +104,7 @@ def reports_errors(
             _discard_output()  # its reader has ended
             return 1
         except Exception as error:
-            if '--debug' in argv:
+            if debug:
                 traceback.print_exc()
             print(f'error: {describe(error)}', file=sys.stderr)
             try:

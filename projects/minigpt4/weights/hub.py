@@ -13,6 +13,7 @@ from modelindex.models.Model import Model
 
 from ..utils.errors import one_line
 from .download import fetch
+from .shipped import PREFIX, shipped_or_local
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -63,13 +64,8 @@ def our_models() -> dict[str, Model]:
     index.build_models_with_collections()
     for model in index.models:
         model.config = str(root / model.config)
-        if model.weights and model.weights.startswith('nano/'):
-            model.weights = str(
-                _PACKAGE
-                / 'nano'
-                / 'weights'
-                / model.weights.removeprefix('nano/')
-            )
+        if model.weights and model.weights.startswith(PREFIX):
+            model.weights = str(shipped_or_local(model.weights))
     return {model.name.lower(): model for model in index.models}
 
 

@@ -23,9 +23,9 @@ from ..utils.file_types import (
 from ..utils.regular_files import open_regular
 from .checksum import check_weights
 from .llm_folder import choose_weights, read_index
+from .shipped import shipped_or_local
 from .state_dicts import as_tensor, unwrap
 
-SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 _CHUNK = 2**20
 # names whose values must be tensors; others may be anything, e.g. an epoch
 _TENSOR_NAMES = ('.weight', '.bias', 'llm_fingerprint')
@@ -131,10 +131,8 @@ def open_tensors(
         from .download import fetch
 
         path = fetch(name)
-    elif name.startswith('nano/') and not Path(name).exists():
-        path = SHIPPED / name.removeprefix('nano/')
     else:
-        path = Path(source).expanduser()
+        path = shipped_or_local(name)
     if path.is_dir():
         return _open_folder(path, checksums)
     if not path.is_file():

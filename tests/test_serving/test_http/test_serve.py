@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """``minigpt4 serve`` as a process: start, questions, stop, and bad starts."""
 
+import argparse
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from minigpt4.serving.http import serve
 from minigpt4_cli import main as cli
+from minigpt4_cli.serve import add_arguments
 
 openai = pytest.importorskip('openai', reason='needs minigpt4[serve]')
 pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
@@ -203,7 +205,9 @@ def test_what_is_not_installed_is_named(
 
 
 def test_other_machines_are_a_choice_with_a_warning():
-    arguments = serve._parser().parse_args([])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args([])
     assert arguments.host == '127.0.0.1'
 
     def greeting(host: str, **settings) -> str:

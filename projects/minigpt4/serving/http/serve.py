@@ -10,39 +10,35 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from minigpt4_cli.options import check_model, load_model, quiet_logs
-
 from ...generation.engine import Engine
 from ...generation.worker import EngineWorker
 from ...images.sources import ImageLimits, ImageSources
+from ...loading import check_model, load_model, quiet_logs
 from ...models import MiniGPT4
-from ...utils.errors import one_line, printable, reports_errors
+from ...utils.errors import one_line, printable
 from ...utils.signals import raise_on_signals
 from .api import ChatApi
 from .connections import ConnectionLimits
 from .hosts import HostRules, is_loopback, own_names
 from .http_server import install_hangup, make_server
 from .request_values import RequestLimits
-from .serve_options import KEY_VARIABLE
-from .serve_options import make_parser as _parser
 
+KEY_VARIABLE = 'MINIGPT4_API_KEY'
 _BACKLOG = 128  # connections that wait while the model is loaded
 _CHARACTERS = 16  # of a token, at most, nearly always
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
-    """Run the verb.
+def serve(args: argparse.Namespace) -> int:
+    """Serve until a signal stops the server.
 
     Args:
-        argv: What follows ``minigpt4 serve``.
+        args: The options of :mod:`minigpt4_cli.serve`.
 
     Returns:
         0 once a signal stopped it and all answers were finished; 128 + N
         where signal N cut answers off or came before it was ready; 1 if it
         could not start.
     """
-    args = _parser().parse_args(argv)
     _require(args.web)
     check_model(args.model, args.pretrained)
     sources = ImageSources(

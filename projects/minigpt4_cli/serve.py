@@ -1,24 +1,22 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The options of ``minigpt4 serve``."""
+"""``minigpt4 serve``: the HTTP API, and a web page with ``--web``."""
 
 import argparse
 import os
 
-from minigpt4_cli.options import add_model_options
-
-from ...utils.errors import add_debug_option
-from .connections import ConnectionLimits
+from .options import (
+    add_model_options,
+    positive_float,
+    positive_int,
+)
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The options of ``minigpt4 serve``."""
-    parser = argparse.ArgumentParser(
-        prog='minigpt4 serve',
-        description='Answer OpenAI clients over HTTP.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    parser.description = "Serve OpenAI's chat API over HTTP."
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     add_model_options(parser)
     add = parser.add_argument
     add('--host', default='127.0.0.1', help='0.0.0.0 lets other machines in')
@@ -56,11 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
         'network; may be given several times',
     )
     add('--quiet', action='store_true', help='log warnings alone')
-    add_debug_option(parser)
     group = parser.add_argument_group('engine')
     add = group.add_argument
-    add('--slots', type=_above_0, default=16, help='answers written at once')
-    add('--max-waiting', type=_above_0, default=64, help='then 429')
+    add(
+        '--slots',
+        type=positive_int,
+        default=16,
+        help='answers written at once',
+    )
+    add('--max-waiting', type=positive_int, default=64, help='then 429')
     add(
         '--stored-tokens',
         type=int,
@@ -69,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         '--drain-seconds',
-        type=_positive,
+        type=positive_float,
         default=30,
         help='to finish at a stop',
     )
@@ -83,16 +85,31 @@ def make_parser() -> argparse.ArgumentParser:
         help='fetch from these alone, private ones too; none: fetch nothing; '
         'without the option: from any public address',
     )
-    add('--max-image-mb', type=_positive, default=20, help='of one file')
-    add('--max-megapixels', type=_positive, default=25, help='of one image')
-    add('--fetch-seconds', type=_positive, default=10, help='for one image')
+    add('--max-image-mb', type=positive_float, default=20, help='of one file')
+    add(
+        '--max-megapixels',
+        type=positive_float,
+        default=25,
+        help='of one image',
+    )
+    add(
+        '--fetch-seconds',
+        type=positive_float,
+        default=10,
+        help='for one image',
+    )
     group = parser.add_argument_group('limits of a request')
     add = group.add_argument
     add('--max-images', type=int, default=8, help='of one conversation')
-    add('--max-tokens', type=_above_0, default=2048, help='of an answer')
-    add('--max-beams', type=_above_0, default=1, help='others wait for them')
-    add('--max-body-mb', type=_positive, default=64, help='of the JSON')
-    add('--max-seconds', type=_positive, default=600, help='in all')
+    add('--max-tokens', type=positive_int, default=2048, help='of an answer')
+    add(
+        '--max-beams',
+        type=positive_int,
+        default=1,
+        help='others wait for them',
+    )
+    add('--max-body-mb', type=positive_float, default=64, help='of the JSON')
+    add('--max-seconds', type=positive_float, default=600, help='in all')
     add(
         '--max-client-requests',
         type=int,
@@ -101,70 +118,61 @@ def make_parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group('limits of connections')
     add = group.add_argument
-    defaults = ConnectionLimits()
     add(
         '--max-connections',
-        type=_above_0,
-        default=defaults.total,
+        type=positive_int,
+        default=512,
         help='in all; fewer if the limit of open files is low',
     )
     add(
         '--max-client-connections',
-        type=_above_0,
-        default=defaults.per_client,
+        type=positive_int,
+        default=128,
         help='of one IP address, or of one /64 of IPv6',
     )
     add(
         '--header-seconds',
-        type=_positive,
-        default=defaults.header_seconds,
+        type=positive_float,
+        default=20.0,
         help='without a complete request, until a connection is closed',
     )
     add(
         '--idle-seconds',
-        type=_positive,
-        default=defaults.idle_seconds,
+        type=positive_float,
+        default=65.0,
         help='after an answer, until a connection is closed',
     )
     add(
         '--body-seconds',
-        type=_positive,
-        default=defaults.body_seconds,
+        type=positive_float,
+        default=60.0,
         help='for the body of a request to arrive',
     )
     add(
         '--send-seconds',
-        type=_positive,
-        default=defaults.send_seconds,
+        type=positive_float,
+        default=30.0,
         help='in which a client reads nothing of its answer',
     )
     group = parser.add_argument_group('the web page')
     add = group.add_argument
     add(
         '--max-upload-mb',
-        type=_positive,
+        type=positive_float,
         default=1024,
         help='of all uploaded pictures on disk; a client may have a quarter',
     )
-    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    from minigpt4.serving.http.serve import serve
+
+    return serve(args)
 
 
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**16:
         raise argparse.ArgumentTypeError(f'{text} is not from 0 to 65535')
-    return value
-
-
-def _above_0(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
     return value
