@@ -12,7 +12,7 @@ import torch
 from minigpt4.engine import config
 from minigpt4.engine.hooks import UnusableRunError
 from minigpt4.engine.ranks import OtherRankError
-from minigpt4.engine.report import reports_rank_errors, sentence_of
+from minigpt4.engine.report import reports_rank_errors, error_sentence
 from minigpt4.registry import MODELS
 
 
@@ -40,30 +40,30 @@ def test_wrapped_errors_give_the_first_sentence(make_cfg):
     worker = raised(lambda: next(iter(loader)))
     assert 'Traceback' in str(worker)
     want = 'x.tar holds no sample; give another one.'
-    assert sentence_of(worker) == want
+    assert error_sentence(worker) == want
     loader = torch.utils.data.DataLoader(Odd(), num_workers=1)
-    message = sentence_of(raised(lambda: next(iter(loader))))
+    message = error_sentence(raised(lambda: next(iter(loader))))
     assert message.startswith('RuntimeError in a data worker: out of luck')
     cfg = make_cfg('stream')
     cfg.model.decoder.name_or_path = '/absent/llm'
     built = raised(lambda: MODELS.build(cfg.model))
-    assert sentence_of(built).startswith("LLM '/absent/llm' does not exist")
+    assert error_sentence(built).startswith("LLM '/absent/llm' does not exist")
     unknown = raised(lambda: MODELS.build(dict(type='Absent')))
-    message = sentence_of(unknown)
+    message = error_sentence(unknown)
     assert message.startswith('Absent is not in the ')
     assert message.endswith('registry; check the type in the config.')
 
 
 def test_other_errors_are_sentences_too():
     full = OSError(errno.ENOSPC, 'No space left on device', 'a.pth')
-    assert sentence_of(full).startswith('a.pth: No space left on device')
-    assert 'free some space and resume' in sentence_of(full)
+    assert error_sentence(full).startswith('a.pth: No space left on device')
+    assert 'free some space and resume' in error_sentence(full)
     shared = OSError(errno.ENOSPC, 'No space left on device')
-    assert '/dev/shm' in sentence_of(shared)
-    assert sentence_of(UnusableRunError('the loss is nan.')) == (
+    assert '/dev/shm' in error_sentence(shared)
+    assert error_sentence(UnusableRunError('the loss is nan.')) == (
         'the loss is nan.'
     )
-    assert 'not an expected error' in sentence_of(RuntimeError('odd'))
+    assert 'not an expected error' in error_sentence(RuntimeError('odd'))
 
 
 def run(function, monkeypatch, *arguments) -> int:

@@ -293,9 +293,7 @@ def _check_new(node: Any, part: str, key: str, where: str, top: bool) -> None:
     if names is None:  # any key may be valid: refuse only a clear typo
         close = suggest(part, node, 0.9)
         if close:
-            raise _option_error(
-                key, f'{where} has no setting {part!r}', close
-            )
+            raise _option_error(key, f'{where} has no setting {part!r}', close)
     elif part not in names:
         raise _option_error(
             key,
