@@ -55,6 +55,8 @@ class BuildWithMim(build_py):
 
 setup(
     package_dir={'': SOURCE},
-    packages=find_packages(SOURCE, include=['minigpt4', 'minigpt4.*']),
+    packages=find_packages(
+        SOURCE, include=['minigpt4', 'minigpt4.*', 'minigpt4_cli']
+    ),
     cmdclass={'build_py': BuildWithMim},
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 import mini_prop
 import torch
-from generation import TokenizedPrompt, compare, forced_lengths
+from generation import Row, compare, forced_lengths
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 PROMPT, TOKENS = 32, 34  # the first two do not count
@@ -96,7 +96,7 @@ def measure(
             ),
         ):
             row = compare(
-                TokenizedPrompt(
+                Row(
                     f'batch-scale {work} B={batch}',
                     work,
                     size,

@@ -8,7 +8,7 @@ both sides.
 
 from collections.abc import Iterator
 
-from generation import TokenizedPrompt, compare
+from generation import Row, compare
 
 IMAGES, SLOTS = 64, 16
 REPEATS = 5
@@ -18,7 +18,7 @@ def measure(repeats: int) -> Iterator[dict]:
     """The rows."""
     for peer in ('transformers', 'official'):
         yield compare(
-            TokenizedPrompt(
+            Row(
                 f'caption-batch against {peer}',
                 'caption',
                 'small',

@@ -8,7 +8,7 @@ with a compiled pass, whose compilation is told and not counted.
 
 from collections.abc import Iterator
 
-from generation import TokenizedPrompt, compare
+from generation import Row, compare
 
 TOKENS = 60
 GOALS = dict(transformers=3, official=None, live=6)
@@ -21,7 +21,7 @@ def measure(repeats: int, size: str = 'host') -> Iterator[dict]:
         for peer, goal in GOALS.items():
             name = 'decode-host' + (' compiled' if side == 'compiled' else '')
             yield compare(
-                TokenizedPrompt(
+                Row(
                     f'{name} against {peer}',
                     'decode',
                     size,

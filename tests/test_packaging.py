@@ -166,11 +166,11 @@ def test_wheel_has_the_nano_weights(wheel):
 
 
 def test_wheel_has_nothing_else(wheel):
-    """No tests, caches or build files; one top-level package."""
+    """No tests, caches or build files; the two packages."""
     tops = {name.split('/')[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith('.dist-info')} == {
         'minigpt4',
-        'minigpt4_cli/main.py',
+        'minigpt4_cli',
     }
     assert not [name for name in wheel.namelist() if '__pycache__' in name]
 
