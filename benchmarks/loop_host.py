@@ -76,7 +76,9 @@ def runner_of(side: str, work_dir: str):
     settings = {}
     if ours:
         settings = Config.fromfile(base).to_dict()
-        settings['default_hooks']['sample_captions']['dataset'] = dict(type='Nothing')
+        settings['default_hooks']['sample_captions']['dataset'] = dict(
+            type='Nothing'
+        )
         settings['default_hooks']['checkpoint']['interval'] = 10**6
         settings['default_hooks']['checkpoint']['save_last'] = False
         loop = dict(type=minigpt4.engine.EndlessTrainLoop)

@@ -81,7 +81,11 @@ def test_all_components_are_in_the_child_registry():
 def imported(statement: str) -> set[str]:
     """The modules that a fresh Python has after a statement."""
     done = subprocess.run(
-        [sys.executable, '-c', f'{statement}\nimport sys\nprint(*sys.modules)'],
+        [
+            sys.executable,
+            '-c',
+            f'{statement}\nimport sys\nprint(*sys.modules)',
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -9,12 +9,11 @@ from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
 
 with read_base():
     from ._base_.nano import *
-    from ._base_.runtime import *
     from ._base_.stage1 import *
 
 max_iters = 800
 global_batch_size = 32
-model.update(prompt_template='bare', prompt='', max_text_length=32)
+model.update(stage_model)
 
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(

@@ -135,7 +135,9 @@ def test_a_name_that_looks_like_a_number_stays_a_name():
             node = node[int(part)] if part.isdecimal() else node[part]
         assert node == '2024'
         for value in (1e3, True):
-            with pytest.raises(ValueError, match=f'{key}: .* is not a string; put'):
+            with pytest.raises(
+                ValueError, match=f'{key}: .* is not a string; put'
+            ):
                 load_config(STAGE1, options={key: value})
     cfg = load_config(STAGE1, options={'work_dir': 2024, 'max_iters': 2024})
     assert (cfg.work_dir, cfg.max_iters) == ('2024', 2024)

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from minigpt4.engine import config
+from minigpt4.engine.ranks import start_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,9 @@ def test_global_batch_is_shared_out(ranks, share):
 
 @pytest.mark.parametrize('total, ranks, better', [(12, 5, 10), (2, 3, 3)])
 def test_uneven_batch_is_refused(total, ranks, better):
-    with pytest.raises(ValueError, match=f'evenly among {ranks} ranks') as error:
+    with pytest.raises(
+        ValueError, match=f'evenly among {ranks} ranks'
+    ) as error:
         config.set_rank_batch(loader_cfg(total), ranks)
     assert str(error.value).endswith(f'a multiple, e.g. {better}.')
 
@@ -73,7 +76,7 @@ def test_other_launchers_need_gpus():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     with pytest.raises(ValueError, match='needs GPUs'):
-        config.start_ranks(Config(), 'slurm')
+        start_ranks(Config(), 'slurm')
 
 
 def test_train_tool_takes_options_and_resumes(
@@ -91,7 +94,7 @@ def test_train_tool_takes_options_and_resumes(
 
     text = run('--resume', '--cfg-options', 'max_iters=3')
     assert f'nothing to resume in {cfg.work_dir}' in text
-    assert f'checkpoints and logs lie in {cfg.work_dir}' in text
+    assert f'checkpoints and logs are in {cfg.work_dir}' in text
     assert len(losses(cfg)) == 3
     assert config.latest_checkpoint(cfg.work_dir).endswith('iter_3.pth')
     text = run('--resume', '--cfg-options', 'max_iters=4')

@@ -11,8 +11,8 @@ import torch
 
 from minigpt4.engine import config
 from minigpt4.engine.hooks import UnusableRunError
-from minigpt4.engine.ranks import OtherRankError
-from minigpt4.engine.report import reports_rank_errors, error_sentence
+from minigpt4.engine.ranks import OtherRankError, start_ranks
+from minigpt4.engine.report import error_sentence, reports_rank_errors
 from minigpt4.registry import MODELS
 
 
@@ -148,4 +148,4 @@ def test_a_launcher_without_its_variables_is_refused(monkeypatch):
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match='RANK, WORLD_SIZE.*dist_train.sh'):
-        config.start_ranks(config.Config(), 'pytorch')
+        start_ranks(config.Config(), 'pytorch')

@@ -15,8 +15,6 @@ from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
 from .checkpoints import latest_checkpoint as latest_checkpoint
-from .ranks import leave_ranks as leave_ranks
-from .ranks import start_ranks as start_ranks
 from .runner import CheckedRunner
 
 _REQUIRED_FOR_TRAINING = (

@@ -103,7 +103,6 @@ def rows_attention(
     ), None
 
 
-
 @functools.cache
 def register() -> None:
     """Let transformers' LLMs use :func:`rows_attention` by its ``NAME``.

@@ -88,7 +88,7 @@ class DeferredLossHook(RuntimeInfoHook):
 
 @HOOKS.register_module()
 class LateInfoHook(DeferredLossHook):
-    """The name of :class:`DeferredLossHook` in 0.1; deprecated."""
+    """The registry name of :class:`DeferredLossHook` in 0.1; deprecated."""
 
     def __init__(self, interval: int = 50) -> None:
         warn_renamed('the hook LateInfoHook', 'DeferredLossHook')
