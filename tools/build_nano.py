@@ -51,7 +51,7 @@ def build_vision(out: Path, steps: int, seed: int) -> None:
 
 
 def build_projection(out: Path) -> None:
-    """Train both stages with the weights in ``out``, as the quickstart does."""
+    """Train both stages with the weights in ``out``."""
     import torch
 
     from minigpt4.engine.config import latest_checkpoint
