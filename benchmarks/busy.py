@@ -107,7 +107,7 @@ def fair_factor(competitors: int) -> float:
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows."""
+    """Yield the rows."""
     peer = {**os.environ, 'OMP_NUM_THREADS': str(THREADS)}
     for name in SETTINGS:
         peer.pop(name, None)

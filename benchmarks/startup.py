@@ -49,7 +49,7 @@ def run(command: list[str], question: str = '') -> tuple[float, float, str]:
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows."""
+    """Yield the rows."""
     for name, command, question, limit in (
         ('import', [sys.executable, '-c', IMPORT], '', 4.0),
         (

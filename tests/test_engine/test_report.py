@@ -17,15 +17,14 @@ from minigpt4.registry import MODELS
 
 
 class Failing(torch.utils.data.Dataset):
+    """The first sample is an expected error, the second another one."""
+
     def __len__(self):
-        return 1
+        return 2
 
     def __getitem__(self, index):
-        raise ValueError('x.tar holds no sample; give another one.')
-
-
-class Odd(Failing):
-    def __getitem__(self, index):
+        if index == 0:
+            raise ValueError('x.tar has no sample; give another one.')
         raise RuntimeError('out of luck')
 
 
@@ -36,13 +35,12 @@ def raised(function) -> Exception:
 
 
 def test_wrapped_errors_give_the_first_sentence(make_cfg):
-    loader = torch.utils.data.DataLoader(Failing(), num_workers=1)
-    worker = raised(lambda: next(iter(loader)))
+    batches = iter(torch.utils.data.DataLoader(Failing(), num_workers=1))
+    worker = raised(lambda: next(batches))
     assert 'Traceback' in str(worker)
-    want = 'x.tar holds no sample; give another one.'
+    want = 'x.tar has no sample; give another one.'
     assert error_sentence(worker) == want
-    loader = torch.utils.data.DataLoader(Odd(), num_workers=1)
-    message = error_sentence(raised(lambda: next(iter(loader))))
+    message = error_sentence(raised(lambda: next(batches)))
     assert message.startswith('RuntimeError in a data worker: out of luck')
     cfg = make_cfg('stream')
     cfg.model.decoder.name_or_path = '/absent/llm'
