@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Where the package lies, and the ``.mim`` folder that mim looks for.
+"""The folder of the packages, and the ``.mim`` folder that mim reads.
 
 Everything else about the distribution is declared in pyproject.toml.
 """
@@ -13,14 +13,15 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SOURCE = 'projects'
-MIM_PARTS = ('configs', 'tools', 'model-index.yml')
+PACKAGES = ('minigpt4', 'minigpt4.*', 'minigpt4_cli', 'minigpt4_cli.*')
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithMim(build_py):
-    """Give the package its ``.mim``: copies in a wheel, links if editable.
+    """Add ``.mim`` to the package: copies in a wheel, links if editable.
 
-    ``pip install -e`` asks for ``editable_wheel``, so mmengine's habit of
-    looking for ``develop`` on the command line would leave the folder out.
+    ``pip install -e`` runs ``editable_wheel``, so mmengine's check for
+    ``develop`` on the command line would omit the folder.
     """
 
     def run(self) -> None:
@@ -32,11 +33,11 @@ class BuildWithMim(build_py):
         mim.mkdir(parents=True)
         if self.editable_mode:
             (mim / '.gitignore').write_text('*\n')
-        for part in MIM_PARTS:
-            if (ROOT / part).exists():
-                self._bring(ROOT / part, mim / part)
+        for name in MIM_FILES:
+            if (ROOT / name).exists():
+                self._add(ROOT / name, mim / name)
 
-    def _bring(self, source: Path, target: Path) -> None:
+    def _add(self, source: Path, target: Path) -> None:
         if self.editable_mode:
             try:
                 target.symlink_to(os.path.relpath(source, target.parent))
@@ -55,8 +56,6 @@ class BuildWithMim(build_py):
 
 setup(
     package_dir={'': SOURCE},
-    packages=find_packages(
-        SOURCE, include=['minigpt4', 'minigpt4.*', 'minigpt4_cli']
-    ),
+    packages=find_packages(SOURCE, include=PACKAGES),
     cmdclass={'build_py': BuildWithMim},
 )

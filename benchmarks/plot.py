@@ -29,7 +29,13 @@ def newest(folder: Path) -> list[dict]:
                 curve = row['name'].startswith('batch-scale ')
                 if row['ratio'] and row['guard_ok'] and not curve:
                     rows[row['name']] = dict(
-                        row, date=run['time'][:10], machine=run['machine']
+                        row,
+                        date=run['time'][:10],
+                        machine=run['machine'],
+                        # the word in results of version 0.1
+                        peer_name=row.get('peer_name', '').replace(
+                            're-stated', 'reimplemented'
+                        ),
                     )
     return [rows[name] for name in sorted(rows)]
 
@@ -86,15 +92,17 @@ def draw(rows: list[dict], out: Path) -> None:
     figure, axes = plt.subplots(
         figsize=(9, 0.42 * len(rows) + 1.2), layout='constrained'
     )
-    places = range(len(rows))
+    positions = range(len(rows))
     met = ['#2a7f62' if row['met'] else '#c77d3a' for row in rows]
-    axes.barh(places, [row['ratio'] for row in rows], color=met, height=0.6)
-    for place, row in zip(places, rows):
+    axes.barh(positions, [row['ratio'] for row in rows], color=met, height=0.6)
+    for position, row in zip(positions, rows):
         if row['goal']:
-            axes.vlines(row['goal'], place - 0.42, place + 0.42, 'black', lw=2)
+            axes.vlines(
+                row['goal'], position - 0.42, position + 0.42, 'black', lw=2
+            )
         axes.annotate(
             f'{row["ratio"]:.3g}x',
-            (max(row['ratio'], row['goal'] or 0), place),
+            (max(row['ratio'], row['goal'] or 0), position),
             xytext=(4, 0),
             textcoords='offset points',
             va='center',
@@ -104,7 +112,7 @@ def draw(rows: list[dict], out: Path) -> None:
     axes.set_xscale('log')
     axes.margins(x=0.12)
     axes.set_yticks(
-        places,
+        positions,
         [f'{row["name"]}\n{row.get("peer_name", "")}' for row in rows],
         fontsize=7,
     )
@@ -121,7 +129,7 @@ def draw_scale(rows: list[dict], out: Path) -> None:
 
     Args:
         rows: What :func:`scale` found.
-        out: The picture.
+        out: The image file.
     """
     works = list(dict.fromkeys(row['work'] for row in rows))
     figure, all_axes = plt.subplots(
@@ -143,8 +151,8 @@ def draw_scale(rows: list[dict], out: Path) -> None:
         axes.set_yscale('log', base=2)
         axes.yaxis.set_major_formatter('{x:g}')
         axes.set_xticks(batches, batches)
-        axes.set_xlabel('answers at once')
-        axes.set_ylabel('tokens per second of the CPU')
+        axes.set_xlabel('concurrent requests')
+        axes.set_ylabel('tokens per CPU second')
         axes.set_title(work)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

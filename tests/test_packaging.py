@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The wheel, the requirements, and the rules that the modules keep."""
+"""The wheel, the requirements, and rules for every file."""
 
-import ast
 import importlib
 import re
 import shutil
@@ -19,26 +18,14 @@ else:
     tomllib = pytest.importorskip('tomli')
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / 'projects' / 'minigpt4'
+PROJECTS = ROOT / 'projects'
+PACKAGES = ('minigpt4', 'minigpt4_cli')
 MODULES = sorted(
-    path.relative_to(PACKAGE.parent)
-    for path in PACKAGE.rglob('*.py')
+    path.relative_to(PROJECTS)
+    for package in PACKAGES
+    for path in (PROJECTS / package).rglob('*.py')
     if '.mim' not in path.parts
 )
-# Imports go one way: a module sees its own layer's folder and what is below.
-LAYERS = {
-    'texts': -2,
-    'encoding': -1,
-    'prompts': 0,
-    'models': 1,
-    'datasets': 1,
-    'engine': 2,
-    'inference': 3,
-    'convert': 4,
-    'curation': 4,
-    'evaluation': 4,
-}
-ANYONE_MAY_IMPORT = {'atomic', 'compat', 'download', 'registry'}
 NOT_SOURCE = {
     '__pycache__',
     'build',
@@ -57,7 +44,7 @@ def name_of(path: Path) -> str:
 
 
 def source_files() -> list[Path]:
-    """The files of the repository, without what git ignores."""
+    """The files of the repository, without the files that git ignores."""
     listed = subprocess.run(
         ['git', 'ls-files', '-z', '-co', '--exclude-standard'],
         cwd=ROOT,
@@ -94,7 +81,7 @@ def constraints(file: str) -> list[Requirement]:
 
 
 def ranges() -> list[Requirement]:
-    """Every range of pyproject.toml, those of the extras included."""
+    """Every range of pyproject.toml, the extras included."""
     project = pyproject()['project']
     extras = project['optional-dependencies'].values()
     lines = [*project['dependencies'], *(x for extra in extras for x in extra)]
@@ -136,11 +123,16 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 def test_wheel_has_every_module(wheel):
     names = set(wheel.namelist())
     missing = [str(path) for path in MODULES if path.as_posix() not in names]
-    assert not missing, 'a folder without __init__.py is left out'
-    assert 'minigpt4_cli/main.py' in names
+    assert not missing, 'a folder without __init__.py is omitted'
 
 
-def test_wheel_has_what_mim_looks_for(wheel):
+def test_wheel_is_marked_as_typed(wheel):
+    names = set(wheel.namelist())
+    for package in PACKAGES:
+        assert f'{package}/py.typed' in names
+
+
+def test_wheel_has_the_mim_folder(wheel):
     names = set(wheel.namelist())
     assert 'minigpt4/.mim/model-index.yml' in names
     expected = [
@@ -154,8 +146,8 @@ def test_wheel_has_what_mim_looks_for(wheel):
 
 def test_wheel_has_the_nano_weights(wheel):
     weights = [
-        path.relative_to(PACKAGE.parent).as_posix()
-        for path in (PACKAGE / 'nano' / 'weights').rglob('*')
+        path.relative_to(PROJECTS).as_posix()
+        for path in (PROJECTS / 'minigpt4/nano/weights').rglob('*')
         if path.is_file()
     ]
     if not weights:
@@ -165,12 +157,11 @@ def test_wheel_has_the_nano_weights(wheel):
     assert sum(sizes[name] for name in weights) < 8e6
 
 
-def test_wheel_has_nothing_else(wheel):
-    """No tests, caches or build files; the two packages."""
+def test_wheel_has_no_other_files(wheel):
+    """No tests, caches or build files; two top-level packages."""
     tops = {name.split('/')[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith('.dist-info')} == {
-        'minigpt4',
-        'minigpt4_cli',
+        *PACKAGES
     }
     assert not [name for name in wheel.namelist() if '__pycache__' in name]
 
@@ -181,7 +172,8 @@ def test_wheel_metadata(wheel):
     assert 'License-Expression: Apache-2.0' in text
     assert 'Requires-Python: <3.13,>=3.10' in text
     (scripts,) = (n for n in wheel.namelist() if 'entry_points' in n)
-    assert 'minigpt4 = ' in wheel.read(scripts).decode()
+    text = wheel.read(scripts).decode()
+    assert 'minigpt4 = minigpt4_cli.main:main' in text
 
 
 @pytest.mark.parametrize('file', ['constraints.txt', 'constraints-oldest.txt'])
@@ -221,7 +213,7 @@ def test_oldest_constraints_are_the_floors():
         assert pin == floor or pin.startswith(f'{floor}.'), requirement
 
 
-def test_openmim_is_no_requirement():
+def test_openmim_and_mmcv_are_no_requirements():
     assert not {'openmim', 'mmcv'} & {r.name.lower() for r in ranges()}
 
 
@@ -230,66 +222,20 @@ def test_module_imports(path):
     importlib.import_module(name_of(path))
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Parts of the package (first names below it) that a module imports.
-
-    Imports inside functions count as well.
-    """
-    here = name_of(path).split('.')
-    package = here if path.name == '__init__.py' else here[:-1]
-    found = set()
-    tree = ast.parse((PACKAGE.parent / path).read_text('utf-8'))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1]
-            base = base if node.level else []
-            stem = [*base, *(node.module or '').split('.')]
-            names = [
-                '.'.join([*filter(None, stem), alias.name])
-                for alias in node.names
-            ]
-        else:
-            continue
-        found |= {
-            name.split('.')[1]
-            for name in names
-            if name.startswith('minigpt4.')
-        }
-    return found
-
-
-@pytest.mark.parametrize('path', MODULES, ids=name_of)
-def test_imports_go_one_way(path):
-    part = path.parts[1].removesuffix('.py')
-    if part not in LAYERS:
-        return  # nano, hub and the package itself see every layer
-    for other in imported_parts(path) - ANYONE_MAY_IMPORT - {part}:
-        assert other != 'nano' or LAYERS[part] > 2, (
-            f'{path} imports nano, which only inference and above may'
-        )
-        if other in LAYERS:
-            assert LAYERS[other] < LAYERS[part], (
-                f'{path} imports {other}; imports go prompts -> models, '
-                'datasets -> engine -> inference -> curation, evaluation'
-            )
-
-
-def test_only_compat_asks_for_versions():
+def test_only_compat_checks_versions():
     """Every `if version` of the project is in compat.py."""
     asks = re.compile(r'\b(torch|transformers|mmengine|mmcv)\.__version__')
     found = [
         str(path)
         for path in MODULES
-        if asks.search((PACKAGE.parent / path).read_text('utf-8'))
+        if asks.search((PROJECTS / path).read_text('utf-8'))
         and path.stem not in ('compat', 'doctor')
     ]
     assert not found
 
 
-def test_no_path_of_a_machine():
-    """No file names somebody's home folder or workplace."""
+def test_no_file_names_a_path_of_a_machine():
+    """No file names a home folder or another folder of one machine."""
     # in pieces, or this file would be found too
     words = ('ho' + 'me', 'ro' + 'ot', 'wo' + 'rk', 'Us' + 'ers', 'mn' + 't')
     path_of_machine = re.compile(
@@ -303,6 +249,19 @@ def test_no_path_of_a_machine():
         for match in path_of_machine.finditer(path.read_bytes())
     ]
     assert not found
+
+
+def test_no_symbolic_links():
+    """A link breaks on other machines and on Windows."""
+    listed = subprocess.run(
+        ['git', 'ls-files', '-s'], cwd=ROOT, capture_output=True, text=True
+    )
+    links = [
+        line.partition('\t')[2]
+        for line in listed.stdout.splitlines()
+        if line.startswith('120000')
+    ]
+    assert not links
 
 
 def test_python_files_have_the_header():

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Lets the parity tests share the scripts that stand beside them."""
+"""Let the parity tests import the scripts of this folder."""
 
 import sys
 from pathlib import Path

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Compare our tiny MiniGPT4 with a peer's, in the peer's own environment.
+"""Compare our tiny MiniGPT4 with a peer's, in the peer's environment.
 
     python tests/parity/make_references.py PEER [--python P] [--write]
 
 PEER is ``blip2`` (transformers) or ``mmpretrain`` (MMPretrain's MiniGPT4, see
 ``compare_mmpretrain.sh``). Both sides get the same weights, the peer's
 through ``minigpt4.weights.layouts``. It prints the worst absolute difference
-of every stage and fails above the tolerance. ``--write`` keeps the peer's
+of every stage and fails above the tolerance. ``--write`` stores the peer's
 outputs in ``references/PEER.safetensors``, with the peer's versions in the
 file's metadata, for ``test_references.py``.
 """
@@ -41,7 +41,9 @@ from tiny_model import (
 
 REFERENCES = Path(__file__).parent / 'references'
 TOLERANCE = 1e-5
-KEPT_LOGITS = 2  # the last places of each row, which see all others
+KEPT_LOGITS = (
+    2  # the last positions of each sequence, which attend to all others
+)
 # layout of the weights, template, and batch of each peer
 PEERS = dict(
     blip2=('huggingface', 'vicuna_v0', 'conversation'),
@@ -52,7 +54,7 @@ PEERS = dict(
 def run_peer(python: str, peer: str, folder: Path) -> tuple[dict, str]:
     """The peer's outputs, and its versions."""
     script = Path(__file__).parent / 'peer_process.py'
-    # with the packages of its own environment alone
+    # only with the packages of its own environment
     environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     subprocess.run(
         [python, '-W', 'ignore', script, peer, folder],
@@ -65,7 +67,7 @@ def run_peer(python: str, peer: str, folder: Path) -> tuple[dict, str]:
 
 
 def main() -> None:
-    """Compare with one peer, and keep its outputs where that is asked."""
+    """Compare with one peer, and store its outputs if requested."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('peer', choices=PEERS)
     parser.add_argument(
@@ -75,7 +77,7 @@ def main() -> None:
         '--write', action='store_true', help='keep its outputs as reference'
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums in one order
+    torch.set_num_threads(1)  # a fixed order of sums
     peer = arguments.peer
     layout, template, batch = PEERS[peer]
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The peers' side of a comparison; runs in the peer's own environment.
+"""The peers' side of a comparison; runs in the peer's environment.
 
     python tests/parity/peer_process.py {blip2,mmpretrain} FOLDER
 
 reads ``FOLDER/{settings.json,weights.safetensors,inputs.safetensors,llm/}``,
-which :mod:`make_references` wrote, and leaves ``FOLDER/outputs.safetensors``.
-Nothing of ours is imported here.
+which :mod:`make_references` wrote, and writes ``FOLDER/outputs.safetensors``.
+It imports nothing of this package.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 
 def record(outputs: dict, name: str, pick=lambda args, out: out):
-    """A forward hook that keeps what ``pick`` sees, once."""
+    """A forward hook that stores the result of ``pick`` once."""
 
     def hook(module, args, kwargs, out):
         if name not in outputs:
@@ -66,13 +66,13 @@ def build_blip2(sizes: dict, tensors: dict[str, Tensor], image_token: int):
         image_token_index=image_token,
     )
     model = Blip2ForConditionalGeneration(config).float()
-    model.load_state_dict(tensors)  # strict: no name is left out
+    model.load_state_dict(tensors)  # strict: no name is missing
     model.vision_model.post_layernorm.eps = 1e-5
     return model.eval()
 
 
 def blip2(model, inputs: dict[str, Tensor], new_tokens: int) -> dict:
-    """What BLIP-2 computes; ``ids`` are of the left-padded prompts."""
+    """The outputs of BLIP-2; ``ids`` are of the left-padded prompts."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         model.vision_model.post_layernorm.register_forward_hook(
@@ -125,7 +125,7 @@ def blip2(model, inputs: dict[str, Tensor], new_tokens: int) -> dict:
         loss=result.loss.detach(),
         weight_grad=model.language_projection.weight.grad,
         bias_grad=model.language_projection.bias.grad,
-        # transformers puts the prompt in front
+        # transformers returns the prompt first
         ids=ids[:, inputs['prompt_ids'].shape[1] :].clone(),
     )
 
@@ -135,8 +135,8 @@ def build_mmpretrain(
 ):
     """MMPretrain's own ``MiniGPT4``, with its shipped config's arguments.
 
-    The config's ``bert-base-uncased``, of which MMPretrain reads the sizes
-    alone, is a folder written here.
+    The config's ``bert-base-uncased``, of which MMPretrain reads only the
+    sizes, is a folder written here.
     """
     import mmpretrain.models  # noqa: F401  (registers)
     from mmpretrain.registry import MODELS
@@ -203,20 +203,20 @@ def build_mmpretrain(
             ),
         )
     )
-    # its load hook calls every frozen tensor optional: compare names here
+    # its load hook makes every frozen tensor optional: compare names here
     buffers = {'q_former.bert.embeddings.position_ids'}
     odd = set(model.state_dict()) ^ set(tensors) ^ buffers
     if odd:
         raise SystemExit(f'names that only one side has: {sorted(odd)}')
     model.load_state_dict(tensors, strict=False)
-    # its frozen Q-Former trains with dropout otherwise
+    # its frozen Q-Former otherwise uses dropout
     return model.float().eval()
 
 
 def mmpretrain(model, inputs: dict[str, Tensor], settings: dict) -> dict:
-    """What MMPretrain's ``loss`` and ``predict`` compute for one sample.
+    """The outputs of MMPretrain's ``loss`` and ``predict`` for one sample.
 
-    One sample, for of several it pads the prompts inside the sequence.
+    Only one sample, because it pads several prompts inside the sequence.
     """
     from mmpretrain.structures import DataSample
 

@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""EVAViT, QFormer and the whole model compute what transformers' BLIP-2 does.
+"""EVAViT, QFormer and the complete model equal transformers' BLIP-2.
 
-In fp32 on a CPU, with the same drawn weights. The sums run in another order
-(``scaled_dot_product_attention`` against matrix products), so the bits differ
-in places; a comment beside each tolerance gives the worst error measured,
-with transformers 5.17 and with 4.49, on 2026-11-21. LayerNorms have eps 1e-6
-in EVA-ViT, 1e-12 in the Q-Former and 1e-5 in ``ln_vision``.
+In fp32 on a CPU, with the same random weights. The order of sums differs
+(``scaled_dot_product_attention`` against matrix products), and so do some
+bits; a comment at each tolerance gives the largest error measured, with
+transformers 5.17 and with 4.49, on 2026-11-21. LayerNorms have eps 1e-6 in
+EVA-ViT, 1e-12 in the Q-Former and 1e-5 in ``ln_vision``.
 """
 
 import re
@@ -53,7 +53,7 @@ def eva_vit_pair(width, depth, num_heads, mlp_width, img_size):
     arch = dict(
         width=width, depth=depth, num_heads=num_heads, mlp_width=mlp_width
     )
-    with torch.device('meta'):  # the true width is large to initialise
+    with torch.device('meta'):  # initializing the real width takes long
         ours = EVAViT(arch, img_size=img_size, dtype='float32')
         theirs = Blip2VisionModel(config).eval()
     ours.load_state_dict(tiny_model.draw_weights(ours), assign=True)
@@ -74,14 +74,14 @@ def eva_vit_pair(width, depth, num_heads, mlp_width, img_size):
         tensors[f'encoder.layers.{i}.self_attn.qkv.bias'] = torch.cat(
             (q, torch.zeros_like(q), v)
         )
-    for name in ('weight', 'bias'):  # of ln_vision, which is not looked at
+    for name in ('weight', 'bias'):  # of ln_vision, which is not compared
         tensors[f'post_layernorm.{name}'] = torch.ones(width)
     theirs.load_state_dict(tensors, assign=True)
     return ours, theirs
 
 
 def before_post_layernorm(theirs, images):
-    """transformers puts ln_vision, with another eps, behind the last block."""
+    """transformers has ln_vision, with another eps, after the last block."""
     seen = []
     hook = theirs.post_layernorm.register_forward_pre_hook(
         lambda module, args: seen.append(args[0])
@@ -96,12 +96,12 @@ def before_post_layernorm(theirs, images):
     'arch',
     [
         (32, 3, 4, 48, 42),
-        # four blocks of the true width: heads of 88, 257 tokens
+        # four blocks of the real width: heads of 88, 257 tokens
         pytest.param((1408, 4, 16, 6144, 224)),
     ],
     ids=['tiny', 'true_width'],
 )
-def test_eva_vit(arch):
+def test_eva_vit_equals_blip2(arch):
     ours, theirs = eva_vit_pair(*arch)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, arch[-1], arch[-1], generator=generator) * 4 - 2
@@ -110,12 +110,12 @@ def test_eva_vit(arch):
     assert mine.shape == (1, (arch[-1] // 14) ** 2 + 1, arch[0])
     assert mine.std() > 0.5
     # measured 0 with 5.17 (the same kernels); with 4.49 2.4e-6 (tiny) and
-    # 5.2e-6 (true width, of features up to 13.5)
+    # 5.2e-6 (real width, of features up to 13.5)
     assert worst(mine, before_post_layernorm(theirs, images)) <= 1e-5
 
 
-def test_eva_vit_in_bf16():
-    """Ours rounds no more than theirs does, measured against fp32."""
+def test_eva_vit_in_bf16_rounds_like_blip2():
+    """Our rounding error is not larger than theirs, relative to fp32."""
     ours, theirs = eva_vit_pair(32, 3, 4, 48, 42)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 3, 42, 42, generator=generator) * 4 - 2
@@ -174,7 +174,7 @@ def qformer_pair(context=20, queries=5, width=32, layers=4, heads=4, mlp=48):
     }
     result = theirs.load_state_dict(tensors, strict=False)
     assert not result.unexpected_keys
-    # the text path and position_ids are theirs alone
+    # only theirs has the text path and position_ids
     assert all(
         'query' not in key and 'attention' not in key
         for key in result.missing_keys
@@ -186,14 +186,14 @@ def qformer_pair(context=20, queries=5, width=32, layers=4, heads=4, mlp=48):
     'arch',
     [
         dict(),
-        # the true widths, two of the twelve layers
+        # the real widths, two of the twelve layers
         dict(
             context=1408, queries=32, width=768, layers=2, heads=12, mlp=3072
         ),
     ],
     ids=['tiny', 'true_width'],
 )
-def test_q_former(arch):
+def test_q_former_equals_blip2(arch):
     ours, theirs = qformer_pair(**arch)
     generator = torch.Generator().manual_seed(0)
     shape = (3, 257 if arch else 7, arch.get('context', 20))
@@ -205,8 +205,10 @@ def test_q_former(arch):
             encoder_hidden_states=ours.ln_vision(features),
         ).last_hidden_state
     assert mine.shape == (3, ours.num_tokens, ours.out_channels)
-    assert (mine[0] - mine[1]).abs().max() > 0.1  # the image is looked at
-    # measured 0 (tiny) and 2.6e-6 (true width) with 5.17; 2.5e-6 and 3.4e-6
+    assert (
+        mine[0] - mine[1]
+    ).abs().max() > 0.1  # the image affects the result
+    # measured 0 (tiny) and 2.6e-6 (real width) with 5.17; 2.5e-6 and 3.4e-6
     # with 4.49
     assert worst(mine, want) <= 1e-5
 
@@ -227,15 +229,17 @@ def test_ln_vision_has_the_eps_of_lavis():
 
 
 def whole_pair(folder, template, batch, scale=1.0):
-    """Ours and BLIP-2 around the same LLaMA, and BLIP-2's inputs.
+    """Ours and BLIP-2 with the same LLaMA, and BLIP-2's inputs.
 
-    ``scale`` is that of the image features.
+    ``scale`` is the scale of the image features.
     """
     llm = tiny_model.save_llm(folder / 'llm')
     ours = tiny_model.build(llm, template)
     for name, parameter in ours.backbone.named_parameters():
         if re.search(r'^(cls|pos|patch)|attn\.proj|fc2', name):
-            parameter.mul_(scale)  # all that is added up to the features
+            parameter.mul_(
+                scale
+            )  # every term of the sum that gives the features
     theirs = peer_process.build_blip2(
         tiny_model.SIZES,
         tiny_model.peer_weights(ours, 'huggingface', llm),
@@ -247,16 +251,16 @@ def whole_pair(folder, template, batch, scale=1.0):
 @pytest.mark.parametrize(
     ('template', 'batch'),
     [
-        # images inside the text, two rows of different lengths
+        # images inside the text, two sequences of different lengths
         ('vicuna_v0', 'conversation'),
         # no prompt: BOS, image, caption, newline
         ('bare', 'stage_1'),
     ],
 )
-def test_whole_model(tmp_path, template, batch):
+def test_complete_model_equals_blip2(tmp_path, template, batch):
     ours, theirs, inputs = whole_pair(tmp_path, template, batch)
     mask = inputs['attention_mask']
-    assert len(set(mask.sum(1).tolist())) == 2  # one row is padded
+    assert len(set(mask.sum(1).tolist())) == 2  # one sequence is padded
     place = (inputs['input_ids'] == tiny_model.IMAGE_TOKEN).nonzero()
     first = place[place[:, 0] == mask.sum(1).argmax(), 1][0]
     assert (first == 1) == (batch == 'stage_1')  # else inside the text
@@ -275,10 +279,10 @@ def test_whole_model(tmp_path, template, batch):
 
 
 # Measured in the logits: 3.6e-4 and 3.5e-2. With features of scale 1 the two
-# cannot be told apart (6.0e-6 against 4.5e-6).
+# cannot be distinguished (6.0e-6 against 4.5e-6).
 @pytest.mark.parametrize(('scale', 'least'), [(0.1, 2e-4), (0.01, 2e-2)])
-def test_whole_model_with_the_eps_of_transformers(tmp_path, scale, least):
-    """transformers' eps in ln_vision is another model; ours is exact."""
+def test_eps_of_transformers_gives_another_model(tmp_path, scale, least):
+    """With transformers' eps in ln_vision the results differ."""
     ours, theirs, inputs = whole_pair(
         tmp_path, 'vicuna_v0', 'conversation', scale
     )
@@ -294,5 +298,5 @@ def test_whole_model_with_the_eps_of_transformers(tmp_path, scale, least):
     norm = theirs.vision_model.post_layernorm
     # measured 3.3e-6 and 5.0e-6 with 5.17, 3.9e-6 and 3.5e-6 with 4.49
     assert norm.eps == 1e-5 and logits_differ() <= 1e-5
-    norm.eps = 1e-6  # as the class builds it
+    norm.eps = 1e-6  # the default of the class
     assert logits_differ() > least

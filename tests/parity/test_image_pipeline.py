@@ -4,8 +4,8 @@
 The official pipeline (MiniGPT-4 ``processors/blip_processors.py`` @ d94738a,
 for training and for evaluation) is Pillow's ``convert('RGB')``, torchvision's
 ``Resize((224, 224), BICUBIC)``, ``ToTensor`` and ``Normalize``. It is written
-down here twice: with torchvision, which is what the official code calls, and
-with Pillow and torch alone, so that a change of torchvision shows. No
+here twice: with torchvision, which the official code calls, and only with
+Pillow and torch, so that a change of torchvision is detected. There is no
 tolerance: ``torch.equal``.
 """
 
@@ -57,7 +57,7 @@ def with_pillow(image, size):
 
 
 def with_ours(source, size=224):
-    """What the backbone gets of a file's bytes, in a batch of two."""
+    """The input of the backbone for a file's bytes, in a batch of two."""
     pixels = to_tensor(read_image(source), size)
     batch = ImageNormalizer()(
         dict(
@@ -95,7 +95,7 @@ def check(data, size=224):
 
 @pytest.mark.parametrize('size', SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
-def test_rgb(kind, size):
+def test_rgb_images_have_equal_bits(kind, size):
     check(encode(draw('RGB', size), kind))
 
 
@@ -111,11 +111,11 @@ def test_rgb(kind, size):
         ('YCbCr', 'JPEG'),
     ],
 )
-def test_other_modes(mode, kind):
+def test_images_of_other_modes_have_equal_bits(mode, kind):
     check(encode(draw(mode, (301, 190)), kind))
 
 
-def test_progressive_jpeg_and_the_nano_size():
+def test_progressive_jpeg_of_the_nano_size_has_equal_bits():
     image = draw('RGB', (301, 190))
     check(encode(image, 'JPEG', quality=40, progressive=True))
     check(encode(image, 'PNG'), size=56)
@@ -126,17 +126,17 @@ def test_every_value_normalises_to_the_same_bits():
     check(encode(Image.fromarray(values), 'PNG'), size=16)
 
 
-def test_an_opaque_alpha_channel_changes_nothing():
+def test_opaque_alpha_channel_changes_nothing():
     image = draw('RGBA', (301, 190))
     image.putalpha(255)
     check(encode(image, 'PNG'))
 
 
-def test_a_transparent_image_differs_on_purpose():
-    """Ours lies on white; the official code shows what alpha hides.
+def test_transparent_image_differs_on_purpose():
+    """Ours is composited on white; the official code drops alpha.
 
-    That is why it is not compared: an author of a transparent PNG sees a
-    page behind it, not the colours that an editor left there.
+    It is therefore not compared: the author of a transparent PNG expects the
+    background behind it, not the colours of its invisible pixels.
     """
     image = Image.new('RGBA', (40, 40), (10, 20, 30, 0))
     ours = with_ours(encode(image, 'PNG'))
@@ -146,11 +146,11 @@ def test_a_transparent_image_differs_on_purpose():
     assert (ours - official).abs().max() > 3
 
 
-def test_a_turned_photo_differs_on_purpose():
-    """Ours stands upright; the official code ignores EXIF's orientation."""
+def test_rotated_photo_differs_on_purpose():
+    """Ours applies the EXIF orientation; the official code ignores it."""
     image = draw('RGB', (120, 80))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     data = encode(image, 'PNG', exif=exif)
     upright = with_torchvision(image.rotate(-90, expand=True), 224)
     assert torch.equal(with_ours(data), upright)

@@ -1,9 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The whole model computes what peers computed that may not install here.
+"""The complete model equals stored outputs of peers.
 
-``references/*.safetensors`` hold outputs of MMPretrain 1.2.0's own MiniGPT4
-and of BLIP-2, both with transformers 4.49.0; ``make_references.py`` made
-them. Weights and inputs are drawn again from their seeds.
+``references/*.safetensors`` contain outputs of MMPretrain 1.2.0's own
+MiniGPT4 and of BLIP-2, both with transformers 4.49.0, which cannot always be
+installed; ``make_references.py`` wrote them. Weights and inputs are drawn
+again from their seeds.
 """
 
 import subprocess
@@ -22,7 +23,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize('peer', make_references.PEERS)
-def test_stored_outputs(tmp_path, peer):
+def test_model_equals_stored_outputs(tmp_path, peer):
     layout, template, batch = make_references.PEERS[peer]
     llm = tiny_model.save_llm(tmp_path / 'llm')
     model = tiny_model.build(llm, template)
@@ -31,7 +32,7 @@ def test_stored_outputs(tmp_path, peer):
     with safe_open(file, 'pt') as tensors:
         made = tensors.metadata()
     assert 'transformers 4.49.0' in made['peer']
-    # else the seeds give something else here, and nothing can be compared
+    # otherwise the seeds give other inputs, and no comparison is possible
     weights = tiny_model.peer_weights(model, layout, llm)
     inputs = tiny_model.peer_inputs(model, batch)
     assert tiny_model.digest(weights) == made['weights']
@@ -45,8 +46,8 @@ def test_stored_outputs(tmp_path, peer):
 
 
 @pytest.mark.slow
-def test_two_processes():
-    """The way MMPretrain is compared, with a peer that installs here."""
+def test_comparison_runs_in_two_processes():
+    """The comparison with MMPretrain, run with a peer that is installed."""
     run = subprocess.run(
         [sys.executable, make_references.__file__, 'blip2'],
         capture_output=True,
