@@ -19,7 +19,7 @@ def trained(tmp_path_factory, run_tool):
     """Scores before and after stage 2 of a shortened run."""
     folder = tmp_path_factory.mktemp('recipe')
     write_dataset(
-        folder / 'data' / 'nano', pairs=4000, descriptions=400, test_scenes=40
+        folder / 'data' / 'nano', pairs=4000, descriptions=400, test_scenes=60
     )
     stage1, stage2 = (CONFIGS / f'stage{i}_nano.py' for i in (1, 2))
     first, last = (f'work_dirs/stage{i}_nano/iter_200.pth' for i in (1, 2))
@@ -30,7 +30,7 @@ def trained(tmp_path_factory, run_tool):
         ('train.py', stage2, *options, f'load_from={first}'),
         ('test.py', stage2, last, '--out', 'after.json'),
     ):
-        run_tool(tool, *arguments, cwd=folder)
+        run_tool(tool, *arguments, cwd=folder, threads=2)
     return folder, *(
         json.loads((folder / f'{name}.json').read_text())
         for name in ('before', 'after')
