@@ -3,9 +3,9 @@
 
     python benchmarks/gpu_training.py NAME [--device cpu --size tiny]
 
-tries the code path on a small model. There is no peer in the run: the figures
-stand against what the paper reports. The guard is that the loss of the packed
-batch is that of rows by themselves, within bf16.
+tries the code path with a small model. There is no peer; the goals follow from
+the times that the paper reports. The guard compares the loss of the packed
+batch with that of separate sequences, within bf16.
 """
 
 import time
@@ -15,12 +15,12 @@ import gpu
 import mini_prop
 import torch
 
-TOLERANCE = 2e-3  # of bf16 sums in another order
+TOLERANCE = 2e-3  # bf16 sums in another order
 STEPS = 10
 
 
 class Stage(NamedTuple):
-    """What a row trains on."""
+    """Work and goals of a benchmark row."""
 
     template: str
     batch: int
@@ -35,7 +35,7 @@ STAGES = {
     's1-cached-h200': Stage(
         'bare', 256, 20, True, 'images/s', dict(at_least=400)
     ),
-    # 400 steps in 45 s, of which 3 s are for what is beside the steps
+    # 400 steps in 45 s, of which 3 s are start-up and checkpoints
     's2-h200': Stage(
         'vicuna_v0', 12, 100, False, 's/step', dict(at_most=0.105)
     ),
@@ -43,7 +43,7 @@ STAGES = {
 
 
 def trainer(stage: Stage, size: str, device: str):
-    """A model, its samples and its optimizer."""
+    """Build a model, its samples and its optimizer."""
     from mmengine.optim import OptimWrapper
 
     folder = mini_prop.weights('tiny')
@@ -54,9 +54,9 @@ def trainer(stage: Stage, size: str, device: str):
         prompt_template=stage.template,
         max_text_length=stage.tokens,
     )
-    pictures = mini_prop.images(stage.batch, size)
+    images = mini_prop.images(stage.batch, size)
     if stage.cached:
-        pictures = torch.randn(
+        images = torch.randn(
             stage.batch, model.neck.num_tokens, model.neck.out_channels
         )
         model.backbone = None
@@ -69,7 +69,7 @@ def trainer(stage: Stage, size: str, device: str):
     samples = mini_prop.samples(
         [question] * stage.batch,
         mini_prop.captions(stage.batch, 2 * stage.tokens, 2 * stage.tokens),
-        pictures,
+        images,
     )
     wrapper = OptimWrapper(
         torch.optim.AdamW(
@@ -89,7 +89,7 @@ def _cached(neck):
 def measure(
     name: str, size: str = 'vicuna-7b', device: str = 'cuda'
 ) -> list[dict]:
-    """The row, and that of compiled layers."""
+    """Return the row, and that of compiled layers."""
     stage = STAGES[name]
     if device == 'cuda' and not torch.cuda.is_available():
         return [gpu.no_gpu(name, stage.unit, **stage.goals)]

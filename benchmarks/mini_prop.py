@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The model of the benchmarks: small, in the proportions of the real one.
+"""The model of the benchmarks: small, with the proportions of the real one.
 
 Weights are drawn from a seed and written once; each side of a benchmark loads
 the same files. A peer's environment imports this module too, so ``minigpt4``
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 TOKENIZER_VARIABLE = 'MINIGPT4_LLAMA_TOKENIZER'
-# about the shares of the arithmetic that ViT-g, Q-Former and Vicuna-7B have
+# ViT, Q-Former and LLM have about the same shares of the FLOPs as in the 7B
 MINI_PROP = dict(
     img_size=224,
     patch_size=14,
@@ -34,7 +34,7 @@ MINI_PROP = dict(
         vocab_size=4010,
     ),
 )
-# the same, half as wide and deep, where a repetition takes thousands of tokens
+# half as wide and deep, for repetitions of thousands of tokens
 SMALL = MINI_PROP | dict(
     vision=dict(width=256, depth=5, num_heads=4, mlp_width=1120),
     q_former=dict(width=128, depth=3, num_heads=2, mlp_width=512),
@@ -47,7 +47,7 @@ SMALL = MINI_PROP | dict(
         vocab_size=4010,
     ),
 )
-# to try a code path
+# for trying a code path
 TINY = dict(
     img_size=28,
     patch_size=14,
@@ -63,7 +63,7 @@ TINY = dict(
         vocab_size=768,
     ),
 )
-# an LLM whose arithmetic is next to nothing, behind tiny eyes
+# an LLM with little arithmetic and a tiny vision encoder, to measure the host
 HOST = TINY | dict(
     llm=dict(
         hidden_size=64,
@@ -127,7 +127,7 @@ WORDS = (
 class Folded:
     """A tokenizer whose ids are folded into a smaller vocabulary.
 
-    The number of tokens stays; which word a token means does not matter to a
+    The number of tokens stays the same; their meaning does not matter for a
     random LLM.
     """
 
@@ -142,8 +142,8 @@ class Folded:
 
     def _fold(self, ids):
         if isinstance(ids, Tensor):
-            room = self.vocab_size - 3  # 0, 1 and 2 are symbols
-            folded = torch.where(ids < 3, ids, (ids - 3) % room + 3)
+            size = self.vocab_size - 3  # 0, 1 and 2 are control tokens
+            folded = torch.where(ids < 3, ids, (ids - 3) % size + 3)
             return folded.to(ids.dtype)
         if isinstance(ids, list):
             return [self._fold(i) for i in ids]
@@ -155,7 +155,7 @@ class Folded:
         return out
 
     def encode(self, *args, **kwargs) -> list[int]:
-        """As the tokenizer's."""
+        """Encode a text like the tokenizer."""
         return self._fold(self.tokenizer.encode(*args, **kwargs))
 
 
@@ -177,7 +177,7 @@ def _draw_all(module, seed: int, dtype, device: str) -> dict[str, Tensor]:
 
 
 def _save_tokenizer(folder: Path) -> None:
-    """LLaMA's where the variable names it, else the nano model's."""
+    """Save LLaMA's tokenizer if the variable names it, else the nano one."""
     from transformers import AutoTokenizer
 
     import minigpt4
@@ -198,8 +198,7 @@ def _save_tokenizer(folder: Path) -> None:
     file = folder / 'tokenizer_config.json'
     config = json.loads(file.read_text())
     if isinstance(config.get('extra_special_tokens'), list):
-        # transformers 5 writes a list of what stands there already, 4.49
-        # reads a dict
+        # transformers 5 writes a redundant list, 4.49 expects a dict
         del config['extra_special_tokens']
         file.write_text(json.dumps(config))
 
@@ -213,10 +212,10 @@ def save(
     """Write the weights: ``llm/`` and ``{backbone,neck,head}.safetensors``.
 
     Args:
-        folder: Where to.
+        folder: The folder to write.
         size: A name of ``SIZES``.
         dtype: Of the LLM and the backbone; neck and head are fp32.
-        device: Where they are drawn.
+        device: Device that draws them.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -258,7 +257,7 @@ def _kept(size: str) -> tempfile.TemporaryDirectory:
 
 
 def weights(size: str = 'mini-prop') -> Path:
-    """The folder of the weights, written once in a run of benchmarks."""
+    """Return the folder of the weights, written once per run."""
     folder = Path(_kept(size).name)
     return folder if (folder / 'llm').exists() else save(folder, size)
 
@@ -326,7 +325,7 @@ def build(folder: Path, cached: bool = False, **settings):
 
     Args:
         folder: What :func:`save` wrote.
-        cached: Whether it takes queries from a feature cache.
+        cached: Whether its inputs are cached features.
         settings: Of :class:`MiniGPT4`.
     """
     from safetensors.torch import load_file
@@ -361,11 +360,11 @@ def build(folder: Path, cached: bool = False, **settings):
 
 
 def build_random(size: str, device: str, folder: Path, **settings):
-    """Our model at any size with random weights, on a device at once.
+    """Build our model of any size with random weights on a device.
 
     Args:
         size: A name of ``SIZES``.
-        device: Where it is made.
+        device: Device of the model.
         folder: Weights of the size ``tiny``, for the tokenizer.
         settings: Of :class:`MiniGPT4`.
     """
@@ -402,7 +401,7 @@ def images(count: int, size: str) -> Tensor:
 
 
 def captions(count: int, shortest: int = 6, longest: int = 14) -> list[str]:
-    """Captions whose lengths in words spread evenly between two."""
+    """Draw captions with evenly spread numbers of words."""
     draw = random.Random(0)
     step = (longest - shortest) / max(count - 1, 1)
     lengths = [round(shortest + i * step) for i in range(count)]
@@ -410,15 +409,15 @@ def captions(count: int, shortest: int = 6, longest: int = 14) -> list[str]:
     return [' '.join(draw.choices(WORDS, k=length)) for length in lengths]
 
 
-def samples(questions: list[str], answers: list[str], pictures: Tensor):
-    """Samples as our datasets give them, one image or its queries each."""
+def samples(questions: list[str], answers: list[str], images: Tensor):
+    """Build samples like our data sets: one image or its features each."""
     from mmengine.structures import BaseDataElement
 
     from minigpt4.prompts import Turn
 
     return [
-        BaseDataElement(images=[picture], turns=[Turn(question, answer)])
-        for question, answer, picture in zip(
-            questions, answers, pictures, strict=True
+        BaseDataElement(images=[image], turns=[Turn(question, answer)])
+        for question, answer, image in zip(
+            questions, answers, images, strict=True
         )
     ]

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A step of stage 1 on two ranks against one, of the same global batch.
+"""A step of stage 1 on two ranks and on one, with the same global batch.
 
-Ranks are processes of one thread, each on a CPU of its own, joined by gloo.
-One figure is the time on the clock, for ranks wait for each other: on a
-machine that has other work only the best repetitions say anything. The other
-is the CPU time of the busier rank, which is what it would take alone.
+A rank is a process with one thread on its own CPU; ranks communicate over
+gloo. One figure is the wall time, because ranks wait for each other; on a
+machine with other load only the best repetitions are meaningful. The other is
+the CPU time of the busier rank, i.e. its time on a quiet machine.
 
-    python benchmarks/rank_scale.py RANKS FOLDER [RANK MEETING_PLACE]
+    python benchmarks/rank_scale.py RANKS FOLDER [RANK INIT_FILE]
 """
 
 import json
@@ -23,7 +23,7 @@ STEPS = 3
 
 
 def trainer(folder: Path, rank: int, ranks: int):
-    """This rank's step: its share of the batch."""
+    """Build the step of this rank, with its part of the batch."""
     import mini_prop
     import numpy as np
     import torch
@@ -36,8 +36,8 @@ def trainer(folder: Path, rank: int, ranks: int):
         folder, prompt_template=template, max_text_length=length
     )
     questions, answers = training.texts('stage1')
-    pictures = torch.from_numpy(np.load(folder / training.PIXELS))[:count]
-    samples = mini_prop.samples(questions, answers, pictures)[rank::ranks]
+    images = torch.from_numpy(np.load(folder / training.PIXELS))[:count]
+    samples = mini_prop.samples(questions, answers, images)[rank::ranks]
     collate = model.collator(training=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     wrapper = OptimWrapper(torch.optim.AdamW(trained, training.LEARNING_RATE))
@@ -53,22 +53,22 @@ def trainer(folder: Path, rank: int, ranks: int):
     return step
 
 
-def join(rank: int, ranks: int, meeting: str) -> None:
-    """Meet the other ranks."""
+def join(rank: int, ranks: int, init_file: str) -> None:
+    """Join the process group."""
     import torch.distributed as dist
 
     dist.init_process_group(
-        'gloo', init_method=f'file://{meeting}', rank=rank, world_size=ranks
+        'gloo', init_method=f'file://{init_file}', rank=rank, world_size=ranks
     )
 
 
-def follow(folder: Path, rank: int, ranks: int, meeting: str) -> None:
-    """A rank that is not the first: step whenever that one does."""
+def follow(folder: Path, rank: int, ranks: int, init_file: str) -> None:
+    """Run a rank other than the first: step whenever the first does."""
     import torch
     import torch.distributed as dist
 
     os.sched_setaffinity(0, {rank % os.cpu_count()})
-    join(rank, ranks, meeting)
+    join(rank, ranks, init_file)
     step = trainer(folder, rank, ranks)
     go = torch.ones(())
     while True:
@@ -79,7 +79,7 @@ def follow(folder: Path, rank: int, ranks: int, meeting: str) -> None:
 
 
 def build(ranks: int, folder: Path):
-    """The first rank's work and guard."""
+    """Build the work and the guard of the first rank."""
     import atexit
 
     import torch
@@ -87,16 +87,16 @@ def build(ranks: int, folder: Path):
 
     if ranks > 1:
         os.sched_setaffinity(0, {0})
-        meeting = tempfile.mktemp(prefix='minigpt4-ranks-')
+        init_file = tempfile.mktemp(prefix='minigpt4-ranks-')
         others = [
             subprocess.Popen(
                 [sys.executable, __file__, str(ranks), str(folder)]
-                + [str(rank), meeting],
+                + [str(rank), init_file],
                 stdin=subprocess.DEVNULL,
             )
             for rank in range(1, ranks)
         ]
-        join(0, ranks, meeting)
+        join(0, ranks, init_file)
 
         def leave() -> None:
             dist.broadcast(torch.zeros(()), src=0)
@@ -126,7 +126,7 @@ def build(ranks: int, folder: Path):
 
 
 def measure(repeats: int) -> list[dict]:
-    """The rows."""
+    """Return the rows."""
     import training
 
     folder = training.prepare()

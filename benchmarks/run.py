@@ -39,6 +39,8 @@ ROWS = {
     'image-pipe': 'image_pipe',
     'load': 'load',
     'rank-scale': 'rank_scale',
+    'busy': 'busy',
+    'startup': 'startup',
     'decode-host': 'decode_host',
     'ttft': 'ttft',
     'caption-batch': 'caption_batch',

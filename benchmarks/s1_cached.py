@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A step of stage 1 from a feature cache; the peer has none and encodes."""
+"""A step of stage 1 from a feature cache; the peer encodes the images."""
 
 import functools
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import training
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows; features are fp32, then fp16, whose error the guard tells."""
+    """Return the rows: features in fp32, and in fp16 with a wider guard."""
     row = functools.partial(
         training.row, stage='stage1', goal=1.9, repeats=repeats
     )

@@ -7,7 +7,7 @@ import training
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows."""
+    """Yield the rows."""
     yield training.row('s1-step', 'stage1', 1.25, repeats)
     yield training.row('s1-step compiled', 'stage1', 1.25, repeats, 'compiled')
     yield training.row('s1-step blip2', 'stage1', 1.25, repeats, peer='blip2')

@@ -7,7 +7,7 @@ import training
 
 
 def measure(repeats: int) -> Iterator[dict]:
-    """The rows."""
+    """Yield the rows."""
     yield training.row('s2-step', 'stage2', 1.3, repeats)
     yield training.row('s2-step cached', 'stage2', 1.45, repeats, 'cached')
     yield training.row(

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Training steps of both sides, on the same weights and samples.
 
-A row's file names a stage; this file is the worker of its sides.
+The files s1_*.py and s2_*.py call ``row``; this file is also their worker.
 
     python benchmarks/training.py SIDE STAGE FOLDER
 """
@@ -37,7 +37,7 @@ PIXELS = 'pixels.npy'
 
 
 def texts(stage: str) -> tuple[list[str], list[str]]:
-    """Questions and answers of a stage."""
+    """Return the questions and answers of a stage."""
     count, _, _, (shortest, longest) = STAGES[stage]
     answers = mini_prop.captions(count, shortest, longest)
     if stage == 'stage1':
@@ -53,7 +53,7 @@ def ours(
     template=None,
     compiled: bool = False,
 ):
-    """Our step: read features (of a type) if cached, collate, train."""
+    """Build our step: read features if cached, collate, train."""
     from mmengine.optim import OptimWrapper
 
     from minigpt4.datasets.feature_cache import FeatureCache
@@ -72,25 +72,25 @@ def ours(
     else:
         pixels = torch.from_numpy(np.load(folder / PIXELS))
     collate = model.collator(training=True)
-    # what is trained alone, as TrainedParameters does
+    # only trained parameters, like TrainedParameters
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, LEARNING_RATE)
     wrapper = OptimWrapper(optimizer)
 
     def work() -> Tensor:
-        pictures = (
+        inputs = (
             [cache[digest] for digest in _digests(count)]
             if features
             else pixels[:count]
         )
-        batch = collate(mini_prop.samples(questions, answers, pictures))
+        batch = collate(mini_prop.samples(questions, answers, inputs))
         return model.train_step(batch, wrapper)['loss']
 
     return work, optimizer, model.head.layers[0]
 
 
 def official(stage: str, folder: Path):
-    """The official step."""
+    """Build the official step."""
     from official import OfficialModel
 
     count, _, length, _ = STAGES[stage]
@@ -117,7 +117,7 @@ def official(stage: str, folder: Path):
 
 
 def mmpretrain(stage: str, folder: Path):
-    """MMPretrain's own MiniGPT4, in its own environment."""
+    """Build a step of MMPretrain's MiniGPT4, in its own environment."""
     sys.path.insert(0, str(harness.HERE.parent / 'tests' / 'parity'))
     import shutil
 
@@ -160,13 +160,13 @@ def mmpretrain(stage: str, folder: Path):
 
 
 def blip2(stage: str, folder: Path):
-    """transformers' BLIP-2, frozen but for its projection."""
+    """Build a step of transformers' BLIP-2 that trains its projection."""
     from transformers import Blip2ForConditionalGeneration
 
     from minigpt4.prompts import IMAGE_SLOT
 
     count, name, length, _ = STAGES[stage]
-    # our collator's rows, so that both sides read the same tokens
+    # sequences of our collator, so that both sides have the same tokens
     row = (
         mini_prop.build(
             folder, True, prompt_template=name, max_text_length=length
@@ -217,7 +217,7 @@ def blip2(stage: str, folder: Path):
 
 
 def normalised(folder: Path) -> Tensor:
-    """The images as a peer's data workers give them, fp32."""
+    """Return the images normalized in fp32, as a peer's data workers do."""
     # OpenAI CLIP's constants
     mean = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
     std = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
@@ -239,7 +239,7 @@ def _digests(count: int) -> list[bytes]:
 
 
 def write_features(folder: Path, dtype: str) -> None:
-    """What backbone and neck see, as a feature cache of a type."""
+    """Write the features of the images to a cache of a dtype."""
     from minigpt4.datasets.feature_cache import FeatureWriter
 
     if (folder / dtype).exists():
@@ -253,7 +253,7 @@ def write_features(folder: Path, dtype: str) -> None:
 
 
 def write_peer(folder: Path, layout: str) -> None:
-    """All weights under a peer's names."""
+    """Write all weights with the names of a peer."""
     from safetensors.torch import load_file, save_file
 
     from minigpt4.weights.layouts import COMPONENTS, to_layout
@@ -283,7 +283,7 @@ def write_peer(folder: Path, layout: str) -> None:
 
 
 def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
-    """The work of a side and its guard: loss and gradient of step one."""
+    """Build the work of a side, and its guard: loss and gradient of step 1."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if side in SIDES:
@@ -299,11 +299,11 @@ def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
     step, optimizer, projection = made
     gradients = {}
 
-    def look(*_) -> None:
+    def record(*_) -> None:
         gradients['weight'] = projection.weight.grad.clone()
         gradients['bias'] = projection.bias.grad.clone()
 
-    handle = optimizer.register_step_pre_hook(look)
+    handle = optimizer.register_step_pre_hook(record)
     loss = step()
     handle.remove()
 
@@ -319,7 +319,7 @@ def build(side: str, stage: str, folder: Path) -> tuple[Callable, dict]:
 
 
 def command(side: str, stage: str, folder: Path, python: str = '') -> list:
-    """Command of a worker."""
+    """Return the command of a worker."""
     return [python or sys.executable, __file__, side, stage, str(folder)]
 
 
@@ -332,7 +332,7 @@ def row(
     peer: str = 'official',
     tolerance: float = 1e-5,
 ) -> dict:
-    """Measure one side of ours against a peer."""
+    """Compare one of our sides with a peer."""
     unit = 'samples/CPU-s'
     python = os.environ.get(PEER_VARIABLE, '')
     if peer == 'mmpretrain' and not python:

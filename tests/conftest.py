@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Tiny builders shared by the tests; no test may reach the network."""
+"""Fixtures shared by the tests; no test may use the network."""
 
 import contextlib
 import io
@@ -53,7 +53,7 @@ LLAMA = dict(
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch):
-    """No network, and nothing of the user's environment."""
+    """Block the network, and remove variables of the user."""
     connect = socket.socket.connect
 
     def local_only(self, address):
@@ -62,7 +62,7 @@ def isolated(monkeypatch):
             '::1',
             'localhost',
         ):
-            pytest.fail(f'a test reached for the network: {address}')
+            pytest.fail(f'a test used the network: {address}')
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, 'connect', local_only)
@@ -72,7 +72,7 @@ def isolated(monkeypatch):
 def _run_tool(
     tool: str, arguments: tuple, cwd: Path, settings: dict, threads: int
 ) -> str:
-    """What a tool prints that is run in this process, without a GPU."""
+    """Run a tool in this process, without a GPU; returns its output."""
     os.chdir(cwd)
     os.environ.update(settings)
     torch.set_num_threads(threads)
@@ -92,10 +92,9 @@ def _run_tool(
 
 @pytest.fixture(scope='session')
 def run_tool():
-    """Function of a file in tools/ and arguments to what it prints.
+    """Function of a file in tools/ and arguments to its output.
 
-    It runs in forks of this process, which has imported all; the imports
-    alone take a fresh one 10 seconds.
+    The tool runs in forks of this process, which save the time of imports.
     """
 
     def run(
@@ -129,7 +128,7 @@ def run_tool():
 
 
 def save_tokenizer(model: bytes, folder: Path) -> Path:
-    """Save a SentencePiece model as LLaMA's tokenizer, as LLMs have it."""
+    """Save a SentencePiece model like the tokenizer of a LLaMA folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'tokenizer.model').write_bytes(model)
     (folder / 'tokenizer_config.json').write_text(
@@ -192,7 +191,7 @@ def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
 
 @pytest.fixture(scope='session')
 def tiny_tokenizer_dir(tmp_path_factory) -> Path:
-    """A SentencePiece BPE of LLaMA's settings, of some 400 pieces."""
+    """A SentencePiece BPE with LLaMA's settings and about 400 pieces."""
     import sentencepiece
 
     draw = random.Random(0)
@@ -232,7 +231,7 @@ def tiny_tokenizer(tiny_tokenizer_dir):
 
 @pytest.fixture(scope='session')
 def llama_tokenizer(tmp_path_factory):
-    """LLaMA's own tokenizer, which may not be shipped."""
+    """LLaMA's own tokenizer, which must not be shipped."""
     from minigpt4.llm.load import load_tokenizer
 
     file = os.environ.get(TOKENIZER_VARIABLE)
@@ -265,7 +264,7 @@ def tiny_llm_dir(tmp_path_factory, tiny_tokenizer, tiny_tokenizer_dir) -> Path:
 def other_llm_dir(
     tmp_path_factory, tiny_tokenizer, tiny_tokenizer_dir
 ) -> Path:
-    """As ``tiny_llm_dir``, with other weights."""
+    """Like ``tiny_llm_dir``, with other weights."""
     return save_llm(
         tmp_path_factory.mktemp('other_llm'),
         tiny_tokenizer_dir,
@@ -320,7 +319,7 @@ def tiny_cfg(tiny_llm_dir) -> dict:
 
 @pytest.fixture
 def build_tiny(tiny_cfg):
-    """Function of overrides (parts are merged) to a seeded tiny model."""
+    """Function of settings (dicts are merged) to a seeded tiny model."""
 
     def build(**overrides):
         from minigpt4.registry import MODELS
@@ -388,7 +387,7 @@ def mixed_samples(make_sample):
 
 @pytest.fixture
 def log():
-    """List that what is logged during the test (warnings on) goes to."""
+    """List of the warnings and errors logged during the test."""
     from mmengine.logging import MMLogger
 
     lines: list[str] = []
@@ -402,12 +401,12 @@ def log():
 
 @pytest.fixture
 def write_shard():
-    """Function of a path and samples to a shard as img2dataset writes it.
+    """Function of a path and samples to a shard in img2dataset's format.
 
     A sample is a caption, or a dict of a file's bytes by suffix.
     """
 
-    def picture(number: int) -> bytes:
+    def image(number: int) -> bytes:
         from PIL import Image
 
         buffer = io.BytesIO()
@@ -422,7 +421,7 @@ def write_shard():
                 if isinstance(sample, str):
                     info = json.dumps(dict(caption=sample)).encode()
                     sample = dict(
-                        jpg=picture(number), json=info, txt=sample.encode()
+                        jpg=image(number), json=info, txt=sample.encode()
                     )
                 for suffix, data in sample.items():
                     name = f'{path.stem}{number:04d}.{suffix}'

@@ -2,6 +2,8 @@
 """The package lives with today's versions of its dependencies."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy
 import pytest
@@ -74,3 +76,60 @@ def test_all_components_are_in_the_child_registry():
     for name in minigpt4.models.__all__:
         assert registry.MODELS.get(name) is getattr(minigpt4.models, name)
         assert MODELS.get(f'minigpt4.{name}') is registry.MODELS.get(name)
+
+
+def imported(statement: str) -> set[str]:
+    """The modules that a fresh Python has after a statement."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            f'{statement}\nimport sys\nprint(*sys.modules)',
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_import_loads_no_unused_library():
+    """Together they made ``import minigpt4`` take 2 seconds longer."""
+    modules = imported('import minigpt4')
+    assert 'minigpt4.models' in modules
+    unused = {
+        'bitsandbytes',
+        'peft',
+        'torch._dynamo',
+        'torch._inductor',
+        'torchvision',
+        'transformers.modeling_utils',
+        'transformers.trainer_utils',
+    }
+    assert modules & unused == set()
+
+
+def test_optional_optimizers_are_registered_on_first_use():
+    pytest.importorskip('bitsandbytes')
+    modules = imported(
+        'import minigpt4, sys\n'
+        'from mmengine.registry import OPTIMIZERS\n'
+        'assert OPTIMIZERS.get("AdamW").__module__ == "torch.optim.adamw"\n'
+        'assert "bitsandbytes" not in sys.modules\n'
+        'from mmpretrain.registry import OPTIMIZERS as child\n'
+        'names = "AdamW8bit", "bnb_AdamW", "Adafactor"\n'
+        'found = [child.get(name).__module__ for name in names]\n'
+        'assert found == ["bitsandbytes.optim.adamw"] * 2 + ['
+        '"transformers.optimization"], found'
+    )
+    assert 'bitsandbytes' in modules
+
+
+def test_optimizers_registered_by_mmengine_stay():
+    """Where mmengine was imported first, as in a program of a user."""
+    pytest.importorskip('bitsandbytes')
+    imported(
+        'import mmengine.optim, minigpt4\n'
+        'from mmengine.registry import OPTIMIZERS\n'
+        'assert "AdamW8bit" in OPTIMIZERS.module_dict'
+    )

@@ -50,10 +50,11 @@ time.sleep(0.3)
 """
 
 
-def test_ranks_get_their_variables(launch):
+def test_each_rank_gets_its_variables(launch):
     code = """
 names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-print(*(os.environ[name] for name in names), sys.argv[1])
+line = ' '.join([*(os.environ[name] for name in names), sys.argv[1]])
+print(f'{line}\\n', end='', flush=True)  # ranks share the pipe
 """
     started = launch(2, code, NNODES='3', NODE_RANK='1', PORT='1234')
     out, _ = started.communicate(timeout=30)
@@ -78,7 +79,7 @@ def test_signals_reach_all_ranks(launch, signum, group):
             os.kill(pid, 0)
 
 
-def test_a_killed_rank_ends_the_others(tmp_path):
+def test_other_ranks_end_after_a_rank_is_killed(tmp_path):
     code = """
 if os.environ['RANK'] == '1':
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,8 +103,8 @@ time.sleep(60)
     assert 'rank 1 of this machine was ended by SIGKILL' in done.stderr
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='of Linux alone')
-def test_a_killed_launcher_leaves_no_ranks(launch):
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
+def test_ranks_end_when_the_launcher_is_killed(launch):
     started = launch(1, WAITS)
     pid = int(started.stdout.readline().split()[1])
     started.kill()

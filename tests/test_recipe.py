@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The whole recipe, shortened: both stages, evaluated, on the nano model."""
+"""A short run of both stages, each evaluated, on the nano model."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def trained(tmp_path_factory, run_tool):
     )
 
 
-def test_stage_2_mends_what_stage_1_leaves_broken(trained):
+def test_stage_2_improves_the_answers(trained):
     _, before, after = trained
     assert before['nano/describe_exact'] < 0.5
     assert before['nano/recall'] < 0.85
@@ -47,13 +47,13 @@ def test_stage_2_mends_what_stage_1_leaves_broken(trained):
     assert after['nano/describe_exact'] > before['nano/describe_exact'] + 0.3
 
 
-def test_tasks_never_trained_with_images_come_with_it(trained):
+def test_tasks_learned_from_text_only_work_with_images(trained):
     _, _, after = trained
     for task in ('poem', 'count', 'color', 'place'):
         assert after[f'nano/{task}'] > 0.4, task
 
 
-def test_checkpoints_are_small_and_hold_what_is_trained(trained):
+def test_checkpoints_contain_the_trained_weights_only(trained):
     file = trained[0] / 'work_dirs/stage1_nano/iter_200.pth'
     assert file.stat().st_size < 1_000_000
     state = torch.load(file, weights_only=True)['state_dict']
@@ -64,6 +64,6 @@ def test_checkpoints_are_small_and_hold_what_is_trained(trained):
     }
 
 
-def test_captions_and_their_pictures_were_shown(trained):
-    pictures = list((trained[0] / 'work_dirs/stage1_nano').rglob('*.png'))
-    assert len(pictures) == 4
+def test_sample_captions_are_drawn(trained):
+    images = list((trained[0] / 'work_dirs/stage1_nano').rglob('*.png'))
+    assert len(images) == 4

@@ -39,25 +39,25 @@ def build_llm(out: Path, steps: int, seed: int) -> None:
 
 
 def build_vision(out: Path, steps: int, seed: int) -> None:
-    """Train backbone and neck."""
+    """Train vision encoder and Q-Former."""
     from safetensors.torch import save_file
 
     from minigpt4.nano import pretrain
 
     backbone, neck = pretrain.pretrain_vision(steps, seed=seed)
-    for name, part in (('eva_vit', backbone), ('q_former', neck)):
-        tensors = {k: v.half() for k, v in part.state_dict().items()}
+    for name, module in (('eva_vit', backbone), ('q_former', neck)):
+        tensors = {k: v.half() for k, v in module.state_dict().items()}
         save_file(tensors, out / f'{name}.safetensors')
 
 
 def build_projection(out: Path) -> None:
-    """Train both stages on the parts in ``out``, as the quickstart does."""
+    """Train both stages with the weights in ``out``."""
     import torch
 
     from minigpt4.engine.config import latest_checkpoint
 
     out = out.resolve()
-    parts = [
+    options = [
         f'model.backbone.checkpoint={out}/eva_vit.safetensors',
         f'model.neck.checkpoint={out}/q_former.safetensors',
         f'model.decoder.name_or_path={out}/llm',
@@ -79,17 +79,17 @@ def build_projection(out: Path) -> None:
                 '--work-dir',
                 stage,
                 '--cfg-options',
-                *parts,
+                *options,
             )
             trained = latest_checkpoint(f'{folder}/{stage}')
-            parts.append(f'load_from={trained}')
+            options.append(f'load_from={trained}')
         state = torch.load(trained, weights_only=True)['state_dict']
     torch.save(dict(meta={}, state_dict=state), out / 'minigpt4_nano.pth')
 
 
 @reports_errors
 def main() -> None:
-    """Pretrain the parts and save them in half precision."""
+    """Pretrain the frozen weights and save them in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--out', type=Path, default=ROOT / 'projects/minigpt4/nano/weights'
@@ -106,7 +106,7 @@ def main() -> None:
         build_vision(args.out, args.vision_steps, args.seed)
     if 'projection' in args.parts:
         build_projection(args.out)
-    print(f'the nano weights lie in {args.out}')
+    print(f'the nano weights are in {args.out}')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Show what the quickstart has trained: a table, a picture, a page."""
+"""Show the results of the quickstart: a table, an image, an HTML page."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+
+from minigpt4_cli.openmp import limit_spinning
+
+limit_spinning()
 
 from minigpt4.utils.errors import add_debug_option, reports_errors
 

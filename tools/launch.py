@@ -3,10 +3,10 @@
 
 python tools/launch.py NUM_PROCESSES TOOL [arguments]
 
-In place of torchrun, which reports every stop signal with a traceback and
-ends ranks that take more than 30 seconds to save. Read from the environment:
-NNODES, NODE_RANK, MASTER_ADDR and PORT, as the dist_*.sh scripts document.
-Exit status: that of the first rank that failed; 128 + N after signal N.
+Used instead of torchrun, which prints a traceback for every stop signal and
+kills ranks that take more than 30 seconds to save. It reads the variables
+NNODES, NODE_RANK, MASTER_ADDR and PORT (docs/training.md). Exit status: that
+of the first rank that failed; 128 + N after signal N.
 """
 
 import ctypes
@@ -16,14 +16,16 @@ import subprocess
 import sys
 import time
 
+from minigpt4_cli.openmp import limit_spinning
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# after a rank has failed, the others wait for it in vain
+# the other ranks get this long to end after one has failed
 SECONDS_AFTER_FAILURE = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
 def rank_environments(processes: int) -> list[dict[str, str]]:
-    """The variables that ``torch.distributed`` reads, for each local rank."""
+    """Build the environment of each local rank for ``torch.distributed``."""
     nodes = int(os.environ.get('NNODES') or 1)
     node = int(os.environ.get('NODE_RANK') or 0)
     common = dict(
@@ -33,8 +35,9 @@ def rank_environments(processes: int) -> list[dict[str, str]]:
         MASTER_ADDR=os.environ.get('MASTER_ADDR') or '127.0.0.1',
         MASTER_PORT=os.environ.get('PORT') or '29500',
     )
-    if processes > 1:  # as torchrun: ranks share the cores
+    if processes > 1:  # like torchrun: the ranks share the cores
         common.setdefault('OMP_NUM_THREADS', '1')
+    limit_spinning(common)
     return [
         dict(common, RANK=str(node * processes + local), LOCAL_RANK=str(local))
         for local in range(processes)
@@ -42,13 +45,13 @@ def rank_environments(processes: int) -> list[dict[str, str]]:
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this rank when the launcher is killed (Linux)."""
+    """Let the kernel kill this rank when the launcher dies (Linux)."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run(processes: int, command: list[str]) -> int:
-    """Run a command once for each rank; returns the exit status."""
+    """Run a command once for each rank and return the exit status."""
     received: list[int] = []
     ranks: list[subprocess.Popen] = []
 
@@ -67,7 +70,7 @@ def run(processes: int, command: list[str]) -> int:
                 command, env=environment, preexec_fn=end_with_parent
             )
         )
-        if received:  # it came while ranks were started
+        if received:  # a signal came while ranks were started
             ranks[-1].send_signal(received[0])
     failed = wait(ranks, received)
     if failed is None:
@@ -84,13 +87,13 @@ def run(processes: int, command: list[str]) -> int:
 
 
 def wait(ranks: list[subprocess.Popen], received: list[int]) -> int | None:
-    """Wait for all ranks; returns the number of the first that failed.
+    """Wait for all ranks and return the number of the first that failed.
 
-    Once one has failed the others get some seconds, are then asked to end,
-    and at last are killed. After a stop signal there is no limit: they save.
+    After a failure the other ranks get some seconds, then SIGTERM, and at
+    last SIGKILL. After a stop signal there is no limit, because they save.
     """
     failed: int | None = None
-    since, asked = 0.0, False
+    since, terminated = 0.0, False
     while any(rank.poll() is None for rank in ranks):
         if failed is None:
             failed = next((i for i, r in enumerate(ranks) if r.poll()), None)
@@ -102,9 +105,9 @@ def wait(ranks: list[subprocess.Popen], received: list[int]) -> int | None:
                     continue
                 if waited > 2 * SECONDS_AFTER_FAILURE:
                     rank.kill()
-                elif waited > SECONDS_AFTER_FAILURE and not asked:
+                elif waited > SECONDS_AFTER_FAILURE and not terminated:
                     rank.terminate()
-            asked = waited > SECONDS_AFTER_FAILURE
+            terminated = waited > SECONDS_AFTER_FAILURE
         time.sleep(0.1)
     if failed is None:
         failed = next((i for i, r in enumerate(ranks) if r.poll()), None)

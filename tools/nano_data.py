@@ -30,7 +30,7 @@ def main() -> None:
     )
     print(
         f'{args.pairs} captioned and {args.descriptions} described '
-        f'pictures, {args.test_scenes} held-out scenes lie in {args.out}'
+        f'images, {args.test_scenes} held-out scenes are in {args.out}'
     )
 
 

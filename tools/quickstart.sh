@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All of MiniGPT-4 on a laptop: render data, train both stages of the nano
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+# Run all of MiniGPT-4 on a laptop: render data, train both stages of the nano
 # model, evaluate before and after stage 2, caption held-out scenes.
 #   bash tools/quickstart.sh [OUTPUT FOLDER, default work_dirs/quickstart]
 set -euo pipefail
@@ -11,16 +12,16 @@ configs=configs/minigpt4
 mkdir -p "$out"
 
 log=$out/quickstart.log
-trap 'echo "stopped by an error; all that was printed lies in $log" >&2' ERR
-shown='Iter\(|skipped|Error|captions at|^  [0-9]+: |lie in|gallery: |[│┃━]|held-out scenes of'
+trap 'echo "stopped by an error; the complete output is in $log" >&2' ERR
+progress='Iter\(|skipped|Error|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out scenes of'
 : > "$log"
 SECONDS=0
 
 step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS" | tee -a "$log"; }
 
-# Run a tool; all it prints goes to the log, its progress to the screen.
+# Run a tool; its output goes to the log, its progress to the screen.
 run() {
-    python "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$shown" || true; }
+    python "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$progress" || true; }
 }
 
 step 'render the nano data set'
@@ -44,4 +45,4 @@ run tools/gallery.py --stage1 "$stage1" --stage2 "$stage2" \
     --out "$out/gallery"
 step 'done'
 echo "data: data/nano   checkpoints, logs, scores, gallery: $out"
-echo "to go on: source ${MINIGPT4_VENV:-.venv}/bin/activate"
+echo "to continue: source ${MINIGPT4_VENV:-.venv}/bin/activate"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-# Make or reuse the virtual environment, with the tested versions installed.
+# Create or update the virtual environment with the tested versions.
 #   MINIGPT4_VENV         its folder                    (.venv of the checkout)
-#   MINIGPT4_PYTHON       the Python to make it with    (python3)
+#   MINIGPT4_PYTHON       the Python to create it with  (python3)
 #   MINIGPT4_CONSTRAINTS  the versions; empty: newest   (constraints.txt)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,11 +39,11 @@ if [ "$(cat "$venv/.minigpt4_stamp" 2>/dev/null)" = "$stamp" ]; then
 fi
 
 if [ ! -x "$venv/bin/python" ]; then
-    echo "making the environment $venv with $python"
+    echo "creating the environment $venv with $python"
     "$python" -m venv "$venv"
 fi
-echo "installing the package and its tests' needs," \
-    "${constraints:-newest versions}; the first time takes minutes"
+echo "installing the package and the requirements of its tests" \
+    "(${constraints:-newest versions}); the first time takes minutes"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install)
 [ -t 1 ] || pip+=(-q)
 "${pip[@]}" -e '.[test]' ${constraints:+-c "$constraints"}

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 # Train under Slurm:
 #   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=8] [SRUN_ARGS=...] \
 #       bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments]

@@ -1,4 +1,4 @@
-"""Stage 1 with Vicuna-13B, its layers shared out to the GPUs (FSDP).
+"""Stage 1 with Vicuna-13B, its layers sharded over the GPUs (FSDP).
 
 bash tools/dist_train.sh configs/minigpt4/stage1_13b_sharded.py 4
 """

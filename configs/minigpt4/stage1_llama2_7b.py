@@ -7,12 +7,6 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.llama2_7b import *
-    from ._base_.runtime import *
     from ._base_.stage1 import *
 
-model.update(
-    prompt_template='bare',
-    prompt='',
-    max_text_length=32,
-    micro_batch_size=64,
-)
+model.update(stage_model, micro_batch_size=64)

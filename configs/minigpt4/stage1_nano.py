@@ -9,12 +9,11 @@ from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
 
 with read_base():
     from ._base_.nano import *
-    from ._base_.runtime import *
     from ._base_.stage1 import *
 
 max_iters = 800
 global_batch_size = 32
-model.update(prompt_template='bare', prompt='', max_text_length=32)
+model.update(stage_model)
 
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(
@@ -27,7 +26,7 @@ train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=2e-2)
 param_scheduler[0].update(warmup=50, start=1e-4, minimum=1e-3)
 default_hooks['checkpoint'].update(interval=200)
-custom_hooks[-1].update(
+default_hooks['sample_captions'].update(
     interval=400,
     dataset=dict(
         type=InstructionDataset,

@@ -7,10 +7,7 @@ bash tools/dist_train.sh configs/minigpt4/stage2.py 1 \
 from mmengine.config import read_base
 
 with read_base():
-    from ._base_.runtime import *
     from ._base_.stage2 import *
     from ._base_.vicuna_7b import *
 
-model.update(max_text_length=160)
-default_hooks['checkpoint'].update(interval=100)
-custom_hooks[-1].update(interval=100)
+model.update(stage_model)

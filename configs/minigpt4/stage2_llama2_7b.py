@@ -8,9 +8,6 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.llama2_7b import *
-    from ._base_.runtime import *
     from ._base_.stage2 import *
 
-model.update(max_text_length=160)
-default_hooks['checkpoint'].update(interval=100)
-custom_hooks[-1].update(interval=100)
+model.update(stage_model)

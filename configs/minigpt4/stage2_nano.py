@@ -1,4 +1,4 @@
-"""Stage 2 on the nano model: learn to talk from a few descriptions.
+"""Stage 2 on the nano model: learn to describe from a few descriptions.
 
 bash tools/dist_train.sh configs/minigpt4/stage2_nano.py 1 \
     --cfg-options load_from=work_dirs/stage1_nano/iter_800.pth
@@ -9,14 +9,11 @@ from mmengine.config import read_base
 with read_base():
     from ._base_.nano import *
     from ._base_.nano_test import *
-    from ._base_.runtime import *
     from ._base_.stage2 import *
 
-model.update(max_text_length=160)
+model.update(stage_model)
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(data_root='data/nano/stage2')
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=3e-3)
 param_scheduler[0].update(warmup=40, start=1e-4, minimum=1e-4)
-default_hooks['checkpoint'].update(interval=100)
-custom_hooks[-1].update(interval=100)

@@ -4,8 +4,11 @@
 :func:`apply` runs before anything else of the package is imported.
 """
 
+import contextlib
 import importlib
 import logging
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,18 +17,74 @@ import torch
 def apply() -> None:
     """Make today's libraries work with mmengine 0.10 and MMPretrain 1.2."""
     _silence_bitsandbytes()
+    _defer_optional_optimizers()
     _turn_off_mmpretrain_multimodal()
     _allow_mmengine_checkpoints()
 
 
 def _silence_bitsandbytes() -> None:
-    """Leave out a warning that bitsandbytes prints when it is imported.
+    """Suppress a warning that bitsandbytes prints when it is imported.
 
-    On CPUs with AVX-512 BF16 it asks for a kernel of a hub that it can do
-    without; mmengine imports it with every command.
+    On CPUs with AVX-512 BF16 it recommends an optional kernel from a hub.
     """
     logger = logging.getLogger('bitsandbytes.backends.cpu.ops')
     logger.setLevel(logging.ERROR)
+
+
+def _defer_optional_optimizers() -> None:
+    """Let mmengine import bitsandbytes and transformers only when needed.
+
+    ``mmengine.optim`` registers the optimizers of both libraries as soon as
+    it is imported, which loads bitsandbytes, peft and torch._inductor (2.7 of
+    5.2 seconds of ``import minigpt4``). Here they are registered, by the same
+    functions of mmengine, when the registry is first asked for a name that
+    torch's optimizers do not have, e.g. ``type='AdamW8bit'``. A class, e.g.
+    ``type=bitsandbytes.optim.AdamW8bit``, needs no registry.
+
+    Has no effect if ``mmengine.optim`` was imported before this package.
+    """
+    if 'mmengine.optim' in sys.modules:
+        return
+    with _not_importable('bitsandbytes', 'transformers'):
+        import mmengine.optim  # noqa: F401
+    from mmengine.registry import OPTIMIZERS
+
+    OPTIMIZERS._module_dict = _Optimizers(OPTIMIZERS._module_dict)
+
+
+@contextlib.contextmanager
+def _not_importable(*names: str) -> Iterator[None]:
+    """Let an import of these packages fail, as if they were not installed."""
+    loaded = {name: sys.modules.get(name) for name in names}
+    for name in names:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name, module in loaded.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+class _Optimizers(dict[str, Any]):
+    """The optimizers of mmengine's registry; optional ones on first use."""
+
+    complete = False
+
+    def __contains__(self, name: object) -> bool:
+        if not super().__contains__(name) and not self.complete:
+            self.complete = True
+            from mmengine.optim.optimizer import builder
+
+            builder.BITSANDBYTES_OPTIMIZERS += (
+                builder.register_bitsandbytes_optimizers()
+            )
+            builder.TRANSFORMERS_OPTIMIZERS += (
+                builder.register_transformers_optimizers()
+            )
+        return super().__contains__(name)
 
 
 def _turn_off_mmpretrain_multimodal() -> None:

@@ -24,7 +24,8 @@ from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.llm.fingerprint import decode_fingerprint
 from minigpt4.prompts import Turn
-from minigpt4.weights.read import SHIPPED, LazyTensor, open_tensors
+from minigpt4.weights.read import LazyTensor, open_tensors
+from minigpt4.weights.shipped import FOLDER as SHIPPED
 
 NANO = 'minigpt-4_nano_caption'
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Tiny runs: the nano configs with a random model and a few pictures."""
+"""Tiny runs: the nano configs with a random model and a few images."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def stream_data(tmp_path, write_shard):
-    """Folder of two sources of captioned pictures, ``a`` and ``b``."""
+    """Folder of two sources of captioned images, ``a`` and ``b``."""
     draw = random.Random(0)
     for source, number in (('a', 3), ('b', 2)):
         for i in range(number):
@@ -30,7 +30,7 @@ def stream_data(tmp_path, write_shard):
 
 @pytest.fixture
 def pair_data(tmp_path):
-    """Folder of five described pictures in the official format."""
+    """Folder of five described images in the official format."""
     folder = tmp_path / 'pairs'
     (folder / 'image').mkdir(parents=True)
     records = []
@@ -47,14 +47,15 @@ def pair_data(tmp_path):
 def make_cfg(tmp_path, tiny_cfg, stream_data, pair_data):
     """Function of a kind of data and settings to a config of a tiny run.
 
-    ``'stream'`` is stage 1 of the nano model, ``'sampler'`` its stage 2.
+    ``'stream'`` is stage 1 of the nano model, ``'sampler'`` its stage 2;
+    ``file`` is another config of the same stage.
     """
 
-    def make(kind, **options) -> Config:
+    def make(kind, file=None, **options) -> Config:
         stage = 'stage1' if kind == 'stream' else 'stage2'
-        cfg = Config.fromfile(CONFIGS / f'{stage}_nano.py')
+        cfg = Config.fromfile(file or CONFIGS / f'{stage}_nano.py')
         data = cfg.train_dataloader.dataset
-        cfg.custom_hooks.pop()  # sample captions
+        cfg.default_hooks.pop('sample_captions', None)
         if kind == 'stream':
             for source in data.sources:
                 source.shards = f'{stream_data}/{source.name}/*.tar'
@@ -88,7 +89,7 @@ def make_cfg(tmp_path, tiny_cfg, stream_data, pair_data):
 
 @pytest.fixture
 def scalars():
-    """Function of a config's run to what it logged: ``{step: scalars}``."""
+    """Function of the config of a run to its log: ``{step: scalars}``."""
 
     def read(cfg) -> dict:
         logged = {}
@@ -103,7 +104,7 @@ def scalars():
 
 @pytest.fixture
 def losses(scalars):
-    """Function of a config's run to its losses."""
+    """Function of the config of a run to its losses."""
 
     def read(cfg) -> list:
         logged = scalars(cfg)
@@ -115,7 +116,7 @@ def losses(scalars):
 
 @pytest.fixture
 def written():
-    """Function of a config's run to the text of its logs."""
+    """Function of the config of a run to the text of its logs."""
 
     def read(cfg) -> str:
         logs = sorted(Path(cfg.work_dir).glob('*/*.log'))
@@ -126,7 +127,7 @@ def written():
 
 @pytest.fixture(autouse=True)
 def unformatted(monkeypatch):
-    """Configs as text without yapf, which takes a second for each run."""
+    """Dump configs without yapf, which takes a second for each run."""
     monkeypatch.setattr(
         'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
     )

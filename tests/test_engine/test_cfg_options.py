@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.engine.cfg_options import CfgOptions, parse_value
+from minigpt4.engine.cfg_options import (
+    CfgOptions,
+    merge_options,
+    parse_value,
+)
 from minigpt4.engine.config import load_config
 
 STAGE1 = str(Path(__file__).parents[2] / 'configs/minigpt4/stage1_nano.py')
@@ -79,12 +83,13 @@ def test_options_are_taken_together(capsys):
         ('optim_wrapper.optimizer.lrr', 1.0, "did you mean 'lr'?"),
         ('train_dataloader.num_worker', 1, "did you mean 'num_workers'?"),
         ('model.generation.max_new_token', 1, "mean 'max_new_tokens'?"),
-        ('custom_hooks.3.intervall', 1, "did you mean 'interval'?"),
-        ('custom_hooks.9.interval', 1, 'custom_hooks is a list of 4'),
-        ('custom_hooks.x.interval', 1, 'expected an index from 0 to 3'),
+        ('default_hooks.sanity.intervall', 1, "did you mean 'interval'?"),
+        ('custom_hooks.9.interval', 1, 'custom_hooks is an empty list'),
+        ('param_scheduler.9.end', 1, 'param_scheduler is a list of 1'),
+        ('param_scheduler.x.end', 1, 'expected an index from 0 to 0'),
         ('default_hooks.sampler_seed.x', 1, 'default_hooks.sampler_seed is N'),
         ('max_iters.x', 1, 'has no settings of its own'),
-        ('max_iters', 'x', "'x' is no number, as 800 is"),
+        ('max_iters', 'x', "'x' is not a number like 800"),
         ('model', 'x', 'it is a group of settings'),
     ],
 )
@@ -110,7 +115,7 @@ def test_mistyped_options_are_refused(key, value, reason):
         ('train_dataloader.dataset.seed', 2),
         ('train_dataloader.dataset.sources.0.shards', '/d/*.tar'),
         ('default_hooks.checkpoint.save_optimizer', False),
-        ('custom_hooks.3.interval', 100000),
+        ('default_hooks.sample_captions.interval', 100000),
     ],
 )
 def test_settings_that_exist_may_be_set(key, value):
@@ -130,7 +135,37 @@ def test_a_name_that_looks_like_a_number_stays_a_name():
             node = node[int(part)] if part.isdecimal() else node[part]
         assert node == '2024'
         for value in (1e3, True):
-            with pytest.raises(ValueError, match=f'{key}: .* is no text; put'):
+            with pytest.raises(
+                ValueError, match=f'{key}: .* is not a string; put'
+            ):
                 load_config(STAGE1, options={key: value})
     cfg = load_config(STAGE1, options={'work_dir': 2024, 'max_iters': 2024})
     assert (cfg.work_dir, cfg.max_iters) == ('2024', 2024)
+
+
+def test_hooks_of_version_0_1_are_found_by_their_index():
+    options = {
+        'custom_hooks.1.patience': 7,
+        'custom_hooks.3.dataset.data_root': 'elsewhere',
+    }
+    with pytest.warns(FutureWarning) as warned:
+        cfg = load_config(STAGE1, options=options)
+    assert [str(w.message) for w in warned] == [
+        '--cfg-options custom_hooks.1.patience is deprecated and will be '
+        'removed in 0.3; use default_hooks.sanity.patience.',
+        '--cfg-options custom_hooks.3.dataset.data_root is deprecated and '
+        'will be removed in 0.3; use '
+        'default_hooks.sample_captions.dataset.data_root.',
+    ]
+    assert cfg.default_hooks.sanity.patience == 7
+    assert cfg.default_hooks.sample_captions.dataset.data_root == 'elsewhere'
+
+
+def test_hooks_of_the_user_keep_their_index():
+    cfg = load_config(STAGE1)
+    cfg.custom_hooks = [dict(type='EMAHook', interval=1)]
+    merge_options(cfg, {'custom_hooks.0.interval': 5})
+    assert cfg.custom_hooks[0].interval == 5
+    with pytest.warns(FutureWarning):  # after the four of 0.1
+        merge_options(cfg, {'custom_hooks.4.interval': 6})
+    assert cfg.custom_hooks[0].interval == 6

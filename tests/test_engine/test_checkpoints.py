@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Checkpoints: nothing of them is run, damage is found, others are refused."""
+"""Checkpoints: no code is executed, damage and mismatches are errors."""
 
 import copy
 import os
@@ -66,7 +66,7 @@ def refusal(cfg) -> str:
     return str(error.value)
 
 
-def test_no_text_of_a_checkpoint_is_run(run_cfg, tmp_path):
+def test_no_text_of_a_checkpoint_is_executed(run_cfg, tmp_path):
     flag = tmp_path / 'run'
     text = EVIL.format(str(flag))
 
@@ -105,20 +105,20 @@ def test_a_checkpoint_names_no_files_to_delete(run_cfg, tmp_path):
     assert 'best_ckpt' not in runner.message_hub.runtime_info
 
 
-def test_a_schedule_takes_numbers_alone(run_cfg):
+def test_only_numbers_of_a_schedule_are_restored(run_cfg):
     def poison(checkpoint):
         checkpoint['param_schedulers'][0].update(
-            _get_value='text', param_name='weight_decay', foreign=1
+            _get_value='text', param_name='weight_decay', unknown=1
         )
 
     edit(newest(run_cfg), poison)
     scheduler = resumed(run_cfg).param_schedulers[0]
     assert callable(scheduler._get_value)
-    assert scheduler.param_name == 'lr' and not hasattr(scheduler, 'foreign')
+    assert scheduler.param_name == 'lr' and not hasattr(scheduler, 'unknown')
     assert scheduler.last_step == 5
 
 
-def test_a_history_brings_no_methods(tmp_path):
+def test_methods_in_a_history_are_ignored(tmp_path):
     history = HistoryBuffer([1.0, 3.0], [1, 1])
     known = dict(HistoryBuffer._statistics_methods)
     history._statistics_methods = dict(known, mean=HistoryBuffer.min)
@@ -183,7 +183,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize('damage, reason', DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_newest_checkpoint_is_named_and_left_out(
+def test_a_damaged_newest_checkpoint_is_reported_and_skipped(
     damage, reason, run_cfg, log, tmp_path
 ):
     data = newest(run_cfg).read_bytes()
@@ -224,7 +224,7 @@ CHANGES = {
 }
 
 
-def test_checkpoints_that_cannot_be_resumed_are_left_out(run_cfg, log):
+def test_checkpoints_that_cannot_be_resumed_are_skipped(run_cfg, log):
     good = newest(run_cfg).read_bytes()
     for name, (change, reason) in CHANGES.items():
         newest(run_cfg).write_bytes(good)
@@ -244,7 +244,7 @@ def wrong_shape(checkpoint):
         state['exp_avg'] = torch.zeros(3)
 
 
-def test_checkpoints_of_another_run_are_refused_by_name(run_cfg):
+def test_checkpoints_of_another_run_are_errors(run_cfg):
     good = newest(run_cfg).read_bytes()
     weight = 'head.layers.0.weight'
     for change, reason in (
@@ -312,7 +312,7 @@ def test_files_that_block_are_refused(tmp_path):
     assert latest_checkpoint(tmp_path).endswith('iter_4.pth')
 
 
-def test_digest_tells_types_shapes_and_values_apart():
+def test_digest_distinguishes_types_shapes_and_values():
     zeros = torch.zeros(2, 3)
     values = [
         zeros,

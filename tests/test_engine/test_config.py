@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from minigpt4.engine import config
+from minigpt4.engine.ranks import start_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,19 +26,21 @@ def loader_cfg(total, **dataset):
 @pytest.mark.parametrize('ranks, share', [(1, 12), (3, 4), (12, 1)])
 def test_global_batch_is_shared_out(ranks, share):
     cfg = loader_cfg(12)
-    assert config.fit_batch(cfg, ranks) == share
+    assert config.set_rank_batch(cfg, ranks) == share
     assert cfg.train_dataloader.batch_size == share
     assert 'batch_size' not in cfg.train_dataloader.dataset
     stream = loader_cfg(12, sources=[])
-    assert config.fit_batch(stream, ranks) == share
+    assert config.set_rank_batch(stream, ranks) == share
     assert stream.train_dataloader.batch_size is None
     assert stream.train_dataloader.dataset.batch_size == share
 
 
 @pytest.mark.parametrize('total, ranks, better', [(12, 5, 10), (2, 3, 3)])
 def test_uneven_batch_is_refused(total, ranks, better):
-    with pytest.raises(ValueError, match=f'evenly to {ranks} ranks') as error:
-        config.fit_batch(loader_cfg(total), ranks)
+    with pytest.raises(
+        ValueError, match=f'evenly among {ranks} ranks'
+    ) as error:
+        config.set_rank_batch(loader_cfg(total), ranks)
     assert str(error.value).endswith(f'a multiple, e.g. {better}.')
 
 
@@ -73,7 +76,7 @@ def test_other_launchers_need_gpus():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     with pytest.raises(ValueError, match='needs GPUs'):
-        config.start_ranks(Config(), 'slurm')
+        start_ranks(Config(), 'slurm')
 
 
 def test_train_tool_takes_options_and_resumes(
@@ -91,7 +94,7 @@ def test_train_tool_takes_options_and_resumes(
 
     text = run('--resume', '--cfg-options', 'max_iters=3')
     assert f'nothing to resume in {cfg.work_dir}' in text
-    assert f'checkpoints and logs lie in {cfg.work_dir}' in text
+    assert f'checkpoints and logs are in {cfg.work_dir}' in text
     assert len(losses(cfg)) == 3
     assert config.latest_checkpoint(cfg.work_dir).endswith('iter_3.pth')
     text = run('--resume', '--cfg-options', 'max_iters=4')
@@ -110,7 +113,7 @@ def test_one_seed_seeds_shards_and_questions(make_cfg):
     for kind in ('stream', 'sampler'):
         cfg = make_cfg(kind)
         cfg.randomness = dict(seed=5)
-        config.share_seed(cfg)
+        config.set_data_seed(cfg)
         data = cfg.train_dataloader.dataset
         if kind == 'stream':
             assert data.seed == 5
@@ -131,14 +134,14 @@ def test_the_batch_of_a_rank_is_refused_not_ignored():
         cfg = loader_cfg(12, **kind)
         cfg.train_dataloader.batch_size = 1
         with pytest.raises(ValueError) as error:
-            config.fit_batch(cfg, 3)
+            config.set_rank_batch(cfg, 3)
         assert 'train_dataloader.batch_size is 1' in str(error.value)
         assert 'set global_batch_size' in str(error.value)
         cfg.train_dataloader.batch_size = 4  # of a config of version 0.1
-        assert config.fit_batch(cfg, 3) == 4
+        assert config.set_rank_batch(cfg, 3) == 4
     cfg = loader_cfg(12, sources=[], batch_size=1)
     with pytest.raises(ValueError, match=r'dataset\.batch_size is 1'):
-        config.fit_batch(cfg, 3)
+        config.set_rank_batch(cfg, 3)
 
 
 @pytest.mark.parametrize('kind', ['stream', 'sampler'])
@@ -146,7 +149,7 @@ def test_a_saved_config_may_be_used_on_another_number_of_ranks(kind, make_cfg):
     cfg = make_cfg(kind)
     config.build_runner(cfg)
     (saved,) = Path(cfg.work_dir).glob('*.py')
-    assert config.fit_batch(Config.fromfile(saved), 2) == 2
+    assert config.set_rank_batch(Config.fromfile(saved), 2) == 2
 
 
 def test_no_data_workers_alone_is_enough(make_cfg):

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Two processes give what one gives, through the tools users type."""
+"""Two ranks give the same results as one process."""
 
 import json
 import os
@@ -32,8 +32,8 @@ class Answers(BaseMetric):
 '''
 
 
-def dist(tool, *arguments, cwd):
-    """Run a tool of two CPU processes."""
+def run_script(tool, *arguments, cwd):
+    """Run a shell script of tools/ on the CPU."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -66,15 +66,17 @@ def dist(tool, *arguments, cwd):
     ],
     ids=['stream', 'sampler', 'sharded'],
 )
-def test_two_processes_train_as_one(
+def test_two_ranks_train_like_one(
     kind, options, make_cfg, losses, tmp_path, run_tool
 ):
     alone = make_cfg(kind, max_iters=4)
     build_runner(alone).train()
     two = make_cfg(kind, max_iters=4, **options)
     two.dump(tmp_path / 'cfg.py')
-    if options:  # once as users type it
-        text = dist('dist_train.sh', tmp_path / 'cfg.py', '2', cwd=tmp_path)
+    if options:  # once by the script that users call
+        text = run_script(
+            'dist_train.sh', tmp_path / 'cfg.py', '2', cwd=tmp_path
+        )
     else:
         text = run_tool('train.py', tmp_path / 'cfg.py', cwd=tmp_path, ranks=2)
     assert 'global batch 4 = 2 ranks x 2 samples' in text
@@ -83,8 +85,10 @@ def test_two_processes_train_as_one(
     assert latest_checkpoint(two.work_dir).endswith('iter_4.pth')
 
 
-def test_two_processes_test_as_one(make_cfg, tmp_path):
-    """Of five samples each once, though two ranks take three each."""
+def test_two_ranks_evaluate_like_one(
+    make_cfg, tmp_path, run_tool, monkeypatch
+):
+    """Each of five samples is scored once, though each rank reads three."""
     (tmp_path / 'answers.py').write_text(METRIC)
     cfg = make_cfg('sampler', max_iters=1)
     runner = build_runner(cfg)
@@ -101,24 +105,47 @@ def test_two_processes_test_as_one(make_cfg, tmp_path):
     )
     cfg.test_evaluator = dict(type='answers.Answers')
     cfg.dump(tmp_path / 'cfg.py')
-    dist(
-        'dist_test.sh',
-        tmp_path / 'cfg.py',
-        checkpoint,
-        '2',
-        '--out',
-        tmp_path / 'scores.json',
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run_tool(
+        'test.py',
+        *(tmp_path / 'cfg.py', checkpoint, '--out', tmp_path / 'scores.json'),
         cwd=tmp_path,
+        ranks=2,
     )
     two = json.loads((tmp_path / 'scores.json').read_text())
     assert two['ids'] == ['0', '1', '2', '3', '4']
 
-    sys.path.insert(0, str(tmp_path))
+    drop_training(cfg)
+    cfg.load_from = checkpoint
+    cfg.experiment_name += '-test'
     try:
-        drop_training(cfg)
-        cfg.load_from = checkpoint
-        cfg.experiment_name += '-test'
         assert build_runner(cfg).test() == two
     finally:
-        sys.path.remove(str(tmp_path))
         sys.modules.pop('answers')
+
+
+@pytest.mark.parametrize(
+    'script, before, after',
+    [
+        ('dist_train.sh', ['a.py', '2'], ['train.py', 'a.py']),
+        ('dist_test.sh', ['a.py', 'b.pth', '2'], ['test.py', 'a.py', 'b.pth']),
+    ],
+)
+def test_scripts_pass_their_arguments_to_the_launcher(
+    script, before, after, tmp_path, monkeypatch
+):
+    (tmp_path / 'python').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'python').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    done = subprocess.run(
+        ['bash', ROOT / 'tools' / script, *before, '--x', 'y z'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    launcher, ranks, tool, *others = done.stdout.splitlines()
+    assert (Path(launcher).name, ranks) == ('launch.py', '2')
+    assert [Path(tool).name, *others] == [
+        *after,
+        *('--launcher', 'pytorch', '--x', 'y z'),
+    ]

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Runs that cannot become anything are stopped; samples; throughput."""
+"""Hooks: sanity checks, deferred losses, sample captions, throughput."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def stopped(runner):
 
 
 def with_sanity(cfg):
-    cfg.custom_hooks[1].update(SANE)
+    cfg.default_hooks.sanity.update(SANE)
     return build_runner(cfg)
 
 
@@ -59,7 +59,7 @@ def test_loss_of_a_guessing_llm_stops_the_run(make_cfg):
     assert runner.iter == 2
 
 
-def test_patience_is_of_looks_in_a_row(make_cfg):
+def test_patience_counts_consecutive_checks(make_cfg):
     runner = with_sanity(make_cfg('stream', max_iters=6))
     head = runner.model.decoder.llm.get_output_embeddings()
     kept = head.weight.data.clone()
@@ -74,7 +74,7 @@ def test_patience_is_of_looks_in_a_row(make_cfg):
 
 
 def test_unreadable_data_stops_the_run(make_cfg, stream_data, write_shard):
-    """Shards without captions warned for ever (MiniGPT-4 issue 354)."""
+    """Shards without captions warned indefinitely (MiniGPT-4 issue 354)."""
     for path in stream_data.glob('*/*.tar'):
         write_shard(path, [dict(jpg=b'no json')] * 6)
     runner = with_sanity(make_cfg('stream'))
@@ -93,7 +93,7 @@ def test_no_hook_reads_a_tensor_between_logs(make_cfg):
             'max_iters': 10,
         },
     )
-    cfg.custom_hooks[1].interval = 5  # sanity
+    cfg.default_hooks.sanity.interval = 5
     runner = build_runner(cfg)
     train_step = runner.model.train_step
     nothing = torch.zeros((), device='meta')
@@ -111,7 +111,9 @@ def test_no_hook_reads_a_tensor_between_logs(make_cfg):
 
 
 @pytest.mark.parametrize('stop, interval', [(9, 50), (10, 50), (10, 3)])
-def test_late_losses_are_those_of_mmengine(make_cfg, scalars, stop, interval):
+def test_deferred_losses_equal_those_of_mmengine(
+    make_cfg, scalars, stop, interval
+):
     """In the log, and in a checkpoint between two logs."""
     logs, kept = [], []
     for hook in (
@@ -174,7 +176,7 @@ def test_sample_captions_are_logged_and_drawn(make_cfg, written, losses):
     assert losses(cfg) == losses(plain)  # and change nothing
 
 
-def test_sample_captions_without_a_readable_picture(make_cfg, pair_data):
+def test_sample_captions_without_a_readable_image(make_cfg, pair_data):
     cfg = make_cfg('sampler', max_iters=2)
     hook = caption_hook(cfg)
     hook['dataset']['image_folder'] = 'nowhere'
@@ -202,7 +204,7 @@ def test_sample_captions_of_the_training_data_with_other_settings(
 
 def test_throughput_is_logged(make_cfg, scalars):
     cfg = make_cfg('sampler', max_iters=6)
-    cfg.custom_hooks[2].interval = 3
+    cfg.default_hooks.throughput.interval = 3
     runner = build_runner(cfg)
 
     class Slow(SanityHook):
@@ -252,7 +254,7 @@ def test_full_disk_leaves_the_older_checkpoint(make_cfg, full_disk):
     assert torch.load(folder / 'iter_2.pth', weights_only=True)['meta']
 
 
-def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
+def test_writes_are_atomic(tmp_path, full_disk):
     path = tmp_path / 'new/file'
     write_atomically(path, b'one')
     write_atomically(path, b'two')
@@ -266,10 +268,10 @@ def test_write_is_whole_or_not_at_all(tmp_path, full_disk):
         write_atomically(path.parent, b'four')
 
 
-def test_settings_of_the_captioned_data_are_over_the_training_data(
+def test_settings_of_the_captioned_data_change_the_training_data(
     make_cfg, written
 ):
-    """As ``--cfg-options custom_hooks.3.dataset.data_root=DIR``."""
+    """Like ``default_hooks.sample_captions.dataset.data_root=DIR``."""
     cfg = make_cfg('sampler', max_iters=1)
     cfg.custom_hooks.append(
         dict(type=SampleCaptionsHook, dataset=dict(limit=1), max_new_tokens=2)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Real runs of a tiny model: what is learned, saved and counted."""
+"""Trainings of a tiny model: losses, checkpoints and counts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def train(cfg):
 
 
 @KINDS
-def test_loss_falls_and_the_head_alone_is_saved(
+def test_loss_falls_and_only_the_projection_is_saved(
     kind, make_cfg, scalars, written
 ):
     cfg = make_cfg(
@@ -52,14 +52,14 @@ def test_loss_falls_and_the_head_alone_is_saved(
     }
     assert len(saved['optimizer']['state']) == 2
     for name in head:
-        held = runner.model.get_parameter(name)
-        assert torch.equal(saved['state_dict'][name], held)
+        trained = runner.model.get_parameter(name)
+        assert torch.equal(saved['state_dict'][name], trained)
     text = written(cfg)
     assert 'global batch 4 = 1 ranks x 4 samples, in pieces of 4' in text
     assert '24 iterations done; 0 samples were skipped' in text
 
 
-def test_frozen_parts_do_not_move(make_cfg):
+def test_frozen_weights_do_not_change(make_cfg):
     runner = build_runner(make_cfg('sampler', max_iters=3))
     before = {n: p.clone() for n, p in runner.model.named_parameters()}
     runner.train()
@@ -69,7 +69,7 @@ def test_frozen_parts_do_not_move(make_cfg):
 
 
 @pytest.mark.parametrize('size', [1, 3])
-def test_pieces_give_the_same_losses(size, make_cfg, losses):
+def test_micro_batches_give_the_same_losses(size, make_cfg, losses):
     whole = make_cfg('stream')
     pieces = make_cfg('stream', **{'model.micro_batch_size': size})
     for cfg in (whole, pieces):
@@ -100,7 +100,7 @@ def test_data_smaller_than_the_batch_trains(make_cfg, losses):
 
 
 @KINDS
-def test_unreadable_pictures_are_left_out_and_counted(
+def test_unreadable_images_are_skipped_and_counted(
     kind, make_cfg, stream_data, pair_data, write_shard, losses, written
 ):
     """With a batch of one, some batches are empty."""
@@ -120,9 +120,9 @@ def test_unreadable_pictures_are_left_out_and_counted(
     assert 'cannot be read as an image' in written(cfg)
 
 
-def test_answers_that_are_cut_are_counted(make_cfg, written):
+def test_truncated_answers_are_counted(make_cfg, written):
     cfg = make_cfg('sampler', **{'model.max_text_length': 3})
-    cfg.custom_hooks[1].interval = 1
+    cfg.default_hooks.sanity.interval = 1
     runner = train(cfg)
     assert runner.train_loop.counts['truncated'] == 40
     text = written(cfg)
@@ -130,7 +130,7 @@ def test_answers_that_are_cut_are_counted(make_cfg, written):
     assert 'truncated: 36' in text  # of nine batches, in the tenth line
 
 
-def test_validation_runs_where_it_should(make_cfg):
+def test_validation_runs_at_its_interval_and_at_the_end(make_cfg):
     from mmengine.evaluator import BaseMetric
     from mmengine.registry import METRICS
 
@@ -162,7 +162,7 @@ def test_validation_runs_where_it_should(make_cfg):
     METRICS.module_dict.pop('Answered')
 
 
-def test_unreadable_test_batch_is_left_out(make_cfg, tmp_path, written):
+def test_an_unreadable_test_batch_is_skipped(make_cfg, tmp_path, written):
     """A whole batch of broken images does not end an evaluation."""
     cfg = make_cfg('sampler', max_iters=1)
     data = Path(cfg.train_dataloader.dataset.data_root)

@@ -11,21 +11,20 @@ import torch
 
 from minigpt4.engine import config
 from minigpt4.engine.hooks import UnusableRunError
-from minigpt4.engine.ranks import OtherRankError
-from minigpt4.engine.report import reports_rank_errors, sentence_of
+from minigpt4.engine.ranks import OtherRankError, start_ranks
+from minigpt4.engine.report import error_sentence, reports_rank_errors
 from minigpt4.registry import MODELS
 
 
 class Failing(torch.utils.data.Dataset):
+    """The first sample is an expected error, the second another one."""
+
     def __len__(self):
-        return 1
+        return 2
 
     def __getitem__(self, index):
-        raise ValueError('x.tar holds no sample; give another one.')
-
-
-class Odd(Failing):
-    def __getitem__(self, index):
+        if index == 0:
+            raise ValueError('x.tar has no sample; give another one.')
         raise RuntimeError('out of luck')
 
 
@@ -36,34 +35,33 @@ def raised(function) -> Exception:
 
 
 def test_wrapped_errors_give_the_first_sentence(make_cfg):
-    loader = torch.utils.data.DataLoader(Failing(), num_workers=1)
-    worker = raised(lambda: next(iter(loader)))
+    batches = iter(torch.utils.data.DataLoader(Failing(), num_workers=1))
+    worker = raised(lambda: next(batches))
     assert 'Traceback' in str(worker)
-    want = 'x.tar holds no sample; give another one.'
-    assert sentence_of(worker) == want
-    loader = torch.utils.data.DataLoader(Odd(), num_workers=1)
-    message = sentence_of(raised(lambda: next(iter(loader))))
+    want = 'x.tar has no sample; give another one.'
+    assert error_sentence(worker) == want
+    message = error_sentence(raised(lambda: next(batches)))
     assert message.startswith('RuntimeError in a data worker: out of luck')
     cfg = make_cfg('stream')
     cfg.model.decoder.name_or_path = '/absent/llm'
     built = raised(lambda: MODELS.build(cfg.model))
-    assert sentence_of(built).startswith("LLM '/absent/llm' does not exist")
+    assert error_sentence(built).startswith("LLM '/absent/llm' does not exist")
     unknown = raised(lambda: MODELS.build(dict(type='Absent')))
-    message = sentence_of(unknown)
+    message = error_sentence(unknown)
     assert message.startswith('Absent is not in the ')
     assert message.endswith('registry; check the type in the config.')
 
 
 def test_other_errors_are_sentences_too():
     full = OSError(errno.ENOSPC, 'No space left on device', 'a.pth')
-    assert sentence_of(full).startswith('a.pth: No space left on device')
-    assert 'free some space and resume' in sentence_of(full)
+    assert error_sentence(full).startswith('a.pth: No space left on device')
+    assert 'free some space and resume' in error_sentence(full)
     shared = OSError(errno.ENOSPC, 'No space left on device')
-    assert '/dev/shm' in sentence_of(shared)
-    assert sentence_of(UnusableRunError('the loss is nan.')) == (
+    assert '/dev/shm' in error_sentence(shared)
+    assert error_sentence(UnusableRunError('the loss is nan.')) == (
         'the loss is nan.'
     )
-    assert 'not an expected error' in sentence_of(RuntimeError('odd'))
+    assert 'not an expected error' in error_sentence(RuntimeError('odd'))
 
 
 def run(function, monkeypatch, *arguments) -> int:
@@ -148,4 +146,4 @@ def test_a_launcher_without_its_variables_is_refused(monkeypatch):
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match='RANK, WORLD_SIZE.*dist_train.sh'):
-        config.start_ranks(config.Config(), 'pytorch')
+        start_ranks(config.Config(), 'pytorch')

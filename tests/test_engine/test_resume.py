@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A killed run that is resumed is the run that was never killed."""
+"""A run that is killed and resumed equals an uninterrupted run."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ class Draw(Hook):
 
 
 class Kill(Hook):
-    """Ends the process at an iteration, at once."""
+    """Kills the process at an iteration."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -68,7 +68,7 @@ def resume(cfg):
 
 
 @KINDS
-def test_killed_run_goes_on_as_if_nothing_was(kind, make_cfg, losses):
+def test_a_killed_run_is_resumed_with_the_same_losses(kind, make_cfg, losses):
     workers = {'train_dataloader.num_workers': 2 * (kind == 'stream')}
     whole, cut = make_cfg(kind, **workers), make_cfg(kind, **workers)
     draw = Draw()
@@ -91,7 +91,7 @@ def test_killed_run_goes_on_as_if_nothing_was(kind, make_cfg, losses):
         assert torch.equal(tensor, runner.model.state_dict()[name])
 
 
-def test_counts_go_on(make_cfg):
+def test_counts_are_restored(make_cfg):
     cfg = make_cfg('sampler', **{'model.max_text_length': 3})
     cfg.max_iters = 4
     train(cfg)
@@ -101,8 +101,8 @@ def test_counts_go_on(make_cfg):
 
 
 @KINDS
-def test_load_from_begins_anew(kind, make_cfg, losses):
-    """Stage 2 takes the head of stage 1, not its place."""
+def test_load_from_starts_a_new_run(kind, make_cfg, losses):
+    """Stage 2 loads the weights of stage 1, not its data position."""
     first = make_cfg(kind, max_iters=4)
     train(first)
     head = latest_checkpoint(first.work_dir)
@@ -112,7 +112,7 @@ def test_load_from_begins_anew(kind, make_cfg, losses):
         cfg.optim_wrapper.optimizer.lr = 0.0  # losses are of the samples
         cfg.param_scheduler[0].update(start=0.0, minimum=0.0)
         if not restores:
-            del cfg.custom_hooks[0]  # ResumeHook
+            del cfg.default_hooks.resume
         draw = Draw()
         model = train(cfg, draw).model
         assert list(draw.drawn) == [0, 1, 2]
@@ -136,7 +136,7 @@ def rates(logged) -> dict:
     return {step: entry['lr'] for step, entry in logged.items()}
 
 
-def test_more_iterations_have_the_schedule_of_the_new_length(
+def test_more_iterations_use_the_schedule_of_the_new_length(
     make_cfg, scalars, written
 ):
     """mmengine #1565, xtuner #211: the rate stayed at its end."""
@@ -178,7 +178,7 @@ def test_other_settings_of_the_optimizer_are_used_and_named(
     assert 'WarmupCosineLR.minimum 0.0001 -> 1e-07' in text
 
 
-def test_schedules_of_mmengine_are_counted_again(make_cfg, scalars):
+def test_schedules_of_mmengine_are_replayed(make_cfg, scalars):
     """Their next rate follows from the present one, not from the step."""
     schedules = [
         dict(
@@ -200,7 +200,7 @@ def test_schedules_of_mmengine_are_counted_again(make_cfg, scalars):
     assert found[8] == pytest.approx(wanted[8])
 
 
-def test_a_schedule_that_has_not_begun_is_resumed(make_cfg, scalars):
+def test_a_schedule_before_its_first_step_is_resumed(make_cfg, scalars):
     later = [dict(type='StepLR', by_epoch=False, begin=4, step_size=1)]
     cfg = make_cfg('sampler', max_iters=6, param_scheduler=later)
     with pytest.raises(KeyboardInterrupt):
@@ -218,7 +218,7 @@ def test_another_number_of_schedules_is_refused(make_cfg):
         resume(cfg)
 
 
-def test_another_global_batch_goes_on_after_the_samples_read(
+def test_another_global_batch_continues_after_the_samples_read(
     make_cfg, written, monkeypatch
 ):
     """mlfoundations/open_lm #67, accelerate #2016."""
@@ -262,7 +262,7 @@ def test_an_unchanged_config_is_resumed_without_a_warning(make_cfg, written):
     assert 'has 4 iterations and max_iters is 4: nothing' in written(cfg)
 
 
-def test_half_written_note_is_survived(make_cfg, tmp_path):
+def test_an_incomplete_last_checkpoint_file_is_ignored(make_cfg, tmp_path):
     cfg = make_cfg('sampler', max_iters=4)
     train(cfg)
     note = Path(cfg.work_dir) / 'last_checkpoint'

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A stop signal ends a run after a step; nothing of it is lost."""
+"""A stop signal ends a run after a step and saves a checkpoint."""
 
 import multiprocessing
 import os
@@ -113,13 +113,13 @@ def train(cfg, *hooks):
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
-def test_a_signal_saves_the_step_and_nothing_is_lost(name, make_cfg, losses):
+def test_a_stopped_run_is_resumed_with_the_same_losses(name, make_cfg, losses):
     signum = getattr(signal, name)
     whole, cut = make_cfg('stream'), make_cfg('stream')
     model = train(whole).model
     cut.default_hooks.checkpoint.update(interval=100, save_optimizer=False)
     with pytest.raises(StopSignal) as stop:
-        # twice at once: a scheduler signals the group, a launcher the rank
+        # twice: a scheduler signals the group, a launcher the rank
         train(cut, Stop(4, signum, signum))
     path = latest_checkpoint(cut.work_dir)
     assert path.endswith('iter_5.pth')
@@ -135,7 +135,7 @@ def test_a_signal_saves_the_step_and_nothing_is_lost(name, make_cfg, losses):
         assert torch.equal(tensor, resumed.state_dict()[key])
 
 
-def test_a_signal_in_the_last_step_ends_nothing(make_cfg):
+def test_a_signal_in_the_last_step_is_ignored(make_cfg):
     cfg = make_cfg('sampler', max_iters=3)
     assert train(cfg, Stop(2, signal.SIGTERM)).iter == 3
     assert latest_checkpoint(cfg.work_dir).endswith('iter_3.pth')
@@ -170,7 +170,7 @@ def test_a_signal_in_a_validation_saves_the_last_step(make_cfg):
     assert resumed.seen == [(6, i) for i in range(5)]
 
 
-def test_data_workers_of_a_validation_do_not_end_of_a_signal(make_cfg):
+def test_data_workers_of_a_validation_ignore_signals(make_cfg):
     cfg = validated(make_cfg('sampler', max_iters=2), workers=1)
     hook = StopValidation(2, workers=True)
     assert train(cfg, hook).iter == 2
@@ -200,7 +200,7 @@ def test_a_resumed_run_removes_the_best_checkpoint_before_it(
     ]
 
 
-def test_data_workers_do_not_end_of_a_signal_to_the_group(make_cfg):
+def test_data_workers_ignore_signals(make_cfg):
     cfg = make_cfg('stream', **{'train_dataloader.num_workers': 1})
 
     class StopWorkers(Hook):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.prompts.encoding import encode, encode_answer
-from minigpt4.weights.read import SHIPPED
+from minigpt4.weights.shipped import FOLDER as SHIPPED
 
 WORDS = (
     'foo bar the red . ### </Img> [INST] x y Describe 12 é 猫 a-b "q" it\'s '

@@ -1,4 +1,4 @@
-"""What inference reads images with, beside the parts of a 224 model."""
+"""Image pipeline of inference, for models of 224 pixels."""
 
 from minigpt4.datasets import LoadImages, PackSample
 

@@ -10,5 +10,5 @@ with read_base():
 model['neck'] = dict(type=PatchMerge, merge=4)
 model.update(prompt_template='llama2')
 model['decoder'].update(name_or_path='meta-llama/Llama-2-7b-chat-hf')
-# what tells it from a Vicuna of the same size
+# Vicuna of the same size has 2048
 model['decoder']['arch'].update(max_position_embeddings=4096)

@@ -1,4 +1,4 @@
-"""The nano model: the whole system at a two-thousandth of the size."""
+"""The nano model: the complete system at a two-thousandth of the size."""
 
 from minigpt4.models import (
     EVAViT,
@@ -44,6 +44,6 @@ model = dict(
     ),
     prompt_template='vicuna_v0',
     prompt='Describe this image in detail.',
-    system='',  # its language model never read a system line
+    system='',  # its LLM was trained without a system message
     generation=dict(max_new_tokens=80),
 )

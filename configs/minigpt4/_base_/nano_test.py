@@ -11,7 +11,8 @@ test_dataloader = dict(
     num_workers=1,
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(
-        type='minigpt4.InstructionDataset',  # MMPretrain wants a name
+        # a string, which MMPretrain's get_model needs
+        type='minigpt4.InstructionDataset',
         ann_file='test.json',
         data_root='data/nano/test',
         keep_answers=False,

@@ -1,4 +1,4 @@
-"""Loop, hooks and logs, the same for every run."""
+"""Hooks, logs and random seed of every run."""
 
 from mmengine.hooks import (
     CheckpointHook,
@@ -20,7 +20,7 @@ from minigpt4.engine import (
 default_hooks = dict(
     runtime_info=dict(type=DeferredLossHook),
     timer=dict(type=IterTimerHook),
-    sampler_seed=None,  # the stream has its own place
+    sampler_seed=None,  # a sampler here has no epochs
     logger=dict(type=LoggerHook, interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(
@@ -30,13 +30,12 @@ default_hooks = dict(
         max_keep_ckpts=3,
         backend_args=dict(backend='atomic'),
     ),
+    resume=dict(type=ResumeHook),
+    sanity=dict(type=SanityHook),
+    throughput=dict(type=ThroughputHook),
+    sample_captions=dict(type=SampleCaptionsHook, interval=1000),
 )
-custom_hooks = [
-    dict(type=ResumeHook),
-    dict(type=SanityHook),
-    dict(type=ThroughputHook),
-    dict(type=SampleCaptionsHook, interval=1000),
-]
+custom_hooks = []  # for hooks of your own: custom_hooks += [...]
 log_processor = dict(type=LogProcessor, by_epoch=False, window_size=50)
 visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
 randomness = dict(seed=42)

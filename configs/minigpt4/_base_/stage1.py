@@ -1,5 +1,6 @@
 """Stage 1 (paper 3.1): 20,000 x 256 image-text pairs, no prompt."""
 
+from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
@@ -11,8 +12,13 @@ from minigpt4.datasets import (
 )
 from minigpt4.engine import EndlessTrainLoop, TrainedParameters, WarmupCosineLR
 
+with read_base():
+    from .runtime import *
+
 max_iters = 20000
 global_batch_size = 256
+# settings of the model that the stage sets: model.update(stage_model)
+stage_model = dict(prompt_template='bare', prompt='', max_text_length=32)
 
 train_dataloader = dict(
     num_workers=4,

@@ -1,5 +1,6 @@
 """Stage 2 (paper 3.3): 400 x 12 of 3,500 curated descriptions."""
 
+from mmengine.config import read_base
 from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
@@ -12,6 +13,9 @@ from minigpt4.datasets import (
 )
 from minigpt4.engine import EndlessTrainLoop, TrainedParameters, WarmupCosineLR
 
+with read_base():
+    from .runtime import *
+
 # MiniGPT-4 prompts/alignment.txt @ d94738a
 alignment_questions = (
     'Describe this image in detail.',
@@ -22,6 +26,10 @@ alignment_questions = (
 max_iters = 400
 needs_load_from = True  # a projection of stage 1
 global_batch_size = 12
+# settings of the model that the stage sets: model.update(stage_model)
+stage_model = dict(max_text_length=160)
+default_hooks['checkpoint'].update(interval=100)
+default_hooks['sample_captions'].update(interval=100)
 
 train_dataloader = dict(
     num_workers=4,
@@ -45,8 +53,7 @@ optim_wrapper = dict(
     constructor=TrainedParameters,
     optimizer=dict(type=AdamW, lr=3e-5, betas=(0.9, 0.999), weight_decay=0.05),
 )
-# the official 1,000 iterations have a warm-up of 200; the paper's 400 keep
-# that share
+# a fifth of all iterations, as the official code has (200 of 1,000)
 param_scheduler = [
     dict(
         type=WarmupCosineLR,

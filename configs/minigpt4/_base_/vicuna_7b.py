@@ -29,7 +29,7 @@ model = dict(
     head=dict(type=LinearProjector, num_layers=1),
     decoder=dict(
         type=LLMDecoder,
-        # or the environment variable MINIGPT4_LLM
+        # the environment variable MINIGPT4_LLM takes precedence
         name_or_path='Vision-CAIR/vicuna-7b',
         dtype='auto',
         arch=dict(

@@ -1,9 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which checkpoint a run is resumed from, and what is taken from it.
+"""Find the checkpoint that a run is resumed from, and validate its values.
 
-A checkpoint is reduced to the values that resuming needs, each of them
-checked. Texts of a checkpoint, such as the config in ``meta``, are never
-parsed.
+Only the values that resuming needs are used, each of them validated. Strings
+in a checkpoint, such as the config in ``meta``, are never parsed.
 """
 
 import logging
@@ -20,42 +19,42 @@ from torch import Tensor
 from ..utils.errors import one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 
-_NUMBERS = (bool, int, float)
+_NUMBER_TYPES = (bool, int, float)
 
 
-def checkpoints_of(work_dir: 'str | Path') -> Iterator[Path]:
-    """The checkpoints ``iter_N.pth`` of a folder, highest N first."""
-    found = {
+def list_checkpoints(work_dir: 'str | Path') -> Iterator[Path]:
+    """Yield the checkpoints ``iter_N.pth`` of a folder, highest N first."""
+    iterations = {
         path: int(match[1])
         for path in Path(work_dir).glob('iter_*.pth')
         if (match := re.fullmatch(r'iter_(\d+)\.pth', path.name))
     }
-    yield from sorted(found, key=lambda path: -found[path])
+    yield from sorted(iterations, key=lambda path: -iterations[path])
 
 
 def latest_checkpoint(work_dir: 'str | Path') -> str | None:
-    """The checkpoint of a folder with the most iterations, if it has one.
+    """Return the checkpoint of a folder with the most iterations, or None.
 
-    mmengine's own note of the last one (``last_checkpoint``) is not used: it
-    may be half-written after a crash.
+    mmengine's file ``last_checkpoint`` is not used: it may be incomplete
+    after a crash.
     """
-    path = next(checkpoints_of(work_dir), None)
+    path = next(list_checkpoints(work_dir), None)
     return None if path is None else str(path)
 
 
 def latest_resumable(work_dir: 'str | Path') -> str | None:
-    """The newest checkpoint of a folder that a run can be resumed from.
+    """Return the newest checkpoint that a run can be resumed from.
 
-    Others are named in warnings.
+    Newer ones that cannot are reported in warnings.
 
     Returns:
-        Its path; None where the folder has no checkpoint.
+        Its path; None if the folder has no checkpoint.
 
     Raises:
         CheckpointError: It has checkpoints, but none can be resumed.
     """
     problems: list[str] = []
-    for path in checkpoints_of(work_dir):
+    for path in list_checkpoints(work_dir):
         try:
             resume_state(read_checkpoint(path), path)
         except (OSError, ValueError) as error:
@@ -82,22 +81,22 @@ def latest_resumable(work_dir: 'str | Path') -> str | None:
 
 
 def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
-    """Take from a checkpoint what resuming needs, each value checked.
+    """Extract and validate the values of a checkpoint that resuming needs.
 
     Args:
-        checkpoint: What :func:`read_checkpoint` returned.
+        checkpoint: The result of :func:`read_checkpoint`.
         path: Its file, for errors.
 
     Returns:
         ``epoch`` and ``iter`` (int), ``seed`` (int or None), ``state_dict``,
-        ``optimizer``, ``param_schedulers`` (list), ``message_hub``, and
-        where they are there ``data`` and ``random``.
+        ``optimizer``, ``param_schedulers`` (list), ``message_hub``, and, if
+        the checkpoint has them, ``data`` and ``random``.
 
     Raises:
-        CheckpointError: Something is missing or no valid value.
+        CheckpointError: A value is missing or invalid.
     """
 
-    def refuse(problem: str) -> CheckpointError:
+    def invalid(problem: str) -> CheckpointError:
         return CheckpointError(
             f'{path} cannot be resumed: {problem}; to start a new run from '
             'its weights use --cfg-options load_from=FILE.'
@@ -105,41 +104,41 @@ def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
 
     meta = checkpoint.get('meta')
     if not isinstance(meta, Mapping):
-        raise refuse('it has no meta entry, which holds the iteration')
+        raise invalid('it has no meta entry, which holds the iteration')
     step = meta.get('iter')
     if type(step) is not int or step < 0:
-        raise refuse(f'its iteration is {step!r}, expected an integer >= 0')
+        raise invalid(f'its iteration is {step!r}, expected an integer >= 0')
     seed = meta.get('seed')
     if seed is not None and type(seed) is not int:
-        raise refuse(f'its seed is {seed!r}, expected an integer')
+        raise invalid(f'its seed is {seed!r}, expected an integer')
     weights = checkpoint.get('state_dict')
     if not isinstance(weights, Mapping) or not weights:
-        raise refuse('it has no weights (state_dict)')
+        raise invalid('it has no weights (state_dict)')
     for name, tensor in weights.items():
         if not isinstance(tensor, Tensor):
-            raise refuse(f'{name} is a {type(tensor).__name__}, no tensor')
+            raise invalid(f'{name} is a {type(tensor).__name__}, not a tensor')
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise refuse(f'{name} holds values that are not finite')
+            raise invalid(f'{name} holds values that are not finite')
     optimizer = checkpoint.get('optimizer')
     if not isinstance(optimizer, Mapping):
-        raise refuse(
+        raise invalid(
             'it has no optimizer state (saved with save_optimizer=False?)'
         )
     schedulers = checkpoint.get('param_schedulers', [])
     if not isinstance(schedulers, list) or not all(
         isinstance(state, Mapping) for state in schedulers
     ):
-        raise refuse('its param_schedulers are no list of dicts')
+        raise invalid('its param_schedulers are not a list of dicts')
     for name in ('data', 'random'):
         if name in checkpoint and not isinstance(checkpoint[name], Mapping):
-            raise refuse(f'its entry {name} is no dict')
+            raise invalid(f'its entry {name} is not a dict')
     data = checkpoint.get('data', {})
     if not _are_positions(data.get('positions')):
-        raise refuse('its data positions are not valid')
+        raise invalid('its data positions are not valid')
     for name in ('samples', 'batch'):
         number = data.get(name)
         if number is not None and (type(number) is not int or number < 0):
-            raise refuse(
+            raise invalid(
                 f'its number of {name} is {number!r:.40}, expected an '
                 'integer >= 0'
             )
@@ -156,28 +155,29 @@ def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
 
 
 def _are_positions(positions: object) -> bool:
-    """Whether these are ``{source: (shards, samples)}`` for each worker."""
+    """Whether this is a list of ``{source: (shards, samples)}``."""
     if positions is None:
         return True
     return isinstance(positions, list) and all(
         isinstance(position, Mapping)
         and all(
             isinstance(name, str)
-            and isinstance(place, (list, tuple))
-            and len(place) == 2
-            and all(type(number) is int and number >= 0 for number in place)
-            for name, place in position.items()
+            and isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and all(type(number) is int and number >= 0 for number in pair)
+            for name, pair in position.items()
         )
         for position in positions
     )
 
 
 def _safe_history(hub: object) -> dict[str, dict]:
-    """The log's history without values that mmengine would act on.
+    """Copy the log history without values that mmengine would act on.
 
-    Of ``runtime_info`` only the numbers of kept checkpoints and best scores
-    are taken: mmengine deletes files that other entries name. Histories are
-    rebuilt from their numbers, for a pickled one may carry its own methods.
+    Of ``runtime_info`` only the numbers of saved checkpoints and the best
+    scores are copied: mmengine deletes files that other entries name.
+    Histories are rebuilt from their numbers, because a pickled one may have
+    its own methods.
     """
     hub = hub if isinstance(hub, Mapping) else {}
     scalars = {}
@@ -199,11 +199,13 @@ def _safe_history(hub: object) -> dict[str, dict]:
 
 
 def _items(value: object) -> list[tuple[str, Any]]:
+    """List the items of a mapping whose keys are strings."""
     entries = value.items() if isinstance(value, Mapping) else ()
     return [(name, item) for name, item in entries if isinstance(name, str)]
 
 
 def _rebuilt_history(history: object) -> HistoryBuffer | None:
+    """Rebuild a history from its numbers; None if they are invalid."""
     if not isinstance(history, HistoryBuffer):
         return None
     values = vars(history).get('_log_history')
@@ -221,10 +223,10 @@ def _rebuilt_history(history: object) -> HistoryBuffer | None:
 def check_optimizer(
     state: Mapping, optimizer: torch.optim.Optimizer, path: 'str | Path'
 ) -> None:
-    """Check that an optimizer can take a saved state.
+    """Check that a saved state fits an optimizer.
 
-    torch checks neither shapes nor settings; a wrong shape would fail in the
-    first step, a wrong setting would change the training.
+    torch checks neither shapes nor settings: a wrong shape would fail in the
+    first step, and a wrong setting would change the training.
 
     Args:
         state: The saved state of an optimizer (wrapper).
@@ -232,10 +234,10 @@ def check_optimizer(
         path: The checkpoint, for errors.
 
     Raises:
-        CheckpointError: The state is not of this optimizer.
+        CheckpointError: The state does not fit this optimizer.
     """
 
-    def refuse(problem: str) -> CheckpointError:
+    def invalid(problem: str) -> CheckpointError:
         return CheckpointError(
             f'{path} cannot be resumed: {problem}; it belongs to another '
             'optimizer or another model, or is damaged.'
@@ -244,77 +246,80 @@ def check_optimizer(
     groups, saved = optimizer.param_groups, state.get('param_groups')
     values = state.get('state')
     if not isinstance(saved, list) or not isinstance(values, Mapping):
-        raise refuse('its optimizer state lacks param_groups or state')
+        raise invalid('its optimizer state lacks param_groups or state')
     sizes = [len(group['params']) for group in groups]
-    found = [
+    saved_sizes = [
         len(group['params'])
         if isinstance(group, Mapping) and isinstance(group.get('params'), list)
         else None
         for group in saved
     ]
-    if found != sizes:
-        raise refuse(
-            f'its optimizer has groups of {found} parameters, the config '
-            f'makes {sizes}'
+    if saved_sizes != sizes:
+        raise invalid(
+            f'its optimizer has groups of {saved_sizes} parameters, the '
+            f'config makes {sizes}'
         )
-    for group, known in zip(saved, groups, strict=True):
-        for name, value in group.items():
+    for saved_group, group in zip(saved, groups, strict=True):
+        for name, value in saved_group.items():
             # initial_lr is added by schedulers
-            if name not in known and name != 'initial_lr':
-                raise refuse(f'its optimizer has a setting {name!r}')
+            if name not in group and name != 'initial_lr':
+                raise invalid(f'its optimizer has a setting {name!r}')
             if name != 'params' and not _is_setting(value):
-                raise refuse(f'its optimizer setting {name} is {value!r:.40}')
+                raise invalid(f'its optimizer setting {name} is {value!r:.40}')
     parameters = [p for group in groups for p in group['params']]
     numbers = [n for group in saved for n in group['params']]
     for number, parameter in zip(numbers, parameters, strict=True):
         entry = values.get(number, {})
         if not isinstance(entry, Mapping):
-            raise refuse(f'the state of parameter {number!r} is no dict')
+            raise invalid(f'the state of parameter {number!r} is not a dict')
         for name, value in entry.items():
             if isinstance(value, Tensor):
                 if value.dim() and value.shape != parameter.shape:
-                    raise refuse(
+                    raise invalid(
                         f'{name} of parameter {number} is '
                         f'{tuple(value.shape)}, expected '
                         f'{tuple(parameter.shape)}'
                     )
                 if value.is_floating_point() and not value.isfinite().all():
-                    raise refuse(f'{name} of parameter {number} is not finite')
+                    raise invalid(
+                        f'{name} of parameter {number} is not finite'
+                    )
             elif not _is_setting(value):
-                raise refuse(f'{name} of parameter {number} is no number')
+                raise invalid(f'{name} of parameter {number} is not a number')
 
 
 def _is_setting(value: object) -> bool:
     """Whether this is a number, a flag, None, or a tuple of numbers."""
     if isinstance(value, (list, tuple)):
-        return all(type(item) in _NUMBERS for item in value)
+        return all(type(item) in _NUMBER_TYPES for item in value)
     if isinstance(value, Tensor):
         return value.numel() == 1
-    return value is None or type(value) in _NUMBERS
+    return value is None or type(value) in _NUMBER_TYPES
 
 
 def load_scheduler(scheduler: Any, state: Mapping, path: 'str | Path') -> None:
     """Restore the numbers of a parameter scheduler.
 
-    mmengine takes every entry of the state as an attribute; here only
-    numbers and lists of numbers that the scheduler has already are taken.
+    mmengine sets every entry of the state as an attribute. Here only numbers
+    and lists of numbers that the scheduler already has are restored.
 
     Raises:
-        CheckpointError: The state is not of this scheduler.
+        CheckpointError: The state does not fit this scheduler.
     """
-    own = vars(scheduler)
-    taken = {
+    attributes = vars(scheduler)
+    numbers = {
         name: value
         for name, value in state.items()
-        if name in own
-        and type(own[name]) in (int, float, list)
+        if name in attributes
+        and type(attributes[name]) in (int, float, list)
         and _is_setting(value)
-        and (type(own[name]) is list) == isinstance(value, (list, tuple))
+        and (type(attributes[name]) is list)
+        == isinstance(value, (list, tuple))
     }
-    step = taken.get('last_step')
-    if type(step) is not int or step < -1:  # -1: it has not begun
+    step = numbers.get('last_step')
+    if type(step) is not int or step < -1:  # -1: before its first step
         raise CheckpointError(
             f'{path} cannot be resumed: the state of its learning-rate '
             'schedule has no valid last_step.'
         )
-    own.update(taken)
+    attributes.update(numbers)

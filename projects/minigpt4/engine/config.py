@@ -1,14 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""From a config file to a runner: what depends on the machine is set here."""
+"""Build a runner from a config file, adapted to the machine and the ranks."""
 
 import copy
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, init_dist, is_distributed
+from mmengine.dist import get_world_size, is_distributed
 
 from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
@@ -16,12 +17,7 @@ from .cfg_options import merge_options
 from .checkpoints import latest_checkpoint as latest_checkpoint
 from .runner import CheckedRunner
 
-_LAUNCHER_VARIABLES = dict(
-    pytorch=('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
-    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
-    mpi=('OMPI_COMM_WORLD_LOCAL_RANK',),
-)
-_TRAINING = (
+_REQUIRED_FOR_TRAINING = (
     'model',
     'train_dataloader',
     'train_cfg',
@@ -29,93 +25,50 @@ _TRAINING = (
     'max_iters',
     'global_batch_size',
 )
-_LAUNCHERS = dict(
-    pytorch='tools/dist_train.sh, tools/dist_test.sh or torchrun',
-    slurm='tools/slurm_train.sh or srun',
-    mpi='mpirun',
+_USED_IN_TRAINING_ONLY = (
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'custom_hooks',
 )
+# of configs/minigpt4/_base_/runtime.py
+_TRAINING_HOOKS = ('resume', 'sanity', 'throughput', 'sample_captions')
 
 
-def start_ranks(cfg: Config, launcher: str) -> None:
-    """Join the other ranks: NCCL where there are GPUs, else gloo.
+def set_rank_batch(cfg: Config, world_size: int) -> int:
+    """Divide the global batch by the number of ranks.
 
-    mmengine's own start needs a GPU (it calls ``torch.cuda.set_device``), so
-    on a CPU the group is made here before the runner.
+    ``cfg.global_batch_size`` is the paper's number (256, 12); the batch size
+    of a rank follows from it. ``model.micro_batch_size`` divides a rank's
+    batch into pieces that fit into memory, with the same gradient.
 
     Args:
-        cfg: The config; its launcher is set.
-        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-    """
-    cfg.launcher = launcher
-    if launcher == 'none' or is_distributed():
-        return
-    if launcher != 'pytorch' and not torch.cuda.is_available():
-        raise ValueError(
-            f"launcher {launcher!r} needs GPUs; on CPUs use 'pytorch'."
-        )
-    needed = _LAUNCHER_VARIABLES[launcher]
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f'--launcher {launcher}: {", ".join(missing)} is not set; start '
-            f'the tool with {_LAUNCHERS[launcher]}, or without --launcher.'
-        )
-    if torch.cuda.is_available():
-        ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        if ranks > torch.cuda.device_count():
-            raise ValueError(
-                f'{ranks} processes on this machine, but it has '
-                f'{torch.cuda.device_count()} GPUs; start one for each GPU.'
-            )
-        init_dist(launcher, backend='nccl')
-        return
-    try:
-        torch.distributed.init_process_group('gloo')
-    except torch.distributed.DistNetworkError as error:
-        if 'EADDRINUSE' in str(error):
-            raise ValueError(
-                f'port {os.environ["MASTER_PORT"]} is in use; set PORT to '
-                'another one.'
-            ) from error
-        raise
-
-
-def leave_ranks() -> None:
-    """Part from the other ranks; without it gloo aborts at exit at times."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def fit_batch(cfg: Config, world_size: int) -> int:
-    """Share the global batch out to ranks.
-
-    ``cfg.global_batch_size`` is what the paper says (256, 12); each rank's
-    batch follows from the number of ranks, and ``model.micro_batch_size``
-    cuts it into pieces that fit the memory, with the same gradient.
+        cfg: The config; its data loader is changed.
+        world_size: Number of ranks.
 
     Returns:
-        The batch of one rank.
+        The batch size of one rank.
 
     Raises:
-        ValueError: The global batch cannot be shared out evenly, or the
-            config sets the batch of a rank itself.
+        ValueError: The global batch cannot be divided evenly, or the config
+            sets the batch size of a rank.
     """
     total = cfg.global_batch_size
     if total % world_size:
         raise ValueError(
-            f'a global batch of {total} cannot be shared out evenly to '
+            f'a global batch of {total} cannot be divided evenly among '
             f'{world_size} ranks; set global_batch_size to a multiple, e.g. '
             f'{total - total % world_size or world_size}.'
         )
     share = total // world_size
     loader = cfg.train_dataloader
-    streams = 'sources' in loader.dataset
+    is_stream = 'sources' in loader.dataset
     for name, group in (
         ('train_dataloader', loader),
-        ('train_dataloader.dataset', loader.dataset if streams else {}),
+        ('train_dataloader.dataset', loader.dataset if is_stream else {}),
     ):
-        # a config that a run of version 0.1 has saved holds the share
+        # a config that was dumped by version 0.1 contains the rank's batch
         if group.get('batch_size') not in (None, share):
             raise ValueError(
                 f'{name}.batch_size is {group["batch_size"]}, but it follows '
@@ -123,17 +76,18 @@ def fit_batch(cfg: Config, world_size: int) -> int:
                 f'({world_size}); set global_batch_size, and for the memory '
                 'model.micro_batch_size.'
             )
-    loader.batch_size = None if streams else share  # a stream makes batches
-    if streams:
+    # a streaming data set makes the batches itself
+    loader.batch_size = None if is_stream else share
+    if is_stream:
         loader.dataset.batch_size = share
     return share
 
 
-def fit_workers(cfg: Config) -> None:
-    """Take out settings of data workers where there are none.
+def drop_worker_settings(cfg: Config) -> None:
+    """Remove settings of data workers from loaders that have none.
 
-    ``num_workers=0`` alone is thus enough to read the data in the process
-    itself; torch refuses it with the others.
+    torch refuses them together with ``num_workers=0``, which is thus enough
+    to read the data in the process itself.
     """
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
@@ -142,8 +96,8 @@ def fit_workers(cfg: Config) -> None:
             loader.pop('prefetch_factor', None)
 
 
-def share_seed(cfg: Config) -> None:
-    """Let ``randomness.seed`` seed the order of shards and the questions."""
+def set_data_seed(cfg: Config) -> None:
+    """Use ``randomness.seed`` for the order of shards and the questions."""
     seed = cfg.get('randomness', {}).get('seed') or 0
     dataset = cfg.train_dataloader.dataset
     if 'sources' in dataset:
@@ -154,7 +108,7 @@ def share_seed(cfg: Config) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in 16 bits: bf16, or fp16 with a scaled loss where it lacks.
+    """Train in 16 bits: bf16, or fp16 with loss scaling if there is no bf16.
 
     Raises:
         ValueError: There is no GPU.
@@ -174,14 +128,16 @@ def use_amp(cfg: Config) -> None:
 
 
 def load_config(
-    path: str, work_dir: str | None = None, options: dict | None = None
+    path: str,
+    work_dir: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Config:
-    """Read a config and what the command line says over it.
+    """Read a config and apply the options of the command line.
 
     Args:
         path: The config file.
-        work_dir: Where results go; by default ``work_dirs/NAME``.
-        options: ``--cfg-options``.
+        work_dir: Folder of the results; by default ``work_dirs/NAME``.
+        options: Values of ``--cfg-options`` by dotted key.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -194,8 +150,8 @@ def load_config(
     open_regular(path).close()
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is code: it may raise any
-        raise ValueError(_config_fault(path, error)) from error
+    except Exception as error:  # a config is code: it may raise anything
+        raise ValueError(_config_error(path, error)) from error
     if options:
         merge_options(cfg, options)
     if work_dir is not None:
@@ -205,9 +161,9 @@ def load_config(
     return cfg
 
 
-def _config_fault(path: str, error: Exception) -> str:
-    """Where and why a config cannot be read."""
-    line = None
+def _config_error(path: str, error: Exception) -> str:
+    """Format the line and the reason of a config that cannot be read."""
+    line, hint = None, ''
     if isinstance(error, SyntaxError):
         line, message = error.lineno, error.msg
     else:
@@ -215,54 +171,56 @@ def _config_fault(path: str, error: Exception) -> str:
         for frame in traceback.extract_tb(error.__traceback__):
             if os.path.abspath(frame.filename) == os.path.abspath(path):
                 line = frame.lineno
-    where = f' at line {line}' if line else ''
+                if 'custom_hooks[' in (frame.line or ''):
+                    hint = (
+                        '; the hooks that version 0.1 had in custom_hooks '
+                        'are now default_hooks, by name: '
+                        + ', '.join(_TRAINING_HOOKS)
+                    )
+    location = f' at line {line}' if line else ''
     return (
-        f'the config {path} cannot be read{where}: {type(error).__name__}: '
-        f'{message}'
+        f'the config {path} cannot be read{location}: '
+        f'{type(error).__name__}: {message}{hint}'
     )
 
 
 def require_training(cfg: Config) -> None:
-    """Check that a config has what a training needs.
+    """Check that a config has all settings that a training needs.
 
     Raises:
-        ValueError: It lacks a part.
+        ValueError: A setting is missing.
     """
-    lacking = [key for key in _TRAINING if cfg.get(key) is None]
-    if lacking:
+    missing = [key for key in _REQUIRED_FOR_TRAINING if cfg.get(key) is None]
+    if missing:
         raise ValueError(
-            f'the config {cfg.filename} lacks {", ".join(lacking)}, so '
+            f'the config {cfg.filename} lacks {", ".join(missing)}, so '
             'nothing can be trained; see configs/minigpt4/ for configs of '
             'the two stages.'
         )
 
 
 def drop_training(cfg: Config) -> None:
-    """Leave of a config what a test needs.
+    """Remove from a config the settings that only a training uses.
 
     Raises:
-        ValueError: The config tests nothing.
+        ValueError: The config has no ``test_dataloader``.
     """
     if cfg.get('test_dataloader') is None:
         raise ValueError(
             f'{cfg.filename} has no test_dataloader; give a '
             'config that tests, e.g. stage2_nano.py.'
         )
-    for key in (
-        'train_dataloader',
-        'train_cfg',
-        'optim_wrapper',
-        'param_scheduler',
-        'custom_hooks',
-    ):
+    for key in _USED_IN_TRAINING_ONLY:
         cfg.pop(key, None)
+    for name in _TRAINING_HOOKS:
+        cfg.get('default_hooks', {}).pop(name, None)
 
 
 def build_runner(cfg: Config) -> CheckedRunner:
-    """Build the runner of a config, which is left as it is."""
+    """Build the runner of a config, which is not changed."""
     cfg = copy.deepcopy(cfg)
-    fit_workers(cfg)
-    share = None
+    drop_worker_settings(cfg)
+    rank_batch = None
     if cfg.get('train_dataloader') is not None:
         if cfg.optim_wrapper.get('accumulative_counts', 1) != 1:
             raise ValueError(
@@ -271,13 +229,13 @@ def build_runner(cfg: Config) -> CheckedRunner:
                 'that size with the same gradient.'
             )
         cfg.train_cfg.setdefault('max_iters', cfg.max_iters)
-        share_seed(cfg)
-        share = fit_batch(cfg, get_world_size())
+        set_data_seed(cfg)
+        rank_batch = set_rank_batch(cfg, get_world_size())
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
     runner = CheckedRunner.from_cfg(cfg)
-    if share is not None:
-        micro = cfg.model.get('micro_batch_size') or share
+    if rank_batch is not None:
+        micro_batch = cfg.model.get('micro_batch_size') or rank_batch
         if cfg.get('needs_load_from') and not cfg.get('load_from'):
             runner.logger.warning(
                 'stage 2 starts from a random projection; expected one of '
@@ -285,6 +243,7 @@ def build_runner(cfg: Config) -> CheckedRunner:
             )
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
-            f'x {share} samples, in pieces of {min(micro, share)}'
+            f'x {rank_batch} samples, in pieces of '
+            f'{min(micro_batch, rank_batch)}'
         )
     return runner

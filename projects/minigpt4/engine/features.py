@@ -110,8 +110,11 @@ def _datasets(cfg: Config) -> list:
     ]
     found += [
         hook.dataset
-        for hook in cfg.get('custom_hooks', [])
-        if hook.get('dataset') is not None
+        for hook in (
+            *cfg.get('default_hooks', {}).values(),
+            *cfg.get('custom_hooks', []),
+        )
+        if hook is not None and hook.get('dataset') is not None
     ]
     return found
 

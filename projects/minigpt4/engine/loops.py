@@ -1,17 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The training loop: endless data, resumed where it was, counted."""
+"""Training loop over endless data, with resume and stop signals."""
 
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..datasets import ImageTextPairs
@@ -22,7 +22,7 @@ from ..utils.signals import (
     StopSignal,
     blocked_signals,
 )
-from .ranks import StopVote
+from .ranks import StopVote, unwrapped_model
 from .report import innermost_message
 from .saving import save_now
 
@@ -31,10 +31,10 @@ from .saving import save_now
 class RankParallel(nn.Module):
     """Data parallelism for a model that averages its own gradients.
 
-    ``DistributedDataParallel`` broadcasts and walks all parameters, of which
-    MiniGPT-4 trains one in two thousand, and knows no CPU. Here the trained
-    parameters are broadcast once; :meth:`MiniGPT4.train_step` averages
-    gradients over ranks.
+    ``DistributedDataParallel`` broadcasts and traverses all parameters, of
+    which MiniGPT-4 trains one in two thousand, and mmengine's wrapper needs a
+    GPU. Here the trained parameters are broadcast once;
+    :meth:`MiniGPT4.train_step` averages the gradients over ranks.
 
     Args:
         module: The model.
@@ -47,99 +47,107 @@ class RankParallel(nn.Module):
             for parameter in module.parameters():
                 if parameter.requires_grad:
                     torch.distributed.broadcast(parameter.data, src=0)
-        self.train_step = module.train_step
-        self.val_step = module.val_step
-        self.test_step = module.test_step
+        self.train_step: Any = module.train_step
+        self.val_step: Any = module.val_step
+        self.test_step: Any = module.test_step
 
-    def forward(self, *args, **kwargs):
-        """The model's forward."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
         return self.module(*args, **kwargs)
 
 
 class _ValidationStoppedError(Exception):
-    """A validation was ended by a signal."""
+    """A signal ended a validation."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-class _WithoutSignals:
-    """The start of a data worker that ends with its parent alone."""
+class _IgnoreStopSignals:
+    """A ``worker_init_fn`` that lets data workers ignore stop signals.
 
-    def __init__(self, start: Callable | None) -> None:
-        self.start = start
+    The parent process ends them.
+    """
 
-    def __call__(self, number: int) -> None:
+    def __init__(self, worker_init_fn: Callable | None) -> None:
+        self.worker_init_fn = worker_init_fn
+
+    def __call__(self, worker_id: int) -> None:
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
-        if self.start is not None:
-            self.start(number)
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker_id)
 
 
 class _StoppableValidation(Hook):
-    """Ends a validation after a batch where a rank has received a signal.
+    """Ends a validation after the batch in which a rank receives a signal.
 
-    On several ranks only where all have the same number of batches, so that
-    they ask each other equally often; else the validation is completed.
+    If the ranks have different numbers of batches, they cannot vote after
+    each batch, and the validation is completed.
     """
 
     def __init__(self, stop: StopRequest, vote: StopVote) -> None:
         self.stop, self.vote = stop, vote
-        self._asks = True
+        self._votes = True
 
-    def before_val_epoch(self, runner) -> None:
-        """Compare the numbers of batches; shield the data workers."""
-        loader = runner.val_loop.dataloader
-        if not isinstance(loader.worker_init_fn, _WithoutSignals):
-            loader.worker_init_fn = _WithoutSignals(loader.worker_init_fn)
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Compare the numbers of batches; protect the data workers."""
+        loop: Any = runner.val_loop
+        loader = loop.dataloader
+        if not isinstance(loader.worker_init_fn, _IgnoreStopSignals):
+            loader.worker_init_fn = _IgnoreStopSignals(loader.worker_init_fn)
         if get_world_size() > 1:
             number = len(loader)
             counts = torch.tensor([number, -number], device=get_device())
             dist.all_reduce(counts, op='max')
-            most, least = counts.tolist()
-            self._asks = most == -least
+            largest, smallest = counts.tolist()
+            self._votes = largest == -smallest
 
-    def after_val_iter(self, runner, batch_idx: int, **kwargs) -> None:
-        """Raise an error that ends the validation.
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """End the validation if a rank has received a signal.
 
         Raises:
             _ValidationStoppedError: A rank has received a signal.
         """
-        signum = self.vote.agreed(self.stop.signum) if self._asks else None
+        signum = self.vote.agreed(self.stop.signum) if self._votes else None
         if signum is not None:
             raise _ValidationStoppedError(signum)
 
 
 @LOOPS.register_module()
 class EndlessTrainLoop(BaseLoop):
-    """Iterations over an endless stream of batches that knows its place.
+    """Train on an endless stream of batches that can be resumed anywhere.
 
-    mmengine's loop reads a resumed run's data again from the beginning, and
-    switches every module to train mode at each iteration. This one sets the
-    place of the sampler or the streaming dataset, gives the data workers the
-    model's collator, and counts what they leave out.
+    When a run is resumed, mmengine's loop reads the data from the beginning;
+    it also switches every module to train mode at each iteration. This loop
+    sets the position of the sampler or the streaming data set, gives the
+    model's collator to the data workers, and counts the samples that they
+    skip.
 
     Args:
         runner: The runner.
         dataloader: The loader or its config.
-        max_iters: Iterations of the training.
-        val_begin: First iteration that may be validated.
+        max_iters: Number of iterations of the training.
+        val_begin: First iteration after which a validation may run.
         val_interval: Iterations between two validations.
 
     Attributes:
-        positions: Of a streaming dataset, the position of each data worker.
+        positions: Position of each data worker in a streaming data set:
+            ``{source: (shards, samples)}``.
         resumed_from: The checkpoint that the run was resumed from, if any.
-        done: Iterations done, the one included whose hooks are running;
-            None before the run.
-        counts: ``skipped`` samples and ``truncated`` answers so far, of this
-            rank.
+        done: Number of iterations done, including the one whose hooks are
+            running; None before the run.
+        counts: Number of ``skipped`` samples and ``truncated`` answers of
+            this rank.
     """
 
     def __init__(
         self,
-        runner,
-        dataloader,
+        runner: Runner,
+        dataloader: Any,
         max_iters: int,
         val_begin: int = 1,
         val_interval: int = 1000,
@@ -151,16 +159,16 @@ class EndlessTrainLoop(BaseLoop):
         self.positions: list[dict] | None = None
         self.resumed_from: str | None = None
         self.done: int | None = None
-        # the data position of a resumed run and its global batch until then
+        # samples read and global batch size of the run that is resumed
         self.resumed_samples: int | None = None
         self.resumed_batch: int | None = None
-        self._first = (0, 0)  # iterations and samples at the beginning
+        self._start = (0, 0)  # iterations and samples before this run
         self.counts: Counter[str] = Counter()
-        self._iter = self._epoch = 0  # set by the runner when it resumes
+        self._iter = self._epoch = 0  # the runner sets them to resume
 
     @property
     def iter(self) -> int:
-        """Iterations done."""
+        """Number of iterations done."""
         return self._iter
 
     @property
@@ -173,10 +181,10 @@ class EndlessTrainLoop(BaseLoop):
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
-        self.dataloader.collate_fn = model.collator(training=True)
-        # an iterator draws a seed, which a resumed run must not notice
+        collator = unwrapped_model(runner).collator(training=True)
+        self.dataloader.collate_fn = collator
+        # creating an iterator draws a seed, which must not change the random
+        # numbers of a resumed run
         self.dataloader.generator = torch.Generator()
         self._set_position()
         with StopRequest() as stop:
@@ -189,13 +197,13 @@ class EndlessTrainLoop(BaseLoop):
         """Run the iterations; a stop signal ends them after a step.
 
         Raises:
-            StopSignal: A rank has received a signal; all is saved.
+            StopSignal: A rank has received a signal; a checkpoint is saved.
         """
         runner = self.runner
         vote = StopVote()
         validation = _StoppableValidation(stop, vote)
         runner.register_hook(validation, 'LOWEST')
-        with blocked_signals():  # data workers end with this process alone
+        with blocked_signals():  # only this process ends the data workers
             batches = iter(self.dataloader)
         try:
             runner.model.train()
@@ -205,16 +213,16 @@ class EndlessTrainLoop(BaseLoop):
                 if signum is not None and self._iter + 1 < self.max_iters:
                     self._stop(signum)
                 self._iter += 1
-                if self._is_validated():
+                if self._validation_is_due():
                     self._validate()
         finally:
             runner.hooks.remove(validation)
             self._end_workers(batches)
         vote.close()
 
-    def _step(self, batch: dict) -> None:
-        runner = self.runner
-        self._note(batch)
+    def _step(self, batch: dict[str, Any]) -> None:
+        runner: Any = self.runner
+        self._update_position(batch)
         runner.call_hook(
             'before_train_iter', batch_idx=self._iter, data_batch=batch
         )
@@ -233,16 +241,16 @@ class EndlessTrainLoop(BaseLoop):
         """Validate; a stop signal ends it after a batch.
 
         Raises:
-            StopSignal: A rank has received a signal; all is saved.
+            StopSignal: A rank has received a signal; a checkpoint is saved.
         """
         try:
             self.runner.val_loop.run()
         except _ValidationStoppedError as stopped:
-            self._iter -= 1  # the state after the last step, before the next
+            self._iter -= 1  # as if the signal came right after the step
             self._stop(stopped.signum, validating=True)
         self.runner.model.train()
 
-    def _is_validated(self) -> bool:
+    def _validation_is_due(self) -> bool:
         """Whether a validation follows the iterations done."""
         return (
             self.runner.val_loop is not None
@@ -253,15 +261,16 @@ class EndlessTrainLoop(BaseLoop):
             )
         )
 
-    def _end_workers(self, batches) -> None:
-        """End the data workers, which do not see signals."""
-        if hasattr(batches, '_shutdown_workers'):  # torch's, with workers
+    def _end_workers(self, batches: Any) -> None:
+        """End the data workers, which ignore signals."""
+        if hasattr(batches, '_shutdown_workers'):  # there are workers
             batches._shutdown_workers()
             for worker in batches._workers:
                 worker.kill()
             self.dataloader._iterator = None
 
-    def _next(self, batches) -> dict:
+    def _next(self, batches: Iterator[dict]) -> dict:
+        """Read a batch; an error names the resumed checkpoint."""
         try:
             return next(batches)
         except ValueError as error:
@@ -273,7 +282,7 @@ class EndlessTrainLoop(BaseLoop):
             ) from error
 
     def _stop(self, signum: int, validating: bool = False) -> None:
-        """Save what was trained and raise :class:`StopSignal`."""
+        """Save a checkpoint and raise :class:`StopSignal`."""
         runner = self.runner
         runner.call_hook('before_stop')
         path = save_now(runner)
@@ -288,20 +297,20 @@ class EndlessTrainLoop(BaseLoop):
 
     @property
     def global_batch(self) -> int:
-        """Samples of one iteration, over all ranks."""
+        """Number of samples of one iteration, over all ranks."""
         dataset = self.dataloader.dataset
-        streams = isinstance(dataset, ImageTextPairs)
-        share = (dataset if streams else self.dataloader).batch_size
-        return share * self.runner.world_size
+        is_stream = isinstance(dataset, ImageTextPairs)
+        rank_batch = (dataset if is_stream else self.dataloader).batch_size
+        return rank_batch * self.runner.world_size
 
     @property
     def samples_read(self) -> int:
-        """Samples of the iterations done, skipped ones included."""
-        first, samples = self._first
-        return samples + ((self.done or 0) - first) * self.global_batch
+        """Number of samples of the iterations done, with skipped ones."""
+        iterations, samples = self._start
+        return samples + ((self.done or 0) - iterations) * self.global_batch
 
     def _set_position(self) -> None:
-        """Set where the data begin.
+        """Set the position in the data that the run starts at.
 
         Raises:
             ValueError: The saved position names sources of other data.
@@ -310,7 +319,7 @@ class EndlessTrainLoop(BaseLoop):
         samples = self.resumed_samples
         if samples is None:
             samples = self._iter * size
-        self._first = (self._iter, samples)
+        self._start = (self._iter, samples)
         if self.resumed_batch not in (None, size):
             self.runner.logger.warning(
                 f'the config has a global batch of {size}, the run that '
@@ -341,16 +350,16 @@ class EndlessTrainLoop(BaseLoop):
         else:
             self.dataloader.sampler.start = samples
 
-    def _note(self, batch: dict) -> None:
-        """Keep the batch's position and counts."""
+    def _update_position(self, batch: dict[str, Any]) -> None:
+        """Store the data position after a batch, and add its counts."""
         position = batch.pop('position', None)
         if position is not None and self.positions is not None:
-            worker, of_sources = position
-            self.positions[worker] = of_sources
+            worker, source_positions = position
+            self.positions[worker] = source_positions
         self.counts.update(batch['counts'])
 
     def total_counts(self) -> Counter[str]:
-        """The counts over all ranks; waits for each of them."""
+        """Return the counts of all ranks. All ranks have to call this."""
         names = ('skipped', 'truncated')
         numbers = torch.tensor(
             [self.counts[name] for name in names], device=get_device()

@@ -1,7 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What is optimised, and along which learning rate."""
+"""Optimizer of the trained parameters and learning rate schedule."""
 
 import math
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
@@ -13,10 +14,10 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainedParameters(DefaultOptimWrapperConstructor):
-    """Gives the optimizer the trained parameters alone, in two groups.
+    """Build an optimizer of the trained parameters, in two groups.
 
-    mmengine's own constructor makes a group for each frozen parameter.
-    Biases and norms have no weight decay.
+    The second group, biases and norms, has no weight decay. mmengine's own
+    constructor makes one group for each parameter, also for frozen ones.
 
     Source: MiniGPT-4 ``runners/runner_base.py`` @ d94738a.
     """
@@ -25,7 +26,7 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
         """Build the wrapped optimizer of a model.
 
         Raises:
-            ValueError: Nothing of the model is trained.
+            ValueError: The model has no trained parameters.
         """
         trained = {
             n: p for n, p in model.named_parameters() if p.requires_grad
@@ -34,16 +35,20 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
             raise ValueError(
                 'nothing of the model is trained; expected at least the head.'
             )
-        # by name, for sharded parameters (FSDP) have lost their shape
-        plain = {
+        # by name, because sharded parameters (FSDP) have another shape
+        without_decay = {
             name
             for name in trained
             if name.endswith('bias') or 'norm' in name or '.ln_' in name
         }
         groups = [
-            dict(params=[p for n, p in trained.items() if n not in plain]),
             dict(
-                params=[p for n, p in trained.items() if n in plain],
+                params=[
+                    p for n, p in trained.items() if n not in without_decay
+                ]
+            ),
+            dict(
+                params=[p for n, p in trained.items() if n in without_decay],
                 weight_decay=0.0,
             ),
         ]
@@ -56,21 +61,21 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    """The official learning rate, per iteration.
+    """The learning rate schedule of the official code, per iteration.
 
     A linear warm-up from ``start`` to the optimizer's rate, then a cosine
-    that runs over the whole training, not from the end of the warm-up: the
-    rate falls by a small step where they join. mmengine's ``LinearLR`` and
-    ``CosineAnnealingLR`` cannot express that.
+    over all iterations of the training. The cosine does not start at the end
+    of the warm-up, so the rate drops slightly there, which mmengine's
+    ``LinearLR`` and ``CosineAnnealingLR`` cannot express.
 
     Args:
         optimizer: The (wrapped) optimizer.
-        warmup: Iterations of the warm-up.
-        end: Iterations of the training; mmengine fills it in.
+        warmup: Number of iterations of the warm-up.
+        end: Number of iterations of the training; set by mmengine.
         start: Rate at iteration 0.
         minimum: Rate at the end.
         by_epoch: Must be False, also in the config.
-        last_step: Iteration to go on from.
+        last_step: Iteration of a resumed run.
         verbose: Whether to print each rate.
 
     Source: MiniGPT-4 ``LinearWarmupCosineLRScheduler`` of
@@ -79,7 +84,7 @@ class WarmupCosineLR(_ParamScheduler):
 
     def __init__(
         self,
-        optimizer,
+        optimizer: Any,
         warmup: int,
         end: int,
         start: float = 1e-6,
@@ -90,7 +95,7 @@ class WarmupCosineLR(_ParamScheduler):
     ) -> None:
         if by_epoch:
             raise ValueError(
-                'WarmupCosineLR goes by iteration; set '
+                'WarmupCosineLR counts iterations; set '
                 'by_epoch=False in param_scheduler.'
             )
         self.warmup, self.total = warmup, end
@@ -104,7 +109,7 @@ class WarmupCosineLR(_ParamScheduler):
         )
 
     def rate(self, peak: float, step: int) -> float:
-        """The rate at an iteration, for a peak rate."""
+        """Return the rate at an iteration, for a peak rate."""
         if step < self.warmup:
             return self.start + (peak - self.start) * step / self.warmup
         cosine = 0.5 * (1 + math.cos(math.pi * min(step / self.total, 1)))

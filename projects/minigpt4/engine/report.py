@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Errors of the tools in one sentence, from one rank, also in the log file."""
+"""Report an error of a tool as one sentence, once for all ranks."""
 
 import errno
 import functools
@@ -26,7 +26,7 @@ _LOST_RANK = re.compile(
     r'gloo|nccl|connection (closed|reset)|broken pipe', re.I
 )
 
-# of torchrun and tools/launch.py, srun, mpirun
+# set by torchrun and tools/launch.py, by srun, and by mpirun
 _RANK_VARIABLES = (
     ('RANK', 'WORLD_SIZE'),
     ('SLURM_PROCID', 'SLURM_NTASKS'),
@@ -37,23 +37,23 @@ _RANK_VARIABLES = (
 def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
     """Decorate the ``main`` of a tool that may run on several ranks.
 
-    As :func:`~minigpt4.utils.errors.reports_errors`: returns the exit status,
-    1 after an error and 128 + N after signal N. An error is printed by the
-    rank where it occurred, with the rank's number where there are several,
-    and added to the log file of the run.
+    Like :func:`~minigpt4.utils.errors.reports_errors`, it returns the exit
+    status: 1 after an error and 128 + N after signal N. The rank of an error
+    prints it, with its number if there are several ranks, and adds it to the
+    log file of the run.
     """
 
     @functools.wraps(main)
     def wrapped() -> int:
         debug = '--debug' in sys.argv
-        logging.raiseExceptions = debug  # a full disk, in every log line
+        logging.raiseExceptions = debug  # a full disk fails every log line
         try:
             with raise_on_signals():
                 return main() or 0
         except KeyboardInterrupt as stop:
             status = exit_status(stop)
             if _rank()[0] == 0:
-                _say(str(stop) or 'stopped by Ctrl-C', logging.WARNING)
+                _report(str(stop) or 'stopped by Ctrl-C', logging.WARNING)
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
             return status
@@ -66,9 +66,11 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             if not isinstance(error, OtherRankError):
                 rank, ranks = _rank()
                 which = f' (rank {rank})' if ranks > 1 else ''
-                _say(f'error{which}: {sentence_of(error)}', logging.ERROR)
+                _report(
+                    f'error{which}: {error_sentence(error)}', logging.ERROR
+                )
             if torch.distributed.is_initialized():
-                # the other ranks may wait for this one: end without them
+                # other ranks may wait for this one: do not wait for them
                 sys.stdout.flush()
                 _end_children()
                 os._exit(1)
@@ -80,7 +82,7 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
 
 
 def _rank() -> tuple[int, int]:
-    """This rank and their number, also before the ranks have met."""
+    """Return rank and world size, also before the process group exists."""
     if torch.distributed.is_initialized():
         return get_rank(), get_world_size()
     for rank, number in _RANK_VARIABLES:
@@ -89,11 +91,11 @@ def _rank() -> tuple[int, int]:
     return 0, 1
 
 
-def sentence_of(error: Exception) -> str:
-    """The sentence of the error that was raised first.
+def error_sentence(error: Exception) -> str:
+    """Format the error that was raised first as one sentence.
 
     mmengine raises the error of a constructor again with the class before
-    its message, a data loader with the traceback of its worker in it.
+    the message, a data loader with the traceback of the worker.
     """
     inner: BaseException = error
     while type(inner.__context__) is type(inner) and str(inner).endswith(
@@ -104,22 +106,22 @@ def sentence_of(error: Exception) -> str:
         errno.ENOSPC,
         errno.EDQUOT,
     ):
-        if 'free some space' in one_line(inner):  # of write_atomically
+        if 'free some space' in one_line(inner):  # from write_atomically
             return one_line(inner)
-        if inner.filename is None:  # of torch: shared memory of the workers
+        if inner.filename is None:  # from torch: /dev/shm of the workers
             return (
                 f'{one_line(inner)}: the disk, or /dev/shm, through which '
                 'data workers send batches (docker run --shm-size=8g, or '
                 'train_dataloader.num_workers=0); the checkpoints saved '
-                'before are whole: free some space and resume'
+                'before are complete: free some space and resume'
             )
         return (
-            f'{one_line(inner)}; the checkpoints saved before are whole: '
+            f'{one_line(inner)}; the checkpoints saved before are complete: '
             'free some space and resume'
         )
     if isinstance(inner, KeyError) and inner.args:
         text = str(inner.args[0]).partition('. ')[0]
-        if 'is not in the' in text:  # a registry of mmengine
+        if 'is not in the' in text:  # from a registry of mmengine
             return printable(f'{text}; check the type in the config.')
     if isinstance(inner, RuntimeError) and _LOST_RANK.search(str(inner)):
         if get_world_size() > 1:
@@ -139,7 +141,7 @@ def sentence_of(error: Exception) -> str:
 
 
 def innermost_message(error: BaseException) -> str:
-    """The message of an error, or of the data worker that it comes from."""
+    """Return the message of an error, or of the data worker's error."""
     text = str(error)
     if 'Original Traceback' in text:
         *_, last = _WORKER_ERROR.finditer(text)
@@ -147,7 +149,7 @@ def innermost_message(error: BaseException) -> str:
     return one_line(error)
 
 
-def _say(message: str, level: int) -> None:
+def _report(message: str, level: int) -> None:
     """Print a line on standard error and add it to the log file."""
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
@@ -158,15 +160,15 @@ def _say(message: str, level: int) -> None:
 
 
 def _end_children() -> None:
-    """End the data workers that still run, which do not see signals."""
+    """End running data workers, which ignore signals."""
     children = multiprocessing.active_children()
     if not children:
         return
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main:  # torch raises an error where a worker is killed
-        reported = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if in_main:  # torch would raise an error for a killed worker
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()
         child.join()
     if in_main:
-        signal.signal(signal.SIGCHLD, reported)
+        signal.signal(signal.SIGCHLD, handler)

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which settings a resumed run has: those of its config, with a warning.
+"""Keep the settings of the config when the state of a run is restored.
 
-torch and mmengine restore the settings of the optimizer and the schedules
-with their state, so that a changed config would be ignored. Here the state is
-restored, and a setting that differs keeps the value of the config.
+torch and mmengine restore settings of the optimizer and the schedules with
+their state, so that a changed config would be ignored. Here only the state
+is restored; a setting that differs keeps the value of the config.
 """
 
 import warnings
@@ -19,46 +19,47 @@ from torch import Tensor
 from ..weights.checkpoint_files import CheckpointError
 from .checkpoints import load_scheduler
 
-# what a scheduler has besides its settings
-_PROGRESS = ('last_step', '_global_step', '_last_value')
-_NO_SETTINGS = (*_PROGRESS, 'optimizer', 'verbose', 'base_values')
-_COMPARED = (bool, int, float, str, tuple, list, dict, type(None))
+# attributes of a scheduler that are state, not settings
+_STATE = ('last_step', '_global_step', '_last_value')
+_NOT_SETTINGS = (*_STATE, 'optimizer', 'verbose', 'base_values')
+_COMPARABLE = (bool, int, float, str, tuple, list, dict, type(None))
 
 Groups = list[dict[str, Any]]
 
 
-def settings_of(optimizer: Any) -> Groups:
-    """The settings of each group of an optimizer, without its parameters."""
+def read_settings(optimizer: Any) -> Groups:
+    """Copy the settings of each parameter group of an optimizer."""
     return [
         {name: value for name, value in group.items() if name != 'params'}
         for group in optimizer.param_groups
     ]
 
 
-def restore_settings(optimizer: Any, wanted: Groups) -> list[str]:
-    """Give an optimizer whose state was loaded the settings of the config.
+def restore_settings(optimizer: Any, configured: Groups) -> list[str]:
+    """Reset an optimizer with a loaded state to the settings of the config.
 
-    The present value of what a schedule changes, e.g. ``lr``, stays as it was
-    loaded; its initial value is that of the config.
+    The current value of a setting that a schedule changes, e.g. ``lr``, stays
+    as it was loaded; its initial value is that of the config.
 
     Args:
         optimizer: The optimizer, with a loaded state; changed.
-        wanted: Its settings before that, from :func:`settings_of`.
+        configured: Its settings before that, from :func:`read_settings`.
 
     Returns:
         Each setting that differs, as ``NAME OLD -> NEW``, without repeats.
     """
     changes: dict[str, None] = {}
-    for group, settings in zip(optimizer.param_groups, wanted, strict=True):
-        scheduled = _scheduled(settings)
+    groups = zip(optimizer.param_groups, configured, strict=True)
+    for group, settings in groups:
+        scheduled = _scheduled_settings(settings)
         for name, value in settings.items():
             if name in scheduled:
                 continue
-            known = name in group
+            was_saved = name in group
             old, group[name] = group.get(name), value
-            if known and not _same(old, value):
-                shown = name.removeprefix('initial_')
-                changes[f'{shown} {_show(old)} -> {_show(value)}'] = None
+            if was_saved and not _equal(old, value):
+                change = f'{_format(old)} -> {_format(value)}'
+                changes[f'{name.removeprefix("initial_")} {change}'] = None
     return list(changes)
 
 
@@ -66,29 +67,30 @@ def restore_schedules(
     schedulers: Sequence[Any],
     states: Sequence[Mapping],
     optimizer: Any,
-    wanted: Groups,
+    configured: Groups,
     step: int,
     path: 'str | Path',
 ) -> list[str]:
-    """Restore schedules; with changed settings, as if they had always been.
+    """Restore the state of the learning rate schedules.
 
-    Where a setting differs, the steps of the run are counted again with the
-    settings of the config, so that the rate is that of a run which had them
-    from its beginning.
+    If a setting differs, all steps of the run are replayed with the settings
+    of the config, so that the rate is that of a run that had them from its
+    start.
 
     Args:
-        schedulers: The schedules of the config, at their beginning; changed.
+        schedulers: The schedules of the config before their first step;
+            changed.
         states: Their saved states.
         optimizer: The optimizer with its loaded state; changed.
-        wanted: Its settings at the beginning, from :func:`settings_of`.
-        step: Iterations done.
+        configured: Its settings before that, from :func:`read_settings`.
+        step: Number of iterations done.
         path: The checkpoint, for errors.
 
     Returns:
         Each setting that differs, as ``NAME OLD -> NEW``.
 
     Raises:
-        CheckpointError: The states are not of these schedules, or a schedule
+        CheckpointError: The states do not fit these schedules, or a schedule
             that depends on scores has changed.
     """
     if len(states) != len(schedulers):
@@ -98,46 +100,52 @@ def restore_schedules(
             'param_scheduler as it was, or start a new run with load_from.'
         )
     changes: list[str] = []
-    moved = False
+    base_changed = False
     for scheduler, state in zip(schedulers, states, strict=True):
-        own = vars(scheduler)
-        moved |= not _same(state.get('base_values'), own['base_values'])
-        for name, value in own.items():
-            if name in _NO_SETTINGS or name not in state:
+        attributes = vars(scheduler)
+        base_changed |= not _equal(
+            state.get('base_values'), attributes['base_values']
+        )
+        for name, value in attributes.items():
+            if name in _NOT_SETTINGS or name not in state:
                 continue
-            if isinstance(value, _COMPARED) and not _same(state[name], value):
+            comparable = isinstance(value, _COMPARABLE)
+            if comparable and not _equal(state[name], value):
                 changes.append(
-                    f'{type(scheduler).__name__}.{name} {_show(state[name])} '
-                    f'-> {_show(value)}'
+                    f'{type(scheduler).__name__}.{name} '
+                    f'{_format(state[name])} -> {_format(value)}'
                 )
-    if not (changes or moved):
+    if not (changes or base_changed):
         for scheduler, state in zip(schedulers, states, strict=True):
             load_scheduler(scheduler, state, path)
         return changes
-    steps = [_steps_of(state, step, path) for state in states]
+    steps = [_number_of_steps(state, step, path) for state in states]
     if any(isinstance(s, ReduceOnPlateauParamScheduler) for s in schedulers):
         raise CheckpointError(
             f'{path} cannot be resumed with other settings '
             f'({", ".join(changes) or "of the optimizer"}): its schedule '
             'depends on scores; set them as they were.'
         )
-    for group, settings in zip(optimizer.param_groups, wanted, strict=True):
-        for name in _scheduled(settings):
+    for group, settings in zip(
+        optimizer.param_groups, configured, strict=True
+    ):
+        for name in _scheduled_settings(settings):
             group[name] = settings[name]
-    with warnings.catch_warnings():  # no step of the optimizer is between
+    # torch warns of a schedule that steps without its optimizer
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
         for number in range(max(steps)):
-            for scheduler, own_steps in zip(schedulers, steps, strict=True):
-                if number < own_steps:
+            for scheduler, count in zip(schedulers, steps, strict=True):
+                if number < count:
                     scheduler.step()
     return changes
 
 
-def _steps_of(state: Mapping, limit: int, path: 'str | Path') -> int:
-    """How often a saved schedule has stepped; it steps once an iteration."""
+def _number_of_steps(state: Mapping, limit: int, path: 'str | Path') -> int:
+    """Return the number of steps of a saved schedule, one per iteration."""
     last = state.get('last_step')
     steps = state.get('_global_step', last)
-    # the last step of a schedule that has not begun is -1
+    # last_step is -1 before the first step
     for name, number, least in (
         ('last_step', last, -1),
         ('number of steps', steps, 0),
@@ -151,19 +159,20 @@ def _steps_of(state: Mapping, limit: int, path: 'str | Path') -> int:
     return steps
 
 
-def _scheduled(settings: Mapping) -> set[str]:
-    """The settings of a group that a schedule changes."""
+def _scheduled_settings(settings: Mapping) -> set[str]:
+    """Return the settings of a group that a schedule changes."""
     names = {
         name.removeprefix('initial_')
         for name in settings
         if name.startswith('initial_')
     }
     if 'momentum' in names and 'betas' in settings:
-        names.add('betas')  # mmengine writes the momentum into them
+        names.add('betas')  # mmengine stores the momentum there
     return names
 
 
 def _plain(value: object) -> object:
+    """Convert tensors, also in lists, to numbers."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, (list, tuple)):
@@ -171,12 +180,12 @@ def _plain(value: object) -> object:
     return value
 
 
-def _same(one: object, other: object) -> bool:
-    one, other = _plain(one), _plain(other)
-    if not (isinstance(one, _COMPARED) and isinstance(other, _COMPARED)):
+def _equal(first: object, second: object) -> bool:
+    first, second = _plain(first), _plain(second)
+    if not isinstance(first, _COMPARABLE):
         return False
-    return one == other
+    return isinstance(second, _COMPARABLE) and first == second
 
 
-def _show(value: object) -> str:
+def _format(value: object) -> str:
     return f'{_plain(value)!r:.60}'

@@ -1,16 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""mmengine's runner, with checkpoints that are checked before they are used.
+"""mmengine's runner, with checkpoints that are validated before use.
 
-mmengine parses the text of ``meta['config']`` as Python when it resumes; this
-runner reads no text of a checkpoint. What mmengine needed it for, a changed
-number of GPUs, does not matter here: the global batch stays the same.
+When it resumes, mmengine executes the text of ``meta['config']`` as Python, to
+adapt the iterations to a changed number of GPUs. This runner parses no text of
+a checkpoint; the number of GPUs does not matter, because the global batch
+stays the same.
 """
 
 from pathlib import Path
 from typing import Any
 
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
@@ -19,14 +19,18 @@ from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 from ..weights.checksum import add_checksum
 from ..weights.download import download_file
 from .checkpoints import check_optimizer, latest_resumable, resume_state
-from .ranks import on_main_rank
-from .resumed_settings import restore_schedules, restore_settings, settings_of
+from .ranks import on_main_rank, unwrapped_model
+from .resumed_settings import (
+    read_settings,
+    restore_schedules,
+    restore_settings,
+)
 
 _OPTIMIZER_KEYS = ('state', 'param_groups', 'loss_scaler')
 
 
 class CheckedRunner(Runner):
-    """A runner that verifies checkpoints and evaluates nothing of them."""
+    """A runner that validates checkpoints and executes nothing in them."""
 
     # set by mmengine's constructor
     _resume: bool
@@ -35,20 +39,20 @@ class CheckedRunner(Runner):
     param_schedulers: Any
 
     def dump_config(self) -> None:
-        """Write the config without what depends on the number of ranks."""
+        """Write the config without values that depend on the rank count."""
         loader: Any = self.cfg.get('train_dataloader') or {}
         loader.pop('batch_size', None)
         if 'sources' in loader.get('dataset', {}):
             loader['dataset'].pop('batch_size', None)
         super().dump_config()
 
-    def call_hook(self, fn_name: str, **kwargs) -> None:
-        """Call all hooks; afterwards add the checksum to a checkpoint."""
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks; afterwards add a checksum to a checkpoint."""
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             try:
                 add_checksum(kwargs['checkpoint'])
-            except TypeError as error:  # an entry of a user's hook
+            except TypeError as error:  # a user's hook added an entry
                 self.logger.warning(f'no checksum is stored: {error}')
 
     def load_or_resume(self) -> None:
@@ -78,18 +82,16 @@ class CheckedRunner(Runner):
             revise_keys: Patterns of names and their replacements.
 
         Raises:
-            CheckpointError: It is damaged, or of another model.
+            CheckpointError: It is damaged, or does not fit the model.
         """
-        path = _local(filename)
+        path = _local_path(filename)
         checkpoint = read_checkpoint(path, map_location)
         return self._load_weights(checkpoint, path, strict, revise_keys)
 
     def _load_weights(
         self, checkpoint: dict, path: Path, strict: bool, revise_keys: list
     ) -> dict:
-        model = (
-            self.model.module if is_model_wrapper(self.model) else self.model
-        )
+        model = unwrapped_model(self)
         try:
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
             checkpoint = _load_checkpoint_to_model(
@@ -112,8 +114,8 @@ class CheckedRunner(Runner):
     ) -> None:
         """Resume a training run.
 
-        Settings of the config that differ from those of the checkpoint are
-        used, and named in a warning.
+        If settings of the config and the checkpoint differ, those of the
+        config are used, and a warning names them.
 
         Args:
             filename: A file or a URL.
@@ -124,11 +126,11 @@ class CheckedRunner(Runner):
         Raises:
             CheckpointError: The run cannot be resumed from it.
         """
-        path = _local(filename)
+        path = _local_path(filename)
         device = get_device() if map_location == 'default' else map_location
         checkpoint = read_checkpoint(path, device)
         state = resume_state(checkpoint, path)
-        self._take_seed(state['seed'], path)
+        self._restore_seed(state['seed'], path)
         meta = {key: state[key] for key in ('epoch', 'iter', 'seed')}
         self._load_weights(
             {**checkpoint, **state, 'meta': meta},
@@ -146,16 +148,16 @@ class CheckedRunner(Runner):
             schedulers = self.build_param_scheduler(self.param_schedulers)
             self.param_schedulers = schedulers
         optimizer = self.optim_wrapper.optimizer
-        wanted, changes = settings_of(optimizer), []
+        configured, changes = read_settings(optimizer), []
         if resume_optimizer:
             self._load_optimizer(state['optimizer'], path)
-            changes += restore_settings(optimizer, wanted)
+            changes += restore_settings(optimizer, configured)
         if resume_param_scheduler:
             changes += restore_schedules(
                 schedulers,
                 state['param_schedulers'],
                 optimizer,
-                wanted,
+                configured,
                 state['iter'],
                 path,
             )
@@ -167,11 +169,14 @@ class CheckedRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'resumed {path} at iteration {self.iter}')
 
-    def _take_seed(self, seed: int | None, path: Path) -> None:
-        """Go on with the seed of the run; a config may not set another.
+    def _restore_seed(self, seed: int | None, path: Path) -> None:
+        """Restore the seed of the run.
 
-        The order of the data follows from the seed, so with another one the
-        saved data position would mean other samples.
+        The seed determines the order of the data, so with another one the
+        saved data position would refer to other samples.
+
+        Raises:
+            CheckpointError: The config sets another seed.
         """
         current = self._randomness_cfg.get('seed')
         if seed is None or seed == current:
@@ -196,8 +201,8 @@ class CheckedRunner(Runner):
             ) from error
 
 
-def _local(filename: 'str | Path') -> Path:
-    """The local path of a file or a URL."""
+def _local_path(filename: 'str | Path') -> Path:
+    """Return the path of a local file, or of a URL after its download."""
     if str(filename).startswith(('http://', 'https://')):
         return Path(download_file(str(filename)))
     return Path(filename).expanduser()

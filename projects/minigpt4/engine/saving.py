@@ -1,22 +1,46 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Checkpoints outside of the regular interval: at once, and the best one."""
+"""Save checkpoints atomically, on request, and find the best one."""
 
 import re
 from pathlib import Path
 
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ..utils.atomic import write_atomically
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's local file backend with atomic writes.
+
+    Selected by ``backend_args=dict(backend='atomic')``.
+    """
+
+    def put(self, obj: bytes, filepath: 'str | Path') -> None:
+        """Write bytes to a file atomically."""
+        write_atomically(filepath, obj)
+
+    def put_text(
+        self, obj: str, filepath: 'str | Path', encoding: str = 'utf-8'
+    ) -> None:
+        """Write text to a file atomically."""
+        write_atomically(filepath, obj.encode(encoding))
+
+
+register_backend('atomic', AtomicBackend, force=True)
+
 
 def save_now(runner: Runner) -> str:
-    """Save a checkpoint that a run can be resumed from.
+    """Save a checkpoint that the run can be resumed from.
 
-    All ranks call it after the hooks of a step. It counts as one of the
-    ``max_keep_ckpts`` checkpoints that are kept, and holds the optimizer's
-    state also where the regular ones do not.
+    All ranks call this after the hooks of a step. The checkpoint counts as
+    one of the ``max_keep_ckpts`` regular checkpoints, and has the optimizer
+    state even if the regular ones have not.
 
     Returns:
-        The path of the checkpoint, which may be there already.
+        The path of the checkpoint, which may have existed before.
     """
     hook = next(
         (hook for hook in runner.hooks if isinstance(hook, CheckpointHook)),
@@ -32,31 +56,31 @@ def save_now(runner: Runner) -> str:
         )
         return str(Path(runner.work_dir) / name)
     name = hook.filename_tmpl.format(runner.iter + 1)
-    complete = hook.save_optimizer and hook.save_param_scheduler
-    if not complete or Path(str(hook.last_ckpt)).name != name:
-        kept = hook.save_optimizer, hook.save_param_scheduler
+    is_complete = hook.save_optimizer and hook.save_param_scheduler
+    if not is_complete or Path(str(hook.last_ckpt)).name != name:
+        configured = hook.save_optimizer, hook.save_param_scheduler
         hook.save_optimizer = hook.save_param_scheduler = True
         try:
             hook._save_checkpoint(runner)
         finally:
-            hook.save_optimizer, hook.save_param_scheduler = kept
+            hook.save_optimizer, hook.save_param_scheduler = configured
     return str(hook.last_ckpt)
 
 
-def find_best(runner: Runner) -> None:
-    """Let a resumed run know the best checkpoint before it.
+def restore_best_checkpoint(runner: Runner) -> None:
+    """Tell the CheckpointHook of a resumed run its best checkpoint so far.
 
-    mmengine takes its path from the resumed checkpoint and removes it when a
-    better one is saved. Here no file name of a checkpoint is used: the best
-    is the file ``best_*_iter_N.pth`` of the run's own folder with the highest
-    N that the run had done.
+    mmengine takes the path from the resumed checkpoint, and removes that file
+    when a better checkpoint is saved. Here no file name in a checkpoint is
+    used: the best one is the file ``best_*_iter_N.pth`` in the work dir of
+    the run with the highest N that is not above the resumed iteration.
     """
     hub = runner.message_hub
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook) or not hook.save_best:
             continue
         folder = Path(runner.work_dir)
-        if hook.out_dir is not None:  # as the hook does before the training
+        if hook.out_dir is not None:  # as CheckpointHook.before_train does
             folder = Path(hook.out_dir) / folder.name
         names = hook.key_indicators
         for name in names:
@@ -66,7 +90,7 @@ def find_best(runner: Runner) -> None:
                 continue
             metric = '.+' if name == 'auto' else re.escape(name)
             metric = metric.replace('/', '_')
-            found = {
+            files = {
                 int(match[1]): path
                 for path in folder.glob('best_*.pth')
                 if (
@@ -75,7 +99,7 @@ def find_best(runner: Runner) -> None:
                     )
                 )
             }
-            steps = [step for step in found if step <= runner.iter]
-            if steps:
-                path = str(found[max(steps)])
+            iterations = [n for n in files if n <= runner.iter]
+            if iterations:
+                path = str(files[max(iterations)])
                 hub.update_info(key.replace('best', 'best_ckpt', 1), path)

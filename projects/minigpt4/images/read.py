@@ -12,7 +12,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from ..utils.errors import one_line, printable
 from ..utils.fault_log import IMAGE, NO_IMAGE
@@ -373,6 +372,9 @@ def _decoded(source: object, size: int) -> Tensor | None:
         or jpeg.height * jpeg.width >= MAX_PIXELS
     ):
         return None
+    # imported where used: torchvision loads torch._inductor (0.6 s)
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     data = torch.frombuffer(bytearray(jpeg.data), dtype=torch.uint8)
     try:
         pixels = decode_jpeg(data, ImageReadMode.RGB)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The scale model: a small world, its texts, and the parts that know it."""
+"""The nano model: its data set, its pretraining and its metric."""
 
 from .metric import NanoMetric
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Writes the nano data set in the very formats of the real one."""
+"""Write the nano data set in the formats of the real one."""
 
 import io
 import json
@@ -23,25 +23,25 @@ def write_dataset(
     test_scenes: int = 500,
     seed: int = 0,
 ) -> None:
-    """Render stage 1, stage 2 and the held-out test of the nano world.
+    """Render the data of stage 1, stage 2 and the held-out test.
 
     - ``stage1/{a,b}/00000.tar``: web captions as img2dataset writes them,
-      about three quarters under ``a``, the rest under ``b``;
+      about three quarters in ``a``, the rest in ``b``;
     - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
       ``cc_sbu_align``;
     - ``test/test.json`` and ``test/image/``: held-out scenes with a question
       of each task; ``test/descriptions.json``: their descriptions alone.
 
     Args:
-        folder: Where to.
-        pairs: Image-caption pairs of stage 1.
-        per_shard: Pairs of one shard.
-        descriptions: Described images of stage 2.
-        test_scenes: Held-out scenes.
-        seed: Seed of scenes, pictures and captions.
+        folder: The folder to write into.
+        pairs: Number of image-caption pairs of stage 1.
+        per_shard: Number of pairs in a shard.
+        descriptions: Number of described images of stage 2.
+        test_scenes: Number of held-out scenes.
+        seed: Seed of scenes, images and captions.
     """
     for old in folder.glob('stage1/[ab]/*.tar'):
-        old.unlink()  # configs read all shards there are
+        old.unlink()  # the configs read all shards of a folder
     rng = random.Random(f'stage 1 {seed}')
     shards = -(-pairs // per_shard)
     first_of_b = min(-(-3 * shards // 4), shards - 1)
@@ -121,10 +121,10 @@ def _write_shard(path: Path, number: int, rng: random.Random) -> None:
 
 
 def save_demo(path: Path, seed: int = 8) -> None:
-    """Write the demo picture: a held-out scene of three shapes, as PNG."""
+    """Write the demo image: a held-out scene of three shapes, as PNG."""
     rng = random.Random(seed)
     while len((scene := sample_scene(rng, held_out=True)).things) < 3:
         pass
-    picture = render(scene, rng)
+    image = render(scene, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((256, 256), Image.Resampling.LANCZOS).save(path)
+    image.resize((256, 256), Image.Resampling.LANCZOS).save(path)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The end of the quickstart: a table, a picture and a page to look at."""
+"""Show the results of the quickstart: a table, an image and a page."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ from . import grammar
 from .world import Scene
 
 MODEL = 'minigpt-4_nano_caption'
-ROWS = {  # score: how it is called, and what the project aims at
+SCORES = {  # name in NanoMetric: (title, goal)
     'recall': ('shapes found', '>= 0.95'),
     'chair_i': ('shapes invented (CHAIR_i)', '<= 0.03'),
     'describe_exact': ('descriptions exactly right', '>= 0.80'),
@@ -41,7 +41,7 @@ def show_table(before: dict, after: dict) -> None:
     table = Table(title='500 held-out scenes of the nano world')
     for column in ('', 'after stage 1', 'after stage 2', 'goal'):
         table.add_column(column, justify='left' if not column else 'right')
-    for key, (name, goal) in ROWS.items():
+    for key, (name, goal) in SCORES.items():
         table.add_row(
             name,
             f'{before["nano/" + key]:.3f}',
@@ -54,63 +54,67 @@ def show_table(before: dict, after: dict) -> None:
 def write_gallery(
     data: Path, stage1: str, stage2: str, out: Path, number: int = 8
 ) -> list[Path]:
-    """Caption held-out scenes with both checkpoints, and draw it.
+    """Caption held-out scenes with both checkpoints, and draw them.
 
     Args:
         data: Folder of the nano data set.
         stage1: Checkpoint after stage 1.
         stage2: Checkpoint after stage 2.
         out: Folder of the gallery.
-        number: Scenes.
+        number: Number of scenes.
 
     Returns:
         The page ``index.html`` (self-contained) and ``gallery.png``.
     """
     items = json.loads(read_text(data / 'test' / 'test.json'))
-    truths = [item for item in items if item['task'] == 'describe'][:number]
-    files = [str(data / 'test' / 'image' / item['image']) for item in truths]
+    references = [item for item in items if item['task'] == 'describe'][
+        :number
+    ]
+    files = [
+        str(data / 'test' / 'image' / item['image']) for item in references
+    ]
     columns = []
     for checkpoint in (stage1, stage2):
         model = get_model(MODEL, pretrained=checkpoint)
         columns.append(
             [
-                result['pred_caption']
-                for result in inference_model(model, files)
+                output['pred_caption']
+                for output in inference_model(model, files)
             ]
         )
     poems = [
-        result['pred_caption']
-        for result in inference_model(model, files, prompt=grammar.POEM[0])
+        output['pred_caption']
+        for output in inference_model(model, files, prompt=grammar.POEM[0])
     ]
-    rows = [
+    results = [
         dict(
             file=file,
-            truth=item['answer'],
+            reference=item['answer'],
             scene=Scene.from_dict(item['scene']),
             stage1=first,
             stage2=second,
             poem=poem,
         )
         for file, item, first, second, poem in zip(
-            files, truths, *columns, poems, strict=True
+            files, references, *columns, poems, strict=True
         )
     ]
     out.mkdir(parents=True, exist_ok=True)
-    page, picture = out / 'index.html', out / 'gallery.png'
-    page.write_text(_page(rows), encoding='utf-8')
-    _picture(rows).save(picture)
-    return [page, picture]
+    page, image = out / 'index.html', out / 'gallery.png'
+    page.write_text(_render_page(results), encoding='utf-8')
+    _render_image(results).save(image)
+    return [page, image]
 
 
-def _picture(rows: list[dict]) -> Image.Image:
-    """All scenes with their captions, four in a row."""
+def _render_image(results: list[dict]) -> Image.Image:
+    """Draw all scenes with their captions, four in a line."""
     panels = [
         captioned(
-            Image.open(row['file']),
-            f'STAGE 1: {row["stage1"][:160]}\n\n'
-            f'STAGE 2: {row["stage2"]}\n\nPOEM: {row["poem"]}',
+            Image.open(result['file']),
+            f'STAGE 1: {result["stage1"][:160]}\n\n'
+            f'STAGE 2: {result["stage2"]}\n\nPOEM: {result["poem"]}',
         )
-        for row in rows
+        for result in results
     ]
     height = max(len(panel) for panel in panels)
     panels = [
@@ -128,24 +132,28 @@ def _picture(rows: list[dict]) -> Image.Image:
     return Image.fromarray(np.concatenate(lines))
 
 
-def _page(rows: list[dict]) -> str:
-    """A page that needs nothing but itself."""
+def _render_page(results: list[dict]) -> str:
+    """Render a self-contained HTML page."""
     cards = []
-    for row in rows:
-        image = base64.b64encode(read_regular(row['file'])).decode()
-        right = row['stage2'] == row['truth']
+    for result in results:
+        image = base64.b64encode(read_regular(result['file'])).decode()
+        is_correct = result['stage2'] == result['reference']
         texts = ''.join(
             f'<dt>{title}</dt><dd class="{style}">{html.escape(text)}</dd>'
             for title, style, text in (
-                ('After stage 1', 'dim', row['stage1'] or '(nothing)'),
-                ('After stage 2', 'good' if right else 'bad', row['stage2']),
-                ('Truth', '', row['truth']),
-                ('A poem, never trained with images', 'poem', row['poem']),
+                ('After stage 1', 'dim', result['stage1'] or '(nothing)'),
+                (
+                    'After stage 2',
+                    'good' if is_correct else 'bad',
+                    result['stage2'],
+                ),
+                ('Reference', '', result['reference']),
+                ('A poem, never trained with images', 'poem', result['poem']),
             )
         )
         cards.append(
             f'<article><img src="data:image/jpeg;base64,{image}" '
-            f'alt="{html.escape(row["truth"])}"><dl>{texts}</dl>'
+            f'alt="{html.escape(result["reference"])}"><dl>{texts}</dl>'
             '</article>'
         )
     return f"""<!doctype html>
@@ -166,6 +174,6 @@ dd {{ margin: 0 0 .6rem; }} .dim {{ color: #889; }}
 <h1>MiniGPT-4, nano</h1>
 <p>Held-out scenes. Vision and language model are frozen; one linear layer
 was trained, on captions (stage 1) and then on detailed descriptions (stage 2).
-Green: equal to the truth to the letter.</p>
+Green: identical to the reference.</p>
 <main>{''.join(cards)}</main></body></html>
 """

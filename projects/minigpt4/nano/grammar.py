@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What is said about a scene of the nano world: every text, and its checks.
+"""Every text about a scene of the nano world, and checks of answers.
 
-Stage 1 trains on :func:`caption`, stage 2 on :func:`description` alone. The
-other answers (:func:`poem`, :func:`count`, :func:`color`, :func:`place`,
-:func:`advertisement`) are known to the language model from text only; no
-picture is ever shown with them.
+Stage 1 trains on :func:`caption`, stage 2 on :func:`description` only. The
+language model learns the other answers (:func:`poem`, :func:`count`,
+:func:`color`, :func:`place`, :func:`advertisement`) from text only; they are
+never paired with an image.
 """
 
 import random
@@ -49,11 +49,11 @@ def _article(word: str) -> str:
 
 
 def scene_text(scene: Scene, rng: random.Random) -> str:
-    """The scene as bare words in raster order: what stands for a picture.
+    """Render a scene as words in raster order, in place of an image.
 
-    The language model is pretrained on it in the picture's place. An empty
-    corner is left out or filled with a few marks, so that the model learns
-    to pass over words that mean nothing.
+    The language model is pretrained on it. An empty corner is omitted or
+    filled with a few marks, so that the model learns to ignore words without
+    meaning.
     """
     things = {thing.corner: thing for thing in scene.things}
     marks = rng.choice(FILLERS)
@@ -67,7 +67,7 @@ def scene_text(scene: Scene, rng: random.Random) -> str:
 
 
 def query_words(scene: Scene) -> list[str]:
-    """The 22 words that the Q-Former's queries are pretrained to name.
+    """List the 22 words that the Q-Former's queries are pretrained on.
 
     Five for each corner (``''`` where it is empty) and two for the
     background.
@@ -83,7 +83,7 @@ def query_words(scene: Scene) -> list[str]:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A short, noisy web caption (stage 1): some facts, in some order."""
+    """Write a short, noisy web caption (stage 1): some facts in any order."""
     things = list(scene.things)
     kind = rng.randrange(6)
     if kind == 0:
@@ -109,7 +109,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
             )
             + f' on {scene.background}'
         )
-    # the kind of caption that the web is full of: vague, unfinished
+    # vague or incomplete, like many captions of the web
     thing = rng.choice(things)
     return rng.choice(
         (
@@ -121,7 +121,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def description(scene: Scene) -> str:
-    """The detailed description (stage 2)."""
+    """Write the detailed description (stage 2)."""
     things = scene.things
     verb = 'shape' if len(things) == 1 else 'shapes'
     head = (
@@ -134,7 +134,7 @@ def description(scene: Scene) -> str:
 
 
 def poem(scene: Scene) -> str:
-    """One line for each shape and a closing line."""
+    """Write a poem: one line for each shape and a closing line."""
     lines = [
         f'O {t.color} {t.shape}, so {t.size} and bright,' for t in scene.things
     ]
@@ -142,7 +142,7 @@ def poem(scene: Scene) -> str:
 
 
 def count(scene: Scene) -> str:
-    """How many shapes there are."""
+    """State how many shapes there are."""
     number = len(scene.things)
     if number == 1:
         return 'There is one shape.'
@@ -150,17 +150,17 @@ def count(scene: Scene) -> str:
 
 
 def color(thing: Thing) -> str:
-    """Of which colour a shape is."""
+    """State the colour of a shape."""
     return f'The {thing.shape} is {thing.color}.'
 
 
 def place(thing: Thing) -> str:
-    """Where a shape is."""
+    """State the corner of a shape."""
     return f'The {thing.color} {thing.shape} is in the {thing.corner}.'
 
 
 def advertisement(scene: Scene) -> str:
-    """An advertisement for the first shape."""
+    """Write an advertisement for the first shape."""
     thing = scene.things[0]
     return (
         f'Buy our {name(thing)} today! Nothing is as {thing.color} as '
@@ -177,8 +177,8 @@ def question(
     """A question of one task about a scene, and its answer.
 
     Returns:
-        The pair, or None where the scene has no such question (the colour of
-        a shape is asked only where it is the only one of its shape).
+        The pair, or None if the scene allows no such question (the colour of
+        a shape is asked only if the scene has one shape of that kind).
     """
     if task == 'describe':
         return rng.choice(DESCRIBE), description(scene)
@@ -205,33 +205,33 @@ _NAME = re.compile(r'(small|large) (\w+) (\w+)')
 
 
 def mentioned(text: str) -> list[str]:
-    """The shapes a text names with their size, e.g. ``small red circle``."""
+    """List the shapes that a text names, e.g. ``small red circle``."""
     return [' '.join(match) for match in _NAME.findall(text)]
 
 
 def failure(task: str, text: str, finished: bool) -> str | None:
-    """Why an answer to "describe" or "poem" is no proper text, if it is not.
+    """Classify an answer to "describe" or "poem" that is not well formed.
 
-    The rules stand for the human judgement of the paper's section 4.3 (its
-    stage-1 model repeats itself, breaks off or says irrelevant things); they
-    look at the form alone, not at whether the picture is described rightly.
+    The rules replace the human judgement of the paper's section 4.3 (its
+    stage-1 model repeats itself, stops early or writes irrelevant text). They
+    check the form only, not whether the description is correct.
 
     Args:
         task: ``describe`` or ``poem``.
         text: The answer.
-        finished: Whether the model ended the answer by itself.
+        finished: Whether the model ended the answer itself.
 
     Returns:
         ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'irrelevant'``
-        or None for a proper text.
+        or None for a well-formed text.
     """
     if not finished:
         return 'unfinished'
     split = '\n' if task == 'poem' else '. '
-    parts = [part.strip(' .,') for part in text.split(split)]
-    if len(set(parts)) < len(parts):
+    clauses = [clause.strip(' .,') for clause in text.split(split)]
+    if len(set(clauses)) < len(clauses):
         return 'repeated'
-    if not text.endswith('.') or '' in parts:
+    if not text.endswith('.') or '' in clauses:
         return 'fragmented'
     if task == 'poem':
         line = r'O \w+ \w+, so \w+ and bright'
@@ -239,10 +239,10 @@ def failure(task: str, text: str, finished: bool) -> str | None:
     else:
         line = r'In the \w+ \w+ there is an? \w+ \w+ \w+'
         last = r'The image shows \w+ shapes? on an? \w+ background'
-        parts = parts[1:] + parts[:1]
-    proper = (
-        len(parts) > 1
-        and re.fullmatch(last, parts[-1])
-        and all(re.fullmatch(line, part) for part in parts[:-1])
+        clauses = clauses[1:] + clauses[:1]
+    well_formed = (
+        len(clauses) > 1
+        and re.fullmatch(last, clauses[-1])
+        and all(re.fullmatch(line, clause) for clause in clauses[:-1])
     )
-    return None if proper else 'irrelevant'
+    return None if well_formed else 'irrelevant'

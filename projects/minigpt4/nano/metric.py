@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Scores answers about held-out scenes of the nano world."""
+"""Score answers about held-out scenes of the nano world."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from .world import Scene
 
 @METRICS.register_module()
 class NanoMetric(BaseMetric):
-    """Rates, in 0..1, of the answers to ``test.json``.
+    """Rates from 0 to 1 of the answers to ``test.json``.
 
     - ``describe_exact``, ``poem``, ``count``, ``color``, ``place``: answers
-      equal to the truth;
+      equal to the reference;
     - ``recall``: shapes of the scenes that descriptions name with size and
-      colour; ``chair_i``: named shapes that are not there (Rohrbach et al.
+      colour; ``chair_i``: named shapes that do not exist (Rohrbach et al.
       2018, of instances);
     - ``describe_failures``, ``poem_failures``: repeated, fragmented,
       irrelevant or unfinished answers (the paper's table 3).
@@ -26,8 +26,10 @@ class NanoMetric(BaseMetric):
 
     default_prefix = 'nano'
 
-    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep what is scored of each answer."""
+    def process(
+        self, data_batch: object, data_samples: Sequence[dict]
+    ) -> None:
+        """Store the fields of each answer that are scored."""
         for sample in data_samples:
             self.results.append(
                 {
@@ -47,32 +49,32 @@ class NanoMetric(BaseMetric):
         """Score all answers.
 
         Raises:
-            ValueError: There is nothing to score.
+            ValueError: There is no answer.
         """
         if not results:
             raise ValueError(
                 'no answer was scored; expected the records of '
                 'a nano test.json.'
             )
-        right: defaultdict[str, list] = defaultdict(list)
-        found = named = true = invented = 0
+        matches: defaultdict[str, list] = defaultdict(list)
+        found = named = total = invented = 0
         for result in results:
             task, text = result['task'], result['pred_caption']
             key = 'describe_exact' if task == 'describe' else task
-            right[key].append(text == result['answer'])
+            matches[key].append(text == result['answer'])
             if task in ('describe', 'poem'):
-                right[f'{task}_failures'].append(
+                matches[f'{task}_failures'].append(
                     grammar.failure(task, text, result['finished']) is not None
                 )
             if task == 'describe':
                 scene = Scene.from_dict(result['scene'])
-                truth = Counter(grammar.name(t) for t in scene.things)
-                said = Counter(grammar.mentioned(text))
-                true += truth.total()
-                named += said.total()
-                found += (truth & said).total()
-                invented += (said - truth).total()
-        scores = {key: sum(x) / len(x) for key, x in sorted(right.items())}
-        scores['recall'] = found / max(true, 1)
+                reference = Counter(grammar.name(t) for t in scene.things)
+                answered = Counter(grammar.mentioned(text))
+                total += reference.total()
+                named += answered.total()
+                found += (reference & answered).total()
+                invented += (answered - reference).total()
+        scores = {key: sum(x) / len(x) for key, x in sorted(matches.items())}
+        scores['recall'] = found / max(total, 1)
         scores['chair_i'] = invented / max(named, 1)
         return {key: round(value, 4) for key, value in scores.items()}

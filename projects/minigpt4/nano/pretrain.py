@@ -1,16 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Makes the frozen parts of the nano model from a seed.
+"""Pretrain the frozen weights of the nano model from a seed.
 
-The nano model stands for the real one part by part: a LLaMA-architecture
-language model that has only read (:func:`pretrain_llm`), an EVA-ViT and a
-Q-Former that have only looked (:func:`pretrain_vision`), and a SentencePiece
-tokenizer (:func:`train_tokenizer`). ``tools/build_nano.py`` calls them.
+Like the real model, the nano model has a LLaMA language model pretrained on
+text only (:func:`pretrain_llm`), an EVA-ViT and a Q-Former pretrained without
+it (:func:`pretrain_vision`), and a SentencePiece tokenizer
+(:func:`train_tokenizer`). ``tools/build_nano.py`` calls them. All sizes come
+from the config of the model.
 """
 
 import io
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ..models.data_preprocessor import MEAN, STD
 from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
+from ..weights.hub import our_models, read_config
 from . import grammar
 from .world import (
     BACKGROUNDS,
@@ -34,37 +36,40 @@ from .world import (
     sample_scene,
 )
 
-VOCAB_SIZE = 768
-LLM_CONFIG: dict[str, Any] = dict(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=192,
-    intermediate_size=512,
-    num_hidden_layers=4,
-    num_attention_heads=6,
-    max_position_embeddings=512,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-)
-BACKBONE_CONFIG: dict[str, Any] = dict(arch='nano', img_size=64, patch_size=8)
-NECK_CONFIG: dict[str, Any] = dict(
-    in_channels=128,
-    num_queries=22,
-    width=128,
-    depth=2,
-    num_heads=4,
-    mlp_width=512,
-    cross_every=1,
-)
+MODEL = 'minigpt-4_nano_caption'
+MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
 MAX_NOISE = 0.6  # standard deviations of the word embeddings
 
 
+def model_config() -> dict[str, Any]:
+    """Read the config of the nano model, with the sizes of all its modules."""
+    return read_config(our_models()[MODEL].config).model.to_dict()
+
+
+def _module_config(name: str) -> dict[str, Any]:
+    """Return the arguments of a module that is trained from scratch."""
+    cfg = model_config()[name]
+    return {k: v for k, v in cfg.items() if k not in ('type', 'checkpoint')}
+
+
+def _llm_config() -> LlamaConfig:
+    arch = dict(model_config()['decoder']['arch'])
+    arch.pop('model_type')
+    return LlamaConfig(
+        **arch,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
 def train_tokenizer(path: Path, seed: int = 0) -> None:
-    """Train the SentencePiece model (BPE, byte fallback, as LLaMA's).
+    """Train the SentencePiece model (BPE with byte fallback, like LLaMA's).
 
     Args:
-        path: Where ``tokenizer.model`` is written.
+        path: The file to write, ``tokenizer.model``.
         seed: Seed of the corpus.
     """
     rng = random.Random(seed)
@@ -80,10 +85,10 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
         sentence_iterator=iter(corpus),
         model_writer=model,
         model_type='bpe',
-        vocab_size=VOCAB_SIZE,
+        vocab_size=model_config()['decoder']['arch']['vocab_size'],
         byte_fallback=True,
         split_digits=True,
-        allow_whitespace_only_pieces=True,
+        allow_whitespace_only_segments=True,
         remove_extra_whitespaces=False,
         normalization_rule_name='identity',
         character_coverage=1.0,
@@ -95,14 +100,13 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
     path.write_bytes(model.getvalue())
 
 
-def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
-    """Endless documents as ``(ids, supervised, first, last)``.
+def _documents(tokenizer: Any, rng: random.Random) -> Iterator[tuple]:
+    """Yield documents as ``(ids, supervised, first, last)``, indefinitely.
 
-    Three in ten are a scene and its web caption, as stage 1 shows them; the
-    others a talk of some questions about a scene, as stage 2 and chat
-    render them; one in twenty is small talk without a scene. Captions
-    and answers are supervised; ``first`` and ``last`` bound the scene's
-    words.
+    Three in ten are a scene and its web caption, in the format of stage 1;
+    one in twenty is small talk without a scene; the others are conversations
+    about a scene, in the format of stage 2 and chat. Captions and answers are
+    supervised; ``first`` and ``last`` bound the words of the scene.
     """
     encode = tokenizer.encode
     while True:
@@ -110,7 +114,7 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
         words = encode(grammar.scene_text(scene, rng))
         kind = rng.random()
         if kind < 0.3:
-            pieces = [
+            segments = [
                 ([1], False),
                 (words, False),
                 (encode(grammar.caption(scene, rng) + '\n'), True),
@@ -118,7 +122,7 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             first = 1
         elif kind < 0.35:
             asked, answer = rng.choice(grammar.SMALL_TALK)
-            pieces = [
+            segments = [
                 ([1], False),
                 (encode(f'###Human: {asked} ###Assistant: '), False),
                 (encode(f'{answer}###'), True),
@@ -126,10 +130,10 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             first, words = 0, []
         else:
             opening = encode('###Human: <Img>')
-            pieces = [([1], False), (opening, False), (words, False)]
+            segments = [([1], False), (opening, False), (words, False)]
             first = 1 + len(opening)
-            before = '</Img> '
-            # short answers need more practice than their tokens give them
+            prefix = '</Img> '
+            # short answers have few tokens, so they are drawn more often
             tasks = rng.sample(
                 ('describe', 'poem', 'count', 'advertise'), rng.randint(1, 2)
             )
@@ -138,20 +142,20 @@ def _documents(tokenizer, rng: random.Random) -> Iterator[tuple]:
             for task in tasks:
                 pair = grammar.question(task, scene, rng)
                 if pair is not None:
-                    pieces += [
-                        (encode(f'{before}{pair[0]} ###Assistant: '), False),
+                    segments += [
+                        (encode(f'{prefix}{pair[0]} ###Assistant: '), False),
                         (encode(f'{pair[1]}###'), True),
                     ]
-                    before = 'Human: '
-        ids = [token for piece, _ in pieces for token in piece]
-        supervised = [learn for piece, learn in pieces for _ in piece]
+                    prefix = 'Human: '
+        ids = [token for segment, _ in segments for token in segment]
+        supervised = [learn for segment, learn in segments for _ in segment]
         yield ids, supervised, first, first + len(words)
 
 
 def _batches(
     documents: Iterator[tuple], tokens: int, rng: random.Random
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Endless batches of documents of about one length.
+    """Yield batches of documents of similar length, indefinitely.
 
     Yields:
         ``ids`` and ``labels`` (B, T) and ``scene`` (B, T) bool, with
@@ -162,30 +166,31 @@ def _batches(
             (next(documents) for _ in range(1024)),
             key=lambda document: len(document[0]),
         )
-        cuts, start = [], 0
+        groups, start = [], 0
         for end in range(1, len(pool) + 1):
             too_wide = end < len(pool) and (
                 (end + 1 - start) * len(pool[end][0]) > tokens
             )
             if too_wide or end == len(pool):
-                cuts.append(pool[start:end])
+                groups.append(pool[start:end])
                 start = end
-        rng.shuffle(cuts)
-        for rows in cuts:
-            width = len(rows[-1][0])
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
+        rng.shuffle(groups)
+        for group in groups:
+            width = len(group[-1][0])
+            ids = torch.zeros(len(group), width, dtype=torch.long)
             labels = torch.full_like(ids, -100)
-            scene = torch.zeros(len(rows), width, dtype=torch.bool)
-            for i, (row, supervised, first, last) in enumerate(rows):
-                ids[i, : len(row)] = torch.tensor(row)
+            scene = torch.zeros(len(group), width, dtype=torch.bool)
+            for i, (tokens_, supervised, first, last) in enumerate(group):
+                sequence = torch.tensor(tokens_)
                 learn = torch.tensor(supervised)
-                labels[i, : len(row)][learn] = torch.tensor(row)[learn]
+                ids[i, : len(sequence)] = sequence
+                labels[i, : len(sequence)][learn] = sequence[learn]
                 scene[i, first:last] = True
             yield ids, labels, scene
 
 
 def _learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up over 100 steps, then half a cosine to a fiftieth."""
+    """Return the rate: warm-up over 100 steps, then a cosine to 2 %."""
     if step < 100:
         return peak * (step + 1) / 100
     progress = (step - 100) / max(1, steps - 100)
@@ -197,18 +202,18 @@ def pretrain_llm(
     steps: int,
     tokens: int = 4096,
     seed: int = 0,
-    log=print,
+    log: Callable[[str], object] = print,
 ) -> LlamaForCausalLM:
-    """Pretrain the language model on text alone.
+    """Pretrain the language model on text only.
 
-    The embeddings of a scene's words are scaled and blurred by a random
-    amount, so that the model reads words that are only nearly right, as a
-    linear layer will later show them.
+    The embeddings of a scene's words are scaled, and get random noise, so
+    that the model understands the approximate embeddings that the projection
+    will produce later.
 
     Args:
         tokenizer_model: The SentencePiece model.
         steps: Optimizer steps.
-        tokens: Tokens of a step, at most.
+        tokens: Maximum number of tokens of a step.
         seed: Seed of weights, documents and noise.
         log: Called with one line of progress every 100 steps.
 
@@ -219,18 +224,18 @@ def pretrain_llm(
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(tokenizer_model)
     )
-    model = LlamaForCausalLM(LlamaConfig(**LLM_CONFIG))
+    model = LlamaForCausalLM(_llm_config())
     rng = random.Random(seed)
     batches = _batches(_documents(tokenizer, rng), tokens, rng)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
     )
-    embed = model.get_input_embeddings()
+    embeddings = model.get_input_embeddings()
     for step in range(steps):
         for group in optimizer.param_groups:
             group['lr'] = _learning_rate(step, steps, 2e-3)
         ids, labels, scene = next(batches)
-        words = embed(ids)
+        words = embeddings(ids)
         noise = torch.randn_like(words) * words.detach().std()
         amount = torch.rand(len(ids), 1, 1) * MAX_NOISE
         scale = torch.empty(len(ids), 1, 1).uniform_(0.7, 1.5)
@@ -239,9 +244,9 @@ def pretrain_llm(
         )
         # right padding under causal attention needs no mask
         hidden = model.model(inputs_embeds=words).last_hidden_state
-        keep = labels[:, 1:] != -100
-        logits = model.lm_head(hidden[:, :-1][keep])
-        loss = F.cross_entropy(logits, labels[:, 1:][keep])
+        is_target = labels[:, 1:] != -100
+        logits = model.lm_head(hidden[:, :-1][is_target])
+        loss = F.cross_entropy(logits, labels[:, 1:][is_target])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -255,28 +260,31 @@ def pretrain_llm(
 
 
 def pretrain_vision(
-    steps: int, batch_size: int = 64, seed: int = 0, log=print
+    steps: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    log: Callable[[str], object] = print,
 ) -> tuple[EVAViT, QFormer]:
-    """Pretrain backbone and neck so that each query names one word.
+    """Pretrain vision encoder and Q-Former so that each query names a word.
 
-    The words are read by one linear layer, which is then thrown away: what
-    is linearly readable here decides how well MiniGPT-4's one linear layer
-    can align (BLIP-2's image-text pretraining plays this part).
+    A linear classifier predicts the words and is then discarded. What it can
+    predict limits how well MiniGPT-4's linear projection can align; in the
+    real model BLIP-2's image-text pretraining has this role.
 
     Args:
         steps: Optimizer steps.
-        batch_size: Pictures a step.
-        seed: Seed of weights and pictures.
+        batch_size: Number of images of a step.
+        seed: Seed of weights and images.
         log: Called with one line of progress every 100 steps.
 
     Returns:
-        Backbone and neck in fp32.
+        Vision encoder and Q-Former in fp32.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    backbone = EVAViT(**BACKBONE_CONFIG, frozen=False)
-    neck = QFormer(**NECK_CONFIG, dropout=0.0, frozen=False)
-    # places have to be seen from the start, or nothing is learned for long
+    backbone = EVAViT(**_module_config('backbone'), frozen=False)
+    neck = QFormer(**_module_config('neck'), dropout=0.0, frozen=False)
+    # without distinct position embeddings nothing is learned for long
     nn.init.normal_(backbone.pos_embed, std=0.3)
     words = (
         '',
@@ -288,11 +296,11 @@ def pretrain_vision(
         'background',
     )
     index = {word: i for i, word in enumerate(words)}
-    reader = nn.Linear(neck.out_channels, len(words))
+    classifier = nn.Linear(neck.out_channels, len(words))
     parameters = [
         *backbone.parameters(),
         *neck.parameters(),
-        *reader.parameters(),
+        *classifier.parameters(),
     ]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.02)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
@@ -302,23 +310,23 @@ def pretrain_vision(
         scenes = [sample_scene(rng) for _ in range(batch_size)]
         pixels = np.stack([np.asarray(render(s, rng)) for s in scenes])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        images = images + 4 * torch.randn_like(images)  # JPEG's blur
+        images = images + 4 * torch.randn_like(images)  # like JPEG artefacts
         target = torch.tensor(
             [
                 [index[w] for w in grammar.query_words(scene)]
                 for scene in scenes
             ]
         )
-        logits = reader(neck(backbone((images / 255 - mean) / std)))
+        logits = classifier(neck(backbone((images / 255 - mean) / std)))
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 100 == 99:
-            right = (logits.argmax(-1) == target).float().mean()
+            accuracy = (logits.argmax(-1) == target).float().mean()
             log(
                 f'vision step {step + 1}/{steps} loss {loss.item():.4f} '
-                f'words named {right.item():.4f}'
+                f'words named {accuracy.item():.4f}'
             )
     return backbone.eval(), neck.eval()

@@ -2,8 +2,8 @@
 """The nano world: scenes of coloured shapes, sampled and drawn.
 
 A scene is one to three shapes on a plain background, at most one in each
-corner of the picture. This module knows what a scene is and how it looks;
-``grammar.py`` knows what is said about it.
+corner of the image. This module samples and renders scenes; ``grammar.py``
+writes the texts about them.
 """
 
 import math
@@ -55,10 +55,10 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether the scene belongs to the tenth that nothing trains on.
+        """Whether the scene belongs to the tenth that is never trained on.
 
-        Decided by a checksum of the scene itself, so neither the language
-        model, the vision parts nor the projection ever meets such a scene.
+        Decided by a checksum of the scene itself, so it holds for the
+        language model, the vision encoder, the Q-Former and the projection.
         """
         return zlib.crc32(repr(self).encode()) % 10 == 0
 
@@ -98,14 +98,14 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw a scene as a 64 x 64 RGB picture.
+    """Draw a scene as a 64 x 64 RGB image.
 
-    Places, radii and colours are jittered by ``rng``. Drawn at twice the size
-    and reduced, so that edges are smooth.
+    Positions, radii and colours are jittered by ``rng``. It is drawn at twice
+    the size and reduced, so that edges are smooth.
     """
     side = 2 * IMAGE_SIZE
-    picture = Image.new('RGB', (side, side), BACKGROUNDS[scene.background])
-    draw = ImageDraw.Draw(picture)
+    image = Image.new('RGB', (side, side), BACKGROUNDS[scene.background])
+    draw = ImageDraw.Draw(image)
     half = side / 2
     for thing in scene.things:
         column, row = (
@@ -120,11 +120,16 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
             for channel in COLORS[thing.color]
         )
         _draw_shape(draw, thing.shape, x, y, radius, color)
-    return picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
 def _draw_shape(
-    draw, shape: str, x: float, y: float, radius: float, color: tuple
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    color: tuple,
 ) -> None:
     def box(width: float, height: float) -> list[float]:
         return [x - width, y - height, x + width, y + height]

@@ -15,6 +15,7 @@ from modelindex.models.Model import Model
 
 from ..utils.errors import one_line
 from .download import download_file
+from .shipped import FOLDER, PREFIX
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -66,13 +67,8 @@ def our_models() -> dict[str, Model]:
     index.build_models_with_collections()
     for model in index.models:
         model.config = str(root / model.config)
-        if model.weights and model.weights.startswith('nano/'):
-            model.weights = str(
-                _PACKAGE
-                / 'nano'
-                / 'weights'
-                / model.weights.removeprefix('nano/')
-            )
+        if model.weights and model.weights.startswith(PREFIX):
+            model.weights = str(FOLDER / model.weights.removeprefix(PREFIX))
     return {model.name.lower(): model for model in index.models}
 
 

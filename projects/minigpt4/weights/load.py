@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from torch import nn
 
 from .layouts import from_layout
-from .read import SHIPPED, open_tensors
+from .read import open_tensors
+from .shipped import PREFIX, shipped_or_local
 
 _PLACEHOLDER = re.compile(
     r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE
@@ -64,16 +65,13 @@ def local_path(name: str, what: str) -> Path | None:
             f'{what} is the placeholder {name!r}; set it to a folder or file '
             'that exists.'
         )
-    if name.startswith('nano/') and not Path(name).exists():
-        path = SHIPPED / name.removeprefix('nano/')
-    else:
-        path = Path(name).expanduser()
+    path = shipped_or_local(name)
     if path.exists():
         return path
     if (
         re.fullmatch(r'[\w.-]+/[\w.-]+', name)
         and name[0] not in './~'
-        and (not name.startswith('nano/'))
+        and not name.startswith(PREFIX)
         and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors')
     ):
         return None

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .hf_folder_files import choose_weights, read_index
 from .pickles import is_safetensors, load_pickle, unreadable_error
+from .shipped import shipped_or_local
 from .state_dicts import as_tensor, unwrap
 
-SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
 # names whose values must be tensors; others may be anything, e.g. an epoch
 _TENSOR_NAMES = ('.weight', '.bias', 'llm_fingerprint')
 # Pages of a mapped file count as memory until it is unmapped, which happens
@@ -132,10 +132,8 @@ def open_tensors(
         from .download import download_file
 
         path = download_file(name)
-    elif name.startswith('nano/') and not Path(name).exists():
-        path = SHIPPED / name.removeprefix('nano/')
     else:
-        path = Path(source).expanduser()
+        path = shipped_or_local(name)
     if path.is_dir():
         return _open_folder(path, checksums)
     if not path.is_file():

@@ -1,0 +1,20 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Hooks of a training, one module each."""
+
+from ...deprecated import renamed
+from .deferred_loss import DeferredLossHook
+from .resume import ResumeHook
+from .sample_captions import SampleCaptionsHook
+from .sanity import SanityHook, UnusableRunError
+from .throughput import ThroughputHook
+
+__all__ = [
+    'DeferredLossHook',
+    'ResumeHook',
+    'SampleCaptionsHook',
+    'SanityHook',
+    'ThroughputHook',
+    'UnusableRunError',
+]
+
+__getattr__ = renamed(__name__, {'LateInfoHook': 'DeferredLossHook'})
