@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """``minigpt4 serve`` under malformed requests.
 
-Broken JSON, wrong types, broken base64, bombs of pixels and of brackets,
-unknown parameters, inner addresses, files, bodies that are too long, HTTP
-that is none, and connections that are cut. Every one is malformed, so every
-answer has to be a 4xx with a sentence. The figure is the server's memory at
-the end by its memory after the first tenth; the guard: it never died, no
-other answer came, and a good request gets the same answer before and after.
+Invalid JSON, wrong types, invalid base64, pixel bombs, deeply nested JSON,
+unknown parameters, inner addresses, files, bodies that are too long, invalid
+HTTP, and connections that are closed early. Every request is malformed, so
+every answer has to be a 4xx with a sentence. The figure is the server's
+memory at the end divided by its memory after the first tenth. The guard: the
+server never ended, no other answer was sent, and a valid request gets the
+same answer before and after.
 """
 
 import asyncio
@@ -28,11 +29,11 @@ import serve_load
 
 REQUESTS = 10_000
 CLIENTS = 8
-_CUT = 'cut'  # kind of request whose sender hangs up
+_CUT = 'cut'  # kind of request whose client disconnects
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes that promises many pixels."""
+    """A small PNG whose header announces many pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = struct.pack('>I', zlib.crc32(kind + body))
@@ -50,12 +51,12 @@ def png_bomb(width: int, height: int) -> bytes:
 def malformed(
     rng: random.Random, good: dict, number: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Requests as they go over the line, with their kinds.
+    """Generate malformed requests: their kinds and their bytes.
 
     Args:
-        rng: Draws them.
-        good: The content of a request that is answered.
-        number: How many.
+        rng: Selects and generates them.
+        good: The content of a valid request.
+        number: The number of requests.
     """
     makers = {
         'json': _broken_json,
@@ -84,17 +85,17 @@ def _broken_json(rng: random.Random, good: dict) -> bytes:
     while True:
         body = bytearray(json.dumps(good).encode())
         for _ in range(rng.randint(1, 8)):
-            place = rng.randrange(len(body))
+            index = rng.randrange(len(body))
             change = rng.choice(('cut', 'insert', 'replace', 'remove'))
             if change == 'cut':
-                del body[place:]
+                del body[index:]
                 body += b' '
             elif change == 'insert':
-                body.insert(place, rng.randrange(256))
+                body.insert(index, rng.randrange(256))
             elif change == 'replace':
-                body[place] = rng.randrange(256)
+                body[index] = rng.randrange(256)
             else:
-                del body[place]
+                del body[index]
                 body += b' '
         try:
             json.loads(bytes(body))
@@ -103,10 +104,10 @@ def _broken_json(rng: random.Random, good: dict) -> bytes:
 
 
 def _wrong_type(rng: random.Random, good: dict) -> bytes:
-    """One value of the request by one of another type."""
+    """Replace one value of the request by one of another type."""
     message = good['messages'][0]
     image, text = message['content']
-    place, name = rng.choice(
+    parent, name = rng.choice(
         [
             (good, 'messages'),
             (good['messages'], 0),
@@ -128,7 +129,7 @@ def _wrong_type(rng: random.Random, good: dict) -> bytes:
     wrong = [{'a': []}, [[]], [{}], -1.5, 10**400, float('inf'), {'': None}]
     if name not in ('stream', 'text', 'url'):
         wrong.append('\ud800')
-    place[name] = rng.choice(wrong)
+    parent[name] = rng.choice(wrong)
     return _send(good)
 
 
@@ -171,7 +172,7 @@ def _bomb(rng: random.Random, good: dict) -> bytes:
         return _send(good)
     if kind == 4:
         return serve_load.request(b'{"n":' + b'9' * 100_000 + b'}')
-    # a body that is longer than any may be; none of it follows
+    # a body above the limit; none of it is sent
     return serve_load.request(b'').replace(
         b'Content-Length: 0', b'Content-Length: 99999999999'
     )
@@ -238,16 +239,16 @@ def _broken_http(rng: random.Random, good: dict) -> bytes:
 
 
 def _cut(rng: random.Random, good: dict) -> bytes:
-    """A part of a good request; whoever sends it hangs up."""
+    """The beginning of a valid request; the client then disconnects."""
     good['stream'] = rng.random() < 0.5
     whole = _send(good)
     return whole[: rng.randrange(1, len(whole) + 1)]
 
 
-async def torment(
+async def send_all(
     port: int, requests: list[tuple[str, bytes]], clients: int = CLIENTS
 ) -> Counter:
-    """Send them; what came back, by kind and whether it was right."""
+    """Send requests; count them by kind and outcome."""
     todo = iter(requests)
     outcomes: Counter = Counter()
 
@@ -263,20 +264,20 @@ async def torment(
             reply = await asyncio.wait_for(
                 serve_load.exchange(port, message), 60
             )
-            outcomes[kind, _judge(reply)] += 1
+            outcomes[kind, judge(reply)] += 1
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return outcomes
 
 
-def _judge(reply: serve_load.Reply) -> str:
-    """``refused``, or what is wrong with an answer."""
+def judge(reply: serve_load.Reply) -> str:
+    """Return ``refused``, or a description of a wrong answer."""
     if not 400 <= reply.status < 500:
         return f'status {reply.status}: {reply.body[:200]!r}'
     text = reply.body.decode('utf-8', 'replace')
     if reply.body.startswith(b'{'):
         text = json.loads(text)['error']['message']
-    # HTTP that is none is refused by uvicorn, in words of its own
+    # uvicorn refuses invalid HTTP with its own text
     if len(text.split()) < 3 or '\n' in text or not text.endswith('.'):
         return f'no sentence: {text[:200]!r}'
     return 'refused'
@@ -290,20 +291,20 @@ def memory(pid: int) -> float:
 
 
 def measure(repeats: int, number: int = REQUESTS) -> list[dict]:
-    """The row; one repetition, for it is long."""
+    """Measure one repetition; returns the benchmark rows."""
     rng = random.Random(0)
     good = serve_load.chat(
-        serve_load.QUESTIONS[0], serve_load.pictures(1)[0], temperature=0
+        serve_load.QUESTIONS[0], serve_load.image_urls(1)[0], temperature=0
     )
     asked = serve_load.request(json.dumps(dict(good, stream=True)).encode())
     requests = list(malformed(rng, good, number))
     tenth = number // 10
     with serve_load.server() as (port, process):
         before = asyncio.run(serve_load.exchange(port, asked)).text
-        outcomes = asyncio.run(torment(port, requests[:tenth]))
+        outcomes = asyncio.run(send_all(port, requests[:tenth]))
         start_memory = memory(process.pid)
         start = time.perf_counter()
-        outcomes += asyncio.run(torment(port, requests[tenth:]))
+        outcomes += asyncio.run(send_all(port, requests[tenth:]))
         seconds = time.perf_counter() - start
         end_memory = memory(process.pid)
         after = asyncio.run(serve_load.exchange(port, asked)).text
@@ -323,7 +324,7 @@ def measure(repeats: int, number: int = REQUESTS) -> list[dict]:
             at_most=1.05,
             guard_ok=alive and not wrong and same,
             guard=f'{"alive" if alive else "DEAD"}, {answered} refused, '
-            f'{sum(wrong.values())} answered otherwise, a good request '
+            f'{sum(wrong.values())} with another answer, a valid request '
             f'{"equal" if same else "DIFFERS"}',
             wrong=dict(list(wrong.items())[:20]),
             megabytes=[start_memory, end_memory],

@@ -1,14 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 serve`` with 32 clients at once against one after the other.
+"""``minigpt4 serve`` with 32 concurrent clients against one client.
 
-The server is a process of its own; the clients are coroutines of this one,
-which write HTTP by hand, so that they take little of the machine. All ask
-for streams, about pictures that the server has seen before (image features
-are kept), and nothing of a prompt is reused. The guard: no errors, and each
-question gets the same text from both sides.
+The server is a separate process; the clients are coroutines of this one and
+write HTTP themselves, so that they need little CPU time. All request streams
+about images whose features the server has cached; the prefix cache is off.
+The guard: no errors, and each question gets the same text on both sides.
 
-Times are on the clock: on a machine that has other work only the best
-repetitions say anything.
+Times are wall-clock times: on a busy machine only the best repetitions are
+meaningful.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ import harness
 MODEL = 'minigpt-4_nano_caption'
 PATH = '/v1/chat/completions'
 CLIENTS = 32
-REQUESTS = 96  # of a repetition
+REQUESTS = 96  # per repetition
 QUESTIONS = (
     'Describe this image in detail.',
     'Write a poem.',
@@ -40,10 +39,10 @@ QUESTIONS = (
 
 @dataclass
 class Reply:
-    """What came back.
+    """The reply to a request.
 
     Attributes:
-        status: Of HTTP; 0 where nothing came.
+        status: The HTTP status; 0 without a reply.
         body: The body.
         first: Seconds to the first text of a stream.
     """
@@ -70,7 +69,7 @@ class Reply:
 
 @contextlib.contextmanager
 def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
-    """The verb as a process: its port, and itself."""
+    """Run ``minigpt4 serve``; yields its port and its process."""
     command = [
         *(sys.executable, '-m', 'minigpt4_cli.main', 'serve'),
         *('--model', MODEL, '--port', '0', '--quiet', *arguments),
@@ -96,7 +95,7 @@ def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
         else:
             raise RuntimeError(
                 f'the server ended with {process.wait()}; run it by hand to '
-                f'see why: {" ".join(command)}'
+                f'see the cause: {" ".join(command)}'
             )
         yield port, process
     finally:
@@ -108,7 +107,7 @@ def server(*arguments: str) -> Iterator[tuple[int, subprocess.Popen]]:
 
 
 def request(body: bytes, headers: str = '', path: str = PATH) -> bytes:
-    """A request, as it goes over the line."""
+    """The bytes of a request."""
     return (
         f'POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
         f'Content-Type: application/json\r\n{headers}'
@@ -117,7 +116,7 @@ def request(body: bytes, headers: str = '', path: str = PATH) -> bytes:
 
 
 async def exchange(port: int, message: bytes) -> Reply:
-    """Send, and read until the server closes."""
+    """Send a request and read until the server closes the connection."""
     reply, received = Reply(), bytearray()
     start = time.perf_counter()
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
@@ -128,7 +127,7 @@ async def exchange(port: int, message: bytes) -> Reply:
             if not reply.first and b'"content": "' in received:
                 reply.first = time.perf_counter() - start
     except ConnectionError:
-        pass  # what came before counts
+        pass  # the bytes received before are used
     finally:
         writer.close()
     head, _, body = bytes(received).partition(b'\r\n\r\n')
@@ -139,7 +138,7 @@ async def exchange(port: int, message: bytes) -> Reply:
 
 
 async def ask_all(port: int, messages: list[bytes], clients: int):
-    """Have some clients share the requests; seconds, and the replies."""
+    """Let clients share requests; returns the seconds and the replies."""
     todo = iter(enumerate(messages))
     replies: list[Reply] = [Reply() for _ in messages]
 
@@ -152,7 +151,7 @@ async def ask_all(port: int, messages: list[bytes], clients: int):
     return time.perf_counter() - start, replies
 
 
-def pictures(number: int) -> list[str]:
+def image_urls(number: int) -> list[str]:
     """Data URLs of scenes of the nano world."""
     from minigpt4.nano.world import render, sample_scene
 
@@ -174,8 +173,8 @@ def chat(question: str, url: str, **fields) -> dict:
 
 
 def workload(number: int) -> list[bytes]:
-    """Requests: each question about each of some pictures."""
-    urls = pictures(-(-number // len(QUESTIONS)))
+    """Requests: each question about each of some images."""
+    urls = image_urls(-(-number // len(QUESTIONS)))
     contents = [
         chat(question, url, stream=True)
         for url in urls
@@ -185,7 +184,7 @@ def workload(number: int) -> list[bytes]:
 
 
 def measure(repeats: int, number: int = REQUESTS) -> list[dict]:
-    """The rows."""
+    """Measure; returns the benchmark rows."""
     messages = workload(number)
     sides: dict[int, list[float]] = {1: [], CLIENTS: []}
     firsts: list[float] = []

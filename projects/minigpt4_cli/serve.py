@@ -2,7 +2,10 @@
 """``minigpt4 serve``: the HTTP API, and a web page with ``--web``."""
 
 import argparse
+import importlib
 import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .options import (
     add_model_options,
@@ -13,20 +16,135 @@ from .options import (
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 
 
+class NumberOption(NamedTuple):
+    """An option with a number."""
+
+    flag: str
+    type: Callable[[str], Any]
+    default: float
+    help: str
+
+
+NUMBER_OPTIONS: dict[str, list[NumberOption]] = {
+    'engine': [
+        NumberOption(
+            '--slots', positive_int, 16, 'requests that run at the same time'
+        ),
+        NumberOption(
+            '--max-waiting',
+            positive_int,
+            64,
+            'requests that wait; the next one gets status 429',
+        ),
+        NumberOption(
+            '--stored-tokens',
+            int,
+            8192,
+            'tokens of finished answers in the prefix cache',
+        ),
+        NumberOption(
+            '--drain-seconds',
+            positive_float,
+            30.0,
+            'to finish running answers when the server stops',
+        ),
+    ],
+    'images': [
+        NumberOption(
+            '--max-image-mb', positive_float, 20.0, 'of one image file'
+        ),
+        NumberOption('--max-megapixels', positive_float, 25.0, 'of one image'),
+        NumberOption(
+            '--fetch-seconds', positive_float, 10.0, 'to download one image'
+        ),
+    ],
+    'limits of a request': [
+        NumberOption('--max-images', int, 8, 'of one conversation'),
+        NumberOption('--max-tokens', positive_int, 2048, 'of an answer'),
+        NumberOption(
+            '--max-beams',
+            positive_int,
+            1,
+            'of an answer; other requests wait during a beam search',
+        ),
+        NumberOption('--max-body-mb', positive_float, 64.0, 'of the JSON'),
+        NumberOption(
+            '--max-seconds', positive_float, 600.0, 'waiting included'
+        ),
+        NumberOption(
+            '--max-client-requests',
+            int,
+            0,
+            'of one client that run or wait; 0: no limit',
+        ),
+    ],
+    'limits of connections': [
+        NumberOption(
+            '--max-connections',
+            positive_int,
+            512,
+            'of all clients; fewer if the limit of open files is low',
+        ),
+        NumberOption(
+            '--max-client-connections',
+            positive_int,
+            128,
+            'of one IPv4 address, or of one /64 of IPv6',
+        ),
+        NumberOption(
+            '--header-seconds',
+            positive_float,
+            20.0,
+            'for the headers of a request to arrive',
+        ),
+        NumberOption(
+            '--idle-seconds',
+            positive_float,
+            65.0,
+            'from an answer to the next request of a connection',
+        ),
+        NumberOption(
+            '--body-seconds',
+            positive_float,
+            60.0,
+            'for the body of a request to arrive',
+        ),
+        NumberOption(
+            '--send-seconds',
+            positive_float,
+            30.0,
+            'in which a client may read nothing of its answer',
+        ),
+    ],
+    'web page': [
+        NumberOption(
+            '--max-upload-mb',
+            positive_float,
+            1024.0,
+            'of all uploaded images on disk; a client may use a quarter',
+        ),
+    ],
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.description = "Serve OpenAI's chat API over HTTP."
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     add_model_options(parser)
     add = parser.add_argument
-    add('--host', default='127.0.0.1', help='0.0.0.0 lets other machines in')
-    add('--port', type=_port, default=8000, help='0 takes a free one')
-    add('--web', action='store_true', help='also serve a page to chat on')
+    add(
+        '--host',
+        default='127.0.0.1',
+        help='0.0.0.0 accepts other machines',
+    )
+    add('--port', type=_port, default=8000, help='0: any free port')
+    add('--web', action='store_true', help='also serve a chat page')
     add(
         '--api-key',
         default=os.environ.get(KEY_VARIABLE),
-        help=f'ask clients for this key (or {KEY_VARIABLE}, which no list of '
-        'processes shows)',
+        help=f'require this key; the variable {KEY_VARIABLE} keeps it out of '
+        'the list of processes',
     )
     add('--served-name', help="the model's name for clients")
     add(
@@ -50,125 +168,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='ADDRESS',
-        help='a proxy whose X-Forwarded-For is believed: an IP address or a '
+        help='a proxy whose X-Forwarded-For is trusted: an IP address or a '
         'network; may be given several times',
     )
-    add('--quiet', action='store_true', help='log warnings alone')
-    group = parser.add_argument_group('engine')
-    add = group.add_argument
-    add(
-        '--slots',
-        type=positive_int,
-        default=16,
-        help='answers written at once',
-    )
-    add('--max-waiting', type=positive_int, default=64, help='then 429')
-    add(
-        '--stored-tokens',
-        type=int,
-        default=8192,
-        help='of ended answers, for follow-up questions',
-    )
-    add(
-        '--drain-seconds',
-        type=positive_float,
-        default=30,
-        help='to finish at a stop',
-    )
-    group = parser.add_argument_group('images')
-    add = group.add_argument
-    add('--images-from', metavar='FOLDER', help='allow file: URLs below it')
-    add(
-        '--image-hosts',
-        nargs='*',
-        metavar='HOST',
-        help='fetch from these alone, private ones too; none: fetch nothing; '
-        'without the option: from any public address',
-    )
-    add('--max-image-mb', type=positive_float, default=20, help='of one file')
-    add(
-        '--max-megapixels',
-        type=positive_float,
-        default=25,
-        help='of one image',
-    )
-    add(
-        '--fetch-seconds',
-        type=positive_float,
-        default=10,
-        help='for one image',
-    )
-    group = parser.add_argument_group('limits of a request')
-    add = group.add_argument
-    add('--max-images', type=int, default=8, help='of one conversation')
-    add('--max-tokens', type=positive_int, default=2048, help='of an answer')
-    add(
-        '--max-beams',
-        type=positive_int,
-        default=1,
-        help='others wait for them',
-    )
-    add('--max-body-mb', type=positive_float, default=64, help='of the JSON')
-    add('--max-seconds', type=positive_float, default=600, help='in all')
-    add(
-        '--max-client-requests',
-        type=int,
-        default=0,
-        help='of one client that run or wait; 0: no limit',
-    )
-    group = parser.add_argument_group('limits of connections')
-    add = group.add_argument
-    add(
-        '--max-connections',
-        type=positive_int,
-        default=512,
-        help='in all; fewer if the limit of open files is low',
-    )
-    add(
-        '--max-client-connections',
-        type=positive_int,
-        default=128,
-        help='of one IP address, or of one /64 of IPv6',
-    )
-    add(
-        '--header-seconds',
-        type=positive_float,
-        default=20.0,
-        help='without a complete request, until a connection is closed',
-    )
-    add(
-        '--idle-seconds',
-        type=positive_float,
-        default=65.0,
-        help='after an answer, until a connection is closed',
-    )
-    add(
-        '--body-seconds',
-        type=positive_float,
-        default=60.0,
-        help='for the body of a request to arrive',
-    )
-    add(
-        '--send-seconds',
-        type=positive_float,
-        default=30.0,
-        help='in which a client reads nothing of its answer',
-    )
-    group = parser.add_argument_group('the web page')
-    add = group.add_argument
-    add(
-        '--max-upload-mb',
-        type=positive_float,
-        default=1024,
-        help='of all uploaded pictures on disk; a client may have a quarter',
-    )
+    add('--quiet', action='store_true', help='log only warnings')
+    for title, options in NUMBER_OPTIONS.items():
+        group = parser.add_argument_group(title)
+        if title == 'images':
+            _add_image_options(group)
+        for option in options:
+            group.add_argument(
+                option.flag,
+                type=option.type,
+                default=option.default,
+                help=option.help,
+            )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb."""
+    """Run the verb.
+
+    Raises:
+        ImportError: A package of an extra is not installed.
+    """
+    _check_extras(args.web)
     from minigpt4.serving.http.serve import serve
 
     return serve(args)
+
+
+def _add_image_options(group: Any) -> None:
+    """Add the options for the URLs of images."""
+    group.add_argument(
+        '--images-from',
+        metavar='FOLDER',
+        help='allow file: URLs of images below this folder',
+    )
+    group.add_argument(
+        '--image-hosts',
+        nargs='*',
+        metavar='HOST',
+        help='download images from these hosts only, private ones too; '
+        'without a HOST: from none; without the option: from any public host',
+    )
+
+
+def _check_extras(web: bool) -> None:
+    """Check that the packages of the server are installed.
+
+    Raises:
+        ImportError: A package is missing; the message names the command.
+    """
+    extras = dict.fromkeys(
+        ('fastapi', 'httpcore', 'prometheus_client', 'uvicorn'), 'serve'
+    )
+    if web:
+        extras['gradio'] = 'web'
+    for package, extra in extras.items():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f'{package} cannot be imported ({error}); install it with: '
+                f"pip install 'minigpt4[{extra}]'"
+            ) from error
 
 
 def _port(text: str) -> int:

@@ -270,7 +270,7 @@ def web(picture):
 def test_a_picture_by_its_address(
     picture, scene, web, piped, capsys, monkeypatch, tmp_path
 ):
-    pytest.importorskip('h11')
+    pytest.importorskip('httpcore')
     lines = [f'{web}/my%20scene.png {DESCRIBE}', '/save chat.json']
     assert piped(lines) == 0
     assert capsys.readouterr().out.strip() == grammar.description(scene)

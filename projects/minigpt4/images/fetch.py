@@ -1,31 +1,46 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Fetching a picture from the public web, for somebody who is not trusted.
+"""Download an image from a URL that an untrusted client sent.
 
-Whoever asks must not be able to reach with our hands what only we can reach
-(SSRF): names are resolved here, every address of a name has to be public,
-and the connection goes to the very address that was looked at, so a name
-that changes its address in between (DNS rebinding) gains nothing. The same
-holds after each redirect. Proxies of the environment are not used.
+SSRF protection: a client must not reach through this server what only the
+server can reach. Every address of a host name has to be public, and the
+connection goes to an address that was checked, so a name that changes its
+address after the check (DNS rebinding) gains nothing. Redirects pass the
+same check. Proxies of the environment are not used.
+
+httpcore rather than aiohttp or httpx: its network backend is the only place
+that opens connections, whereas aiohttp does not ask its resolver for IP
+addresses, and httpx does not accept a backend.
 """
 
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..serving.http.request_values import ascii_of
+import httpcore
+
+from ..utils.short_text import shorten
+from .errors import ImageError, too_large
 from .resolver import Resolver
 
-REDIRECTS = 3
-NAME_SECONDS = 5.0  # for a name server to answer
-_CHUNK = 2**16
-_RESOLVER = Resolver()
+MAX_REDIRECTS = 3
+RESOLVE_SECONDS = 5.0  # for a name server to answer
+USE_DATA_URL = 'send the image as a data URL'
+_EXPECTED_URL = 'expected https://host/image.png or the like'
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PORTS = {'http': 80, 'https': 443}
+_HEADERS = [
+    (b'User-Agent', b'minigpt4'),
+    (b'Accept', b'image/*'),
+    (b'Accept-Encoding', b'identity'),
+    (b'Connection', b'close'),
+]
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
-# What Python's is_global lets through, as tables differ between its versions:
-# protocol assignments (Oracle's metadata), Teredo and the like, local NAT64,
-# addresses for books, segment routing.
-_INNER = [
+# Networks that is_global of some Python versions accepts: protocol
+# assignments (Oracle's metadata), Teredo and others, local NAT64,
+# documentation, segment routing.
+_NOT_PUBLIC = [
     ipaddress.ip_network(network)
     for network in (
         '192.0.0.0/24',
@@ -37,203 +52,232 @@ _INNER = [
 ]
 
 
-class ImageError(ValueError):
-    """An image that is refused or cannot be read; its text says why."""
-
-
-async def fetch_picture(
-    url: str,
-    max_bytes: int,
-    seconds: float,
-    hosts: Collection[str] | None = None,
-) -> bytes:
-    """The file behind a URL.
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections to checked addresses only.
 
     Args:
-        url: Of http or https.
-        max_bytes: The most bytes of the file.
-        seconds: The longest that all of it may take, names and redirects
-            included.
-        hosts: The only hosts to fetch from, which may then have private
-            addresses as well; empty: fetch nowhere; None: from any host
-            whose addresses are all public.
-
-    Raises:
-        ImageError: It is refused, too large, too slow or not there.
+        hosts: See :class:`ImageFetcher`.
+        any_host: See :class:`ImageFetcher`.
+        fallback: See :class:`ImageFetcher`.
+        resolver: Looks up host names.
+        backend: Connects to an IP address.
     """
-    try:
-        return await asyncio.wait_for(
-            _Fetch(max_bytes, hosts).follow(url), seconds
-        )
-    except asyncio.TimeoutError:
-        raise ImageError(
-            f'{brief(url)} did not come within {seconds:g} seconds; send the '
-            'picture as a data URL.'
-        ) from None
 
-
-class _Fetch:
-    """One picture on its way."""
-
-    def __init__(self, max_bytes: int, hosts: Collection[str] | None) -> None:
-        self.max_bytes = max_bytes
+    def __init__(
+        self,
+        hosts: Collection[str] | None,
+        any_host: bool,
+        fallback: str,
+        resolver: Resolver,
+        backend: httpcore.AsyncNetworkBackend,
+    ) -> None:
         self.hosts = hosts
+        self.any_host = any_host
+        self.fallback = fallback
+        self.resolver = resolver
+        self.backend = backend
 
-    async def follow(self, url: str) -> bytes:
-        """The bytes behind a URL of the web, redirects followed."""
-        for _ in range(REDIRECTS + 1):
-            parts = _split(url)
-            addresses = await self._addresses(parts)
-            found = await self._get(parts, addresses)
-            if isinstance(found, bytes):
-                return found
-            url = urljoin(url, found)
-        raise ImageError(
-            f'{brief(url)} is the end of more than {REDIRECTS} redirects; '
-            "give the picture's own address."
-        )
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of a host that accepts.
 
-    async def _addresses(self, parts: SplitResult) -> list[str]:
-        """Where a host is, if it may be asked."""
-        host = (parts.hostname or '').rstrip('.').lower()
-        if self.hosts is not None and host not in self.hosts:
+        Raises:
+            ImageError: The host is unknown or not allowed.
+            httpcore.ConnectError: No address accepts a connection.
+        """
+        error: Exception = httpcore.ConnectError('the host has no address')
+        for address in await self._checked_addresses(host, port):
+            try:
+                return await self.backend.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as reason:
+                error = reason
+        raise error
+
+    async def _checked_addresses(self, host: str, port: int) -> list[str]:
+        """Look up a host; refuse it unless all addresses are allowed."""
+        host = host.rstrip('.').lower()
+        listed = self.any_host or host in (self.hosts or ())
+        if self.hosts is not None and not listed:
             raise ImageError(
-                f'pictures are not fetched from {brief(host)} here; send '
-                'the picture as a data URL.'
+                f'images are not fetched from {shorten(host)} here',
+                self.fallback,
             )
         try:
-            addresses = await _RESOLVER.addresses(
-                host, parts.port or _port(parts), NAME_SECONDS
+            addresses = await self.resolver.addresses(
+                host, port, RESOLVE_SECONDS
             )
         except (OSError, UnicodeError) as error:
+            raise _unknown_host(host, error, self.fallback) from error
+        if not listed and not all(map(is_public, addresses)):
             raise ImageError(
-                f'the host {brief(host)} is not known ({_reason(error)}); '
-                'check the address, or send the picture as a data URL.'
-            ) from error
-        if self.hosts is None:
-            for address in addresses:
-                if not is_public(address):
-                    raise ImageError(
-                        f'{brief(host)} has an address that is not public; '
-                        'pictures are fetched from the public web alone: '
-                        'send this one as a data URL.'
-                    )
+                f'{shorten(host)} has an address that is not public; images '
+                'are fetched from the public web only',
+                self.fallback,
+            )
         return addresses
 
-    async def _get(
-        self, parts: SplitResult, addresses: list[str]
-    ) -> 'bytes | str':
-        """Ask the first address that answers: a body, or where to go on."""
-        context = ssl.create_default_context() if _secure(parts) else None
-        error: OSError | None = None
-        for address in addresses:
-            try:
-                reader, writer = await asyncio.open_connection(
-                    address,
-                    parts.port or _port(parts),
-                    ssl=context,
-                    server_hostname=parts.hostname if context else None,
-                )
-            except OSError as reason:
-                error = reason
-                continue
-            try:
-                return await self._exchange(parts, reader, writer)
-            except (OSError, EOFError) as reason:
-                error = OSError(str(reason))
-                break
-            finally:
-                writer.close()
-        raise ImageError(
-            f'{brief(parts.geturl())} cannot be fetched ({_reason(error)}); '
-            'check the address, or send the picture as a data URL.'
-        ) from error
 
-    async def _exchange(
+class ImageFetcher:
+    """Downloads images with limits on bytes, time, redirects and hosts.
+
+    Args:
+        max_bytes: The maximum number of bytes of a file.
+        seconds: The maximum time of a download, look-ups and redirects
+            included.
+        hosts: The only hosts that are allowed; their addresses may be
+            private. An empty collection allows none; None allows every host
+            whose addresses are all public.
+        any_host: Allow every host, private ones included.
+        fallback: The hint of errors: how else to pass the image.
+        resolver: Looks up host names.
+        backend: Connects to the addresses that were checked.
+    """
+
+    def __init__(
         self,
-        parts: SplitResult,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> 'bytes | str':
-        """One GET over an open connection."""
-        import h11  # comes with uvicorn
+        max_bytes: int,
+        seconds: float,
+        hosts: Collection[str] | None = None,
+        *,
+        any_host: bool = False,
+        fallback: str = USE_DATA_URL,
+        resolver: Resolver | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.seconds = seconds
+        self.fallback = fallback
+        self._backend = CheckedBackend(
+            None if hosts is None else {host.lower() for host in hosts},
+            any_host,
+            fallback,
+            resolver or Resolver(),
+            backend or httpcore.AnyIOBackend(),
+        )
 
-        connection = h11.Connection(h11.CLIENT)
-        target = (parts.path or '/') + ('?' + parts.query) * bool(parts.query)
+    async def fetch(self, url: str) -> bytes:
+        """Download the file at a URL.
+
+        Args:
+            url: An http or https URL.
+
+        Raises:
+            ImageError: It is refused, too large, too slow or unavailable.
+        """
         try:
-            request = h11.Request(
-                method='GET',
-                target=quote(target, safe="%/:?=&~#+!$,;'@()*[]"),
-                headers=[
-                    ('Host', parts.netloc.encode('idna').decode()),
-                    ('User-Agent', 'minigpt4'),
-                    ('Accept', 'image/*'),
-                    ('Accept-Encoding', 'identity'),
-                    ('Connection', 'close'),
-                ],
-            )
-            writer.write(connection.send(request))
-            writer.write(connection.send(h11.EndOfMessage()))
-            await writer.drain()
-            body = bytearray()
-            while True:
-                event = connection.next_event()
-                if event is h11.NEED_DATA:
-                    connection.receive_data(await reader.read(_CHUNK))
-                elif isinstance(event, h11.Response):
-                    onward = self._judged(parts, event)
-                    if onward is not None:
-                        return onward
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > self.max_bytes:
-                        raise too_large(
-                            brief(parts.geturl()), len(body), self.max_bytes
-                        )
-                elif isinstance(event, h11.EndOfMessage):
-                    return bytes(body)
-                elif isinstance(event, h11.ConnectionClosed):
-                    raise EOFError('the connection was closed')
-        except (h11.ProtocolError, UnicodeError) as error:
+            return await asyncio.wait_for(self._follow(url), self.seconds)
+        except asyncio.TimeoutError:
             raise ImageError(
-                f'{brief(parts.geturl())} cannot be fetched '
-                f'({_reason(error)}); send the picture as a data URL.'
+                f'{shorten(url)} did not arrive within {self.seconds:g} '
+                'seconds',
+                self.fallback,
+            ) from None
+
+    async def _follow(self, url: str) -> bytes:
+        """Download the file at a URL, redirects followed."""
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._get(_split(url))
+            if isinstance(response, bytes):
+                return response
+            url = urljoin(url, response)
+        raise ImageError(
+            f'{shorten(url)} follows more than {MAX_REDIRECTS} redirects',
+            'send the final URL of the image',
+        )
+
+    async def _get(self, parts: SplitResult) -> bytes | str:
+        """Send one GET; returns a body, or the URL of a redirect."""
+        url = shorten(parts.geturl())
+        try:
+            host = (parts.hostname or '').encode('idna')
+            authority = parts.netloc.encode('idna')
+        except UnicodeError as error:
+            raise _unknown_host(
+                parts.hostname or '', error, self.fallback
+            ) from error
+        path = (parts.path or '/') + ('?' + parts.query) * bool(parts.query)
+        secure = parts.scheme == 'https'
+        try:
+            async with (
+                httpcore.AsyncConnectionPool(
+                    ssl_context=ssl.create_default_context()
+                    if secure
+                    else None,
+                    max_keepalive_connections=0,
+                    network_backend=self._backend,
+                ) as pool,
+                pool.stream(
+                    'GET',
+                    httpcore.URL(
+                        scheme=parts.scheme.encode(),
+                        host=host.rstrip(b'.'),
+                        port=parts.port or _PORTS[parts.scheme],
+                        target=quote(
+                            path, safe="%/:?=&~#+!$,;'@()*[]"
+                        ).encode(),
+                    ),
+                    headers=[(b'Host', authority), *_HEADERS],
+                ) as response,
+            ):
+                return await self._read(url, response)
+        except (
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.TimeoutException,
+        ) as error:
+            raise ImageError(
+                f'{url} cannot be fetched ({_cause(error)})',
+                f'check the URL, or {self.fallback}',
             ) from error
 
-    def _judged(self, parts: SplitResult, response) -> str | None:
-        """Where a response leads to, or None if its body is the picture."""
+    async def _read(
+        self, url: str, response: httpcore.Response
+    ) -> bytes | str:
+        """Read a response; returns its body, or the URL of a redirect."""
         headers = {
             name.decode('latin-1').lower(): value.decode('latin-1')
             for name, value in response.headers
         }
-        url = brief(parts.geturl())
-        status = response.status_code
-        if status in (301, 302, 303, 307, 308) and headers.get('location'):
+        if response.status in _REDIRECTS and headers.get('location'):
             return headers['location']
-        if status != 200:
+        if response.status != 200:
             raise ImageError(
-                f'{url} answered with status {status}; expected 200 and a '
-                'picture.'
+                f'{url} answered with status {response.status}',
+                'expected 200 and an image',
             )
         encoding = headers.get('content-encoding', 'identity')
         if encoding.lower() not in ('', 'identity'):
-            # unpacking is where a small body becomes a large one
+            # decompression can turn a small body into a huge one
             raise ImageError(
-                f'{url} came packed with {brief(encoding)} unasked; send '
-                'the picture as a data URL.'
+                f'{url} is compressed ({shorten(encoding)}) although '
+                'identity was requested',
+                self.fallback,
             )
         length = headers.get('content-length', '')
         if length.isdecimal() and int(length) > self.max_bytes:
             raise too_large(url, int(length), self.max_bytes)
-        return None
+        body = bytearray()
+        async for chunk in response.aiter_stream():
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise too_large(url, len(body), self.max_bytes)
+        return bytes(body)
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet.
 
-    Private, loopback, link-local (where clouds keep their metadata), shared,
-    reserved and multicast addresses do not; nor does an IPv6 address that
-    carries such an IPv4 address inside.
+    Private, loopback, link-local (cloud metadata), shared, reserved and
+    multicast addresses do not, nor does an IPv6 address that contains such
+    an IPv4 address.
     """
     ip = ipaddress.ip_address(address.partition('%')[0])
     if isinstance(ip, ipaddress.IPv6Address):
@@ -244,55 +288,46 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if ip.is_site_local or int(ip) < 2**32:
             return False
-    if ip.is_multicast or ip.is_reserved or any(ip in net for net in _INNER):
+    if ip.is_multicast or ip.is_reserved:
         return False
-    return ip.is_global
+    return ip.is_global and not any(ip in network for network in _NOT_PUBLIC)
 
 
 def _split(url: str) -> SplitResult:
-    """A web address in parts."""
+    """Split a URL, and refuse one that is not fetched."""
     try:
         parts = urlsplit(url)
-        port = parts.port  # a wrong one raises here
+        port = parts.port  # raises for an invalid port
     except ValueError as error:
         raise ImageError(
-            f'{brief(url)} is not an address ({_reason(error)}); expected '
-            'https://host/picture.png or the like.'
+            f'{shorten(url)} is not a URL ({_cause(error)})', _EXPECTED_URL
         ) from error
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
+    if parts.scheme not in _PORTS or not parts.hostname:
         raise ImageError(
-            f'{brief(url)} is no address that is fetched; expected '
-            'https://host/picture.png or the like.'
+            f'{shorten(url)} is not a URL that is fetched', _EXPECTED_URL
         )
     if parts.username is not None or port == 0:
         raise ImageError(
-            f'{brief(parts.hostname)} is asked for with a name or a port '
-            'that is refused; expected https://host/picture.png.'
+            f'{shorten(parts.hostname)} has a user name or a port that is '
+            'refused',
+            'expected https://host/image.png',
         )
     return parts
 
 
-def _reason(error: BaseException | None) -> str:
-    """The text of an error that another host can have a part in."""
-    return brief(str(error))
-
-
-def _secure(parts: SplitResult) -> bool:
-    return parts.scheme == 'https'
-
-
-def _port(parts: SplitResult) -> int:
-    return 443 if _secure(parts) else 80
-
-
-def too_large(what: str, size: int, most: int) -> ImageError:
-    """The refusal of a file for its size."""
+def _unknown_host(
+    host: str, error: BaseException, fallback: str
+) -> ImageError:
+    """Build the error of a host name that has no address."""
     return ImageError(
-        f'{what} has {size:,} bytes or more; at most {most:,} are allowed: '
-        'send a smaller picture.'
+        f'the host {shorten(host)} is not known ({_cause(error)})',
+        f'check the URL, or {fallback}',
     )
 
 
-def brief(text: str) -> str:
-    """A text of the request as an error may show it: short, in ASCII."""
-    return ascii_of(text if len(text) <= 60 else text[:57] + '...')
+def _cause(error: BaseException) -> str:
+    """The text of an error's first cause, which another host may control."""
+    # httpcore raises its errors again "from None", which drops the cause
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return shorten(str(error) or type(error).__name__)

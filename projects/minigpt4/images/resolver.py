@@ -1,41 +1,42 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Looking up host names; a slow name server delays no other request."""
+"""Look up host names; a slow name server delays no other request."""
 
 import asyncio
 import socket
 import threading
 from collections import Counter
+from typing import Any
 
-from ..utils.threads import DaemonThreads, TooManyCalls
+from ..utils.threads import DaemonThreads, TooManyCallsError
 
-MOST_LOOKUPS = 128  # at once
-MOST_PER_DOMAIN = 8  # of them, for names that end in the same two labels
+MAX_LOOKUPS = 128  # concurrent
+MAX_PER_DOMAIN = 8  # of them, for names with the same last two labels
 
 
 class Resolver:
-    """Looks up names in threads of its own, with a limit for each domain."""
+    """Looks up host names in threads, with a limit for each domain."""
 
     def __init__(self) -> None:
-        self._threads = DaemonThreads('minigpt4-resolver', MOST_LOOKUPS)
-        self._domains: Counter[str] = Counter()  # look-ups that run
+        self._threads = DaemonThreads('minigpt4-resolver', MAX_LOOKUPS)
+        self._running: Counter[str] = Counter()  # look-ups by domain
         self._lock = threading.Lock()
 
     async def addresses(
         self, host: str, port: int, seconds: float
     ) -> list[str]:
-        """The addresses of a host, each once.
+        """Look up the distinct addresses of a host.
 
         Args:
-            host: A name, or an address in any spelling.
-            port: Where a connection shall go.
-            seconds: The longest that a look-up may take.
+            host: A name, or an IP address in any notation.
+            port: The port of the connection.
+            seconds: The maximum time of a look-up.
 
         Raises:
-            OSError: The name is not known, or was not found in time, or too
-                many are being looked up.
+            OSError: The name is unknown or was not found in time, or too
+                many look-ups are running.
             UnicodeError: It is not a host name.
         """
-        try:  # an address needs no thread
+        try:  # an IP address needs no thread
             found = socket.getaddrinfo(
                 host,
                 port,
@@ -53,29 +54,29 @@ class Resolver:
                 ) from None
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
-    async def _look_up(self, host: str, port: int) -> list:
-        """Look a name up in a thread."""
+    async def _look_up(self, host: str, port: int) -> list[Any]:
+        """Look up a name in a thread."""
         domain = '.'.join(host.rstrip('.').split('.')[-2:])
         with self._lock:
-            if self._domains[domain] >= MOST_PER_DOMAIN:
-                raise TooManyCalls(
+            if self._running[domain] >= MAX_PER_DOMAIN:
+                raise TooManyCallsError(
                     f'too many names of {domain} are being looked up'
                 )
-            self._domains[domain] += 1
+            self._running[domain] += 1
 
-        def work() -> list:
+        def look_up() -> list[Any]:
             try:
                 return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             finally:
-                self._ended(domain)
+                self._release(domain)
 
-        if self._threads.running >= self._threads.most:
-            self._ended(domain)
-            raise TooManyCalls('too many names are being looked up')
-        return await self._threads.run(work)
+        if self._threads.running >= self._threads.max_calls:
+            self._release(domain)
+            raise TooManyCallsError('too many names are being looked up')
+        return await self._threads.run(look_up)
 
-    def _ended(self, domain: str) -> None:
+    def _release(self, domain: str) -> None:
         with self._lock:
-            self._domains[domain] -= 1
-            if not self._domains[domain]:
-                del self._domains[domain]
+            self._running[domain] -= 1
+            if not self._running[domain]:
+                del self._running[domain]

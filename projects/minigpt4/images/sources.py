@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The images that a request names, read with limits.
+"""Read the images of a server's requests, with limits.
 
-An image is a ``data:`` URL, a file below a folder that the operator opened,
-or an address of the public web (``image_fetch.py``).
+An image is a ``data:`` URL, a file below a folder that the operator named,
+or an http(s) URL (``fetch.py``).
 """
 
 import asyncio
@@ -16,28 +16,29 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from ..datasets import SampleError
 from ..utils.regular_files import open_regular
+from ..utils.short_text import shorten
 from ..utils.threads import DaemonThreads
-from .fetch import ImageError, brief, fetch_picture, too_large
-from .read import read_image
+from .errors import ImageError, too_large
+from .fetch import USE_DATA_URL, ImageFetcher
+from .read import SampleError, read_image
 
-# Pillow's readers of common pictures; others call programs (EPS) or are rare
+# Pillow's decoders of common formats; others run programs (EPS) or are rare
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
-_FETCHES = 128  # connections to other hosts at once
-_READS = 16  # files that are read, and data URLs that are decoded, at once
-_INLINE = 2**16  # characters of a data URL that are decoded without a thread
+_MAX_FETCHES = 128  # concurrent downloads
+_MAX_READS = 16  # concurrent reads of files and decodings of data URLs
+_SMALL_URL = 2**16  # characters of a data URL that is decoded without a thread
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost.
+    """The limits of one image.
 
     Attributes:
-        bytes: The most bytes of its file.
-        pixels: The most pixels, known before they are decoded.
-        seconds: The longest that fetching it may take, names and redirects
-            included.
+        bytes: The maximum number of bytes of its file.
+        pixels: The maximum number of pixels, checked before decoding.
+        seconds: The maximum time of a download, look-ups and redirects
+            included, and of a read from a folder.
     """
 
     bytes: int = 20 * 2**20
@@ -46,56 +47,59 @@ class ImageLimits:
 
 
 class ImageSources:
-    """Reads the images of requests.
+    """Reads and decodes the images of requests.
 
     Args:
-        limits: What an image may cost.
-        folder: The folder whose files may be named; None allows none.
-        hosts: The only hosts to fetch from, which may then have private
-            addresses as well; empty: fetch nowhere; None: from any host
+        limits: The limits of one image.
+        folder: The folder of allowed ``file:`` URLs; None allows none.
+        hosts: The only hosts to download from; their addresses may be
+            private. An empty collection allows none; None allows every host
             whose addresses are all public.
+
+    Raises:
+        NotADirectoryError: ``folder`` is not a folder.
     """
 
     def __init__(
         self,
         limits: ImageLimits | None = None,
-        folder: 'str | Path | None' = None,
+        folder: str | Path | None = None,
         hosts: Collection[str] | None = None,
     ) -> None:
         self.limits = limits or ImageLimits()
         self.folder = None if folder is None else Path(folder).resolve()
-        self.hosts = None if hosts is None else {h.lower() for h in hosts}
         if self.folder is not None and not self.folder.is_dir():
             raise NotADirectoryError(
-                f'{folder} is no folder; name the folder whose pictures may '
-                'be asked about.'
+                f'{folder} is no folder; name the folder of the images that '
+                'clients may use.'
             )
-        self._fetches = asyncio.Semaphore(_FETCHES)
-        self._reads = asyncio.Semaphore(_READS)
-        # more than _READS: a read from a slow disk continues after its time
-        self._threads = DaemonThreads('minigpt4-files', 4 * _READS)
+        self._fetcher = ImageFetcher(
+            self.limits.bytes, self.limits.seconds, hosts
+        )
+        self._fetches = asyncio.Semaphore(_MAX_FETCHES)
+        self._reads = asyncio.Semaphore(_MAX_READS)
+        # more than _MAX_READS: a read from a slow disk outlives its time-out
+        self._threads = DaemonThreads('minigpt4-files', 4 * _MAX_READS)
 
-    async def bytes_of(self, url: str) -> bytes:
-        """The file behind a URL.
+    async def read(self, url: str) -> bytes:
+        """Read the file at a URL.
 
         Raises:
-            ImageError: It is refused, too large, too slow or not there.
+            ImageError: It is refused, too large, too slow or unavailable.
         """
-        kind = url[:8].partition(':')[0].lower()
-        if kind == 'data':
-            if len(url) <= _INLINE:
-                return self._decoded(url)
-            return await self._in_thread(self._decoded, url)
-        if kind in ('http', 'https'):
+        scheme = url[:8].partition(':')[0].lower()
+        if scheme == 'data':
+            if len(url) <= _SMALL_URL:
+                return self._decode_data_url(url)
+            return await self._in_thread(self._decode_data_url, url)
+        if scheme in ('http', 'https'):
             async with self._fetches:
-                return await fetch_picture(
-                    url, self.limits.bytes, self.limits.seconds, self.hosts
-                )
-        if kind == 'file':
-            return await self._in_thread(self._file, url)
+                return await self._fetcher.fetch(url)
+        if scheme == 'file':
+            return await self._in_thread(self._read_file, url)
         raise ImageError(
-            f'the image {brief(url)} is no URL that is read here; expected '
-            'data:image/...;base64,..., http:// or https://.'
+            f'the image {shorten(url)} is not a supported URL',
+            'expected data:image/...;base64,..., http:// or https://',
         )
 
     async def _in_thread(
@@ -109,84 +113,93 @@ class ImageSources:
                 )
             except asyncio.TimeoutError:
                 raise ImageError(
-                    f'{brief(url)} was not read within '
-                    f'{self.limits.seconds:g} seconds; try again later.'
+                    f'{shorten(url)} was not read within '
+                    f'{self.limits.seconds:g} seconds',
+                    'try again later',
                 ) from None
             except OSError as error:
                 raise ImageError(
-                    f'{brief(url)} cannot be read ({error}).'
+                    f'{shorten(url)} cannot be read ({error})'
                 ) from error
 
-    def picture(self, data: bytes) -> Image.Image:
-        """Decode a file to RGB.
+    def decode(self, data: bytes) -> Image.Image:
+        """Decode an image file to RGB.
+
+        Args:
+            data: The bytes of the file.
 
         Raises:
-            ImageError: It is no picture, is broken, or has too many pixels.
+            ImageError: It is not an image, is damaged, or has too many
+                pixels.
         """
-        formats = [name for name in FORMATS if name in _readers()]
+        Image.init()  # formats with an optional library may be missing
+        formats = [name for name in FORMATS if name in Image.OPEN]
         try:
             image = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as error:
             raise ImageError(
-                f'the image has more than {self.limits.pixels:,} pixels; '
-                'make it smaller.'
+                f'the image has more than {self.limits.pixels:,} pixels',
+                'send a smaller image',
             ) from error
-        except Exception as error:  # of many kinds, on broken files
+        except Exception as error:  # many types, for damaged files
             raise ImageError(
-                f'the image ({len(data):,} bytes) is none that can be read; '
-                f'expected a whole file of {", ".join(FORMATS)}.'
+                f'the image ({len(data):,} bytes) cannot be read',
+                f'expected a complete file of {", ".join(FORMATS)}',
             ) from error
         if image.width * image.height > self.limits.pixels:
             raise ImageError(
                 f'the image has {image.width} x {image.height} pixels; at '
-                f'most {self.limits.pixels:,} are allowed: make it smaller.'
+                f'most {self.limits.pixels:,} are allowed',
+                'send a smaller image',
             )
         try:
             return read_image(image)
         except SampleError as error:
-            raise ImageError(str(error)) from error
+            reason, _, hint = str(error).rstrip('.').partition('; ')
+            raise ImageError(reason, hint) from error
 
-    def _decoded(self, url: str) -> bytes:
-        """The bytes of a data URL."""
+    def _decode_data_url(self, url: str) -> bytes:
+        """Decode the bytes of a data URL."""
         head, comma, body = url.partition(',')
         if not comma or not head.lower().endswith(';base64'):
             raise ImageError(
-                f'the data URL {brief(url)} has no base64 part; expected '
-                'data:image/png;base64,... or the like.'
+                f'the data URL {shorten(url)} is not base64',
+                'expected data:image/png;base64,... or the like',
             )
         if len(body) * 3 // 4 > self.limits.bytes + 2:
             raise too_large(
                 'the data URL', len(body) * 3 // 4, self.limits.bytes
             )
         try:
-            # as base64 prints it: lines of 76 characters
+            # base64 tools wrap lines after 76 characters
             body = body.replace('\n', '').replace('\r', '')
-            if len(body) % 4 > 1:  # some clients leave the padding out
+            if len(body) % 4 > 1:  # some clients omit the padding
                 body += '=' * (-len(body) % 4)
             data = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageError(
-                f'the base64 of a data URL is broken ({error}); encode the '
-                "picture's bytes anew."
+                f'the base64 of a data URL is broken ({error})',
+                "encode the image's bytes again",
             ) from error
         if not data:
             raise ImageError(
-                "a data URL has no bytes; put the picture's base64 behind "
-                'the comma.'
+                'a data URL has no bytes',
+                "put the image's base64 after the comma",
             )
         return data
 
-    def _file(self, url: str) -> bytes:
-        """The bytes of a file below the folder."""
+    def _read_file(self, url: str) -> bytes:
+        """Read a file below the folder."""
         if self.folder is None:
             raise ImageError(
-                'files of the server may not be named; send the picture as '
-                'a data URL, or start the server with --images-from FOLDER.'
+                'file: URLs are not allowed',
+                f'{USE_DATA_URL}, or start the server with --images-from '
+                'FOLDER',
             )
-        # the same words whatever lies there: nothing is told of other files
+        # one message for all causes: it must not reveal which files exist
         refused = ImageError(
-            f'{brief(url)} is no file that may be read; expected one below '
-            'the folder of --images-from.'
+            f'{shorten(url)} is not a file that may be read',
+            'expected a file below the folder of --images-from',
         )
         try:
             parts = urlsplit(url)
@@ -196,15 +209,9 @@ class ImageSources:
             with open_regular(path) as file:
                 data = file.read(self.limits.bytes + 1)
             if len(data) > self.limits.bytes:
-                raise too_large(brief(url), len(data), self.limits.bytes)
+                raise too_large(shorten(url), len(data), self.limits.bytes)
             return data
         except ImageError:
             raise
         except (OSError, RuntimeError, ValueError) as error:
             raise refused from error
-
-
-def _readers() -> Collection[str]:
-    """Pillow's formats; those with a library of their own may be absent."""
-    Image.init()
-    return Image.OPEN

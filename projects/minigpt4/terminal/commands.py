@@ -3,11 +3,10 @@
 
 import asyncio
 import errno
-import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,6 @@ from ..captioning.table import make_folder
 from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
 from ..generation.settings import complete_settings, parse_setting
-from ..images.fetch import fetch_picture
 from ..images.read import read_image
 from ..prompts.prompt import IMAGE_HERE
 from ..utils.errors import printable
@@ -275,43 +273,27 @@ def _one_path(command: str, rest: str) -> Path:
 
 
 def fetch(url: str) -> bytes:
-    """A picture from the web, for the user who typed its address.
+    """Download an image for the user who typed its URL.
 
-    Other than a server's clients he may name any host, also his own.
+    Unlike the client of a server, the user may name any host.
 
     Raises:
-        ValueError: It cannot be had.
+        ValueError: It cannot be downloaded.
     """
-    if importlib.util.find_spec('h11') is None:
-        raise ValueError(
-            "to fetch a picture h11 is needed; pip install 'minigpt4[serve]', "
-            'or save the picture and give its path.'
-        )
     try:
-        return asyncio.run(
-            fetch_picture(url, MAX_BYTES, SECONDS, hosts=_AnyHost())
-        )
-    except ValueError as error:
-        # image_fetch speaks to clients of a server
+        from ..images.fetch import ImageFetcher
+    except ImportError as error:
         raise ValueError(
-            str(error).replace(
-                'send the picture as a data URL',
-                'save the picture and give its path',
-            )
+            'to fetch an image httpcore is needed; pip install '
+            "'minigpt4[serve]', or save the image and give its path."
         ) from error
-
-
-class _AnyHost(Collection[str]):
-    """Every host there is."""
-
-    def __contains__(self, host: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 1
+    fetcher = ImageFetcher(
+        MAX_BYTES,
+        SECONDS,
+        any_host=True,
+        fallback='save the image and give its path',
+    )
+    return asyncio.run(fetcher.fetch(url))
 
 
 def _short(source: str) -> str:

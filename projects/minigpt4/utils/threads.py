@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Blocking calls in threads that nothing else waits for.
+"""Blocking calls in daemon threads, which delay neither others nor the exit.
 
-A look-up of a name and a read from a network file system cannot be
-cancelled. In the event loop's own pool a few slow ones would stop all
-others, and the process could not end before them.
+A name look-up and a read from a network file system cannot be cancelled. In
+the event loop's own thread pool a few slow calls would block all others, and
+the process could not exit before they return.
 """
 
 import asyncio
@@ -12,52 +12,55 @@ from collections.abc import Callable
 from typing import Any
 
 
-class TooManyCalls(OSError):
-    """As many calls are running as may run at once."""
+class TooManyCallsError(OSError):
+    """The maximum number of calls is running."""
 
 
 class DaemonThreads:
-    """Runs blocking calls, each in a daemon thread of its own.
+    """Runs blocking calls, each in its own daemon thread.
 
     Args:
-        name: Of the threads.
-        most: Calls that may run at once; those whose caller has given up
-            are counted until they end.
+        name: The name of the threads.
+        max_calls: Calls that may run at the same time, those included whose
+            caller has given up.
+
+    Attributes:
+        running: Calls that run.
     """
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, max_calls: int) -> None:
         self.name = name
-        self.most = most
+        self.max_calls = max_calls
         self.running = 0
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function and wait for its result.
+        """Call a function in a thread and wait for its result.
 
         Raises:
-            TooManyCalls: Too many calls are running; also what the function
-                raises.
+            TooManyCallsError: Too many calls are running.
+            Exception: What the function raises.
         """
         with self._lock:
-            if self.running >= self.most:
-                raise TooManyCalls('the server is busy; try again later')
+            if self.running >= self.max_calls:
+                raise TooManyCallsError('the server is busy; try again later')
             self.running += 1
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future = loop.create_future()
+        outcome: asyncio.Future[Any] = loop.create_future()
 
         def settle(result: Any, error: Exception | None) -> None:
-            if answer.done():  # the caller has given up
+            if outcome.done():  # the caller has given up
                 return
             if error is None:
-                answer.set_result(result)
+                outcome.set_result(result)
             else:
-                answer.set_exception(error)
+                outcome.set_exception(error)
 
-        def work() -> None:
+        def call() -> None:
             result, error = None, None
             try:
                 result = function(*args)
-            except Exception as reason:  # raised where it was called
+            except Exception as reason:  # raised again in the caller
                 error = reason
             finally:
                 with self._lock:
@@ -67,5 +70,5 @@ class DaemonThreads:
             except RuntimeError:
                 return  # the loop has ended, and the caller with it
 
-        threading.Thread(target=work, name=self.name, daemon=True).start()
-        return await answer
+        threading.Thread(target=call, name=self.name, daemon=True).start()
+        return await outcome

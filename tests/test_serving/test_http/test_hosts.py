@@ -1,9 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which ``Host`` and ``Origin`` a server accepts."""
+"""The ``Host`` and ``Origin`` headers that a server accepts."""
 
 import asyncio
 
 import pytest
+
+pytest.importorskip('starlette', reason='needs minigpt4[serve]')
 
 from minigpt4.serving.http.hosts import (
     HostGuard,
@@ -29,7 +31,7 @@ from minigpt4.serving.http.hosts import (
         'chat.localhost:8000',
     ],
 )
-def test_addresses_and_localhost_are_names_of_every_server(host):
+def test_ip_addresses_and_localhost_are_accepted(host):
     assert HostRules().accepts_host(host)
 
 
@@ -55,11 +57,11 @@ def test_addresses_and_localhost_are_names_of_every_server(host):
         '2130706433x',
     ],
 )
-def test_a_rebound_or_malformed_host_is_refused(host):
+def test_other_and_malformed_hosts_are_refused(host):
     assert not HostRules().accepts_host(host)
 
 
-def test_names_of_a_proxy_are_allowed_one_by_one():
+def test_further_host_names_can_be_allowed():
     rules = HostRules(['Chat.Example.com', '*.inner.example', 'minigpt4'])
     for host in ('chat.example.com', 'a.inner.example:80', 'minigpt4:8000'):
         assert rules.accepts_host(host)
@@ -68,7 +70,7 @@ def test_names_of_a_proxy_are_allowed_one_by_one():
     assert HostRules(['*']).accepts_host('any.example')
 
 
-def test_a_page_of_the_same_server_may_send_requests():
+def test_pages_of_the_same_server_are_accepted():
     rules = HostRules()
     for origin, host in (
         ('http://localhost:8000', 'localhost:8000'),
@@ -99,11 +101,11 @@ def test_a_page_of_the_same_server_may_send_requests():
         'http://localhost:99999',
     ],
 )
-def test_a_page_of_another_site_is_refused(origin):
+def test_pages_of_other_sites_are_refused(origin):
     assert not HostRules().accepts_origin(origin, 'localhost:8000')
 
 
-def test_origins_can_be_allowed():
+def test_further_origins_can_be_allowed():
     """Desktop programs send null or their own scheme (jan #8131)."""
     rules = HostRules(
         (), ['https://chat.example.com', 'null', 'tauri://localhost']
@@ -118,7 +120,7 @@ def test_origins_can_be_allowed():
     assert not rules.accepts_origin('http://chat.example.com', 'localhost')
 
 
-def test_malformed_options_are_named():
+def test_malformed_names_and_origins_are_refused():
     for name in ('http://a.example', 'a.example/b', 'a b', ''):
         with pytest.raises(ValueError, match='not a host name'):
             HostRules([name])
@@ -127,7 +129,7 @@ def test_malformed_options_are_named():
             HostRules((), [origin])
 
 
-def test_a_server_has_its_bound_name_and_that_of_the_machine(monkeypatch):
+def test_own_names_are_the_bound_name_and_that_of_the_machine(monkeypatch):
     monkeypatch.setattr('socket.gethostname', lambda: 'box.lan')
     assert own_names('127.0.0.1') == own_names('::1') == []
     assert own_names('localhost') == ['localhost']
@@ -136,8 +138,10 @@ def test_a_server_has_its_bound_name_and_that_of_the_machine(monkeypatch):
     assert is_loopback('127.8.0.1') and not is_loopback('0.0.0.0')
 
 
-def ask(guard, headers, method='POST', path='/v1/chat/completions', kind=None):
-    """The status of a request, and whether it was passed on."""
+def send_request(
+    guard, headers, method='POST', path='/v1/chat/completions', kind=None
+):
+    """Send a request through the guard; returns its status."""
     sent = []
 
     async def receive():
@@ -168,18 +172,24 @@ def guard():
 JSON = ('content-type', 'application/json')
 
 
-def test_what_a_browser_sends_for_another_site_is_refused(guard):
+def test_requests_of_other_sites_are_refused(guard):
     here = ('host', 'localhost:8000')
-    foreign = ('origin', 'http://evil.example')
-    assert ask(guard, [here, JSON]) == 200  # curl and other programs
-    assert ask(guard, [here, JSON, ('origin', 'http://localhost:8000')]) == 200
-    assert ask(guard, [here, JSON, foreign]) == 403
-    assert ask(guard, [here, foreign], 'GET', '/config') == 403
-    assert ask(guard, [here, foreign], 'OPTIONS') == 403
-    assert ask(guard, [('host', 'evil.example'), JSON]) == 403
-    assert ask(guard, [JSON]) == 403
-    assert ask(guard, [here, ('host', 'evil.example'), JSON]) == 403
+    other_origin = ('origin', 'http://evil.example')
+    assert send_request(guard, [here, JSON]) == 200  # curl and other programs
+    assert (
+        send_request(guard, [here, JSON, ('origin', 'http://localhost:8000')])
+        == 200
+    )
+    assert send_request(guard, [here, JSON, other_origin]) == 403
+    assert send_request(guard, [here, other_origin], 'GET', '/config') == 403
+    assert send_request(guard, [here, other_origin], 'OPTIONS') == 403
+    assert send_request(guard, [('host', 'evil.example'), JSON]) == 403
+    assert send_request(guard, [JSON]) == 403
+    assert send_request(guard, [here, ('host', 'evil.example'), JSON]) == 403
     upload = ('content-type', 'multipart/form-data; boundary=x')
     path = '/gradio_api/upload'
-    assert ask(guard, [here, upload, foreign], path=path) == 403
-    assert ask(guard, [here, foreign], kind='websocket') == 'websocket.close'
+    assert send_request(guard, [here, upload, other_origin], path=path) == 403
+    assert (
+        send_request(guard, [here, other_origin], kind='websocket')
+        == 'websocket.close'
+    )

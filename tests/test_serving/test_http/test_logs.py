@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""No text of a request writes lines or escape codes of its own to a log."""
+"""Texts of requests add no lines and no escape sequences to the log."""
 
 import logging
 
@@ -42,7 +42,7 @@ def test_a_message_is_one_printable_line(plain):
 
 
 def test_the_access_log_is_one_printable_line():
-    """Uvicorn logs X-Forwarded-For as it comes (CVE-2020-7694, fojin #545)."""
+    """Uvicorn logs X-Forwarded-For unchanged (CVE-2020-7694, fojin #545)."""
     formatter = PrintableAccessFormatter(
         '%(client_addr)s "%(request_line)s" %(status_code)s', use_colors=False
     )
@@ -53,7 +53,7 @@ def test_the_access_log_is_one_printable_line():
     assert clean(line)
 
 
-def test_a_traceback_keeps_its_lines_and_no_others(plain):
+def test_a_traceback_keeps_its_own_line_breaks_only(plain):
     try:
         raise ValueError(HOSTILE.replace('\n', ' '))
     except ValueError:
@@ -65,7 +65,7 @@ def test_a_traceback_keeps_its_lines_and_no_others(plain):
     assert text.count('\n') > 2 and '\x1b' not in text and '\x9b' not in text
 
 
-def test_all_of_uvicorns_logs_are_escaped():
+def test_all_loggers_of_uvicorn_escape():
     config = log_config('WARNING')
     assert all(
         'Printable' in each['()'] for each in config['formatters'].values()

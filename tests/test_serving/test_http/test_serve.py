@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 serve`` as a process: start, questions, stop, and bad starts."""
+"""``minigpt4 serve`` as a process: start, requests, stop, and errors."""
 
 import argparse
 import os
@@ -11,19 +11,26 @@ import sys
 
 import pytest
 
-from minigpt4.serving.http import serve
 from minigpt4_cli import main as cli
+from minigpt4_cli import serve as cli_serve
 from minigpt4_cli.serve import add_arguments
 
 openai = pytest.importorskip('openai', reason='needs minigpt4[serve]')
+pytest.importorskip('httpcore', reason='needs minigpt4[serve]')
+pytest.importorskip('prometheus_client', reason='needs minigpt4[serve]')
 pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
+
+from minigpt4.images.sources import ImageLimits
+from minigpt4.serving.http import serve
+from minigpt4.serving.http.connections import ConnectionLimits
+from minigpt4.serving.http.requests import RequestLimits
 
 NAME = 'minigpt-4_nano_caption'
 
 
 @pytest.fixture
 def process():
-    """The verb, started as a user would; it is stopped in any case."""
+    """The verb as a process, which is killed at the end of a test."""
     environment = {
         **os.environ,
         'OMP_NUM_THREADS': '1',
@@ -44,16 +51,16 @@ def process():
 
 
 @pytest.mark.slow
-def test_start_ask_and_stop(process):
-    said = []
+def test_a_stop_finishes_running_answers(process):
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         found = re.search(r'at (http://127\.0\.0\.1:\d+/v1)$', line)
         if found:
             break
     else:
-        pytest.fail(''.join(said))
-    assert said[0] == f'loading {NAME} ...\n'
+        pytest.fail(''.join(output))
+    assert output[0] == f'loading {NAME} ...\n'
     client = openai.OpenAI(
         base_url=found[1], api_key='secret', max_retries=0, timeout=60
     )
@@ -70,11 +77,11 @@ def test_start_ask_and_stop(process):
     next(iter(stream))
     process.send_signal(signal.SIGTERM)
     with pytest.raises(openai.APIStatusError, match='stopping') as caught:
-        while True:  # until the signal has come
+        while True:  # until the signal has arrived
             client.chat.completions.create(**dict(settings, max_tokens=1))
     assert caught.value.status_code == 503
     reasons = [event.choices[0].finish_reason for event in stream]
-    assert reasons[-1] in ('stop', 'length')  # the whole answer
+    assert reasons[-1] in ('stop', 'length')  # the complete answer
     assert process.wait(30) == 0
     assert 'all answers were finished' in process.stdout.read()
     with pytest.raises(openai.APIConnectionError):
@@ -82,16 +89,16 @@ def test_start_ask_and_stop(process):
 
 
 def url_of(process) -> str:
-    """Where a started server answers."""
+    """Read the URL of a server from its output."""
     for line in process.stdout:
         found = re.search(r'at (http://127\.0\.0\.1:\d+)/v1$', line)
         if found:
             return found[1]
-    pytest.fail('it ended')
+    pytest.fail('the server ended')
 
 
 @pytest.mark.slow
-def test_a_second_signal_cuts_answers_off_and_the_log_is_clean(process):
+def test_a_second_signal_cuts_answers_off(process):
     url = url_of(process)
     with socket.create_connection(('127.0.0.1', int(url[17:]))) as hostile:
         hostile.sendall(
@@ -112,12 +119,12 @@ def test_a_second_signal_cuts_answers_off_and_the_log_is_clean(process):
             stream=True,
             extra_body=dict(min_tokens=480, top_k=500),
         )
-        for seed in range(12)  # some end early, at a stop text
+        for seed in range(12)  # some end early, at a stop string
     ]
     process.send_signal(signal.SIGHUP)
-    said = process.stdout.readline()
-    while 'SIGHUP: no new requests' not in said:
-        said += process.stdout.readline()
+    output = process.stdout.readline()
+    while 'SIGHUP: no new requests' not in output:
+        output += process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     errors = []
     for stream in streams:
@@ -126,36 +133,38 @@ def test_a_second_signal_cuts_answers_off_and_the_log_is_clean(process):
         except openai.APIError as error:
             errors.append(str(error))
     assert errors
-    assert all('before the answer was whole' in error for error in errors)
+    assert all('before the answer was complete' in error for error in errors)
     assert process.wait(30) == 128 + signal.SIGHUP
-    said += process.stdout.read()
+    output += process.stdout.read()
     assert re.search(
-        r'^stopped by SIGHUP; \d+ answers were cut off\.$', said, re.M
+        r'^stopped by SIGHUP; \d+ answers were cut off\.$', output, re.M
     )
-    assert 'Traceback' not in said
-    assert not set('\x1b\x9b') & set(said)
+    assert 'Traceback' not in output
+    assert not set('\x1b\x9b') & set(output)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_the_model_is_loaded(process, signum):
+def test_a_signal_during_start_up(process):
+    signum = signal.SIGINT  # tests of utils/signals.py cover the others
     assert process.stdout.readline() == f'loading {NAME} ...\n'
     process.send_signal(signum)
     assert process.wait(60) == 128 + signum
-    said = process.stdout.read()
-    assert said.strip() == f'stopped by {signum.name}'
+    output = process.stdout.read()
+    assert output.strip() == f'stopped by {signum.name}'
 
 
 def refused(capsys, *arguments: str) -> str:
-    """What the verb says on standard error when it does not start."""
+    """The error of a verb that does not start: one line on stderr."""
     status = cli.main(['serve', *arguments])
-    said = capsys.readouterr()
-    assert status and not said.out
-    assert said.err.startswith('error: ') and said.err.count('\n') == 1
-    return said.err
+    output = capsys.readouterr()
+    assert status and not output.out
+    assert output.err.startswith('error: ') and output.err.count('\n') == 1
+    return output.err
 
 
-def test_a_start_that_cannot_be_is_told_at_once(capsys, monkeypatch, tmp_path):
+def test_invalid_options_are_refused_before_the_model_is_loaded(
+    capsys, monkeypatch, tmp_path
+):
     monkeypatch.setattr(serve, 'load_model', None)  # nothing is loaded
     assert 'did you mean minigpt-4_nano' in refused(
         capsys, '--model', 'minigpt-4_nano'
@@ -165,8 +174,8 @@ def test_a_start_that_cannot_be_is_told_at_once(capsys, monkeypatch, tmp_path):
     )
     with socket.create_server(('127.0.0.1', 0)) as other:
         port = str(other.getsockname()[1])
-        said = refused(capsys, '--port', port)
-        assert f'port {port} cannot be used' in said and 'in use' in said
+        output = refused(capsys, '--port', port)
+        assert f'port {port} cannot be used' in output and 'in use' in output
     assert 'cannot be used' in refused(capsys, '--host', 'no.such.host.')
     for arguments, why in (
         (['--api-key', ' '], 'API key is empty'),
@@ -192,44 +201,68 @@ def test_a_start_that_cannot_be_is_told_at_once(capsys, monkeypatch, tmp_path):
     ('package', 'arguments', 'extra'),
     [
         ('fastapi', [], 'serve'),
+        ('httpcore', [], 'serve'),
+        ('prometheus_client', [], 'serve'),
         ('uvicorn', [], 'serve'),
         ('gradio', ['--web'], 'web'),
     ],
 )
-def test_what_is_not_installed_is_named(
+def test_missing_packages_are_named(
     package, arguments, extra, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    said = refused(capsys, *arguments)
-    assert package in said and f"pip install 'minigpt4[{extra}]'" in said
+    output = refused(capsys, *arguments)
+    assert package in output and f"pip install 'minigpt4[{extra}]'" in output
 
 
-def test_other_machines_are_a_choice_with_a_warning():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    arguments = parser.parse_args([])
-    assert arguments.host == '127.0.0.1'
-
-    def greeting(host: str, **settings) -> str:
-        with serve._bind(host, 0) as listener:
-            for name, value in {'api_key': None, **settings}.items():
-                setattr(arguments, name, value)
-            return serve._greeting(arguments, NAME, listener)
+def test_access_from_other_machines_is_announced_with_a_warning():
+    def greeting(host: str, has_key: bool = False) -> str:
+        with serve.bind(host, 0) as listener:
+            return serve.greeting(NAME, listener, web=True, has_key=has_key)
 
     assert 'warning' not in greeting('127.0.0.1')
-    assert 'anybody who reaches' in greeting('0.0.0.0')
-    assert 'warning' not in greeting('0.0.0.0', api_key='secret')
+    assert 'every machine that can connect' in greeting('0.0.0.0')
+    assert 'warning' not in greeting('0.0.0.0', has_key=True)
+    assert 'chat page: http://127.0.0.1:' in greeting('127.0.0.1')
 
 
-def test_an_address_is_taken_before_the_model_is_loaded():
+def test_defaults_of_options_are_those_of_the_limits():
+    """The parser imports nothing of the package, so it repeats them."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args([])
+    assert args.host == '127.0.0.1'
+    connections = ConnectionLimits()
+    for option, limit in (
+        (args.max_connections, connections.total),
+        (args.max_client_connections, connections.per_client),
+        (args.header_seconds, connections.header_seconds),
+        (args.idle_seconds, connections.idle_seconds),
+        (args.body_seconds, connections.body_seconds),
+        (args.send_seconds, connections.send_seconds),
+        (args.max_image_mb * 2**20, ImageLimits().bytes),
+        (args.max_megapixels * 1e6, ImageLimits().pixels),
+        (args.fetch_seconds, ImageLimits().seconds),
+        (args.max_body_mb * 2**20, RequestLimits().body),
+        (args.max_images, RequestLimits().images),
+        (args.max_tokens, RequestLimits().max_tokens),
+        (args.max_beams, RequestLimits().beams),
+        (args.max_seconds, RequestLimits().seconds),
+        (args.max_client_requests, RequestLimits().client_requests),
+    ):
+        assert option == limit
+    assert serve.KEY_VARIABLE == cli_serve.KEY_VARIABLE
+
+
+def test_an_address_is_bound_once():
     """Two servers started at once (vllm #7514)."""
-    with serve._bind('127.0.0.1', 0) as listener:
+    with serve.bind('127.0.0.1', 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(OSError, match=f'port {port} cannot be used'):
-            serve._bind('127.0.0.1', port)
+            serve.bind('127.0.0.1', port)
 
 
-def test_blanks_around_the_key_are_dropped():
+def test_white_space_around_the_key_is_removed():
     """A file of a secret ends with a line end (exportarr #327)."""
-    assert serve.checked_key('secret\r\n') == 'secret'
-    assert serve.checked_key(None) is None
+    assert serve.clean_key('secret\r\n') == 'secret'
+    assert serve.clean_key(None) is None

@@ -14,7 +14,7 @@ from PIL import Image
 import minigpt4
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.worker import EngineWorker
-from minigpt4.serving.http.request_values import RequestLimits
+from minigpt4.serving.http.requests import RequestLimits
 from minigpt4.serving.web import uploads as uploads_module
 from minigpt4.serving.web.actions import Actions
 from minigpt4.serving.web.page import EXAMPLES, examples, mount_page

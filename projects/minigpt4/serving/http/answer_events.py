@@ -1,5 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""An answer while it is written: its pieces, and the events with them."""
+"""Send an answer as server-sent events while the engine generates it.
+
+Own ASGI messages rather than Starlette's StreamingResponse or sse-starlette:
+both watch for disconnects themselves, but here one watcher covers parsing,
+waiting and streaming alike; sse-starlette also replaces uvicorn's signal
+handling, and with it the orderly stop.
+"""
 
 import asyncio
 import contextlib
@@ -8,78 +14,86 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from starlette.types import Send
+
 from ...generation.request import GenerationRequest
 from ...utils.errors import one_line
-from .chat_request import ChatRequest
 from .errors import ApiError
+
+_HEADERS = [
+    (b'content-type', b'text/event-stream; charset=utf-8'),
+    (b'cache-control', b'no-cache'),
+    (b'x-accel-buffering', b'no'),  # nginx would buffer the events
+]
 
 
 async def send_events(
     generation: GenerationRequest,
     first: str,
     pieces: AsyncIterator[str],
-    about: dict,
-    request: ChatRequest,
-    send,
+    envelope: dict[str, Any],
+    include_usage: bool,
+    send: Send,
 ) -> None:
-    """The answer as server-sent events."""
+    """Send an answer as server-sent events.
+
+    Args:
+        generation: The request to the engine.
+        first: The first piece of the text.
+        pieces: The further pieces.
+        envelope: Fields of every event.
+        include_usage: Whether the last event has the usage.
+        send: ASGI's ``send``.
+
+    Raises:
+        ApiError: The answer failed before anything was sent.
+    """
     if generation.finished:
-        check_answer(generation)  # as long as it can have a status of its own
-    await send(
-        dict(
-            type='http.response.start',
-            status=200,
-            headers=[
-                (b'content-type', b'text/event-stream; charset=utf-8'),
-                (b'cache-control', b'no-cache'),
-                (b'x-accel-buffering', b'no'),  # nginx would collect
-            ],
-        )
-    )
+        check_answer(generation)  # while the response can have a status
+    await send(dict(type='http.response.start', status=200, headers=_HEADERS))
 
-    async def event(content: Any) -> None:
-        await _send_data(send, json.dumps(content))
-
-    async def chunk(delta: dict, reason: str | None = None) -> None:
+    async def send_chunk(
+        delta: dict[str, str], finish_reason: str | None = None
+    ) -> None:
         choice = dict(
-            index=0, delta=delta, logprobs=None, finish_reason=reason
+            index=0, delta=delta, logprobs=None, finish_reason=finish_reason
         )
         content = dict(
-            **about, object='chat.completion.chunk', choices=[choice]
+            **envelope, object='chat.completion.chunk', choices=[choice]
         )
-        if request.include_usage:
+        if include_usage:
             content['usage'] = None
-        await event(content)
+        await _send_data(send, json.dumps(content))
 
-    await chunk(dict(role='assistant', content=first))
+    await send_chunk(dict(role='assistant', content=first))
     async for piece in pieces:
-        await chunk(dict(content=piece))
+        await send_chunk(dict(content=piece))
     try:
         check_answer(generation)
     except ApiError as error:
-        await event(error.content)
-    else:
-        await chunk({}, generation.finish_reason)
-        if request.include_usage:
-            await event(
-                dict(
-                    **about,
-                    object='chat.completion.chunk',
-                    choices=[],
-                    usage=usage_of(generation),
-                )
-            )
-        await _send_data(send, '[DONE]')
-    await send(dict(type='http.response.body', body=b''))
+        await send_error_event(send, error)
+        return
+    await send_chunk({}, generation.finish_reason)
+    if include_usage:
+        usage = dict(
+            **envelope,
+            object='chat.completion.chunk',
+            choices=[],
+            usage=usage_of(generation),
+        )
+        await _send_data(send, json.dumps(usage))
+    await _send_data(send, '[DONE]')
+    await _send_end(send)
 
 
-async def end_events(send, error: ApiError) -> None:
-    """Send an error as the last event."""
+async def send_error_event(send: Send, error: ApiError) -> None:
+    """Send an error as the last event of a stream."""
     await _send_data(send, json.dumps(error.content))
-    await send(dict(type='http.response.body', body=b''))
+    await _send_end(send)
 
 
-async def _send_data(send, data: str) -> None:
+async def _send_data(send: Send, data: str) -> None:
+    """Send one event."""
     await send(
         dict(
             type='http.response.body',
@@ -89,26 +103,32 @@ async def _send_data(send, data: str) -> None:
     )
 
 
-async def pieces_of(generation: GenerationRequest) -> AsyncIterator[str]:
-    """The text of an answer as the thread of the engine gives it.
+async def _send_end(send: Send) -> None:
+    """End the response."""
+    await send(dict(type='http.response.body', body=b''))
 
-    What comes while the last piece is being sent is the next one.
+
+async def text_pieces(generation: GenerationRequest) -> AsyncIterator[str]:
+    """Yield the text of an answer as the engine's thread generates it.
+
+    Text that is generated while a piece is being sent is joined to the next
+    piece.
     """
     loop = asyncio.get_running_loop()
     pending: deque[str | None] = deque()
-    news = asyncio.Event()
+    arrived = asyncio.Event()
 
     def add(piece: str | None) -> None:
         pending.append(piece)
-        if len(pending) == 1:  # else the loop has been woken
-            with contextlib.suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(news.set)
+        if len(pending) == 1:  # otherwise the loop is notified already
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(arrived.set)
 
     generation.listen(add)
     piece: str | None = ''
     while piece is not None:
-        await news.wait()
-        news.clear()
+        await arrived.wait()
+        arrived.clear()
         text = ''
         while pending:
             piece = pending.popleft()
@@ -118,33 +138,32 @@ async def pieces_of(generation: GenerationRequest) -> AsyncIterator[str]:
 
 
 def check_answer(generation: GenerationRequest) -> None:
-    """Refuse to pass a broken answer off as a whole one.
+    """Check that a finished answer is complete.
 
     Raises:
-        ApiError: 500 or 503.
+        ApiError: 500 if the engine failed, 503 if the server stopped.
     """
     if generation.error is not None:
         error = generation.error
         raise ApiError(
             500,
-            f'the answer broke off ({type(error).__name__}: '
-            f'{one_line(error)}).',
+            f'the answer failed ({type(error).__name__}: {one_line(error)}).',
         )
     if generation.finish_reason == 'cancelled':
         raise ApiError(
             503,
-            'the server stopped before the answer was whole; ask again when '
-            'it is back.',
+            'the server stopped before the answer was complete; ask again '
+            'when it is back.',
             retry_after=5,
         )
 
 
 def usage_of(generation: GenerationRequest) -> dict[str, Any]:
-    """The numbers of tokens, as the API gives them."""
-    written = len(generation.token_ids)
+    """Count the tokens of a request in OpenAI's format."""
+    completion_tokens = len(generation.token_ids)
     return dict(
         prompt_tokens=generation.prompt_tokens,
-        completion_tokens=written,
-        total_tokens=generation.prompt_tokens + written,
+        completion_tokens=completion_tokens,
+        total_tokens=generation.prompt_tokens + completion_tokens,
         prompt_tokens_details=dict(cached_tokens=generation.reused_tokens),
     )

@@ -1,317 +1,226 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The endpoint ``/v1/chat/completions``: a request becomes an answer."""
+"""The endpoint ``/v1/chat/completions``: from a request to its answer."""
 
 import asyncio
 import contextlib
-import hashlib
 import threading
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive, Scope, Send
 from torch import Tensor
 
 from ...chat.prompt import ContextLengthError, Prompt, build_prompt
 from ...generation.request import GenerationRequest
 from ...generation.sampling import SamplingParams
-from ...generation.worker import QueueFull
-from ...images.fetch import ImageError
-from ...images.read import to_tensor
+from ...generation.worker import EngineWorker, QueueFull
 from ...utils.errors import one_line
-from .answer_events import check_answer, end_events, send_events, usage_of
-from .answer_events import pieces_of as _pieces
-from .chat_request import ChatRequest, parse_request
-from .errors import ApiError, discard, json_response
-from .request_values import BadRequest
+from .answer_events import (
+    check_answer,
+    send_error_event,
+    send_events,
+    text_pieces,
+    usage_of,
+)
+from .errors import ApiError, drain_body, json_response
+from .image_loader import ImageLoader
+from .metrics import ServerMetrics
+from .request_gate import Admission, RequestGate
+from .requests import ChatRequest, check_model, parse_request
 
-if TYPE_CHECKING:
-    from .api import ChatApi, Slot
-
-_PICTURES_KEPT = 128
-_LINGER = 5.0  # seconds for a client to read why its answer ended
-_LARGE = 2**16  # bytes of a body that is parsed outside of the event loop
-_SCOPE = dict(type='http')
+_ERROR_SECONDS = 5.0  # for a client to read the last event of a stream
+_LARGE_BODY = 2**16  # bytes; a larger body is parsed in a thread
+_SCOPE: Scope = {'type': 'http'}
 
 
 class Completions:
-    """The endpoint ``/v1/chat/completions``, as an ASGI application."""
+    """The endpoint ``/v1/chat/completions``, as an ASGI application.
 
-    def __init__(self, api: 'ChatApi') -> None:
-        self.api = api
-        self.model = api.model
-        self._pictures: OrderedDict[bytes, Tensor] = OrderedDict()
-        # few at once: a large picture takes much memory while it is decoded
-        self._readers = ThreadPoolExecutor(2, 'minigpt4-images')
+    Args:
+        worker: Runs the engine.
+        name: The model's name for clients.
+        gate: Admits requests.
+        images: Loads the images of requests.
+        metrics: Counts requests.
+    """
+
+    def __init__(
+        self,
+        worker: EngineWorker,
+        name: str,
+        gate: RequestGate,
+        images: ImageLoader,
+        metrics: ServerMetrics,
+    ) -> None:
+        self.worker = worker
+        self.model = worker.engine.model
+        self.name = name
+        self.gate = gate
+        self.images = images
+        self.metrics = metrics
         self._parsers = ThreadPoolExecutor(2, 'minigpt4-parsers')
-        self._tokenizer = threading.Lock()
+        self._tokenizer_lock = threading.Lock()
 
-    async def __call__(self, scope, receive, send) -> None:
-        """Take one request."""
-        from starlette.requests import ClientDisconnect, Request
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Handle one request."""
+        status, more_body = 500, True
 
-        api, status = self.api, 500
-
-        async def counted(message) -> None:
+        async def tracked_send(message: Message) -> None:
             nonlocal status
             if message['type'] == 'http.response.start':
                 status = message['status']
             await send(message)
 
-        more = True  # of the body is to come
-
-        async def next_message() -> dict:
-            nonlocal more
+        async def tracked_receive() -> Message:
+            nonlocal more_body
             message = await receive()
-            more = message.get('more_body', False)
+            more_body = message.get('more_body', False)
             return message
 
-        request = Request(scope, next_message)
+        request = Request(scope, tracked_receive)
+        client = request.client.host if request.client else ''
         try:
-            api.authorize(request)
-            client = request.client.host if request.client else ''
-            with api.accepted():
-                body = await api.body(request)
-                api.check_slots(client)
-                work = self._respond(body, client, counted)
+            self.gate.require_key(request)
+            with self.gate.track_request():
+                body = await self.gate.read_body(request)
+                self.gate.check_capacity(client)
+                answer = self._answer(body, client, tracked_send)
                 del body
-                await self._while_connected(work, receive)
+                await self._run_while_connected(answer, receive)
         except ClientDisconnect:
             status = 499
         except ApiError as error:
-            if status == 200:  # the events have begun; this is the last
+            if status == 200:  # the stream has begun
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(end_events(send, error), _LINGER)
+                    await asyncio.wait_for(
+                        send_error_event(send, error), _ERROR_SECONDS
+                    )
                 return
             status = error.status
-            if more:
-                await discard(next_message)
+            if more_body:
+                await drain_body(tracked_receive)
             raise
         finally:
-            api.metrics.requests[status] += 1
+            self.metrics.requests.labels(status).inc()
 
-    async def _while_connected(self, work, receive) -> None:
-        """Do it while the client is connected, and no longer than allowed.
+    async def _run_while_connected(
+        self, answer: Coroutine[object, object, None], receive: Receive
+    ) -> None:
+        """Run until the client disconnects or the time is over.
 
         Raises:
-            ApiError: 503 where it took too long; also what the work raises.
-            ClientDisconnect: The client has left.
+            ApiError: 503 if it takes too long; also what ``answer`` raises.
+            ClientDisconnect: The client has disconnected.
         """
-        from starlette.requests import ClientDisconnect
-
-        seconds = self.api.limits.seconds
-        task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(_disconnected(receive))
+        seconds = self.gate.limits.seconds
+        task = asyncio.ensure_future(answer)
+        disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             await asyncio.wait(
-                {task, gone},
+                {task, disconnect},
                 timeout=seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if task.done():
                 task.result()
-            elif gone.done():
+            elif disconnect.done():
                 raise ClientDisconnect
             else:
                 raise ApiError(
                     503, f'the answer took longer than {seconds:g} seconds.'
                 )
         finally:
-            for each in (task, gone):
-                each.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
+            task.cancel()
+            disconnect.cancel()
+            await asyncio.gather(task, disconnect, return_exceptions=True)
 
-    async def _respond(self, body: bytes, client: str, send) -> None:
-        """Answer, whole or as events."""
-        api, began = self.api, time.monotonic()
-        with api.holding(len(body)):
-            request = await self._parsed(body)
+    async def _answer(self, body: bytes, client: str, send: Send) -> None:
+        """Answer a request whose body has arrived."""
+        start = time.monotonic()
+        with self.gate.track_bytes(len(body)):
+            request = await self._parse(body)
             del body
-            images = await self._images(request)
-            request.images.clear()  # their texts are large
-        slot = api.slot(client)
+            images = await self.images.load(request.images)
+            request.images.clear()  # data URLs are large
+        admission = self.gate.admit(client)
         try:
-            generation, prompt = await self._start(request, images)
+            generation, prompt = await self._submit(request, images)
         except BaseException:
-            slot.release()
+            admission.release()
             raise
-        with self._answering(generation, slot):
-            await self._send_answer(request, generation, prompt, began, send)
+        with self._cancel_at_exit(generation, admission):
+            await self._send_answer(request, generation, prompt, start, send)
 
-    async def _send_answer(
-        self,
-        request: ChatRequest,
-        generation: GenerationRequest,
-        prompt: Prompt,
-        began: float,
-        send,
-    ) -> None:
-        """Send what the engine writes."""
-        api = self.api
-        about = dict(
-            id=f'chatcmpl-{uuid.uuid4().hex}',
-            created=int(time.time()),
-            model=api.name,
-        )
-        if prompt.notice:
-            about['notice'] = prompt.notice
-        pieces = _pieces(generation)
-        first = await anext(pieces, '')
-        api.metrics.first_token.add(time.monotonic() - began)
-        if request.stream:
-            await send_events(generation, first, pieces, about, request, send)
-        else:
-            async for _ in pieces:
-                pass
-            check_answer(generation)
-            content = dict(
-                **about,
-                object='chat.completion',
-                choices=[
-                    dict(
-                        index=0,
-                        message=dict(
-                            role='assistant', content=generation.text
-                        ),
-                        logprobs=None,
-                        finish_reason=generation.finish_reason,
-                    )
-                ],
-                usage=usage_of(generation),
-            )
-            await json_response(content)(_SCOPE, None, send)
-        api.metrics.answer.add(time.monotonic() - began)
-        usage = usage_of(generation)
-        api.metrics.tokens.update(
-            prompt=usage['prompt_tokens'],
-            cached=generation.reused_tokens,
-            completion=usage['completion_tokens'],
-        )
-
-    @contextlib.contextmanager
-    def _answering(
-        self, generation: GenerationRequest, slot: 'Slot'
-    ) -> Iterator[None]:
-        """Follow an answer; it ends with the request.
-
-        Its slot is free when the engine has ended it, however slowly the
-        client reads.
-        """
-        loop = asyncio.get_running_loop()
-
-        def release(piece: str | None) -> None:
-            if piece is None:
-                with contextlib.suppress(RuntimeError):  # the loop has ended
-                    loop.call_soon_threadsafe(slot.release)
-
-        generation.listen(release)
-        try:
-            yield
-        finally:
-            slot.release()
-            if not generation.finished:
-                generation.cancel()
-
-    async def _parsed(self, body: bytes) -> ChatRequest:
-        """Read a request; a large one in a thread.
+    async def _parse(self, body: bytes) -> ChatRequest:
+        """Parse a body; a large one in a thread.
 
         Raises:
             ApiError: 400 or 404.
         """
-        if len(body) <= _LARGE:
-            return self._parse(body)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._parsers, self._parse, body)
 
-    def _parse(self, body: bytes) -> ChatRequest:
-        try:
+        def parse() -> ChatRequest:
             request = parse_request(
-                body, self.model.template, self.model.prompt, self.api.limits
+                body, self.model.template, self.model.prompt, self.gate.limits
             )
-        except BadRequest as error:
-            raise ApiError(400, str(error), error.param, error.code) from error
-        self.api.check_name(request.model)
-        return request
+            check_model(request.model, self.name)
+            return request
 
-    async def _images(self, request: ChatRequest) -> list[Tensor]:
-        """Get the images of a request, all at once.
+        if len(body) <= _LARGE_BODY:
+            return parse()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parsers, parse)
 
-        Raises:
-            ApiError: 400.
-        """
-        reads = [
-            asyncio.ensure_future(self._image(i, url, len(request.images)))
-            for i, url in enumerate(request.images, 1)
-        ]
-        try:
-            return await asyncio.gather(*reads)
-        finally:
-            for read in reads:
-                read.cancel()
-
-    async def _start(
+    async def _submit(
         self, request: ChatRequest, images: list[Tensor]
     ) -> tuple[GenerationRequest, Prompt]:
-        """Write the prompt, and ask the engine.
+        """Build the prompt and submit it to the engine.
 
         Raises:
             ApiError: 400, 429 or 503.
         """
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(
-            self._parsers, self._prompt, request, images
+            self._parsers, self._build_prompt, request, images
         )
         try:
-            generation = self.api.worker.submit(
+            generation = self.worker.submit(
                 prompt.row, prompt.images, **request.settings
             )
         except QueueFull as error:
-            raise self.api.full(str(error), error.retry_after) from error
+            raise self.gate.too_busy_error(
+                str(error), error.retry_after
+            ) from error
         except ValueError as error:
             raise ApiError(400, one_line(error)) from error
         except RuntimeError as error:
             raise ApiError(503, one_line(error), retry_after=5) from error
-        self.api.metrics.images += len(images)
+        self.metrics.images.inc(len(images))
         return generation, prompt
 
-    async def _image(self, number: int, url: str, count: int) -> Tensor:
-        try:
-            data = await self.api.sources.bytes_of(url)
-            loop = asyncio.get_running_loop()
-            key = await loop.run_in_executor(self._parsers, _digest, data)
-            tensor = self._pictures.get(key)
-            if tensor is None:
-                tensor = await loop.run_in_executor(
-                    self._readers, self._decode, data
-                )
-        except ImageError as error:
-            which = f'image {number} of {count}: ' if count > 1 else ''
-            raise ApiError(
-                400, which + str(error), 'messages', 'invalid_image'
-            ) from error
-        self._pictures[key] = tensor
-        self._pictures.move_to_end(key)
-        if len(self._pictures) > _PICTURES_KEPT:
-            self._pictures.popitem(last=False)
-        return tensor
+    def _build_prompt(
+        self, request: ChatRequest, images: list[Tensor]
+    ) -> Prompt:
+        """Render and tokenize a conversation.
 
-    def _decode(self, data: bytes) -> Tensor:
-        return to_tensor(self.api.sources.picture(data), self.model.image_size)
-
-    def _prompt(self, request: ChatRequest, images: list[Tensor]) -> Prompt:
+        Raises:
+            ApiError: 400.
+        """
         try:
-            settings = SamplingParams.of(
+            sampling = SamplingParams.of(
                 self.model.generation, request.settings
             )
-            with self._tokenizer:
+            with self._tokenizer_lock:
                 prompt = build_prompt(
                     self.model,
                     request.turns,
                     images,
                     request.system,
-                    max_new_tokens=settings.max_new_tokens,
+                    max_new_tokens=sampling.max_new_tokens,
                 )
         except ContextLengthError as error:
             raise ApiError(
@@ -322,21 +231,106 @@ class Completions:
         if prompt.dropped and not request.truncate:
             raise ApiError(
                 400,
-                f'the conversation and an answer of '
-                f'{settings.max_new_tokens} tokens do not fit into the '
-                'context; send fewer messages, or "truncation": "auto" to '
-                'have the oldest dropped.',
+                f'the conversation and an answer of {sampling.max_new_tokens} '
+                'tokens do not fit into the context; send fewer messages, or '
+                '"truncation": "auto" to drop the oldest.',
                 'messages',
                 'context_length_exceeded',
             )
         return prompt
 
+    @contextlib.contextmanager
+    def _cancel_at_exit(
+        self, generation: GenerationRequest, admission: Admission
+    ) -> Iterator[None]:
+        """Cancel an answer that is unfinished when its request ends.
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data).digest()
+        The admission is released when the engine has finished, even if the
+        client reads slowly.
+        """
+        loop = asyncio.get_running_loop()
+
+        def release(piece: str | None) -> None:
+            if piece is None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(admission.release)
+
+        generation.listen(release)
+        try:
+            yield
+        finally:
+            admission.release()
+            if not generation.finished:
+                generation.cancel()
+
+    async def _send_answer(
+        self,
+        request: ChatRequest,
+        generation: GenerationRequest,
+        prompt: Prompt,
+        start: float,
+        send: Send,
+    ) -> None:
+        """Send the text that the engine generates."""
+        envelope = dict(
+            id=f'chatcmpl-{uuid.uuid4().hex}',
+            created=int(time.time()),
+            model=self.name,
+        )
+        if prompt.notice:
+            envelope['notice'] = prompt.notice
+        pieces = text_pieces(generation)
+        first = await anext(pieces, '')
+        self.metrics.first_token.observe(time.monotonic() - start)
+        if request.stream:
+            await send_events(
+                generation,
+                first,
+                pieces,
+                envelope,
+                request.include_usage,
+                send,
+            )
+        else:
+            async for _ in pieces:
+                pass
+            check_answer(generation)
+            await _send_completion(generation, envelope, send)
+        self.metrics.answer.observe(time.monotonic() - start)
+        tokens = self.metrics.tokens
+        tokens.labels('prompt').inc(generation.prompt_tokens)
+        tokens.labels('cached').inc(generation.reused_tokens)
+        tokens.labels('completion').inc(len(generation.token_ids))
 
 
-async def _disconnected(receive) -> None:
-    """Return when the client has left."""
+async def _send_completion(
+    generation: GenerationRequest, envelope: dict[str, object], send: Send
+) -> None:
+    """Send a finished answer as one JSON object."""
+    message = dict(role='assistant', content=generation.text)
+    choice = dict(
+        index=0,
+        message=message,
+        logprobs=None,
+        finish_reason=generation.finish_reason,
+    )
+    response = json_response(
+        dict(
+            **envelope,
+            object='chat.completion',
+            choices=[choice],
+            usage=usage_of(generation),
+        )
+    )
+    await response(_SCOPE, _never_receive, send)
+
+
+async def _never_receive() -> Message:
+    """The receiver of a response, which reads no messages."""
+    raise RuntimeError('a response reads no messages')
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected."""
     while (await receive())['type'] != 'http.disconnect':
         pass

@@ -1,15 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Limits on connections: their number, in all and per client, and their time.
+"""Limits on connections: total number, number per client, and time.
 
-A connection is *idle* until the head of a request is complete, *reading*
+A connection is *idle* until the headers of a request are complete, *reading*
 until its body is complete, and *answering* until the answer has been sent.
-One that is idle or reading may be closed to make room for a new one; one
-that is answering may not.
+An idle or reading connection may be closed to make room for a new one; an
+answering connection may not.
 """
 
 import asyncio
 import enum
 import ipaddress
+import json
 import math
 import os
 import resource
@@ -17,28 +18,34 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from .errors import ApiError
 
-_TICK = 0.5  # seconds between two looks at the deadlines
-_REFUSAL_SECONDS = 2.0  # for the answer to a body that is too slow
+_CHECK_SECONDS = 0.5  # between two checks of the deadlines
+_REFUSAL_SECONDS = 2.0  # to send the error of a body that is too slow
 _FLUSH_SECONDS = 5.0  # to send what is buffered when a connection is closed
-_MOST_DESCRIPTORS = 65536
+_MAX_DESCRIPTORS = 65536
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What connections may take.
+    """Limits on connections.
 
     Attributes:
-        total: The most open connections.
-        per_client: The most of one client (an IPv4 address or an IPv6 /64).
-        header_seconds: From the start of a connection, or the first byte of
-            a later request, to the last byte of the request's head.
-        idle_seconds: From the end of an answer to the next request; longer
-            than the 60 seconds after which proxies close a connection.
-        body_seconds: From there to the last byte of its body.
-        send_seconds: The longest that a client may read nothing while an
-            answer waits to be sent.
+        total: The maximum number of open connections.
+        per_client: The maximum number of connections of one client (an IPv4
+            address or an IPv6 /64).
+        header_seconds: The maximum time from the start of a connection, or
+            the first byte of a later request, to the end of the headers.
+        idle_seconds: The maximum time from the end of an answer to the next
+            request; longer than the 60 seconds after which proxies close a
+            connection.
+        body_seconds: The maximum time from the end of the headers to the end
+            of the body.
+        send_seconds: The maximum time in which a client reads nothing while
+            an answer waits to be sent.
     """
 
     total: int = 512
@@ -50,7 +57,7 @@ class ConnectionLimits:
 
 
 class State(enum.Enum):
-    """What a connection is waiting for."""
+    """The state of a connection."""
 
     IDLE = 'idle'
     READING = 'reading'
@@ -63,13 +70,15 @@ class Connection:
 
     Args:
         transport: Its transport.
-        client: Who is counted for it; None is not counted.
-        deadline: When it is closed unless a request comes.
+        client: The client that it is counted for; None: not counted.
+        deadline: The time at which it is closed unless a request arrives.
 
     Attributes:
-        state: What it is waiting for.
-        path: Of the request that is being answered.
-        sending_until: When it is closed unless the client reads.
+        state: Its state.
+        keep_alive: Whether it waits for the next request after an answer.
+        path: The path of the request that is being answered.
+        send_deadline: The time at which it is closed unless the client
+            reads.
     """
 
     def __init__(
@@ -82,18 +91,21 @@ class Connection:
         self.client = client
         self.deadline = deadline
         self.state = State.IDLE
-        self.between = False  # after an answer, before the next request
+        self.keep_alive = False
         self.path = ''
-        self.sending_until = math.inf
+        self.send_deadline = math.inf
 
 
 class Connections:
     """All open connections of a server; used from its event loop alone.
 
     Args:
-        limits: What they may take.
+        limits: Limits on connections.
         proxies: Addresses and networks of proxies, whose connections are
             not counted per client.
+
+    Attributes:
+        refused: The number of refused connections.
     """
 
     def __init__(
@@ -111,64 +123,64 @@ class Connections:
         return len(self._open)
 
     def add(self, transport: asyncio.Transport) -> bool:
-        """Count a new connection; room is made for it if need be.
+        """Add a new connection, and close another one if there is no room.
 
         Returns:
-            Whether it may stay.
+            Whether it was added.
         """
         peer = _peer(transport)
         client = self.client_of(peer[0])
         while True:
             same = [c for c in self._open.values() if c.client == client]
             if client is not None and len(same) >= self.limits.per_client:
-                full = same
+                candidates = same
             elif len(self._open) >= self.limits.total:
-                full = self._of_busiest()
+                candidates = self._of_busiest_client()
             else:
                 break
-            waiting = [
+            closable = [
                 connection
-                for connection in full
+                for connection in candidates
                 if connection.state in (State.IDLE, State.READING)
             ]
-            if not waiting:
+            if not closable:
                 self.refused += 1
                 return False
             self._close(
-                min(waiting, key=lambda c: (c.state.value, c.deadline))
+                min(closable, key=lambda c: (c.state.value, c.deadline))
             )
         self._open[peer] = Connection(
             transport, client, time.monotonic() + self.limits.header_seconds
         )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
-                _TICK, self._check
+                _CHECK_SECONDS, self._check
             )
         return True
 
     def remove(self, transport: asyncio.Transport) -> None:
-        """Count a connection no more."""
+        """Remove a closed connection."""
         peer = _peer(transport)
         found = self._open.get(peer)
         if found is not None and found.transport is transport:
             del self._open[peer]
 
     def received(self, transport: asyncio.Transport) -> None:
-        """Note the first byte of a request after another."""
+        """Start the deadline of a later request at its first byte."""
         connection = self._open.get(_peer(transport))
-        if connection is not None and connection.between:
-            connection.between = False
+        if connection is not None and connection.keep_alive:
+            connection.keep_alive = False
             connection.deadline = time.monotonic() + self.limits.header_seconds
 
-    def of(self, scope) -> Connection | None:
-        """The connection of a request, by the address of its client."""
+    def of(self, scope: Scope) -> Connection | None:
+        """Find the connection of a request by its client's address."""
         return self._open.get(tuple((scope.get('client') or ())[:2]))
 
     def close_streams(self, prefix: str) -> None:
-        """Close the connections whose answers do not end by themselves.
+        """Close answering connections except those of the API.
 
         Args:
-            prefix: Paths of these answers begin otherwise.
+            prefix: The prefix of the API's paths.
         """
         for connection in list(self._open.values()):
             if (
@@ -178,7 +190,7 @@ class Connections:
                 self._close(connection)
 
     def client_of(self, host: str) -> str | None:
-        """Who is counted for an address."""
+        """The client that an address is counted for, or None."""
         try:
             address = ipaddress.ip_address(host.partition('%')[0])
         except ValueError:
@@ -191,8 +203,8 @@ class Connections:
             return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
         return str(address)
 
-    def _of_busiest(self) -> list[Connection]:
-        """Those of the client that has most of what may be closed."""
+    def _of_busiest_client(self) -> list[Connection]:
+        """The closable connections of the client that has most of them."""
         groups: dict[str | None, list[Connection]] = {}
         for connection in self._open.values():
             if connection.state in (State.IDLE, State.READING):
@@ -200,16 +212,16 @@ class Connections:
         return max(groups.values(), key=len, default=[])
 
     def _close(self, connection: Connection) -> None:
-        """Close at once, whatever waits to be sent."""
+        """Close a connection immediately; buffered data is lost."""
         connection.transport.abort()
         self.remove(connection.transport)
 
     def _check(self) -> None:
-        """Close what has waited for too long; called again and again."""
+        """Close connections past their deadline; calls itself again."""
         self._timer = None
         now = time.monotonic()
         for connection in list(self._open.values()):
-            if now > connection.sending_until:
+            if now > connection.send_deadline:
                 self._close(connection)
             elif now > connection.deadline:
                 if connection.state is State.CLOSING:
@@ -220,27 +232,29 @@ class Connections:
                     connection.transport.close()
         if self._open:
             self._timer = asyncio.get_running_loop().call_later(
-                _TICK, self._check
+                _CHECK_SECONDS, self._check
             )
 
 
 class ConnectionGuard:
-    """Follows requests for :class:`Connections`, as an ASGI middleware.
+    """Updates the state of connections, as an ASGI middleware.
 
-    It has to see the addresses of the connections themselves, so it is the
-    outermost application.
+    It is the outermost application, because it needs the addresses of the
+    connections themselves.
 
     Args:
-        app: The application that it wraps.
+        app: The wrapped application.
         connections: The open connections.
     """
 
-    def __init__(self, app, connections: Connections) -> None:
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self.app = app
         self.connections = connections
 
-    async def __call__(self, scope, receive, send) -> None:
-        """Pass a request on and note how far it is."""
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Pass a request on and update the state of its connection."""
         connection = (
             self.connections.of(scope) if scope['type'] == 'http' else None
         )
@@ -249,56 +263,55 @@ class ConnectionGuard:
             return
         limits = self.connections.limits
 
-        def answering() -> None:
+        def start_answer() -> None:
             connection.state = State.ANSWERING
             connection.deadline = math.inf
 
-        async def receive_noted():
+        async def tracked_receive() -> Message:
             message = await receive()
             if connection.state is State.READING and not message.get(
                 'more_body'
             ):
-                answering()
+                start_answer()
             return message
 
-        async def send_noted(message) -> None:
-            connection.sending_until = time.monotonic() + limits.send_seconds
+        async def tracked_send(message: Message) -> None:
+            connection.send_deadline = time.monotonic() + limits.send_seconds
             try:
                 await send(message)
             finally:
-                connection.sending_until = math.inf
+                connection.send_deadline = math.inf
 
         connection.path = scope['path']
-        connection.between = False
+        connection.keep_alive = False
         names = {name.lower() for name, _ in scope['headers']}
         if names & {b'content-length', b'transfer-encoding'}:
             connection.state = State.READING
-            # the application refuses a slow body with status 408 before
+            # before this deadline the application sends status 408
             connection.deadline = (
                 time.monotonic() + limits.body_seconds + _REFUSAL_SECONDS
             )
         else:
-            answering()
+            start_answer()
         try:
-            await self.app(scope, receive_noted, send_noted)
+            await self.app(scope, tracked_receive, tracked_send)
         finally:
             connection.path = ''
             now = time.monotonic()
             if connection.state is State.READING:
-                connection.deadline = now  # refused before it was complete
+                connection.deadline = now  # its body was not read
             if connection.state is State.ANSWERING:
-                connection.between = True
+                connection.keep_alive = True
                 connection.deadline = now + limits.idle_seconds
             if connection.state is not State.CLOSING:
                 connection.state = State.IDLE
 
 
 def protocol_of(connections: Connections) -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP protocol, with its connections counted."""
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+    """Build a class of uvicorn's HTTP protocol that counts connections."""
 
     class CountedProtocol(H11Protocol):
-        """One connection; refused with status 503 where there is no room."""
+        """One connection; refused with status 503 if there is no room."""
 
         _transport: asyncio.Transport | None = None
         _refused = False
@@ -327,22 +340,20 @@ def protocol_of(connections: Connections) -> type[asyncio.Protocol]:
     return CountedProtocol
 
 
-def descriptor_budget(wanted: int) -> tuple[int, int]:
-    """How many connections fit into the limit of open files.
-
-    The limit is raised first as far as the system allows without a
-    privilege.
+def descriptor_budget(requested: int) -> tuple[int, int]:
+    """Raise the limit of open files, and compute what it allows.
 
     Args:
-        wanted: Connections that the operator wants.
+        requested: The maximum number of connections that the operator set.
 
     Returns:
-        The connections that fit, and how many may wait to be accepted (the
-        event loop accepts all of them before it looks at their number).
+        The number of connections that the limit allows, and the backlog:
+        connections that wait to be accepted, all of which the event loop
+        accepts before they are counted.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS
-    raised = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    unlimited = hard == resource.RLIM_INFINITY
+    raised = _MAX_DESCRIPTORS if unlimited else min(hard, _MAX_DESCRIPTORS)
     if raised > soft >= 0:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         soft = raised
@@ -351,19 +362,18 @@ def descriptor_budget(wanted: int) -> tuple[int, int]:
     except OSError:  # not on Linux
         used = 64
     free = max(soft - used, 16)
-    # of 16 parts: 9 for connections, 2 to accept, 5 for files and fetching
-    return max(min(wanted, free * 9 // 16), 1), max(min(128, free // 8), 1)
+    # 9/16 for connections, 2/16 for the backlog, 5/16 for files and downloads
+    return max(min(requested, free * 9 // 16), 1), max(min(128, free // 8), 1)
 
 
 def _peer(transport: asyncio.Transport) -> tuple:
-    """The address and port of a connection's other end."""
+    """The address and port of the client of a connection."""
     peer = transport.get_extra_info('peername') or ('', id(transport))
     return (str(peer[0]), peer[1])
 
 
 def _refusal() -> bytes:
-    import json
-
+    """Build the response to a connection for which there is no room."""
     error = ApiError(
         503,
         'the server has too many open connections; try again in 5 seconds.',

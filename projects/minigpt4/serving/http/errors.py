@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Errors of the HTTP API, in OpenAI's format: always with the cause."""
+"""Errors of the HTTP API in OpenAI's format, and values in their messages."""
 
 import asyncio
 import contextlib
@@ -8,29 +8,39 @@ import math
 import time
 from typing import Any
 
-from ...utils.errors import one_line
-from .request_values import shown
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-_KINDS = {
+from ...utils.errors import one_line
+from ...utils.short_text import shorten
+
+_TYPES = {
     400: 'invalid_request_error',
     401: 'authentication_error',
     403: 'permission_error',
     404: 'not_found_error',
     429: 'rate_limit_error',
 }
-# seconds in which a refused client can send its whole body, and its next part
-_LINGER, _NEXT = 20.0, 1.0
+# seconds in which the body of a refused request may arrive, in all and
+# between two messages
+_DRAIN_SECONDS, _DRAIN_PAUSE = 20.0, 1.0
 
 
 class ApiError(Exception):
-    """An answer that is an error, in OpenAI's format.
+    """An error that is sent to the client in OpenAI's format.
 
     Args:
-        status: Of HTTP.
-        message: One sentence.
-        param: The field that is at fault.
-        code: OpenAI's word for it.
-        retry_after: Seconds to wait before another try.
+        status: The HTTP status.
+        message: One sentence: what was found, expected, and what to do.
+        param: The field of the request that is wrong.
+        code: OpenAI's code of the error.
+        retry_after: Seconds after which the client may try again.
+
+    Attributes:
+        headers: Further headers of the response.
+        content: The body of the response.
     """
 
     def __init__(
@@ -43,12 +53,14 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = {}
+        self.param = param
+        self.code = code
+        self.headers: dict[str, str] = {}
         if retry_after is not None:
             self.headers['Retry-After'] = str(math.ceil(retry_after))
         if status == 401:
             self.headers['WWW-Authenticate'] = 'Bearer'
-        kind = _KINDS.get(status) or (
+        kind = _TYPES.get(status) or (
             'server_error' if status >= 500 else 'invalid_request_error'
         )
         self.content = dict(
@@ -56,12 +68,45 @@ class ApiError(Exception):
         )
 
 
-def json_response(
-    content: Any, status: int = 200, headers: dict | None = None
-):
-    """JSON in ASCII: whatever a text holds, it can be sent."""
-    from starlette.responses import Response
+class BadRequest(ApiError, ValueError):
+    """A request with an invalid or unsupported field (status 400)."""
 
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(400, message, param, code)
+
+
+def kind_of(value: Any) -> str:
+    """Name the JSON type of a value for an error message."""
+    kinds: dict[type, str] = {
+        type(None): 'missing',
+        dict: 'an object',
+        list: 'a list' if value else 'an empty list',
+        str: 'a text',
+        bool: 'true or false',
+    }
+    return kinds.get(type(value), 'a number')
+
+
+def format_value(value: Any) -> str:
+    """Format a value of a request for an error message: short, in ASCII."""
+    if isinstance(value, (dict, list)):
+        return kind_of(value)
+    if isinstance(value, int) and abs(value) > 2**64:
+        return 'a huge number'
+    if isinstance(value, str):
+        value = value[:60]
+    return json.dumps(value)
+
+
+def json_response(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """Build a JSON response in ASCII.
+
+    Starlette's JSONResponse writes UTF-8, which fails for lone surrogates.
+    """
     return Response(
         json.dumps(content),
         status,
@@ -70,41 +115,54 @@ def json_response(
     )
 
 
-async def refuse(error: ApiError, scope, receive, send) -> None:
-    """Answer with an error before the body was read."""
-    await discard(receive)
-    response = json_response(error.content, error.status, error.headers)
-    await response(scope, receive, send)
+def error_response(error: ApiError) -> Response:
+    """Build the response of an error."""
+    return json_response(error.content, error.status, error.headers)
 
 
-async def discard(receive) -> None:
-    """Read the rest of a body, so that its sender receives the refusal."""
-    end = time.monotonic() + _LINGER
+async def refuse(
+    error: ApiError, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send an error before the body of the request was read."""
+    await drain_body(receive)
+    await error_response(error)(scope, receive, send)
+
+
+async def drain_body(receive: Receive) -> None:
+    """Read the rest of a body so that its client can read the error."""
+    end = time.monotonic() + _DRAIN_SECONDS
     with contextlib.suppress(asyncio.TimeoutError):
         while time.monotonic() < end:
-            message = await asyncio.wait_for(receive(), _NEXT)
+            message = await asyncio.wait_for(receive(), _DRAIN_PAUSE)
             if not message.get('more_body'):
                 return
 
 
-async def tell_error(request, error: ApiError):
-    """What a handler refused."""
-    return json_response(error.content, error.status, error.headers)
+async def handle_api_error(request: Request, error: ApiError) -> Response:
+    """Respond to an :class:`ApiError` of an endpoint."""
+    return error_response(error)
 
 
-async def tell_missing(request, error):
-    """A path or a method that is not there."""
-    path = shown(request.url.path)
-    told = ApiError(
-        error.status_code,
-        f'there is no {request.method} {path} here; expected POST to '
-        '/v1/chat/completions, or GET of /v1/models, /health, /metrics.',
+async def handle_http_error(
+    request: Request, error: HTTPException
+) -> Response:
+    """Respond to an unknown path or method."""
+    return error_response(
+        ApiError(
+            error.status_code,
+            f'there is no {request.method} '
+            f'{format_value(request.url.path)} here; expected POST to '
+            '/v1/chat/completions, or GET of /v1/models, /health, /metrics.',
+        )
     )
-    return json_response(told.content, error.status_code, error.headers)
 
 
-async def tell_fault(request, error):
-    """What nobody foresaw; the log has where it came from."""
-    reason = f'{type(error).__name__}: {one_line(error)}'
-    told = ApiError(500, f'the server has a fault ({reason}).')
-    return json_response(told.content, 500)
+async def handle_fault(request: Request, error: Exception) -> Response:
+    """Respond to an unexpected exception; its traceback is in the log."""
+    cause = f'{type(error).__name__}: {one_line(error)}'
+    return error_response(ApiError(500, f'the server has a fault ({cause}).'))
+
+
+def describe_exception(error: Exception) -> str:
+    """The text of an exception that may quote a request, short, in ASCII."""
+    return shorten(str(error), 100)

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which names and which web pages a request may come from.
+"""Check the ``Host`` and ``Origin`` headers of requests.
 
 A web page of another site can make a browser send requests to this server:
-directly, with its ``Origin``, or after DNS rebinding, with its own name as
-``Host``. Both are refused here, for the API and for the web page.
+directly, with the page's ``Origin``, or after DNS rebinding, with the page's
+name as ``Host``. Both are refused here, for the API and for the chat page.
 """
 
 import ipaddress
@@ -12,8 +12,9 @@ import socket
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from .errors import ApiError, refuse
-from .request_values import shown
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import ApiError, format_value, refuse
 
 _HOST = re.compile(r'(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?')
 _PORTS = {'http': 80, 'https': 443}
@@ -22,13 +23,13 @@ _PORTS = {'http': 80, 'https': 443}
 class HostRules:
     """The accepted values of the headers ``Host`` and ``Origin``.
 
-    Always accepted as ``Host``: every IP address, because a rebound request
-    carries a name, and ``localhost`` with its subdomains.
+    Every IP address is accepted as ``Host``, because a rebound request has a
+    name there, and so are ``localhost`` and its subdomains.
 
     Args:
         names: Further host names; ``*.example.com`` accepts the subdomains
             of a domain, ``*`` every name.
-        origins: Web pages of other sites that may call the API, as
+        origins: Web pages of other sites that may call the API, such as
             ``https://chat.example.com``; also ``null`` and the origins of
             desktop programs and browser extensions.
 
@@ -51,7 +52,7 @@ class HostRules:
         self.origins = frozenset(_origin(text) for text in origins)
 
     def accepts_host(self, host: str) -> bool:
-        """Whether a request with this ``Host`` is answered."""
+        """Whether requests with this ``Host`` are accepted."""
         name, _ = _split(host)
         if name is None:
             return False
@@ -82,23 +83,25 @@ class HostRules:
 
 
 class HostGuard:
-    """Refuses foreign ``Host`` and ``Origin``, as an ASGI middleware.
+    """Refuses requests by their ``Host`` and ``Origin``, as a middleware.
 
     Args:
-        app: The application that it wraps.
-        rules: What is accepted.
+        app: The wrapped ASGI application.
+        rules: The accepted values.
     """
 
-    def __init__(self, app, rules: HostRules) -> None:
+    def __init__(self, app: ASGIApp, rules: HostRules) -> None:
         self.app = app
         self.rules = rules
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Pass a request on, or refuse it."""
         if scope['type'] == 'lifespan':
             await self.app(scope, receive, send)
             return
-        error = self._judge(scope)
+        error = self._check(scope)
         if error is None:
             await self.app(scope, receive, send)
         elif scope['type'] == 'websocket':
@@ -106,8 +109,8 @@ class HostGuard:
         else:
             await refuse(error, scope, receive, send)
 
-    def _judge(self, scope) -> ApiError | None:
-        """Why a request is refused, or None."""
+    def _check(self, scope: Scope) -> ApiError | None:
+        """Check the headers of a request; returns the error, or None."""
         headers: dict[bytes, list[str]] = {}
         for name, value in scope['headers']:
             headers.setdefault(name.lower(), []).append(
@@ -115,11 +118,11 @@ class HostGuard:
             )
         hosts = headers.get(b'host', [])
         if len(hosts) != 1 or not self.rules.accepts_host(hosts[0]):
-            found = shown(', '.join(hosts)) if hosts else 'missing'
+            found = format_value(', '.join(hosts)) if hosts else 'missing'
             return ApiError(
                 403,
                 f'the header Host is {found}, which is not a name of this '
-                'server; ask by its IP address or localhost, or start the '
+                'server; use its IP address or localhost, or start the '
                 'server with --allowed-host NAME.',
                 code='host_not_allowed',
             )
@@ -129,20 +132,21 @@ class HostGuard:
             and scope['path'].startswith('/v1/')
             and kind.strip().lower() != 'application/json'
         ):
-            return None  # refused by the API itself, with status 415
+            return None  # the API refuses it with status 415
         for origin in headers.get(b'origin', []):
             if not self.rules.accepts_origin(origin, hosts[0]):
                 return ApiError(
                     403,
-                    f'a web page of {shown(origin)} may not use this server; '
-                    'start it with --allowed-origin for pages that may.',
+                    f'a web page of {format_value(origin)} may not use this '
+                    'server; start the server with --allowed-origin to allow '
+                    'it.',
                     code='origin_not_allowed',
                 )
         return None
 
 
 def own_names(bound: str) -> list[str]:
-    """The names of this machine under which a server is asked.
+    """The host names of this machine that clients may use.
 
     Args:
         bound: The host that the server was started with.
@@ -167,7 +171,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _split(host: str, port: int | None = None) -> tuple[str | None, object]:
-    """The name of a host in lower case and its port; None if malformed."""
+    """Split a host into its lower-case name and port; None if malformed."""
     found = _HOST.fullmatch(host)
     if not found:
         return None, object()  # equal to nothing
@@ -183,10 +187,10 @@ def _is_address(name: str) -> bool:
 
 
 def _origin(text: str) -> str:
-    """An origin in its one spelling.
+    """Normalise an origin.
 
     Raises:
-        ValueError: It is not an origin of the web.
+        ValueError: It is not an origin.
     """
     text = text.strip()
     if text == 'null':

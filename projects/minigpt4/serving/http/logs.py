@@ -1,10 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The server's log: one line per event, and nothing that a terminal obeys.
+"""The server's log: one line per event, without control characters.
 
-Paths, names and error texts of requests are part of log lines. Control
-characters in them are escaped, so that no request writes lines of its own.
+Log lines contain paths, names and error texts of requests. Control
+characters in them are escaped, so that a request can neither add lines nor
+send escape sequences to a terminal.
 """
 
+import asyncio
 import copy
 import logging
 import time
@@ -16,13 +18,13 @@ from uvicorn.logging import AccessFormatter, DefaultFormatter
 
 from ...utils.errors import printable
 
-_ACCEPT_SECONDS = 60.0  # between two lines about connections not accepted
+_ACCEPT_SECONDS = 60.0  # between two lines about failed accepts
 
 logger = logging.getLogger('uvicorn.error')
 
 
 def _escaped(record: logging.LogRecord) -> logging.LogRecord:
-    """A record whose texts are printable."""
+    """Copy a record with control characters escaped."""
     record = copy.copy(record)
     if isinstance(record.args, tuple) and record.args:
         record.args = tuple(
@@ -33,7 +35,7 @@ def _escaped(record: logging.LogRecord) -> logging.LogRecord:
         record.msg, record.args = printable(record.getMessage().rstrip()), None
     if record.exc_info:
         text = ''.join(traceback.format_exception(*record.exc_info))
-        # the lines of a traceback stay lines
+        # keep the line breaks of a traceback
         record.exc_text = '\n'.join(map(printable, text.rstrip().split('\n')))
     return record
 
@@ -42,23 +44,23 @@ class PrintableFormatter(DefaultFormatter):
     """Uvicorn's format of a log line, with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback where there is one."""
+        """Format a record as one line, plus its traceback."""
         return super().format(_escaped(record))
 
 
 class PrintableAccessFormatter(AccessFormatter):
-    """Uvicorn's format of the access log, likewise."""
+    """Uvicorn's access log format, with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format a record as one line."""
         return super().format(_escaped(record))
 
 
 def log_config(level: str = 'INFO') -> dict[str, Any]:
-    """A configuration for :mod:`logging`: uvicorn's own, escaped.
+    """Build uvicorn's configuration of :mod:`logging`, with escaping.
 
     Args:
-        level: Of uvicorn's loggers.
+        level: The level of uvicorn's loggers.
     """
     config = copy.deepcopy(LOGGING_CONFIG)
     here = PrintableFormatter.__module__
@@ -70,7 +72,7 @@ def log_config(level: str = 'INFO') -> dict[str, Any]:
 
 
 def escape_other_logs() -> None:
-    """Have warnings of other libraries escaped too, on standard error."""
+    """Escape log messages and warnings of other libraries too."""
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter('%(levelprefix)s %(message)s'))
     logging.getLogger().addHandler(handler)
@@ -78,17 +80,19 @@ def escape_other_logs() -> None:
 
 
 class AcceptErrors:
-    """A handler of the event loop's errors that repeats itself rarely.
+    """An error handler of the event loop that limits repeated messages.
 
-    While no descriptor is free, asyncio reports each attempt to accept a
-    connection, thousands in a second.
+    While no file descriptor is free, asyncio reports each attempt to accept
+    a connection, thousands per second.
     """
 
     def __init__(self) -> None:
         self._next = 0.0
         self._unreported = 0
 
-    def __call__(self, loop, context: dict[str, Any]) -> None:
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+    ) -> None:
         """Log an error of the event loop."""
         error = context.get('exception')
         if not isinstance(error, OSError) or 'accept' not in context.get(

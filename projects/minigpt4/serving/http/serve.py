@@ -1,9 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 serve``: the HTTP API, and with ``--web`` a page to chat on."""
+"""Load a model and serve it: the HTTP API, and optionally a chat page."""
 
 import argparse
 import contextlib
-import importlib
 import ipaddress
 import signal
 import socket
@@ -15,17 +14,18 @@ from ...generation.worker import EngineWorker
 from ...images.sources import ImageLimits, ImageSources
 from ...loading import check_model, load_model, quiet_logs
 from ...models import MiniGPT4
-from ...utils.errors import one_line, printable
+from ...utils.errors import printable
 from ...utils.signals import raise_on_signals
 from .api import ChatApi
 from .connections import ConnectionLimits
 from .hosts import HostRules, is_loopback, own_names
-from .http_server import install_hangup, make_server
-from .request_values import RequestLimits
+from .http_server import OrderlyServer, install_hangup, make_server
+from .logs import escape_other_logs
+from .requests import RequestLimits
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 _BACKLOG = 128  # connections that wait while the model is loaded
-_CHARACTERS = 16  # of a token, at most, nearly always
+_CHARACTERS_PER_TOKEN = 16  # hardly any token is longer
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -35,11 +35,13 @@ def serve(args: argparse.Namespace) -> int:
         args: The options of :mod:`minigpt4_cli.serve`.
 
     Returns:
-        0 once a signal stopped it and all answers were finished; 128 + N
-        where signal N cut answers off or came before it was ready; 1 if it
-        could not start.
+        0 if a signal stopped it and all answers were finished; 128 + N if
+        answers were cut off after signal N, or N arrived during start-up.
+
+    Raises:
+        ValueError: An option is invalid.
+        OSError: The address cannot be used, or a folder does not exist.
     """
-    _require(args.web)
     check_model(args.model, args.pretrained)
     sources = ImageSources(
         ImageLimits(
@@ -54,25 +56,23 @@ def serve(args: argparse.Namespace) -> int:
         [*own_names(args.host), *args.allowed_host], args.allowed_origin
     )
     _check_proxies(args.proxy)
-    args.api_key = checked_key(args.api_key)
+    args.api_key = clean_key(args.api_key)
     with raise_on_signals():
-        with contextlib.closing(_bind(args.host, args.port)) as listener:
+        with contextlib.closing(bind(args.host, args.port)) as listener:
             print(f'loading {args.model} ...', flush=True)
             with quiet_logs():
                 model = load_model(args.model, args.pretrained, args.device)
-            return _serve(args, model, sources, hosts, listener)
+            return _serve_model(args, model, sources, hosts, listener)
 
 
-def _serve(
+def _serve_model(
     args: argparse.Namespace,
     model: MiniGPT4,
     sources: ImageSources,
     hosts: HostRules,
     listener: socket.socket,
 ) -> int:
-    """Run until a signal stops it; returns the exit status."""
-    from .logs import escape_other_logs
-
+    """Serve a loaded model; returns the exit status."""
     engine = Engine(model, args.slots, args.stored_tokens)
     worker = EngineWorker(engine, args.max_waiting)
     config = model.decoder.llm.config
@@ -82,7 +82,7 @@ def _serve(
         images=args.max_images,
         max_tokens=min(args.max_tokens, context),
         beams=args.max_beams,
-        text=_CHARACTERS * context,
+        text=_CHARACTERS_PER_TOKEN * context,
         seconds=args.max_seconds,
         client_requests=args.max_client_requests,
     )
@@ -118,17 +118,19 @@ def _serve(
         log_level='warning' if args.quiet else 'info',
     )
     escape_other_logs()
-    server.greeting = _greeting(args, name, listener)
+    server.greeting = greeting(
+        name, listener, web=args.web, has_key=bool(args.api_key)
+    )
     install_hangup(server)
     try:
         server.run(sockets=[listener])
     finally:
         worker.close(drain=False)
-    return _ended(server)
+    return _report_stop(server)
 
 
-def _ended(server) -> int:
-    """Report how it ended; returns the exit status."""
+def _report_stop(server: OrderlyServer) -> int:
+    """Print why the server stopped; returns the exit status."""
     if server.signum is None:
         return 0
     signal_name = signal.Signals(server.signum).name
@@ -139,64 +141,51 @@ def _ended(server) -> int:
     return 0
 
 
-def _greeting(
-    args: argparse.Namespace, name: str, listener: socket.socket
+def greeting(
+    name: str, listener: socket.socket, *, web: bool, has_key: bool
 ) -> str:
-    """What is printed once it answers."""
+    """The text that is printed when the server accepts requests.
+
+    Args:
+        name: The model's name for clients.
+        listener: The socket of the server.
+        web: Whether the chat page is served too.
+        has_key: Whether clients have to send an API key.
+    """
     host, port = listener.getsockname()[:2]
     url = f'http://{f"[{host}]" if ":" in host else host}:{port}'
-    name = printable(name)
-    lines = [f'{name} answers OpenAI clients at {url}/v1']
-    if args.web:
-        lines.append(f'a page to chat on: {url}/')
-    if not args.api_key and not is_loopback(host):
+    lines = [f'{printable(name)} answers OpenAI clients at {url}/v1']
+    if web:
+        lines.append(f'chat page: {url}/')
+    if not has_key and not is_loopback(host):
         lines.append(
-            'warning: anybody who reaches this address may ask; set '
+            'warning: every machine that can connect may send requests; set '
             f'{KEY_VARIABLE} or give --api-key.'
         )
     return '\n'.join([*lines, 'Ctrl+C stops it.'])
 
 
-def _require(web: bool) -> None:
-    """Import what a server needs.
+def clean_key(key: str | None) -> str | None:
+    """Remove white space around the API key, such as a line end of its file.
 
     Raises:
-        ImportError: A package is not installed; it names the command.
-    """
-    extras = {'fastapi': 'serve', 'uvicorn': 'serve'}
-    if web:
-        extras['gradio'] = 'web'
-    for package, extra in extras.items():
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f'{package} cannot be imported ({one_line(error)}); '
-                f"install it with: pip install 'minigpt4[{extra}]'"
-            ) from error
-
-
-def checked_key(key: str | None) -> str | None:
-    """The key without the blanks around it, e.g. the end of a file's line.
-
-    Raises:
-        ValueError: It is empty.
+        ValueError: The key is empty.
     """
     if key is None:
         return None
     if not key.strip():
         raise ValueError(
             f'the API key is empty; set {KEY_VARIABLE} or --api-key to a '
-            'key, or leave both out.'
+            'key, or omit both.'
         )
     return key.strip()
 
 
 def _check_proxies(proxies: Sequence[str]) -> None:
-    """Refuse what is neither an address nor a network.
+    """Check that proxies are IP addresses or networks.
 
     Raises:
-        ValueError: With the text.
+        ValueError: One of them is not.
     """
     for text in proxies:
         try:
@@ -208,13 +197,13 @@ def _check_proxies(proxies: Sequence[str]) -> None:
             ) from error
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Take an address, before the minutes that a model takes to load.
+def bind(host: str, port: int) -> socket.socket:
+    """Listen at an address before a model is loaded, which takes minutes.
 
-    Connections are accepted when it is loaded.
+    Connections are accepted when the model is loaded.
 
     Raises:
-        OSError: It is taken, or not of this machine.
+        OSError: The address is in use, or is not one of this machine.
     """
     error: OSError | None = None
     try:
@@ -226,7 +215,7 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(address)
-                # Two servers can bind one address, but not listen at it.
+                # two servers can bind one address, but not listen at it
                 listener.listen(_BACKLOG)
                 return listener
             except OSError:

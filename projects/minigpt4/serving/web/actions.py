@@ -5,7 +5,7 @@ import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..http.request_values import RequestLimits
+from ..http.requests import RequestLimits
 from .web_session import Busy, WebSession, messages, sentence, settings_of
 
 _FORGOTTEN = (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ..http.errors import discard
+from ..http.errors import drain_body
 from ..http.hosts import HostRules
 from .uploads import UploadError, Uploads
 
@@ -77,7 +77,7 @@ class PageGuard:
             await self._pass(scope, noted, send)
         except _Refused as refused:
             if more:
-                await discard(receive)
+                await drain_body(receive)
             await _answer(refused.status, str(refused), send)
 
     async def _pass(self, scope, receive, send) -> None:

@@ -18,7 +18,7 @@ from ...generation.sampling import SamplingParams
 from ...generation.worker import EngineWorker
 from ...images.sources import ImageSources
 from ...models import MiniGPT4
-from ..http.request_values import RequestLimits
+from ..http.requests import RequestLimits
 from .actions import Actions
 from .guard import PageGuard
 from .uploads import UNUSED_SECONDS, Uploads, upload_folder

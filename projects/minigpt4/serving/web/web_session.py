@@ -24,7 +24,8 @@ from ...generation.worker import EngineWorker, QueueFull
 from ...images.sources import ImageSources
 from ...utils.errors import one_line, printable
 from ...utils.regular_files import read_regular
-from ..http.request_values import RequestLimits, number
+from ..http.json_values import number
+from ..http.requests import RequestLimits
 from .uploads import Uploads
 
 WAYS = ('Greedy', 'Sampling', 'Beams')
@@ -261,7 +262,7 @@ class WebSession:
                 f'{printable(Path(file).name)} has {size:,} bytes; at most '
                 f'{limit:,} are allowed: send a smaller picture.'
             )
-        picture = self.sources.picture(read_regular(file))
+        picture = self.sources.decode(read_regular(file))
         side = self.chat.model.image_size
         seen = picture.resize((side, side), Image.Resampling.BICUBIC)
         return seen, _thumbnail(picture)
@@ -337,11 +338,11 @@ def settings_of(
         )
         if seed is not None:
             settings['seed'] = number(
-                'seed', seed, -(2**63), 2**63 - 1, whole=True
+                'seed', seed, -(2**63), 2**63 - 1, integer=True
             )
     elif way == 'Beams':
         settings['num_beams'] = number(
-            'beams', num_beams, 1, limits.beams, whole=True
+            'beams', num_beams, 1, limits.beams, integer=True
         )
     return settings
 

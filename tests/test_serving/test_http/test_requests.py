@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Requests in OpenAI's format: what becomes of them, what is refused."""
+"""Parse requests in OpenAI's format; refuse malformed ones."""
 
 import json
 import re
@@ -8,8 +8,15 @@ import time
 import pytest
 
 from minigpt4.prompts import TEMPLATES, Turn
-from minigpt4.serving.http.chat_request import PASSED_OVER, parse_request
-from minigpt4.serving.http.request_values import BadRequest, RequestLimits
+
+pytest.importorskip('starlette', reason='needs minigpt4[serve]')
+
+from minigpt4.serving.http.errors import BadRequest
+from minigpt4.serving.http.requests import (
+    IGNORED,
+    RequestLimits,
+    parse_request,
+)
 
 TEMPLATE = TEMPLATES['vicuna_v0']
 ASK = dict(role='user', content='What is this?')
@@ -36,15 +43,15 @@ def parse(messages=(ASK,), **fields):
 def refused(messages=(ASK,), **fields) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
         parse(messages, **fields)
-    words = str(caught.value)
-    assert words.isascii() and '\n' not in words and len(words) < 400
+    text_ = str(caught.value)
+    assert text_.isascii() and '\n' not in text_ and len(text_) < 400
     return caught.value
 
 
 # messages
 
 
-def test_a_conversation():
+def test_a_conversation_is_converted_to_turns():
     request = parse(
         [
             dict(role='system', content='Be short.'),
@@ -57,7 +64,7 @@ def test_a_conversation():
     assert request.images == ['a', 'b']
     assert request.turns == [
         Turn('<ImageHere> What is this?', 'A cat.'),
-        # without text behind it an image stands in front, as in training
+        # an image without text after it is moved to the front, as in training
         Turn('<ImageHere> And this?'),
     ]
     assert parse().system is None
@@ -74,16 +81,16 @@ def test_a_conversation():
         ([text('a')], 'a'),
     ],
 )
-def test_where_images_stand(parts, question):
+def test_positions_of_image_slots(parts, question):
     assert parse([user(*parts)]).turns == [Turn(question)]
 
 
-def test_questions_in_a_row_are_one():
+def test_consecutive_user_messages_are_one_question():
     request = parse([user(text('This:')), user(image(), text('what is it?'))])
     assert request.turns == [Turn('This:\n<ImageHere> what is it?')]
 
 
-def test_the_bare_template_puts_nothing_between():
+def test_the_bare_template_adds_no_space():
     body = json.dumps(dict(messages=[user(image())])).encode()
     request = parse_request(body, TEMPLATES['bare'], '')
     assert request.turns == [Turn('<ImageHere>')]
@@ -104,16 +111,22 @@ def test_the_bare_template_puts_nothing_between():
         ([dict(ASK, audio={'id': 'a'})], 'has "audio", which is not supp'),
         ([dict(ASK, name=5)], 'name is a number'),
         ([dict(ASK, tool_calls=[{}])], 'has "tool_calls"'),
-        ([user('a')], 'is no part that is read here'),
+        ([user('a')], 'is not a supported part'),
         ([user(dict(type='input_audio'))], 'type "input_audio"'),
         ([user(dict(type='text'))], 'text is missing'),
         ([user(dict(type='image_url', image_url='a'))], 'is a text'),
         ([user(dict(type='image_url', image_url={}))], 'url is missing'),
         ([user(text('an <ImageHere>'))], 'holds <ImageHere>'),
         ([user(text('\ud800'))], 'half a character'),
-        ([dict(role='assistant', content='a')], 'cannot stand there'),
+        (
+            [dict(role='assistant', content='a')],
+            'not allowed at this position',
+        ),
         ([ASK, dict(role='assistant', content='a')], 'nothing to answer'),
-        ([ASK, dict(role='system', content='a')], 'cannot stand there'),
+        (
+            [ASK, dict(role='system', content='a')],
+            'not allowed at this position',
+        ),
         ([dict(role='system', content='a')], 'nothing to answer'),
         ([dict(role='system', content=[image()]), ASK], 'with an image'),
         ([user(*[image()] * 9)], 'more than 8 images'),
@@ -122,19 +135,19 @@ def test_the_bare_template_puts_nothing_between():
         ([dict(role='user', content='a' * 100_001)], 'more than 100,000'),
     ],
 )
-def test_messages_that_are_refused(messages, why):
+def test_refused_messages(messages, why):
     error = refused(messages)
     assert error.param and error.param.startswith('messages')
     assert re.search(why, str(error)), str(error)
 
 
-# settings
+# sampling parameters
 
 
 @pytest.mark.parametrize(
     ('fields', 'settings'),
     [
-        ({}, {}),  # the model's own way: greedy
+        ({}, {}),  # the model's own setting: greedy
         (dict(temperature=0), dict(do_sample=False)),
         (dict(temperature=1e-300), dict(do_sample=False)),
         (dict(temperature=0, top_p=0.5), dict(do_sample=False)),
@@ -154,12 +167,12 @@ def test_messages_that_are_refused(messages, why):
         (dict(repetition_penalty=1.05), None),
     ],
 )
-def test_settings(fields, settings):
+def test_sampling_parameters_are_converted(fields, settings):
     expected = fields if settings is None else settings
     assert parse(**fields).settings == expected
 
 
-def test_what_asks_for_nothing_else_is_taken():
+def test_default_values_and_ignored_parameters_are_accepted():
     request = parse(
         n=1,
         frequency_penalty=0,
@@ -170,7 +183,7 @@ def test_what_asks_for_nothing_else_is_taken():
         tool_choice='none',
         response_format=dict(type='text'),
         modalities=['text'],
-        **dict.fromkeys(PASSED_OVER, 'x'),
+        **dict.fromkeys(IGNORED, 'x'),
     )
     assert request.settings == {}
 
@@ -212,7 +225,7 @@ def test_what_asks_for_nothing_else_is_taken():
         ('seed', 2**63),
         ('num_beams', 4),
         ('num_beams', 101),
-        ('length_penalty', 1.5),  # without beams
+        ('length_penalty', 1.5),  # without num_beams
         ('stop', ''),
         ('stop', ['']),
         ('stop', list('abcde')),
@@ -228,18 +241,18 @@ def test_what_asks_for_nothing_else_is_taken():
         ('truncation', 'left'),
     ],
 )
-def test_parameters_that_are_refused_by_name(name, value):
+def test_refused_parameters_are_named(name, value):
     error = refused(**{name: value})
     assert json.dumps(name)[1:-1] in str(error)
     assert error.param
 
 
-def test_two_limits_of_tokens_that_differ_are_refused():
+def test_two_different_token_limits_are_refused():
     error = refused(max_tokens=5, max_completion_tokens=6)
-    assert 'give one of them' in str(error)
+    assert 'send only one of them' in str(error)
 
 
-def test_streams():
+def test_stream_options():
     assert not parse().stream
     request = parse(stream=True, stream_options=dict(include_usage=True))
     assert request.stream and request.include_usage
@@ -255,9 +268,9 @@ def test_streams():
 @pytest.mark.parametrize(
     ('body', 'why'),
     [
-        (b'', 'no JSON'),
-        (b'{', 'no JSON'),
-        (b'\xff\xfe', 'no JSON'),
+        (b'', 'not JSON'),
+        (b'{', 'not JSON'),
+        (b'\xff\xfe', 'not JSON'),
         (b'[]', 'an empty list'),
         (b'5', 'a number'),
         (b'null', 'missing'),
@@ -265,23 +278,23 @@ def test_streams():
         (b'{"messages": null}', 'messages are missing'),
         (b'[' * 100_000, 'nested too deeply'),
         (b'{"a":' * 50_000, 'nested too deeply'),
-        (b'{"n": ' + b'9' * 5000 + b'}', 'no JSON'),
+        (b'{"n": ' + b'9' * 5000 + b'}', 'not JSON'),
         (b'[' + b'[],' * 200_000 + b'[]]', 'more lists and fields'),
     ],
 )
-def test_bodies_that_are_no_request(body, why):
+def test_refused_bodies(body, why):
     with pytest.raises(BadRequest, match=why):
         parse_request(body, TEMPLATE)
 
 
-def test_a_large_image_is_no_large_number_of_fields():
+def test_a_large_data_url_is_parsed():
     body = json.dumps(dict(messages=[user(image('data:,' + 'A' * 10**7))]))
     began = time.perf_counter()
     assert len(parse_request(body.encode(), TEMPLATE).images[0]) > 10**7
     assert time.perf_counter() - began < 5
 
 
-def test_limits_are_the_operators():
+def test_limits_of_the_operator_apply():
     limits = RequestLimits(images=0, max_tokens=5, text=3)
     for fields, why in (
         (dict(messages=[user(image())]), 'more than 0 images'),
