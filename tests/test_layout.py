@@ -41,13 +41,12 @@ OPEN_EDGES = {
     ('captioning.inferencer', 'datasets'),
     ('images.fetch', 'serving'),
     ('images.sources', 'datasets'),
-    ('llm.fingerprint', 'models'),
     ('loading', 'captioning'),
     ('models.minigpt4', 'generation'),
-    ('weights.checkpoint_files', 'models'),
 }
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
+    'test_convert/test_transformers_serve.py': 'an export in a stock server',
     'test_engine/test_distributed.py': 'training on several ranks',
     'test_engine/test_resume.py': 'training that continues from a checkpoint',
     'test_engine/test_stop.py': 'training that ends by a signal',

@@ -32,7 +32,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON.
 
-        It also has the keys of version 0.1: ``wanted`` and ``mend``.
+        It also has the keys of version 0.1, for one release.
         """
         python = dict(self.python)
         if 'required' in python:

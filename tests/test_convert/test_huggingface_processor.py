@@ -165,8 +165,8 @@ def test_images_keep_their_position_in_the_make_message(nano_folder):
     ('messages', 'error'),
     [
         ([make_message('what is <unk>?')], 'a text has <unk>'),
-        ([make_message('a'), make_message('b')], 'stands where none can'),
-        ([make_message('a', role='assistant')], 'stands where none can'),
+        ([make_message('a'), make_message('b')], 'is where none can be'),
+        ([make_message('a', role='assistant')], 'is where none can be'),
         (
             [dict(role='user', content=[dict(type='video', path='x')])],
             'part of type video',

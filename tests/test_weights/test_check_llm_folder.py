@@ -120,7 +120,7 @@ def test_generation_code_and_adapters_are_refused(llm):
     'file', ['config.json', 'tokenizer.model', 'model.safetensors']
 )
 @pytest.mark.parametrize(
-    ('content', 'said'),
+    ('content', 'message'),
     [
         (POINTER, 'is a Git LFS pointer, not the file; run "git lfs pull"'),
         (PAGE, 'is a web page'),
@@ -128,15 +128,15 @@ def test_generation_code_and_adapters_are_refused(llm):
         (bytes(4096), 'begins with zeros'),
     ],
 )
-def test_wrong_file_contents_are_reported(llm, file, content, said):
+def test_wrong_file_contents_are_reported(llm, file, content, message):
     """huggingface/transformers #27923, microsoft/OmniParser #34."""
     (llm / file).write_bytes(content)
     sentence = refusal(llm)
-    assert f'{llm / file} ' in sentence and said in sentence
+    assert f'{llm / file} ' in sentence and message in sentence
 
 
 @pytest.mark.parametrize(
-    ('text', 'said'),
+    ('text', 'message'),
     [
         ('{"model_type": "llama"', 'is no JSON'),
         ('[1]', 'holds a list; expected an object'),
@@ -144,9 +144,9 @@ def test_wrong_file_contents_are_reported(llm, file, content, said):
         ('{"a":' * 100000, 'is nested too deeply'),
     ],
 )
-def test_config_that_is_no_json_object_is_reported(llm, text, said):
+def test_config_that_is_no_json_object_is_reported(llm, text, message):
     (llm / 'config.json').write_text(text, encoding='utf-8')
-    assert said in refusal(llm)
+    assert message in refusal(llm)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_file_instead_of_the_folder_is_refused(llm):
 
 
 @pytest.mark.parametrize(
-    ('damage', 'said'),
+    ('damage', 'message'),
     [
         (
             lambda d: change(d / 'config.json', model_type='newer'),
@@ -258,9 +258,9 @@ def test_file_instead_of_the_folder_is_refused(llm):
         ),
     ],
 )
-def test_errors_of_transformers_are_one_sentence(llm, damage, said):
+def test_errors_of_transformers_are_one_sentence(llm, damage, message):
     damage(llm)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         LLMDecoder(str(llm))
     assert '\n' not in str(error.value)
     assert 'tiktoken' not in str(error.value)

@@ -93,9 +93,7 @@ def test_changed_file_is_not_appended_to_the_old_part(file_server):
         download_file(f'{file_server.url}/a.pth')
     file_server.data, file_server.etag = DATA[::-1], '"two"'
     assert download_file(f'{file_server.url}/a.pth').read_bytes() == DATA[::-1]
-    assert (
-        len(file_server.requests) == 4 + 1
-    )  # If-Range: the whole of it at once
+    assert len(file_server.requests) == 4 + 1  # If-Range: one request
 
 
 def test_changed_file_of_a_server_without_if_range(file_server, monkeypatch):

@@ -215,21 +215,21 @@ def test_missing_and_misshaped_are_refused_unless_allowed(parts):
     theirs = dict(parts['neck'])
     del theirs['ln_vision.weight']
     theirs['query_tokens'] = LazyTensor.of(torch.ones(1, 4, 12))
-    wanted = shapes(parts['neck'])
+    expected = shapes(parts['neck'])
     for allow, sentence in (
         ((), 'a.pth lacks 1 of the .* tensors of QFormer, e.g. ln_vision.w'),
         (('ln_*',), r'misshaped 1 .*query_tokens \(\(1, 4, 12\) instead of'),
     ):
-        _, report = from_layout('neck', theirs, wanted, allow)
+        _, report = from_layout('neck', theirs, expected, allow)
         with pytest.raises(ValueError, match=sentence):
             report.check('a.pth', 'QFormer')
         assert 'missing: 1' in str(report)
         assert 'misshaped: query_tokens' in str(report)
     found, report = from_layout(
-        'neck', theirs, wanted, ('ln_vision.*', 'query_tokens')
+        'neck', theirs, expected, ('ln_vision.*', 'query_tokens')
     )
     report.check('a.pth', 'QFormer')
-    assert len(found) == len(wanted) - 2
+    assert len(found) == len(expected) - 2
 
 
 def test_report_is_short():

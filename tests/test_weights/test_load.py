@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Frozen weights are loaded completely, or refused in one sentence."""
+"""Frozen weights are loaded completely, or refused."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Tensor files are read completely, or refused in one sentence."""
+"""Tensor files are read completely, or refused."""
 
 import json
 import os

@@ -145,7 +145,7 @@ def test_half_precision_arrays_are_loaded(both, head):
 
 
 @pytest.mark.parametrize(
-    ('name', 'change', 'said'),
+    ('name', 'change', 'message'),
     [
         (BIAS, lambda t: t.tolist(), 'bias in .* is a list; expected a'),
         (BIAS, lambda t: 1.0, 'is a float; expected a tensor'),
@@ -159,13 +159,13 @@ def test_half_precision_arrays_are_loaded(both, head):
         (BIAS, lambda t: t.sum(), r'\(\)'),
     ],
 )
-def test_values_of_other_types_are_refused(both, head, name, change, said):
+def test_values_of_other_types_are_refused(both, head, name, change, message):
     for found in both({**head, name: change(head[name])}):
-        assert isinstance(found, str) and re.search(said, found), found
+        assert isinstance(found, str) and re.search(message, found), found
 
 
 @pytest.mark.parametrize(
-    ('content', 'said'),
+    ('content', 'message'),
     [
         (lambda h: {**h, **prefixed('module.', h)}, 'holds both'),
         (lambda h: {**h, **prefixed('_orig_mod.', h)}, 'holds both'),
@@ -193,9 +193,9 @@ def test_values_of_other_types_are_refused(both, head, name, change, said):
         (lambda h: {}, 'lacks'),
     ],
 )
-def test_ambiguous_and_partial_files_are_refused(both, head, content, said):
+def test_ambiguous_and_partial_files_are_refused(both, head, content, message):
     for found in both(content(head)):
-        assert isinstance(found, str) and said in found, found
+        assert isinstance(found, str) and message in found, found
 
 
 def test_nan_and_infinity_are_refused(both, head):
@@ -272,7 +272,7 @@ def test_pickles_written_without_checksums_are_read(tmp_path, head):
 
 
 @pytest.mark.parametrize(
-    ('content', 'said'),
+    ('content', 'message'),
     [
         (b'', 'is empty'),
         (b'version https://git-lfs.github.com/spec/v1', 'Git LFS pointer'),
@@ -281,10 +281,12 @@ def test_pickles_written_without_checksums_are_read(tmp_path, head):
         (json.dumps(dict(a=1)).encode(), 'no file of weights'),
     ],
 )
-def test_other_files_are_refused(tiny_model, tmp_path, content, said):
+def test_other_files_are_refused(tiny_model, tmp_path, content, message):
     for name in ('a.pth', 'a.safetensors'):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=said if name == 'a.pth' else ''):
+        with pytest.raises(
+            ValueError, match=message if name == 'a.pth' else ''
+        ):
             load_checkpoint(tiny_model, str(tmp_path / name))
     (tmp_path / 'folder.pth').mkdir()
     with pytest.raises(ValueError, match='expected a regular file'):

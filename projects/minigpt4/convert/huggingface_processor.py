@@ -85,8 +85,8 @@ mark images and segments; take it out.') -}}
     {{- SEGMENT ~ here.body ~ END -}}
     {%- set ns.waiting = false -%}
   {%- else -%}
-    {{- raise_exception('a message of ' ~ message['role'] ~ ' stands where \
-none can; expected system once, then user and assistant in turn.') -}}
+    {{- raise_exception('a message of ' ~ message['role'] ~ ' is where \
+none can be; expected system once, then user and assistant in turn.') -}}
   {%- endif -%}
 {%- endfor -%}
 """

@@ -69,8 +69,8 @@ def quantization_options(
 
     Args:
         location: Where the LLM is from, for errors.
-        config: Its Hugging Face config, which tells whether its weights are
-            quantised.
+        config: Its Hugging Face config, which states whether its weights
+            are quantised.
         quantization: Arguments of ``BitsAndBytesConfig`` to quantise with.
         dtype: Type in which 4-bit layers compute.
 

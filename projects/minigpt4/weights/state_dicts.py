@@ -154,8 +154,7 @@ def match_names(
         raise ValueError(
             f'{source} holds {one} and {other}: the prefix '
             f'{first or second!r} (of DistributedDataParallel, torch.compile '
-            'or similar) stands before some names only; save all of them '
-            'without it.'
+            'or similar) is on some names only; save all of them without it.'
         )
     return found
 
