@@ -297,9 +297,9 @@ def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
             f'the nano model cannot run: no {missing[0]} under {folder}', mend
         )
         return
-    wrong_files = _standalone('utils.file_types')
+    file_errors = _standalone('weights.file_errors')
     for file in files:
-        found = wrong_files.safetensors_fault(file)
+        found = file_errors.safetensors_error(file)
         if found:
             report.fault(f'{file} {found[0]}', mend)
     n_bytes = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())

@@ -218,7 +218,7 @@ def test_no_stop_string_is_in_the_history(tiny_model, monkeypatch):
         session = ChatSession(engine)
         pieces = list(session.ask('what'))
         assert ''.join(pieces) == session.turns[0].answer == 'a circle'
-        assert session.turns[0].spelling == tuple(said)
+        assert session.turns[0].answer_ids == tuple(said)
         assert session.last.finish_reason == 'stop'
 
 
@@ -253,7 +253,7 @@ def test_an_answer_that_is_not_all_of_its_ids_is_spelled_anew(
     session = ChatSession(scripted(tiny_model, text, monkeypatch))
     assert session.answer('what', **settings).text == said
     (turn,) = session.turns
-    assert turn.answer == said and turn.spelling == ()
+    assert turn.answer == said and turn.answer_ids == ()
 
 
 def test_settings_of_a_question_go_over_those_of_the_session(session):
@@ -544,7 +544,7 @@ TURN = '{"question": "<ImageHere> a", "answer": "b"}'
         ),
         (
             '{"images": [], "turns": [{"question": "", "answer": "\\ud83d"}]}',
-            'the answer of turn 1 holds half a character',
+            'the answer of turn 1 contains half a character',
         ),
         ('{"turns": [], "images": {}}', 'images is'),
         ('{"turns": [], "images": [5]}', 'image 1 is 5'),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.models import LLMDecoder
-from minigpt4.utils import file_types
+from minigpt4.weights import file_errors
 from minigpt4.weights.llm_folder import check_folder, find_faults
 from minigpt4.weights.read import open_tensors
 
@@ -211,9 +211,9 @@ def test_safetensors_that_are_cut_or_changed(llm):
     ):
         file.write_bytes(damaged)
         assert str(file) in refusal(llm)
-        assert file_types.safetensors_fault(file) is not None
+        assert file_errors.safetensors_error(file) is not None
     file.write_bytes(whole)
-    assert file_types.safetensors_fault(file) is None
+    assert file_errors.safetensors_error(file) is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_what_transformers_refuses_is_one_sentence(llm, damage, said):
 
 def test_the_checks_run_without_the_package(llm):
     """``minigpt4 doctor`` uses them where torch does not import."""
-    projects = Path(file_types.__file__).resolve().parents[2]
+    projects = Path(file_errors.__file__).resolve().parents[2]
     code = (
         'import sys\n'
         'sys.modules["torch"] = sys.modules["transformers"] = None\n'
@@ -294,7 +294,7 @@ def test_the_checks_run_without_the_package(llm):
 
 def test_no_call_of_transformers_may_run_code():
     """Each loader of an Auto class says so."""
-    root = Path(file_types.__file__).parents[1]
+    root = Path(file_errors.__file__).parents[1]
     calls = 0
     for path in root.rglob('*.py'):
         parts = path.read_text('utf-8').split('Auto')[1:]

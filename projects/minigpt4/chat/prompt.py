@@ -10,7 +10,7 @@ from torch import Tensor
 from ..generation.sampling import SamplingParams
 from ..images.read import read_image, to_tensor
 from ..models import MiniGPT4
-from ..prompts.prompt import (
+from ..prompts import (
     IMAGE_HERE,
     PromptTemplate,
     TokenizedPrompt,
@@ -19,7 +19,7 @@ from ..prompts.prompt import (
     tokenize,
     with_images,
 )
-from ..prompts.text_checks import check_text
+from ..prompts.text_validation import check_text
 
 
 @dataclass
@@ -76,7 +76,7 @@ def build_prompt(
         SampleError: An image cannot be read.
         ValueError: There are more or fewer image slots than images, or even
             the last question does not fit, or one is refused by
-            :func:`~minigpt4.prompts.text_checks.check_text`.
+            :func:`~minigpt4.prompts.text_validation.check_text`.
     """
     turns = [
         replace(

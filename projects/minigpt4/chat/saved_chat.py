@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from ..images.read import SampleError, read_image
-from ..prompts.prompt import IMAGE_HERE, Turn
-from ..prompts.text_checks import check_characters
+from ..prompts import IMAGE_HERE, Turn
+from ..prompts.text_validation import check_characters
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import open_regular, read_regular
 

@@ -24,7 +24,7 @@ from ..llm.load import (
 )
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
 from ..models.checkpoint import FINGERPRINT, decode_fingerprint
-from ..prompts.prompt import get_template
+from ..prompts import get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.folder_files import (

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..prompts.encoding import encode_answer
+from ..prompts.tokenization import encode_answer
 
 # Stands before each segment of a prompt. The folder's tokenizer makes no
 # token of it and begins anew behind it, as we tokenise segments one by one.

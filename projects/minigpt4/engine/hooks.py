@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS
 from ..datasets import ImageTextPairs
 from ..deprecated import renamed
 from ..images.figure import captioned, file_name
-from ..prompts.prompt import Turn
+from ..prompts import Turn
 from ..registry import HOOKS
 from ..utils.atomic import write_atomically
 from ..utils.errors import UserError, printable
@@ -281,11 +281,11 @@ class SanityHook(Hook):
             'were cut at max_text_length and lost their end symbol.'
         )
         dataset = getattr(runner.train_loop.dataloader, 'dataset', None)
-        faults = getattr(dataset, 'faults', None)
-        if faults:
+        counts = getattr(dataset, 'error_counts', None)
+        if counts:
             runner.logger.info(
-                'faults of the data that this rank met in this run: '
-                + '; '.join(f'{kind}: {n:,}' for kind, n in faults.items())
+                'errors in the data of this rank in this run: '
+                + '; '.join(f'{kind}: {n:,}' for kind, n in counts.items())
             )
 
 

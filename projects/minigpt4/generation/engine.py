@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..prompts.encoding import encode_answer
-from ..prompts.prompt import TokenizedPrompt
+from ..prompts import TokenizedPrompt
+from ..prompts.tokenization import encode_answer
 from .detokenizer import Detokenizer
 from .hf_generate import generate
 from .model_runner import ModelRunner, digest

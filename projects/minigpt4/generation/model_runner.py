@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from .. import compat
-from ..prompts.prompt import IMAGE_SLOT, TokenizedPrompt
+from ..prompts import IMAGE_SLOT, TokenizedPrompt
 from .fast_llama import LlamaPass, is_plain_llama
 from .kv_cache import KVCache
 

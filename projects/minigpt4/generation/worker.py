@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..prompts.prompt import TokenizedPrompt
+from ..prompts import TokenizedPrompt
 from .engine import Engine
 from .request import GenerationRequest
 

@@ -21,8 +21,9 @@ from sentencepiece import SentencePieceProcessor
 
 from .. import compat
 from ..utils.errors import one_line
-from ..utils.file_types import pickled_code, read_head
+from ..utils.file_types import read_head
 from ..weights.download import is_offline
+from ..weights.file_errors import pickled_code
 from ..weights.llm_folder import check_folder, choose_weights
 from ..weights.load import local_path, torch_dtype
 from .llama_tokenizer import load_llama_tokenizer

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..prompts.prompt import (
+from ..prompts import (
     IMAGE_HERE,
     IMAGE_SLOT,
     PromptTemplate,
@@ -26,7 +26,7 @@ from ..prompts.prompt import (
     tokenize,
     with_images,
 )
-from ..prompts.text_checks import check_text
+from ..prompts.text_validation import check_text
 from ..utils.errors import printable
 
 _NAMED = 20  # samples that are too long and named one by one
@@ -276,7 +276,7 @@ class Collator:
         Raises:
             ValueError: The prompt has more or fewer slots than images, or a
                 question that
-                :func:`~minigpt4.prompts.text_checks.check_text` refuses.
+                :func:`~minigpt4.prompts.text_validation.check_text` refuses.
         """
         turns = [
             replace(

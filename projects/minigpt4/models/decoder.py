@@ -21,7 +21,7 @@ from ..llm.load import (
     load_tokenizer,
     locate_llm,
 )
-from ..prompts.encoding import encode
+from ..prompts.tokenization import encode
 from ..registry import MODELS
 from .row_attention import NAME as ROWS_ATTENTION
 from .row_attention import Rows

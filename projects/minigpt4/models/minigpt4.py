@@ -18,7 +18,7 @@ from ..generation.hf_generate import generate
 from ..generation.model_runner import fits_slots
 from ..generation.request import Answer
 from ..generation.sampling import SamplingParams
-from ..prompts.prompt import get_template
+from ..prompts import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
 from .collator import Collator, MultimodalInputs

@@ -15,7 +15,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from mmengine.logging import print_log
 
 from ..utils.atomic import write_atomically
-from ..utils.file_types import common_content
+from ..utils.file_types import unexpected_content
 from .transfer import (
     FULL,
     MirrorError,
@@ -239,7 +239,7 @@ def _accept(
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     found = digest.hexdigest()
-    reason = _CONTENTS.get(common_content(head) or '', '')
+    reason = _CONTENTS.get(unexpected_content(head) or '', '')
     if not reason and wanted and not found.startswith(wanted):
         reason = (
             f'another file: its SHA-256 begins with {found[: len(wanted)]}, '

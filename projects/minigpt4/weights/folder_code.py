@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.file_types import foreign_content
 from ..utils.regular_files import read_regular
+from .file_errors import weights_file_error
 
 # keys of any of the folder's JSON files whose value names code to run
 _CODE_KEYS = ('auto_map', 'custom_generate', 'custom_pipelines')
@@ -160,7 +160,7 @@ def read_object(path: Path) -> dict:
         OSError: It cannot be read.
     """
     data = read_regular(path)
-    found = foreign_content(data[:512])
+    found = weights_file_error(data[:512])
     if found is not None:
         raise ValueError(f'{path} is no JSON: it {found[0]}; {found[1]}.')
     if data.startswith(b'\xef\xbb\xbf'):

@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ..utils.file_types import foreign_content, read_head, safetensors_fault
+from ..utils.file_types import read_head
+from .file_errors import safetensors_error, weights_file_error
 from .folder_code import AGAIN, Fault, code_faults, read_object, shown
 
 _TOKENIZER_FILES = (
@@ -102,7 +103,7 @@ def _faults_of_tokenizer(folder: Path) -> Iterator[Fault]:
         )
     for name in have:
         head = read_head(folder / name)
-        found = foreign_content(head)
+        found = weights_file_error(head)
         # SentencePiece begins with a field of pieces, tiktoken is text
         if not found and name.endswith('.model') and head[0] != 0x0A:
             if not head.isascii():
@@ -229,10 +230,10 @@ def _faults_of_file(path: Path) -> Iterator[Fault]:
     if not path.is_file():
         return  # code_faults has named it
     if path.suffix == '.safetensors':
-        found = safetensors_fault(path)
+        found = safetensors_error(path)
     else:
         head = read_head(path)
-        found = foreign_content(head)
+        found = weights_file_error(head)
         if not found and head[:2] == b'PK' and not zipfile.is_zipfile(path):
             found = (
                 f'is truncated ({path.stat().st_size:,} bytes)',

@@ -14,14 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..utils.file_types import (
-    foreign_content,
-    pickled_code,
-    read_head,
-    safetensors_fault,
-)
+from ..utils.file_types import read_head
 from ..utils.regular_files import open_regular
 from .checksum import check_weights
+from .file_errors import pickled_code, safetensors_error, weights_file_error
 from .llm_folder import choose_weights, read_index
 from .state_dicts import as_tensor, unwrap
 
@@ -207,9 +203,9 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 def _what_is_wrong(path: Path, error: Exception) -> str:
     """Why a file is no weights, and what to do."""
     head = read_head(path)
-    found = foreign_content(head)
+    found = weights_file_error(head)
     if found is None and is_safetensors(path):
-        found = safetensors_fault(path)
+        found = safetensors_error(path)
         if found is not None and not found[0].startswith('is '):
             found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
     if found is not None:
