@@ -233,14 +233,14 @@ def prepare(size: str = 'mini-prop') -> Path:
 
 
 def _digests(count: int) -> list[bytes]:
-    from minigpt4.datasets.feature_cache import digest_of
+    from minigpt4.datasets.feature_cache import image_digest
 
-    return [digest_of(bytes([i])) for i in range(count)]
+    return [image_digest(bytes([i])) for i in range(count)]
 
 
 def write_features(folder: Path, dtype: str) -> None:
     """What backbone and neck see, as a feature cache of a type."""
-    from minigpt4.datasets.feature_cache import FeatureWriter
+    from minigpt4.datasets.feature_writer import FeatureWriter
 
     if (folder / dtype).exists():
         return
