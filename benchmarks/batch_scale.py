@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Tokens per second of 1 to 32 answers at once, against transformers.
+"""Tokens per second of 1 to 32 concurrent requests, against transformers.
 
-Each batch has a row of decoding (prompts and first tokens left out), one of
-captioning (twice as many images as slots, lengths forced, the vision parts
-at work on both sides), and one of the bare matrix products of the LLM, in a
-batch against one by one: what a batch can gain on this machine. Decoding has
-to be no slower than the smaller batch, and to gain 0.8 of what the products
-gain; captioning has to be no slower than the smaller batch.
+Each batch size has three rows: decoding (without prefill and first tokens),
+captioning (twice as many images as slots, fixed lengths, with the vision
+encoder on both sides), and the matrix products of the LLM alone, in a batch
+against one by one, which limit the gain of a batch on this machine. Decoding
+has to be no slower than the smaller batch, and to reach 0.8 of the gain of the
+products; captioning has to be no slower than the smaller batch.
 
     python benchmarks/batch_scale.py SIDE BATCH FOLDER
 """
@@ -18,17 +18,17 @@ from pathlib import Path
 import harness
 import mini_prop
 import torch
-from generation import Row, compare, forced_lengths
+from generation import Comparison, compare, forced_lengths
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-PROMPT, TOKENS = 32, 34  # the first two do not count
+PROMPT, TOKENS = 32, 34  # the first two tokens are not timed
 MEDIAN = 32  # tokens of a caption
 SHARE = 0.8
 REPEATS = 5
 
 
 def build(side: str, batch: int, folder: Path) -> tuple[Callable, dict]:
-    """All matrices of an LLM by a batch, at once or row by row."""
+    """All matrices of an LLM times a batch, or times each of its vectors."""
     from safetensors.torch import load_file
 
     torch.set_num_threads(1)
@@ -44,14 +44,14 @@ def build(side: str, batch: int, folder: Path) -> tuple[Callable, dict]:
         width: torch.randn(batch, width, generator=generator)
         for width in sorted({len(matrix) for matrix in matrices})
     }
-    parts = 1 if side == 'ours' else batch
+    chunks = 1 if side == 'ours' else batch
 
     def work() -> None:
         for matrix in matrices:
-            for row in inputs[len(matrix)].chunk(parts):
+            for row in inputs[len(matrix)].chunk(chunks):
                 torch.mm(row, matrix)
 
-    rows = inputs[len(matrices[0])].chunk(parts)
+    rows = inputs[len(matrices[0])].chunk(chunks)
     product = torch.cat([torch.mm(row, matrices[0]) for row in rows])
     return work, dict(product=product.numpy())
 
@@ -66,7 +66,7 @@ def products(batch: int, folder: Path, repeats: int) -> dict:
         ),
         'tokens/CPU-s',
         None,
-        peer_name='row by row',
+        peer_name='one by one',
         per=batch,
         repeats=repeats,
     )
@@ -78,7 +78,7 @@ def measure(
     """The rows."""
     repeats = min(repeats, REPEATS)
     before: dict[str, float] = {}
-    alone = 0.0
+    single = 0.0
     for batch in batches:
         limit = products(batch, mini_prop.weights(size), repeats)
         yield limit
@@ -86,7 +86,12 @@ def measure(
         for work, settings, tokens in (
             (
                 'decode',
-                dict(rows=batch, prompt=PROMPT, tokens=TOKENS, whole=False),
+                dict(
+                    rows=batch,
+                    prompt=PROMPT,
+                    tokens=TOKENS,
+                    with_prefill=False,
+                ),
                 batch * (TOKENS - 2),
             ),
             (
@@ -96,7 +101,7 @@ def measure(
             ),
         ):
             row = compare(
-                Row(
+                Comparison(
                     f'batch-scale {work} B={batch}',
                     work,
                     size,
@@ -110,8 +115,8 @@ def measure(
             )
             row['batch'], row['work'] = batch, work
             if work == 'decode':
-                alone = alone or row['ours'] / batch
-                gain = SHARE * alone * limit['ratio']
+                single = single or row['ours'] / batch
+                gain = SHARE * single * limit['ratio']
                 before[work] = max(before.get(work, 0), gain)
             if before.get(work):
                 row['at_least'] = before[work]

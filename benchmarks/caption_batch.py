@@ -1,14 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captions of 64 images, 16 at a time, of lengths that differ.
+"""Captions of 64 images of different lengths, 16 at the same time.
 
-The lengths are forced, lognormal with a sigma of 0.45. A peer's batch goes on
-until its longest caption ends; its rows are cut. The vision parts work on
-both sides.
+The lengths are fixed, lognormal with a sigma of 0.45. A peer's batch continues
+until its longest caption ends; the others are cut. Both sides run the vision
+encoder.
 """
 
 from collections.abc import Iterator
 
-from generation import Row, compare
+from generation import Comparison, compare
 
 IMAGES, SLOTS = 64, 16
 REPEATS = 5
@@ -18,7 +18,7 @@ def measure(repeats: int) -> Iterator[dict]:
     """The rows."""
     for peer in ('transformers', 'official'):
         yield compare(
-            Row(
+            Comparison(
                 f'caption-batch against {peer}',
                 'caption',
                 'small',

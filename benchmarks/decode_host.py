@@ -1,14 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Decoding where the LLM is so small that Python is all there is to do.
+"""Decoding with an LLM so small that Python takes most of the time.
 
 LLaMA of 32 layers and a width of 64, a prompt of 100 embeddings, 60 tokens:
-what it costs beside arithmetic, as on a GPU that waits for its launches. Also
-with a compiled pass, whose compilation is told and not counted.
+the cost in addition to arithmetic, as on a GPU that waits for kernel launches.
+Also with a compiled pass; the time of compilation is reported separately.
 """
 
 from collections.abc import Iterator
 
-from generation import Row, compare
+from generation import Comparison, compare
 
 TOKENS = 60
 GOALS = dict(transformers=3, official=None, live=6)
@@ -21,7 +21,7 @@ def measure(repeats: int, size: str = 'host') -> Iterator[dict]:
         for peer, goal in GOALS.items():
             name = 'decode-host' + (' compiled' if side == 'compiled' else '')
             yield compare(
-                Row(
+                Comparison(
                     f'{name} against {peer}',
                     'decode',
                     size,

@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Answers of both sides, on the same weights, prompts and images.
+"""Generation on both sides, with the same weights, prompts and images.
 
-A row's file names a task and its sizes; this file is the worker of its sides.
+A benchmark's module names a task and its sizes; this is the worker script of
+both sides.
 
     python benchmarks/generation.py SIDE TASK FOLDER SETTINGS
 
-The lengths of answers are forced: no side ever chooses an end of text
-(:func:`let_speak`), though all look for it after each token.
+The lengths of answers are fixed: no side ever chooses end of text
+(:func:`prepare_llm`), though all check for it after each token.
 """
 
 import json
@@ -35,13 +36,14 @@ COMPILE_TIME = 'compile-time'
 
 
 @torch.no_grad()
-def let_speak(llm, tokenizer) -> None:
-    """Let a random LLM say words that depend on all before, without end.
+def prepare_llm(llm, tokenizer) -> None:
+    """Make a random LLM generate endless text that depends on its prompt.
 
-    Matrices of its layers are scaled so that they keep the size of what goes
-    through; else each word would follow from the last one alone, and a wrong
-    prompt would give the same answer. It never says EOS, nor a ``#`` that
-    could become ``###``: their logits are 0, which is never the highest.
+    The matrices of its layers are scaled so that they preserve the norm of
+    their inputs; else each token would depend on the last one only, and a
+    wrong prompt would give the same answer. It never generates EOS, nor a
+    ``#`` that could become ``###``: their logits are 0, which is never the
+    highest.
     """
     width = llm.config.hidden_size
     for layer in llm.model.layers:
@@ -57,24 +59,24 @@ def let_speak(llm, tokenizer) -> None:
 
 
 def our_model(folder: Path, cached: bool = False):
-    """Our model, that speaks."""
+    """Our model, with an LLM that generates endless text."""
     model = mini_prop.build(folder, cached)
-    let_speak(model.decoder.llm, model.decoder.tokenizer)
+    prepare_llm(model.decoder.llm, model.decoder.tokenizer)
     return model
 
 
 def official_model(folder: Path, cached: bool = False):
-    """The official one."""
+    """The official model, likewise."""
     from official import OfficialModel
 
     model = OfficialModel(folder, '###', 160, encode=not cached)
     model.requires_grad_(False)
-    let_speak(model.llm, model.tokenizer)
+    prepare_llm(model.llm, model.tokenizer)
     return model
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """Images as a peer's data workers give them, fp32."""
+    """Images as returned by a peer's data workers, fp32."""
     from minigpt4.registry import MODELS
 
     return MODELS.build(dict(type='minigpt4.ImageNormalizer')).normalize(
@@ -82,20 +84,22 @@ def normalised(pixels: Tensor) -> Tensor:
     )
 
 
-class _Clock:
-    """A stopping criterion of transformers that notes when token two came."""
+class _SecondTokenClock:
+    """A stopping criterion that records the time of the second token."""
 
     def __init__(self) -> None:
-        self.calls, self.at = 0, 0.0
+        self.calls, self.time = 0, 0.0
 
     def __call__(self, ids: Tensor, scores, **_) -> Tensor:
         self.calls += 1
         if self.calls == 2:
-            self.at = time.process_time()
+            self.time = time.process_time()
         return torch.zeros(len(ids), dtype=torch.bool)
 
 
-def _greedily(llm, embeddings: Tensor, tokens: int, clock=None) -> Tensor:
+def _generate_greedily(
+    llm, embeddings: Tensor, tokens: int, clock=None
+) -> Tensor:
     """Ids by transformers' ``generate``, which stops at EOS."""
     from transformers import StoppingCriteriaList
 
@@ -112,46 +116,47 @@ def _greedily(llm, embeddings: Tensor, tokens: int, clock=None) -> Tensor:
     )
 
 
-# of embeddings and a number of tokens: ids, and when token two was there
+# function of embeddings and a number of tokens to ids, and to the time of
+# the second token
 Answer = Callable[[Tensor, int], tuple[list[list[int]], float]]
 
 
-def _by_engine(side: str, folder: Path, rows: int) -> Answer:
+def _answer_with_engine(side: str, folder: Path, rows: int) -> Answer:
     from minigpt4.generation.engine import Engine
 
     model = our_model(folder, cached=True)
     engine = Engine(model, rows, compile=side == 'compiled')
 
     def answer(embeddings: Tensor, tokens: int):
-        given = [
-            engine.submit_embedded(row, max_new_tokens=tokens)
-            for row in embeddings
+        requests = [
+            engine.submit_embeddings(prompt, max_new_tokens=tokens)
+            for prompt in embeddings
         ]
-        engine.step()  # the prompts and two tokens
+        engine.step()  # prefill and two tokens
         second = time.process_time()
         while engine.step():
             pass
-        return [row.token_ids for row in given], second
+        return [request.token_ids for request in requests], second
 
     return answer
 
 
-def _by_transformers(folder: Path, whole: bool) -> Answer:
+def _answer_with_transformers(folder: Path, with_prefill: bool) -> Answer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     llm = AutoModelForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
-    let_speak(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
+    prepare_llm(llm, AutoTokenizer.from_pretrained(folder / 'llm'))
 
     def answer(embeddings: Tensor, tokens: int):
-        clock = None if whole else _Clock()
-        ids = _greedily(llm, embeddings, tokens, clock)
-        return ids.tolist(), clock.at if clock else math.nan
+        clock = None if with_prefill else _SecondTokenClock()
+        ids = _generate_greedily(llm, embeddings, tokens, clock)
+        return ids.tolist(), clock.time if clock else math.nan
 
     return answer
 
 
-def _officially(folder: Path) -> Answer:
+def _answer_officially(folder: Path) -> Answer:
     from official_chat import OfficialChat
 
     chat = OfficialChat(official_model(folder, cached=True))
@@ -163,8 +168,8 @@ def _officially(folder: Path) -> Answer:
     return answer
 
 
-def _live(folder: Path) -> Answer:
-    """What ``Chat.answer`` has transformers 4.30.2 do, greedily."""
+def _answer_live(folder: Path) -> Answer:
+    """``Chat.answer`` with transformers 4.30.2, greedy."""
     from official_chat import StoppingCriteriaSub, stop_ids
     from transformers import (
         LlamaForCausalLM,
@@ -175,7 +180,7 @@ def _live(folder: Path) -> Answer:
     llm = LlamaForCausalLM.from_pretrained(folder / 'llm')
     llm.requires_grad_(False)
     tokenizer = LlamaTokenizer.from_pretrained(folder / 'llm')
-    let_speak(llm, tokenizer)
+    prepare_llm(llm, tokenizer)
     folded = mini_prop.Folded(tokenizer, llm.config.vocab_size)
     stop = StoppingCriteriaSub(stop_ids(folded))
 
@@ -201,7 +206,7 @@ def decode(
     rows: int = 1,
     prompt: int = 100,
     tokens: int = 60,
-    whole: bool = True,
+    with_prefill: bool = True,
 ) -> tuple[Callable, Callable]:
     """Answer random embeddings.
 
@@ -209,37 +214,37 @@ def decode(
         side: ``ours``, ``compiled`` or a peer.
         folder: The weights.
         rows: Prompts in a batch.
-        prompt: Tokens of each.
-        tokens: Of each answer.
-        whole: Whether the prompt and the first two tokens count; official
-            peers know it no other way.
+        prompt: Tokens of each prompt.
+        tokens: Tokens of each answer.
+        with_prefill: Whether the time includes the prompt and the first two
+            tokens; it always does for official peers.
 
     Returns:
-        A function that gives ids and seconds, and the guard of ids.
+        A function that returns ids and seconds, and one from ids to the guard.
     """
     sizes = mini_prop.SIZES[(folder / 'size').read_text()]['llm']
     shape = rows, prompt, sizes['hidden_size']
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(shape, generator=generator) * 0.02
     if side == 'transformers':
-        answer = _by_transformers(folder, whole)
+        answer = _answer_with_transformers(folder, with_prefill)
     elif side == 'official':
-        answer = _officially(folder)
+        answer = _answer_officially(folder)
     elif side == 'live':
-        answer = _live(folder)
+        answer = _answer_live(folder)
     else:
-        answer = _by_engine(side, folder, rows)
+        answer = _answer_with_engine(side, folder, rows)
 
     def once():
         start = time.process_time()
         ids, second = answer(embeddings, tokens)
-        return ids, time.process_time() - (start if whole else second)
+        return ids, time.process_time() - (start if with_prefill else second)
 
     return once, np.asarray
 
 
 def forced_lengths(count: int, median: int) -> list[int]:
-    """Lengths of answers, lognormal with a sigma of 0.45."""
+    """Lengths of answers in tokens, lognormal with a sigma of 0.45."""
     drawn = np.random.default_rng(0).lognormal(math.log(median), 0.45, count)
     return [max(2, round(length)) for length in drawn]
 
@@ -251,14 +256,14 @@ def caption(
     slots: int = 16,
     median: int = 80,
 ) -> tuple[Callable, Callable]:
-    """Caption images, with forced lengths.
+    """Caption images, with fixed lengths.
 
     Args:
         side: ``ours`` or a peer.
         folder: The weights.
         count: Images.
-        slots: Answers at once: a peer's batch.
-        median: Of the lengths, in tokens.
+        slots: Concurrent requests; the batch size of a peer.
+        median: Median of the lengths, in tokens.
 
     Returns:
         As :func:`decode`.
@@ -276,32 +281,32 @@ def caption(
         @torch.no_grad()
         def caption_batch(batch: slice, tokens: int):
             data = model.data_preprocessor(collator(samples[batch]), False)
-            embeddings = model.embed(data['images'], data['inputs'])
-            return _greedily(model.decoder.llm, embeddings, tokens)
+            embeddings = model.embed_inputs(data['images'], data['inputs'])
+            return _generate_greedily(model.decoder.llm, embeddings, tokens)
 
     def in_batches():
-        out: list[list[int]] = []
+        answers: list[list[int]] = []
         for start in range(0, count, slots):
             batch = slice(start, start + slots)
             ids = caption_batch(batch, max(lengths[batch])).tolist()
-            out += [row[:n] for row, n in zip(ids, lengths[batch])]
-        return out
+            answers += [own[:n] for own, n in zip(ids, lengths[batch])]
+        return answers
 
-    def by_engine():
+    def with_engine():
         from minigpt4.generation.engine import Engine
 
-        engine = Engine(model, slots)  # knows nothing of these images
-        rows = [
+        engine = Engine(model, slots)  # with empty caches
+        requests = [
             engine.submit(
-                collator.row(sample), sample.images, max_new_tokens=length
+                collator.tokenize(sample), sample.images, max_new_tokens=length
             )
             for sample, length in zip(samples, lengths)
         ]
         while engine.step():
             pass
-        return [row.token_ids for row in rows]
+        return [request.token_ids for request in requests]
 
-    answer = by_engine if side == 'ours' else in_batches
+    answer = with_engine if side == 'ours' else in_batches
 
     def once():
         start = time.process_time()
@@ -323,7 +328,7 @@ def _official_batch(folder: Path, images: Tensor) -> Callable:
     @torch.no_grad()
     def caption_batch(batch: slice, tokens: int):
         encoded, mask = model.encode_images(images[batch])
-        # all prompts have one length, so that nothing is padded
+        # all prompts have one length, without padding
         rows, _ = model.wrap(encoded, mask, [prompt] * len(encoded))
         bos = torch.tensor([[model.tokenizer.bos_token_id]])
         first = model.words(bos).expand(len(rows), -1, -1)
@@ -338,7 +343,7 @@ TASKS = dict(decode=decode, caption=caption)
 def build(
     side: str, task: str, folder: Path, settings: dict
 ) -> tuple[Callable, dict]:
-    """The work of a side and its guard: the ids of all answers."""
+    """The work of a side, and its guard: the ids of all answers."""
     torch.set_num_threads(1)
     once, flat = TASKS[task](side, folder, **settings)
     start = time.perf_counter()
@@ -346,12 +351,12 @@ def build(
     if side == 'compiled':
         seconds = time.perf_counter() - start
         (folder / COMPILE_TIME).write_text(str(seconds))
-    guard = dict(ids=flat(ids), lengths=[len(row) for row in ids])
+    guard = dict(ids=flat(ids), lengths=[len(own) for own in ids])
     return (lambda: once()[1]), guard
 
 
-class Row(NamedTuple):
-    """What a row compares.
+class Comparison(NamedTuple):
+    """A comparison, one row of the results.
 
     Attributes:
         name: Its name.
@@ -361,7 +366,7 @@ class Row(NamedTuple):
         unit: Of the figures.
         per: Items of one repetition.
         peer: A name of ``PEERS``.
-        goal: By what factor ours has to be better.
+        goal: Factor by which ours has to be better.
         side: Ours or ours compiled.
         rate: Whether figures are items per second, else ms per item.
     """
@@ -378,8 +383,8 @@ class Row(NamedTuple):
     rate: bool = True
 
 
-def compare(row: Row, repeats: int) -> dict:
-    """Measure a row."""
+def compare(row: Comparison, repeats: int) -> dict:
+    """Measure a comparison; returns its row of the results."""
     if row.peer == 'live':
         for variable in (LIVE_VARIABLE, mini_prop.TOKENIZER_VARIABLE):
             if variable not in os.environ:
@@ -416,11 +421,11 @@ def compare(row: Row, repeats: int) -> dict:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be a worker."""
+    """Run a worker."""
     side, task, folder, settings = arguments
     harness.worker(
         lambda: build(side, task, Path(folder), json.loads(settings)),
-        warm_ups=0,  # the guard's answers are one
+        warm_ups=0,  # the answers of the guard are a warm-up
     )
 
 

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Answers of the 7B model on a GPU: one alone, the first token, many.
+"""Generation with the 7B model on a GPU: one request, first token, many.
 
     python benchmarks/gpu_decode.py NAME [--device cpu --size tiny]
 
-tries the code path on a small model. There is no peer in the run. The guard
-of answers is that transformers' own pass, given the tokens that the engine
-chose, finds them as good as its own choice; that of the first token, that a
-likelihood is the same with stored keys and values as without, within bf16.
+runs the same code on a small model. There is no peer. The guard of answers:
+transformers' own pass scores the tokens of the engine as high as its own
+choice. The guard of the first token: a likelihood is the same with the prefix
+cache as without, within bf16.
 """
 
 import time
@@ -36,9 +36,9 @@ def scores(model, embeddings: Tensor, ids: list[int]) -> tuple[float, float]:
     """Mean score of chosen tokens, and of the best, by transformers."""
     llm = model.decoder.llm
     chosen = torch.tensor(ids, device=llm.device)
-    said = llm.get_input_embeddings()(chosen[:-1])
-    whole = torch.cat((embeddings.to(said), said))[None]
-    logits = llm(inputs_embeds=whole).logits[0, -len(ids) :].float()
+    answer = llm.get_input_embeddings()(chosen[:-1])
+    inputs = torch.cat((embeddings.to(answer), answer))[None]
+    logits = llm(inputs_embeds=inputs).logits[0, -len(ids) :].float()
     best = logits.max(-1).values.mean()
     return logits.gather(1, chosen[:, None]).mean().item(), best.item()
 
@@ -51,7 +51,7 @@ def _row(name: str, figures: list[float], values) -> dict:
 
 
 def decode(model, device: str, name: str) -> dict:
-    """One answer, prompt and first two tokens left out."""
+    """One answer, without prefill and the first two tokens."""
     from minigpt4.generation.engine import Engine
 
     engine = Engine(model, 1, compile=name.endswith('compiled'))
@@ -61,7 +61,7 @@ def decode(model, device: str, name: str) -> dict:
     prompt = prompt.to(model.decoder.llm.dtype)
     figures = []
     for _ in range(REPEATS + 1):
-        answer = engine.submit_embedded(prompt, max_new_tokens=TOKENS)
+        request = engine.submit_embeddings(prompt, max_new_tokens=TOKENS)
         engine.step()
         gpu.wait(device)
         start = time.perf_counter()
@@ -69,12 +69,12 @@ def decode(model, device: str, name: str) -> dict:
             pass
         gpu.wait(device)
         figures.append((time.perf_counter() - start) * 1e3 / (TOKENS - 2))
-    values = scores(model, prompt, answer.token_ids)
+    values = scores(model, prompt, request.token_ids)
     return _row(name, figures[1:], values)
 
 
 def first_token(model, size: str, name: str) -> dict:
-    """The first token of a turn, from the decoded picture."""
+    """The first token of a turn, from the decoded image."""
     images = mini_prop.images(ttft.COUNT, size)
     chat = ttft.Chat(ttft.Ours(model), images, name.split()[1])
     for _ in range(2):
@@ -89,7 +89,7 @@ def first_token(model, size: str, name: str) -> dict:
 
 
 def caption(model, size: str, device: str, name: str) -> dict:
-    """Captions of many images, of one length."""
+    """Captions of many images, all of one length."""
     from minigpt4.generation.engine import Engine
 
     samples = mini_prop.samples(
@@ -103,9 +103,11 @@ def caption(model, size: str, device: str, name: str) -> dict:
         engine = Engine(model, SLOTS)
         gpu.wait(device)
         start = time.perf_counter()
-        answers = [
+        requests = [
             engine.submit(
-                collator.row(sample), sample.images, max_new_tokens=CAPTION
+                collator.tokenize(sample),
+                sample.images,
+                max_new_tokens=CAPTION,
             )
             for sample in samples
         ]
@@ -115,8 +117,8 @@ def caption(model, size: str, device: str, name: str) -> dict:
         figures.append(IMAGES / (time.perf_counter() - start))
     data = model.data_preprocessor(collator(samples[-1:]), False)
     with torch.no_grad():
-        (prompt,) = model.embed(data['images'], data['inputs'])
-    values = scores(model, prompt, answers[-1].token_ids)
+        (prompt,) = model.embed_inputs(data['images'], data['inputs'])
+    values = scores(model, prompt, requests[-1].token_ids)
     return _row(name, figures[1:], values)
 
 
@@ -130,7 +132,7 @@ def measure(
             gpu.no_gpu(row, GOALS[row][0], **GOALS[row][1]) for row in names
         ]
     model = mini_prop.build_random(size, device, mini_prop.weights('tiny'))
-    generation.let_speak(model.decoder.llm, model.decoder.tokenizer)
+    generation.prepare_llm(model.decoder.llm, model.decoder.tokenizer)
     rows = []
     for row in names:
         if name == 'decode-b1':

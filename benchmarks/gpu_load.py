@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Seconds from the start of a process to the first token, on a GPU.
 
-Random weights of the real size are written first (16 GB). The files are then
-dropped from the page cache for the cold figure, as far as the system obeys.
-The guard is that the first token is the same cold and warm. The goal is 1.2
-times what it takes to read the files' bytes, which is measured beside it.
+Random weights of the real size are written first (16 GB). For the cold figure
+the files are dropped from the page cache, as far as the system allows. The
+guard is that the first token is the same cold and warm. The goal is 1.2 times
+the time to read the files, which is measured in the same run.
 """
 
 import json
@@ -25,10 +25,10 @@ SLACK = 1.2
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob('*.safetensors')]
+    return list(folder.rglob('*.safetensors'))
 
 
-def _forget(folder: Path) -> None:
+def _drop_from_cache(folder: Path) -> None:
     """Ask the system to drop the files from its page cache."""
     for path in _files(folder):
         with open(path, 'rb') as file:
@@ -37,6 +37,7 @@ def _forget(folder: Path) -> None:
 
 
 def _read(folder: Path) -> float:
+    """Read all files; return the seconds."""
     start = time.perf_counter()
     for path in _files(folder):
         with open(path, 'rb', buffering=0) as file:
@@ -46,7 +47,7 @@ def _read(folder: Path) -> float:
 
 
 def first_token(folder: Path, device: str) -> None:
-    """Build, answer with one token, and print it."""
+    """Build the model, generate one token and print it."""
     model = mini_prop.build(folder, device=device)
     size = (folder / 'size').read_text()
     sample = mini_prop.samples(
@@ -61,7 +62,7 @@ def first_token(folder: Path, device: str) -> None:
 def measure(
     name: str, size: str = 'vicuna-7b', device: str = 'cuda'
 ) -> list[dict]:
-    """The rows, cold and warm."""
+    """Measure the rows, cold and warm."""
     names = (f'{name} cold', f'{name} warm')
     if device == 'cuda' and not torch.cuda.is_available():
         return [gpu.no_gpu(row, UNIT) for row in names]
@@ -70,13 +71,13 @@ def measure(
         folder = mini_prop.save(Path(temporary) / 'w', size, dtype, device)
         figures, tokens, reads = [], [], []
         for cold in (True, False):
-            for measured, act in (
+            for seconds, function in (
                 (reads, lambda: _read(folder)),
                 (figures, lambda: _start(folder, device, tokens)),
             ):
                 if cold:
-                    _forget(folder)
-                measured.append(act())
+                    _drop_from_cache(folder)
+                seconds.append(function())
     same = tokens[0] == tokens[1]
     return [
         harness.row(
@@ -93,6 +94,7 @@ def measure(
 
 
 def _start(folder: Path, device: str, tokens: list) -> float:
+    """Run ``first-token`` in a new process; return the seconds."""
     start = time.perf_counter()
     out = subprocess.run(
         [sys.executable, __file__, 'first-token', str(folder), device],

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Peak memory of a GPU: a training step of 64, and an answer.
+"""Peak memory of a GPU for a training step of 64 samples, and an answer.
 
-The guard is that the peak holds the weights, so that they were there.
+The guard is that the peak is at least the size of the weights.
 """
 
 import gpu
@@ -25,7 +25,7 @@ def _peak(device: str) -> float:
 def measure(
     name: str, size: str = 'vicuna-7b', device: str = 'cuda'
 ) -> list[dict]:
-    """The rows: training, and answering (after the training's are freed)."""
+    """Measure the rows: training, then answering."""
     names = (f'{name} training', f'{name} answer')
     if device == 'cuda' and not torch.cuda.is_available():
         return [
@@ -34,7 +34,9 @@ def measure(
         ]
     stage = gpu_training.STAGES['s1-h200']._replace(batch=64)
     model, samples, wrapper = gpu_training.trainer(stage, size, device)
-    held = sum(p.numel() * p.element_size() for p in model.parameters()) / GB
+    weights = (
+        sum(p.numel() * p.element_size() for p in model.parameters()) / GB
+    )
 
     def reset() -> None:
         if device == 'cuda':
@@ -47,8 +49,8 @@ def measure(
             name,
             peak,
             'GB',
-            guard_ok=peak >= held,
-            guard=f'holds the weights of {held:.3g} GB',
+            guard_ok=peak >= weights,
+            guard=f'at least the weights, {weights:.3g} GB',
             **goals,
         )
 

@@ -97,11 +97,11 @@ def measure(
     with torch.no_grad():
         losses = []
         for length in (256, None):
-            model.line_length = length
+            model.pack_length = length
             (piece,) = model.collator(training=True)(samples)['pieces']
             piece = model.data_preprocessor(piece)
             losses.append(model(**piece, mode='loss')['loss'].item())
-    model.line_length = 256
+    model.pack_length = 256
     batch = model.collator(training=True)(samples)
     rows = []
     for suffix in ('', ' compiled'):

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images per second through EVA-ViT-g and the Q-Former on a GPU.
 
-The guard is that an image's queries do not depend on its batch.
+The guard: an image's queries do not depend on its batch.
 """
 
 import time
@@ -24,10 +24,10 @@ def measure(
     if device == 'cuda' and not torch.cuda.is_available():
         return [gpu.no_gpu(name, 'images/s', **GOALS)]
     folder = mini_prop.weights('tiny')
-    parts = mini_prop.part_configs(folder, size, load=False)
+    configs = mini_prop.part_configs(folder, size, load=False)
     with torch.device(device):
-        backbone = MODELS.build(parts['backbone'])
-        neck = MODELS.build(parts['neck'])
+        backbone = MODELS.build(configs['backbone'])
+        neck = MODELS.build(configs['neck'])
         normalizer = MODELS.build(dict(type='minigpt4.ImageNormalizer'))
     normalizer = normalizer.to(device)
     pixels = mini_prop.images(BATCH, size).to(device)
@@ -36,8 +36,8 @@ def measure(
     def encode(images):
         return neck(backbone(normalizer.normalize(images)))
 
-    whole, alone = encode(pixels)[:2], encode(pixels[:2])
-    error = (whole - alone).norm() / alone.norm()
+    large, small = encode(pixels)[:2], encode(pixels[:2])
+    error = (large - small).norm() / small.norm()
     gpu.wait(device)
     times = []
     for _ in range(STEPS):

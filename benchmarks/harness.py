@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Two sides of a benchmark as two processes that work in turns on one CPU.
+"""Compare two sides of a benchmark, two processes that alternate on one CPU.
 
-A side is a script that calls :func:`worker`; the parent calls
-:func:`compare`. On one CPU with one thread, in alternation, the other load of
-a machine falls on both sides alike; CPU time leaves most of it out.
+A side is a script that calls :func:`worker`; the parent process calls
+:func:`compare`. On one CPU, with one thread and in alternation, other load of
+the machine affects both sides alike; CPU time excludes most of it.
 
-This module needs no torch, so that a peer's environment can import it.
+This module does not import torch, so that a peer's environment can import it.
 """
 
 import json
@@ -42,20 +42,20 @@ def worker(
     build: Callable[[], tuple[Callable[[], float | None], Mapping]],
     warm_ups: int = WARM_UPS,
 ) -> None:
-    """Be one side: build, warm up, then work once per line of stdin.
+    """Run one side: build, warm up, then work once per line of stdin.
 
     Args:
-        build: Gives the work and the guard. The work does one repetition; it
-            returns None, and its CPU time counts, or a figure of its own that
-            counts instead (FLOPs, bytes). The guard is a dict of arrays,
-            numbers, texts or lists of them which the other side must
-            share.
-        warm_ups: Repetitions before the first that counts.
+        build: Returns the work and the guard. The work runs one repetition
+            and returns None, where its CPU time is measured, or a figure that
+            is used instead (FLOPs, bytes). The guard is a dict of arrays,
+            numbers, texts or lists of these that has to be the same on both
+            sides.
+        warm_ups: Repetitions before the first measured one.
     """
     cpu = os.environ.get(_CPU)
     if cpu and hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, {int(cpu)})
-    # stdout is the line to the parent: whatever a library prints goes aside
+    # stdout belongs to the parent: output of libraries goes to stderr
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     work, guard = build()
@@ -73,7 +73,7 @@ def worker(
 
 
 class _Side:
-    """A worker process, seen from the parent."""
+    """A worker process."""
 
     def __init__(self, command: Sequence[str | Path], guard: Path) -> None:
         self.command = [str(part) for part in command]
@@ -86,7 +86,7 @@ class _Side:
             _CPU: os.environ.get(_CPU, cpu),
             _GUARD: str(guard),
         }
-        if self.command[0] != sys.executable:  # an environment of its own
+        if self.command[0] != sys.executable:  # another environment
             environment.pop('PYTHONPATH', None)
         self.process = subprocess.Popen(
             self.command,
@@ -96,8 +96,8 @@ class _Side:
             env=environment,
         )
 
-    def hear(self) -> str:
-        """The next line of the worker."""
+    def read_line(self) -> str:
+        """Read the next line of the worker."""
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
@@ -107,13 +107,13 @@ class _Side:
         return line.strip()
 
     def repeat(self) -> float:
-        """One repetition: its figure."""
+        """Run one repetition; returns its figure."""
         self.process.stdin.write('\n')
         self.process.stdin.flush()
-        return json.loads(self.hear())
+        return json.loads(self.read_line())
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
@@ -127,22 +127,22 @@ def compare_guards(
     peer: Mapping[str, np.ndarray],
     tolerance: float | Mapping[str, float] = 1e-5,
 ) -> tuple[bool, str]:
-    """Whether both sides did the same work, and by how much they differ.
+    """Check that both sides did the same work; returns also the differences.
 
     Floating-point arrays may differ by ``tolerance`` times the norm of the
-    peer's (a mapping gives one for each name, else it is 1e-5); all else must
-    be equal. Nothing to compare is a failure.
+    peer's (a mapping has one for each name, else it is 1e-5); other values
+    must be equal. Empty guards are a failure.
     """
     if set(ours) != set(peer) or not ours:
-        return False, f'ours gives {sorted(ours)}, the peer {sorted(peer)}'
-    good, words = True, []
+        return False, f'ours has {sorted(ours)}, the peer {sorted(peer)}'
+    all_same, texts = True, []
     for name in sorted(ours):
         a, b = ours[name], peer[name]
         if a.shape != b.shape:
-            same, word = False, f'{a.shape} against {b.shape}'
+            same, text = False, f'{a.shape} against {b.shape}'
         elif a.dtype.kind != 'f' and b.dtype.kind != 'f':
             same = bool(np.array_equal(a, b))
-            word = 'equal' if same else 'differs'
+            text = 'equal' if same else 'differs'
         else:
             limit = (
                 tolerance.get(name, 1e-5)
@@ -152,10 +152,10 @@ def compare_guards(
             a, b = a.astype(np.float64), b.astype(np.float64)
             error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
             same = bool(error <= limit)  # False for nan
-            word = f'{error:.1e} (<= {limit:g})'
-        good &= same
-        words.append(f'{name} {word}')
-    return good, ', '.join(words)
+            text = f'{error:.1e} (<= {limit:g})'
+        all_same &= same
+        texts.append(f'{name} {text}')
+    return all_same, ', '.join(texts)
 
 
 def compare(
@@ -174,22 +174,22 @@ def compare(
     tolerance: float | Mapping[str, float] = 1e-5,
     repeats: int = REPEATS,
 ) -> dict:
-    """Run two sides in alternation, and give the row of the table.
+    """Run two sides in alternation; returns a row of the results.
 
     Args:
         name: Name of the row.
         ours: Command of our worker.
         peer: Command of the peer's.
         unit: Unit of the figures.
-        goal: By what factor ours has to be better, of the best repetitions.
-        peer_name: Who the peer is; says 're-stated' where its operations are
-            told in our words.
+        goal: Factor by which the best repetition of ours has to be better.
+        peer_name: Name of the peer, with 're-stated' where its operations
+            were written again by us.
         per: Items (samples, images, tokens) of one repetition.
         rate: Whether the figures are items per second; else they are seconds
             (or what the work returns) times ``scale`` per item.
         scale: See ``rate``; 1000 gives milliseconds.
-        at_most: What ours may be at most, in ``unit``.
-        at_least: What ours has to be at least, in ``unit``.
+        at_most: Upper limit of ours, in ``unit``.
+        at_least: Lower limit of ours, in ``unit``.
         tolerance: See :func:`compare_guards`.
         repeats: Repetitions of each side, after the warm-up.
 
@@ -204,8 +204,8 @@ def compare(
         try:
             for command, guard in zip((ours, peer), guards):
                 sides.append(_Side(command, guard))
-                # one after the other, so that they build undisturbed
-                assert sides[-1].hear() == 'ready'
+                # one after the other, so that they do not slow each other
+                assert sides[-1].read_line() == 'ready'
             for _ in range(repeats):
                 for side, figures in zip(sides, measured):
                     figures.append(side.repeat())
@@ -215,16 +215,16 @@ def compare(
         arrays = [dict(np.load(guard)) for guard in guards]
     guard_ok, guard_text = compare_guards(*arrays, tolerance)
 
-    def shown(figure: float) -> float:
+    def in_unit(figure: float) -> float:
         return per / figure if rate else figure * scale / per
 
     best = [min(figures) for figures in measured]
     middle = [statistics.median(figures) for figures in measured]
     return row(
         name,
-        shown(best[0]),
+        in_unit(best[0]),
         unit,
-        peer=shown(best[1]),
+        peer=in_unit(best[1]),
         ratio=best[1] / best[0] if best[0] else None,
         goal=goal,
         at_most=at_most,
@@ -233,8 +233,8 @@ def compare(
         guard=guard_text,
         peer_name=peer_name,
         median=dict(
-            ours=shown(middle[0]),
-            peer=shown(middle[1]),
+            ours=in_unit(middle[0]),
+            peer=in_unit(middle[1]),
             ratio=middle[1] / middle[0] if middle[0] else None,
         ),
         repeats=repeats,
@@ -255,9 +255,9 @@ def row(
     guard: str = '',
     **more,
 ) -> dict:
-    """A row of the table; ``met`` says whether it holds all its goals.
+    """Make a row of the results; ``met`` is whether it meets all its goals.
 
-    A speed whose guard failed meets nothing. ``more`` is kept beside.
+    With a failed guard it meets none. ``more`` has further entries of the row.
     """
     met = (
         ours is not None
@@ -284,10 +284,10 @@ def row(
 
 
 def skipped(name: str, unit: str, reason: str, **goals) -> dict:
-    """The row of a benchmark that could not run, with the reason."""
+    """Make the row of a benchmark that could not run, with the reason."""
     return row(name, None, unit, guard='not run', skipped=reason, **goals)
 
 
 def side(script: str | Path, *arguments: str | Path) -> list[str]:
-    """The command of a worker of ours: a script of this folder."""
+    """The command of a worker script of this folder."""
     return [sys.executable, str(HERE / script), *map(str, arguments)]

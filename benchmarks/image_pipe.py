@@ -32,10 +32,12 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 def ours(paths: list[Path]) -> Callable:
     """Our transform and the stacking of the collator."""
     from minigpt4.images.read import load_image
-    from minigpt4.models.collator import _stack
+    from minigpt4.models.collator import stack_images
 
     files = [path.read_bytes() for path in paths]
-    return lambda: _stack([load_image(f, 224, exact=False) for f in files])
+    return lambda: stack_images(
+        [load_image(f, 224, exact=False) for f in files]
+    )
 
 
 def official_transform() -> Callable:
@@ -107,9 +109,11 @@ def mmpretrain(paths: list[Path]) -> Callable:
 def from_paths(paths: list[Path]) -> Callable:
     """Our pipeline from files, as MMPretrain reads them."""
     from minigpt4.images.read import load_image
-    from minigpt4.models.collator import _stack
+    from minigpt4.models.collator import stack_images
 
-    return lambda: _stack([load_image(p, 224, exact=False) for p in paths])
+    return lambda: stack_images(
+        [load_image(p, 224, exact=False) for p in paths]
+    )
 
 
 def levels(batch) -> np.ndarray:
@@ -152,7 +156,7 @@ def our_loader(shards: str) -> Iterable:
         get_template('bare'),
         32,
         max_text_length=32,
-        line_length=256,
+        pack_length=256,
         share_prefix=True,
     )
     return DataLoader(

@@ -1,10 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Building backbone, neck and projection from files: CPU time and memory.
+"""Build backbone, neck and projection from files: CPU time and memory.
 
-EVA-ViT-g at a third of its depth in fp16, as its published file and a GPU
-have it, the Q-Former in fp32, files in the page cache. Each repetition is a
-fork of a process that has imported everything, so that peaks are its own. At
-its end it touches each page of the weights: what is mapped is read too.
+EVA-ViT-g has a third of its depth, in fp16 as in its published file and on a
+GPU; the Q-Former is in fp32; the files are in the page cache. Each repetition
+is a fork of a process that has imported everything, so that it has its own
+peak. At its end it reads each page of the weights, so that mapped files are
+read too.
 
     python benchmarks/load.py SIDE FOLDER
 """
@@ -29,31 +30,31 @@ SIDES = ('ours', 'official')
 
 
 def save(folder: Path) -> None:
-    """The same random weights as our files and as the official ones."""
+    """Save the same random weights as our files and as the official ones."""
     import torch
     from safetensors.torch import save_file
 
     from minigpt4.models import EVAViT, LinearProjector, QFormer
 
     torch.manual_seed(0)
-    parts = dict(
+    modules = dict(
         vit=EVAViT(arch=VIT, dtype='float32').half(),
         q_former=QFormer(num_queries=32),
         head=LinearProjector(768, WIDTH),
     )
-    for name, part in parts.items():
-        state = part.state_dict()
+    for name, module in modules.items():
+        state = module.state_dict()
         save_file(state, folder / f'{name}.safetensors')
         torch.save({'model': state}, folder / f'{name}.pth')
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all weights."""
+    """Return the bytes of all weights."""
     return sum(file.stat().st_size for file in folder.glob('*.safetensors'))
 
 
 def ours(folder: Path) -> list:
-    """Meta device, mapped file, assigned."""
+    """Build on the meta device and assign the mapped tensors of the files."""
     from safetensors.torch import load_file
 
     from minigpt4.models import EVAViT, LinearProjector, QFormer
@@ -70,12 +71,12 @@ def ours(folder: Path) -> list:
 
 
 def official(folder: Path) -> list:
-    """The official constructor, re-stated.
+    """Build as the official constructor does.
 
-    All is built and initialised in fp32: linear layers by PyTorch, then again
-    by ``trunc_normal_`` or ``normal_``; of BERT also its words, its text
-    layers and its head, which are then dropped. Files are read whole, copied
-    into the modules, and the ViT is turned to fp16.
+    Everything is built and initialised in fp32: linear layers by PyTorch, then
+    again by ``trunc_normal_`` or ``normal_``; for BERT also the word
+    embeddings, text layers and head, which are then deleted. Files are read
+    completely, copied to the modules, and the ViT is converted to fp16.
     """
     import torch
     from torch import nn
@@ -85,15 +86,15 @@ def official(folder: Path) -> list:
     def read(name: str) -> dict:
         return torch.load(folder / f'{name}.pth', map_location='cpu')['model']
 
-    def draw(module: nn.Module, function: Callable) -> None:
-        for part in module.modules():
-            if isinstance(part, (nn.Linear, nn.Embedding)):
-                function(part.weight, std=0.02)
+    def initialise(module: nn.Module, function: Callable) -> None:
+        for layer in module.modules():
+            if isinstance(layer, (nn.Linear, nn.Embedding)):
+                function(layer.weight, std=0.02)
 
     vit = EVAViT(arch=VIT, dtype='float32')
     nn.init.trunc_normal_(vit.pos_embed.data, std=0.02)
     nn.init.trunc_normal_(vit.cls_token.data, std=0.02)
-    draw(vit, nn.init.trunc_normal_)
+    initialise(vit, nn.init.trunc_normal_)
     vit.load_state_dict(read('vit'))
     vit.half()
     q_former = QFormer(num_queries=32)
@@ -111,8 +112,8 @@ def official(folder: Path) -> list:
             ),
         ]
     )
-    draw(q_former, nn.init.normal_)
-    draw(text, nn.init.normal_)
+    initialise(q_former, nn.init.normal_)
+    initialise(text, nn.init.normal_)
     del text
     q_former.load_state_dict(read('q_former'))
     head = LinearProjector(768, WIDTH)
@@ -121,7 +122,7 @@ def official(folder: Path) -> list:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: all, the most so far, and not of files."""
+    """Return the bytes of this process: now, peak, and anonymous."""
     status = Path('/proc/self/status').read_text()
     fields = dict(line.split(':', 1) for line in status.splitlines())
     return {
@@ -135,58 +136,58 @@ def memory() -> dict[str, int]:
 
 
 def touch(modules: list) -> None:
-    """Read a byte of each page of the weights."""
+    """Read one value of each page of the weights."""
     for module in modules:
         for tensor in module.state_dict().values():
             tensor.detach().flatten().view(-1)[:: 4096 // 4].float().sum()
 
 
 def digest(modules: list) -> str:
-    """A digest of all tensors and their names and types."""
-    found = hashlib.sha256()
+    """Return a digest of all tensors with their names and types."""
+    state = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
-            found.update(f'{name} {tensor.dtype}'.encode())
-            found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
+            state.update(f'{name} {tensor.dtype}'.encode())
+            state.update(tensor.numpy().tobytes())
+    return state.hexdigest()
 
 
 def once(side: Callable, folder: Path, watched: bool = False) -> dict:
-    """Build in a fork: seconds, or bytes and a digest of the tensors."""
+    """Build in a fork; return seconds, or bytes and a tensor digest."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         before, start = memory(), time.process_time()
-        unshared = [0]
+        anonymous = [0]
         if watched:
             threading.Thread(
-                target=watch, args=[unshared], daemon=True
+                target=watch, args=[anonymous], daemon=True
             ).start()
         modules = side(folder)
         touch(modules)
         figures = dict(seconds=time.process_time() - start)
         if watched:
             figures['peak'] = memory()['peak'] - before['all']
-            figures['anonymous'] = max(unshared) - before['anonymous']
+            figures['anonymous'] = max(anonymous) - before['anonymous']
             figures['digest'] = digest(modules)
         os.write(writer, json.dumps(figures).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        answer = pipe.read()
+        text = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(answer)
+    return json.loads(text)
 
 
-def watch(found: list[int]) -> None:
-    """Note the bytes that no file backs, again and again."""
+def watch(samples: list[int]) -> None:
+    """Sample the anonymous memory until the process ends."""
     while True:
-        found.append(memory()['anonymous'])
+        samples.append(memory()['anonymous'])
         time.sleep(0.005)
 
 
-def build(side: str, folder: Path):
-    """A worker's work and guard."""
+def build(side: str, folder: Path) -> tuple[Callable[[], float], dict]:
+    """Return the function to measure, and the digest that must be equal."""
     import warnings
 
     # here, so that no fork has to import them
@@ -210,7 +211,7 @@ def build(side: str, folder: Path):
 
 
 def measure(repeats: int) -> list[dict]:
-    """The rows: time, and memory of one repetition of its own."""
+    """Measure the rows: time, and memory in a separate repetition."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save(folder)
@@ -231,7 +232,7 @@ def measure(repeats: int) -> list[dict]:
         ]
     for figure, name, goal, at_most in (
         ('peak', 'peak memory', 3, 1.1),
-        ('anonymous', 'peak of memory that no file backs', None, None),
+        ('anonymous', 'peak anonymous memory', None, None),
     ):
         us, peer = (figures[figure] / weights for figures in found)
         rows.append(

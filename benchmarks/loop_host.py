@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a loop and its hooks cost in an iteration, beside the step itself.
+"""The cost of a loop and its hooks per iteration, without the step itself.
 
-The model has as many modules as MiniGPT-4 and a step of one number.
+The model has as many modules as MiniGPT-4 and one trained number.
 
     python benchmarks/loop_host.py SIDE
 """
@@ -18,7 +18,7 @@ MODULES = 1082
 ITERATIONS = 300
 
 
-def parts():
+def make_parts():
     """Model, data and optimizer of a trivial training."""
     import torch
     from mmengine.model import BaseModel
@@ -48,10 +48,10 @@ def parts():
             return dict(loss=loss.detach())
 
         def forward(self, *args, **kwargs) -> None:
-            """mmengine demands one; the step takes its loss by itself."""
+            """Required by mmengine; the step computes the loss itself."""
 
     class Data(Dataset):
-        """Nothing, for ever."""
+        """Endless empty samples."""
 
         def __len__(self) -> int:
             return 10**6
@@ -70,19 +70,22 @@ def runner_of(side: str, work_dir: str):
 
     import minigpt4.engine
 
-    model, data = parts()
+    model, data = make_parts()
     ours = side == 'ours'
     base = harness.HERE.parent / 'configs/minigpt4/_base_/runtime.py'
     settings = {}
     if ours:
         settings = Config.fromfile(base).to_dict()
-        settings['custom_hooks'][3]['dataset'] = dict(type='Nothing')
+        hooks = settings.get('custom_hooks', [])
+        for hook in (*hooks, *settings['default_hooks'].values()):
+            if hook and 'dataset' in hook:  # it captions samples
+                hook['dataset'] = dict(type='NoSamples')
         settings['default_hooks']['checkpoint']['interval'] = 10**6
         settings['default_hooks']['checkpoint']['save_last'] = False
         loop = dict(type=minigpt4.engine.EndlessTrainLoop)
         sampler = dict(type='minigpt4.EndlessSampler')
     else:
-        # with MMEngine's hooks for a training by iterations
+        # MMEngine's hooks for training by iterations
         settings['default_hooks'] = dict(
             logger=dict(
                 type='LoggerHook', interval=50, log_metric_by_epoch=False
@@ -124,7 +127,7 @@ def raw() -> float:
     from mmengine.optim import OptimWrapper
     from torch.utils.data import DataLoader
 
-    model, data = parts()
+    model, data = make_parts()
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
     loader = DataLoader(data, batch_size=1, collate_fn=model.collator(True))
     batches = iter(loader)
@@ -143,12 +146,12 @@ def build(side: str):
 
     torch.set_num_threads(1)
 
-    @DATASETS.register_module(name='Nothing')
-    class Nothing(list):
+    @DATASETS.register_module(name='NoSamples')
+    class NoSamples(list):
         """No sample to caption."""
 
     class Clock(Hook):
-        """Stops the time from the first iteration to the last."""
+        """Measures the time from the first iteration to the last."""
 
         priority = 'VERY_LOW'
 

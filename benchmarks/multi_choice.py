@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Choosing between 4 answers to a question about an image by likelihood.
+"""Choose between 4 answers to a question about an image by likelihood.
 
-Ours reads image and question once; the official ``multi_select`` reads all
-again with each answer. The official sum of losses is divided by the length
-of the whole line; here both sides divide by the answer's own tokens.
+Ours computes image and question once; the official ``multi_select`` computes
+both again with each answer. It divides the sum of losses by the length of
+prompt and answer; here both sides divide by the answer's own tokens.
 
     python benchmarks/multi_choice.py SIDE FOLDER
 """
@@ -19,7 +19,7 @@ import torch
 
 CANDIDATES = mini_prop.captions(4, 1, 4)
 QUESTION = '<Img><ImageHere></Img> Which of these is in the image?'
-COUNT = 64  # images, more than there are repetitions
+COUNT = 64  # images, more than repetitions
 
 
 def _ours(folder: Path, images: torch.Tensor) -> Callable:
@@ -31,8 +31,8 @@ def _ours(folder: Path, images: torch.Tensor) -> Callable:
 
     def rank(i: int) -> list[float]:
         (sample,) = mini_prop.samples([QUESTION], [None], images[i : i + 1])
-        row = collator.row(sample)
-        return engine.rank(row, sample.images, CANDIDATES)
+        prompt = collator.tokenize(sample)
+        return engine.rank(prompt, sample.images, CANDIDATES)
 
     return rank
 
@@ -53,7 +53,7 @@ def _official(folder: Path, images: torch.Tensor) -> Callable:
 
 
 def build(side: str, folder: Path) -> tuple[Callable, dict]:
-    """A worker's work, an image that was not seen before, and its guard."""
+    """A worker's work, with a new image each time, and its guard."""
     torch.set_num_threads(1)
     images = mini_prop.images(COUNT, (folder / 'size').read_text())
     rank = dict(ours=_ours, official=_official)[side](folder, images)

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official training step, its operations re-stated in our words.
+"""The official training step, its operations written again by us.
 
-What MiniGPT-4 @ d94738a computes in a step, in its order and with its
-detours: attention as matrix products with all scores in memory, biases of the
-ViT put together at each call, prompts and answers tokenised inside the step,
-samples joined one by one with tensors as slice bounds, padding to the
-longest, the last target fed, logits of all positions in fp32, shifted by a
-copy. It reads the files of :mod:`mini_prop`.
+The computations of MiniGPT-4 @ d94738a in a step, in their order: attention as
+matrix products with materialised scores, biases of the ViT concatenated at
+each call, prompts and answers tokenised inside the step, samples joined one by
+one with tensors as slice bounds, padding to the longest, the last target as an
+input, logits of all positions in fp32, shifted by a copy. It
+reads the files of :mod:`mini_prop`.
 
 Source: ``models/{eva_vit,Qformer,minigpt4,minigpt_base,modeling_llama}.py`` of
 MiniGPT-4 @ d94738a, and transformers' eager LLaMA.
@@ -26,7 +26,7 @@ IMAGE_HERE = '<ImageHere>'
 
 
 class Weights:
-    """A file's tensors by the name of a layer."""
+    """Tensors of a file, by the name of a layer."""
 
     def __init__(self, tensors: dict[str, Tensor], prefix: str = '') -> None:
         self.tensors, self.prefix = tensors, prefix
@@ -35,15 +35,15 @@ class Weights:
         return self.tensors[f'{self.prefix}.{name}'.lstrip('.')]
 
     def at(self, name: str) -> 'Weights':
-        """Those of a part."""
+        """The tensors below a name."""
         return Weights(self.tensors, f'{self.prefix}.{name}'.lstrip('.'))
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """Through a linear layer."""
+        """Apply a linear layer."""
         return F.linear(x, self[f'{name}.weight'], self[f'{name}.bias'])
 
     def norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        """Through a layer norm."""
+        """Apply a layer norm."""
         weight, bias = self[f'{name}.weight'], self[f'{name}.bias']
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
@@ -119,10 +119,10 @@ def q_former(w: Weights, features: Tensor, sizes: dict) -> Tensor:
 
 
 class OfficialModel(nn.Module):
-    """The official model's way through a training step, on a CPU in fp32.
+    """The training step of the official model, on a CPU in fp32.
 
     Args:
-        folder: What :func:`mini_prop.save` wrote.
+        folder: A folder of :func:`mini_prop.save`.
         end: End symbol of an answer.
         max_text_length: The most tokens of an answer.
         encode: Whether images are encoded; else they are given as queries.
@@ -162,7 +162,7 @@ class OfficialModel(nn.Module):
         return self.llm.model.embed_tokens(ids)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens and their mask."""
+        """Image features and their mask."""
         if self.encode:
             features = vit(self.vision, images, self.sizes['vision'])
             images = q_former(self.neck, features, self.sizes['q_former'])
@@ -172,7 +172,7 @@ class OfficialModel(nn.Module):
     def wrap(
         self, tokens: Tensor, mask: Tensor, prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Put image tokens into prompts, sample by sample."""
+        """Insert image features into prompts, sample by sample."""
         if not prompts:
             return tokens, mask
         rows = []
@@ -203,10 +203,12 @@ class OfficialModel(nn.Module):
         answer: Tensor,
         answer_mask: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Answers behind what is given, sample by sample; pads go last."""
+        """Append answers to prompts, sample by sample; pads come last."""
         lengths, rows, masks = [], [], []
         for i in range(len(given)):
-            length = given_mask[i].sum()  # a tensor as bound: a sync
+            length = given_mask[
+                i
+            ].sum()  # a tensor as index: a synchronisation
             lengths.append(length)
             rows.append(
                 torch.cat((given[i][:length], answer[i], given[i][length:]))
@@ -232,7 +234,7 @@ class OfficialModel(nn.Module):
         """Embeddings, mask and labels of a batch."""
         given, given_mask = self.wrap(tokens, mask, prompts)
         self.tokenizer.padding_side = 'right'
-        said = self.tokenizer(
+        answer_ids = self.tokenizer(
             [answer + self.end for answer in answers],
             return_tensors='pt',
             padding='longest',
@@ -240,17 +242,20 @@ class OfficialModel(nn.Module):
             max_length=self.max_text_length,
             add_special_tokens=False,
         ).to(tokens.device)
-        learned = said.input_ids.masked_fill(
-            said.input_ids == self.tokenizer.pad_token_id, -100
+        targets = answer_ids.input_ids.masked_fill(
+            answer_ids.input_ids == self.tokenizer.pad_token_id, -100
         )
         rows, masks, lengths = self.join(
-            given, given_mask, self.words(said.input_ids), said.attention_mask
+            given,
+            given_mask,
+            self.words(answer_ids.input_ids),
+            answer_ids.attention_mask,
         )
-        bos = torch.full_like(learned[:, :1], self.tokenizer.bos_token_id)
+        bos = torch.full_like(targets[:, :1], self.tokenizer.bos_token_id)
         rows = torch.cat((self.words(bos), rows), dim=1)
         masks = torch.cat((given_mask[:, :1], masks), dim=1)
         labels = torch.ones(rows.shape[:2], dtype=torch.long).fill_(-100)
-        for i, target in enumerate(learned):
+        for i, target in enumerate(targets):
             start = lengths[i] + 1
             labels[i, start : start + len(target)] = target
         return rows, masks, labels

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The official way to an answer, its operations re-stated in our words.
+"""Official generation, its operations written again by us.
 
-What MiniGPT-4 @ d94738a and the transformers 4.30.2 that it pins compute for
-an answer, in their order: LLaMA's layers with all scores in memory, the
-cosines looked up in each layer, keys and values joined anew for each token,
-logits of all places in fp32, and a loop that asks after each token, stop by
-stop, whether all rows end with it. It is told with functions, which spares
-the peer the calls of most modules; it draws no tokens but takes the likeliest.
+The computations of MiniGPT-4 @ d94738a and of its transformers 4.30.2, in
+their order: LLaMA's layers with materialised scores, cosines looked up in each
+layer, K and V concatenated for each token, logits of all positions in fp32,
+and a loop that checks each stop string after each token in all sequences. It
+is written with functions, which spares the peer most module calls; decoding is
+greedy.
 
 Source: ``conversation/conversation.py`` and ``models/minigpt_base.py`` of
 MiniGPT-4 @ d94738a; ``models/llama/modeling_llama.py`` and
@@ -20,12 +20,12 @@ import torch
 from official import OfficialModel
 from torch import Tensor, nn
 
-# keys and values of each layer, ``(B, heads, T, D)``
-CachedPrefix = list[tuple[Tensor, Tensor]]
+# K and V of each layer, ``(B, heads, T, D)``
+KeyValues = list[tuple[Tensor, Tensor]]
 
 
 class StoppingCriteriaSub:
-    """Whether all rows end with one of some stops."""
+    """Whether all sequences end with one of the stop strings."""
 
     def __init__(self, stops: Sequence[Tensor]) -> None:
         self.stops = stops
@@ -42,7 +42,7 @@ class OfficialLlama:
     """LLaMA and greedy search of transformers 4.30.2.
 
     Args:
-        llm: A LLaMA of today's transformers, whose weights it takes.
+        llm: A LLaMA of current transformers, which shares its weights.
     """
 
     def __init__(self, llm) -> None:
@@ -60,19 +60,24 @@ class OfficialLlama:
         self.cos, self.sin = angles.cos(), angles.sin()
 
     def norm(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """RMS norm."""
+        """Apply an RMS norm."""
         dtype = x.dtype
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
         x = x * torch.rsqrt(variance + self.eps)
         return (norm.weight * x).to(dtype)
 
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary embedding."""
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Apply the rotary embedding."""
         a, b = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
         return (x * cos) + (torch.cat((-b, a), dim=-1) * sin)
 
     def attention(
-        self, layer: nn.Module, x: Tensor, mask: Tensor, places: Tensor, past
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        past,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Self-attention with materialised scores."""
         batch, length, _ = x.shape
@@ -89,11 +94,11 @@ class OfficialLlama:
             table[:, :, :total, ...]
             .to(dtype=value.dtype)
             .squeeze(1)
-            .squeeze(0)[places]
+            .squeeze(0)[positions]
             .unsqueeze(1)
             for table in (self.cos, self.sin)
         )
-        query, key = self.turn(query, cos, sin), self.turn(key, cos, sin)
+        query, key = self.rotate(query, cos, sin), self.rotate(key, cos, sin)
         if past is not None:
             key = torch.cat([past[0], key], dim=2)
             value = torch.cat([past[1], value], dim=2)
@@ -120,31 +125,31 @@ class OfficialLlama:
         return wide + causal.to(dtype)[None, None].expand(batch, 1, -1, -1)
 
     def __call__(
-        self, embeddings: Tensor, seen: Tensor, past: CachedPrefix | None
-    ) -> tuple[Tensor, CachedPrefix]:
-        """Logits ``(B, T, V)`` of new places, and keys and values of all.
+        self, embeddings: Tensor, seen: Tensor, past: KeyValues | None
+    ) -> tuple[Tensor, KeyValues]:
+        """Compute logits ``(B, T, V)`` of new positions, and K and V of all.
 
         Args:
-            embeddings: ``(B, T, hidden_size)`` of the new places.
-            seen: ``(B, S)`` mask of all places, 0 at pads.
-            past: Keys and values of those before.
+            embeddings: ``(B, T, hidden_size)`` of the new positions.
+            seen: ``(B, S)`` mask of all positions, 0 at pads.
+            past: K and V of earlier positions.
         """
-        places = seen.long().cumsum(-1) - 1
-        places.masked_fill_(seen == 0, 1)
+        positions = seen.long().cumsum(-1) - 1
+        positions.masked_fill_(seen == 0, 1)
         if past is not None:
-            places = places[:, -1].unsqueeze(-1)
+            positions = positions[:, -1].unsqueeze(-1)
         x = embeddings
         mask = self.mask(seen, x.shape[1], x.dtype)
-        now: CachedPrefix = []
+        now: KeyValues = []
         for i, layer in enumerate(self.model.layers):
-            y, kept = self.attention(
+            y, key_value = self.attention(
                 layer.self_attn,
                 self.norm(x, layer.input_layernorm),
                 mask,
-                places,
+                positions,
                 None if past is None else past[i],
             )
-            now.append(kept)
+            now.append(key_value)
             x = x + y
             y = self.norm(x, layer.post_attention_layernorm)
             mlp = layer.mlp
@@ -162,7 +167,7 @@ class OfficialLlama:
     ) -> Tensor:
         """``(B, generated)`` ids after ``(B, T, hidden_size)`` prompts.
 
-        It ends when all rows have said EOS, or end with one of the stops.
+        It ends when all have EOS, or all end with one of the stop strings.
         """
         batch = len(embeddings)
         seen = torch.ones(embeddings.shape[:2], dtype=torch.long)
@@ -186,14 +191,14 @@ class OfficialLlama:
 
 
 def stop_ids(tokenizer) -> list[Tensor]:
-    """The two spellings of ``###`` that the demo gives."""
+    """The two tokenizations of ``###`` in the demo."""
     pound = tokenizer.encode('###', add_special_tokens=False)
     glued = tokenizer.encode('.###', add_special_tokens=False)
     return [torch.tensor(pound), torch.tensor(glued[-2:])]
 
 
 class OfficialChat:
-    """The official demo's ``Chat``, as far as an answer is concerned.
+    """The part of the official demo's ``Chat`` that answers.
 
     Args:
         model: Its model.
@@ -205,11 +210,11 @@ class OfficialChat:
         self.stops = stop_ids(model.tokenizer)
 
     def context(self, ids: Sequence[int], images: Tensor) -> Tensor:
-        """``(1, T, hidden_size)`` of a prompt, piece by piece.
+        """Embed a prompt piece by piece: ``(1, T, hidden_size)``.
 
         Args:
-            ids: Tokens; below 0 stands the next image.
-            images: ``(N, Q, hidden_size)`` image tokens.
+            ids: Token ids; a negative id is the next image.
+            images: ``(N, Q, hidden_size)`` image features.
         """
         pieces: list[list[int]] = [[]]
         for token in ids:
@@ -227,7 +232,7 @@ class OfficialChat:
     def answer(
         self, ids: Sequence[int], images: Tensor, max_new_tokens: int
     ) -> list[int]:
-        """The ids of an answer, from an empty cache."""
+        """Generate the ids of an answer, with an empty cache."""
         embeddings = self.context(ids, images)
         (answer,) = self.llama.generate(
             embeddings, max_new_tokens, self.stops

@@ -17,9 +17,9 @@ HERE = Path(__file__).parent
 
 
 def newest(folder: Path) -> list[dict]:
-    """The last row of each name that has a ratio, in the order of names.
+    """Find the last row of each name that has a ratio, sorted by name.
 
-    Not those of a curve (:func:`scale`). Each gets the ``date`` and
+    Without those of a curve (:func:`scale`). Each row has the ``date`` and
     ``machine`` of its run.
     """
     rows: dict[str, dict] = {}
@@ -41,7 +41,7 @@ def newest(folder: Path) -> list[dict]:
 
 
 def scale(folder: Path) -> list[dict]:
-    """The rows of the last run of batch-scale that went well."""
+    """The rows of the last successful run of batch-scale."""
     found: list[dict] = []
     for file in sorted(folder.glob('*.json')):
         for run in json.loads(file.read_text()):
@@ -53,7 +53,7 @@ def scale(folder: Path) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows as a Markdown table."""
+    """Format rows as a Markdown table."""
     lines = [
         '| Row | Ours | Peer | Ratio | Goal | Guard | Date |',
         '|---|---|---|---|---|---|---|',
@@ -80,7 +80,7 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], out: Path) -> None:
-    """Bars of the ratios, each with a line at its goal.
+    """Draw bars of the ratios, each with a line at its goal.
 
     Raises:
         ValueError: There is no row.
@@ -125,7 +125,7 @@ def draw(rows: list[dict], out: Path) -> None:
 
 
 def draw_scale(rows: list[dict], out: Path) -> None:
-    """Curves of tokens per second over the answers at once.
+    """Draw tokens per second over the number of concurrent requests.
 
     Args:
         rows: What :func:`scale` found.

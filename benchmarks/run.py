@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Run benchmarks, print their table and keep their figures.
+"""Run benchmarks, print their table and store their figures.
 
     python benchmarks/run.py [--gpu] [--json FILE] [NAME...]
 
-Each NAME is a row's; without any all rows run that need no GPU, and with
-``--gpu`` those that need one. The exit status is 1 where a guard failed or a
-row broke off; a missed goal is no failure.
+Each NAME is a benchmark; without any, all run that need no GPU, or with
+``--gpu`` all that need one. The exit status is 1 where a guard failed or a
+benchmark raised an error; a missed goal is not a failure.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # the rows lie beside this file
+sys.path.insert(0, str(HERE))  # the benchmarks are in this folder
 
 import harness  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-# Name of each row and the module with its ``measure(repeats)``, which
-# gives rows.
+# name of each benchmark: module with its ``measure(repeats)``, which returns
+# rows of the results
 ROWS = {
     's1-step': 's1_step',
     's1-cached': 's1_cached',
@@ -62,7 +62,7 @@ PACKAGES = ('minigpt4', 'torch', 'transformers', 'mmengine', 'numpy')
 
 
 def machine() -> str:
-    """The processor, its cores that are ours, and the memory."""
+    """Describe the processor, the usable cores and the memory."""
     model = platform.processor() or platform.machine()
     cpus = Path('/proc/cpuinfo')
     if cpus.exists():
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what is measured."""
+    """Versions of Python and of the measured packages."""
     found = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
@@ -93,13 +93,13 @@ def versions() -> dict[str, str]:
 
 
 def measure(names: list[str], repeats: int) -> Iterator[dict]:
-    """Run rows; one that breaks off is reported, and the next one runs."""
+    """Run benchmarks; after an error in one, the next one runs."""
     everything = ROWS | GPU_ROWS
     for name in names:
         print(f'{name} ...', file=sys.stderr, flush=True)
         try:
             module = importlib.import_module(everything[name])
-            # one after the other: what was measured stays if the next breaks
+            # row by row: earlier rows are not lost by an error
             for row in module.measure(name if name in GPU_ROWS else repeats):
                 figures = (number(row[key]) for key in ('ours', 'peer'))
                 print(row['name'], *figures, row['unit'], file=sys.stderr)
@@ -112,12 +112,12 @@ def measure(names: list[str], repeats: int) -> Iterator[dict]:
 
 
 def number(value: float | None, end: str = '') -> str:
-    """A figure in four digits; nothing where there is none."""
+    """Format a figure with four digits; '' for None."""
     return '' if value is None else f'{value:.4g}{end}'
 
 
 def print_table(rows: list[dict]) -> None:
-    """Print rows for people."""
+    """Print rows as a table."""
     table = Table(title='minimum of all repetitions (median in brackets)')
     for column in ('name', 'ours', 'peer', 'unit', 'ratio', 'goal'):
         justify = 'left' if column in ('name', 'unit') else 'right'
@@ -157,10 +157,10 @@ def print_table(rows: list[dict]) -> None:
 
 
 class Results:
-    """This run in the file of its day.
+    """Stores the rows of this run in the file of its date.
 
     Args:
-        folder: Where the files of all days lie.
+        folder: The folder of these files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -172,8 +172,8 @@ class Results:
             versions=versions(),
         )
 
-    def keep(self, rows: list[dict]) -> None:
-        """Write what was measured until now, beside the runs before."""
+    def store(self, rows: list[dict]) -> None:
+        """Write the rows so far, together with earlier runs."""
         before = (
             json.loads(self.file.read_text()) if self.file.exists() else []
         )
@@ -183,10 +183,10 @@ class Results:
 
 
 def write(content: list, file: Path) -> None:
-    """Write JSON, whole or not at all."""
-    neighbour = file.with_name(file.name + '.part')
-    neighbour.write_text(json.dumps(content, indent=1) + '\n')
-    neighbour.replace(file)
+    """Write JSON atomically."""
+    temporary = file.with_name(file.name + '.part')
+    temporary.write_text(json.dumps(content, indent=1) + '\n')
+    temporary.replace(file)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     results, rows = Results(options.results), []
     for row in measure(names, options.repeats):
         rows.append(row)
-        results.keep(rows)  # a run that is stopped has its rows
+        results.store(rows)  # for runs that are stopped
     print_table(rows)
     print(f'appended to {results.file}')
     if options.json:

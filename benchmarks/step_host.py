@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the training thread does to put a batch of 64 together.
+"""Time of the training process to assemble a batch of 64.
 
-The encoders are stubbed: image tokens are there. Ours is what is left to the
-training thread, namely to embed the words of a collated batch and copy image
-tokens into their places; the peer tokenises, embeds and joins sample by
-sample. A second row counts syncs: reads of a tensor's value by Python, each
-of which would wait for a GPU. What our data workers do before is a third
-figure (``worker_ms``), which the peer's has inside.
+The vision encoder is replaced by stored image features. In ours the training
+process embeds the tokens of a collated batch and copies image features to
+their positions; the peer tokenises, embeds and joins sample by sample. A
+second row counts synchronisations: reads of a tensor's value by Python, each
+of which would wait for a GPU. The time of our data workers is printed to
+stderr; that of the peer includes it.
 """
 
 import functools
@@ -44,7 +44,7 @@ def _ours(folder: Path, tokens, questions, answers):
         prompt_template='vicuna_v0',
         max_text_length=MAX_TEXT_LENGTH,
     )
-    model.head = torch.nn.Identity()  # image tokens come as they are
+    model.head = torch.nn.Identity()  # the features are of the LLM's width
     collate = model.collator(training=True)
     samples = mini_prop.samples(questions, answers, tokens)
     start = time.process_time()
@@ -57,12 +57,13 @@ def _ours(folder: Path, tokens, questions, answers):
 
     def assemble():
         data = model.data_preprocessor(piece, True)
-        return model.embed(data['images'], data['inputs']), data['inputs']
+        inputs = data['inputs']
+        return model.embed_inputs(data['images'], inputs), inputs
 
     embedded, inputs = assemble()
-    # the sums of all embeddings and of the learned tokens tell a batch
-    prefix = model.decoder.embed(torch.tensor(inputs.prefix))
-    total = embedded[inputs.row_ids > 0].double().sum(0)
+    # the sum of all embeddings, and the targets, identify a batch
+    prefix = model.decoder.embed_tokens(torch.tensor(inputs.prefix))
+    total = embedded[inputs.sequence_ids > 0].double().sum(0)
     total += COUNT * prefix.double().sum(0)
     return assemble, total, inputs.targets
 
@@ -81,7 +82,7 @@ def _official(folder: Path, tokens, questions, answers):
 
     rows, masks, labels = assemble()
     total = rows[masks > 0].double().sum(0)
-    # it also feeds the last target of each sample
+    # the last target of each sample is an input there as well
     last = torch.stack([row[row >= 0][-1] for row in labels])
     total -= model.words(last).double().sum(0)
     return assemble, total, labels[labels >= 0]
@@ -100,9 +101,9 @@ def build(side: str, figure: str, folder: Path):
     )
     questions = [f'{IMAGE} {mini_prop.ALIGNMENT_PROMPTS[0]}'] * COUNT
     answers = mini_prop.captions(COUNT, 6, 14)
-    made = dict(ours=_ours, peer=_official)[side]
+    prepare = dict(ours=_ours, peer=_official)[side]
     with torch.no_grad():
-        assemble, total, targets = made(folder, tokens, questions, answers)
+        assemble, total, targets = prepare(folder, tokens, questions, answers)
 
     @torch.no_grad()
     def work():
@@ -115,7 +116,7 @@ def build(side: str, figure: str, folder: Path):
 
     guard = dict(
         embeddings=total.numpy(),
-        # a packed line has the rows in another order
+        # a pack has the samples in another order
         targets=targets.sort().values.numpy(),
     )
     return work, guard

@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A step through a frozen tower and a trained projector.
+"""A step through a frozen vision tower and a trained projector.
 
-The peer has XTuner's settings for LLaVA re-stated: the tower's input requires
-a gradient and its blocks are checkpointed, so that the backward pass runs and
-recomputes the whole tower for nothing.
+The peer has XTuner's settings for LLaVA, re-stated: the tower's input requires
+a gradient and its blocks are checkpointed, so the backward pass runs through
+the tower and recomputes it without need.
 
 Source: XTuner ``model/llava.py`` (``enable_input_require_grads``,
 ``use_activation_checkpointing``).
@@ -37,7 +37,7 @@ def build(side: str, figure: str, folder: Path):
 
     def features():
         if side == 'ours':
-            with torch.no_grad():  # as MiniGPT4.queries does
+            with torch.no_grad():  # as in MiniGPT4.encode_images
                 return tower(images)
         x = tower.patch_embed(images)
         x = torch.cat((tower.cls_token.expand(len(x), -1, -1), x), dim=1)

@@ -246,7 +246,7 @@ def write_features(folder: Path, dtype: str) -> None:
         return
     model = mini_prop.build(folder)
     with torch.no_grad():
-        queries = model.queries(normalised(folder))
+        queries = model.encode_images(normalised(folder))
     writer = FeatureWriter(folder / dtype, {}, queries.shape[1:], dtype)
     writer.add(_digests(len(queries)), queries)
     writer.close()
@@ -256,12 +256,12 @@ def write_peer(folder: Path, layout: str) -> None:
     """All weights under a peer's names."""
     from safetensors.torch import load_file, save_file
 
-    from minigpt4.weights.layouts import PARTS, to_layout
+    from minigpt4.weights.layouts import COMPONENTS, to_layout
     from minigpt4.weights.read import LazyTensor
 
     theirs = layout == 'mmpretrain'
     out = {}
-    for part in PARTS:
+    for part in COMPONENTS:
         ours = {
             ('head.' if part == 'head' else '') + name: LazyTensor.of(tensor)
             for name, tensor in load_file(

@@ -1,15 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """CPU time to the first token of a turn of a chat.
 
-Turn 1 is a new picture and a question, to an engine that has talked about
-other pictures; a second row asks something new about a picture that was
-asked about before. Turns 2 and 3 come after answers of 150 tokens, whose
-length is forced. The peer keeps the image tokens of a chat, as the official
-demo does, and reads the whole chat in each turn.
+Turn 1 is a new image and a question, to an engine that has answered about
+other images; a second row asks a new question about an earlier image. Turns 2
+and 3 come after answers of 150 tokens, whose length is fixed. The peer stores
+the image features of a chat, as the official demo does, and computes the
+complete chat in each turn.
 
-Both sides render and tokenise with our ``render_chat``, which spells former
-answers as the model wrote them: what a random model writes would not be
-spelled so again. This saves the peer its tokenising of these answers.
+Both sides render and tokenise with our ``render_chat``, which uses the token
+ids of earlier answers: the text of a random model has other token ids when it
+is tokenised again. This saves the peer the tokenization of these answers.
 
     python benchmarks/ttft.py SIDE TURN FOLDER
 """
@@ -26,16 +26,16 @@ import torch
 from torch import Tensor
 
 ANSWER = 150  # tokens
-# turn, with new pictures or one alone: the goal
+# goals of the turns, with new images or one
 GOALS = {
     'turn-1': 1.3,
     'turn-1-repeated-image': 2.5,
     'turn-2': 9,
     'turn-3': 14,
 }
-COUNT = 64  # pictures and questions, more than there are repetitions
-LOOKED_AT = 3  # repetitions that the guard compares
-WORDS = 'a small dog near the river'  # whose likelihood it compares
+COUNT = 64  # images and questions, more than repetitions
+GUARD_REPEATS = 3  # repetitions that the guard compares
+WORDS = 'a small dog near the river'  # the guard compares its likelihood
 
 
 class Ours:
@@ -43,7 +43,7 @@ class Ours:
 
     Args:
         model: The model.
-        settings: Of the engine.
+        settings: Arguments of the engine.
     """
 
     def __init__(self, model, **settings) -> None:
@@ -53,23 +53,23 @@ class Ours:
         self.model, self.tokenizer = model, model.decoder.tokenizer
 
     def answer(self, turns: list, image: Tensor, tokens: int) -> list[int]:
-        """Ids of an answer of so many tokens."""
+        """Ids of an answer of this number of tokens."""
         from minigpt4.chat.session import build_prompt
 
         prompt = build_prompt(
             self.model, turns, [image], max_new_tokens=tokens
         )
-        answer = self.engine.submit(
+        request = self.engine.submit(
             prompt.row, prompt.images, max_new_tokens=tokens
         )
         while self.engine.step():
             pass
-        if answer.error is not None:
-            raise answer.error
-        return answer.token_ids
+        if request.error is not None:
+            raise request.error
+        return request.token_ids
 
     def likelihood(self, turns: list, image: Tensor) -> float:
-        """Mean log-likelihood of the words :data:`WORDS` as an answer."""
+        """Mean log-likelihood of :data:`WORDS` as an answer."""
         from minigpt4.chat.session import build_prompt
 
         prompt = build_prompt(self.model, turns, [image], max_new_tokens=16)
@@ -80,7 +80,7 @@ class Ours:
 
 
 class Official:
-    """A chat the official way.
+    """A chat as in the official code.
 
     Args:
         model: The model.
@@ -114,22 +114,22 @@ class Official:
 
     @torch.no_grad()
     def prompt(self, turns: list, image: Tensor) -> list[int]:
-        """Ids of a chat; sees the image if it is new."""
+        """Ids of a chat; encodes the image if it is new."""
         from minigpt4.prompts import (
             TEMPLATES,
             render_chat,
             tokenize,
         )
 
-        if len(turns) == 1 or image is not self.image:  # uploaded
+        if len(turns) == 1 or image is not self.image:  # a new upload
             self.image = image
             self.tokens, _ = self.model.encode_images(image[None])
         segments = render_chat(turns, TEMPLATES['vicuna_v0'])
         return tokenize(segments, self.tokenizer).ids
 
 
-def said(tokenizer, question: str, ids: list[int]):
-    """A turn that is over; the answer and its ``###`` spelled as written."""
+def answered_turn(tokenizer, question: str, ids: list[int]):
+    """A turn with its answer and the token ids of it and its ``###``."""
     from minigpt4.prompts import Turn
 
     word, glued = (
@@ -141,16 +141,16 @@ def said(tokenizer, question: str, ids: list[int]):
 
 
 class Chat:
-    """Repetitions of a turn, a question of its own each.
+    """Repetitions of a turn, each with another question.
 
     Args:
-        side: What answers.
-        images: The pictures.
+        side: The side that answers.
+        images: The images.
         turn: A name of ``GOALS``.
-        length: Tokens of the answers before.
+        length: Tokens of the earlier answers.
 
     Attributes:
-        answers: Ids of these.
+        answers: Ids of the earlier answers.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Chat:
         length: int = ANSWER,
     ) -> None:
         self.side = side
-        # a picture is one object in all of its chat
+        # one object in all turns of a chat
         self.images = list(images)[: COUNT if turn == 'turn-1' else 1]
         self.questions = [
             f'What about {words}?'
@@ -175,7 +175,7 @@ class Chat:
             ids = side.answer(turns, self.images[0], length)
             self.answers.append(ids)
             question = turns[-1].question
-            self.before.append(said(side.tokenizer, question, ids))
+            self.before.append(answered_turn(side.tokenizer, question, ids))
 
     def turns(self, question: str) -> list:
         """The chat with another question."""
@@ -186,7 +186,7 @@ class Chat:
         return [*self.before, Turn(question)]
 
     def next(self) -> tuple[list, Tensor]:
-        """The chat with the next question, and its picture."""
+        """The chat with the next question, and its image."""
         i = self.asked
         self.asked += 1
         return self.turns(self.questions[i]), self.images[i % len(self.images)]
@@ -208,14 +208,16 @@ def build(
     torch.set_num_threads(1)
     images = mini_prop.images(COUNT, (folder / 'size').read_text())
     if side == 'ours':
-        made = Ours(generation.our_model(folder))
+        chat_side = Ours(generation.our_model(folder))
     else:
-        made = Official(generation.official_model(folder))
+        chat_side = Official(generation.official_model(folder))
         images = generation.normalised(images)
-    chat = Chat(made, images, turn, length)
+    chat = Chat(chat_side, images, turn, length)
     guard = dict(
-        first_tokens=[chat.first_token()[1] for _ in range(LOOKED_AT)],
-        likelihood=[made.likelihood(*chat.next()) for _ in range(LOOKED_AT)],
+        first_tokens=[chat.first_token()[1] for _ in range(GUARD_REPEATS)],
+        likelihood=[
+            chat_side.likelihood(*chat.next()) for _ in range(GUARD_REPEATS)
+        ],
     )
     if chat.answers:
         guard['answers'] = chat.answers
@@ -236,7 +238,7 @@ def measure(repeats: int) -> Iterator[dict]:
             goal,
             peer_name='official chat, re-stated',
             rate=False,
-            repeats=min(repeats, COUNT - 2 * LOOKED_AT),
+            repeats=min(repeats, COUNT - 2 * GUARD_REPEATS),
         )
 
 

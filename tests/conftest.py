@@ -14,9 +14,11 @@ import signal
 import socket
 import sys
 import tarfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -37,6 +39,7 @@ WORDS = (
     'the a red blue green small large circle square on of in image '
     'describe this detail human assistant what is colour please'
 ).split()
+EOS = 2  # of the tiny tokenizer
 LLAMA = dict(
     hidden_size=32,
     intermediate_size=48,
@@ -44,7 +47,7 @@ LLAMA = dict(
     num_attention_heads=4,
     initializer_range=0.3,  # clear margins between the greedy tokens
     bos_token_id=1,
-    eos_token_id=2,
+    eos_token_id=EOS,
     tie_word_embeddings=False,
 )
 
@@ -137,13 +140,52 @@ def save_tokenizer(model: bytes, folder: Path) -> Path:
     return folder
 
 
+def fill_weights(llm, seed: int) -> None:
+    """Set the matrices of an LLM to NumPy's normal distribution.
+
+    NumPy guarantees the stream of ``RandomState``; torch and transformers
+    change theirs between versions. The score of end of text is always 0, so
+    greedy answers never end by themselves.
+    """
+    draw = numpy.random.RandomState(seed)
+    std = getattr(llm.config, 'initializer_range', 0.02)
+    with torch.no_grad():
+        for _, parameter in sorted(llm.named_parameters()):
+            if parameter.ndim > 1:
+                values = draw.normal(0.0, std, tuple(parameter.shape))
+                parameter.copy_(torch.from_numpy(values))
+        table = llm.get_output_embeddings().weight
+        if len(table) > EOS:
+            table[EOS] = 0
+
+
+def fill_linears(module) -> None:
+    """Set linear layers and tokens to NumPy's numbers, scaled as by torch."""
+    draw = numpy.random.RandomState(0)
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            if parameter.ndim in (2, 4):
+                scale = (3 * parameter[0].numel()) ** -0.5
+            elif parameter.ndim == 3:
+                scale = 0.02
+            else:  # norms, and biases
+                continue
+            values = draw.normal(0.0, scale, tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(values))
+        for child in module.modules():
+            if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d)):
+                if child.bias is not None:
+                    torch.nn.init.zeros_(child.bias)
+
+
 def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
     """Save a random causal LM with a tokenizer; returns the folder."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(seed)
     config = AutoConfig.for_model(**config)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    llm = AutoModelForCausalLM.from_config(config)
+    fill_weights(llm, seed)
+    llm.save_pretrained(folder)
     for file in Path(tokenizer_dir).glob('tokenizer*'):
         shutil.copy(file, folder)
     return folder
@@ -289,7 +331,11 @@ def build_tiny(tiny_cfg):
             merge = isinstance(value, dict) and 'type' not in value
             cfg[key] = {**cfg.get(key, {}), **value} if merge else value
         torch.manual_seed(0)
-        return MODELS.build(cfg)
+        model = MODELS.build(cfg)
+        for module in (model.backbone, model.neck, model.head):
+            if module is not None:
+                fill_linears(module)
+        return model
 
     return build
 
@@ -387,3 +433,32 @@ def write_shard():
         return path
 
     return write
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The download cache, not created yet; retries do not wait."""
+    from minigpt4.weights import transfer
+
+    for variable in (
+        *('HF_HUB_OFFLINE', 'MINIGPT4_OFFLINE', 'MINIGPT4_MIRROR'),
+        *('http_proxy', 'https_proxy', 'all_proxy'),
+        *('HTTP_PROXY', 'HTTPS_PROXY'),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(transfer, 'WAITS', (0.0, 0.0, 0.0))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def file_server(cache):
+    """A file server on loopback; see tests/file_server.py."""
+    from tests.file_server import FileServer
+
+    with FileServer() as server:
+        threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        ).start()
+        yield server
+        server.shutdown()

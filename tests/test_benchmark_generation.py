@@ -56,7 +56,7 @@ def test_decode(bench, folder, same):
         lambda side: build(side, 'decode', folder, dict(prompt=7, tokens=9)),
     )
     assert guard['ids'].shape == (1, 9)
-    settings = dict(rows=3, prompt=7, tokens=9, whole=False)
+    settings = dict(rows=3, prompt=7, tokens=9, with_prefill=False)
     guard = same(
         ('ours', 'transformers'),
         lambda side: build(side, 'decode', folder, settings),
@@ -69,7 +69,7 @@ def test_without_its_environment_the_live_peer_is_skipped(bench, monkeypatch):
     generation = bench('generation')
     monkeypatch.delenv(generation.LIVE_VARIABLE, raising=False)
     row = generation.compare(
-        generation.Row('x', 'decode', 'tiny', {}, 'ms', 9, 'live', 6),
+        generation.Comparison('x', 'decode', 'tiny', {}, 'ms', 9, 'live', 6),
         1,
     )
     assert generation.LIVE_VARIABLE in row['skipped']
@@ -97,7 +97,7 @@ def test_first_tokens_of_turns(bench, folder, same, turn):
     )
     number = int(turn.split('-')[1])
     assert number == 1 or guard['answers'].shape == (number - 1, 12)
-    assert len(set(guard['likelihood'].tolist())) == ttft.LOOKED_AT
+    assert len(set(guard['likelihood'].tolist())) == ttft.GUARD_REPEATS
 
 
 def test_a_later_turn_reads_its_own_tokens_alone(bench, folder):
@@ -181,7 +181,7 @@ def test_curve(bench, tmp_path):
         for batch in (1, 2)
     ]
     results = tmp_path / 'results'
-    bench('run').Results(results).keep(rows)
+    bench('run').Results(results).store(rows)
     assert plot.scale(results) == rows
     assert plot.newest(results) == []  # no bar of each point
     plot.draw_scale(plot.scale(results), tmp_path / 'a.png')

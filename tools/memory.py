@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the model takes of a GPU's or a CPU's memory: computed, or measured.
+"""Estimate or measure the GPU and CPU memory that the model needs.
 
     python tools/memory.py estimate                     # a table for 7B, 13B
-    python tools/memory.py measure inference CONFIG     # builds, answers
+    python tools/memory.py measure inference CONFIG     # build, answer
     python tools/memory.py measure train CONFIG --batch 64
 
-docs/memory.md holds the formulas of the estimate and what was measured.
+docs/memory.md has the formulas of the estimate and measured figures.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -28,35 +29,35 @@ ROOT = Path(__file__).parents[1]
 GB = 1e9
 BITS = ('fp32', 'bf16', '8-bit', '4-bit')
 SIZES = {'7B': 'vicuna_7b', '13B': 'vicuna_13b'}
-# what: (samples at once, places of each, its targets); places are 32 of the
-# image, the template's words and the longest answer of the configs
+# name: (batch size, positions of each sample, its target tokens); positions
+# are 32 of the image, the template and the longest answer of the configs
 CASES = {
     'inference, 300 new tokens': (1, 360, 0),
-    'stage 1, 64 at once': (64, 64, 32),
-    'stage 1, 16 at once': (16, 64, 32),
-    'stage 2, 12 at once': (12, 218, 160),
-    'stage 2, 1 at once': (1, 218, 160),
+    'stage 1, batch of 64': (64, 64, 32),
+    'stage 1, batch of 16': (16, 64, 32),
+    'stage 2, batch of 12': (12, 218, 160),
+    'stage 2, batch of 1': (1, 218, 160),
 }
 
 
 def weight_bytes(model: nn.Module, bits: str) -> float:
-    """Bytes of all frozen weights and of what the head needs to be trained.
+    """Return the bytes of all weights, and of the head's training state.
 
     Args:
-        model: The model on the meta device, so exactly its tensors.
-        bits: One of ``BITS``, of the LLM. The backbone is in 16 bits unless
-            all is in fp32; Q-Former and head are in fp32 always.
+        model: The model on the meta device.
+        bits: The LLM's type, one of ``BITS``. The backbone has 16 bits unless
+            that is fp32; Q-Former and head are always in fp32.
     """
-    wide = 4 if bits == 'fp32' else 2
+    itemsize = 4 if bits == 'fp32' else 2
     llm = model.decoder.llm
-    total = wide * _numel(model.backbone) + 4 * _numel(model.neck)
+    total = itemsize * _numel(model.backbone) + 4 * _numel(model.neck)
     total += 16 * _numel(model.head)  # weight, gradient, two moments
-    total += wide * _numel(llm)
+    total += itemsize * _numel(llm)
     if bits in ('8-bit', '4-bit'):
         for module in llm.modules():
             if not isinstance(module, nn.Linear) or module is llm.lm_head:
                 continue
-            total -= wide * module.weight.numel()
+            total -= itemsize * module.weight.numel()
             if bits == '8-bit':  # and the fp32 scale of each row
                 total += module.weight.numel() + 4 * module.out_features
             else:  # and the fp32 scale of each 64 weights
@@ -68,44 +69,57 @@ def _numel(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def saved_bytes(config, bits: str, checkpointing: bool = False) -> float:
-    """Bytes that the backward pass of one place keeps in a frozen LLaMA.
+def saved_bytes(config: Any, bits: str, checkpointing: bool = False) -> float:
+    """Return the bytes of activations per position in a frozen LLaMA.
 
-    A frozen linear layer keeps nothing. Each layer keeps the inputs of two
-    norms in fp32 (8 h), query, key, value and output of attention (4 h), and
-    gate, activated gate and up (3 i). bitsandbytes' 8-bit layers keep their
-    inputs too (3 h + i).
+    They are stored for the backward pass. A frozen linear layer stores
+    nothing. Each layer stores the inputs of two norms in fp32 (8 h), query,
+    key, value and output of attention (4 h), and gate, activated gate and up
+    (3 i). 8-bit layers of bitsandbytes also store their inputs (3 h + i).
+
+    Args:
+        config: The Hugging Face config of the LLM.
+        bits: One of ``BITS``.
+        checkpointing: Whether activations are recomputed.
     """
     h, i = config.hidden_size, config.intermediate_size
-    wide = 4 if bits == 'fp32' else 2
-    layer = 8 * h + wide * (4 * h + 3 * i)
+    itemsize = 4 if bits == 'fp32' else 2
+    layer = 8 * h + itemsize * (4 * h + 3 * i)
     if bits == '8-bit':
-        layer += wide * (3 * h + i)
+        layer += itemsize * (3 * h + i)
     if checkpointing:
-        return config.num_hidden_layers * wide * h + layer + 4 * h
+        return config.num_hidden_layers * itemsize * h + layer + 4 * h
     return config.num_hidden_layers * layer + 4 * h
 
 
 def estimate(
-    model: nn.Module, bits: str, samples: int, places: int, targets: int
+    model: nn.Module, bits: str, samples: int, positions: int, targets: int
 ) -> float:
-    """Bytes at the peak; without CUDA's own and without fragmentation."""
+    """Return the bytes at the peak, without CUDA's own and fragmentation.
+
+    Args:
+        model: The model on the meta device.
+        bits: One of ``BITS``.
+        samples: Batch size.
+        positions: Positions of each sample.
+        targets: Target tokens of each sample; 0 for inference.
+    """
     config = model.decoder.llm.config
-    wide = 4 if bits == 'fp32' else 2
+    itemsize = 4 if bits == 'fp32' else 2
     total = weight_bytes(model, bits)
-    if not targets:  # keys and values of all places
+    if not targets:  # keys and values of all positions
         total -= 12 * _numel(model.head)
-        keys = 2 * config.num_hidden_layers * config.hidden_size * wide
-        return total + samples * places * keys
-    if bits in ('8-bit', '4-bit'):  # one layer's weight, unpacked
-        total += wide * config.hidden_size * config.intermediate_size
+        kv = 2 * config.num_hidden_layers * config.hidden_size * itemsize
+        return total + samples * positions * kv
+    if bits in ('8-bit', '4-bit'):  # one layer's weight, dequantised
+        total += itemsize * config.hidden_size * config.intermediate_size
     # log-probabilities, their gradient in fp32 and in the LLM's type
-    logits = (8 + wide) * config.vocab_size * targets
-    return total + samples * (places * saved_bytes(config, bits) + logits)
+    logits = (8 + itemsize) * config.vocab_size * targets
+    return total + samples * (positions * saved_bytes(config, bits) + logits)
 
 
 def print_estimates() -> None:
-    """The table, in Markdown, in GB of 10^9 bytes."""
+    """Print a Markdown table in GB of 10^9 bytes."""
     from minigpt4.registry import MODELS
 
     print(f'| estimated, GB | LLM | {" | ".join(BITS)} |')
@@ -120,10 +134,10 @@ def print_estimates() -> None:
 
 
 class Peak:
-    """Peak memory since it was made: of the GPU if there is one, of the CPU.
+    """Peak memory of the CPU, and of the GPU if there is one, since the start.
 
-    ``own`` is what the process itself holds (RssAnon, sampled); the rest of
-    the whole (VmHWM) is mostly mapped files, which the system may let go.
+    ``own`` is the anonymous memory of the process (RssAnon, sampled); the rest
+    of the total (VmHWM) is mostly mapped files, which the system can release.
     """
 
     def __init__(self) -> None:
@@ -142,13 +156,13 @@ class Peak:
             time.sleep(0.02)
 
     def report(self, step: str) -> None:
-        """Print a line."""
+        """Print a line with the peaks of a step."""
         self._running = False
         self._thread.join()
-        whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         line = (
             f'{step}: {time.time() - self.start:.1f} s; CPU peak '
-            f'{self.own / GB:.2f} GB own, {whole / GB:.2f} GB with files'
+            f'{self.own / GB:.2f} GB own, {total / GB:.2f} GB with files'
         )
         if torch.cuda.is_available():
             line += (
@@ -159,8 +173,8 @@ class Peak:
         print(line, flush=True)
 
 
-def measure(step: str, run: Callable):
-    """Run something and print what it took."""
+def measure(step: str, run: Callable[[], Any]) -> Any:
+    """Run a function and print its time and peak memory."""
     peak = Peak()
     result = run()
     if torch.cuda.is_available():
@@ -170,7 +184,7 @@ def measure(step: str, run: Callable):
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build the model of a config, then answer or train with it."""
+    """Build the model of a config, then answer or train."""
     from mmengine.optim import OptimWrapper
     from mmengine.structures import BaseDataElement
 
@@ -186,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
     )
     size = model.backbone.img_size
     training = args.what == 'train'
-    # more words than fit, so that answers are as long as they can be
+    # more words than fit, so that answers have the largest length
     turn = Turn('', 'word ' * (model.max_text_length or 160))
     if not training:
         turn = Turn(model.prompt)

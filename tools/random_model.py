@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Write the files of a whole model, at full size, with random weights.
+"""Write the files of a complete model with random weights, at full size.
 
     python tools/random_model.py OUT --size 7b --tokenizer tokenizer.model
 
-writes OUT/llm (what MINIGPT4_LLM names), OUT/eva_vit.safetensors,
-OUT/q_former.safetensors and OUT/projection.pth, named as in the published
-files. What the model then says is nonsense; that it loads, answers and fits
-is what one learns. One tensor is in memory at a time.
+writes OUT/llm (set MINIGPT4_LLM to it), OUT/eva_vit.safetensors,
+OUT/q_former.safetensors and OUT/projection.pth, with the tensor names of the
+published files. Its answers are meaningless, but it shows whether the model
+loads, how fast it is and how much memory it needs. One tensor is in memory at
+a time.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import shutil
 import sys
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config
@@ -21,15 +23,30 @@ from torch import nn
 
 from minigpt4.utils.errors import add_debug_option, reports_errors
 
+if TYPE_CHECKING:  # imported late, so that --help is fast
+    from minigpt4.weights.read import LazyTensor
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = {'7b': 'vicuna_7b', '13b': 'vicuna_13b', 'nano': 'nano'}
 
 
-def random_tensors(module: nn.Module, dtype: torch.dtype, seed: int) -> dict:
-    """Lazy random tensors for a module's names; norms are one, small else."""
+def random_tensors(
+    module: nn.Module, dtype: torch.dtype, seed: int
+) -> 'dict[str, LazyTensor]':
+    """Return random tensors by the names of a module.
+
+    Args:
+        module: The module, on the meta device.
+        dtype: Type of the tensors.
+        seed: Each tensor depends on it and on its name.
+
+    Returns:
+        Tensors that are drawn when they are read: ones for norms, else normal
+        with a deviation of 0.02.
+    """
     from minigpt4.weights.read import LazyTensor
 
-    def lazy(name: str, shape: torch.Size) -> LazyTensor:
+    def lazy(name: str, shape: torch.Size) -> 'LazyTensor':
         def read() -> torch.Tensor:
             if len(shape) == 1 and name.endswith('weight'):
                 return torch.ones(shape, dtype=dtype)
@@ -45,7 +62,7 @@ def random_tensors(module: nn.Module, dtype: torch.dtype, seed: int) -> dict:
 
 
 def write_tokenizer(folder: Path, model: Path) -> None:
-    """A SentencePiece file as LLaMA's tokenizer."""
+    """Write a SentencePiece model as LLaMA's tokenizer."""
     shutil.copy(model, folder / 'tokenizer.model')
     (folder / 'tokenizer_config.json').write_text(
         '{"tokenizer_class": "LlamaTokenizer"}'
@@ -80,20 +97,28 @@ def main() -> None:
     cfg.decoder.dtype = args.dtype
     with torch.device('meta'):
         model = MODELS.build(cfg)
-    parts = {
-        name: random_tensors(part, getattr(torch, args.dtype), args.seed)
-        for name, part in model.named_children()
+    tensors = {
+        name: random_tensors(module, getattr(torch, args.dtype), args.seed)
+        for name, module in model.named_children()
     }
     llm_config = model.decoder.llm.config
     with replacing(args.out) as out:
-        write_model(out, parts, llm_config)
+        write_model(out, tensors, llm_config)
         if args.tokenizer or args.size == 'nano':
-            own = SHIPPED / 'llm' / 'tokenizer.model'
-            write_tokenizer(out / 'llm', args.tokenizer or own)
+            nano = SHIPPED / 'llm' / 'tokenizer.model'
+            write_tokenizer(out / 'llm', args.tokenizer or nano)
 
 
-def write_model(out: Path, parts: dict[str, dict], llm_config) -> None:
-    """Write the weights of all parts and the LLM's config."""
+def write_model(
+    out: Path, tensors: 'dict[str, dict[str, LazyTensor]]', llm_config: Any
+) -> None:
+    """Write the weights of all components and the LLM's config.
+
+    Args:
+        out: The folder.
+        tensors: The tensors of each component.
+        llm_config: The Hugging Face config of the LLM.
+    """
     from minigpt4.weights.layouts import to_layout
     from minigpt4.weights.write import write_safetensors, write_sharded
 
@@ -101,15 +126,15 @@ def write_model(out: Path, parts: dict[str, dict], llm_config) -> None:
     llm.mkdir(parents=True)
     write_sharded(
         llm,
-        {k.removeprefix('llm.'): v for k, v in parts['decoder'].items()},
+        {k.removeprefix('llm.'): v for k, v in tensors['decoder'].items()},
         progress='LLM',
     )
     llm_config.save_pretrained(llm)
-    for part, file in (('backbone', 'eva_vit'), ('neck', 'q_former')):
-        tensors = to_layout(part, 'official', parts[part])
-        write_safetensors(out / f'{file}.safetensors', tensors, progress=file)
-    # layouts name the head's tensors as a checkpoint does
-    head = {f'head.{name}': lazy for name, lazy in parts['head'].items()}
+    for component, file in (('backbone', 'eva_vit'), ('neck', 'q_former')):
+        renamed = to_layout(component, 'official', tensors[component])
+        write_safetensors(out / f'{file}.safetensors', renamed, progress=file)
+    # layouts have the head's names in a checkpoint
+    head = {f'head.{name}': lazy for name, lazy in tensors['head'].items()}
     projection = {
         name: lazy.to(torch.float32).read()
         for name, lazy in to_layout('head', 'official', head).items()

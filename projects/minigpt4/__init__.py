@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .generation.worker import EngineWorker
     from .images.read import load_image, read_image
     from .prompts import PromptTemplate, Turn
-    from .weights.download import fetch
+    from .weights.download import download_file
 
 register_models()
 register_loaders()
@@ -40,8 +40,8 @@ __all__ = [
     'Turn',
     'convert',
     'datasets',
+    'download_file',
     'engine',
-    'fetch',
     'get_model',
     'inference_model',
     'load_image',
@@ -56,7 +56,7 @@ _LAZY = {
     'EngineWorker': 'generation.worker',
     'PromptTemplate': 'prompts',
     'Turn': 'prompts',
-    'fetch': 'weights.download',
+    'download_file': 'weights.download',
     'load_image': 'images.read',
     'read_image': 'images.read',
 }

@@ -1,8 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The files that a model needs: list them, download and check them."""
 
-import argparse
-import difflib
 import os
 import sys
 from dataclasses import dataclass
@@ -11,232 +9,245 @@ from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console
-from rich.filesize import decimal as in_units
+from rich.filesize import decimal as format_bytes
 from rich.table import Table
 from rich.text import Text
 
 from .utils.errors import one_line, printable
 from .weights import download
-from .weights.hub import our_models
+from .weights.hub import our_models, unknown_model_error
+from .weights.load import local_path
 
 
 @dataclass(frozen=True)
-class Needed:
+class ModelFile:
     """A file that a model needs.
 
     Attributes:
-        part: Which part of the model it is for.
+        component: The component of the model that it is for.
         source: Its URL, or the path of a local file.
     """
 
-    part: str
+    component: str
     source: str
 
     @property
     def is_url(self) -> bool:
-        """Whether it has to be fetched."""
+        """Whether it has to be downloaded."""
         return self.source.startswith(('http://', 'https://'))
 
+    @property
+    def name(self) -> str:
+        """Its bare name."""
+        return download.file_name(self.source)
 
-def needed_files(name: str) -> tuple[list[Needed], str]:
-    """The files of one of our models, and its LLM as the config names it.
+
+def model_files(name: str) -> tuple[list[ModelFile], str]:
+    """Return the files of one of our models, and the LLM of its config.
 
     Raises:
-        ValueError: The hub has no such model of ours.
+        ValueError: There is no such model.
     """
     from mmengine.config import Config
 
     models = our_models()
     if name.lower() not in models:
-        close = difflib.get_close_matches(name.lower(), models, cutoff=0.5)
-        raise ValueError(
-            f'there is no model {name!r}; '
-            + (
-                f'did you mean {" or ".join(close)}?'
-                if close
-                else f'there are {", ".join(models)}.'
-            )
-        )
+        raise unknown_model_error(name, models)
     model = models[name.lower()]
-    parts = Config.fromfile(model.config).model
+    cfg = Config.fromfile(model.config).model
     sources = {
-        'backbone': parts.backbone.get('checkpoint'),
-        'neck': parts.neck.get('checkpoint'),
+        'backbone': cfg.backbone.get('checkpoint'),
+        'neck': cfg.neck.get('checkpoint'),
         'head': model.weights,
     }
     files = [
-        Needed(part, source) for part, source in sources.items() if source
+        ModelFile(component, source)
+        for component, source in sources.items()
+        if source
     ]
-    return files, parts.decoder.name_or_path
+    return files, cfg.decoder.name_or_path
 
 
-def download_model(args: argparse.Namespace) -> int:
-    """Download the files of a model, or list them.
+def list_models() -> None:
+    """Print every model with its files."""
+    table = _make_table('Model', 'Component', 'File', 'Checked', 'Downloaded')
+    for name in our_models():
+        files, llm = model_files(name)
+        for file in files:
+            if file.is_url:
+                digits = download.expected_hash(file.source)
+                path = download.cache_folder() / file.name
+                is_local = bool(download.read_record(path))
+                cells = file.source, download.describe_check(digits)
+            else:
+                cells, is_local = (file.name, ''), True
+            state = 'yes' if is_local else 'no'
+            table.add_row(name, file.component, *cells, state)
+            name = ''
+        table.add_row(name, 'LLM', llm, '', '', end_section=True)
+    _print(table)
+
+
+def download_model(
+    name_or_url: str,
+    *,
+    folder: Path | None = None,
+    sha256: str | None = None,
+    with_llm: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Download the files of a model, or one file, and print a table of them.
 
     Args:
-        args: The options of :mod:`minigpt4_cli.download`.
+        name_or_url: One of our models, or the URL of a file.
+        folder: The folder for the files; by default the cache.
+        sha256: For a URL, the SHA-256 that the file must have.
+        with_llm: Whether to download the LLM from the Hugging Face hub.
+        dry_run: Whether to print only what would be downloaded.
 
     Returns:
-        0; 1 if a file could not be downloaded; 2 for a name that is unknown.
+        0; 1 if a file could not be downloaded; 2 for an unknown model.
+
+    Raises:
+        ValueError: The URL is not of http or https.
     """
-    if args.list or not args.what:
-        return _list()
-    if '://' in args.what:
-        _check_address(args.what)
-        files, llm = [Needed('file', args.what)], None
+    llm = None
+    if '://' in name_or_url:
+        _check_url(name_or_url)
+        files = [ModelFile('file', name_or_url)]
     else:
         try:
-            files, llm = needed_files(args.what)
+            files, llm = model_files(name_or_url)
         except ValueError as error:
             print(f'error: {one_line(error)}', file=sys.stderr)
             return 2
-    table, failures = _table('Part', 'File', 'Size', 'Checked', 'Place'), []
+    table = _make_table('Component', 'File', 'Size', 'Checked', 'Path')
+    failures = []
     for file in files:
         try:
-            cells = _row(file, args)
+            cells = _download_row(file, folder, sha256, dry_run)
         except (OSError, ValueError) as error:
             failures.append(one_line(error))
-            cells = file.part, _name(file), '', '', 'not here'
-        # as Text, or rich would take brackets for markup
+            cells = file.component, file.name, '', '', 'not downloaded'
+        # as Text, or rich would parse brackets as markup
         table.add_row(*(Text(printable(cell)) for cell in cells))
     _print(table)
     if llm is not None:
-        if not any(file.part == 'head' for file in files):
+        if not any(file.component == 'head' for file in files):
             print(
-                f'head: no projection is hosted for {args.what}; give the '
+                f'head: no projection is hosted for {name_or_url}; give the '
                 "file of one: get_model(name, pretrained='FILE')."
             )
         try:
-            print(f'LLM: {printable(_llm(llm, args))}')
+            line = _download_llm(llm, folder, with_llm, dry_run)
+            print(f'LLM: {printable(line)}')
         except (OSError, ValueError) as error:
             failures.append(one_line(error))
-    if args.dest is not None and any(file.is_url for file in files):
-        folder = printable(str(args.dest))
-        print(f'to use them from there: export MINIGPT4_CACHE={folder}')
+    if folder is not None and any(file.is_url for file in files):
+        print(
+            'to use them from there: export '
+            f'MINIGPT4_CACHE={printable(str(folder))}'
+        )
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
 
 
-def _check_address(address: str) -> None:
-    """Refuse what is not a web address of a file.
+def _check_url(url: str) -> None:
+    """Refuse a URL that is not of http or https.
 
     Raises:
-        ValueError: It is another kind of address, or broken.
+        ValueError: It is of another scheme, or malformed.
     """
     try:
-        scheme = urlsplit(address).scheme.lower()
+        scheme = urlsplit(url).scheme.lower()
     except ValueError as error:
         raise ValueError(
-            f'{address} is not an address of a file ({error}).'
+            f'{url} is not an address of a file ({error}).'
         ) from error
     if scheme not in ('http', 'https'):
         raise ValueError(
-            f'{address} is a {scheme} address; expected http or https.'
+            f'{url} is a {scheme} address; expected http or https.'
         )
 
 
-def _row(file: Needed, args: argparse.Namespace) -> tuple[str, ...]:
-    """A file's row, once it is there."""
+def _download_row(
+    file: ModelFile, folder: Path | None, sha256: str | None, dry_run: bool
+) -> tuple[str, ...]:
+    """Download a file and return its table row.
+
+    Raises:
+        OSError: It cannot be downloaded, or is missing.
+        ValueError: The URL or the hash is invalid.
+    """
     if not file.is_url:
-        return _local_row(file)
-    folder = args.dest or download.cache_folder()
-    path = folder / _name(file)
-    if not args.dry_run:
-        path = download.fetch(file.source, sha256=args.sha256, folder=folder)
-    wanted = download.expected_hash(file.source, args.sha256)
-    record = download.record_of(path)
+        path = local_path(file.source, file.component)
+        if path is None or not path.is_file():
+            raise FileNotFoundError(
+                f'{file.component}: {file.source} does not exist; install the '
+                'package again, or set the checkpoint of the config.'
+            )
+        size = format_bytes(path.stat().st_size)
+        return file.component, path.name, size, '-', str(path)
+    folder = folder or download.cache_folder()
+    path = folder / file.name
+    if not dry_run:
+        path = download.download_file(
+            file.source, sha256=sha256, folder=folder
+        )
+    digits = download.expected_hash(file.source, sha256)
+    record = download.read_record(path)
     return (
-        file.part,
-        file.source if args.dry_run else _name(file),
-        in_units(record['size']) if record else '?',
-        record.get('checked') or download.how_checked(wanted),
+        file.component,
+        file.source if dry_run else file.name,
+        format_bytes(record['size']) if record else '?',
+        record.get('checked') or download.describe_check(digits),
         str(path) if record else f'would go to {path}',
     )
 
 
-def _local_row(file: Needed) -> tuple[str, ...]:
-    """The row of a file that is no URL: shipped, or the user's."""
-    from .weights.read import SHIPPED
+def _download_llm(
+    name: str, folder: Path | None, with_llm: bool, dry_run: bool
+) -> str:
+    """Download the LLM if requested; return where it is, or what to do.
 
-    path = Path(file.source)
-    if file.source.startswith('nano/') and not path.exists():
-        path = SHIPPED / file.source.removeprefix('nano/')
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{file.part}: {file.source} does not exist; install the package '
-            'again, or set the checkpoint of the config.'
-        )
-    size = in_units(path.stat().st_size)
-    return file.part, path.name, size, '-', str(path)
-
-
-def _llm(name: str, args: argparse.Namespace) -> str:
-    """Where the LLM is, or what to do for it.
+    Args:
+        name: The LLM of the config.
+        folder: The folder for it; by default the hub's cache.
+        with_llm: Whether to download it.
+        dry_run: Whether to print only what would be downloaded.
 
     Raises:
-        OSError: It was asked for and cannot be fetched.
+        ConnectionError: It cannot be downloaded.
+        FileNotFoundError: The variable names a folder that does not exist.
     """
-    from .llm.load import LLM_VARIABLE, locate_llm
+    from .llm.locate import LLM_VARIABLE, download_llm, locate_llm
 
-    where = locate_llm(name)
-    if Path(where).exists():
-        return where
-    if not args.llm or args.dry_run:
-        does = 'would be fetched' if args.llm else 'not fetched: add --llm'
+    location = locate_llm(name)
+    if Path(location).exists():
+        return location
+    if not with_llm or dry_run:
+        state = 'would be' if with_llm else 'not'
+        hint = '' if with_llm else ': add --llm'
         return (
-            f'{where} of the Hugging Face hub, {does}, or name a folder of '
-            f'yours in {LLM_VARIABLE}.'
+            f'{location} of the Hugging Face hub, {state} downloaded{hint}, '
+            f'or name your own folder in {LLM_VARIABLE}.'
         )
-    folder = args.dest and args.dest / where.rpartition('/')[2]
-    found = _fetch_llm(where, folder)
-    return f'{found} (export {LLM_VARIABLE}={found})'
-
-
-def _fetch_llm(repository: str, folder: Path | None) -> str:
-    """Bring a repository of the hub to a folder, or to the hub's own cache.
-
-    Raises:
-        ConnectionError: It cannot be had.
-    """
-    from .llm.load import fetch_llm
-
     try:
-        return fetch_llm(repository, folder)
-    except Exception as error:  # its errors have no base of their own
+        path = download_llm(
+            location, folder and folder / location.rpartition('/')[2]
+        )
+    except Exception as error:  # the hub's errors have no common base
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConnectionError(
-            f'the LLM {repository} could not be fetched from the Hugging '
+            f'the LLM {location} could not be downloaded from the Hugging '
             f'Face hub ({lines[0]}); download it elsewhere and name its '
-            'folder in MINIGPT4_LLM.'
+            f'folder in {LLM_VARIABLE}.'
         ) from error
+    return f'{path} (export {LLM_VARIABLE}={path})'
 
 
-def _list() -> int:
-    """Print every model with its files."""
-    table = _table('Model', 'Part', 'File', 'Checked', 'Here')
-    for name in our_models():
-        files, llm = needed_files(name)
-        for file in files:
-            if file.is_url:
-                wanted = download.expected_hash(file.source)
-                path = download.cache_folder() / _name(file)
-                here = bool(download.record_of(path))
-                row = file.source, download.how_checked(wanted)
-            else:
-                row, here = (_name(file), ''), True
-            table.add_row(name, file.part, *row, 'yes' if here else 'no')
-            name = ''
-        table.add_row(name, 'LLM', llm, '', '', end_section=True)
-    _print(table)
-    return 0
-
-
-def _name(file: Needed) -> str:
-    return download.file_name(file.source)
-
-
-def _table(*columns: str) -> Table:
+def _make_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow='fold')
@@ -244,6 +255,6 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    """Print a table; in a file, as wide as it is."""
+    """Print a table; in a file, with a width that folds nothing."""
     width = None if sys.stdout.isatty() or 'COLUMNS' in os.environ else 240
     Console(width=width).print(table)

@@ -40,14 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from minigpt4.model_files import download_model
+    from minigpt4.model_files import download_model, list_models
     from minigpt4.utils.signals import raise_on_signals
 
     if args.sha256 and '://' not in (args.what or ''):
         raise UsageError('--sha256 is for the URL of a file')
+    if args.list or not args.what:
+        list_models()
+        return 0
     note = (
         'what was downloaded is kept, and the same command continues from '
         'there.'
     )
     with raise_on_signals(note):
-        return download_model(args)
+        return download_model(
+            args.what,
+            folder=args.dest,
+            sha256=args.sha256,
+            with_llm=args.llm,
+            dry_run=args.dry_run,
+        )

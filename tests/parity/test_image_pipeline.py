@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 
 from minigpt4.images.read import read_image, to_tensor
 from minigpt4.models import ImageNormalizer
-from minigpt4.models.collator import build_inputs
+from minigpt4.models.packing import build_inputs
 from minigpt4.prompts import TokenizedPrompt
 
 # OpenAI CLIP's, as blip_processors.py has them; not imported from ours

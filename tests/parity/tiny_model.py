@@ -24,7 +24,7 @@ import minigpt4
 from minigpt4.models import MiniGPT4
 from minigpt4.prompts import IMAGE_SLOT, PromptTemplate, Turn
 from minigpt4.registry import MODELS
-from minigpt4.weights.layouts import PARTS, to_layout
+from minigpt4.weights.layouts import COMPONENTS, to_layout
 from minigpt4.weights.read import LazyTensor
 
 SIZES = dict(
@@ -158,7 +158,7 @@ def build(llm_folder: Path, template: 'str | PromptTemplate') -> MiniGPT4:
             prompt_template=template,
         )
     )
-    for name in PARTS:
+    for name in COMPONENTS:
         part = getattr(model, name)
         part.load_state_dict(draw_weights(part, f'{name}.'))
     return model.eval()
@@ -182,7 +182,7 @@ def peer_weights(
 ) -> dict[str, Tensor]:
     """All weights under a peer's names, as ``minigpt4 convert`` names them."""
     out = {}
-    for part in PARTS:
+    for part in COMPONENTS:
         prefix = 'head.' if part == 'head' else ''
         ours = {
             prefix + name: LazyTensor.of(tensor)
@@ -209,8 +209,8 @@ def peer_inputs(model: MiniGPT4, batch: str) -> dict[str, Tensor]:
     """
     collate = model.collator(training=False)
     images = model.data_preprocessor(collate(samples(batch, True)))['images']
-    ids, mask, labels = _expand(map(collate.row, samples(batch, True)))
-    prompt = _expand(map(collate.row, samples(batch, False)))
+    ids, mask, labels = _expand(map(collate.tokenize, samples(batch, True)))
+    prompt = _expand(map(collate.tokenize, samples(batch, False)))
     return dict(
         pixel_values=images,
         input_ids=ids,
@@ -258,7 +258,7 @@ def our_outputs(model: MiniGPT4, batch: str) -> dict[str, Tensor]:
             features=features,
             queries=queries,
             image_tokens=model.head(queries),
-            embeddings=model.embed(images, inputs) * real,
+            embeddings=model.embed_inputs(images, inputs) * real,
             logits=model(images, inputs, mode='tensor') * real,
         )
     model.zero_grad()

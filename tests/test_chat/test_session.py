@@ -201,6 +201,19 @@ def test_stream_is_the_answer(session):
     assert session.last.finished
 
 
+def force_tokens(engine, token_ids, monkeypatch):
+    """Let an engine generate given token ids."""
+    runner = engine.runner
+    for method in (runner.prefill, runner.decode):
+
+        def forced(requests, method=method):
+            scores = method(requests)
+            scores[:, next(token_ids, 5)] = 1e9
+            return scores
+
+        monkeypatch.setattr(runner, method.__name__, forced)
+
+
 def test_no_stop_string_is_in_the_history(tiny_model, monkeypatch):
     """Nor does a ``###Human`` leak, however the tokenizer spells it."""
     tokenizer = tiny_model.decoder.tokenizer
@@ -208,13 +221,7 @@ def test_no_stop_string_is_in_the_history(tiny_model, monkeypatch):
         said = tokenizer(end, add_special_tokens=False).input_ids
         more = tokenizer('Human: what', add_special_tokens=False).input_ids
         engine = Engine(tiny_model)
-        script = iter([*said, *more])
-
-        def choose(rows, scores, engine=engine, script=script):
-            scores[:, next(script)] = 1e9
-            return Engine._choose(engine, rows, scores)
-
-        monkeypatch.setattr(engine, '_choose', choose)
+        force_tokens(engine, iter([*said, *more]), monkeypatch)
         session = ChatSession(engine)
         pieces = list(session.ask('what'))
         assert ''.join(pieces) == session.turns[0].answer == 'a circle'
@@ -226,12 +233,7 @@ def scripted(model, text, monkeypatch):
     """An engine whose first answer is a text, if it is not ended before."""
     engine, tokenizer = Engine(model), model.decoder.tokenizer
     script = iter(tokenizer(text, add_special_tokens=False).input_ids)
-
-    def choose(rows, scores):
-        scores[:, next(script, 5)] = 1e9
-        return Engine._choose(engine, rows, scores)
-
-    monkeypatch.setattr(engine, '_choose', choose)
+    force_tokens(engine, script, monkeypatch)
     return engine
 
 
@@ -331,7 +333,7 @@ def test_an_error_while_answering_is_raised_and_not_kept(tiny_model):
         list(session.ask('this', [picture(0)]))
     assert session.turns == [old] and not session.images
     tokenizer = tiny_model.decoder.tokenizer
-    session.engine._choose = lambda *_: 1 / 0
+    session.engine.runner.prefill = lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
         list(session.regenerate())
     assert session.turns == [old] and tokenizer

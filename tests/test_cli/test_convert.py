@@ -21,13 +21,13 @@ def main(arguments):
     return cli.main(['convert', *arguments])
 
 
-def test_is_a_verb():
+def test_help():
     with pytest.raises(SystemExit) as status:
         cli.main(['convert', '--help'])
     assert status.value.code == 0
 
 
-def test_report_and_place(tmp_path, capsys):
+def test_report_and_output_are_printed(tmp_path, capsys):
     out = str(tmp_path / 'a.pth')
     done = main([HEAD, '-o', out, '--to', 'official', '--model', NANO])
     said = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_report_and_place(tmp_path, capsys):
 
 
 def test_fingerprint_of_an_llm_is_added(tmp_path, capsys):
-    """The published files have none; the LLM is the user's word."""
+    """The published files have none; the user names the LLM."""
     bare = torch.load('projects/minigpt4/nano/weights/minigpt4_nano.pth')
     want = bare['state_dict'].pop('llm_fingerprint')
     torch.save(bare, tmp_path / 'bare.pth')
@@ -58,7 +58,7 @@ def test_fingerprint_of_an_llm_is_added(tmp_path, capsys):
     assert 'has a fingerprint already' in capsys.readouterr().err
 
 
-def test_an_llm_without_embeddings(tmp_path, capsys):
+def test_llm_without_embeddings_is_refused(tmp_path, capsys):
     llm = shutil.copytree(SHIPPED / 'llm', tmp_path / 'llm')
     weights = load_file(llm / 'model.safetensors')
     del weights['model.embed_tokens.weight']
@@ -82,7 +82,7 @@ def test_an_llm_without_embeddings(tmp_path, capsys):
         (['.'], 'holds no .*safetensors'),
     ],
 )
-def test_faults_are_one_sentence(
+def test_errors_are_one_sentence(
     tmp_path, capsys, monkeypatch, arguments, sentence
 ):
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_faults_are_one_sentence(
     assert os.listdir() == ['page.pth']
 
 
-def test_a_stopped_conversion_leaves_no_file(tmp_path, capsys, monkeypatch):
+def test_stopped_conversion_leaves_no_file(tmp_path, capsys, monkeypatch):
     def stopped(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -106,7 +106,7 @@ def test_a_stopped_conversion_leaves_no_file(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_traceback_is_shown_on_request(tmp_path, capsys):
+def test_debug_prints_the_traceback(tmp_path, capsys):
     arguments = ['gone.pth', '-o', str(tmp_path / 'a.pth')]
     assert main(arguments) == 1
     assert 'Traceback' not in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_the_traceback_is_shown_on_request(tmp_path, capsys):
         ("raise RuntimeError('no such thing')", 'no such thing'),
     ],
 )
-def test_a_config_of_no_model_is_named(text, reason, tmp_path, capsys):
+def test_config_without_a_model_is_refused(text, reason, tmp_path, capsys):
     path = tmp_path / 'bad.py'
     path.write_text(text + '\n')
     out = str(tmp_path / 'out')
@@ -143,7 +143,7 @@ def test_a_config_of_no_model_is_named(text, reason, tmp_path, capsys):
     assert os.listdir(tmp_path) == ['bad.py']
 
 
-def test_an_output_below_a_file_is_named(tmp_path, capsys):
+def test_output_below_a_file_is_refused(tmp_path, capsys):
     (tmp_path / 'file').touch()
     out = str(tmp_path / 'file/a.pth')
     assert main([HEAD, '-o', out, '--model', NANO]) == 1

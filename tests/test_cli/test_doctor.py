@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 doctor`` finds each fault, names it and says what mends it."""
+"""``minigpt4 doctor`` finds each fault and names its fix."""
 
 import json
 import os
@@ -7,112 +7,118 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from minigpt4_cli import doctor
+from minigpt4_cli import doctor, doctor_packages, doctor_weights
 from minigpt4_cli import main as cli
+from minigpt4_cli.doctor_report import Report, print_report
 
 PROJECTS = Path(doctor.__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def world(monkeypatch):
-    """A world of distributions: versions, requirements, failing imports."""
-
-    class World:
-        python = '>=3.10,<3.13'
-        versions: dict = {}
-        requires: dict = {}
-        broken: dict = {}
-
-    world = World()
-    world.versions, world.requires, world.broken = {}, {}, {}
+def environment(monkeypatch):
+    """Fake distributions: versions, requirements, failing imports."""
+    environment = SimpleNamespace(
+        python='>=3.10,<3.13', versions={}, requires={}, broken={}
+    )
 
     def version(name):
-        if name not in world.versions:
+        if name not in environment.versions:
             raise metadata.PackageNotFoundError(name)
-        return world.versions[name]
+        return environment.versions[name]
 
     monkeypatch.setattr(metadata, 'version', version)
     monkeypatch.setattr(
-        metadata, 'metadata', lambda _: {'Requires-Python': world.python}
+        metadata, 'metadata', lambda _: {'Requires-Python': environment.python}
     )
     monkeypatch.setattr(
-        metadata, 'requires', lambda name: world.requires.get(name, [])
+        metadata, 'requires', lambda name: environment.requires.get(name, [])
     )
-    monkeypatch.setattr(doctor, '_import_error', world.broken.get)
-    return world
+    monkeypatch.setattr(
+        doctor_packages, 'import_error', environment.broken.get
+    )
+    return environment
 
 
-def check(world, wanted, **versions):
-    """Faults and rows for this package's requirements."""
-    world.requires['minigpt4'] = wanted
-    world.versions.update(versions)
-    report = doctor.Report()
+def check(environment, required, **versions):
+    """Faults and packages for this package's requirements."""
+    environment.requires['minigpt4'] = required
+    environment.versions.update(versions)
+    report = Report()
     doctor.check_versions(report)
     return report.faults, report.packages
 
 
-def test_a_sound_environment_has_no_fault(world):
+def test_complete_environment_has_no_fault(environment):
     faults, rows = check(
-        world, ['torch>=2.6', 'peft>=1; extra == "lora"'], torch='2.11.0+cpu'
+        environment,
+        ['torch>=2.6', 'peft>=1; extra == "lora"'],
+        torch='2.11.0+cpu',
     )
     assert faults == []
     assert [row['state'] for row in rows] == ['ok', 'not installed']
 
 
-def test_extras_for_developers_are_not_listed(world):
-    _, rows = check(world, ['pytest>=8; extra == "test"'])
+def test_developer_extras_are_not_listed(environment):
+    _, rows = check(environment, ['pytest>=8; extra == "test"'])
     assert rows == []
 
 
-def test_too_old(world):
-    faults, _ = check(world, ['transformers>=4.49,<6'], transformers='4.40.1')
-    assert 'transformers 4.40.1 found, <6,>=4.49 wanted' in faults[0]['what']
-    assert faults[0]['mend'] == 'pip install "transformers<6,>=4.49"'
+def test_old_version(environment):
+    faults, _ = check(
+        environment, ['transformers>=4.49,<6'], transformers='4.40.1'
+    )
+    assert 'transformers 4.40.1 found, <6,>=4.49 required' in faults[0]['what']
+    assert faults[0]['fix'] == 'pip install "transformers<6,>=4.49"'
 
 
-def test_missing_protobuf_explains_the_error_that_misleads(world):
-    (fault,), _ = check(world, ['protobuf>=4'])
+def test_missing_protobuf_explains_the_misleading_error(environment):
+    (fault,), _ = check(environment, ['protobuf>=4'])
     assert 'protobuf is missing' in fault['what']
     assert 'tiktoken' in fault['what']
 
 
-def test_torchvision_of_another_torch(world):
-    world.requires['torchvision'] = ['numpy', 'torch==2.10.0', 'x; extra=="y"']
+def test_torchvision_for_another_torch(environment):
+    environment.requires['torchvision'] = [
+        'numpy',
+        'torch==2.10.0',
+        'x; extra=="y"',
+    ]
     (fault,), rows = check(
-        world,
+        environment,
         ['torch>=2.6', 'torchvision>=0.21'],
         torch='2.11.0+cpu',
         torchvision='0.25.0',
     )
-    assert 'needs torch==2.10.0, but 2.11.0+cpu is here' in fault['what']
-    assert '"torch==2.11.0"' in fault['mend']
+    assert 'needs torch==2.10.0, but 2.11.0+cpu is installed' in fault['what']
+    assert '"torch==2.11.0"' in fault['fix']
     assert rows[1]['state'] == 'conflict'
 
 
-def test_the_real_import_error_is_named(world):
-    world.broken['torch'] = 'OSError: libcudart.so.13: cannot open'
-    (fault,), _ = check(world, ['torch>=2.6'], torch='2.11.0')
+def test_import_error_is_printed(environment):
+    environment.broken['torch'] = 'OSError: libcudart.so.13: cannot open'
+    (fault,), _ = check(environment, ['torch>=2.6'], torch='2.11.0')
     assert 'OSError: libcudart.so.13' in fault['what']
 
 
-def test_full_mmcv_stands_in_for_mmcv_lite(world):
-    faults, rows = check(world, ['mmcv-lite>=2.2'], mmcv='2.2.0')
+def test_full_mmcv_replaces_mmcv_lite(environment):
+    faults, rows = check(environment, ['mmcv-lite>=2.2'], mmcv='2.2.0')
     assert faults == []
     assert rows[0]['name'] == 'mmcv'
 
 
-def test_python_out_of_range(world):
-    world.python = '>=3.99'
-    (fault,), _ = check(world, [])
-    assert 'found, >=3.99 wanted' in fault['what']
+def test_python_out_of_range(environment):
+    environment.python = '>=3.99'
+    (fault,), _ = check(environment, [])
+    assert 'found, >=3.99 required' in fault['what']
 
 
-def test_package_that_does_not_import(world):
-    world.broken['minigpt4'] = 'TypeError: NoneType takes no arguments'
-    (fault,), _ = check(world, [])
+def test_failing_import_of_the_package(environment):
+    environment.broken['minigpt4'] = 'TypeError: NoneType takes no arguments'
+    (fault,), _ = check(environment, [])
     assert 'TypeError: NoneType' in fault['what']
 
 
@@ -126,9 +132,9 @@ def safetensors(folder: Path, n_missing: int = 0) -> None:
 
 
 @pytest.mark.parametrize(
-    ('state', 'said'),
+    ('state', 'message'),
     [
-        ('whole', None),
+        ('complete', None),
         ('cut', 'its header says'),
         ('pointer', 'Git LFS pointer'),
         ('junk', 'no safetensors file'),
@@ -137,13 +143,13 @@ def safetensors(folder: Path, n_missing: int = 0) -> None:
         ('empty', 'no eva_vit.safetensors'),
     ],
 )
-def test_nano_weights(tmp_path, state, said):
+def test_nano_weights(tmp_path, state, message):
     lacking = {
         'no tokenizer': 'llm/tokenizer.model',
         'no projection': 'minigpt4_nano.pth',
     }
     (tmp_path / 'llm').mkdir()
-    for name in doctor.NANO_FILES if state != 'empty' else ():
+    for name in doctor_weights.NANO_FILES if state != 'empty' else ():
         if name.endswith('.safetensors'):
             safetensors(tmp_path, n_missing=3 if state == 'cut' else 0)
             (tmp_path / 'x.safetensors').rename(tmp_path / name)
@@ -154,17 +160,17 @@ def test_nano_weights(tmp_path, state, said):
         file.write_bytes(b'version https://git-lfs')
     if state == 'junk':
         file.write_bytes(b'\xff' * 40)
-    report = doctor.Report()
-    doctor.check_nano_weights(report, tmp_path)
-    if said is None:
+    report = Report()
+    doctor_weights.check_nano_weights(report, tmp_path)
+    if message is None:
         assert report.faults == []
         assert report.weights[0].startswith('nano: 3 files')
     else:
-        assert said in report.faults[0]['what']
+        assert message in report.faults[0]['what']
 
 
 @pytest.mark.parametrize(
-    ('files', 'said'),
+    ('files', 'message'),
     [
         ({}, 'no config.json'),
         ({'config.json': '{'}, 'is no JSON'),
@@ -186,19 +192,19 @@ def test_nano_weights(tmp_path, state, said):
         ),
     ],
 )
-def test_llm_folder(tmp_path, monkeypatch, files, said):
+def test_llm_folder(tmp_path, monkeypatch, files, message):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setenv('MINIGPT4_LLM', str(tmp_path))
-    report = doctor.Report()
-    doctor.check_llm(report)
-    assert any(said in fault['what'] for fault in report.faults)
+    report = Report()
+    doctor_weights.check_llm(report)
+    assert any(message in fault['what'] for fault in report.faults)
 
 
-def test_llm_that_is_whole(tiny_llm_dir, monkeypatch):
+def test_complete_llm_folder(tiny_llm_dir, monkeypatch):
     monkeypatch.setenv('MINIGPT4_LLM', str(tiny_llm_dir))
-    report = doctor.Report()
-    doctor.check_llm(report)
+    report = Report()
+    doctor_weights.check_llm(report)
     assert report.faults == []
     assert report.weights[0].endswith('llama, hidden_size 32')
 
@@ -209,21 +215,25 @@ def test_llm_that_is_whole(tiny_llm_dir, monkeypatch):
 def test_llm_variable(monkeypatch, value, n_faults):
     if value:
         monkeypatch.setenv('MINIGPT4_LLM', value)
-    report = doctor.Report()
-    doctor.check_llm(report)
+    report = Report()
+    doctor_weights.check_llm(report)
     assert len(report.faults) == n_faults
 
 
-def fake_report(*faults) -> doctor.Report:
-    report = doctor.Report()
-    report.python = {'found': '3.11.7', 'wanted': '>=3.10'}
+def fake_report(*faults) -> Report:
+    report = Report()
+    report.python = {'found': '3.11.7', 'required': '>=3.10'}
     report.packages = [
         dict(
-            name='torch', found=None, wanted='>=2', extra=None, state='missing'
+            name='torch',
+            found=None,
+            required='>=2',
+            extra=None,
+            state='missing',
         )
     ]
     for what in faults:
-        report.fault(what, 'pip install torch')
+        report.add_fault(what, 'pip install torch')
     return report
 
 
@@ -236,13 +246,18 @@ def test_exit_status_and_output(monkeypatch, capsys, faults, options):
     for what in faults:
         assert what in out and 'pip install torch' in out
     if options:
-        assert json.loads(out)['packages'][0]['name'] == 'torch'
+        found = json.loads(out)
+        assert found['packages'][0]['name'] == 'torch'
+        # keys of version 0.1
+        assert found['python']['wanted'] == '>=3.10'
+        assert found['packages'][0]['wanted'] == '>=2'
+        assert all(f['mend'] == f['fix'] for f in found['faults'])
 
 
 def test_prints_without_rich(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'rich', None)
-    doctor.print_report(fake_report('torch is missing'))
-    assert 'mend: pip install torch' in capsys.readouterr().out
+    print_report(fake_report('torch is missing'))
+    assert 'fix: pip install torch' in capsys.readouterr().out
 
 
 def test_runs_where_torch_does_not_import(tmp_path):
@@ -258,24 +273,25 @@ def test_runs_where_torch_does_not_import(tmp_path):
         timeout=300,
     )
     assert run.returncode == 1
-    said = ' '.join(run.stdout.split())
-    assert 'OSError: libtorch_cpu.so: undefined symbol' in said
+    assert 'OSError: libtorch_cpu.so: undefined symbol' in ' '.join(
+        run.stdout.split()
+    )
 
 
 @pytest.mark.parametrize('options', [[], ['--json']])
-def test_an_output_that_takes_nothing_is_one_sentence_or_none(options):
-    """B2 #1071: ``doctor --json | head`` ended in a traceback."""
+def test_failing_output_gives_one_sentence_or_none(options):
+    """``doctor --json | head`` must not end in a traceback (B2 #1071)."""
     code = (
         'import sys\n'
         f'sys.path.insert(0, {str(PROJECTS)!r})\n'
-        'from minigpt4_cli import doctor, main\n'
-        'doctor.examine = doctor.Report\n'
+        'from minigpt4_cli import doctor, doctor_report, main\n'
+        'doctor.examine = doctor_report.Report\n'
         f'sys.exit(main.main(["doctor", *{options!r}]))\n'
     )
     command = [sys.executable, '-c', code]
     reader, writer = os.pipe()
     os.close(reader)
-    for output, said in (
+    for output, message in (
         (writer, ''),
         (
             os.open('/dev/full', os.O_WRONLY),
@@ -287,4 +303,4 @@ def test_an_output_that_takes_nothing_is_one_sentence_or_none(options):
             command, stdout=output, stderr=subprocess.PIPE, text=True
         )
         os.close(output)
-        assert (done.returncode, done.stderr) == (1, said)
+        assert (done.returncode, done.stderr) == (1, message)

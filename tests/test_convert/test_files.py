@@ -1,8 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Published files become ours, and ours become theirs, bit for bit."""
+"""Files are converted between layouts without changing a bit."""
 
-import errno
 import os
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from mmengine.config import Config
 
 from minigpt4 import get_model
-from minigpt4.convert.files import convert, load_config, wanted_shapes
+from minigpt4.convert.files import convert
+from minigpt4.convert.model_shapes import expected_shapes, load_config
 from minigpt4.utils.signals import StopSignal
-from minigpt4.weights import write as tensor_writers
 from minigpt4.weights.layouts import to_layout
 from minigpt4.weights.read import LazyTensor, open_tensors
 
@@ -27,7 +28,7 @@ LLAMA = dict(model_type='llama', hidden_size=8)
 
 @pytest.fixture
 def config(tiny_cfg) -> Config:
-    """A model of tiny parts, whose LLM is known by its width alone."""
+    """A model of tiny components; of its LLM only the width is known."""
     model = dict(tiny_cfg)
     model['decoder'] = dict(model['decoder'], arch=LLAMA)
     return Config(dict(model=model))
@@ -35,11 +36,11 @@ def config(tiny_cfg) -> Config:
 
 @pytest.fixture
 def tensors(config):
-    """Random tensors of each part of ``config``, by our names."""
+    """Random tensors of each component of ``config``, by our names."""
     torch.manual_seed(0)
     return {
         part: {name: torch.randn(shape) for name, shape in shapes.items()}
-        for part, shapes in wanted_shapes(config).items()
+        for part, shapes in expected_shapes(config).items()
     }
 
 
@@ -58,8 +59,8 @@ def assert_same(path, want):
 
 @pytest.mark.parametrize('to', ['official', 'mmpretrain'])
 @pytest.mark.parametrize('part', SHIPPED)
-def test_ours_there_and_back(tmp_path, part, to):
-    """Not a bit is lost, the fingerprint of the LLM included."""
+def test_conversion_and_back_changes_no_bit(tmp_path, part, to):
+    """Including the fingerprint of the LLM."""
     source = SHIPPED[part]
     theirs = tmp_path / 'theirs.pth'
     back = tmp_path / ('back' + Path(source).suffix)
@@ -93,7 +94,7 @@ def test_converted_files_make_the_same_model(tmp_path):
 
 
 def test_official_eva_vit(tmp_path, config, tensors):
-    """As ``eva_vit_g.pth``: fp16, a 40th block, a norm and a head beside."""
+    """``eva_vit_g.pth`` is fp16, with a 40th block, a norm and a head."""
     mine = {n: t.half() for n, t in tensors['backbone'].items()}
     beside = {
         'blocks.2.norm1.weight': torch.ones(32),
@@ -133,7 +134,7 @@ def test_official_blip2(tmp_path, config, tensors):
     ],
 )
 def test_official_projections(tmp_path, shape, words):
-    """As ``prerained_minigpt4_7b.pth``: the optimizer and buffers beside."""
+    """``prerained_minigpt4_7b.pth`` also has the optimizer and buffers."""
     torch.manual_seed(0)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     content = dict(
@@ -158,7 +159,7 @@ def test_official_projections(tmp_path, shape, words):
 
 
 @pytest.mark.parametrize('layout', ['official', 'mmpretrain'])
-def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
+def test_file_of_a_complete_model(tmp_path, config, tensors, layout):
     prefix = dict(official='visual_encoder.', mmpretrain='vision_encoder.')
     content = {
         prefix[layout] + name: tensor
@@ -187,7 +188,7 @@ def test_file_of_a_whole_model(tmp_path, config, tensors, layout):
 
 
 @pytest.mark.parametrize('out', ['folder', 'folder/', 'a.ckpt'])
-def test_one_part_is_one_file(tmp_path, out):
+def test_one_component_needs_a_file(tmp_path, out):
     with pytest.raises(
         ValueError, match='holds head; name a file .* in place'
     ):
@@ -195,7 +196,7 @@ def test_one_part_is_one_file(tmp_path, out):
     assert not os.listdir(tmp_path)
 
 
-def test_types_are_changed_when_asked(tmp_path):
+def test_dtype(tmp_path):
     out = tmp_path / 'a.pth'
     convert(SHIPPED['head'], out, model=NANO, dtype='bfloat16')
     dtypes = {n: t.dtype for n, t in open_tensors(out).items()}
@@ -206,11 +207,11 @@ def test_types_are_changed_when_asked(tmp_path):
     }
 
 
-def test_several_layers_have_no_name_elsewhere(tmp_path, config):
+def test_head_of_several_layers_is_refused(tmp_path, config):
     config.model.head['num_layers'] = 3
     torch.manual_seed(0)
     head = {
-        n: torch.randn(s) for n, s in wanted_shapes(config)['head'].items()
+        n: torch.randn(s) for n, s in expected_shapes(config)['head'].items()
     }
     torch.save(head, tmp_path / 'a.pth')
     convert(tmp_path / 'a.pth', tmp_path / 'b.pth', model=config)
@@ -243,7 +244,9 @@ def test_several_layers_have_no_name_elsewhere(tmp_path, config):
         ),
     ],
 )
-def test_files_that_do_not_fit(tmp_path, config, tensors, spoil, sentence):
+def test_files_of_another_model_are_refused(
+    tmp_path, config, tensors, spoil, sentence
+):
     theirs = named('neck', 'official', tensors['neck'])
     spoil(theirs)
     torch.save(dict(model=theirs), tmp_path / 'a.pth')
@@ -253,7 +256,7 @@ def test_files_that_do_not_fit(tmp_path, config, tensors, spoil, sentence):
     assert os.listdir(tmp_path) == ['a.pth']
 
 
-def test_allowed_to_be_missing(tmp_path, config, tensors):
+def test_allowed_names_may_be_missing(tmp_path, config, tensors):
     theirs = named('neck', 'official', tensors['neck'])
     del theirs['ln_vision.weight']
     torch.save(theirs, tmp_path / 'a.pth')
@@ -282,21 +285,34 @@ def test_unknown_model(tmp_path):
         convert(SHIPPED['neck'], tmp_path / 'a.pth', model='minigpt-5')
 
 
-def test_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    out = tmp_path / 'a.pth'
-    out.write_text('before')
-
-    def full(*_):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('minigpt4.weights.write._add_record', full)
-    with pytest.raises(OSError, match='No space left'):
-        convert(SHIPPED['head'], out, to='official', model=NANO)
-    assert os.listdir(tmp_path) == ['a.pth']
-    assert out.read_text() == 'before'
+@pytest.fixture
+def full_disk():
+    """Limit the size of files, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_an_output_that_is_a_link_stays_one(tmp_path):
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
+@pytest.mark.parametrize('existing', [None, b'old'])
+def test_full_disk_keeps_the_existing_output(
+    tmp_path, full_disk, name, existing
+):
+    if existing is not None:
+        (tmp_path / name).write_bytes(existing)
+    with pytest.raises(OSError, match=f'{name} could not be written') as error:
+        convert(SHIPPED['head'], tmp_path / name, model=NANO)
+    if name == 'x.safetensors':
+        assert re.search(r'it needs [\d,]+ bytes', str(error.value))
+    if existing is None:
+        assert os.listdir(tmp_path) == []
+    else:
+        assert os.listdir(tmp_path) == [name]
+        assert (tmp_path / name).read_bytes() == existing
+
+
+def test_output_link_is_kept_and_its_target_replaced(tmp_path):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'real' / 'a.pth').write_bytes(b'old')
     (tmp_path / 'a.pth').symlink_to('real/a.pth')
@@ -306,11 +322,16 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
-def test_a_stopped_conversion_leaves_nothing(tmp_path, monkeypatch, name):
-    def stop(lazy):
+def test_stopped_conversion_keeps_the_existing_output(
+    tmp_path, monkeypatch, name
+):
+    def stop():
         raise StopSignal(15)
 
-    monkeypatch.setattr(tensor_writers, '_bytes_of', stop)
+    def to(tensor, *_):
+        return LazyTensor(tensor.shape, tensor.dtype, stop)
+
+    monkeypatch.setattr(LazyTensor, 'to', to)  # called before writing
     (tmp_path / name).write_bytes(b'old')
     with pytest.raises(StopSignal):
         convert(SHIPPED['head'], tmp_path / name, model=NANO)
@@ -318,16 +339,6 @@ def test_a_stopped_conversion_leaves_nothing(tmp_path, monkeypatch, name):
     assert (tmp_path / name).read_bytes() == b'old'
 
 
-def test_a_full_disk_names_the_file_and_what_it_needs(tmp_path, monkeypatch):
-    def full(lazy):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(tensor_writers, '_bytes_of', full)
-    with pytest.raises(OSError, match=r'x.pth could not be .* needs [\d,]+ b'):
-        convert(SHIPPED['head'], tmp_path / 'x.pth', model=NANO)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_unknown_models_are_answered_with_the_nearest_name():
+def test_unknown_model_suggests_the_nearest_name():
     with pytest.raises(ValueError, match='did you mean minigpt-4_nano_cap'):
         load_config('minigpt-4_nano_captoin')

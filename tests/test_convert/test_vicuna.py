@@ -52,7 +52,7 @@ def llama(tmp_path):
 
 @pytest.fixture
 def delta(tmp_path):
-    """In shards, with a row for ``[PAD]`` and a buffer."""
+    """A delta in shards, with a row for ``[PAD]`` and a buffer."""
     tensors = random_llm(1, 41, 0.01)
     buffer = 'model.layers.0.self_attn.rotary_emb.inv_freq'
     folder = save(
@@ -93,14 +93,16 @@ def test_checksum_is_of_the_weights(tmp_path, llama, delta):
     assert merge_delta(llama, other, tmp_path / 'c').sha256 != first.sha256
 
 
-def test_whole_weights_are_no_delta(tmp_path, llama, delta):
+def test_complete_weights_are_no_delta(tmp_path, llama, delta):
     merge_delta(llama, delta, tmp_path / 'vicuna')
     with pytest.raises(ValueError, match='vicuna is no delta: .* no merging'):
         merge_delta(llama, tmp_path / 'vicuna', tmp_path / 'twice')
     assert not (tmp_path / 'twice').exists()
 
 
-def test_sides_that_do_not_belong_together(tmp_path, llama, delta):
+def test_base_and_delta_of_different_models_are_refused(
+    tmp_path, llama, delta
+):
     wide = {
         n: torch.ones(t.shape[0], *(2 * s for s in t.shape[1:])).half()
         for n, t in open_tensors(llama).items()
@@ -134,7 +136,7 @@ def test_missing_files_are_named(tmp_path, llama, delta):
         merge_delta(llama, delta, tmp_path / 'out')
 
 
-def test_full_folders_are_not_overwritten(tmp_path, llama, delta):
+def test_existing_folder_is_not_overwritten(tmp_path, llama, delta):
     with pytest.raises(FileExistsError, match='not empty; give another name'):
         merge_delta(llama, delta, llama)
     assert 'model.safetensors' in os.listdir(llama)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What is shown of an answer is certain, whole characters, never a stop."""
+"""Returned text never changes: complete characters, no stop string."""
 
 import random
 
@@ -13,7 +13,7 @@ def ids(tokenizer, text):
 
 
 def stream(tokenizer, token_ids, stop=('###',)):
-    """The pieces of each token and of the end, and the closed stream."""
+    """The pieces of each token and of the end, and the detokenizer."""
     out = Detokenizer(tokenizer, stop)
     pieces = []
     for token in token_ids:
@@ -31,20 +31,20 @@ def tokenizer(request):
 
 
 @pytest.mark.parametrize('text', ['a red circle', 'a  blue.\n\nThe end. '])
-def test_text_is_that_of_the_whole_answer(tokenizer, text):
-    said = ids(tokenizer, text)
-    pieces, out = stream(tokenizer, said)
-    assert out.text == tokenizer.decode(said).strip() == text.strip()
-    assert sum(map(bool, pieces)) > 1, 'it comes in pieces'
+def test_text_matches_the_decoded_answer(tokenizer, text):
+    token_ids = ids(tokenizer, text)
+    pieces, out = stream(tokenizer, token_ids)
+    assert out.text == tokenizer.decode(token_ids).strip() == text.strip()
+    assert sum(map(bool, pieces)) > 1, 'in several pieces'
     assert not out.stopped
 
 
-def test_a_long_answer_is_not_decoded_again_and_again(tokenizer):
+def test_only_a_window_of_a_long_answer_is_decoded(tokenizer):
     draw = random.Random(0)
     text = ' '.join(
         draw.choices('red the circle née 日本 😀 of'.split(), k=300)
     )
-    said = ids(tokenizer, text)
+    token_ids = ids(tokenizer, text)
     longest = 0
 
     class Counting:
@@ -53,21 +53,21 @@ def test_a_long_answer_is_not_decoded_again_and_again(tokenizer):
             longest = max(longest, len(token_ids))
             return tokenizer.decode(token_ids, **kwargs)
 
-    _, out = stream(Counting(), said)
+    _, out = stream(Counting(), token_ids)
     assert out.text == text
-    assert longest < 64 < len(said)
+    assert longest < 64 < len(token_ids)
 
 
 @pytest.mark.parametrize(
     'text', ['a circle###', 'a circle ###', 'a ###Human: b']
 )
-def test_both_spellings_of_the_stop_string(tokenizer, text):
+def test_both_tokenizations_of_the_stop_string_are_found(tokenizer, text):
     pieces, out = stream(tokenizer, ids(tokenizer, text))
     assert out.text == text.split('###')[0].strip() and out.stopped
     assert not any('#' in piece for piece in pieces)
 
 
-def test_stop_string_split_over_tokens_is_never_shown(llama_tokenizer):
+def test_a_stop_string_of_several_tokens_is_not_returned(llama_tokenizer):
     """``##`` and ``#``, or three of ``#``: the glued ``###`` of stage 2."""
     (hash_,) = {*ids(llama_tokenizer, 'a#')} - {*ids(llama_tokenizer, 'a')}
     glued = ids(llama_tokenizer, 'a circle')
@@ -78,17 +78,17 @@ def test_stop_string_split_over_tokens_is_never_shown(llama_tokenizer):
             out.add(token)
             assert '#' not in out.text
         assert out.stopped and out.text == 'a circle'
-        assert out.ended_by == '###'
+        assert out.exact_stop == '###'
 
 
-def test_what_only_began_like_a_stop_string_is_shown(tokenizer):
+def test_a_prefix_of_a_stop_string_is_returned_at_the_end(tokenizer):
     pieces, out = stream(tokenizer, ids(tokenizer, 'a ## b #'))
     assert out.text == 'a ## b #' and not out.stopped
-    assert pieces[-1].endswith('#'), 'it waited for the end'
+    assert pieces[-1].endswith('#'), 'it is pending until the end'
 
 
-class Glued:
-    """A tokenizer whose tokens are whole sentences."""
+class TextTokens:
+    """A tokenizer whose tokens are texts."""
 
     def __init__(self, *texts):
         self.texts = texts
@@ -97,48 +97,48 @@ class Glued:
         return ''.join(self.texts[i] for i in token_ids)
 
 
-def test_text_in_the_stop_tokens_is_cut():
-    tokenizer = Glued('Yes.', '###Human: no', 'x')
+def test_text_behind_the_stop_string_in_its_token_is_cut():
+    tokenizer = TextTokens('Yes.', '###Human: no', 'x')
     pieces, out = stream(tokenizer, [0, 1, 2])
     assert pieces == ['Yes.', '', ''] and out.text == 'Yes.'
-    assert out.ended_by is None, 'its tokens are more than the stop string'
+    assert out.exact_stop is None, 'text follows the stop string'
 
 
-def test_first_of_two_stop_strings_in_one_token_counts():
-    _, out = stream(Glued('a blue b green'), [0], stop=('green', 'blue'))
+def test_the_first_of_two_stop_strings_in_one_token_ends():
+    _, out = stream(TextTokens('a blue b green'), [0], stop=('green', 'blue'))
     assert out.text == 'a'
 
 
-def test_first_of_several_stop_strings_counts(tokenizer):
-    said = ids(tokenizer, 'red blue green red')
-    _, out = stream(tokenizer, said, stop=('green', 'blue'))
-    assert out.text == 'red' and out.ended_by == 'blue'
+def test_the_first_of_several_stop_strings_ends(tokenizer):
+    token_ids = ids(tokenizer, 'red blue green red')
+    _, out = stream(tokenizer, token_ids, stop=('green', 'blue'))
+    assert out.text == 'red' and out.exact_stop == 'blue'
 
 
-def test_a_character_is_shown_whole(tokenizer):
+def test_a_character_of_several_tokens_is_returned_complete(tokenizer):
     text = 'é 日本 😀😀 ü'
-    said = ids(tokenizer, text)
-    assert len(said) > len(text), 'bytes are tokens'
-    pieces, out = stream(tokenizer, said)
+    token_ids = ids(tokenizer, text)
+    assert len(token_ids) > len(text), 'bytes are tokens'
+    pieces, out = stream(tokenizer, token_ids)
     assert out.text == text
     assert not any('\ufffd' in piece for piece in pieces)
     assert '😀' in pieces or '😀😀' in pieces
 
 
-def test_half_a_character_at_the_end_is_left_out(tokenizer):
-    said = ids(tokenizer, 'a 😀')
-    _, out = stream(tokenizer, said[:-1])
-    assert out.text == 'a' and not out.whole
-    assert stream(tokenizer, said)[1].whole
+def test_an_incomplete_character_at_the_end_is_dropped(tokenizer):
+    token_ids = ids(tokenizer, 'a 😀')
+    _, out = stream(tokenizer, token_ids[:-1])
+    assert out.text == 'a' and not out.complete
+    assert stream(tokenizer, token_ids)[1].complete
 
 
-def test_special_tokens_are_no_text(tokenizer):
-    said = ids(tokenizer, 'a red')
-    mixed = [tokenizer.bos_token_id, *said, tokenizer.bos_token_id]
+def test_special_tokens_are_not_text(tokenizer):
+    token_ids = ids(tokenizer, 'a red')
+    mixed = [tokenizer.bos_token_id, *token_ids, tokenizer.bos_token_id]
     assert stream(tokenizer, mixed)[1].text == 'a red'
 
 
-def test_blanks_around_are_not_shown(tokenizer):
+def test_surrounding_blanks_are_not_returned(tokenizer):
     pieces, out = stream(tokenizer, ids(tokenizer, ' \n red  \n'))
     assert out.text == 'red'
     _, out = stream(tokenizer, ids(tokenizer, '\nred'), stop=['\n'])
@@ -155,17 +155,17 @@ def test_blanks_around_are_not_shown(tokenizer):
         (9, '### b ###', False),
     ],
 )
-def test_no_stop_text_counts_below_the_minimum(min_tokens, text, stopped):
+def test_no_stop_string_ends_below_the_minimum(min_tokens, text, stopped):
     """As vLLM's min_tokens (vllm #21987)."""
-    tokenizer = Glued('###', ' b ', '###')
+    tokenizer = TextTokens('###', ' b ', '###')
     out = Detokenizer(tokenizer, ['###'], min_tokens)
     pieces = [out.add(token) for token in range(3) if not out.stopped]
     pieces.append(out.close())
     assert (''.join(pieces), out.text, out.stopped) == (text, text, stopped)
 
 
-def test_a_stop_text_that_begins_below_the_minimum_is_none():
-    tokenizer = Glued('a ', '##', '#', ' b', '###')
+def test_a_stop_string_beginning_below_the_minimum_does_not_end():
+    tokenizer = TextTokens('a ', '##', '#', ' b', '###')
     out = Detokenizer(tokenizer, ['###'], min_tokens=2)
     for token in range(5):
         assert not out.stopped
@@ -173,8 +173,8 @@ def test_a_stop_text_that_begins_below_the_minimum_is_none():
     assert out.stopped and out.text == 'a ### b'
 
 
-def test_blanks_below_the_minimum_are_no_stop_text():
-    tokenizer = Glued('a', '\n', 'b', '\n')
+def test_blanks_below_the_minimum_are_not_a_stop_string():
+    tokenizer = TextTokens('a', '\n', 'b', '\n')
     out = Detokenizer(tokenizer, ['\n'], min_tokens=2)
     for token in range(4):
         assert not out.stopped

@@ -1,18 +1,20 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The engine: what it says is what transformers says, whoever comes by."""
+"""The engine gives the answers of transformers, for any mix of requests."""
 
+import string
 import threading
 
 import pytest
 import torch
 
 from minigpt4.generation.engine import Engine
-from minigpt4.generation.hf_generate import generate
-from minigpt4.models.collator import build_inputs
+from minigpt4.generation.hf_generate import hf_generate
+from minigpt4.models.packing import build_inputs
+from minigpt4.prompts import TokenizedPrompt
 
 
-def prompts(model, make_sample):
-    """Rows and images of several lengths: images 1, 0, 2, 1, 1."""
+def make_prompts(model, make_sample):
+    """Prompts and images of several lengths: images 1, 0, 2, 1, 1."""
     samples = [
         make_sample([0], 'describe this image in detail'),
         make_sample([], 'what is the colour of a small circle on a square'),
@@ -21,25 +23,25 @@ def prompts(model, make_sample):
         make_sample([4], ''),
     ]
     collator = model.collator(training=False)
-    return [(collator.row(sample), sample.images) for sample in samples]
+    return [(collator.tokenize(sample), sample.images) for sample in samples]
 
 
 @pytest.fixture
-def rows(tiny_model, make_sample):
-    return prompts(tiny_model, make_sample)
+def prompts(tiny_model, make_sample):
+    return make_prompts(tiny_model, make_sample)
 
 
 @torch.no_grad()
-def by_transformers(model, row, images, **settings):
-    """The answer to a prompt that has transformers' generate for itself."""
-    inputs = build_inputs([row], model.neck.num_tokens, 'left')
+def answer_with_transformers(model, prompt, images, **settings):
+    """The answer of transformers' generate to a prompt alone in its batch."""
+    inputs = build_inputs([prompt], model.neck.num_tokens, 'left')
     pixels = None
     if images:
         pixels = model.data_preprocessor.normalize(torch.stack(images))
-    (answer,) = generate(
+    (answer,) = hf_generate(
         model.decoder.llm,
         model.decoder.tokenizer,
-        model.embed(pixels, inputs),
+        model.embed_inputs(pixels, inputs),
         inputs.attention_mask,
         model.template.stop,
         **settings,
@@ -47,35 +49,22 @@ def by_transformers(model, row, images, **settings):
     return answer
 
 
-def finish(engine):
+def run_all(engine):
     while engine.step():
         pass
 
 
 def ids_of(answers):
-    # half characters, which a random LLM says, are written otherwise
+    # incomplete characters, which a random LLM generates, differ in the text
     return [(answer.token_ids, answer.finished) for answer in answers]
 
 
-def count_tokens(engine, monkeypatch):
-    """List that the shapes of all passes go to: rows, tokens."""
-    shapes = []
-    original = engine._reader._pass
-
-    def counting(embeddings, *args, **kwargs):
-        shapes.append(tuple(embeddings.shape[:2]))
-        return original(embeddings, *args, **kwargs)
-
-    monkeypatch.setattr(engine._reader, '_pass', counting)
-    return shapes
-
-
 class Failing:
-    """A sampler, or a pass, that fails."""
+    """A sampler, or a method of the runner, that fails."""
 
-    plain = False
+    is_greedy = False
 
-    def __call__(self, *_):
+    def __call__(self, *_, **__):
         raise MemoryError('too much')
 
 
@@ -87,7 +76,7 @@ LLMS = {
     'gpt2': dict(model_type='gpt2', n_embd=32, n_layer=2, n_head=4),
     'gpt_neox': dict(model_type='gpt_neox'),
     'qwen2': dict(model_type='qwen2', num_key_value_heads=2),
-    # the engine leaves these to transformers
+    # transformers generates these
     'mistral with a window': dict(
         model_type='mistral', sliding_window=8, num_key_value_heads=2
     ),
@@ -113,105 +102,136 @@ def any_model(request, build_tiny, make_llm, tiny_tokenizer):
     return build_tiny(decoder=dict(name_or_path=str(folder)))
 
 
-def test_any_llm_says_what_transformers_says(
-    any_model, make_sample, request, log
-):
+def test_answers_match_transformers(any_model, make_sample, request, log):
     name = request.node.callspec.params['any_model']
-    rows = prompts(any_model, make_sample)
+    prompts = make_prompts(any_model, make_sample)
     engine = Engine(any_model, slots=3)
+    runner = engine.runner
     if name != 'gpt2':  # transformers below 4.50 gives it no cache object
-        assert engine._reader.fits == (name not in LEFT_TO_TRANSFORMERS)
-        assert any('in slots' in line for line in log) != engine._reader.fits
-    plain = name in ('llama', 'llama with groups')
-    assert (engine._reader._llama is not None) == plain
-    generations = [engine.submit(*row, max_new_tokens=6) for row in rows]
-    finish(engine)
-    want = [by_transformers(any_model, *row, max_new_tokens=6) for row in rows]
-    assert ids_of(g.answer() for g in generations) == ids_of(want)
+        supported = name not in LEFT_TO_TRANSFORMERS
+        assert runner.supports_kv_slots == supported
+        assert any('in slots' in line for line in log) != supported
+    is_plain = name in ('llama', 'llama with groups')
+    assert runner.uses_fast_llama == is_plain
+    requests = [engine.submit(*prompt, max_new_tokens=6) for prompt in prompts]
+    run_all(engine)
+    expected = [
+        answer_with_transformers(any_model, *prompt, max_new_tokens=6)
+        for prompt in prompts
+    ]
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
 
 
 @pytest.mark.parametrize('stored_tokens', [0, 4096])
-def test_rows_come_and_go_as_if_alone(tiny_model, rows, stored_tokens):
+def test_concurrent_requests_match_single_requests(
+    tiny_model, prompts, stored_tokens
+):
     lengths = [9, 3, 14, 5, 11]
-    want = [
-        by_transformers(tiny_model, *row, max_new_tokens=n)
-        for row, n in zip(rows, lengths, strict=True)
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, max_new_tokens=n)
+        for prompt, n in zip(prompts, lengths, strict=True)
     ]
     engine = Engine(tiny_model, slots=3, stored_tokens=stored_tokens)
-    for _ in range(2):  # the second time with what is stored
-        generations = []
-        for row, n in zip(rows, lengths, strict=True):
-            generations.append(engine.submit(*row, max_new_tokens=n))
+    for _ in range(2):  # the second time with a prefix cache
+        requests = []
+        for prompt, n in zip(prompts, lengths, strict=True):
+            requests.append(engine.submit(*prompt, max_new_tokens=n))
             engine.step()
         assert engine.running == 3 and engine.waiting
-        finish(engine)
-        assert ids_of(g.answer() for g in generations) == ids_of(want)
-        assert [g.prompt_tokens for g in generations] == [
-            len(row.ids) + row.num_images * 2 for row, _ in rows
+        run_all(engine)
+        assert ids_of(r.answer() for r in requests) == ids_of(expected)
+        assert [r.prompt_tokens for r in requests] == [
+            len(prompt.ids) + prompt.num_images * 2 for prompt, _ in prompts
         ]
-    reused = [g.reused_tokens for g in generations]
+    reused = [r.reused_tokens for r in requests]
     assert any(reused) == bool(stored_tokens)
 
 
-def test_each_row_ends_by_itself(tiny_model, rows):
+def test_an_answer_of_one_token_moves_no_other_prompt(tiny_model, make_sample):
+    """Slots are not compacted between the prefill batches of one step."""
+    collator = tiny_model.collator(training=False)
+    long = 'what is the colour of this circle, please ' * 10
+    questions = ['', long + 'red', long + 'blue']
+    lengths = [1, 6, 6]
+    prompts = [
+        (collator.tokenize(make_sample([], question)), [])
+        for question in questions
+    ]
+    engine = Engine(tiny_model, stored_tokens=0)
+    requests = [
+        engine.submit(*prompt, max_new_tokens=n)
+        for prompt, n in zip(prompts, lengths, strict=True)
+    ]
+    engine.step()
+    assert engine.runner.stats.prefill_passes == 2
+    run_all(engine)
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, max_new_tokens=n)
+        for prompt, n in zip(prompts, lengths, strict=True)
+    ]
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
+
+
+def test_a_stop_string_ends_its_own_request_only(tiny_model, prompts):
     """Not when all hold the stop string at one step (MiniGPT-4 #533)."""
     engine = Engine(tiny_model)
-    long = [engine.submit(*row, max_new_tokens=20) for row in rows[:2]]
-    finish(engine)
-    said, other = long[0].text, long[1].text
-    pairs = [said[i : i + 2] for i in range(len(said) // 2)]
+    full = [engine.submit(*p, max_new_tokens=20) for p in prompts[:2]]
+    run_all(engine)
+    text, other = full[0].text, full[1].text
+    pairs = [text[i : i + 2] for i in range(len(text) // 2)]
     stop = next(pair for pair in pairs if pair not in other)
-    again = [
-        engine.submit(*row, max_new_tokens=20, stop=[stop]) for row in rows[:2]
+    stopped = [
+        engine.submit(*p, max_new_tokens=20, stop=[stop]) for p in prompts[:2]
     ]
-    finish(engine)
-    assert again[0].finish_reason == 'stop'
-    assert again[0].text == said[: said.index(stop)].strip()
-    assert 0 < len(again[0].token_ids) < 20
-    assert ids_of([again[1].answer()]) == ids_of([long[1].answer()])
+    run_all(engine)
+    assert stopped[0].finish_reason == 'stop'
+    assert stopped[0].text == text[: text.index(stop)].strip()
+    assert 0 < len(stopped[0].token_ids) < 20
+    assert ids_of([stopped[1].answer()]) == ids_of([full[1].answer()])
 
 
-def test_end_of_text_ends_a_row(tiny_model, rows):
+def test_end_of_text_ends_an_answer(tiny_model, prompts):
     engine = Engine(tiny_model)
-    first = engine.submit(*rows[0], max_new_tokens=10)
-    finish(engine)
+    first = engine.submit(*prompts[0], max_new_tokens=10)
+    run_all(engine)
     assert first.finish_reason == 'length' and not first.answer().finished
     tokenizer = tiny_model.decoder.tokenizer
-    usual = tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
     tokenizer.eos_token_id = first.token_ids[4]
+    length = first.token_ids.index(first.token_ids[4])
     try:
-        second = engine.submit(*rows[0], max_new_tokens=10)
-        finish(engine)
-        whole = engine.submit(*rows[0], max_new_tokens=10, min_new_tokens=8)
-        finish(engine)
+        second = engine.submit(*prompts[0], max_new_tokens=10)
+        run_all(engine)
+        longer = engine.submit(
+            *prompts[0], max_new_tokens=10, min_new_tokens=8
+        )
+        run_all(engine)
     finally:
-        tokenizer.eos_token_id = usual
+        tokenizer.eos_token_id = eos
     assert second.finish_reason == 'stop' and second.answer().finished
-    assert second.token_ids == first.token_ids[:4], 'without the mark itself'
-    assert len(whole.token_ids) >= 8
+    assert second.token_ids == first.token_ids[:length], 'without its token'
+    assert len(longer.token_ids) >= 8
 
 
-def test_prompts_are_read_together_and_only_what_is_new(
-    tiny_model, rows, monkeypatch
-):
+def test_prefill_is_batched_and_skips_cached_tokens(tiny_model, prompts):
     engine = Engine(tiny_model)
-    shapes = count_tokens(engine, monkeypatch)
-    row = rows[3]
-    generations = [engine.submit(*row, max_new_tokens=3) for _ in range(3)]
+    stats = engine.runner.stats
+    prompt = prompts[3]
+    requests = [engine.submit(*prompt, max_new_tokens=3) for _ in range(3)]
     engine.step()
-    length = generations[0].prompt_tokens
-    assert shapes == [(3, length), (3, 1)], 'one pass for three prompts'
-    finish(engine)
-    del shapes[:]
-    again = engine.submit(*row, max_new_tokens=3)
-    finish(engine)
+    length = requests[0].prompt_tokens
+    assert (stats.prefill_passes, stats.prefill_tokens) == (1, 3 * length)
+    assert (stats.decode_passes, stats.decode_tokens) == (1, 3)
+    run_all(engine)
+    again = engine.submit(*prompt, max_new_tokens=3)
+    run_all(engine)
     assert again.reused_tokens == length - 1
-    assert shapes[0] == (1, 1), 'the last token gives the scores'
-    assert again.token_ids == generations[0].token_ids
+    assert stats.prefill_tokens == 3 * length + 1, 'the last token only'
+    assert again.token_ids == requests[0].token_ids
 
 
 @pytest.mark.parametrize(
-    'lengths, read, running',
+    'lengths, batches, running',
     [  # the second answer ends two steps after the first
         ([3, 5, *[30] * 14, 9, 9], [16, 2], [16, 15, 15, 14, 16]),
         # no other one ends for long, and then again
@@ -222,88 +242,83 @@ def test_prompts_are_read_together_and_only_what_is_new(
         ),
     ],
 )
-def test_those_that_wait_are_admitted_together(
-    tiny_model, rows, monkeypatch, lengths, read, running
+def test_waiting_requests_are_admitted_in_groups(
+    tiny_model, prompts, monkeypatch, lengths, batches, running
 ):
-    """A free slot of 16 waits for a second one, but not for ever."""
+    """A free slot of 16 waits for a second one, but not indefinitely."""
     engine = Engine(tiny_model, slots=16)
-    original, together = engine._reader.read, []
+    prefill, sizes = engine.runner.prefill, []
 
-    def counting(prompts, *args):
-        together.append(len(prompts))
-        return original(prompts, *args)
+    def counting(requests):
+        sizes.append(len(requests))
+        return prefill(requests)
 
-    monkeypatch.setattr(engine._reader, 'read', counting)
-    answers = [
-        engine.submit(*rows[0], max_new_tokens=length) for length in lengths
+    monkeypatch.setattr(engine.runner, 'prefill', counting)
+    requests = [
+        engine.submit(*prompts[0], max_new_tokens=length) for length in lengths
     ]
     were_running = []
     while engine.step():
         were_running.append(engine.running)
-    assert [len(answer.token_ids) for answer in answers] == lengths
-    assert together == read
+    assert [len(request.token_ids) for request in requests] == lengths
+    assert sizes == batches
     assert were_running[: len(running)] == running
 
 
-def test_nothing_reused_is_of_another_image(tiny_model, make_sample):
+def test_cached_tokens_of_another_image_are_not_reused(
+    tiny_model, make_sample
+):
     collator = tiny_model.collator(training=False)
     samples = [make_sample([seed], 'describe this') for seed in (0, 1, 0)]
     engine = Engine(tiny_model)
-    said = []
+    answers = []
     for sample in samples:
-        row = collator.row(sample)
-        generation = engine.submit(row, sample.images, max_new_tokens=8)
-        said.append(generation.answer().token_ids)
-        assert generation.token_ids == (
-            by_transformers(
-                tiny_model, row, sample.images, max_new_tokens=8
+        prompt = collator.tokenize(sample)
+        request = engine.submit(prompt, sample.images, max_new_tokens=8)
+        answers.append(request.answer().token_ids)
+        assert request.token_ids == (
+            answer_with_transformers(
+                tiny_model, prompt, sample.images, max_new_tokens=8
             ).token_ids
         )
-    assert said[0] == said[2] != said[1]
-    assert generation.reused_tokens == generation.prompt_tokens - 1
+    assert answers[0] == answers[2] != answers[1]
+    assert request.reused_tokens == request.prompt_tokens - 1
 
 
-def test_images_are_seen_once_and_together(tiny_model, rows, monkeypatch):
-    seen = []
-    original = tiny_model.queries
-    monkeypatch.setattr(
-        tiny_model, 'queries', lambda x: seen.append(len(x)) or original(x)
-    )
+def test_images_are_encoded_once_in_one_batch(tiny_model, prompts):
     engine = Engine(tiny_model, stored_tokens=0)
-    for row in rows:
-        engine.submit(*row, max_new_tokens=2)
-    finish(engine)
-    assert seen == [5], 'one pass for the images of five prompts'
-    for row in rows:
-        engine.submit(*row, max_new_tokens=2)
-    finish(engine)
-    assert seen == [5], 'known by their pixels'
+    stats = engine.runner.stats
+    for _ in range(2):
+        for prompt in prompts:
+            engine.submit(*prompt, max_new_tokens=2)
+        run_all(engine)
+        # the second time their features are stored
+        assert (stats.images, stats.image_passes) == (5, 1)
 
 
-def test_stored_tokens_are_limited(tiny_model, rows):
+def test_stored_tokens_are_limited(tiny_model, prompts):
     engine = Engine(tiny_model, slots=2, stored_tokens=40)
     for _ in range(2):
-        for row in rows:
-            engine.submit(*row, max_new_tokens=5)
-        finish(engine)
-        kept = [len(past.keys) for past in engine._pasts._pasts]
-        assert 0 < sum(kept) <= 40
-    nothing = Engine(tiny_model, stored_tokens=0)
-    nothing.submit(*rows[0], max_new_tokens=5)
-    finish(nothing)
-    assert not nothing._pasts._pasts
+        for prompt in prompts:
+            engine.submit(*prompt, max_new_tokens=5)
+        run_all(engine)
+        assert 0 < engine.prefix_cache.num_tokens <= 40
+    without = Engine(tiny_model, stored_tokens=0)
+    without.submit(*prompts[0], max_new_tokens=5)
+    run_all(without)
+    assert without.prefix_cache.num_tokens == 0
 
 
-def test_two_chats_in_turn_keep_what_they_said(tiny_model, make_sample):
-    """They have a beginning in common, which neither takes from the other."""
+def test_alternating_chats_keep_their_cached_tokens(tiny_model, make_sample):
+    """With a common prefix, which neither takes from the other."""
     engine = Engine(tiny_model, slots=1)
     collator = tiny_model.collator(training=False)
 
     def ask(sample):
-        row = collator.row(sample)
-        generation = engine.submit(row, sample.images, max_new_tokens=4)
-        generation.answer()
-        return generation
+        prompt = collator.tokenize(sample)
+        request = engine.submit(prompt, sample.images, max_new_tokens=4)
+        request.answer()
+        return request
 
     same = 'what is the colour of a small circle on this image, please '
     one, two = same + 'describe a red square', same + 'describe a blue circle'
@@ -315,24 +330,27 @@ def test_two_chats_in_turn_keep_what_they_said(tiny_model, make_sample):
         assert again.reused_tokens == again.prompt_tokens - 1
 
 
-def test_a_seed_repeats_whatever_else_is_there(tiny_model, rows):
+def test_a_seed_gives_the_same_answer_in_any_batch(tiny_model, prompts):
     settings = dict(
         max_new_tokens=8, do_sample=True, temperature=5.0, top_k=0, seed=3
     )
     engine = Engine(tiny_model)
-    alone = engine.submit(*rows[0], **settings).answer()
+    alone = engine.submit(*prompts[0], **settings).answer()
     others = [
-        engine.submit(*row, do_sample=True, max_new_tokens=6) for row in rows
+        engine.submit(*prompt, do_sample=True, max_new_tokens=6)
+        for prompt in prompts
     ]
     engine.step()
-    among = engine.submit(*rows[0], **settings)
-    greedy = engine.submit(*rows[1], max_new_tokens=8)
-    finish(engine)
-    assert among.answer() == alone and all(g.finished for g in others)
-    other = engine.submit(*rows[0], **settings | dict(seed=4)).answer()
+    batched = engine.submit(*prompts[0], **settings)
+    greedy = engine.submit(*prompts[1], max_new_tokens=8)
+    run_all(engine)
+    assert batched.answer() == alone and all(r.finished for r in others)
+    other = engine.submit(*prompts[0], **settings | dict(seed=4)).answer()
     assert other != alone
-    want = by_transformers(tiny_model, *rows[1], max_new_tokens=8)
-    assert ids_of([greedy.answer()]) == ids_of([want]), 'its neighbours draw'
+    expected = answer_with_transformers(
+        tiny_model, *prompts[1], max_new_tokens=8
+    )
+    assert ids_of([greedy.answer()]) == ids_of([expected])
 
 
 @pytest.mark.parametrize(
@@ -344,272 +362,296 @@ def test_a_seed_repeats_whatever_else_is_there(tiny_model, rows):
         dict(num_beams=2, do_sample=True, seed=1),
     ],
 )
-def test_settings_mean_what_they_mean_to_transformers(
-    tiny_model, rows, settings
+def test_parameters_have_the_meaning_of_transformers(
+    tiny_model, prompts, settings
 ):
     engine = Engine(tiny_model)
-    plain = engine.submit(*rows[0], max_new_tokens=40)
-    other = engine.submit(*rows[0], max_new_tokens=40, **settings)
-    finish(engine)
-    want = by_transformers(tiny_model, *rows[0], max_new_tokens=40, **settings)
-    assert other.answer().token_ids == want.token_ids != plain.token_ids
+    plain = engine.submit(*prompts[0], max_new_tokens=40)
+    other = engine.submit(*prompts[0], max_new_tokens=40, **settings)
+    run_all(engine)
+    expected = answer_with_transformers(
+        tiny_model, *prompts[0], max_new_tokens=40, **settings
+    )
+    assert other.answer().token_ids == expected.token_ids != plain.token_ids
 
 
 @pytest.mark.parametrize('num_beams', [1, 3])
-def test_an_answer_is_not_shorter_than_asked_for(tiny_model, rows, num_beams):
-    """A stop text ended it before min_new_tokens (vllm #21987, #1945)."""
+def test_min_new_tokens_is_the_least_length(tiny_model, prompts, num_beams):
+    """A stop string ended an answer before it (vllm #21987, #1945)."""
     engine = Engine(tiny_model)
 
     def answer(**settings):
         settings |= dict(num_beams=num_beams, max_new_tokens=16)
-        return engine.submit(*rows[0], **settings).answer()
+        return engine.submit(*prompts[0], **settings).answer()
 
-    # a text that the answer with this minimum writes early
-    words = answer(min_new_tokens=12).text.split()
-    stop = [words[0][:2], words[1][:1]]
-    assert len(answer(stop=stop).token_ids) < 6
-    for least in (6, 12, 16):
+    stop = list(string.ascii_lowercase)
+    assert len(answer(stop=stop).token_ids) < 12
+    for least in (12, 16):
         found = answer(stop=stop, min_new_tokens=least)
         assert len(found.token_ids) >= least
 
 
-def test_cancel_leaves_the_others_alone(tiny_model, rows):
+def test_cancel_does_not_change_other_requests(tiny_model, prompts):
     engine = Engine(tiny_model, slots=2)
     lengths = dict(max_new_tokens=9)
-    want = [by_transformers(tiny_model, *row, **lengths) for row in rows[:3]]
-    generations = [engine.submit(*row, **lengths) for row in rows[:3]]
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, **lengths)
+        for prompt in prompts[:3]
+    ]
+    requests = [engine.submit(*prompt, **lengths) for prompt in prompts[:3]]
     for _ in range(3):
         engine.step()
-    first, second, third = generations
+    first, second, third = requests
     first.cancel()
     third.cancel()  # it waits
     engine.step()
     assert first.finish_reason == third.finish_reason == 'cancelled'
-    assert first.token_ids == want[0].token_ids[:4]
+    assert first.token_ids == expected[0].token_ids[:4]
     assert not third.token_ids and third.answer().text == ''
-    finish(engine)
-    assert ids_of([second.answer()]) == ids_of(want[1:2])
-    again = engine.submit(*rows[0], **lengths)
-    finish(engine)
-    assert again.reused_tokens and ids_of([again.answer()]) == ids_of(want[:1])
+    run_all(engine)
+    assert ids_of([second.answer()]) == ids_of(expected[1:2])
+    again = engine.submit(*prompts[0], **lengths)
+    run_all(engine)
+    assert again.reused_tokens
+    assert ids_of([again.answer()]) == ids_of(expected[:1])
 
 
-def test_leaving_the_stream_cancels(tiny_model, rows):
+def test_closing_the_stream_cancels_the_request(tiny_model, prompts):
     engine = Engine(tiny_model)
-    generation = engine.submit(*rows[0], max_new_tokens=50)
-    for _ in generation.pieces():
+    request = engine.submit(*prompts[0], max_new_tokens=50)
+    for _ in request.pieces():
         break
-    finish(engine)
-    assert generation.finish_reason == 'cancelled'
-    assert len(generation.token_ids) < 20
+    run_all(engine)
+    assert request.finish_reason == 'cancelled'
+    assert len(request.token_ids) < 20
 
 
-def test_a_fault_of_one_request_is_its_own(tiny_model, rows, monkeypatch):
+def test_an_error_of_one_request_does_not_change_others(
+    tiny_model, prompts, monkeypatch
+):
     lengths = dict(max_new_tokens=6)
-    want = [by_transformers(tiny_model, *row, **lengths) for row in rows]
-    original = tiny_model.queries
-    bad = rows[2][1][0]
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, **lengths)
+        for prompt in prompts
+    ]
+    encode_images = tiny_model.encode_images
+    bad = prompts[2][1][0]
 
-    def queries(pixels):
-        poison = tiny_model.data_preprocessor.normalize(bad[None])
-        if any(torch.equal(image[None], poison) for image in pixels):
+    def failing(pixels):
+        bad_pixels = tiny_model.data_preprocessor.normalize(bad[None])
+        if any(torch.equal(image[None], bad_pixels) for image in pixels):
             raise RuntimeError('a broken image')
-        return original(pixels)
+        return encode_images(pixels)
 
-    monkeypatch.setattr(tiny_model, 'queries', queries)
+    monkeypatch.setattr(tiny_model, 'encode_images', failing)
     engine = Engine(tiny_model)
-    generations = [engine.submit(*row, **lengths) for row in rows]
-    finish(engine)
-    broken = generations.pop(2)
+    requests = [engine.submit(*prompt, **lengths) for prompt in prompts]
+    run_all(engine)
+    broken = requests.pop(2)
     assert broken.finish_reason == 'error'
     with pytest.raises(RuntimeError, match='a broken image'):
         broken.answer()
-    del want[2]
-    assert ids_of(g.answer() for g in generations) == ids_of(want)
+    del expected[2]
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
 
-    good = engine.submit(*rows[0], **lengths)
-    poor = engine.submit(*rows[1], do_sample=True, **lengths)
-    poor.sampler = Failing()
-    finish(engine)
-    assert isinstance(poor.error, MemoryError)
-    assert ids_of([good.answer()]) == ids_of(want[:1])
+    good = engine.submit(*prompts[0], **lengths)
+    failed = engine.submit(*prompts[1], do_sample=True, **lengths)
+    failed.sampler = Failing()
+    run_all(engine)
+    assert isinstance(failed.error, MemoryError)
+    assert ids_of([good.answer()]) == ids_of(expected[:1])
 
 
 @pytest.mark.parametrize('settings', [{}, dict(do_sample=True)])
-def test_scores_that_are_not_numbers_are_an_error(
-    build_tiny, make_sample, settings
-):
+def test_nan_scores_are_an_error(build_tiny, make_sample, settings):
     """OpenGVLab/Ask-Anything #125: NaN weights gave empty answers."""
     model = build_tiny().eval()
     model.decoder.llm.lm_head.weight.data.fill_(float('nan'))
     engine = Engine(model, slots=1)
-    answer = engine.submit(*prompts(model, make_sample)[0], **settings)
-    finish(engine)
+    request = engine.submit(*make_prompts(model, make_sample)[0], **settings)
+    run_all(engine)
     with pytest.raises(ValueError, match=r'not numbers \(NaN\)'):
-        answer.answer()
+        request.answer()
 
 
-def test_a_fault_of_a_step_ends_those_it_hits(tiny_model, rows, monkeypatch):
+def test_an_error_in_decode_ends_running_requests(
+    tiny_model, prompts, monkeypatch
+):
     engine = Engine(tiny_model, slots=1)
-    first = engine.submit(*rows[0], max_new_tokens=6)
-    second = engine.submit(*rows[1], max_new_tokens=6)
+    first = engine.submit(*prompts[0], max_new_tokens=6)
+    second = engine.submit(*prompts[1], max_new_tokens=6)
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(engine._reader, 'next', Failing())
+        patch.setattr(engine.runner, 'decode', Failing())
         engine.step()
     assert isinstance(first.error, MemoryError)
-    finish(engine)
-    want = by_transformers(tiny_model, *rows[1], max_new_tokens=6)
-    assert ids_of([second.answer()]) == ids_of([want])
+    run_all(engine)
+    expected = answer_with_transformers(
+        tiny_model, *prompts[1], max_new_tokens=6
+    )
+    assert ids_of([second.answer()]) == ids_of([expected])
 
 
-def test_a_listener_that_fails_is_not_told_any_more(tiny_model, rows, log):
+def test_a_failing_listener_is_removed(tiny_model, prompts, log):
     engine = Engine(tiny_model)
-    heard: list = []
+    received: list = []
 
     def fail(piece):
-        heard.append(piece)
+        received.append(piece)
         raise OSError('the client is gone')
 
-    generation = engine.submit(*rows[0], max_new_tokens=6)
-    generation.listen(fail)
+    request = engine.submit(*prompts[0], max_new_tokens=6)
+    request.listen(fail)
     pieces: list = []
-    generation.listen(pieces.append)
-    assert generation.answer().text == ''.join(pieces[:-1])
-    assert pieces[-1] is None and len(heard) == 1
+    request.listen(pieces.append)
+    assert request.answer().text == ''.join(pieces[:-1])
+    assert pieces[-1] is None and len(received) == 1
     assert 'the client is gone' in log[0]
     late: list = []
-    generation.listen(late.append)
-    assert late == [generation.text, None]
+    request.listen(late.append)
+    assert late == [request.text, None]
 
 
-def test_a_fault_after_reading_is_told(tiny_model, rows, monkeypatch):
+def test_an_error_of_the_prefix_cache_ends_running_requests(
+    tiny_model, prompts, monkeypatch
+):
+    """Also those that were finished by the same step."""
     engine = Engine(tiny_model)
-    choose = Engine._choose
+    requests = [
+        engine.submit(*prompts[0], max_new_tokens=length) for length in (1, 6)
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.prefix_cache, 'store', Failing())
+        engine.step()
+    assert requests[0].finish_reason == 'length'
+    with pytest.raises(MemoryError, match='too much'):
+        requests[1].answer()
+    assert requests[1].finish_reason == 'error'
+    assert not engine.running
+    expected = answer_with_transformers(
+        tiny_model, *prompts[0], max_new_tokens=6
+    )
+    again = engine.submit(*prompts[0], max_new_tokens=6)
+    assert ids_of([again.answer()]) == ids_of([expected])
 
-    def fail(self, *args):
-        choose(self, *args)
-        monkeypatch.undo()  # once
-        raise MemoryError('no room')
 
-    monkeypatch.setattr(Engine, '_choose', fail)
-    generation = engine.submit(*rows[0], max_new_tokens=6)
-    with pytest.raises(MemoryError, match='no room'):
-        generation.answer()
-    assert generation.finish_reason == 'error'
-    assert engine.submit(*rows[0], max_new_tokens=6).answer().token_ids
-
-
-def test_what_cannot_be_answered_is_refused(tiny_model, rows):
+def test_invalid_requests_are_refused(tiny_model, prompts):
     engine = Engine(tiny_model)
-    row, images = rows[0]
+    prompt, images = prompts[0]
     for arguments, message in (
-        ((row, []), '1 image slots in the prompt but 0 images'),
-        ((row, [images[0].float()]), 'an image is .* of torch.float32'),
+        ((prompt, []), '1 image slots in the prompt but 0 images'),
+        ((prompt, [images[0].float()]), 'an image is .* of torch.float32'),
         (
-            (row, [images[0][:, :5]]),
+            (prompt, [images[0][:, :5]]),
             r'is \(3, 5, 28\).*\(3, 28, 28\)',
         ),
     ):
         with pytest.raises(ValueError, match=message):
             engine.submit(*arguments)
     with pytest.raises(ValueError, match='exceed the 2048 tokens'):
-        engine.submit(row, images, max_new_tokens=2040)
+        engine.submit(prompt, images, max_new_tokens=2040)
+    with pytest.raises(ValueError, match='exceed the 2048 tokens'):
+        engine.rank(prompt, images, ['red ' * 2040])
     with pytest.raises(ValueError, match='unknown generation setting topk'):
-        engine.submit(row, images, topk=3)
+        engine.submit(prompt, images, topk=3)
     with pytest.raises(ValueError, match='slots is 0'):
         Engine(tiny_model, slots=0)
     assert not engine.waiting and not engine.step()
 
 
-def test_requests_come_from_any_thread(tiny_model, rows):
+def test_any_thread_can_submit_and_answer(tiny_model, prompts):
     engine = Engine(tiny_model, slots=2)
-    want = [
-        by_transformers(tiny_model, *row, max_new_tokens=5) for row in rows
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, max_new_tokens=5)
+        for prompt in prompts
     ]
     answers: dict = {}
 
     def ask(i):
-        answers[i] = engine.submit(*rows[i], max_new_tokens=5).answer()
+        answers[i] = engine.submit(*prompts[i], max_new_tokens=5).answer()
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert ids_of(answers[i] for i in range(5)) == ids_of(want)
+    assert ids_of(answers[i] for i in range(5)) == ids_of(expected)
 
 
-def test_model_answers_by_the_engine(tiny_model, make_sample, monkeypatch):
-    """One way of doing things, and each row stops by itself."""
-    monkeypatch.setattr(
-        tiny_model.decoder.llm, 'generate', lambda **_: pytest.fail('not here')
-    )
-    samples = [make_sample([0], 'describe'), make_sample([], 'what')]
-    answers = tiny_model.generate(samples, max_new_tokens=4)
-    assert [len(answer.token_ids) for answer in answers] == [4, 4]
-
-
-def test_long_answers_make_room(tiny_model, rows):
-    """Beyond the first capacity, with a neighbour that is short."""
+def test_long_answers_enlarge_the_cache(tiny_model, prompts):
+    """Beyond the first capacity, next to a short answer."""
     engine = Engine(tiny_model)
-    long = engine.submit(*rows[0], max_new_tokens=260)
-    short = engine.submit(*rows[1], max_new_tokens=9)
-    finish(engine)
-    for generation, row in ((long, rows[0]), (short, rows[1])):
-        n = generation.settings.max_new_tokens
-        want = by_transformers(tiny_model, *row, max_new_tokens=n)
-        assert generation.token_ids == want.token_ids
+    capacity = 256
+    lengths = [capacity + 4, 9]
+    requests = [
+        engine.submit(*prompt, max_new_tokens=n, min_new_tokens=n)
+        for prompt, n in zip(prompts[:2], lengths, strict=True)
+    ]
+    run_all(engine)
+    assert engine.runner.kv_cache.capacity == 2 * capacity
+    for request, prompt, n in zip(requests, prompts, lengths):
+        expected = answer_with_transformers(
+            tiny_model, *prompt, max_new_tokens=n, min_new_tokens=n
+        )
+        assert request.token_ids == expected.token_ids
 
 
-@pytest.mark.parametrize('fits', [True, False])
-def test_rank_is_the_mean_of_each_answers_own_tokens(
-    tiny_model, rows, fits, monkeypatch
+@pytest.mark.parametrize('supports_kv_slots', [True, False])
+def test_rank_is_the_mean_over_each_answers_own_tokens(
+    tiny_model, prompts, supports_kv_slots, monkeypatch
 ):
-    row, images = rows[0]
+    prompt, images = prompts[0]
     candidates = ['red', 'a large green square', 'the', 'blue circle']
     engine = Engine(tiny_model)
-    monkeypatch.setattr(engine._reader, 'fits', fits)
+    monkeypatch.setattr(engine.runner, 'supports_kv_slots', supports_kv_slots)
     tokenizer = tiny_model.decoder.tokenizer
-    want = []
+    expected = []
     for text in candidates:
         ids = tokenizer(text + '###', add_special_tokens=False).input_ids
-        whole = type(row)(row.ids + ids, row.supervised + [True] * len(ids))
-        inputs = build_inputs([whole], tiny_model.neck.num_tokens)
+        full = TokenizedPrompt(
+            prompt.ids + ids, prompt.supervised + [True] * len(ids)
+        )
+        inputs = build_inputs([full], tiny_model.neck.num_tokens)
         pixels = tiny_model.data_preprocessor.normalize(torch.stack(images))
         with torch.no_grad():
-            want.append(-float(tiny_model.loss(pixels, inputs)['loss']))
-    running = engine.submit(*rows[1], max_new_tokens=5)
-    if fits:
+            loss = float(tiny_model.loss(pixels, inputs)['loss'])
+        expected.append(-loss)
+    running = engine.submit(*prompts[1], max_new_tokens=5)
+    if supports_kv_slots:
         engine.step()
-    found = engine.rank(row, images, candidates)
-    torch.testing.assert_close(found, want, atol=1e-4, rtol=1e-4)
-    assert engine.rank(row, images, candidates[:1]) == pytest.approx(want[:1])
-    one_token = engine.rank(row, images, ['red'], end=False)
-    assert one_token != pytest.approx(want[:1])
+    found = engine.rank(prompt, images, candidates)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    first = pytest.approx(expected[:1])
+    assert engine.rank(prompt, images, candidates[:1]) == first
+    assert engine.rank(prompt, images, ['red'], end=False) != first
     with pytest.raises(ValueError, match='candidate 2 of 2 has no tokens'):
-        engine.rank(row, images, ['red', ''], end=False)
-    finish(engine)
-    by = by_transformers(tiny_model, *rows[1], max_new_tokens=5)
-    assert ids_of([running.answer()]) == ids_of([by]), 'it was let alone'
+        engine.rank(prompt, images, ['red', ''], end=False)
+    run_all(engine)
+    answer = answer_with_transformers(
+        tiny_model, *prompts[1], max_new_tokens=5
+    )
+    assert ids_of([running.answer()]) == ids_of([answer]), 'not changed'
 
 
-def test_rank_reads_the_prompt_once(tiny_model, rows, monkeypatch):
+def test_rank_computes_the_prompt_once(tiny_model, prompts):
     engine = Engine(tiny_model)
-    shapes = count_tokens(engine, monkeypatch)
-    engine.rank(*rows[0], ['red', 'blue', 'green'])
-    assert len(shapes) == 2 and shapes[0][0] == shapes[1][0] == 1
-    del shapes[:]
-    engine.rank(*rows[0], ['a', 'the'])
-    assert shapes[0] == (1, 1), 'the prompt is known'
+    stats = engine.runner.stats
+    engine.rank(*prompts[0], ['red', 'blue', 'green'])
+    length = stats.prefill_tokens
+    assert stats.prefill_passes == 1 and length > 1
+    engine.rank(*prompts[0], ['a', 'the'])
+    assert stats.prefill_tokens == length + 1, 'the prompt is cached'
+    assert stats.images == 1
 
 
 @pytest.mark.parametrize(
     'backend',
     ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
 )
-def test_compiled_says_the_same(tiny_model, rows, backend, monkeypatch):
-    """With few codes, whatever number of rows and places there is."""
+def test_compiled_decode_gives_the_same_answers(
+    tiny_model, prompts, backend, monkeypatch
+):
+    """With few graphs, for any number of requests and tokens."""
     compiler = torch.compile
     monkeypatch.setattr(
         torch, 'compile', lambda f: compiler(f, backend=backend)
@@ -619,19 +661,19 @@ def test_compiled_says_the_same(tiny_model, rows, backend, monkeypatch):
     counters.clear()
     engine = Engine(tiny_model, slots=3, compile=True)
     lengths = [9, 70, 14, 5, 300]
-    generations = [
-        engine.submit(*row, max_new_tokens=n)
-        for row, n in zip(rows, lengths, strict=True)
+    requests = [
+        engine.submit(*prompt, max_new_tokens=n)
+        for prompt, n in zip(prompts, lengths, strict=True)
     ]
-    finish(engine)
+    run_all(engine)
     graphs = counters['stats']['unique_graphs']
     assert 0 < graphs <= 4
     plain = Engine(tiny_model)
-    want = [
-        plain.submit(*row, max_new_tokens=n).answer()
-        for row, n in zip(rows, lengths, strict=True)
+    expected = [
+        plain.submit(*prompt, max_new_tokens=n).answer()
+        for prompt, n in zip(prompts, lengths, strict=True)
     ]
-    assert ids_of(g.answer() for g in generations) == ids_of(want)
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
     assert counters['stats']['unique_graphs'] == graphs
 
 
@@ -648,20 +690,19 @@ def test_only_llama_is_compiled(build_tiny, make_llm, tiny_tokenizer, log):
     assert any('only a plain LLaMA is compiled' in line for line in log)
 
 
-def test_adapters_are_heard(build_tiny, rows):
-    """LoRA changes what is said, so our pass must not read past it."""
+def test_adapters_change_the_answer(build_tiny, prompts):
+    """FastLlama does not know LoRA, so it must not run such an LLM."""
     pytest.importorskip('peft')
     model = build_tiny(decoder=dict(lora=dict(r=4, target_modules=['q_proj'])))
     model.eval()
     engine = Engine(model)
-    assert engine._reader._llama is None and engine._reader.fits
+    runner = engine.runner
+    assert runner.supports_kv_slots and not runner.uses_fast_llama
     for name, parameter in model.decoder.named_parameters():
         if 'lora_B' in name:
             torch.nn.init.normal_(parameter)
-    found = engine.submit(*rows[0], max_new_tokens=8).answer()
-    want = by_transformers(model, *rows[0], max_new_tokens=8)
-    assert ids_of([found]) == ids_of([want])
-    assert (
-        found
-        != Engine(build_tiny()).submit(*rows[0], max_new_tokens=8).answer()
-    )
+    found = engine.submit(*prompts[0], max_new_tokens=8).answer()
+    expected = answer_with_transformers(model, *prompts[0], max_new_tokens=8)
+    assert ids_of([found]) == ids_of([expected])
+    base = Engine(build_tiny()).submit(*prompts[0], max_new_tokens=8).answer()
+    assert found != base

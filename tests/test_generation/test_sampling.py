@@ -1,22 +1,26 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Settings are checked by name and value; tokens follow transformers."""
+"""Parameters are checked by name and value; tokens match transformers."""
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from minigpt4.generation.sampling import Sampler, SamplingParams
+from minigpt4.generation.sampling import (
+    Sampler,
+    SamplingParams,
+    choose_tokens,
+)
 
 CPU = torch.device('cpu')
 
 
-def test_later_settings_count():
-    settings = SamplingParams.of(
+def test_later_parameters_override_earlier_ones():
+    params = SamplingParams.of(
         dict(max_new_tokens=80, stop='x'), dict(max_new_tokens=5)
     )
-    assert settings == SamplingParams(max_new_tokens=5, stop=('x',))
+    assert params == SamplingParams(max_new_tokens=5, stop=('x',))
     assert SamplingParams.of({}) == SamplingParams()
-    assert not SamplingParams().do_sample, 'greedy unless told otherwise'
+    assert not SamplingParams().do_sample, 'greedy by default'
 
 
 @pytest.mark.parametrize(
@@ -53,40 +57,40 @@ def test_later_settings_count():
         (dict(do_sample='yes'), "do_sample is 'yes'"),
     ],
 )
-def test_wrong_settings_are_refused(setting, message):
+def test_invalid_parameters_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         SamplingParams.of(setting)
 
 
-def test_only_plain_greedy_is_plain():
-    assert Sampler(SamplingParams(), 2, CPU).plain
+def test_is_greedy_where_scores_are_not_changed():
+    assert Sampler(SamplingParams(), 2, CPU).is_greedy
     for setting in (
         dict(do_sample=True),
         dict(repetition_penalty=1.1),
         dict(min_new_tokens=3),
     ):
-        assert not Sampler(SamplingParams(**setting), 2, CPU).plain
+        assert not Sampler(SamplingParams(**setting), 2, CPU).is_greedy
 
 
-def test_the_same_seed_draws_the_same():
+def test_the_same_seed_samples_the_same_tokens():
     scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
 
-    def draw(seed):
+    def sample(seed):
         sampler = Sampler(SamplingParams(do_sample=True, seed=seed), 2, CPU)
-        torch.rand(3)  # somebody else draws as well
+        torch.rand(3)  # other code uses torch's generator as well
         return [sampler(scores, []) for _ in range(20)]
 
-    assert draw(1) == draw(1) != draw(2)
+    assert sample(1) == sample(1) != sample(2)
     torch.manual_seed(5)
-    once = draw(None)
+    once = sample(None)
     torch.manual_seed(5)
-    assert draw(None) == once, "without a seed torch's own counts"
+    assert sample(None) == once, "torch's generator gives the seed"
 
 
 def test_scores_are_those_of_transformers(tiny_model):
-    """The same processors in the same order as its ``generate`` has."""
+    """The same processors in the same order as in its ``generate``."""
     llm = tiny_model.decoder.llm
-    settings = SamplingParams(
+    params = SamplingParams(
         do_sample=True,
         temperature=0.7,
         top_k=20,
@@ -94,13 +98,9 @@ def test_scores_are_those_of_transformers(tiny_model):
         repetition_penalty=1.3,
         min_new_tokens=4,
     )
-    given = settings.of_transformers()
-    del given['seed']
-    config = GenerationConfig(
-        eos_token_id=2,
-        pad_token_id=0,
-        **given,
-    )
+    arguments = params.to_transformers()
+    del arguments['seed']
+    config = GenerationConfig(eos_token_id=2, pad_token_id=0, **arguments)
     torch.manual_seed(0)
     out = llm.generate(
         inputs_embeds=torch.randn(1, 3, 32),
@@ -110,16 +110,28 @@ def test_scores_are_those_of_transformers(tiny_model):
         return_dict_in_generate=True,
         max_new_tokens=6,
     )
-    said = out.sequences[0].tolist()
-    sampler = Sampler(settings, 2, CPU)
-    for step, (logits, want) in enumerate(zip(out.logits, out.scores)):
-        found = sampler._steps(
-            torch.tensor([said[:step]], dtype=torch.long), logits.clone()
+    ids = out.sequences[0].tolist()
+    sampler = Sampler(params, 2, CPU)
+    for step, (logits, expected) in enumerate(zip(out.logits, out.scores)):
+        found = sampler.processors(
+            torch.tensor([ids[:step]], dtype=torch.long), logits.clone()
         )
-        torch.testing.assert_close(found, want)
+        torch.testing.assert_close(found, expected)
 
 
-def test_scores_that_are_no_numbers_are_an_error():
+def test_nan_scores_are_an_error():
     sampler = Sampler(SamplingParams(do_sample=True), 2, CPU)
     with pytest.raises(ValueError, match='not numbers'):
         sampler(torch.full((5,), float('nan')), [])
+
+
+def test_tokens_of_a_batch_are_chosen_request_by_request():
+    scores = torch.tensor([[0.0, 2.0, 1.0], [float('nan')] * 3, [3.0, 2, 1]])
+    penalty = SamplingParams(repetition_penalty=9.0)
+    samplers = [
+        Sampler(params, 2, CPU)
+        for params in (SamplingParams(), SamplingParams(), penalty)
+    ]
+    first, error, penalised = choose_tokens(scores, samplers, [[], [], [0]])
+    assert (first, penalised) == (1, 1)
+    assert isinstance(error, ValueError)

@@ -1,9 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""One thread answers many; the queue has an end; closing is graceful."""
+"""One thread runs the engine; the queue is limited; closing is graceful."""
 
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,7 @@ from minigpt4.generation.worker import EngineWorker, QueueFull
 
 @pytest.fixture
 def start(tiny_model):
-    """Function of slots and places to a worker, closed after the test."""
+    """Function of slots and arguments to a worker, closed after the test."""
     workers = []
 
     def start(slots=2, **arguments):
@@ -28,32 +27,32 @@ def start(tiny_model):
 
 
 @pytest.fixture
-def rows(tiny_model, make_sample):
+def prompts(tiny_model, make_sample):
     collator = tiny_model.collator(training=False)
     samples = [
         make_sample([i] if i % 2 else [], 'what is a circle' + ' red' * i)
         for i in range(8)
     ]
-    return [(collator.row(sample), sample.images) for sample in samples]
+    return [(collator.tokenize(sample), sample.images) for sample in samples]
 
 
 def wait_for(condition):
     end = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < end, 'it never came'
+        assert time.monotonic() < end, 'it did not happen in 20 seconds'
         time.sleep(0.005)
 
 
-def test_many_threads_get_their_own_answers(start, rows, tiny_model):
+def test_threads_get_their_own_answers(start, prompts, tiny_model):
     engine = Engine(tiny_model)
-    want = [engine.submit(*row, max_new_tokens=6).answer() for row in rows]
+    expected = [engine.submit(*p, max_new_tokens=6).answer() for p in prompts]
     worker = start()
     found: dict = {}
 
     def ask(i):
-        generation = worker.submit(*rows[i], max_new_tokens=6)
-        text = ''.join(generation.pieces())
-        found[i] = generation.answer()
+        request = worker.submit(*prompts[i], max_new_tokens=6)
+        text = ''.join(request.pieces())
+        found[i] = request.answer()
         assert text == found[i].text
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
@@ -61,12 +60,12 @@ def test_many_threads_get_their_own_answers(start, rows, tiny_model):
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert [found[i] for i in range(8)] == want
+    assert [found[i] for i in range(8)] == expected
     wait_for(lambda: not worker.running and not worker.waiting)
-    assert not worker._began
+    assert worker.unfinished == 0
 
 
-def test_a_listener_hears_all_and_the_end(start, rows):
+def test_a_listener_receives_all_text_and_the_end(start, prompts):
     worker = start()
     ended = threading.Event()
     pieces: list = []
@@ -76,117 +75,130 @@ def test_a_listener_hears_all_and_the_end(start, rows):
         if piece is None:
             ended.set()
 
-    generation = worker.submit(*rows[0], max_new_tokens=6)
-    generation.listen(listen)
+    request = worker.submit(*prompts[0], max_new_tokens=6)
+    request.listen(listen)
     assert ended.wait(20)
-    assert ''.join(pieces[:-1]) == generation.text and pieces[-1] is None
+    assert ''.join(pieces[:-1]) == request.text and pieces[-1] is None
 
 
-def test_a_full_queue_says_when_to_come_again(start, rows):
+def test_a_full_queue_is_an_error(start, prompts):
     worker = start(slots=1, max_waiting=2)
-    first = worker.submit(*rows[0], max_new_tokens=1500)
+    first = worker.submit(*prompts[0], max_new_tokens=1500)
     wait_for(lambda: worker.running == 1)
-    waiting = [worker.submit(*rows[0], max_new_tokens=2) for _ in range(2)]
-    assert worker.waiting == 2
+    waiting = [worker.submit(*prompts[0], max_new_tokens=2) for _ in range(2)]
+    assert worker.waiting == worker.unfinished - 1 == 2
     with pytest.raises(QueueFull, match='2 requests wait already') as caught:
-        worker.submit(*rows[0])
+        worker.submit(*prompts[0])
     assert caught.value.retry_after >= 1
     first.cancel()
-    for generation in waiting:
-        assert len(generation.answer().token_ids) == 2
+    for request in waiting:
+        assert len(request.answer().token_ids) == 2
     assert first.finish_reason == 'cancelled'
 
 
-def test_free_slots_are_places_too(start, rows):
-    """And who comes too late is told to wait for as many rounds."""
+def test_free_slots_extend_the_queue(start, prompts, monkeypatch):
+    """The error names the seconds of the rounds before a request."""
     worker = start(slots=2, max_waiting=3)
-    worker._seconds = 7.0
-    with worker.engine._lock:  # nobody is admitted
-        generations = [
-            worker.submit(*rows[0], max_new_tokens=2) for _ in range(5)
-        ]
-        with pytest.raises(QueueFull, match='5 requests .* 21 seconds') as e:
-            worker.submit(*rows[0])
-        assert e.value.retry_after == 3 * 7
-        worker._seconds = 0.001
-        with pytest.raises(QueueFull, match='in 1 seconds'):
-            worker.submit(*rows[0])
-    for generation in generations:
-        assert len(generation.answer().token_ids) == 2
+    step, may_run = worker.engine.step, threading.Event()
+    monkeypatch.setattr(worker.engine, 'step', lambda: step_later())
+
+    def step_later():
+        assert may_run.wait(20)
+        return step()
+
+    worker.answer_seconds = 7.0
+    requests = [worker.submit(*prompts[0], max_new_tokens=2) for _ in range(5)]
+    with pytest.raises(QueueFull, match='5 requests .* 21 seconds') as caught:
+        worker.submit(*prompts[0])
+    assert caught.value.retry_after == 3 * 7
+    worker.answer_seconds = 0.001
+    with pytest.raises(QueueFull, match='in 1 seconds'):
+        worker.submit(*prompts[0])
+    may_run.set()
+    for request in requests:
+        assert len(request.answer().token_ids) == 2
 
 
-def test_the_time_of_an_answer_is_a_moving_mean(start, rows, monkeypatch):
-    worker = start()
+def test_answer_seconds_is_a_moving_mean(start, prompts):
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr(
-        'minigpt4.generation.worker.time',
-        SimpleNamespace(monotonic=lambda: next(clock)),
-    )
-    worker.submit(*rows[0], max_new_tokens=2).answer()
-    wait_for(lambda: worker._seconds == pytest.approx(0.8 * 1 + 0.2 * 2))
+    worker = start(clock=lambda: next(clock))
+    worker.submit(*prompts[0], max_new_tokens=2).answer()
+    expected = pytest.approx(0.8 * 1 + 0.2 * 2)
+    wait_for(lambda: worker.answer_seconds == expected)
 
 
-def test_who_comes_while_the_thread_falls_asleep_is_answered(start, rows):
+def test_a_request_before_the_thread_sleeps_is_answered(
+    start, prompts, monkeypatch
+):
     worker = start()
     step, late = worker.engine.step, []
 
-    def slow_step():
+    def step_and_submit():
         more = step()
         if not more and not late:  # between this and the wait
-            late.append(worker.submit(*rows[0], max_new_tokens=2))
+            late.append(worker.submit(*prompts[0], max_new_tokens=2))
         return more
 
-    worker.engine.step = slow_step
-    worker.submit(*rows[1], max_new_tokens=2).answer()
+    monkeypatch.setattr(worker.engine, 'step', step_and_submit)
+    worker.submit(*prompts[1], max_new_tokens=2).answer()
     wait_for(lambda: late and late[0].finished)
     assert len(late[0].token_ids) == 2
 
 
-def test_a_request_that_waits_can_be_cancelled(start, rows):
+def test_a_waiting_request_can_be_cancelled(start, prompts):
     worker = start(slots=1)
-    first = worker.submit(*rows[0], max_new_tokens=1500)
-    waiting = worker.submit(*rows[1])
+    first = worker.submit(*prompts[0], max_new_tokens=1500)
+    waiting = worker.submit(*prompts[1])
     waiting.cancel()
     assert waiting.answer().text == '' and not first.finished
     assert waiting.finish_reason == 'cancelled'
+    assert worker.cancel_all() == 1
+    wait_for(lambda: first.finished)
 
 
-def test_close_finishes_what_runs(start, rows):
+def test_close_finishes_the_requests(start, prompts):
     worker = start(slots=1)
-    generations = [worker.submit(*row, max_new_tokens=20) for row in rows[:3]]
+    requests = [worker.submit(*p, max_new_tokens=20) for p in prompts[:3]]
     worker.close()
-    assert [g.finish_reason for g in generations] == ['length'] * 3
+    assert [r.finish_reason for r in requests] == ['length'] * 3
     with pytest.raises(RuntimeError, match='takes no more requests'):
-        worker.submit(*rows[0])
-    worker.close()  # once more does no harm
-    # the engine is its owner's again, who steps it by asking
+        worker.submit(*prompts[0])
+    worker.close()  # again, without an effect
+    # the caller of the engine runs its steps again
     assert not worker.alive and not worker.engine.has_worker
-    assert worker.engine.submit(*rows[0], max_new_tokens=2).answer().token_ids
+    request = worker.engine.submit(*prompts[0], max_new_tokens=2)
+    assert request.answer().token_ids
 
 
-def test_close_without_draining_cancels(start, rows):
+def test_close_without_draining_cancels(start, prompts):
     worker = start(slots=1)
-    generations = [
-        worker.submit(*row, max_new_tokens=1500) for row in rows[:3]
-    ]
+    requests = [worker.submit(*p, max_new_tokens=1500) for p in prompts[:3]]
     worker.close(drain=False)
-    assert {g.finish_reason for g in generations} == {'cancelled'}
+    assert {r.finish_reason for r in requests} == {'cancelled'}
 
 
-def test_a_broken_engine_hangs_nobody(start, rows):
+@pytest.mark.parametrize(
+    'owner, method', [('runner', 'decode'), ('prefix_cache', 'store')]
+)
+def test_an_error_of_the_engine_ends_the_request(
+    start, prompts, monkeypatch, owner, method
+):
     worker = start()
-    original = worker.engine._choose
-    worker.engine._choose = lambda *_: 1 / 0
-    broken = worker.submit(*rows[0], max_new_tokens=5)
-    with pytest.raises(ZeroDivisionError):
-        broken.answer()
-    worker.engine._choose = original
-    good = worker.submit(*rows[1], max_new_tokens=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            getattr(worker.engine, owner), method, lambda *_, **__: 1 / 0
+        )
+        running = worker.submit(*prompts[0], max_new_tokens=500)
+        short = worker.submit(*prompts[1], max_new_tokens=1)
+        with pytest.raises(ZeroDivisionError):
+            running.answer()
+        wait_for(lambda: short.finished)
+    good = worker.submit(*prompts[1], max_new_tokens=5)
     assert len(good.answer().token_ids) == 5
 
 
-def test_wrong_requests_are_the_callers(start, rows):
+def test_invalid_requests_are_refused_in_the_callers_thread(start, prompts):
     worker = start()
     with pytest.raises(ValueError, match='unknown generation setting'):
-        worker.submit(*rows[0], size=3)
-    assert not worker._began and not worker.waiting
+        worker.submit(*prompts[0], size=3)
+    assert worker.unfinished == worker.waiting == 0

@@ -118,7 +118,7 @@ def test_padding_token_of_vicuna_v0(tmp_path, model_file):
         assert encode(tokenizer, text) == ids
 
 
-def test_added_token_may_end_an_answer(tmp_path):
+def test_added_token_can_be_the_end_token(tmp_path):
     size = len(SentencePieceProcessor(model_file=str(NANO)))
     folder = folder_of(
         tmp_path,
@@ -164,8 +164,8 @@ def test_vocabulary_in_another_order(tmp_path):
     assert encode(tokenizer, ' the  end</s>') == pieces.encode(' the  end</s>')
 
 
-def test_end_token_of_the_vocabulary_itself(tmp_path):
-    """transformers #29774: Yi ends with <|im_end|> of its own model."""
+def test_end_token_of_the_vocabulary(tmp_path):
+    """transformers #29774: <|im_end|> of Yi is in its vocabulary."""
     folder = folder_of(
         tmp_path,
         NANO,
@@ -205,7 +205,7 @@ def test_model_without_a_leading_blank(tmp_path):
         assert tokenizer.decode(ids) == pieces.decode(ids), text
 
 
-def test_another_end_token_is_named_in_the_log(tmp_path, log):
+def test_ignored_end_token_is_logged(tmp_path, log):
     folder = folder_of(tmp_path, NANO, bos_token='</s>')
     assert load_tokenizer(str(folder)).bos_token == '<s>'
     assert any("bos_token '</s>'" in line for line in log)
@@ -252,7 +252,7 @@ def test_contradicting_files_are_refused(tmp_path):
     'content',
     [b'', b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'],
 )
-def test_model_that_is_none_is_named(tmp_path, content):
+def test_other_file_instead_of_the_model_is_refused(tmp_path, content):
     folder = folder_of(tmp_path, NANO)
     (folder / 'tokenizer.model').write_bytes(content)
     with pytest.raises(ValueError, match='tokenizer.model .*(empty|LFS)'):
@@ -260,14 +260,14 @@ def test_model_that_is_none_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize('content', ['{', '[]', '[' * 100000])
-def test_settings_that_are_no_json_are_named(tmp_path, content):
+def test_settings_that_are_no_json_are_refused(tmp_path, content):
     folder = folder_of(tmp_path, NANO)
     (folder / 'tokenizer_config.json').write_text(content)
     with pytest.raises(ValueError, match='tokenizer_config.json (is|holds)'):
         load_tokenizer(str(folder))
 
 
-def test_control_symbols_of_other_families_are_letters(tmp_path):
+def test_special_tokens_of_other_tokenizers_are_plain_text(tmp_path):
     """A byte-level BPE with a special token, as GPT-2's."""
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A checkpoint holds what is trained, and goes to its own LLM alone."""
+"""A checkpoint holds trained weights and loads with its own LLM only."""
 
 import copy
 
@@ -14,7 +14,7 @@ HEAD = ['head.layers.0.weight', 'head.layers.0.bias']
 CHECKPOINT = {*HEAD, 'llm_fingerprint'}
 
 
-def test_state_dict_is_what_is_trained(tiny_model):
+def test_the_state_dict_holds_trained_weights_only(tiny_model):
     assert set(tiny_model.state_dict()) == CHECKPOINT
     assert set(get_state_dict(tiny_model)) == CHECKPOINT
 
@@ -168,7 +168,9 @@ def test_building_twice_gives_the_same_weights(tiny_cfg, tiny_model, tmp_path):
         model = MODELS.build(cfg)
         assert cfg == before
         for part in ('backbone', 'neck', 'decoder'):
-            want = getattr(tiny_model, part).state_dict()
+            expected = getattr(tiny_model, part).state_dict()
             got = getattr(model, part).state_dict()
-            assert got.keys() == want.keys()
-            assert all(torch.equal(got[k], want[k]) for k in want), part
+            assert got.keys() == expected.keys()
+            assert all(torch.equal(got[k], expected[k]) for k in expected), (
+                part
+            )

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from minigpt4.models import ImageNormalizer
-from minigpt4.models.collator import MultimodalInputs, _stack
+from minigpt4.models.collator import MultimodalInputs, stack_images
 
 ROOT = Path(__file__).parents[2]
 # fields that are tensors
@@ -25,28 +25,28 @@ def test_red_is_normalised_with_clip_constants():
     red[:, 0] = 255
     out = ImageNormalizer()(batch(red))
     assert out['images'].dtype == torch.float32
-    want = torch.tensor(
+    expected = torch.tensor(
         [
             (1 - 0.48145466) / 0.26862954,
             -0.4578275 / 0.26130258,
             -0.40821073 / 0.27577711,
         ]
     )
-    torch.testing.assert_close(out['images'][1, :, 2, 3], want)
+    torch.testing.assert_close(out['images'][1, :, 2, 3], expected)
     assert out['samples'] == ['s']
     assert set(out) == {'images', 'inputs', 'samples'}
 
 
-def test_inputs_stay_a_named_tuple_and_images_may_lack():
+def test_inputs_stay_a_named_tuple_without_images():
     data = batch(None)
     out = ImageNormalizer()(data)
     assert out['images'] is None
     assert isinstance(out['inputs'], MultimodalInputs)
-    for got, want in zip(out['inputs'], data['inputs'], strict=True):
-        assert (got == want) is True or torch.equal(got, want)
+    for got, expected in zip(out['inputs'], data['inputs'], strict=True):
+        assert (got == expected) is True or torch.equal(got, expected)
 
 
-def test_constants_are_settable_and_in_no_checkpoint():
+def test_constants_are_settings_and_not_in_the_state_dict():
     normalizer = ImageNormalizer(mean=(0, 0, 0), std=(1, 1, 0.5))
     assert not normalizer.state_dict()
     out = normalizer(batch(torch.full((1, 3, 1, 1), 51, dtype=torch.uint8)))
@@ -55,7 +55,7 @@ def test_constants_are_settable_and_in_no_checkpoint():
     )
 
 
-def test_everything_goes_to_the_device():
+def test_all_tensors_move_to_the_device():
     out = ImageNormalizer().to('meta')(
         batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
     )
@@ -63,27 +63,27 @@ def test_everything_goes_to_the_device():
     assert all(t.device.type == 'meta' for t in out['inputs'][:NUMBER])
 
 
-def test_rows_of_pixels_are_normalised_alike():
-    """Batches lie as decoders give them, and leave contiguous."""
+def test_channels_last_images_are_normalised_alike():
+    """Batches have the layout of decoders, the output is contiguous."""
     images = [
         torch.randint(256, (5, 7, 3), dtype=torch.uint8).permute(2, 0, 1)
         for _ in range(3)
     ]
-    stacked = _stack(images)
+    stacked = stack_images(images)
     assert torch.equal(stacked, torch.stack(images))
     assert stacked.permute(0, 2, 3, 1).is_contiguous()
-    kept = stacked.clone()
+    original = stacked.clone()
     out = ImageNormalizer()(batch(stacked))['images']
-    want = ImageNormalizer()(batch(stacked.contiguous()))['images']
-    assert torch.equal(out, want) and out.is_contiguous()
-    assert torch.equal(stacked, kept)
+    expected = ImageNormalizer()(batch(stacked.contiguous()))['images']
+    assert torch.equal(out, expected) and out.is_contiguous()
+    assert torch.equal(stacked, original)
     floats = stacked.float()  # normalised in place, but not the caller's
-    assert torch.equal(ImageNormalizer().normalize(floats), want)
-    assert torch.equal(floats, kept.float())
+    assert torch.equal(ImageNormalizer().normalize(floats), expected)
+    assert torch.equal(floats, original.float())
 
 
-def test_whole_batches_are_pinned(monkeypatch):
-    """PyTorch's pinning thread goes through named tuples and lists."""
+def test_all_tensors_of_a_batch_are_pinned(monkeypatch):
+    """PyTorch's pinning thread visits named tuples and lists."""
     pinned = []
 
     def pin(tensor, device=None):
@@ -96,7 +96,7 @@ def test_whole_batches_are_pinned(monkeypatch):
         packed=True,
         prefix=(1, 7),
     )
-    images = _stack([torch.zeros(4, 4, 3).permute(2, 0, 1)] * 2)
+    images = stack_images([torch.zeros(4, 4, 3).permute(2, 0, 1)] * 2)
     made = dict(
         counts=dict(samples=2),
         pieces=[dict(images=images, inputs=inputs)],
@@ -112,20 +112,20 @@ def test_whole_batches_are_pinned(monkeypatch):
     assert out['position'] == made['position']
 
 
-def test_copies_do_not_wait(monkeypatch):
+def test_copies_are_asynchronous(monkeypatch):
     """All tensors go to the device with ``non_blocking``."""
-    waits = []
+    blocking = []
     to = torch.Tensor.to
 
-    def noted(self, *args, **kwargs):
+    def recording(self, *args, **kwargs):
         if args and isinstance(args[0], torch.device):
-            waits.append(not kwargs.get('non_blocking'))
+            blocking.append(not kwargs.get('non_blocking'))
         return to(self, *args, **kwargs)
 
     normalizer = ImageNormalizer()
-    monkeypatch.setattr(torch.Tensor, 'to', noted)
+    monkeypatch.setattr(torch.Tensor, 'to', recording)
     normalizer(batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
-    assert len(waits) > NUMBER and not any(waits)
+    assert len(blocking) > NUMBER and not any(blocking)
 
 
 def test_loaders_of_the_recipes_pin_and_keep_their_workers():

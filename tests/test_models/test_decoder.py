@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Any causal LM, found, checked and read through its public interface."""
+"""Causal LMs are located, checked and run by their public interface."""
 
 import json
 import shutil
@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minigpt4.llm.load import load_tokenizer, locate_llm
+from minigpt4.llm.fingerprint import decode_fingerprint, encode_fingerprint
+from minigpt4.llm.load import load_tokenizer
+from minigpt4.llm.locate import locate_llm
 from minigpt4.models import LLMDecoder
-from minigpt4.models.checkpoint import decode_fingerprint, encode_fingerprint
 
 SMALL = dict(vocab_size=400, hidden_size=32, num_hidden_layers=2)
 FAMILIES = {
@@ -60,27 +61,27 @@ def test_logits_are_the_causal_lms_own(make_llm, family):
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     positions = torch.tensor([[*range(7)], [*range(4), 0, 0, 0]])
     with torch.no_grad():
-        want = decoder.llm(input_ids=ids, attention_mask=mask).logits
+        expected = decoder.llm(input_ids=ids, attention_mask=mask).logits
         alone = decoder.llm(input_ids=ids[1:, :4]).logits
         got = decoder.logits(
-            decoder.hidden_states(decoder.embed(ids), mask, positions)
+            decoder.hidden_states(decoder.embed_tokens(ids), mask, positions)
         )
     real = mask.bool()
-    assert want[real].std() > 0.05
-    torch.testing.assert_close(got[real], want[real], atol=1e-5, rtol=1e-5)
+    assert expected[real].std() > 0.05
+    torch.testing.assert_close(got[real], expected[real], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got[1:, :4], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_token_losses_are_taken_at_the_places(tiny_llm_dir):
+def test_token_losses_are_those_of_the_target_positions(tiny_llm_dir):
     decoder = LLMDecoder(str(tiny_llm_dir), dtype='bfloat16')
     hidden = torch.randn(2, 5, 32).bfloat16()
-    places, targets = torch.tensor([1, 7, 9]), torch.tensor([3, 250, 4])
-    losses = decoder.token_losses(hidden, places, targets)
+    positions, targets = torch.tensor([1, 7, 9]), torch.tensor([3, 250, 4])
+    losses = decoder.token_losses(hidden, positions, targets)
     assert losses.dtype == torch.float32
     logits = decoder.logits(hidden).flatten(0, 1).float()
-    for got, place, target in zip(losses, places, targets, strict=True):
+    for got, position, target in zip(losses, positions, targets, strict=True):
         torch.testing.assert_close(
-            got, -logits[place].log_softmax(0)[target], atol=1e-5, rtol=1e-4
+            got, -logits[position].log_softmax(0)[target], atol=1e-5, rtol=1e-4
         )
 
 
@@ -136,18 +137,19 @@ def test_locate_llm_of_a_hub(monkeypatch):
             "LLM is the placeholder 'YOUR_PATH_TO_VICUNA'",
         ),
         ('/no/such/vicuna', "LLM '/no/such/vicuna' does not exist"),
-        ('org/no-such-name', 'could not be fetched.*MINIGPT4_LLM'),
+        ('org/no-such-name', 'could not be downloaded.*MINIGPT4_LLM'),
     ],
 )
-def test_llms_that_are_not_there(build, name, sentence):
+def test_a_missing_llm_is_refused(build, name, sentence):
     with pytest.raises(FileNotFoundError, match=sentence):
         build(name)
 
 
-def test_folder_without_a_model_is_refused(tmp_path, tiny_tokenizer_dir):
+def test_a_folder_without_weights_is_refused(tmp_path, tiny_tokenizer_dir):
     shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
     with pytest.raises(
-        FileNotFoundError, match='weights of the LLM .* cannot be loaded .*who'
+        FileNotFoundError,
+        match='weights of the LLM .* cannot be loaded .*complete',
     ) as error:
         LLMDecoder(str(tmp_path / 'llm'))
     assert str(tmp_path) in str(error.value)
@@ -165,7 +167,7 @@ def test_arch_must_match(tiny_llm_dir):
     assert LLMDecoder(str(tiny_llm_dir), arch=arch).hidden_size == 32
 
 
-def test_missing_tensor_is_refused(tiny_llm_dir, tmp_path):
+def test_a_missing_tensor_is_refused(tiny_llm_dir, tmp_path):
     folder = tmp_path / 'llm'
     shutil.copytree(tiny_llm_dir, folder)
     tensors = load_file(folder / 'model.safetensors')
@@ -221,7 +223,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(tiny_llm_dir):
     torch.testing.assert_close(*gradients)
 
 
-def test_lora_trains_adapters_alone(tiny_llm_dir):
+def test_lora_trains_adapters_only(tiny_llm_dir):
     pytest.importorskip('peft', reason='LoRA needs peft')
     decoder = LLMDecoder(
         str(tiny_llm_dir),
@@ -262,7 +264,7 @@ def test_fingerprint_of_another_llm_is_refused(tiny_llm_dir, other_llm_dir):
         ours.check_fingerprint(other.fingerprint())
     theirs = ours.fingerprint()
     for key, value, sentence in (
-        ('hidden_size', 5120, 'of hidden_size 5120, .* whatever is set'),
+        ('hidden_size', 5120, 'of hidden_size 5120, .* cannot be used'),
         ('vocab_size', 50257, 'vocab_size 50257, .*model.check_llm=False'),
         ('tokens', [1, 2], r'as \[1, 2\], .*model.check_llm=False'),
     ):
@@ -304,8 +306,8 @@ def test_appended_rows_are_the_same_llm(tiny_llm_dir, tmp_path):
         LLMDecoder(str(tiny_llm_dir), arch=dict(vocab_size=size + 1))
 
 
-def test_sampling_settings_of_the_folder_are_left_out(tiny_llm_dir, tmp_path):
-    """They would mix with ours: transformers merges the two."""
+def test_sampling_settings_of_the_folder_are_not_used(tiny_llm_dir, tmp_path):
+    """transformers would merge them with ours."""
     folder = tmp_path / 'llm'
     shutil.copytree(tiny_llm_dir, folder)
     theirs = dict(do_sample=True, repetition_penalty=7.0)

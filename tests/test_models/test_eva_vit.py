@@ -75,7 +75,7 @@ def test_unfrozen_is_trained_in_fp32():
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_dtype_is_near_fp32(dtype):
+def test_features_in_low_precision_are_close_to_fp32(dtype):
     torch.manual_seed(0)
     low = EVAViT(ARCH, img_size=28, dtype=dtype)
     full = EVAViT(ARCH, img_size=28, dtype='float32')
@@ -87,7 +87,7 @@ def test_dtype_is_near_fp32(dtype):
     )
 
 
-def test_errors():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="arch 'eva-b'; expected .*eva-g"):
         EVAViT('eva-b')
     with pytest.raises(ValueError, match=r'\(1, 3, 42, 42\) given.* 28, 28'):

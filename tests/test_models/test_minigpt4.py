@@ -1,18 +1,22 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The composition: loss, gradients, what is trained, the ablations."""
+"""The composition: loss, gradients, trained weights and variants."""
 
+import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+
+import minigpt4
 
 HEAD = ['head.layers.0.weight', 'head.layers.0.bias']
 CHECKPOINT = {*HEAD, 'llm_fingerprint'}
 
 
 def collated(model, samples):
-    """The one piece of a training batch."""
+    """The only piece of a training batch."""
     (piece,) = model.collator(training=True)(samples)['pieces']
     return piece
 
@@ -56,12 +60,15 @@ def test_batch_loss_is_the_token_weighted_mean_of_singles(
     assert len(set(weights)) > 1
     singles, weights = torch.stack(singles), torch.tensor(weights).float()
     assert singles.std() > 0.01
-    want = (singles * weights).sum() / weights.sum()
+    expected = (singles * weights).sum() / weights.sum()
     torch.testing.assert_close(
-        loss_of(tiny_model, mixed_samples), want, atol=1e-5, rtol=1e-5
+        loss_of(tiny_model, mixed_samples), expected, atol=1e-5, rtol=1e-5
     )
     torch.testing.assert_close(
-        loss_of(tiny_model, mixed_samples[::-1]), want, atol=1e-5, rtol=1e-5
+        loss_of(tiny_model, mixed_samples[::-1]),
+        expected,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -70,14 +77,14 @@ def test_logits_of_mode_tensor_give_the_loss(tiny_model, mixed_samples):
     inputs = data['inputs']
     with torch.no_grad():
         logits = tiny_model(**data)
-        want = tiny_model(**data, mode='loss')['loss']
+        expected = tiny_model(**data, mode='loss')['loss']
     assert logits.shape == (
         *inputs.token_ids.shape,
         tiny_model.decoder.vocab_size,
     )
-    rows = logits.flatten(0, 1)[inputs.target_places].log_softmax(-1)
+    rows = logits.flatten(0, 1)[inputs.target_positions].log_softmax(-1)
     got = -rows.gather(1, inputs.targets[:, None]).mean()
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_loss_depends_on_images_and_their_order(tiny_model, make_sample):
@@ -93,28 +100,30 @@ def test_loss_depends_on_images_and_their_order(tiny_model, make_sample):
     assert abs(loss(0, 1) - loss(0, 2)) > 1e-4
 
 
-def test_images_take_their_places(tiny_model, mixed_samples):
+def test_image_features_are_at_their_positions(tiny_model, mixed_samples):
     data = prepared(tiny_model, mixed_samples)
     with torch.no_grad():
-        embeddings = tiny_model.embed(data['images'], data['inputs'])
-        tokens = tiny_model.head(tiny_model.queries(data['images']))
-        words = tiny_model.decoder.embed(data['inputs'].token_ids)
-    places = data['inputs'].image_places
+        embeddings = tiny_model.embed_inputs(data['images'], data['inputs'])
+        tokens = tiny_model.head(tiny_model.encode_images(data['images']))
+        words = tiny_model.decoder.embed_tokens(data['inputs'].token_ids)
+    positions = data['inputs'].image_positions
     flat = embeddings.flatten(0, 1)
-    torch.testing.assert_close(flat[places], tokens.flatten(0, 1))
+    torch.testing.assert_close(flat[positions], tokens.flatten(0, 1))
     others = torch.ones(len(flat), dtype=torch.bool)
-    others[places] = False
+    others[positions] = False
     assert others.any()
     assert torch.equal(flat[others], words.flatten(0, 1)[others])
 
 
-@pytest.mark.parametrize('line_length', [1, 40, 256])
+@pytest.mark.parametrize('pack_length', [1, 40, 256])
 @pytest.mark.parametrize('decoder', [{}, dict(gradient_checkpointing=True)])
-def test_packed_is_unpacked(build_tiny, mixed_samples, line_length, decoder):
-    """Same loss and gradient, with the stored prefix and without it."""
+def test_packing_does_not_change_loss_and_gradient(
+    build_tiny, mixed_samples, pack_length, decoder
+):
+    """With the stored prefix and without it."""
     results = []
-    for length in (None, line_length):
-        model = build_tiny(line_length=length, decoder=decoder)
+    for length in (None, pack_length):
+        model = build_tiny(pack_length=length, decoder=decoder)
         inputs = collated(model, mixed_samples)['inputs']
         assert inputs.packed == (length is not None)
         wrapper = Recorder(model)
@@ -125,33 +134,40 @@ def test_packed_is_unpacked(build_tiny, mixed_samples, line_length, decoder):
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
-def test_stored_prefix_changes_nothing(build_tiny, make_sample):
+def test_a_stored_prefix_does_not_change_loss_and_gradient(
+    build_tiny, make_sample
+):
     samples = [
         make_sample([i], 'what', answer)
         for i, answer in enumerate(('blue', 'the large red square'))
     ]
     results = []
     for shared in (False, True):
-        model = build_tiny(line_length=None)
+        model = build_tiny(pack_length=None)
         if not shared:
-            model.decoder.frozen = False  # what could change is not stored
+            model.decoder.frozen = False  # K and V may change
         batch = model.collator(training=True)(samples)
         model.decoder.frozen = True
         inputs = batch['pieces'][0]['inputs']
         assert bool(inputs.prefix) == shared
         wrapper = Recorder(model)
+        passes: list = []
+        model.decoder.llm.base_model.register_forward_hook(
+            lambda *_, passes=passes: passes.append(1)
+        )
         loss = model.train_step(batch, wrapper)['loss']
-        assert len(model.decoder._prefixes) == shared
+        assert len(passes) == 1 + shared, 'one pass for the prefix'
         assert loss == model.train_step(batch, wrapper)['loss']
+        assert len(passes) == 2 + shared, 'which is stored'
         results.append((loss, wrapper.gradients))
-    # '<s>###Human: <Img>' is not fed again
+    # '<s>###Human: <Img>' is not in the batch
     assert len(inputs.prefix) > 3
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
-def test_rows_of_a_line_do_not_see_each_other(tiny_model, make_sample):
+def test_packed_sequences_do_not_attend_to_each_other(tiny_model, make_sample):
     first = make_sample([0], 'what', 'the red circle')
-    seen = []
+    logits_of_first = []
     for other in ('blue', 'a small green square'):
         samples = [first, make_sample([1], 'describe', other)]
         data = prepared(tiny_model, samples)
@@ -159,9 +175,9 @@ def test_rows_of_a_line_do_not_see_each_other(tiny_model, make_sample):
         with torch.no_grad():
             logits = tiny_model(**data)
         width = logits.shape[-1]
-        places = data['inputs'].target_places[:3]  # of the first row
-        seen.append(logits.reshape(-1, width)[places])
-    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=1e-5)
+        positions = data['inputs'].target_positions[:3]  # of the first
+        logits_of_first.append(logits.reshape(-1, width)[positions])
+    torch.testing.assert_close(*logits_of_first, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3])
@@ -182,18 +198,18 @@ def test_micro_batches_give_the_same_loss_and_gradient(
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
 
 
-def test_train_step_learns(tiny_model, mixed_samples):
+def test_train_steps_reduce_the_loss(tiny_model, mixed_samples):
     wrapper = Recorder(tiny_model, lr=0.02)
     losses = [
         float(tiny_model.train_step(mixed_samples, wrapper)['loss'])
         for _ in range(8)
     ]
     assert losses[-1] < losses[0] - 0.2
-    # no gradient is left for the next step
+    # gradients are reset for the next step
     assert all(p.grad is None for p in tiny_model.parameters())
 
 
-def test_batches_without_images_or_readable_samples(tiny_model, make_sample):
+def test_a_batch_without_images_or_readable_samples(tiny_model, make_sample):
     before = copy.deepcopy(tiny_model.state_dict())
     wrapper = Recorder(tiny_model, lr=0.1)
     text = [make_sample([], 'what', 'blue')]
@@ -205,13 +221,15 @@ def test_batches_without_images_or_readable_samples(tiny_model, make_sample):
         assert torch.equal(tiny_model.state_dict()[name], before[name])
 
 
-def test_unreadable_samples_change_nothing(tiny_model, mixed_samples):
+def test_unreadable_samples_do_not_change_the_loss(tiny_model, mixed_samples):
     assert loss_of(tiny_model, [None, *mixed_samples]) == loss_of(
         tiny_model, mixed_samples
     )
 
 
-def test_nothing_supervised_is_an_error(tiny_model, make_sample):
+def test_a_batch_without_supervised_tokens_is_an_error(
+    tiny_model, make_sample
+):
     open_ended = [make_sample([0], 'what')]
     with pytest.raises(ValueError, match=r'none of the \d+ tokens .* answer'):
         loss_of(tiny_model, open_ended)
@@ -219,7 +237,7 @@ def test_nothing_supervised_is_an_error(tiny_model, make_sample):
         tiny_model.train_step(open_ended, Recorder(tiny_model))
 
 
-def test_max_text_length_cuts_in_training_alone(build_tiny, mixed_samples):
+def test_max_text_length_truncates_in_training_only(build_tiny, mixed_samples):
     model = build_tiny(max_text_length=2)
     counts = [
         model.collator(training=training)(mixed_samples)['counts']['truncated']
@@ -242,36 +260,36 @@ def test_unknown_mode_and_missing_inputs(tiny_model, make_sample):
 def test_predict_and_val_step(tiny_model, make_sample):
     tiny_model.generation = dict(max_new_tokens=5)
     samples = [make_sample([0], 'what', id=1), make_sample([], 'is a', id=2)]
-    want = tiny_model.generate(samples)
+    expected = tiny_model.generate(samples)
     got = tiny_model.val_step(samples)
     assert [s.id for s in got] == [1, 2]
     assert [(s.pred_caption, s.finished) for s in got] == [
-        (a.text, a.finished) for a in want
+        (a.text, a.finished) for a in expected
     ]
     collated = tiny_model.collator(training=False)([None, *samples])
     assert [s.pred_caption for s in tiny_model.test_step(collated)] == [
-        a.text for a in want
+        a.text for a in expected
     ]
-    # a loss of nothing, for mmengine's loops look at the last output
+    # an empty loss, for mmengine's loops read the last output
     (nothing,) = tiny_model.val_step([None])
     assert nothing.keys() == ['loss'] and nothing.loss == {}
     # samples are optional, as the signature says
     data = prepared(tiny_model, samples, training=False)
     bare = tiny_model(data['images'], data['inputs'], mode='predict')
-    assert [s.pred_caption for s in bare] == [a.text for a in want]
+    assert [s.pred_caption for s in bare] == [a.text for a in expected]
 
 
-def test_a_training_batch_is_not_answered(tiny_model, mixed_samples):
+def test_a_training_batch_cannot_be_answered(tiny_model, mixed_samples):
     data = prepared(tiny_model, mixed_samples)
     with pytest.raises(ValueError, match='packed training batch cannot be'):
         tiny_model(**data, mode='predict')
-    tiny_model.line_length, tiny_model.decoder.frozen = None, False
+    tiny_model.pack_length, tiny_model.decoder.frozen = None, False
     data = prepared(tiny_model, mixed_samples)
     with pytest.raises(ValueError, match='ends in padding'):
         tiny_model(**data, mode='predict')
 
 
-def test_settings_of_a_call_go_over_those_of_the_model(
+def test_settings_of_a_call_override_those_of_the_model(
     build_tiny, make_sample
 ):
     model = build_tiny(generation=dict(max_new_tokens=3))
@@ -314,27 +332,27 @@ def test_trained_names_are_the_head(tiny_model, tiny_cfg):
     assert list(full.state_dict()) == HEAD
 
 
-def test_train_keeps_frozen_parts_in_eval(tiny_model, mixed_samples):
+def test_train_keeps_frozen_components_in_eval(tiny_model, mixed_samples):
     assert tiny_model.neck.layers[0].mlp.dropout == 0.1
     for mode in (True, False, True):
         assert tiny_model.train(mode) is tiny_model
         assert tiny_model.training == tiny_model.head.training == mode
-        for part in (
+        for component in (
             tiny_model.backbone,
             tiny_model.neck,
             tiny_model.decoder.llm,
         ):
-            assert not any(m.training for m in part.modules())
+            assert not any(m.training for m in component.modules())
     assert loss_of(tiny_model, mixed_samples) == loss_of(
         tiny_model, mixed_samples
     )
 
 
-def test_frozen_parts_get_no_gradient_and_build_no_graph(
+def test_frozen_components_have_no_gradient_and_no_graph(
     tiny_model, mixed_samples
 ):
     data = prepared(tiny_model, mixed_samples)
-    assert not tiny_model.queries(data['images']).requires_grad
+    assert not tiny_model.encode_images(data['images']).requires_grad
     tiny_model(**data, mode='loss')['loss'].backward()
     with_gradient = [
         n for n, p in tiny_model.named_parameters() if p.grad is not None
@@ -380,7 +398,7 @@ def test_patch_merge_instead_of_q_former(build_tiny, mixed_samples):
     assert model.head.layers[0].weight.shape == (32, 64)
     assert model.trained_names == HEAD
     inputs = collated(model, mixed_samples)['inputs']
-    assert len(inputs.image_places) == 4 * 2
+    assert len(inputs.image_positions) == 4 * 2
     wrapper = Recorder(model)
     model.train_step(mixed_samples, wrapper)
     assert wrapper.gradients[0].abs().sum() > 0
@@ -399,9 +417,7 @@ def test_three_layers(build_tiny, mixed_samples):
     assert all(g.abs().sum() > 0 for g in wrapper.gradients)
 
 
-def test_unfrozen_neck_is_trained_saved_and_drops_out(
-    build_tiny, mixed_samples
-):
+def test_an_unfrozen_neck_is_trained_and_saved(build_tiny, mixed_samples):
     model = build_tiny(neck=dict(frozen=False))
     names = set(model.trained_names)
     assert names == {
@@ -450,13 +466,17 @@ def test_template_and_device(build_tiny):
     model = build_tiny(prompt_template='bare', device='cpu')
     assert model.template is get_template('bare')
     assert model.collator(training=True).template is model.template
-    want = 'cuda' if torch.cuda.is_available() else 'cpu'
-    assert build_tiny(device='auto').head.layers[0].weight.device.type == want
+    expected = 'cuda' if torch.cuda.is_available() else 'cpu'
+    assert (
+        build_tiny(device='auto').head.layers[0].weight.device.type == expected
+    )
     with pytest.raises(ValueError, match="unknown prompt template 'other'"):
         build_tiny(prompt_template='other')
 
 
-def test_mmengine_runner_trains_and_saves(tiny_cfg, mixed_samples, tmp_path):
+def test_the_mmengine_runner_trains_and_saves(
+    tiny_cfg, mixed_samples, tmp_path
+):
     from mmengine.runner import Runner
     from torch.utils.data import DataLoader
 
@@ -483,32 +503,34 @@ def test_mmengine_runner_trains_and_saves(tiny_cfg, mixed_samples, tmp_path):
     assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 4
 
 
-def test_rows_are_taken_apart_for_attention_alone(
+def test_packed_attention_gives_the_same_loss_and_gradient(
     build_tiny, mixed_samples, monkeypatch
 ):
-    """Same loss and gradient as with the mask of a line."""
-    model = build_tiny(line_length=256)
-    assert model.decoder.attends_to_rows
+    """As the block mask of a pack."""
+    model = build_tiny(pack_length=256)
+    assert model.decoder.supports_packed_attention
     assert model.decoder.llm.config._attn_implementation == 'sdpa'
     batch = model.collator(training=True)(mixed_samples)
     inputs = batch['pieces'][0]['inputs']
-    assert len(inputs.token_ids) == 1  # one line
+    assert len(inputs.token_ids) == 1  # one pack
     wrapper = Recorder(model)
     loss = model.train_step(batch, wrapper)['loss']
-    rows = loss, wrapper.gradients
-    # only the call with rows attends in this way
+    packed = loss, wrapper.gradients
+    # the attention function is set during the pass only
     assert model.decoder.llm.config._attn_implementation == 'sdpa'
     assert not model.decoder.llm.base_model.layers[-1].mlp._forward_hooks
-    monkeypatch.setattr(type(model.decoder), 'attends_to_rows', False)
+    monkeypatch.setattr(
+        type(model.decoder), 'supports_packed_attention', False
+    )
     batch = model.collator(training=True)(mixed_samples)
     loss = model.train_step(batch, wrapper)['loss']
     # measured 1e-7 and 2e-7
     torch.testing.assert_close(
-        rows, (loss, wrapper.gradients), atol=1e-5, rtol=1e-5
+        packed, (loss, wrapper.gradients), atol=1e-5, rtol=1e-5
     )
 
 
-def test_rows_with_a_stored_prefix_and_grouped_heads(
+def test_packed_attention_with_a_stored_prefix(
     build_tiny, make_sample, monkeypatch
 ):
     samples = [
@@ -518,10 +540,12 @@ def test_rows_with_a_stored_prefix_and_grouped_heads(
     model = build_tiny()
     wrapper = Recorder(model)
     results = []
-    for rows in (True, False):
-        monkeypatch.setattr(type(model.decoder), 'attends_to_rows', rows)
+    for packed in (True, False):
+        monkeypatch.setattr(
+            type(model.decoder), 'supports_packed_attention', packed
+        )
         batch = model.collator(training=True)(samples)
-        assert bool(batch['pieces'][0]['inputs'].prefix) == rows
+        assert bool(batch['pieces'][0]['inputs'].prefix) == packed
         loss = model.train_step(batch, wrapper)['loss']
         results.append((loss, wrapper.gradients))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
@@ -531,20 +555,23 @@ def test_rows_with_a_stored_prefix_and_grouped_heads(
     'backend, settings',
     [
         ('aot_eager', {}),
-        ('aot_eager', dict(line_length=None)),
+        ('aot_eager', dict(pack_length=None)),
         pytest.param('inductor', {}, marks=pytest.mark.slow),
     ],
 )
-def test_compiled_layers_train_alike(
+def test_compiled_layers_give_the_same_loss_and_gradient(
     build_tiny, mixed_samples, backend, settings
 ):
-    """Same loss and gradient; all layers by one code; answers stay eager."""
+    """All layers share one compiled code; generation is not compiled."""
     model = build_tiny(**settings)
     wrapper = Recorder(model)
     few = mixed_samples[:2]
-    want = []
+    expected = []
     for samples in (mixed_samples, few):
-        want += [model.train_step(samples, wrapper)['loss'], wrapper.gradients]
+        expected += [
+            model.train_step(samples, wrapper)['loss'],
+            wrapper.gradients,
+        ]
     answers = model.generate([mixed_samples[0]])
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
@@ -556,21 +583,38 @@ def test_compiled_layers_train_alike(
             model.train_step(samples, wrapper)['loss'],
             wrapper.gradients,
         ]
-    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
-    # one code for any number of images from the third number on
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    # one compiled code for any number of images, from the third on
     model.train_step(mixed_samples[:1] * 3, wrapper)
     graphs = counters['stats']['unique_graphs']
     assert graphs > 0
     model.train_step(mixed_samples[:1] * 5, wrapper)
-    # what comes between steps finds the layers as they were
+    # between steps the layers are not compiled
     layers = model.decoder.llm.base_model.layers
     assert not any('forward' in vars(layer) for layer in layers)
     assert model.generate([mixed_samples[0]]) == answers
     assert counters['stats']['unique_graphs'] == graphs
 
 
-def test_compiled_layers_are_refused_where_they_were_not_tried(build_tiny):
+def test_compiled_layers_of_a_sharded_llm_are_refused(build_tiny):
     model = build_tiny()
     model.decoder.sharded = True
-    with pytest.raises(ValueError, match='leave model.compile out'):
+    with pytest.raises(ValueError, match='omit model.compile'):
         model.compile_layers()
+
+
+def test_line_length_is_a_deprecated_name(build_tiny):
+    """Configs and work dirs of 0.1 have it."""
+    with pytest.warns(DeprecationWarning, match='use model.pack_length'):
+        model = build_tiny(line_length=40)
+    assert model.pack_length == 40
+
+
+def test_models_are_imported_without_generation():
+    """The model imports it when it answers."""
+    package = Path(minigpt4.__file__).parent
+    for file in (package / 'models').glob('*.py'):
+        tree = ast.parse(file.read_text())
+        for node in tree.body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert 'generation' not in ast.unparse(node), file.name

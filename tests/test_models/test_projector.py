@@ -36,7 +36,7 @@ def test_one_layer_is_linear_and_fp32():
     )
 
 
-def test_three_layers_have_a_nonlinearity_between():
+def test_three_layers_are_not_linear():
     head = LinearProjector(4, 6, num_layers=3)
     shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
     assert shapes == [(6, 4), (6, 6), (6, 6)]

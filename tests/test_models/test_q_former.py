@@ -66,7 +66,7 @@ def test_lavis_checkpoint_loads(tmp_path):
     assert torch.equal(loaded(features), source(features))
 
 
-def test_our_own_names_load(tmp_path):
+def test_our_names_load(tmp_path):
     source = QFormer(**TINY)
     torch.save(source.state_dict(), tmp_path / 'ours.pth')
     loaded = QFormer(**TINY, checkpoint=str(tmp_path / 'ours.pth'))
@@ -92,7 +92,7 @@ def test_faulty_lavis_checkpoints_are_refused(tmp_path):
         QFormer(**TINY, checkpoint=str(path))
 
 
-def test_frozen_never_drops_out():
+def test_a_frozen_neck_has_no_dropout():
     neck = QFormer(**TINY, dropout=0.5)
     features = torch.randn(1, 5, 12)
     assert torch.equal(neck(features), neck(features))
@@ -101,7 +101,7 @@ def test_frozen_never_drops_out():
     assert not any(p.requires_grad for p in neck.parameters())
 
 
-def test_unfrozen_drops_out_in_train_mode_alone():
+def test_a_trained_neck_has_dropout_in_train_mode_only():
     neck = QFormer(**TINY, dropout=0.5, frozen=False, dtype='bfloat16')
     features = torch.randn(1, 5, 12)
     assert neck(features).dtype == torch.float32
@@ -112,7 +112,7 @@ def test_unfrozen_drops_out_in_train_mode_alone():
     assert all(p.grad is not None for p in neck.parameters())
 
 
-def test_takes_features_of_another_dtype():
+def test_features_of_another_dtype_are_accepted():
     neck = QFormer(**TINY)
     features = torch.randn(1, 5, 12).bfloat16()
     out = neck(features)
@@ -121,14 +121,14 @@ def test_takes_features_of_another_dtype():
     assert QFormer(**TINY, dtype='bfloat16')(features).dtype == torch.bfloat16
 
 
-def test_patch_merge_lays_four_neighbours_side_by_side():
+def test_patch_merge_concatenates_four_neighbours():
     neck = PatchMerge(in_channels=2, num_patches=8, merge=4)
     features = torch.randn(3, 9, 2)
     out = neck(features)
     assert out.shape == (3, neck.num_tokens, neck.out_channels) == (3, 2, 8)
     normed = torch.nn.functional.layer_norm(features, (2,), eps=1e-5)
-    want = torch.cat([normed[:, i] for i in (5, 6, 7, 8)], dim=-1)
-    torch.testing.assert_close(out[:, 1], want)
+    expected = torch.cat([normed[:, i] for i in (5, 6, 7, 8)], dim=-1)
+    torch.testing.assert_close(out[:, 1], expected)
     assert not any(p.requires_grad for p in neck.parameters())
 
 

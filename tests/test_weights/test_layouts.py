@@ -6,8 +6,8 @@ import torch
 
 from minigpt4.models import EVAViT, QFormer
 from minigpt4.weights.layouts import (
+    COMPONENTS,
     LAYOUTS,
-    PARTS,
     KeyReport,
     from_layout,
     to_layout,
@@ -17,7 +17,7 @@ from minigpt4.weights.read import LazyTensor
 
 @pytest.fixture(scope='module')
 def parts():
-    """Random tensors of each part, by our names."""
+    """Random tensors of each component, by our names."""
     torch.manual_seed(0)
     modules = dict(
         backbone=EVAViT(
@@ -53,8 +53,8 @@ def shapes(tensors):
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('part', PARTS)
-def test_there_and_back_loses_no_bit(parts, part, layout):
+@pytest.mark.parametrize('part', COMPONENTS)
+def test_translation_and_back_changes_no_bit(parts, part, layout):
     theirs = to_layout(part, layout, parts[part])
     found, report = from_layout(part, theirs, shapes(parts[part]))
     assert report.matched == [*parts[part]]
@@ -136,7 +136,7 @@ def test_there_and_back_loses_no_bit(parts, part, layout):
     ],
 )
 def test_names(parts, part, layout, names):
-    """Written out by hand, so that a map that is wrong both ways shows."""
+    """Written by hand, to find errors that cancel out there and back."""
     assert set(names) <= set(to_layout(part, layout, parts[part]))
 
 
@@ -161,7 +161,7 @@ def test_bias_of_the_key_is_zero(parts):
         ('backbone', 'mmpretrain', 'backbone.'),
     ],
 )
-def test_files_of_whole_models(parts, part, layout, prefix):
+def test_files_of_complete_models(parts, part, layout, prefix):
     theirs = {
         prefix + name: tensor
         for name, tensor in to_layout(part, layout, parts[part]).items()
@@ -173,7 +173,7 @@ def test_files_of_whole_models(parts, part, layout, prefix):
     assert set(report.left_over.values()) == {'of the neck'}
 
 
-def test_text_path_of_instruct_blip_is_left_over(parts):
+def test_text_path_of_instruct_blip_is_not_used(parts):
     theirs = to_layout('neck', 'huggingface', parts['neck'])
     for suffix in ('weight', 'bias'):
         theirs[f'qformer.embeddings.layernorm.{suffix}'] = theirs.pop(
@@ -203,7 +203,7 @@ def test_text_path_of_instruct_blip_is_left_over(parts):
         ('rope.freqs', 'unknown to this architecture'),
     ],
 )
-def test_left_over_has_a_reason(parts, name, reason):
+def test_unused_names_have_a_reason(parts, name, reason):
     theirs = dict(parts['backbone'], **{name: LazyTensor.of(torch.ones(1))})
     _, report = from_layout('backbone', theirs, shapes(parts['backbone']))
     assert report.left_over[name].startswith(reason)
@@ -232,7 +232,7 @@ def test_missing_and_misshaped_are_refused_unless_allowed(parts):
     assert len(found) == len(wanted) - 2
 
 
-def test_reports_stay_short():
+def test_report_is_short():
     report = KeyReport('ours', left_over={str(i): 'why' for i in range(999)})
     assert len(str(report)) < 200
     assert '999 (0, 1, 2 ...): why' in str(report)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Weights are loaded whole, or one sentence says why not."""
+"""Frozen weights are loaded completely, or refused in one sentence."""
 
 import pytest
 import torch
@@ -15,28 +15,25 @@ NECK = dict(
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A Q-Former's own file."""
+    """A Q-Former and its file."""
     torch.manual_seed(0)
     neck = QFormer(**NECK)
     save_file(neck.state_dict(), tmp_path / 'a.safetensors')
     return neck, tmp_path / 'a.safetensors'
 
 
-def test_weights_are_mapped_not_copied(checkpoint, monkeypatch):
-    """One copy: parameters are the file's tensors, nothing is initialised."""
+def test_weights_are_mapped_and_not_initialised(checkpoint):
+    """Parameters are the tensors of the file; no random number is drawn."""
     source, path = checkpoint
-    drawn = []
-    monkeypatch.setattr(
-        torch.nn.init, '_no_grad_normal_', lambda *a, **k: drawn.append(a)
-    )
+    state = torch.get_rng_state()
     neck = QFormer(**NECK, checkpoint=str(path))
-    assert not drawn
+    assert torch.equal(torch.get_rng_state(), state)
     assert not any(p.is_meta for p in neck.parameters())
     for name, tensor in neck.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name])
-    # pages of the file, not of the heap: they lie within one mapping
-    places = sorted(p.data_ptr() for p in neck.parameters())
-    assert places[-1] - places[0] < path.stat().st_size
+    # they are in one mapping of the file, not on the heap
+    addresses = sorted(p.data_ptr() for p in neck.parameters())
+    assert addresses[-1] - addresses[0] < path.stat().st_size
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
@@ -57,7 +54,7 @@ def test_trained_weights_never_change_their_file(tmp_path, suffix):
     assert torch.equal(again.query_tokens, source.query_tokens)
 
 
-def test_weights_take_the_type_asked_for(checkpoint):
+def test_weights_get_the_requested_type(checkpoint):
     source, path = checkpoint
     neck = QFormer(**NECK, dtype='bfloat16', checkpoint=str(path))
     assert {p.dtype for p in neck.parameters()} == {torch.bfloat16}
@@ -75,7 +72,7 @@ def test_weights_take_the_type_asked_for(checkpoint):
         '...',
     ],
 )
-def test_placeholders(name):
+def test_placeholders_are_refused(name):
     with pytest.raises(FileNotFoundError, match='checkpoint is the placehol'):
         local_path(name, 'checkpoint')
 
@@ -100,19 +97,19 @@ def test_folder_that_only_looks_like_a_placeholder(tmp_path):
         'nano/no-such-part',
     ],
 )
-def test_missing_paths(name):
+def test_missing_paths_are_refused(name):
     with pytest.raises(FileNotFoundError, match='does not exist; give the'):
         local_path(name, 'checkpoint')
 
 
-def test_names_of_a_hub_and_local_folders(tmp_path, monkeypatch):
+def test_local_folder_is_preferred_to_a_hub_repository(tmp_path, monkeypatch):
     assert local_path('Vision-CAIR/vicuna-7b', 'LLM') is None
     (tmp_path / 'org' / 'name').mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert local_path('org/name', 'LLM').is_dir()
 
 
-@pytest.mark.parametrize('part', [EVAViT, QFormer])
+@pytest.mark.parametrize('module', [EVAViT, QFormer])
 @pytest.mark.parametrize(
     'name, sentence',
     [
@@ -122,10 +119,10 @@ def test_names_of_a_hub_and_local_folders(tmp_path, monkeypatch):
         ('.', 'holds no .*safetensors'),
     ],
 )
-def test_parts_refuse_missing_checkpoints(part, name, sentence):
-    small = dict(arch='nano') if part is EVAViT else dict(width=24, depth=1)
+def test_missing_checkpoints_are_refused(module, name, sentence):
+    small = dict(arch='nano') if module is EVAViT else dict(width=24, depth=1)
     with pytest.raises(FileNotFoundError, match=sentence):
-        part(**small, checkpoint=name)
+        module(**small, checkpoint=name)
 
 
 def test_torch_dtype():

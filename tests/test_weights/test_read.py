@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of tensors are read and written whole, or one sentence says why."""
+"""Tensor files are read completely, or refused in one sentence."""
 
 import json
 import os
@@ -48,13 +48,13 @@ def assert_same(found, want):
 
 
 @pytest.mark.parametrize('wrap', [None, 'model', 'state_dict', 'module'])
-def test_wrapping_keys_are_opened(tmp_path, tensors, wrap):
+def test_wrapping_dicts_are_unwrapped(tmp_path, tensors, wrap):
     content = {wrap: tensors, 'epoch': 3} if wrap else tensors
     torch.save(content, tmp_path / 'a.pth')
     assert_same(open_tensors(tmp_path / 'a.pth'), tensors)
 
 
-def test_files_of_old_torch_and_safetensors(tmp_path, tensors):
+def test_old_pickles_and_safetensors_are_read(tmp_path, tensors):
     torch.save(
         tensors, tmp_path / 'a.pth', _use_new_zipfile_serialization=False
     )
@@ -63,7 +63,7 @@ def test_files_of_old_torch_and_safetensors(tmp_path, tensors):
         assert_same(open_tensors(tmp_path / name), tensors)
 
 
-def test_what_we_write_others_read(tmp_path, tensors):
+def test_safetensors_reads_our_files(tmp_path, tensors):
     path = tmp_path / 'deep' / 'a.safetensors'
     write_safetensors(path, lazy(tensors), dict(format='pt'))
     assert_same(lazy(load_file(path)), tensors)
@@ -73,7 +73,7 @@ def test_what_we_write_others_read(tmp_path, tensors):
 
 @pytest.mark.parametrize('key', [None, 'model'])
 @pytest.mark.parametrize('mmap', [False, True])
-def test_pickles_that_torch_reads(tmp_path, tensors, key, mmap):
+def test_torch_reads_our_pickles(tmp_path, tensors, key, mmap):
     path = tmp_path / 'a.pth'
     write_pickle(path, lazy(tensors), key)
     found = torch.load(path, weights_only=True, mmap=mmap)
@@ -93,13 +93,13 @@ def test_shards(tmp_path, tensors, suffix):
         assert len(list(tmp_path.glob('model-*-of-*.safetensors'))) > 1
     else:
         names = sorted(tensors)
-        places = {}
+        index = {}
         for number, half in enumerate((names[:3], names[3:])):
             file = f'pytorch_model-{number}.bin'
             torch.save({n: tensors[n] for n in half}, tmp_path / file)
-            places |= dict.fromkeys(half, file)
+            index |= dict.fromkeys(half, file)
         (tmp_path / 'pytorch_model.bin.index.json').write_text(
-            json.dumps(dict(weight_map=places))
+            json.dumps(dict(weight_map=index))
         )
     assert_same(open_tensors(tmp_path), tensors)
     lost = sorted(tmp_path.glob('*0*.safetensors')) or sorted(
@@ -116,12 +116,12 @@ def test_one_shard_needs_no_index(tmp_path, tensors):
     assert_same(open_tensors(tmp_path), tensors)
 
 
-def test_folder_without_weights(tmp_path):
+def test_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no .*safetensors'):
         open_tensors(tmp_path)
 
 
-def test_index_that_names_more_than_its_shards(tmp_path, tensors):
+def test_index_with_missing_tensors_is_refused(tmp_path, tensors):
     save_file(tensors, tmp_path / 'a.safetensors')
     index = dict(weight_map=dict.fromkeys([*tensors, 'more'], 'a.safetensors'))
     (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(index))
@@ -130,7 +130,7 @@ def test_index_that_names_more_than_its_shards(tmp_path, tensors):
 
 
 class Code:
-    """Creates a file when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -158,7 +158,7 @@ class Code:
         ('text.pth', 'truncated or no file of weights'),
     ],
 )
-def test_unreadable_files(tmp_path, kind, reason):
+def test_unreadable_files_are_explained(tmp_path, kind, reason):
     path = tmp_path / kind
     ran = tmp_path / 'ran'
     tensors = dict(a=torch.randn(1000))
@@ -195,16 +195,16 @@ def test_unreadable_files(tmp_path, kind, reason):
 
 
 @pytest.mark.parametrize('old', [False, True])
-def test_damaged_pickles_are_named(tmp_path, old):
-    """torch raises anything at them; a file may also happen to be whole."""
+def test_damaged_pickles_are_refused(tmp_path, old):
+    """torch may raise anything; some damaged files are still readable."""
     path, draw = tmp_path / 'a.pth', random.Random(0)
     torch.save(
         dict(a=torch.ones(3)), path, _use_new_zipfile_serialization=not old
     )
-    whole = path.read_bytes()
+    content = path.read_bytes()
     refused = 0
     for _ in range(60):
-        damaged = bytearray(whole)
+        damaged = bytearray(content)
         for _ in range(3):
             damaged[draw.randrange(300)] = draw.randrange(256)
         path.write_bytes(damaged)
@@ -217,7 +217,7 @@ def test_damaged_pickles_are_named(tmp_path, old):
 
 
 @pytest.mark.parametrize('text', ['{"weight_map"', '{}', '[]'])
-def test_damaged_index(tmp_path, text):
+def test_damaged_index_is_refused(tmp_path, text):
     (tmp_path / 'model.safetensors.index.json').write_text(text)
     with pytest.raises(ValueError, match='index.json is no index of shards'):
         open_tensors(tmp_path)
@@ -240,13 +240,13 @@ def test_types_of_8_bits(tmp_path):
         open_tensors(tmp_path / 'b.safetensors')
 
 
-def test_file_without_a_dict(tmp_path):
+def test_file_without_a_dict_is_refused(tmp_path):
     torch.save(torch.ones(2), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match='holds a Tensor; expected a dict'):
         open_tensors(tmp_path / 'a.pth')
 
 
-def test_failed_write_leaves_what_was_there(tmp_path, tensors):
+def test_failed_write_keeps_the_existing_file(tmp_path, tensors):
     path = tmp_path / 'a.safetensors'
     write_safetensors(path, lazy(tensors))
 
@@ -260,55 +260,55 @@ def test_failed_write_leaves_what_was_there(tmp_path, tensors):
     assert os.listdir(tmp_path) == ['a.safetensors']
 
 
-def test_tensor_that_is_not_as_announced(tmp_path):
+def test_tensor_of_another_shape_is_refused(tmp_path):
     wrong = LazyTensor((2, 3), torch.float32, lambda: torch.ones(3, 2))
     with pytest.raises(ValueError, match='a tensor was announced as'):
         write_safetensors(tmp_path / 'a.safetensors', dict(a=wrong))
     assert not os.listdir(tmp_path)
 
 
-def test_casts_leave_integers_alone():
+def test_casts_do_not_change_integers():
     cast = LazyTensor.of(torch.tensor([1.5])).to(torch.float16)
     assert cast.dtype == cast.read().dtype == torch.float16
     marks = LazyTensor.of(torch.tensor([1], dtype=torch.uint8))
     assert marks.to(torch.float16) is marks
 
 
-# What is anonymous or mapped from the source, whenever a tensor was read;
-# pages of libraries, which come and go with the system's reading ahead, are
-# left out. What is mapped is let go of after 64 MB.
+# Anonymous memory and pages mapped from the source, each time a tensor was
+# read. Pages of libraries are not counted: they depend on the system's read
+# ahead. Files are unmapped after 64 MB.
 PEAK = r"""
 import dataclasses, re, sys
 from pathlib import Path
 import torch
-from minigpt4.models import tensor_files
+from minigpt4.weights import read as reader
 from minigpt4.weights.write import write_pickle, write_safetensors
 
-tensor_files._LET_GO_BYTES = 2**26
+reader.UNMAP_BYTES = 2**26
 
-def held(source):
+def memory(source):
     text = Path('/proc/self/smaps').read_text()
-    parts = re.split(r'(?m)^(?=[0-9a-f]+-)', text)
-    mapped = [p for p in parts if p.partition('\n')[0].endswith(source)]
-    others = [p for p in parts if p not in mapped]
+    areas = re.split(r'(?m)^(?=[0-9a-f]+-)', text)
+    mapped = [a for a in areas if a.partition('\n')[0].endswith(source)]
+    others = [a for a in areas if a not in mapped]
     sums = [
-        sum(int(n) for p in chosen for n in re.findall(word + r': +(\d+)', p))
+        sum(int(n) for a in chosen for n in re.findall(word + r': +(\d+)', a))
         for word, chosen in (('Rss', mapped), ('Anonymous', others))
     ]
     return sum(sums) // 1024
 
-def watched(tensor):
+def watch(tensor):
     def read():
         value = tensor.read()
-        peaks.append(held(source))
+        peaks.append(memory(source))
         return value
     return dataclasses.replace(tensor, read=read)
 
 for source, out in zip(sys.argv[1::2], sys.argv[2::2]):
-    peaks = [held(source)]
-    tensors = tensor_files.open_tensors(source)
+    peaks = [memory(source)]
+    tensors = reader.open_tensors(source)
     write = write_pickle if out.endswith('.pth') else write_safetensors
-    cast = {n: watched(t.to(torch.bfloat16)) for n, t in tensors.items()}
+    cast = {n: watch(t.to(torch.bfloat16)) for n, t in tensors.items()}
     write(out, cast)
     print(max(peaks) - peaks[0])
 """
@@ -316,7 +316,7 @@ for source, out in zip(sys.argv[1::2], sys.argv[2::2]):
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
-    """512 MB in, 256 MB out: mapped pages are let go of on the way."""
+    """512 MB are read and 256 MB written; mapped pages are released."""
     block = torch.empty(2**23)  # 32 MB
     tensors = {str(i): LazyTensor.of(block) for i in range(16)}
     write_pickle(tmp_path / 'a.pth', tensors)
@@ -345,16 +345,16 @@ def test_values_beyond_a_type_are_refused():
     )
 
 
-def test_content_tells_safetensors_from_pickles(tmp_path, tensors):
-    """safetensors #414, sd-scripts #990: the other suffix."""
+def test_format_is_detected_from_the_content(tmp_path, tensors):
+    """safetensors #414, sd-scripts #990: the suffix is wrong."""
     save_file(tensors, tmp_path / 'a.pth')
     torch.save(tensors, tmp_path / 'b.safetensors')
     for name in ('a.pth', 'b.safetensors'):
         assert_same(open_tensors(tmp_path / name), tensors)
 
 
-def test_one_file_is_preferred_to_an_index(tmp_path, tensors):
-    """As transformers does: the index is of the shards it once was."""
+def test_single_file_is_preferred_to_an_index(tmp_path, tensors):
+    """As in transformers."""
     save_file(tensors, tmp_path / 'model.safetensors')
     (tmp_path / 'model.safetensors.index.json').write_text(
         '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
@@ -362,10 +362,10 @@ def test_one_file_is_preferred_to_an_index(tmp_path, tensors):
     assert_same(open_tensors(tmp_path), tensors)
 
 
-@pytest.mark.parametrize('place', ['../a.safetensors', '/etc/passwd'])
-def test_an_index_that_leaves_its_folder(tmp_path, place):
+@pytest.mark.parametrize('path', ['../a.safetensors', '/etc/passwd'])
+def test_index_with_files_outside_the_folder_is_refused(tmp_path, path):
     (tmp_path / 'model.safetensors.index.json').write_text(
-        json.dumps(dict(weight_map={'a': place}))
+        json.dumps(dict(weight_map={'a': path}))
     )
     with pytest.raises(ValueError, match='which is not in its folder'):
         open_tensors(tmp_path)

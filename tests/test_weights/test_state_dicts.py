@@ -90,7 +90,7 @@ def test_prefixes_of_wrapping_modules(both, head, prefix, wrap):
         assert torch.equal(found[1], head[BIAS])
 
 
-def test_a_compiled_layer(both, head):
+def test_names_of_a_compiled_layer(both, head):
     compiled = {
         f'head._orig_mod.layers.0.{n.rpartition(".")[2]}': t
         for n, t in head.items()
@@ -130,7 +130,7 @@ def test_wrapping_dicts(both, head, keys):
         lambda t: t.T.contiguous().T,
     ],
 )
-def test_other_kinds_of_tensors_are_loaded(both, head, change):
+def test_arrays_and_strided_tensors_are_loaded(both, head, change):
     """pytorch/pytorch #67549, deepmd-kit #4147: NumPy arrays."""
     for found in both({n: change(t) for n, t in head.items()}):
         assert torch.equal(found[0], head[WEIGHT])
@@ -159,7 +159,7 @@ def test_half_precision_arrays_are_loaded(both, head):
         (BIAS, lambda t: t.sum(), r'\(\)'),
     ],
 )
-def test_what_is_no_weight_is_refused(both, head, name, change, said):
+def test_values_of_other_types_are_refused(both, head, name, change, said):
     for found in both({**head, name: change(head[name])}):
         assert isinstance(found, str) and re.search(said, found), found
 
@@ -198,15 +198,15 @@ def test_ambiguous_and_partial_files_are_refused(both, head, content, said):
         assert isinstance(found, str) and said in found, found
 
 
-def test_weights_that_are_not_finite_are_refused(both, head):
+def test_nan_and_infinity_are_refused(both, head):
     head[WEIGHT][3, 4] = float('nan')
     assert 'holds 1 values that are NaN' in both(head)[0]
     head[WEIGHT][3, 4] = float('inf')
     assert 'NaN or infinite' in both(head)[0]
 
 
-def test_a_safetensors_head_loads(tiny_model, tmp_path):
-    """TRIDENT #172, sam3 #599: a file without a pickle."""
+def test_safetensors_head_is_loaded(tiny_model, tmp_path):
+    """TRIDENT #172, sam3 #599."""
     state = {k: v.clone() for k, v in tiny_model.state_dict().items()}
     save_file(state, tmp_path / 'head.safetensors')
     layer = tiny_model.head.layers[0]
@@ -215,7 +215,7 @@ def test_a_safetensors_head_loads(tiny_model, tmp_path):
     assert torch.equal(layer.weight, state['head.layers.0.weight'])
 
 
-def test_the_file_is_named(tiny_model, tmp_path):
+def test_errors_name_the_file(tiny_model, tmp_path):
     for name in ('a.pth', 'b.safetensors'):
         file = tmp_path / name
         content = {WEIGHT: torch.ones(32, 24)}
@@ -237,20 +237,20 @@ def test_the_file_is_named(tiny_model, tmp_path):
         torch.tensor([1, 2, 3], dtype=torch.uint8),
     ],
 )
-def test_a_damaged_fingerprint_is_refused(tiny_model, head, mark):
+def test_damaged_fingerprint_is_refused(tiny_model, head, mark):
     with pytest.raises(ValueError, match='fingerprint of the LLM in .* dama'):
         tiny_model.load_state_dict({**head, 'llm_fingerprint': mark})
 
 
-def test_a_value_that_was_not_set_is_refused(tiny_model, head, monkeypatch):
-    """Whatever the reason: no load ends with a random layer."""
+def test_parameter_that_was_not_set_is_refused(tiny_model, head, monkeypatch):
+    """A load never ends with a random layer, for any reason."""
     linear = type(tiny_model.head.layers[0])
     monkeypatch.setattr(linear, '_load_from_state_dict', lambda *_, **__: None)
     with pytest.raises(ValueError, match='was not set from the checkpoint'):
         tiny_model.load_state_dict(head)
 
 
-def test_a_bit_flip_in_a_pickle_is_found(tmp_path, head):
+def test_bit_flip_in_a_pickle_is_found(tmp_path, head):
     file = tmp_path / 'head.pth'
     torch.save(dict(model=head), file)
     data = bytearray(file.read_bytes())
@@ -281,7 +281,7 @@ def test_pickles_written_without_checksums_are_read(tmp_path, head):
         (json.dumps(dict(a=1)).encode(), 'no file of weights'),
     ],
 )
-def test_files_that_are_no_checkpoint(tiny_model, tmp_path, content, said):
+def test_other_files_are_refused(tiny_model, tmp_path, content, said):
     for name in ('a.pth', 'a.safetensors'):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=said if name == 'a.pth' else ''):
@@ -294,7 +294,7 @@ def test_files_that_are_no_checkpoint(tiny_model, tmp_path, content, said):
 
 
 class Code:
-    """Creates a file when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -303,7 +303,7 @@ class Code:
         return pathlib.Path.touch, (self.path,)
 
 
-def test_no_variable_lets_a_checkpoint_run_code(
+def test_no_environment_variable_allows_code(
     tiny_model, tmp_path, head, monkeypatch
 ):
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')

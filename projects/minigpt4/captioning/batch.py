@@ -100,7 +100,9 @@ def answer_all(
                             images=[picture.tensor], turns=[Turn(job.prompt)]
                         )
                         generation = engine.submit(
-                            collator.row(sample), sample.images, **settings
+                            collator.tokenize(sample),
+                            sample.images,
+                            **settings,
                         )
                     except Exception as error:
                         yield failed(job, error)

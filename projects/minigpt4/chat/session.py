@@ -262,10 +262,10 @@ def _spelling(
     Empty where they are not known to be the text of the answer.
     """
     ids, end = generation.token_ids, model.template.end
-    stream = generation.stream
+    stream = generation.detokenizer
     if stream.stopped:
-        return tuple(ids) if stream.ended_by == end else ()
-    if not stream.whole:
+        return tuple(ids) if stream.exact_stop == end else ()
+    if not stream.complete:
         return ()
     # it ended without the end symbol, which is glued to a word then
     word, glued = (

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Weights in and out: other projects' files and folders."""
+"""Convert weights between our files and those of other projects."""
 
 from .files import convert
 from .vicuna import merge_delta

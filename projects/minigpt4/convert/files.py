@@ -1,139 +1,42 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of one project to files of another."""
+"""Convert weight files between our layout and those of other projects."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 
-from ..llm.fingerprint import fingerprint_of
-from ..models.checkpoint import (
+from ..llm.fingerprint import (
     FINGERPRINT,
     decode_fingerprint,
     encode_fingerprint,
+    folder_fingerprint,
 )
-from ..registry import MODELS
 from ..utils.atomic import replacing
-from ..utils.errors import one_line
-from ..weights.hub import check_name, read_config
-from ..weights.layouts import PARTS, KeyReport, from_layout, to_layout
+from ..weights.key_report import KeyReport
+from ..weights.layouts import COMPONENTS, from_layout, to_layout
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.state_dicts import as_weight, match_names
 from ..weights.write import write_pickle, write_safetensors
+from .model_shapes import Shapes, expected_shapes, load_config
 
 DEFAULT_MODEL = 'minigpt-4_vicuna-7b_caption'
-# what a folder of ours calls the parts
+# the file of each component in one of our folders
 FILES = dict(
     backbone='eva_vit.safetensors',
     neck='q_former.safetensors',
     head='minigpt4.pth',
 )
 SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
-_WEIGHT = 'head.layers.0.weight'
+_HEAD_WEIGHT = 'head.layers.0.weight'
 # (width of the LLM, width of the neck) of the published projections
-_PUBLISHED_HEADS = {
+_PUBLISHED_HEADS: dict[tuple[int, ...], str] = {
     (4096, 768): 'Vicuna-7B (or another LLM of width 4096)',
     (5120, 768): 'Vicuna-13B',
     (4096, 5632): 'LLaMA-2-7B without Q-Former',
 }
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def wanted_shapes(model: 'str | Config') -> dict[str, Shapes]:
-    """Names and shapes of a model's tensors, part by part; no file is read.
-
-    Args:
-        model: A name of the hub, a config or its file.
-
-    Raises:
-        ValueError: There is no such model, or its config builds none.
-    """
-    cfg = load_config(model)
-    with model_errors(cfg):
-        return _shapes_of(cfg.model)
-
-
-@contextlib.contextmanager
-def model_errors(cfg: Config) -> Iterator[None]:
-    """Name a config whose model cannot be built in one sentence.
-
-    Raises:
-        ValueError: The body has failed; other errors than ``ValueError`` and
-            ``OSError`` are raised as one.
-    """
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # the parts of a config may be of any kind
-        reason = (
-            'it has no model'
-            if cfg.get('model') is None
-            else f'{type(error).__name__}: {one_line(error)}'
-        )
-        raise ValueError(
-            f'the config {cfg.filename or "that was given"} builds no model '
-            f'of MiniGPT-4 ({reason}); see configs/minigpt4/ for configs that '
-            'do.'
-        ) from error
-
-
-def _shapes_of(cfg: Mapping) -> dict[str, Shapes]:
-    with torch.device('meta'):
-        parts = {
-            part: MODELS.build({**cfg[part], **_no_files(cfg[part])})
-            for part in ('backbone', 'neck')
-        }
-        arch = cfg['decoder'].get('arch')
-        if arch is None:
-            raise ValueError(
-                'the config names no decoder.arch, so the width of its LLM '
-                "is unknown; set it to the LLM's Hugging Face config."
-            )
-        parts['head'] = MODELS.build(
-            {
-                'in_channels': parts['neck'].out_channels,
-                'out_channels': arch['hidden_size'],
-                **cfg['head'],
-            }
-        )
-    return {
-        part: {
-            ('head.' if part == 'head' else '') + name: tuple(tensor.shape)
-            for name, tensor in module.state_dict().items()
-        }
-        for part, module in parts.items()
-    }
-
-
-def _no_files(part: Mapping) -> dict:
-    return dict(checkpoint=None) if 'checkpoint' in part else {}
-
-
-def load_config(model: 'str | Config') -> Config:
-    """The config that a name of the hub, a file or a config means.
-
-    Raises:
-        ValueError: There is no such model.
-    """
-    from mmpretrain.apis.model import ModelHub
-
-    if isinstance(model, Config):
-        return model
-    if str(model).endswith('.py'):
-        return read_config(model)
-    try:
-        check_name(model)
-    except ValueError as error:
-        raise ValueError(
-            f'{model!r} is no model of the hub and no config file (.py): '
-            f'{error}'
-        ) from error
-    return ModelHub.get(model).config
 
 
 def convert(
@@ -145,26 +48,26 @@ def convert(
     allow: Iterable[str] = (),
     llm: 'str | Path | None' = None,
 ) -> dict[str, KeyReport]:
-    """Rewrite a file of weights in another project's layout.
+    """Convert a weight file to the layout of another project.
 
-    What the file holds and whose layout it has is found out from its names;
-    tensors go through memory one by one.
+    The components and the layout of the file are detected from its tensor
+    names. Only one tensor is in memory at a time.
 
     Args:
-        source: The file: of the backbone, the neck or a checkpoint with a
-            head, or of several of them.
-        out: The file to write, of one of ``SUFFIXES``. With several parts, a
-            folder for one file each.
+        source: The file, with one or more of the backbone, the neck and the
+            head.
+        out: The file to write, of one of ``SUFFIXES``. For several
+            components, a folder for one file each.
         to: ``'ours'``, ``'official'`` or ``'mmpretrain'``.
-        model: The model that it shall fit; by default
+        model: The model whose names and shapes are expected; by default
             ``'minigpt-4_vicuna-7b_caption'``, and any published projection.
         dtype: Type of the floating-point tensors; by default the file's.
         allow: Patterns of our names that may be missing or misshaped.
         llm: Folder of the LLM that a head without a fingerprint was trained
-            with; its fingerprint is added.
+            with, whose fingerprint is added.
 
     Returns:
-        A report for each part that was found.
+        A report for each component of the file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -172,7 +75,7 @@ def convert(
     """
     out = real_output(out)
     tensors = open_tensors(source)
-    found, reports = read_parts(source, tensors, model, allow)
+    found, reports = read_components(source, tensors, model, allow)
     if llm is not None:
         _add_fingerprint(found, source, llm, model or DEFAULT_MODEL)
     if (len(found) == 1) != (out.suffix in SUFFIXES):
@@ -184,83 +87,93 @@ def convert(
                 else f'a folder in place of the file {out}.'
             )
         )
-    kept = set().union(
+    used = set().union(
         *(
-            {n for n in tensors if n not in report.left_over}
+            {name for name in tensors if name not in report.left_over}
             for report in reports.values()
         )
     )
-    for report in reports.values():  # what no part wants
+    for report in reports.values():  # report what no component uses
         report.left_over = {
             name: reason
             for name, reason in report.left_over.items()
-            if name not in kept
+            if name not in used
         }
-    element = None if dtype is None else getattr(torch, dtype)
+    torch_type = None if dtype is None else getattr(torch, dtype)
     found = {
-        part: {name: t.to(element, name) for name, t in mine.items()}
-        for part, mine in found.items()
+        component: {name: t.to(torch_type, name) for name, t in own.items()}
+        for component, own in found.items()
     }
     if len(found) == 1:
-        ((part, mine),) = found.items()
-        write_part(out, part, mine, to)
+        ((component, own),) = found.items()
+        write_component(out, component, own, to)
     else:
         with replacing(out) as folder:
             folder.mkdir()
-            for part, mine in found.items():
-                name = FILES[part]
+            for component, own in found.items():
+                name = FILES[component]
                 if to != 'ours':
                     name = Path(name).with_suffix('.pth').name
-                write_part(folder / name, part, mine, to)
+                write_component(folder / name, component, own, to)
     return reports
 
 
 def real_output(out: 'str | Path') -> Path:
-    """The path that an output's name means, through symbolic links.
+    """Resolve the path of an output through symbolic links.
 
-    A link stays a link, and what it names is replaced.
+    So a link stays a link, and its target is replaced.
     """
     return Path(os.path.realpath(Path(out).expanduser()))
 
 
-def read_parts(
+def read_components(
     source: object,
     tensors: Mapping[str, LazyTensor],
     model: 'str | Config | None' = None,
     allow: Iterable[str] = (),
 ) -> tuple[dict[str, dict[str, LazyTensor]], dict[str, KeyReport]]:
-    """The parts that some tensors hold, under our names, and reports.
+    """Find the components in the tensors of a file.
+
+    Args:
+        source: The file, for errors.
+        tensors: Its tensors by their names there.
+        model: As for :func:`convert`.
+        allow: As for :func:`convert`.
+
+    Returns:
+        Tensors by our names, and a report, for each component.
 
     Raises:
-        ValueError: There is no part, or one that does not fit the model.
+        ValueError: There is no component, or one does not fit the model.
     """
-    wanted = wanted_shapes(model or DEFAULT_MODEL)
+    shapes = expected_shapes(model or DEFAULT_MODEL)
     if model is None:
-        wanted['head'] = _published_head(tensors, wanted['head'])
+        shapes['head'] = _published_head_shapes(tensors, shapes['head'])
     found, reports = {}, {}
-    for part in PARTS:
-        mine, report = from_layout(part, tensors, wanted[part], allow)
-        hits = len(wanted[part]) - len(report.missing)
-        # a name or two may be another part's: eva_vit_g.pth has a norm.weight
-        if 2 * hits < min(len(wanted[part]), len(tensors)) or not hits:
+    for component in COMPONENTS:
+        expected = shapes[component]
+        own, report = from_layout(component, tensors, expected, allow)
+        hits = len(expected) - len(report.missing)
+        # components may share a few names: eva_vit_g.pth has a norm.weight
+        if 2 * hits < min(len(expected), len(tensors)) or not hits:
             continue
         report.check(
             source,
-            f'the {part} of {model or DEFAULT_MODEL}',
+            f'the {component} of {model or DEFAULT_MODEL}',
             'name the model that it belongs to (--model) or what may differ '
             '(--allow)',
         )
-        if part == 'head':
-            report.notes.append(_describe_head(mine))
-            for name, lazy in mine.items():
+        if component == 'head':
+            report.notes.append(_describe_head(own))
+            for name, lazy in own.items():
                 as_weight(name, lazy.read(), source)
-            mark = match_names(tensors, {FINGERPRINT}, source)
-            if mark:
-                mine[FINGERPRINT] = tensors[mark[FINGERPRINT]]
-                decode_fingerprint(mine[FINGERPRINT].read(), source)
+            matches = match_names(tensors, {FINGERPRINT}, source)
+            if matches:
+                own[FINGERPRINT] = tensors[matches[FINGERPRINT]]
+                decode_fingerprint(own[FINGERPRINT].read(), source)
                 report.matched.append(FINGERPRINT)
-                del report.left_over[mark[FINGERPRINT]]
-        found[part], reports[part] = mine, report
+                del report.left_over[matches[FINGERPRINT]]
+        found[component], reports[component] = own, report
     if not found:
         names = ', '.join(list(tensors)[:3]) or 'nothing'
         raise ValueError(
@@ -271,16 +184,22 @@ def read_parts(
     return found, reports
 
 
-def _published_head(
-    tensors: Mapping[str, LazyTensor], usual: Shapes
+def _published_head_shapes(
+    tensors: Mapping[str, LazyTensor], default: Shapes
 ) -> Shapes:
-    """The shapes of the file's head, if such a head was published."""
-    names = match_names(tensors, {_WEIGHT, 'llama_proj.weight'}, 'the file')
+    """Return the shapes of the head in a file, if such a head was published.
+
+    Args:
+        tensors: The tensors of the file.
+        default: The result for another head.
+    """
+    expected = {_HEAD_WEIGHT, 'llama_proj.weight'}
+    names = match_names(tensors, expected, 'the file')
     for name in names.values():
         shape = tensors[name].shape
         if shape in _PUBLISHED_HEADS:
-            return {_WEIGHT: shape, 'head.layers.0.bias': shape[:1]}
-    return usual
+            return {_HEAD_WEIGHT: shape, 'head.layers.0.bias': shape[:1]}
+    return default
 
 
 def _add_fingerprint(
@@ -289,58 +208,62 @@ def _add_fingerprint(
     llm: 'str | Path',
     model: 'str | Config',
 ) -> None:
-    """Let a head know its LLM from now on.
+    """Add the fingerprint of an LLM to a head, in place.
 
     Raises:
-        ValueError: There is no head, or it knows its LLM already.
+        ValueError: There is no head, or it has a fingerprint already.
     """
     if 'head' not in found:
         raise ValueError(
             f'{source} holds no head, so it needs no fingerprint of an LLM; '
-            'leave --llm out.'
+            'omit --llm.'
         )
     if FINGERPRINT in found['head']:
         raise ValueError(
             f'{source} has a fingerprint already, which --llm would '
-            'overwrite; leave it out.'
+            'overwrite; omit --llm.'
         )
     template = load_config(model).model.get('prompt_template', 'vicuna_v0')
-    known = dict(fingerprint_of(llm), template=template)
-    found['head'][FINGERPRINT] = LazyTensor.of(encode_fingerprint(known))
+    fingerprint = dict(folder_fingerprint(llm), template=template)
+    found['head'][FINGERPRINT] = LazyTensor.of(encode_fingerprint(fingerprint))
 
 
 def _describe_head(head: Mapping[str, LazyTensor]) -> str:
-    """Which LLM a projection belongs to."""
-    if _WEIGHT not in head:
+    """Describe a projection by its widths and the LLM it belongs to."""
+    if _HEAD_WEIGHT not in head:
         return 'the projection was allowed to be missing'
-    to, width = head[_WEIGHT].shape
-    llm = _PUBLISHED_HEADS.get((to, width), 'an LLM of that width')
-    return f'a projection {width} -> {to}, for {llm}'
+    llm_width, neck_width = shape = head[_HEAD_WEIGHT].shape
+    llm = _PUBLISHED_HEADS.get(shape, 'an LLM of that width')
+    return f'a projection {neck_width} -> {llm_width}, for {llm}'
 
 
-def write_part(
-    path: Path, part: str, tensors: Mapping[str, LazyTensor], to: str
+def write_component(
+    path: Path, component: str, tensors: Mapping[str, LazyTensor], to: str
 ) -> None:
-    """Write the file of one part; it stands there whole or not at all.
+    """Write the file of one component, completely or not at all.
 
     Args:
         path: The file.
-        part: Which part.
+        component: ``'backbone'``, ``'neck'`` or ``'head'``.
         tensors: Its tensors by our names.
         to: The layout.
+
+    Raises:
+        ValueError: The layout has no names for the tensors.
+        OSError: It cannot be written.
     """
     if to != 'ours' and 'head.layers.2.weight' in tensors:
         raise ValueError(
             f'the head has several layers, for which the {to} layout has no '
-            'names; it can be kept in our layout alone (--to ours).'
+            'names; it can only be written in our layout (--to ours).'
         )
-    named = to_layout(part, to, tensors)
+    renamed = to_layout(component, to, tensors)
     if path.suffix == '.safetensors':
-        write_safetensors(path, named, progress=path.name)
+        write_safetensors(path, renamed, progress=path.name)
         return
-    key = None  # a backbone stands alone
-    if to == 'official' and part != 'backbone':
+    key = None  # eva_vit_g.pth is a plain state dict
+    if to == 'official' and component != 'backbone':
         key = 'model'
-    elif to == 'mmpretrain' or part == 'head':
+    elif to == 'mmpretrain' or component == 'head':
         key = 'state_dict'
-    write_pickle(path, named, key, progress=path.name)
+    write_pickle(path, renamed, key, progress=path.name)

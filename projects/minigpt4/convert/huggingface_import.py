@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""BLIP-2 and InstructBLIP folders of Hugging Face as files of ours."""
+"""Import a BLIP-2 or InstructBLIP folder of Hugging Face as our files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,36 +9,40 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from ..llm.fingerprint import fingerprint_of
+from ..llm.fingerprint import (
+    FINGERPRINT,
+    encode_fingerprint,
+    folder_fingerprint,
+)
 from ..llm.load import load_config
 from ..models import EVAViT, QFormer
-from ..models.checkpoint import FINGERPRINT, encode_fingerprint
 from ..registry import MODELS
 from ..utils.atomic import replacing
-from ..weights.folder_code import code_faults
-from ..weights.folder_files import (
+from ..weights.hf_folder_files import (
     copy_file,
     copy_small_files,
     read_json,
     refuse_outside_links,
     write_json,
 )
-from ..weights.layouts import KeyReport, from_layout, to_layout
+from ..weights.hf_folder_safety import find_unsafe_files
+from ..weights.key_report import KeyReport
+from ..weights.layouts import from_layout, to_layout
 from ..weights.read import open_tensors
 from ..weights.write import write_safetensors, write_sharded
-from .files import FILES, real_output
-from .files import load_config as load_model_config
-from .huggingface import (
+from .blip2_format import (
+    EXTRA_FILE,
     HEAD_NAMES,
     LLM_FOLDER,
     LLM_PREFIX,
-    NOTES,
     Q_FORMER,
     VISION,
     Tensors,
     is_causal,
-    shapes_of,
 )
+from .files import FILES, real_output
+from .model_shapes import load_config as load_model_config
+from .model_shapes import module_shapes
 
 
 def import_huggingface(
@@ -47,83 +51,87 @@ def import_huggingface(
     allow: Iterable[str] = (),
     model: 'str | Config | None' = None,
 ) -> KeyReport:
-    """Take a BLIP-2 or InstructBLIP folder apart into files of ours.
+    """Split a BLIP-2 or InstructBLIP folder into our files.
 
-    Backbone and neck are taken from every such folder. Projection and LLM
-    are taken as well where MiniGPT-4 could use them: a BLIP-2 whose LLM is a
-    causal one and not BLIP-2's own OPT.
+    Backbone and neck are written for every folder; projection and LLM only if
+    MiniGPT-4 can use them: for a BLIP-2 with a causal LLM that is not
+    BLIP-2's own OPT.
 
     Args:
-        folder: The folder, of one file of weights or of shards.
+        folder: The folder, with one weight file or shards.
         out: The folder to write: ``eva_vit.safetensors``,
-            ``q_former.safetensors`` and, where they are taken,
-            ``minigpt4.pth`` and ``llm/``. It stands there whole or not at
+            ``q_former.safetensors`` and, if they can be used,
+            ``minigpt4.pth`` and ``llm/``. It is written completely or not at
             all.
         allow: Patterns of our names that may be missing or misshaped.
-        model: The model that it shall fit, a name of the hub or a config; by
-            default whatever the folder holds is taken.
+        model: The model whose shapes are expected, a name in the model hub or
+            a config; by default the shapes of the folder's config.
 
     Returns:
-        Matched are our names, left over those of the folder.
+        ``matched`` are our names, ``left_over`` those of the folder that are
+        not used.
 
     Raises:
         FileNotFoundError: The folder has no config or lacks a shard.
-        ValueError: It is of another architecture, or damaged, wants code of
-            its own, or has links to files outside it.
+        ValueError: It is of another architecture, is damaged, names code to
+            run, or has links to files outside it.
     """
     folder = Path(folder)
-    for part_of_source in (folder, folder / LLM_FOLDER):
-        if part_of_source.is_dir():
-            refuse_outside_links(part_of_source, folder)
-            for fault in code_faults(part_of_source):
+    for source in (folder, folder / LLM_FOLDER):
+        if source.is_dir():
+            refuse_outside_links(source, folder)
+            for fault in find_unsafe_files(source):
                 raise fault.error()
     config = _read_blip2_config(folder)
     report = KeyReport('huggingface', allowed=tuple(allow))
-    backbone, neck = _parts_of(folder, model, report)
+    backbone, neck = _build_empty(folder, model, report)
     tensors = open_tensors(folder)
-    taken: dict[str, Tensors] = {}
-    for part, module in (('backbone', backbone), ('neck', neck)):
-        taken[part], mine = from_layout(
-            part, tensors, shapes_of(module), allow
+    components: dict[str, Tensors] = {}
+    for component, module in (('backbone', backbone), ('neck', neck)):
+        components[component], own_report = from_layout(
+            component, tensors, module_shapes(module), allow
         )
-        mine.check(folder, type(module).__name__)
-        report.matched += [f'{part}.{name}' for name in mine.matched]
-        report.missing += [f'{part}.{name}' for name in mine.missing]
+        own_report.check(folder, type(module).__name__)
+        report.matched += [f'{component}.{n}' for n in own_report.matched]
+        report.missing += [f'{component}.{n}' for n in own_report.missing]
     used = {
         name
-        for part, found in taken.items()
-        for name in to_layout(part, 'huggingface', found)
+        for component, own in components.items()
+        for name in to_layout(component, 'huggingface', own)
     }
     text_config = config['text_config']
-    why = _why_silent(config)
+    reason = _reason_without_llm(config)
     head: Tensors = {}
-    weights: Tensors = {}
-    if why is None:
-        wide, narrow = text_config['hidden_size'], neck.out_channels
-        shapes = dict(zip(sorted(HEAD_NAMES), ((wide,), (wide, narrow))))
-        head, mine = from_layout('head', tensors, shapes)
-        mine.check(folder, 'the head')
-        weights = {
+    llm: Tensors = {}
+    if reason is None:
+        llm_width, neck_width = text_config['hidden_size'], neck.out_channels
+        bias, weight = sorted(HEAD_NAMES)
+        shapes = {bias: (llm_width,), weight: (llm_width, neck_width)}
+        head, own_report = from_layout('head', tensors, shapes)
+        own_report.check(folder, 'the head')
+        llm = {
             name.removeprefix(LLM_PREFIX): tensor
             for name, tensor in tensors.items()
             if name.startswith(LLM_PREFIX)
         }
         report.matched += list(head)
-        report.matched += [f'decoder.llm.{name}' for name in weights]
+        report.matched += [f'decoder.llm.{name}' for name in llm]
         used |= set(to_layout('head', 'huggingface', head))
-        used |= {LLM_PREFIX + name for name in weights}
+        used |= {LLM_PREFIX + name for name in llm}
     report.left_over |= {
-        name: _why_left(name, why) for name in tensors if name not in used
+        name: _reason_unused(name, reason)
+        for name in tensors
+        if name not in used
     }
-    with replacing(real_output(out)) as part_folder:
-        part_folder.mkdir()
-        for part, found in taken.items():
-            file = part_folder / FILES[part]
-            write_safetensors(file, found, progress=file.name)
-        if why is None:
-            _write_llm(folder, part_folder / LLM_FOLDER, text_config, weights)
+    with replacing(real_output(out)) as temporary:
+        temporary.mkdir()
+        for component, own in components.items():
+            file = temporary / FILES[component]
+            write_safetensors(file, own, progress=file.name)
+        if reason is None:
+            _write_llm(folder, temporary / LLM_FOLDER, text_config, llm)
             state = {name: lazy.read() for name, lazy in head.items()}
-            fingerprint = _fingerprint(folder, part_folder / LLM_FOLDER)
+            fingerprint = _fingerprint(folder, temporary / LLM_FOLDER)
             if fingerprint is None:
                 report.left_over[FINGERPRINT] = (
                     'there is no tokenizer to compute it with'
@@ -131,12 +139,18 @@ def import_huggingface(
             else:
                 state[FINGERPRINT] = fingerprint
             torch.save(
-                dict(state_dict=state, meta={}), part_folder / FILES['head']
+                dict(state_dict=state, meta={}), temporary / FILES['head']
             )
     return report
 
 
-def _read_blip2_config(folder: Path) -> dict:
+def _read_blip2_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.json`` of a BLIP-2 or InstructBLIP folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is of another model.
+    """
     if not (folder / 'config.json').is_file():
         raise FileNotFoundError(
             f'{folder} has no config.json; give a folder of '
@@ -151,27 +165,36 @@ def _read_blip2_config(folder: Path) -> dict:
     return config
 
 
-def _parts_of(
+def _build_empty(
     folder: Path, model: 'str | Config | None', report: KeyReport
 ) -> tuple[EVAViT, QFormer]:
-    """Backbone and neck without weights, of a folder's or a model's sizes."""
-    whole: Any = load_config(folder)  # fills in what it omits
-    vision, q_former = whole.vision_config, whole.qformer_config
+    """Build backbone and neck without weights, in the sizes of the folder.
+
+    Args:
+        folder: The folder.
+        model: A model whose sizes are used instead.
+        report: Settings with another eps are added to it.
+
+    Raises:
+        ValueError: A setting has a value that our architecture has not.
+    """
+    config: Any = load_config(folder)  # with defaults for what it omits
+    vision, q_former = config.vision_config, config.qformer_config
     for name, found, fixed in (
         ('vision_config', vision, VISION),
         ('qformer_config', q_former, Q_FORMER),
     ):
-        for key, want in fixed.items():
-            value = getattr(found, key, want)
-            if value == want:
+        for key, expected in fixed.items():
+            value = getattr(found, key, expected)
+            if value == expected:
                 continue
             if key != 'layer_norm_eps':
                 raise ValueError(
-                    f'{folder} has {name}.{key}={value}; MiniGPT-4 has {want} '
-                    'there and no other.'
+                    f'{folder} has {name}.{key}={value}; MiniGPT-4 has '
+                    f'{expected} there and no other.'
                 )
             # early folders have 1e-5, for the same weights
-            report.left_over[f'{name}.{key}'] = f'{value}; ours is {want}'
+            report.left_over[f'{name}.{key}'] = f'{value}; ours is {expected}'
     with torch.device('meta'):
         if model is not None:
             cfg = load_model_config(model).model
@@ -189,7 +212,7 @@ def _parts_of(
             ),
             QFormer(
                 in_channels=vision.hidden_size,
-                num_queries=whole.num_query_tokens,
+                num_queries=config.num_query_tokens,
                 width=q_former.hidden_size,
                 depth=q_former.num_hidden_layers,
                 num_heads=q_former.num_attention_heads,
@@ -199,8 +222,8 @@ def _parts_of(
         )
 
 
-def _why_silent(config: dict) -> str | None:
-    """Why projection and LLM are not taken; None where they are."""
+def _reason_without_llm(config: dict[str, Any]) -> str | None:
+    """Say why projection and LLM are not used; None if they are."""
     kind = config.get('text_config', {}).get('model_type', 'opt')
     if config['model_type'] == 'instructblip':
         return "InstructBLIP's, whose Q-Former reads the question too"
@@ -209,18 +232,28 @@ def _why_silent(config: dict) -> str | None:
     return None
 
 
-def _why_left(name: str, why: str | None) -> str:
-    if why is not None and name.startswith((LLM_PREFIX, 'language_proj')):
-        return why
+def _reason_unused(name: str, reason_without_llm: str | None) -> str:
+    """Say why a tensor of the folder is not used."""
+    if reason_without_llm is not None and name.startswith(
+        (LLM_PREFIX, 'language_proj')
+    ):
+        return reason_without_llm
     if name.startswith('qformer.'):
         return "the Q-Former's text path; MiniGPT-4 gives it no text"
     return 'unknown to this architecture'
 
 
 def _write_llm(
-    source: Path, target: Path, text_config: dict, weights: Tensors
+    source: Path,
+    target: Path,
+    text_config: dict[str, Any],
+    weights: Tensors,
 ) -> None:
-    """The LLM's folder: its own small files, or what can be told of them."""
+    """Write the LLM's folder.
+
+    Its small files are copied from ``source/llm`` if that exists; otherwise
+    the tokenizer is copied from ``source`` and the config is ``text_config``.
+    """
     if (source / LLM_FOLDER).is_dir():
         copy_small_files(source / LLM_FOLDER, target)
     else:
@@ -233,11 +266,19 @@ def _write_llm(
 
 
 def _fingerprint(folder: Path, llm: Path) -> Tensor | None:
-    """The stored fingerprint, else the LLM's own, else None."""
-    if (folder / NOTES).is_file():
-        text = read_json(folder / NOTES).get(FINGERPRINT)
+    """Return the stored fingerprint, else that of the LLM's folder.
+
+    Args:
+        folder: The Hugging Face folder.
+        llm: The LLM's folder that was written from it.
+
+    Returns:
+        The encoded fingerprint; None without a tokenizer.
+    """
+    if (folder / EXTRA_FILE).is_file():
+        text = read_json(folder / EXTRA_FILE).get(FINGERPRINT)
         if text is not None:
             return torch.tensor(list(text.encode()), dtype=torch.uint8)
     if not any(llm.glob('tokenizer*')):
         return None
-    return encode_fingerprint(fingerprint_of(llm))
+    return encode_fingerprint(folder_fingerprint(llm))

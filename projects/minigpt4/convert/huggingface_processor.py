@@ -1,9 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a Hugging Face folder needs beside weights, to speak as we do.
+"""Write chat template, processor and generation settings of an export.
 
-Chat template, image processor and generation settings, of stock classes
-only, so that transformers alone makes the same prompt of the same question,
-and stops where we stop.
+They use only classes of transformers, so that transformers alone builds the
+same prompt from the same question and stops at the same token.
 """
 
 import json
@@ -96,27 +95,27 @@ none can; expected system once, then user and assistant in turn.') -}}
 def chat_template(
     template: PromptTemplate, image_token: str, prompt: str = ''
 ) -> str:
-    """A prompt template in Jinja, for messages as OpenAI's API has them.
+    """Return a prompt template in Jinja, for messages in OpenAI's format.
 
-    It renders what :func:`~minigpt4.prompts.render` does. Images stand where
-    the message has them; in a message with no text behind an image they
-    stand in front, as in training. A message without text asks ``prompt``.
-    A system message is written in front of the first question, with what
-    closes the template's own system line; there is none without it.
+    It renders the same text as :func:`~minigpt4.prompts.render`. Images keep
+    their position in the message; if no text follows an image, all images
+    are moved to the front, as in training. A message without text asks
+    ``prompt``. A system message is written before the first question, with
+    the end of the template's own system line; by default there is none.
 
     Args:
-        template: The template.
-        image_token: What an image is in the prompt's text.
+        template: The prompt template.
+        image_token: The token that stands for an image in the text.
         prompt: The question of a message without text.
     """
     image = template.image.replace(IMAGE_HERE, image_token + SEGMENT)
-    closes = template.end and template.system.endswith(template.end)
-    words = dict(
+    has_end = template.end and template.system.endswith(template.end)
+    variables = dict(
         FIRST=template.first,
         LATER=template.later,
         ANSWER=template.answer,
         END=template.end,
-        SYSTEM_END=template.end if closes else '',
+        SYSTEM_END=template.end if has_end else '',
         IMAGE=image,
         IMAGE_TOKEN=image_token,
         JOIN='' if template.image == IMAGE_HERE else ' ',
@@ -125,40 +124,41 @@ def chat_template(
     )
     lines = [
         f'{{%- set {name} = {json.dumps(text)} -%}}\n'
-        for name, text in words.items()
+        for name, text in variables.items()
     ]
     return ''.join(lines) + _CHAT_TEMPLATE
 
 
 def write_processor(
     folder: Path,
-    tokenizer,
+    tokenizer: Any,
     template: PromptTemplate,
     prompt: str,
     image_size: int,
     num_image_tokens: int,
     generation: Mapping[str, Any],
 ) -> int:
-    """Write all but weights and config into a folder.
+    """Write all files of an exported folder but weights and config.
 
     The processor is LLaVA's: it keeps its chat template when it is loaded,
-    and makes one image token per patch. One patch of the image's own size
-    and ``num_image_tokens - 1`` additional ones are what we need.
+    and writes one image token per patch. With one patch of the size of the
+    image and ``num_image_tokens - 1`` additional tokens it writes the number
+    that our model has.
 
     Args:
-        folder: Where to.
+        folder: The folder.
         tokenizer: The LLM's tokenizer.
         template: The prompt template.
         prompt: The question of a message without text.
         image_size: Side of the images in pixels.
         num_image_tokens: Tokens of one image.
-        generation: SamplingParams over greedy decoding.
+        generation: Sampling parameters; the default is greedy decoding.
 
     Returns:
         The id of the image token.
 
     Raises:
-        ValueError: The tokenizer cannot be told what we tell ours.
+        ValueError: The tokenizer cannot produce our token ids.
     """
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if backend is None:
@@ -189,7 +189,7 @@ def write_processor(
             clean_up_tokenization_spaces=False,
             model_max_length=tokenizer.model_max_length,
             model_input_names=['input_ids', 'attention_mask'],
-            # transformers serve cuts its answers by this
+            # by which "transformers serve" finds the end of an answer
             response_template=dict(
                 defaults=dict(role='assistant'),
                 start_anchor_pattern='.+',
@@ -229,7 +229,7 @@ def write_processor(
         ),
     )
     (folder / 'chat_template.jinja').write_text(chat, encoding='utf-8')
-    # all that transformers 4.49 reads
+    # the only one that transformers 4.49 reads
     _dump(folder / 'chat_template.json', dict(chat_template=chat))
     settings = dict(
         do_sample=False,
@@ -242,54 +242,62 @@ def write_processor(
     return tokenizer.convert_tokens_to_ids(token)
 
 
-def check_prompts(folder: Path, tokenizer, template: PromptTemplate) -> None:
-    """Refuse a folder whose prompts differ from ours by one token.
+def check_prompts(
+    folder: Path, tokenizer: Any, template: PromptTemplate
+) -> None:
+    """Refuse a folder whose prompts differ from ours in any token.
+
+    Args:
+        folder: The exported folder.
+        tokenizer: The LLM's tokenizer.
+        template: The prompt template.
 
     Raises:
         ValueError: They differ.
     """
     from transformers import PreTrainedTokenizerFast
 
-    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    exported = PreTrainedTokenizerFast.from_pretrained(folder)
     chat = (folder / 'chat_template.jinja').read_text('utf-8')
     token = image_token(tokenizer)
-    words = ('Is it a cat?', 'Yes, two.', '  What\ncolour, é?', 'Grey', 'Why')
+    texts = ('Is it a cat?', 'Yes, two.', '  What\ncolour, é?', 'Grey', 'Why')
     for n_images in range(3):
         images = [dict(type='image')] * n_images
         messages: list[dict] = [
             dict(role='user' if i % 2 == 0 else 'assistant', content=[])
-            for i in range(len(words))
+            for i in range(len(texts))
         ]
-        for message, text in zip(messages, words, strict=True):
+        for message, text in zip(messages, texts, strict=True):
             message['content'] = [dict(type='text', text=text)]
         messages[0]['content'] = [*images, *messages[0]['content']]
-        text = theirs.apply_chat_template(
+        text = exported.apply_chat_template(
             messages,
             chat_template=chat,
             add_generation_prompt=True,
             tokenize=False,
         )
-        ids = theirs(text, add_special_tokens=False).input_ids
-        first = with_images(words[0], n_images, template)
-        turns = [Turn(first, words[1]), Turn(*words[2:4]), Turn(words[4])]
-        want = [
-            theirs.convert_tokens_to_ids(token) if i == IMAGE_SLOT else i
+        ids = exported(text, add_special_tokens=False).input_ids
+        first = with_images(texts[0], n_images, template)
+        turns = [Turn(first, texts[1]), Turn(*texts[2:4]), Turn(texts[4])]
+        expected = [
+            exported.convert_tokens_to_ids(token) if i == IMAGE_SLOT else i
             for i in tokenize(render(turns, template), tokenizer).ids
         ]
-        if ids != want:
+        if ids != expected:
             raise ValueError(
                 f'the tokenizer of {tokenizer.name_or_path} makes another '
                 f'prompt in a Hugging Face folder ({ids[:12]} ... instead of '
-                f'{want[:12]} ...); serve this model with minigpt4 itself.'
+                f'{expected[:12]} ...); serve this model with minigpt4 itself.'
             )
 
 
 def _escape(text: str) -> str:
-    """A text as a regular expression that Python and Rust read alike."""
+    """Escape a text for a regular expression of Python and of Rust."""
     return ''.join(c if c.isalnum() else f'\\{c}' for c in text)
 
 
-def _dump(path: Path, data: Mapping) -> None:
+def _dump(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON without escaping characters beyond ASCII."""
     path.write_text(
         json.dumps(data, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
     )

@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The LLM's tokenizer as a Hugging Face folder needs it.
+"""Adapt the LLM's tokenizer to a Hugging Face folder.
 
-It begins anew behind a mark, as we tokenise segments one by one, and tells
-by ids alone where an answer ends.
+It encodes the segments of a prompt separately, as our tokenisation does, and
+stop strings become stop token ids.
 """
 
 import json
@@ -11,35 +11,39 @@ from typing import Any
 
 from ..prompts.tokenization import encode_answer
 
-# Stands before each segment of a prompt. The folder's tokenizer makes no
-# token of it and begins anew behind it, as we tokenise segments one by one.
+# Separates the segments of a prompt. The folder's tokenizer encodes what
+# follows it as the start of a text, and makes no token of it.
 SEGMENT = '\x1e'
-# beyond any logit
+# larger than any logit
 _CERTAIN = 10000.0
-# what a stop string may be glued to, or not, where an answer ends
-_BEFORE_STOP = ('', ' ', '\n', 'a', '.', '!', '?', '"', ')', '1')
+# texts before a stop string, some of which tokens may join with it
+_TEXTS_BEFORE_STOP = ('', ' ', '\n', 'a', '.', '!', '?', '"', ')', '1')
 
 
-def image_token(tokenizer) -> str:
-    """A special token that no text becomes, to stand for images.
+def image_token(tokenizer: Any) -> str:
+    """Choose a special token that stands for images.
 
-    An existing one: a new token would need a new row in the LLM's tables.
-    LLaMA's is ``<unk>``, which its byte fallback never writes.
+    It is an existing one that no text is encoded to: a new token would need a
+    new row in the LLM's embedding table. LLaMA's is ``<unk>``, which its byte
+    fallback never produces.
+
+    Args:
+        tokenizer: A tokenizer with a backend of the tokenizers library.
 
     Raises:
         ValueError: The tokenizer has none.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())['model']
-    taken = {tokenizer.bos_token, tokenizer.eos_token}
+    used = {tokenizer.bos_token, tokenizer.eos_token}
     if not model.get('byte_fallback') and model.get('unk_token'):
-        taken.add(tokenizer.unk_token)
+        used.add(tokenizer.unk_token)
     special = [
         token.content
         for _, token in sorted(tokenizer.added_tokens_decoder.items())
         if token.special
     ]
     for token in (tokenizer.unk_token, *special):
-        if token and token in special and token not in taken:
+        if token and token in special and token not in used:
             return token
     raise ValueError(
         f'the tokenizer of {tokenizer.name_or_path} has no special token but '
@@ -48,20 +52,21 @@ def image_token(tokenizer) -> str:
     )
 
 
-def segmenting_tokenizer(tokenizer) -> dict:
-    """The ``tokenizer.json`` that begins anew behind each ``SEGMENT``.
+def segmenting_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` that encodes segments separately.
 
-    It adds no special tokens by itself: the chat template writes them.
+    Segments are separated by ``SEGMENT``. It adds no special tokens: the chat
+    template writes them.
 
     Args:
         tokenizer: A tokenizer with a backend of the tokenizers library.
     """
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     data.update(truncation=None, padding=None, post_processor=None)
-    before, cut = data['normalizer'], data['pre_tokenizer']
-    normalizers, cuts = _flat(before), _flat(cut)
-    # a word's first token differs at the start of a text; whatever puts its
-    # mark there has to put it behind SEGMENT as well
+    normalizers = _flatten(data['normalizer'])
+    pre_tokenizers = _flatten(data['pre_tokenizer'])
+    # The first token of a text has a mark; the steps that add it must add it
+    # after SEGMENT too.
     for step in normalizers:
         if step['type'] == 'Prepend':
             mark = step['prepend']
@@ -70,7 +75,7 @@ def segmenting_tokenizer(tokenizer) -> dict:
                 _replace(rf'\A{mark}{SEGMENT}', SEGMENT),
                 _replace(f'{SEGMENT}(?=[^{SEGMENT}])', SEGMENT + mark),
             ]
-    for step in cuts:
+    for step in pre_tokenizers:
         if step['type'] == 'Metaspace' and step['prepend_scheme'] == 'first':
             mark = step['replacement']
             normalizers = [
@@ -86,16 +91,19 @@ def segmenting_tokenizer(tokenizer) -> dict:
     data['normalizer'] = (
         dict(type='Sequence', normalizers=normalizers) if normalizers else None
     )
-    data['pre_tokenizer'] = dict(type='Sequence', pretokenizers=[split, *cuts])
+    data['pre_tokenizer'] = dict(
+        type='Sequence', pretokenizers=[split, *pre_tokenizers]
+    )
     return data
 
 
-def _flat(step: dict | None) -> list[dict]:
+def _flatten(step: dict | None) -> list[dict]:
+    """Return the steps of a normalizer or pre-tokenizer, nested or not."""
     if step is None:
         return []
     if step['type'] == 'Sequence':
-        parts = step.get('normalizers', step.get('pretokenizers', []))
-        return [inner for part in parts for inner in _flat(part)]
+        steps = step.get('normalizers', step.get('pretokenizers', []))
+        return [inner for nested in steps for inner in _flatten(nested)]
     return [step]
 
 
@@ -103,41 +111,46 @@ def _replace(pattern: str, content: str) -> dict:
     return dict(type='Replace', pattern=dict(Regex=pattern), content=content)
 
 
-def stop_settings(tokenizer, stop: Sequence[str]) -> dict[str, Any]:
-    """Stop strings as token ids, for servers that stop at ids alone.
+def stop_settings(tokenizer: Any, stop: Sequence[str]) -> dict[str, Any]:
+    """Convert stop strings to token ids, for servers that know only those.
 
-    A token that holds a stop string ends the answer. After a spelling of
-    several tokens (LLaMA's ``##``, ``#``) the end token is made certain.
+    A token that contains a stop string ends the answer. After a stop string
+    of several tokens (LLaMA's ``##``, ``#``) the end token gets a bias that
+    makes it certain.
+
+    Args:
+        tokenizer: The LLM's tokenizer.
+        stop: The stop strings.
 
     Returns:
         ``eos_token_id`` and, where needed, ``sequence_bias`` of a
         ``GenerationConfig``.
     """
     eos = tokenizer.eos_token_id
-    ends = [eos]
-    spelled = set()
+    stop_ids = [eos]
+    sequences = set()
     vocabulary = sorted(tokenizer.get_vocab().values())
     texts = tokenizer.batch_decode([[i] for i in vocabulary])
-    for mark in stop:
-        ends += [
+    for stop_string in stop:
+        stop_ids += [
             i
             for i, text in zip(vocabulary, texts, strict=True)
-            if mark in text and i not in ends
+            if stop_string in text and i not in stop_ids
         ]
-        for before in _BEFORE_STOP:
-            ids = encode_answer(tokenizer, before, mark)
-            first = next(
+        for before in _TEXTS_BEFORE_STOP:
+            ids = encode_answer(tokenizer, before, stop_string)
+            length = next(
                 n
                 for n in range(len(ids), 0, -1)
-                if mark in tokenizer.decode(ids[-n:])
-                and mark not in tokenizer.decode(ids[-n:][1:])
+                if stop_string in tokenizer.decode(ids[-n:])
+                and stop_string not in tokenizer.decode(ids[-n:][1:])
             )
-            spelled.add(tuple(ids[-first:]))
-    settings: dict[str, Any] = dict(eos_token_id=ends)
+            sequences.add(tuple(ids[-length:]))
+    settings: dict[str, Any] = dict(eos_token_id=stop_ids)
     bias = [
         [[*ids, eos], _CERTAIN]
-        for ids in sorted(spelled)
-        if not set(ids) & set(ends)
+        for ids in sorted(sequences)
+        if not set(ids) & set(stop_ids)
     ]
     if bias:
         settings['sequence_bias'] = bias

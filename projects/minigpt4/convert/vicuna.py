@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Vicuna v0 from LLaMA and a published delta."""
+"""Merge LLaMA and a published delta to Vicuna."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic import replacing
-from ..weights.folder_files import copy_small_files
+from ..weights.hf_folder_files import copy_small_files
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.write import write_sharded
 from .files import real_output
 
-# tables with a row for each token: the delta's may have more rows
+# tables with one row per token, of which the delta may have more
 _TOKEN_TABLES = ('model.embed_tokens.weight', 'lm_head.weight')
-# a fine-tuned weight moves by a few percent; a whole model given as the
-# delta has about the base's own size
-_LARGEST_MOVE = 0.5
+# Fine-tuning changes weights by a few percent; a complete model that is given
+# as the delta has a norm of about the base's.
+_MAX_RELATIVE_NORM = 0.5
 
 
 @dataclass
 class MergeReport:
-    """What a merge did.
+    """The result of a merge.
 
     Attributes:
-        merged: Tensors that were added up.
+        merged: Number of merged tensors.
         added_rows: Rows of the token tables that the base lacks, e.g. 1 for
-            the ``[PAD]`` of Vicuna v0 (32001 rows on 32000).
-        buffers: Tensors of either side that are no weights.
-        sha256: Of all merged tensors' bytes, in the order of their names.
+            the ``[PAD]`` of Vicuna v0 (32,001 rows, LLaMA has 32,000).
+        buffers: Number of tensors in either folder that are no weights.
+        sha256: Hash of the merged tensors' bytes, in the order of their names.
     """
 
     merged: int
@@ -52,38 +52,38 @@ def merge_delta(
 ) -> MergeReport:
     """Add a delta to LLaMA, one tensor at a time, and write the folder.
 
-    The sum is taken in fp16, as FastChat 0.1.10 did, so the weights are
-    bit-equal to its. Where the delta has more rows of tokens than the base
-    (``[PAD]`` of Vicuna v0), the base counts as zero there.
+    The sum is computed in fp16, as in FastChat 0.1.10, so the weights are
+    bit-equal to its. If the delta has more token rows than the base
+    (``[PAD]`` of Vicuna v0), they are copied from the delta.
 
     Args:
         base: Folder of LLaMA in Hugging Face format.
         delta: Folder of the delta, with config and tokenizer.
-        out: The folder to write; it stands there whole or not at all.
+        out: The folder to write; it is written completely or not at all.
 
     Returns:
-        What was done, with a checksum of the weights.
+        Counts and a checksum of the weights.
 
     Raises:
         FileNotFoundError: A folder or a shard of it is missing.
-        ValueError: They do not belong together.
+        ValueError: They do not fit each other.
 
     Source: ``fastchat/model/apply_delta.py`` of FastChat 0.1.10.
     """
     base, delta = Path(base), Path(delta)
-    for folder, what in ((base, 'base'), (delta, 'delta')):
+    for folder, role in ((base, 'base'), (delta, 'delta')):
         if not (folder / 'config.json').is_file():
             raise FileNotFoundError(
-                f'the {what} {folder} has no config.json; give a model folder '
+                f'the {role} {folder} has no config.json; give a model folder '
                 'in Hugging Face format.'
             )
-    bases, buffers = _weights(open_tensors(base))
-    deltas, more = _weights(open_tensors(delta))
+    bases, n_base_buffers = _split_buffers(open_tensors(base))
+    deltas, n_delta_buffers = _split_buffers(open_tensors(delta))
     _check_names(bases, deltas, base, delta)
-    _check_size_of_move(bases, deltas, delta)
+    _check_norm(bases, deltas, delta)
     digests: dict[str, bytes] = {}
     merged = {
-        name: _sum(name, bases[name], deltas[name], digests) for name in deltas
+        name: _add(name, bases[name], deltas[name], digests) for name in deltas
     }
     with replacing(real_output(out)) as folder:
         copy_small_files(delta, folder)
@@ -95,20 +95,32 @@ def merge_delta(
         added_rows=max(
             (deltas[n].shape[0] - bases[n].shape[0] for n in names), default=0
         ),
-        buffers=buffers + more,
+        buffers=n_base_buffers + n_delta_buffers,
         sha256=total.hexdigest(),
     )
 
 
-def _weights(
+def _split_buffers(
     tensors: Mapping[str, LazyTensor],
 ) -> tuple[dict[str, LazyTensor], int]:
-    """The weights, and how many buffers beside them were left out."""
-    kept = {n: t for n, t in tensors.items() if not n.endswith('inv_freq')}
-    return kept, len(tensors) - len(kept)
+    """Return the weights, and the number of other tensors."""
+    weights = {n: t for n, t in tensors.items() if not n.endswith('inv_freq')}
+    return weights, len(tensors) - len(weights)
 
 
-def _check_names(bases, deltas, base: Path, delta: Path) -> None:
+def _check_names(
+    bases: Mapping[str, LazyTensor],
+    deltas: Mapping[str, LazyTensor],
+    base: Path,
+    delta: Path,
+) -> None:
+    """Refuse a delta whose names or shapes differ from the base's.
+
+    Token tables of the delta may have more rows.
+
+    Raises:
+        ValueError: They differ.
+    """
     differing = sorted(set(bases) ^ set(deltas))
     if differing:
         raise ValueError(
@@ -116,39 +128,56 @@ def _check_names(bases, deltas, base: Path, delta: Path) -> None:
             f'e.g. {differing[0]}; give LLaMA and a delta made for it.'
         )
     for name, tensor in deltas.items():
-        found, want = bases[name].shape, tensor.shape
-        rows = name in _TOKEN_TABLES and found[0] <= want[0]
-        if found[1:] != want[1:] or (found != want and not rows):
+        found, expected = bases[name].shape, tensor.shape
+        may_grow = name in _TOKEN_TABLES and found[0] <= expected[0]
+        if found[1:] != expected[1:] or (found != expected and not may_grow):
             raise ValueError(
-                f'{name} is {found} in the base {base} but {want} in the '
+                f'{name} is {found} in the base {base} but {expected} in the '
                 f'delta {delta}; give the base of the same size.'
             )
 
 
-def _check_size_of_move(bases, deltas, delta: Path) -> None:
-    """Refuse whole weights that were given as a delta."""
-    last = 'mlp.up_proj.weight'
-    name = next((n for n in sorted(deltas) if n.endswith(last)), None)
+def _check_norm(
+    bases: Mapping[str, LazyTensor],
+    deltas: Mapping[str, LazyTensor],
+    delta: Path,
+) -> None:
+    """Refuse complete weights that were given as a delta.
+
+    Raises:
+        ValueError: The norm of a tensor is too large for a delta.
+    """
+    suffix = 'mlp.up_proj.weight'
+    name = next((n for n in sorted(deltas) if n.endswith(suffix)), None)
     if name is None:
         raise ValueError(
-            f'{delta} has no tensor {last}, so it is no LLaMA; give LLaMA and '
-            'a delta made for it.'
+            f'{delta} has no tensor {suffix}, so it is no LLaMA; give LLaMA '
+            'and a delta made for it.'
         )
-    moved, stood = (
-        side[name].read()[:256].float().norm().item()
-        for side in (deltas, bases)
+    delta_norm, base_norm = (
+        tensors[name].read()[:256].float().norm().item()
+        for tensors in (deltas, bases)
     )
-    if moved > _LARGEST_MOVE * stood:
+    if delta_norm > _MAX_RELATIVE_NORM * base_norm:
         raise ValueError(
-            f'{delta} is no delta: its {name} is {moved / stood:.2f} times as '
-            'large as that of the base; is it a merged model, which needs no '
-            'merging?'
+            f'{delta} is no delta: its {name} is '
+            f'{delta_norm / base_norm:.2f} times as large as that of the '
+            'base; is it a merged model, which needs no merging?'
         )
 
 
-def _sum(
+def _add(
     name: str, base: LazyTensor, delta: LazyTensor, digests: dict[str, bytes]
 ) -> LazyTensor:
+    """Return the sum of base and delta, computed when it is read.
+
+    Args:
+        name: The tensor's name.
+        base: ``(N, ...)``; ``N`` may be smaller than the delta's.
+        delta: ``(M, ...)``.
+        digests: The SHA-256 of the sum is added to it.
+    """
+
     def read() -> Tensor:
         total = delta.read().to(torch.float16, copy=True)
         total[: base.shape[0]] += base.read().to(torch.float16)

@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from ..utils.errors import one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 from ..weights.checksum import add_checksum
-from ..weights.download import fetch
+from ..weights.download import download_file
 from .checkpoints import check_optimizer, latest_resumable, resume_state
 from .ranks import on_main_rank
 from .resumed_settings import restore_schedules, restore_settings, settings_of
@@ -199,5 +199,5 @@ class CheckedRunner(Runner):
 def _local(filename: 'str | Path') -> Path:
     """The local path of a file or a URL."""
     if str(filename).startswith(('http://', 'https://')):
-        return Path(fetch(str(filename)))
+        return Path(download_file(str(filename)))
     return Path(filename).expanduser()

@@ -1,128 +1,129 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Token ids, one by one, to the text of an answer as far as it is certain."""
+"""Incremental detokenization with stop strings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..deprecated import renamed
 
-_LOST = '\ufffd'  # what a tokenizer says for half a character
-_WINDOW = 24  # tokens that are decoded again with each new one, at most
-_KEPT = 6  # of these, how many stay when the window moves on
+_REPLACEMENT = '\ufffd'  # what a tokenizer gives for an incomplete character
+_MAX_WINDOW = 24  # tokens that are decoded again with each new one
+_MIN_WINDOW = 6  # tokens of the window that remain when it moves
 
 
 class Detokenizer:
-    """The text of one answer while it is being written.
+    """The text of one answer while it is generated.
 
-    What is shown is never taken back: half a character waits for its other
-    half, the beginning of a stop string until it is none, and blanks until
-    something follows. Only new text is looked at, so a token costs the same
-    however long the answer is.
+    Text that was returned never changes: an incomplete character waits for
+    its other bytes, a possible prefix of a stop string for the next tokens,
+    and blanks for text behind them. Only a window of the last tokens is
+    decoded, so the cost of a token does not grow with the answer.
 
     Args:
         tokenizer: The LLM's tokenizer.
-        stop: Texts that end the answer, however the tokenizer spells them.
-        min_tokens: So many tokens from the beginning are never read as a
-            stop text, or as the beginning of one.
+        stop: Stop strings, found whatever their tokens are.
+        min_tokens: The text of the first ``min_tokens`` tokens is never part
+            of a stop string.
 
     Attributes:
-        text: What is shown, stripped; the whole answer once it is closed.
-        stopped: Whether a stop string has come.
-        whole: Whether it is closed and the text is all of its tokens.
-        ended_by: That stop string, if nothing came behind it with its last
-            token.
+        text: The text so far, stripped; the answer after :meth:`close`.
+        stopped: Whether a stop string was found.
+        complete: Whether, after :meth:`close`, the text holds all tokens.
+        exact_stop: The stop string, where no text follows it in its last
+            token; else None.
     """
 
     def __init__(
-        self, tokenizer, stop: Sequence[str], min_tokens: int = 0
+        self, tokenizer: Any, stop: Sequence[str], min_tokens: int = 0
     ) -> None:
         self.text = ''
         self.stopped = False
-        self.whole = False
-        self.ended_by: str | None = None
+        self.complete = False
+        self.exact_stop: str | None = None
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._beginnings = {
-            mark[:n] for mark in self._stop for n in range(1, len(mark))
+        self._stop_prefixes = {
+            text[:n] for text in self._stop for n in range(1, len(text))
         }
-        self._longest = max(map(len, self._beginnings), default=0)
+        self._max_prefix = max(map(len, self._stop_prefixes), default=0)
         self._ids: list[int] = []  # the window
-        self._known = ''  # its text, as far as it was taken
-        self._waiting = ''  # taken, but not shown
-        self._min_left = min_tokens  # tokens that are still below the minimum
-        self._exempt = False  # whether new text began below the minimum
-        self._exempt_length = 0  # of the waiting text, in characters
+        self._window_text = ''  # its text, up to where it was processed
+        self._pending = ''  # processed text that is not returned yet
+        self._exempt_tokens = min_tokens  # tokens left below the minimum
+        self._has_exempt_text = False  # whether new text began below it
+        self._exempt_length = 0  # characters of the pending text below it
 
     def add(self, token_id: int) -> str:
-        """Take a token; returns the text that can be shown now."""
+        """Add a token; returns the new text."""
         self._ids.append(token_id)
-        if self._min_left:
-            self._min_left -= 1
-            self._exempt = True
+        if self._exempt_tokens:
+            self._exempt_tokens -= 1
+            self._has_exempt_text = True
         text = self._decode(self._ids)
-        if text.endswith(_LOST):
+        if text.endswith(_REPLACEMENT):
             return ''
-        piece = self._take(text)
-        if len(self._ids) > _WINDOW:
-            kept = self._ids[-_KEPT:]
-            known = self._decode(kept)
-            if _LOST not in known:  # not within a character
-                self._ids, self._known = kept, known
+        piece = self._process(text)
+        if len(self._ids) > _MAX_WINDOW:
+            ids = self._ids[-_MIN_WINDOW:]
+            text = self._decode(ids)
+            if _REPLACEMENT not in text:  # not within a character
+                self._ids, self._window_text = ids, text
         return piece
 
     def close(self) -> str:
-        """End the answer; returns the last text, that was waiting."""
+        """End the answer; returns the text that was pending."""
         if self.stopped:
             return ''
-        before = len(self.text)
-        # half a character that never became whole is left out
+        length = len(self.text)
+        # an incomplete character at the end is dropped
         text = self._decode(self._ids)
-        self.whole = not text.endswith(_LOST)
-        self._take(text.rstrip(_LOST))
+        self.complete = not text.endswith(_REPLACEMENT)
+        self._process(text.rstrip(_REPLACEMENT))
         if not self.stopped:
-            self._show(self._waiting.rstrip())
-            self._waiting = ''
-        return self.text[before:]
+            self._append(self._pending.rstrip())
+            self._pending = ''
+        return self.text[length:]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def _take(self, text: str) -> str:
-        """Take the window's text; returns what can be shown of it."""
-        new = text[len(self._known) :]
-        self._known = text
+    def _process(self, text: str) -> str:
+        """Process the window's text; returns what can be returned of it."""
+        new = text[len(self._window_text) :]
+        self._window_text = text
         if not new or self.stopped:
             return ''
-        waiting = self._waiting + new
-        if self._exempt:
-            self._exempt = False
-            self._exempt_length = len(waiting)
-        first = self._exempt_length
-        ends = [
-            (place, mark)
-            for mark in self._stop
-            if (place := waiting.find(mark, first)) >= 0
+        pending = self._pending + new
+        if self._has_exempt_text:
+            self._has_exempt_text = False
+            self._exempt_length = len(pending)
+        start = self._exempt_length
+        found = [
+            (index, stop)
+            for stop in self._stop
+            if (index := pending.find(stop, start)) >= 0
         ]
-        if ends:
-            place, mark = min(ends)
+        if found:
+            index, stop = min(found)
             self.stopped = True
-            if place + len(mark) == len(waiting):
-                self.ended_by = mark
-            self._waiting = ''
-            return self._show(waiting[:place].rstrip())
-        sure = len(waiting)
-        longest = min(self._longest, len(waiting) - first)
+            if index + len(stop) == len(pending):
+                self.exact_stop = stop
+            self._pending = ''
+            return self._append(pending[:index].rstrip())
+        end = len(pending)
+        longest = min(self._max_prefix, len(pending) - start)
         for length in range(longest, 0, -1):
-            if waiting[-length:] in self._beginnings:
-                sure -= length
+            if pending[-length:] in self._stop_prefixes:
+                end -= length
                 break
-        shown = waiting[:sure].rstrip()
-        self._waiting = waiting[len(shown) :]
-        self._exempt_length = max(0, first - len(shown))
-        return self._show(shown)
+        piece = pending[:end].rstrip()
+        self._pending = pending[len(piece) :]
+        self._exempt_length = max(0, start - len(piece))
+        return self._append(piece)
 
-    def _show(self, text: str) -> str:
+    def _append(self, text: str) -> str:
         if not self.text:
             text = text.lstrip()
         self.text += text

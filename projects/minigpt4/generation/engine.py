@@ -1,58 +1,56 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The generation engine: answers that come and go, a token at a time."""
+"""The generation engine: continuous batching of requests."""
 
 import threading
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..models import MiniGPT4
 from ..prompts import TokenizedPrompt
 from ..prompts.tokenization import encode_answer
-from .detokenizer import Detokenizer
-from .hf_generate import generate
-from .model_runner import ModelRunner, digest
+from .hf_generate import hf_generate
+from .model_runner import ModelRunner
 from .prefix_cache import CachedPrefix, PrefixCache
 from .ranking import rank_branches, rank_one_by_one
 from .request import GenerationRequest
-from .sampling import NAN_SCORES, Sampler, SamplingParams
+from .request_builder import embeddings_request, prompt_request
+from .request_queue import RequestQueue
+from .sampling import choose_tokens
 
-if TYPE_CHECKING:
-    from ..models.minigpt4 import MiniGPT4
-
-# those that wait are admitted when an eighth of the slots is free, for images
-# and prompts are read faster together; after 8 steps they are in any case
-_TOGETHER = 8
-_PATIENCE = 8
+# a request that ended: its finish reason, and its error
+_Ended = tuple[GenerationRequest, str, Exception | None]
 
 
 class Engine:
-    """Answers many requests, one token of all of them at a time.
+    """Answers many requests, one token of each per step.
 
-    A request is admitted when a slot is free and leaves when it ends; the
-    others go on. Keys and values of what was read and said are kept, and
-    of a prompt only that is computed which comes after the longest beginning
-    that it has in common with one of them. Features of images are kept too.
+    A request starts when a KV slot is free and releases it when it ends; the
+    other requests continue. K and V of ended requests stay in a prefix cache,
+    so only the tokens behind the longest cached prefix of a prompt are
+    computed. Features of recent images are stored as well.
 
-    One thread steps it; ``inference.worker`` has one for many callers.
+    One thread at a time runs its steps; :class:`~.worker.EngineWorker` is a
+    thread for many callers.
 
     Args:
-        model: The model. Its LLM stays where it is from now on.
-        slots: Answers that are written at once.
-        stored_tokens: Tokens of ended answers and their prompts that are
-            kept; 0 keeps none.
-        compile: Whether to compile the pass of one token. It takes minutes,
-            and pays for long use.
+        model: The model. Its LLM has to stay on its device from now on.
+        slots: The most requests that run at the same time.
+        stored_tokens: The most tokens in the prefix cache; 0 stores none.
+        compile: Whether to compile the decode pass, which takes minutes and
+            pays for long use.
 
     Attributes:
-        has_worker: Whether a thread of its own steps it.
+        runner: Runs the model; ``runner.stats`` counts what it computed.
+        prefix_cache: K and V of ended requests.
+        has_worker: Whether a worker thread runs the steps.
     """
 
     def __init__(
         self,
-        model: 'MiniGPT4',
+        model: MiniGPT4,
         slots: int = 8,
         stored_tokens: int = 4096,
         compile: bool = False,
@@ -62,142 +60,108 @@ class Engine:
         self.model = model
         self.slots = slots
         self.has_worker = False
-        self._reader = ModelRunner(model, compile)
-        self._pasts = PrefixCache(self._reader.cache, stored_tokens)
-        self._waiting: deque[GenerationRequest] = deque()
-        self._rows: list[
-            GenerationRequest
-        ] = []  # each in the slot of its place
-        self._held = 0  # steps since a slot was free that somebody waits for
-        self._queue_lock = threading.Lock()  # of those that wait
+        self.runner = ModelRunner(model, compile)
+        self.prefix_cache = PrefixCache(self.runner.kv_cache, stored_tokens)
+        self._queue = RequestQueue(slots)
+        self._running: list[GenerationRequest] = []  # in the order of slots
         self._lock = threading.RLock()
 
     @property
     def waiting(self) -> int:
-        """Requests that have not been admitted."""
-        return len(self._waiting)
+        """Number of requests that wait for a slot."""
+        return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Answers that are being written."""
-        return len(self._rows)
+        """Number of requests that have a slot."""
+        return len(self._running)
 
     def submit(
-        self, row: TokenizedPrompt, images: Sequence[Tensor] = (), **settings
+        self,
+        prompt: TokenizedPrompt,
+        images: Sequence[Tensor] = (),
+        **settings: Any,
     ) -> GenerationRequest:
-        """Ask for an answer, from any thread.
+        """Add a request, from any thread.
 
         Args:
-            row: The tokenised prompt.
+            prompt: The tokenised prompt.
             images: ``(3, H, W)`` uint8, one for each image slot.
-            settings: Over the model's own; see :class:`SamplingParams`.
+            settings: Sampling parameters over the model's own; see
+                :class:`SamplingParams`.
 
         Raises:
-            ValueError: Images and slots do not match, the prompt is empty or
-                too long, or a setting is unknown.
+            ValueError: Images and image slots do not match, the prompt is
+                empty or too long, or a parameter is unknown.
         """
-        self._check(row, images)
-        keys = self._reader.keys(row, images)
-        return self._enter(keys, None, list(images), settings)
-
-    def submit_embedded(
-        self, embeddings: Tensor, **settings
-    ) -> GenerationRequest:
-        """Ask for an answer to ``(T, hidden_size)`` embeddings.
-
-        Nothing of it is kept or taken from what is kept.
-        """
-        keys = [0] * len(embeddings)
-        return self._enter(keys, embeddings, [], settings)
-
-    def _enter(self, keys, embeddings, images, given) -> GenerationRequest:
-        settings = SamplingParams.of(self.model.generation, given)
-        llm, tokenizer = self.model.decoder.llm, self.model.decoder.tokenizer
-        if not keys:
-            raise ValueError('the prompt has no tokens; expected one or more.')
-        limit = getattr(llm.config, 'max_position_embeddings', None)
-        if limit and len(keys) + settings.max_new_tokens > limit:
-            raise ValueError(
-                f'a prompt of {len(keys)} tokens and an answer of up to '
-                f'{settings.max_new_tokens} exceed the {limit} tokens that '
-                'the LLM takes; shorten the prompt or lower max_new_tokens.'
-            )
-        stop = (*self.model.template.stop, *settings.stop)
-        generation = GenerationRequest(
-            self,
-            settings,
-            keys,
-            embeddings,
-            images,
-            Detokenizer(tokenizer, stop, settings.min_new_tokens),
-            Sampler(settings, tokenizer.eos_token_id, llm.device),
+        request = prompt_request(
+            self.model, prompt, images, settings, self._advance
         )
-        with self._queue_lock:
-            self._waiting.append(generation)
-        return generation
+        self._queue.add(request)
+        return request
 
-    def _check(self, row: TokenizedPrompt, images: Sequence[Tensor]) -> None:
-        if row.num_images != len(images):
-            raise ValueError(
-                f'{row.num_images} image slots in the prompt but '
-                f'{len(images)} images were given; write <ImageHere> once '
-                'per image.'
-            )
-        if self.model.backbone is not None:
-            size = self.model.image_size
-            for image in images:
-                shape, dtype = tuple(image.shape), image.dtype
-                if shape != (3, size, size) or dtype != torch.uint8:
-                    raise ValueError(
-                        f'an image is {shape} of {dtype}; expected '
-                        f'(3, {size}, {size}) of torch.uint8.'
-                    )
+    def submit_embeddings(
+        self, embeddings: Tensor, **settings: Any
+    ) -> GenerationRequest:
+        """Add a request with ``(T, hidden_size)`` embeddings as its prompt.
+
+        It bypasses the prefix cache.
+        """
+        request = embeddings_request(
+            self.model, embeddings, settings, self._advance
+        )
+        self._queue.add(request)
+        return request
 
     def step(self) -> bool:
-        """Admit what waits, then write one token of every running answer.
+        """Start waiting requests, then generate one token of each.
 
-        What goes wrong is told to those that asked for it, by their
-        generations; a fault of one request does not touch the others.
+        Errors are stored in the requests that they concern; the others
+        continue.
 
         Returns:
-            Whether there is more to do.
+            Whether requests run or wait.
         """
         with self._lock, torch.inference_mode():
             try:
-                gone = [row for row in self._rows if row.cancelled]
-                self._leave(gone, 'cancelled')
+                self._end(
+                    (request, 'cancelled', None)
+                    for request in list(self._running)
+                    if request.cancelled
+                )
                 self._admit()
-                if self._rows:
-                    self._write()
-            except Exception as error:  # nobody may wait for ever
-                for row in self._rows:
-                    row.finish('error', error)
-                self._rows = []
-                self._pasts.forget()
-            return bool(self._rows or self._waiting)
+                if self._running:
+                    self._decode()
+            except Exception as error:  # no request may wait indefinitely
+                for request in self._running:
+                    request.finish('error', error)
+                self._running.clear()
+                self.runner.kv_cache.clear()
+                self.prefix_cache.clear()
+            return bool(self._running or self._queue)
 
     def rank(
         self,
-        row: TokenizedPrompt,
+        prompt: TokenizedPrompt,
         images: Sequence[Tensor],
         candidates: Sequence[str],
         end: bool = True,
     ) -> list[float]:
-        """How likely each of some answers is.
+        """Compute how likely each of some answers is.
 
-        Images and prompt are read once, the answers side by side.
+        Images and prompt are computed once, all answers in one pass.
 
         Args:
-            row: The tokenised prompt.
+            prompt: The tokenised prompt.
             images: As for :meth:`submit`.
             candidates: The answers.
-            end: Whether the template's end symbol belongs to them, as in
+            end: Whether the template's end symbol belongs to an answer, as in
                 training.
 
         Returns:
             The mean log-likelihood of each answer's own tokens, in nats. The
             official ``multi_select`` divides by the length of the longest
-            line instead, so that short answers win.
+            answer instead, which favours short answers.
 
         Raises:
             ValueError: A candidate has no tokens, or as for :meth:`submit`.
@@ -212,219 +176,213 @@ class Engine:
                 f'candidate {branches.index([]) + 1} of {len(branches)} has '
                 'no tokens; expected some text in each.'
             )
-        self._check(row, images)
-        keys = self._reader.keys(row, images)
+        longest = max(map(len, branches), default=1)
+        settings = dict(max_new_tokens=longest, min_new_tokens=0)
+        request = prompt_request(
+            self.model, prompt, images, settings, self._advance
+        )
         with self._lock, torch.inference_mode():
-            seen = dict(zip(map(digest, images), images, strict=True))
-            self._reader.see(seen)
-            if not self._reader.fits:
-                return rank_one_by_one(self._reader, keys, branches)
-            slot = len(self._rows)
-            length = len(keys) + sum(map(len, branches))
-            self._reader.reserve(slot + 1, length + 1)
-            start = self._pasts.enter(keys, slot, self._running())
-            scores = rank_branches(self._reader, keys, start, branches, slot)
-            self._pasts.keep(keys, slot, leave_in=True)
+            runner, cache = self.runner, self.runner.kv_cache
+            if not runner.supports_kv_slots:
+                runner.encode_images([request])
+                return rank_one_by_one(runner, request, branches)
+            key = request.cache_key
+            (slot,) = cache.allocate(1, len(key) + sum(map(len, branches)))
+            request.slot = slot
+            try:
+                self.prefix_cache.load(slot, key, self._running_prefixes())
+                runner.encode_images([request])
+                scores = rank_branches(runner, request, branches)
+                self.prefix_cache.store(key, slot, in_slot=True)
+            finally:
+                cache.release(slot)
+                cache.compact()
             return scores
 
-    def _running(self) -> list[CachedPrefix]:
-        """What the running rows have in their slots."""
-        return [
-            CachedPrefix(row.keys[: row.cached], slot)
-            for slot, row in enumerate(self._rows)
-            if row.embeddings is None
-        ]
+    def _advance(self) -> bool:
+        """Run a step for a caller, unless a worker thread runs them."""
+        if self.has_worker:
+            return False
+        self.step()
+        return True
 
-    def _next(self) -> list[GenerationRequest]:
-        """Those that wait and have a slot now; the cancelled are let go."""
-        with self._queue_lock:
-            gone = [row for row in self._waiting if row.cancelled]
-            for row in gone:
-                self._waiting.remove(row)
-            free = self.slots - len(self._rows)
-            number = min(free, len(self._waiting))
-            together = min(len(self._waiting), self.slots // _TOGETHER)
-            if 0 < number < together and self._held < _PATIENCE:
-                self._held += 1
-                number = 0
-            elif number:
-                self._held = 0
-            new = [self._waiting.popleft() for _ in range(number)]
-        for row in gone:
-            row.finish('cancelled')
-        return new
+    def _running_prefixes(self) -> list[CachedPrefix]:
+        """Tokens in the slots of running requests."""
+        lengths = self.runner.kv_cache.lengths
+        return [
+            CachedPrefix(request.cache_key[: lengths[slot]], slot)
+            for slot, request in enumerate(self._running)
+            if request.embeddings is None
+        ]
 
     def _admit(self) -> None:
-        """Read the prompts of those that wait, as far as there are slots."""
-        new = []
-        for row in self._next():
-            if row.settings.num_beams > 1 or not self._reader.fits:
-                self._answer_whole(row)
+        """Start waiting requests, as many as there are free slots."""
+        admitted = []
+        for request in self._queue.admit(len(self._running)):
+            if (
+                request.sampling_params.num_beams > 1
+                or not self.runner.supports_kv_slots
+            ):
+                self._answer_with_transformers(request)
             else:
-                new.append(row)
-        if not new:
+                admitted.append(request)
+        if not admitted:
             return
-        # those of about one length are read together
-        new.sort(key=lambda row: len(row.keys))
-        slots = len(self._rows) + len(new)
+        # prompts of similar lengths are prefilled together
+        admitted.sort(key=lambda request: len(request.cache_key))
         try:
-            self._reader.reserve(slots, len(new[-1].keys) + 1)
-        except Exception as error:  # memory, say
-            for row in new:
-                row.finish('error', error)
-            return
-        for row in new:
-            if row.embeddings is None:
-                row.cached = self._pasts.enter(
-                    row.keys, len(self._rows), self._running()
-                )
-                row.reused_tokens = row.cached
-            else:
-                self._pasts.free(len(self._rows))
-            self._rows.append(row)
-        self._see_and_read(new)
-
-    def _see_and_read(self, rows: list[GenerationRequest]) -> None:
-        """Read prompts together; where that fails, each by itself."""
-        try:
-            self._see(rows)
-            for group in _alike(rows):
-                self._read(group)
-        except Exception as error:
-            unread = [row for row in rows if not row.token_ids]
-            unread = [row for row in unread if not row.finished]
-            if not unread:
-                raise  # what was read is not to blame
-            if len(unread) == 1:
-                self._leave(unread, 'error', error)
-                return
-            for row in unread:
-                self._see_and_read([row])
-
-    def _see(self, rows: Sequence[GenerationRequest]) -> None:
-        wanted = {}
-        for row in rows:
-            unread = set(row.keys[row.cached :])
-            for image in row.images:
-                number = digest(image)
-                if number in unread:
-                    wanted[number] = image
-        if wanted:
-            self._reader.see(wanted)
-
-    def _read(self, rows: list[GenerationRequest]) -> None:
-        """Read what is new of some prompts; choose their first tokens."""
-        prompts = [
-            self._reader.embed(row.keys, row.cached)
-            if row.embeddings is None
-            else self.model.decoder.enter(row.embeddings)
-            for row in rows
-        ]
-        scores = self._reader.read(
-            prompts,
-            [row.cached for row in rows],
-            self._rows.index(rows[0]),
-        )
-        for row in rows:
-            row.cached = len(row.keys)
-        self._choose(rows, scores)
-
-    def _write(self) -> None:
-        """Read the latest token of every row; choose the next."""
-        rows = list(self._rows)
-        places = [row.cached for row in rows]
-        try:
-            self._reader.reserve(len(rows), max(places) + 1)
-            scores = self._reader.next(
-                [row.token_ids[-1] for row in rows], places
+            slots = self.runner.kv_cache.allocate(
+                len(admitted), len(admitted[-1].cache_key) + 1
             )
-        except Exception as error:  # memory, say: nobody can go on
-            self._leave(rows, 'error', error)
+        except Exception as error:  # e.g. out of memory
+            for request in admitted:
+                request.finish('error', error)
             return
-        for row in rows:
-            row.cached += 1
-        self._choose(rows, scores)
+        self._running += admitted
+        for request, slot in zip(admitted, slots, strict=True):
+            request.slot = slot
+            if request.embeddings is None:
+                request.reused_tokens = self.prefix_cache.load(
+                    slot, request.cache_key, self._running_prefixes()
+                )
+            else:
+                self.prefix_cache.offload(slot)
+        self._prefill(admitted)
 
-    def _choose(self, rows: list[GenerationRequest], scores: Tensor) -> None:
-        """Add a token to each row; let those that end leave."""
-        highest = scores.argmax(-1, keepdim=True)  # NaN, where there is one
-        usable = (~scores.gather(-1, highest).isnan()).flatten().tolist()
-        best = highest.flatten().tolist()
-        eos = self.model.decoder.tokenizer.eos_token_id
-        ended: list[tuple[GenerationRequest, str, Exception | None]] = []
-        for index, row in enumerate(rows):
-            try:
-                token = best[index]
-                if not usable[index]:
-                    raise ValueError(NAN_SCORES)
-                if not row.sampler.plain:
-                    token = row.sampler(scores[index], row.token_ids)
-                if token == eos:
-                    ended.append((row, 'stop', None))
-                    continue
-                row.token_ids.append(token)
-                row.keys.append(token)
-                row.say(row.stream.add(token))
-                if row.stream.stopped:
-                    ended.append((row, 'stop', None))
-                elif len(row.token_ids) >= row.settings.max_new_tokens:
-                    ended.append((row, 'length', None))
-            except Exception as error:
-                ended.append((row, 'error', error))
-        for row, reason, cause in ended:
-            self._leave([row], reason, cause)
-
-    def _leave(
-        self,
-        rows: Sequence[GenerationRequest],
-        reason: str,
-        error: Exception | None = None,
-    ) -> None:
-        """End some rows; the last ones move into the gaps."""
-        for row in rows:
-            slot = self._rows.index(row)
-            last = self._rows.pop()
-            if reason != 'error' and row.embeddings is None:
-                known = row.keys[: row.cached]
-                self._pasts.keep(known, slot, leave_in=last is row)
-            if last is not row:
-                self._reader.cache.copy(len(self._rows), slot, last.cached)
-                self._rows[slot] = last
-            row.finish(reason, error)
-
-    def _answer_whole(self, row: GenerationRequest) -> None:
-        """Let transformers write an answer."""
-        decoder, settings = self.model.decoder, row.settings
+    def _prefill(self, requests: list[GenerationRequest]) -> None:
+        """Prefill requests in batches; after an error, one by one."""
+        # slots are only released at the end: a batch needs neighbouring ones
+        ended: list[_Ended] = []
         try:
-            self._see([row])
-            embeddings = row.embeddings
-            if embeddings is None:
-                embeddings = self._reader.embed(row.keys, 0)
-            embeddings = decoder.enter(embeddings)[None]
-            (answer,) = generate(
+            self.runner.encode_images(requests)
+            for batch in self._similar_lengths(requests):
+                ended += self._append_tokens(batch, self.runner.prefill(batch))
+        except Exception as error:
+            done = [request for request, _, _ in ended]
+            pending = [
+                request
+                for request in requests
+                if not request.token_ids and request not in done
+            ]
+            if not pending:
+                raise
+            if len(pending) == 1:
+                ended.append((pending[0], 'error', error))
+                pending = []
+        else:
+            pending = []
+        finally:
+            self._end(ended)
+        for request in pending:
+            self._prefill([request])
+
+    def _similar_lengths(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[GenerationRequest]]:
+        """Group neighbours whose uncached prompts are of similar lengths.
+
+        At most a third of a group is padding.
+        """
+        cached = self.runner.kv_cache.lengths
+        groups: list[list[GenerationRequest]] = []
+        for request in requests:
+            group = [*groups[-1], request] if groups else [request]
+            lengths = [
+                len(r.cache_key) - cached[r.slot]
+                for r in group
+                if r.slot is not None
+            ]
+            if groups and max(lengths) * len(lengths) <= 1.5 * sum(lengths):
+                groups[-1] = group
+            else:
+                groups.append([request])
+        return groups
+
+    def _decode(self) -> None:
+        """Generate one token of each running request."""
+        requests = list(self._running)
+        try:
+            scores = self.runner.decode(requests)
+        except Exception as error:  # e.g. out of memory: none can continue
+            self._end((request, 'error', error) for request in requests)
+            return
+        self._end(self._append_tokens(requests, scores))
+
+    def _append_tokens(
+        self, requests: Sequence[GenerationRequest], scores: Tensor
+    ) -> list[_Ended]:
+        """Add the next token to each request; returns those that end."""
+        tokens = choose_tokens(
+            scores,
+            [request.sampler for request in requests],
+            [request.token_ids for request in requests],
+        )
+        eos = self.model.decoder.tokenizer.eos_token_id
+        ended: list[_Ended] = []
+        for request, token in zip(requests, tokens, strict=True):
+            try:
+                if isinstance(token, Exception):
+                    raise token
+                if token == eos:
+                    ended.append((request, 'stop', None))
+                    continue
+                request.append_token(token)
+                limit = request.sampling_params.max_new_tokens
+                if request.detokenizer.stopped:
+                    ended.append((request, 'stop', None))
+                elif len(request.token_ids) >= limit:
+                    ended.append((request, 'length', None))
+            except Exception as error:
+                ended.append((request, 'error', error))
+        return ended
+
+    def _end(self, ended: Iterable[_Ended]) -> None:
+        """Finish requests and release their slots."""
+        ended = list(ended)
+        if not ended:
+            return
+        cache = self.runner.kv_cache
+        remaining = len(self._running) - len(ended)
+        try:
+            for request, reason, _ in ended:
+                slot = request.slot
+                assert slot is not None
+                if reason != 'error' and request.embeddings is None:
+                    self.prefix_cache.store(
+                        request.cache_key[: cache.lengths[slot]],
+                        slot,
+                        # the slots before are filled by remaining requests
+                        in_slot=slot >= remaining,
+                    )
+                cache.release(slot)
+                self._running.remove(request)
+                request.slot = None
+            by_slot = {request.slot: request for request in self._running}
+            for source, target in cache.compact():
+                by_slot[target] = by_slot.pop(source)
+                by_slot[target].slot = target
+            self._running = [by_slot[slot] for slot in range(remaining)]
+        finally:
+            for request, reason, error in ended:
+                request.finish(reason, error)
+
+    def _answer_with_transformers(self, request: GenerationRequest) -> None:
+        """Answer a request with transformers' ``generate``."""
+        decoder, params = self.model.decoder, request.sampling_params
+        try:
+            self.runner.encode_images([request])
+            embeddings = self.runner.prompt_embeddings(request)[None]
+            (answer,) = hf_generate(
                 decoder.llm,
                 decoder.tokenizer,
                 embeddings,
                 embeddings.new_ones(embeddings.shape[:2]).long(),
-                (*self.model.template.stop, *settings.stop),
-                **settings.of_transformers(),
+                (*self.model.template.stop, *params.stop),
+                **params.to_transformers(),
             )
         except Exception as error:
-            row.finish('error', error)
+            request.finish('error', error)
             return
-        row.token_ids = answer.token_ids
-        row.say(answer.text)
-        row.finish('stop' if answer.finished else 'length')
-
-
-def _alike(rows: Sequence[GenerationRequest]) -> list[list[GenerationRequest]]:
-    """Neighbours whose new parts are of about one length."""
-    groups: list[list[GenerationRequest]] = []
-    for row in rows:
-        group = [*groups[-1], row] if groups else [row]
-        lengths = [len(row.keys) - row.cached for row in group]
-        if groups and max(lengths) * len(lengths) <= 1.5 * sum(lengths):
-            groups[-1] = group
-        else:
-            groups.append([row])
-    return groups
+        request.token_ids = answer.token_ids
+        request.append_text(answer.text)
+        request.finish('stop' if answer.finished else 'length')

@@ -1,19 +1,19 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""LLaMA's forward pass over slots, in as few operations as it takes.
+"""LLaMA's forward pass over KV slots, in few operations.
 
-For one new token transformers' modules spend nearly all time of a small LLM,
-and much of a large one's on a fast GPU, in Python. This pass reads the same
-weights, where they are, and does a third of the operations. It is for plain
-LLaMA alone; every other LLM goes through transformers.
+For one new token transformers' modules spend nearly all the time of a small
+LLM, and much of a large one's on a fast GPU, in Python. This pass uses the
+same weight tensors and a third of the operations. It runs plain LLaMA only;
+every other LLM runs through transformers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kv_cache import KVCache, View
+from .kv_cache import KVCache, LayerView
 
 _LINEARS = (
     'self_attn.q_proj',
@@ -24,11 +24,11 @@ _LINEARS = (
     'mlp.up_proj',
     'mlp.down_proj',
 )
-# those that depend on the place alone, not on the length of the text
-_ROTATIONS = ('default', 'linear', 'llama3', 'yarn')
+# rotary embeddings that depend on the position, not on the text's length
+_ROPE_TYPES = ('default', 'linear', 'llama3', 'yarn')
 
 
-class _Layer(NamedTuple):
+class _LayerWeights(NamedTuple):
     """Weights of a layer, matrices transposed."""
 
     norm: Tensor
@@ -42,22 +42,22 @@ class _Layer(NamedTuple):
     down: Tensor
 
 
-def is_plain_llama(llm) -> bool:
-    """Whether the pass knows all there is in an LLM.
+def is_plain_llama(llm: Any) -> bool:
+    """Whether :class:`FastLlama` computes the same as an LLM's own modules.
 
-    Not with adapters, quantised or shared weights, biases, or hooks that
-    look at what passes or move it.
+    Not with adapters, quantised or sharded weights, biases, or hooks on its
+    modules.
     """
     config = llm.config
     if (
         config.model_type != 'llama'
         or config.hidden_act != 'silu'
         or getattr(config, 'pretraining_tp', 1) != 1
-        or llm.base_model.rotary_emb.rope_type not in _ROTATIONS
+        or llm.base_model.rotary_emb.rope_type not in _ROPE_TYPES
     ):
         return False
     layers = llm.base_model.layers
-    linears = [x.get_submodule(name) for x in layers for name in _LINEARS]
+    linears = [x.get_submodule(n) for x in layers for n in _LINEARS]
     return (
         {type(layer).__name__ for layer in layers} == {'LlamaDecoderLayer'}
         and all(type(x) is nn.Linear and x.bias is None for x in linears)
@@ -70,19 +70,19 @@ def is_plain_llama(llm) -> bool:
     )
 
 
-class LlamaPass:
-    """The pass of one LLM.
+class FastLlama:
+    """The forward pass of one LLM.
 
     Args:
-        llm: A LLaMA of transformers; its weights are used where they are.
+        llm: A LLaMA of transformers, which shares its weights.
         compile: Whether to compile the pass of one token.
     """
 
-    def __init__(self, llm, compile: bool = False) -> None:
+    def __init__(self, llm: Any, compile: bool = False) -> None:
         model, config = llm.base_model, llm.config
         self._rotary = model.rotary_emb
-        self._places = config.max_position_embeddings
-        self._table: tuple[Tensor, Tensor] | None = None
+        self._max_positions = config.max_position_embeddings
+        self._rope_table: tuple[Tensor, Tensor] | None = None
         self._final_norm = model.norm.weight
         self._epsilon = torch.tensor(
             config.rms_norm_eps, device=model.norm.weight.device
@@ -94,101 +94,110 @@ class LlamaPass:
         self._scale = attention.scaling
         self._head_width = attention.head_dim
         self._layers = [
-            _Layer(
+            _LayerWeights(
                 layer.input_layernorm.weight,
                 layer.post_attention_layernorm.weight,
                 *(layer.get_submodule(n).weight.t() for n in _LINEARS),
             )
             for layer in model.layers
         ]
-        self._compiled = torch.compile(self._whole) if compile else None
+        self._compiled = torch.compile(self._slots_pass) if compile else None
 
     def __call__(
         self,
         embeddings: Tensor,
-        positions: Tensor,
+        position_ids: Tensor,
         mask: Tensor,
-        places: Tensor,
-        first: int,
+        positions: Tensor,
+        first_slot: int,
         cache: KVCache,
     ) -> Tensor:
-        """Hidden states ``(rows, T, hidden_size)``, normed.
+        """Return hidden states ``(B, T, hidden_size)``, after the final norm.
 
         Args:
-            embeddings: ``(rows, T, hidden_size)``.
-            positions: ``(rows, T)`` int64.
-            mask: ``(rows, 1, T, used)``, added to the scores.
-            places: ``(rows, T)`` int64 places that are written to.
-            first: The slot of the first row.
-            cache: Keys and values.
+            embeddings: ``(B, T, hidden_size)``.
+            position_ids: ``(B, T)`` int64, positions in the text.
+            mask: ``(B, 1, T, visible length)``, added to the scores.
+            positions: ``(B, T)`` int64, positions in the slots that K and V
+                are written to.
+            first_slot: The slot of the first request.
+            cache: The KV slots.
         """
-        if self._table is None:
-            self._table = self._rotation(embeddings)
+        if self._rope_table is None:
+            self._rope_table = self._make_rope_table(embeddings)
         if not cache.keys:
             like = embeddings.new_empty(0, self._kv_heads, 0, self._head_width)
             for _ in self._layers:
                 cache.add_layer(like, like)
         if self._compiled is not None and positions.shape[1] == 1:
             return self._compiled(
-                embeddings, positions, mask, places, cache.keys, cache.values
+                embeddings,
+                position_ids,
+                mask,
+                positions,
+                cache.keys,
+                cache.values,
             )
-        views = cache.views(first, len(positions), mask.shape[-1])
-        return self._pass(embeddings, positions, mask, places, views)
+        views = cache.views(first_slot, len(positions), mask.shape[-1])
+        return self._pass(embeddings, position_ids, mask, positions, views)
 
-    def _whole(
+    def _slots_pass(
         self,
         embeddings: Tensor,
-        positions: Tensor,
+        position_ids: Tensor,
         mask: Tensor,
-        places: Tensor,
+        positions: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
     ) -> Tensor:
-        """The pass over the first slots, from whole tensors (to compile)."""
-        rows, used = len(positions), mask.shape[-1]
+        """Run over the first slots of the cache's tensors (for compilation).
+
+        Views as arguments would be compiled for each shape.
+        """
+        n, length = len(positions), mask.shape[-1]
         views = [
-            View(k[:rows], v[:rows], k[:rows, :, :used], v[:rows, :, :used])
+            LayerView(k[:n], v[:n], k[:n, :, :length], v[:n, :, :length])
             for k, v in zip(keys, values, strict=True)
         ]
-        return self._pass(embeddings, positions, mask, places, views)
+        return self._pass(embeddings, position_ids, mask, positions, views)
 
     def _pass(
         self,
         embeddings: Tensor,
-        positions: Tensor,
+        position_ids: Tensor,
         mask: Tensor,
-        places: Tensor,
-        views: list[View],
+        positions: Tensor,
+        views: list[LayerView],
     ) -> Tensor:
-        assert self._table is not None
-        cos, sin = self._table
-        # (rows, 1, T, D)
-        rotation = cos[positions][:, None], sin[positions][:, None]
-        index = places[:, None, :, None].expand(
+        assert self._rope_table is not None
+        cos, sin = self._rope_table
+        # (B, 1, T, D)
+        rope = cos[position_ids][:, None], sin[position_ids][:, None]
+        index = positions[:, None, :, None].expand(
             -1, self._kv_heads, -1, self._head_width
         )
-        rows, length = positions.shape
-        shape = (rows, length, -1, self._head_width)
+        batch, length = positions.shape
+        shape = (batch, length, -1, self._head_width)
         hidden = embeddings.reshape(-1, self._width)
         for weights, view in zip(self._layers, views, strict=True):
             hidden = self._layer(
-                hidden, weights, shape, rotation, mask, index, view
+                hidden, weights, shape, rope, mask, index, view
             )
         return self._norm(hidden, self._final_norm).view(embeddings.shape)
 
     def _layer(
         self,
         hidden: Tensor,
-        weights: _Layer,
+        weights: _LayerWeights,
         shape: tuple[int, ...],
-        rotation: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         mask: Tensor,
         index: Tensor,
-        view: View,
+        view: LayerView,
     ) -> Tensor:
         normed = self._norm(hidden, weights.norm)
-        # heads and KV heads turn at once: (rows, both, T, D)
-        both = self._by_heads(
+        # Q and K are rotated in one tensor: (B, heads + KV heads, T, D)
+        query_key = self._split_heads(
             torch.cat(
                 (
                     torch.mm(normed, weights.query),
@@ -198,16 +207,18 @@ class LlamaPass:
             ),
             shape,
         )
-        turned = both.roll(self._head_width // 2, -1)
-        both = both.mul_(rotation[0]).addcmul_(turned, rotation[1])
-        query, key = both.split_with_sizes((self._heads, self._kv_heads), 1)
-        value = self._by_heads(torch.mm(normed, weights.value), shape)
+        rolled = query_key.roll(self._head_width // 2, -1)
+        query_key = query_key.mul_(rope[0]).addcmul_(rolled, rope[1])
+        query, key = query_key.split_with_sizes(
+            (self._heads, self._kv_heads), 1
+        )
+        value = self._split_heads(torch.mm(normed, weights.value), shape)
         view.keys.scatter_(2, index, key)
         view.values.scatter_(2, index, value)
         out = F.scaled_dot_product_attention(
             query,
-            view.keys_seen,
-            view.values_seen,
+            view.visible_keys,
+            view.visible_values,
             attn_mask=mask,
             scale=self._scale,
             enable_gqa=self._heads != self._kv_heads,
@@ -223,28 +234,30 @@ class LlamaPass:
         )
 
     @staticmethod
-    def _by_heads(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """``(rows * T, heads * D)`` as ``(rows, heads, T, D)``."""
-        rows, length, _, width = shape
+    def _split_heads(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``(B * T, heads * D)`` to ``(B, heads, T, D)``."""
+        batch, length, _, width = shape
         if length == 1:
-            return x.view(rows, -1, 1, width)
+            return x.view(batch, -1, 1, width)
         return x.view(shape).transpose(1, 2)
 
-    def _rotation(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine, and sine with the sign of what half a head brings.
+    def _make_rope_table(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine, and sine with the sign of the rolled half of a head.
 
-        Each ``(places, D)``. Turned by half a head, the two halves of a head
-        change places.
+        Each ``(positions, D)``. Rolling a head by half its width swaps its
+        halves.
         """
-        places = torch.arange(self._places, device=embeddings.device)[None]
-        cos, sin = self._rotary(embeddings, places)
+        positions = torch.arange(
+            self._max_positions, device=embeddings.device
+        )[None]
+        cos, sin = self._rotary(embeddings, positions)
         half = self._head_width // 2
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
         return cos[0], sin[0]
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm, in fp32, rounded where transformers' modules round."""
-        # F.rms_norm takes twice as long for a row on a CPU
+        """RMS norm in fp32, rounded where transformers' modules round."""
+        # F.rms_norm takes twice as long for one token on a CPU
         length = torch.linalg.vector_norm(
             hidden, dim=-1, keepdim=True, dtype=torch.float32
         )

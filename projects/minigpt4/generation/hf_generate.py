@@ -1,12 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Answers by transformers' own ``generate``, for what the engine leaves to it.
+"""Generation by transformers' own ``generate``.
 
-These are beams, and LLMs whose keys and values do not fit into slots. What is
-ours is where a row ends: at EOS, or where its text holds a stop string,
-however the tokenizer spelled it (LLaMA has two spellings of ``###``).
+It is used for beam search, and for LLMs that do not run on KV slots. Each
+sequence ends by itself: at end of text, or where its text holds a stop string,
+whatever the tokens of that string are (LLaMA has two spellings of ``###``).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,33 +19,35 @@ from transformers import (
 
 from .request import Answer
 
-_TAIL = 16  # tokens that are searched for a stop string, at least
-_LOST = '\ufffd'  # what a tokenizer gives for part of a character
+_MIN_TAIL = 16  # the fewest last tokens that are searched
+_REPLACEMENT = '\ufffd'  # what a tokenizer gives for an incomplete character
 
 
-class StopTexts(StoppingCriteria):
-    """Ends each row by itself once its text holds a stop string.
+class StopStringCriteria(StoppingCriteria):
+    """Ends each sequence of a batch once its text holds a stop string.
 
-    The official criterion ends a batch only when all rows hold the stop
-    tokens at the same step (MiniGPT-4 issue 533).
+    The official criterion ends a batch only when all its sequences hold the
+    stop tokens at the same step (MiniGPT-4 issue 533).
 
     Args:
         tokenizer: The LLM's tokenizer.
         stop: The stop strings.
-        min_new_tokens: So many tokens from the beginning are not searched.
+        min_new_tokens: This number of first tokens is not searched.
     """
 
     def __init__(
-        self, tokenizer, stop: Sequence[str], min_new_tokens: int = 0
+        self, tokenizer: Any, stop: Sequence[str], min_new_tokens: int = 0
     ) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(stop)
         self.min_new_tokens = min_new_tokens
         # each byte of a character may be a token
         longest = 4 * max(map(len, self.stop), default=0)
-        self._tail = _TAIL + longest
+        self._tail = _MIN_TAIL + longest
 
-    def __call__(self, input_ids: Tensor, scores, **kwargs) -> Tensor:
+    def __call__(
+        self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any
+    ) -> Any:
         """``(B, generated)`` ids to ``(B,)`` bool."""
         searched = input_ids[:, self.min_new_tokens :]
         texts = self.tokenizer.batch_decode(searched[:, -self._tail :])
@@ -53,34 +56,34 @@ class StopTexts(StoppingCriteria):
 
 
 @torch.no_grad()
-def generate(
-    llm,
-    tokenizer,
+def hf_generate(
+    llm: Any,
+    tokenizer: Any,
     embeddings: Tensor,
     attention_mask: Tensor,
     stop: Sequence[str] = (),
     max_new_tokens: int = 300,
     min_new_tokens: int = 0,
     seed: int | None = None,
-    **settings,
+    **settings: Any,
 ) -> list[Answer]:
-    """Answer a left-padded batch of prompts, greedily unless told otherwise.
+    """Answer a left-padded batch of prompts; the default is greedy decoding.
 
     Args:
         llm: The Hugging Face causal LM.
         tokenizer: Its tokenizer.
         embeddings: ``(B, T, hidden_size)`` of the prompts.
         attention_mask: ``(B, T)``, 0 at pads.
-        stop: Texts that end an answer.
+        stop: Stop strings.
         max_new_tokens: The most tokens of an answer.
-        min_new_tokens: The fewest. Before, neither the end of text nor a
-            stop string ends the answer.
-        seed: Of drawing; None goes on with torch's generator.
+        min_new_tokens: The fewest tokens of an answer. Until then neither end
+            of text nor a stop string ends it.
+        seed: Seed of the sampling; None continues torch's generator.
         settings: Further fields of transformers' ``GenerationConfig``, e.g.
             ``num_beams=5`` or ``do_sample=True, temperature=0.7``.
 
     Returns:
-        An answer for each row.
+        One answer for each prompt.
     """
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if pad is None:
@@ -103,32 +106,32 @@ def generate(
             attention_mask=attention_mask,
             generation_config=config,
             stopping_criteria=StoppingCriteriaList(
-                [StopTexts(tokenizer, stop, min_new_tokens)]
+                [StopStringCriteria(tokenizer, stop, min_new_tokens)]
             )
             if stop
             else None,
         )
     return [
-        _answer(row, tokenizer, stop, eos, pad, min_new_tokens)
-        for row in output.tolist()
+        _to_answer(ids, tokenizer, stop, eos, pad, min_new_tokens)
+        for ids in output.tolist()
     ]
 
 
-def _answer(
+def _to_answer(
     ids: list[int],
-    tokenizer,
+    tokenizer: Any,
     stop: Sequence[str],
     eos: int | None,
     pad: int,
     min_new_tokens: int,
 ) -> Answer:
-    """Cut one row at its end; what follows there is padding."""
+    """Cut the output of one prompt at its end; padding follows there."""
 
-    def stop_position(length: int) -> int:
-        """Where the first stop string of the first tokens begins, or -1."""
+    def stop_index(length: int) -> int:
+        """Index of the first stop string in the first tokens, or -1."""
         text = decode(ids[:length])
-        found = (text.find(mark, searched_from) for mark in stop)
-        return min((at for at in found if at >= 0), default=-1)
+        found = (text.find(string, search_start) for string in stop)
+        return min((index for index in found if index >= 0), default=-1)
 
     def decode(token_ids: list[int]) -> str:
         return tokenizer.decode(token_ids, skip_special_tokens=True)
@@ -138,13 +141,13 @@ def _answer(
         ids = ids[: ids.index(eos)]
     while ids and ids[-1] == pad and len(ids) > min_new_tokens:
         ids = ids[:-1]
-    searched_from = len(decode(ids[:min_new_tokens]).rstrip(_LOST))
+    search_start = len(decode(ids[:min_new_tokens]).rstrip(_REPLACEMENT))
     text = decode(ids)
-    end = stop_position(len(ids))
+    end = stop_index(len(ids))
     if end >= 0:
         finished = True
-        # beams of transformers 4 may go on for a token or two
-        while stop_position(len(ids) - 1) >= 0:
+        # beams of transformers 4 may continue for a token or two
+        while stop_index(len(ids) - 1) >= 0:
             ids = ids[:-1]
         text = text[:end]
     return Answer(text.strip(), ids, finished)

@@ -1,123 +1,173 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What was read and said before, so that it need not be computed again."""
+"""Prefix cache: K and V of earlier prompts and answers, for reuse."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .kv_cache import KVCache, Stored
+from torch import Tensor
 
-_WORTH_A_COPY = 16  # tokens
+from ..prompts import IMAGE_SLOT
+from .kv_cache import KVCache, OffloadedKV
+
+_MIN_COPIED_TOKENS = 16  # a shorter prefix is computed again
 
 
 @dataclass(eq=False)
 class CachedPrefix:
-    """Tokens whose keys and values are known.
+    """Tokens whose K and V are stored.
 
     Attributes:
-        keys: What tells the tokens apart.
-        slot: Where they lie in the cache, or None.
-        stored: Where they lie if not there.
+        key: Its cache key; see :func:`make_cache_key`.
+        slot: The KV slot with K and V, or None where they are offloaded.
+        offloaded: K and V, where they are not in a slot.
     """
 
-    keys: Sequence[int]
+    key: Sequence[int]
     slot: int | None
-    stored: Stored | None = None
+    offloaded: OffloadedKV | None = None
 
 
 class PrefixCache:
-    """Beginnings of prompts whose keys and values are kept.
+    """K and V of released requests, by their cache keys.
 
-    They stay in the slot they were computed in until another row needs it,
-    and are then taken out. The one that was longest not used goes first.
+    They stay in their KV slot until another request needs it, and are
+    offloaded then. The least recently used prefix is dropped first.
 
     Args:
-        cache: The slots.
-        limit: Tokens that are kept; 0 keeps none.
+        kv_cache: The KV slots.
+        max_tokens: The most tokens that are stored; 0 stores none.
     """
 
-    def __init__(self, cache: KVCache, limit: int) -> None:
-        self._cache = cache
-        self._limit = limit
-        self._pasts: list[CachedPrefix] = []  # the latest last
+    def __init__(self, kv_cache: KVCache, max_tokens: int) -> None:
+        self._kv_cache = kv_cache
+        self._max_tokens = max_tokens
+        self._prefixes: list[CachedPrefix] = []  # most recently used last
 
-    def keep(self, keys: list[int], slot: int, leave_in: bool) -> None:
-        """Keep what a slot holds.
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are stored."""
+        return sum(len(prefix.key) for prefix in self._prefixes)
+
+    def store(self, key: Sequence[int], slot: int, in_slot: bool) -> None:
+        """Store the tokens of a slot that is about to be released.
 
         Args:
-            keys: The tokens.
+            key: Their cache key.
             slot: The slot.
-            leave_in: Whether nobody needs the slot now.
+            in_slot: Whether they may stay there; else they are offloaded.
         """
-        if not 0 < len(keys) <= self._limit:
+        if not 0 < len(key) <= self._max_tokens:
             return
-        past = CachedPrefix(keys, slot)
-        # what it begins with is known through it
-        self._pasts = [p for p in self._pasts if keys[: len(p.keys)] != p.keys]
-        self._pasts.append(past)
-        total = sum(len(past.keys) for past in self._pasts)
-        while total > self._limit:
-            total -= len(self._pasts.pop(0).keys)
-        if not leave_in:
-            self._take_out(past)
+        stored = CachedPrefix(key, slot)
+        # drop prefixes of the new one
+        self._prefixes = [
+            p for p in self._prefixes if key[: len(p.key)] != p.key
+        ]
+        self._prefixes.append(stored)
+        total = self.num_tokens
+        while total > self._max_tokens:
+            total -= len(self._prefixes.pop(0).key)
+        if not in_slot:
+            self._offload(stored)
 
-    def free(self, slot: int) -> None:
-        """Let a row have a slot; what is kept there is taken out."""
-        for past in self._pasts:
-            if past.slot == slot:
-                self._take_out(past)
+    def offload(self, slot: int) -> None:
+        """Offload what is stored in a slot, so that it can be overwritten."""
+        for prefix in self._prefixes:
+            if prefix.slot == slot:
+                self._offload(prefix)
 
-    def enter(
+    def load(
         self,
-        keys: Sequence[int],
         slot: int,
+        key: Sequence[int],
         running: Iterable[CachedPrefix] = (),
     ) -> int:
-        """Give a row a slot with the longest known beginning of its prompt.
+        """Load the longest cached prefix of a prompt into a slot.
+
+        The last token of the prompt is never loaded, because its scores are
+        needed. What another request stored in the slot is offloaded first.
 
         Args:
-            keys: The prompt; its last token is always computed.
-            slot: The slot, which no row has.
-            running: What rows that are not ended have in their slots.
+            slot: A slot that was just allocated.
+            key: Cache key of the prompt.
+            running: Tokens in the slots of running requests.
 
         Returns:
-            How many tokens are there.
+            The number of tokens that were loaded, also set as the length of
+            the slot.
         """
         best, length = None, 0
-        wanted = keys[:-1]
-        for past in (*running, *self._pasts):
-            common = _common(past.keys, wanted)
+        prompt = key[:-1]
+        for prefix in (*running, *self._prefixes):
+            common = _common_length(prefix.key, prompt)
             if common > length:
-                best, length = past, common
-        if best in self._pasts:
-            self._pasts.remove(best)
-            self._pasts.append(best)
+                best, length = prefix, common
+        if best in self._prefixes:
+            self._prefixes.remove(best)
+            self._prefixes.append(best)
         if best is not None and best.slot == slot:
-            if len(best.keys) > 2 * length:
-                self._take_out(best)
-            else:  # at most what was said after it is lost
-                self._pasts.remove(best)
-            return length
-        self.free(slot)
-        if best is None or length < _WORTH_A_COPY:
-            return 0
-        if best.stored is not None:
-            self._cache.put_in(slot, best.stored, length)
-        elif best.slot is not None:
-            self._cache.copy(best.slot, slot, length)
+            if len(best.key) > 2 * length:
+                self._offload(best)
+            else:  # only the tokens behind the common prefix are lost
+                self._prefixes.remove(best)
+        else:
+            self.offload(slot)
+            if best is None or length < _MIN_COPIED_TOKENS:
+                length = 0
+            elif best.offloaded is not None:
+                self._kv_cache.restore_slot(slot, best.offloaded, length)
+            elif best.slot is not None:
+                self._kv_cache.copy_slot(best.slot, slot, length)
+        self._kv_cache.lengths[slot] = length
         return length
 
-    def forget(self) -> None:
-        """Keep nothing of what was kept."""
-        self._pasts.clear()
+    def clear(self) -> None:
+        """Drop all stored tokens."""
+        self._prefixes.clear()
 
-    def _take_out(self, past: CachedPrefix) -> None:
-        assert past.slot is not None
-        past.stored = self._cache.take_out(past.slot, len(past.keys))
-        past.slot = None
+    def _offload(self, prefix: CachedPrefix) -> None:
+        assert prefix.slot is not None
+        prefix.offloaded = self._kv_cache.offload_slot(
+            prefix.slot, len(prefix.key)
+        )
+        prefix.slot = None
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
+def image_digest(image: Tensor) -> int:
+    """Hash an image's pixels to a negative number (128 bits).
+
+    Token ids are never negative, so a cache key can hold both.
+    """
+    data = image.contiguous().cpu().numpy().tobytes()
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return -1 - int.from_bytes(digest, 'big')
+
+
+def make_cache_key(
+    token_ids: Sequence[int], digests: Sequence[int], num_image_tokens: int
+) -> list[int]:
+    """Return the cache key of a prompt, one number for each position.
+
+    It is the id of a token, and for the positions of an image its digest.
+
+    Args:
+        token_ids: The prompt, with ``IMAGE_SLOT`` for each image.
+        digests: :func:`image_digest` of its images, in order.
+        num_image_tokens: Positions of one image.
+    """
+    remaining = iter(digests)
+    key: list[int] = []
+    for token in token_ids:
+        if token == IMAGE_SLOT:
+            key += [next(remaining)] * num_image_tokens
+        else:
+            key.append(token)
+    return key
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix of two sequences."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -1,67 +1,76 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""How likely an LLM finds given answers to a prompt."""
+"""Likelihoods of given answers to a prompt."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .model_runner import ModelRunner
+from .model_runner import ModelRunner
+from .request import GenerationRequest
 
 
 def rank_branches(
-    reader: 'ModelRunner',
-    keys: Sequence[int],
-    start: int,
+    runner: ModelRunner,
+    request: GenerationRequest,
     branches: Sequence[Sequence[int]],
-    slot: int,
 ) -> list[float]:
-    """Mean log-likelihoods of answers that are read after one prompt.
+    """Mean log-likelihoods of answers, with one pass over the prompt.
 
     Args:
-        reader: Its images have been seen.
-        keys: The prompt.
-        start: How much of it the slot holds; it holds all afterwards.
+        runner: The runner; the images of the prompt are encoded.
+        request: The prompt, with a KV slot that has room for all answers.
         branches: Token ids of the answers.
-        slot: The slot.
+
+    Returns:
+        One value for each answer, in nats per token.
     """
-    (first,) = reader.read([reader.embed(keys, start)], [start], slot)
+    (first,) = runner.prefill([request])
     # the last token of an answer is only a target
-    fed = [branch[:-1] for branch in branches]
-    rest = first.new_empty(0, len(first))
-    if any(fed):
-        rest = reader.read_branches(fed, len(keys), slot)
-    parts = rest.split([len(branch) for branch in fed])
+    inputs = [branch[:-1] for branch in branches]
+    others = first.new_empty(0, len(first))
+    if any(inputs):
+        others = runner.score_branches(request, inputs)
+    scores = others.split([len(branch) for branch in inputs])
     return [
-        _mean(torch.cat((first[None], part)), branch)
-        for part, branch in zip(parts, branches, strict=True)
+        _mean_log_likelihood(torch.cat((first[None], rest)), branch)
+        for rest, branch in zip(scores, branches, strict=True)
     ]
 
 
 def rank_one_by_one(
-    reader: 'ModelRunner',
-    keys: Sequence[int],
+    runner: ModelRunner,
+    request: GenerationRequest,
     branches: Sequence[Sequence[int]],
 ) -> list[float]:
-    """The same without slots: the prompt is read with each answer."""
-    decoder = reader.decoder
-    out = []
+    """As :func:`rank_branches`, without KV slots.
+
+    The prompt is computed again for each answer.
+    """
+    decoder = runner.decoder
+    prompt = runner.prompt_embeddings(request)
+    values = []
     for branch in branches:
-        whole = reader.embed([*keys, *branch[:-1]], 0)[None]
+        ids = torch.tensor(branch[:-1], dtype=torch.long)
+        answer = decoder.embed_tokens(decoder.to_llm_device(ids))
+        embeddings = torch.cat((prompt, answer))[None]
         hidden = decoder.hidden_states(
-            whole,
-            torch.ones(whole.shape[:2], dtype=torch.long),
-            torch.arange(whole.shape[1])[None],
+            embeddings,
+            torch.ones(embeddings.shape[:2], dtype=torch.long),
+            torch.arange(embeddings.shape[1])[None],
         )
-        scores = decoder.logits(hidden[0, len(keys) - 1 :])
-        out.append(_mean(scores, branch))
-    return out
+        scores = decoder.logits(hidden[0, len(prompt) - 1 :])
+        values.append(_mean_log_likelihood(scores, branch))
+    return values
 
 
-def _mean(scores: Tensor, token_ids: Sequence[int]) -> float:
-    """Mean log-likelihood of tokens, in nats."""
+def _mean_log_likelihood(scores: Tensor, token_ids: Sequence[int]) -> float:
+    """Mean log-likelihood of tokens, in nats.
+
+    Args:
+        scores: ``(T, vocab_size)`` logits.
+        token_ids: The ``T`` tokens.
+    """
     targets = torch.tensor(token_ids, device=scores.device)
     losses = torch.nn.functional.cross_entropy(scores.float(), targets)
     return -float(losses)

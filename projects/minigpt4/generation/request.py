@@ -1,11 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Answers: whole, or on their way as the one who asked sees them."""
+"""A generation request and its answer, complete or in pieces."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
 from torch import Tensor
@@ -14,18 +13,16 @@ from ..deprecated import renamed
 from .detokenizer import Detokenizer
 from .sampling import Sampler, SamplingParams
 
-if TYPE_CHECKING:
-    from .engine import Engine
-
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said.
+    """A generated text.
 
     Attributes:
-        text: The answer, without stop string, stripped.
-        token_ids: All generated ids, the stop string's included.
-        finished: Whether it ended by itself, not by ``max_new_tokens``.
+        text: The text, without stop string, stripped.
+        token_ids: All generated ids, those of the stop string included.
+        finished: Whether it ended with end of text or a stop string, not at
+            ``max_new_tokens``.
     """
 
     text: str
@@ -34,35 +31,57 @@ class Answer:
 
 
 class GenerationRequest:
-    """One answer on its way; made by :meth:`Engine.submit`.
+    """A prompt with its sampling parameters, and the answer so far.
+
+    Created by :meth:`Engine.submit`. The attributes of the first group may be
+    read from any thread; those of the second belong to the engine.
+
+    Args:
+        sampling_params: How the answer is generated.
+        cache_key: See :attr:`cache_key`.
+        detokenizer: Of the answer.
+        sampler: Of the answer.
+        advance: Runs one step of the engine; returns False, without a step,
+            where a worker thread runs it.
+        images: See :attr:`images`.
+        embeddings: See :attr:`embeddings`.
 
     Attributes:
-        settings: How it is generated.
+        sampling_params: How the answer is generated.
         prompt_tokens: Tokens of the prompt, images included.
-        reused_tokens: How many of these were not computed again, because
-            their keys and values were stored.
+        reused_tokens: How many of these came from the prefix cache.
         token_ids: The ids so far, stop string included, end of text not.
-        text: The text so far; after its first ``min_new_tokens`` tokens it
-            never holds a stop string, or the beginning of one that may still
-            become one. It never holds half a character.
-        finished: Whether nothing more will come.
-        finish_reason: Why: ``'stop'`` (end of text or stop string),
-            ``'length'``, ``'cancelled'`` or ``'error'``.
-        error: What went wrong, for ``'error'``.
+        text: The text so far. It never holds half a character, and after the
+            first ``min_new_tokens`` tokens never a stop string or a prefix of
+            one that the next tokens may complete.
+        finished: Whether the request is complete.
+        finish_reason: ``'stop'`` (end of text or stop string), ``'length'``,
+            ``'cancelled'`` or ``'error'``; None while it is not finished.
+        error: The exception, for ``'error'``.
+        cancelled: Whether :meth:`cancel` was called.
+
+        cache_key: Cache key of prompt and answer, one number for each
+            position; see :func:`~.prefix_cache.make_cache_key`.
+        images: Images by their digest, ``(3, H, W)`` uint8.
+        embeddings: ``(T, hidden_size)`` of a prompt that was given as
+            embeddings, which bypasses the prefix cache; else None.
+        slot: The KV slot while it is running, else None.
+        detokenizer: Turns ``token_ids`` into ``text``.
+        sampler: Chooses the next token.
     """
 
     def __init__(
         self,
-        engine: 'Engine',
-        settings: SamplingParams,
-        keys: list[int],
-        embeddings: Tensor | None,
-        images: list[Tensor],
-        stream: Detokenizer,
+        sampling_params: SamplingParams,
+        cache_key: list[int],
+        detokenizer: Detokenizer,
         sampler: Sampler,
+        advance: Callable[[], bool],
+        images: Mapping[int, Tensor] | None = None,
+        embeddings: Tensor | None = None,
     ) -> None:
-        self.settings = settings
-        self.prompt_tokens = len(keys)
+        self.sampling_params = sampling_params
+        self.prompt_tokens = len(cache_key)
         self.reused_tokens = 0
         self.token_ids: list[int] = []
         self.text = ''
@@ -70,46 +89,46 @@ class GenerationRequest:
         self.finish_reason: str | None = None
         self.error: Exception | None = None
         self.cancelled = False
-        # what the engine works with: what tells the tokens apart, and of how
-        # many of them keys and values are in the row's slot
-        self.keys = keys
-        self.cached = 0
+
+        self.cache_key = cache_key
+        self.images = dict(images or {})
         self.embeddings = embeddings
-        self.images = images
-        self.stream = stream
+        self.slot: int | None = None
+        self.detokenizer = detokenizer
         self.sampler = sampler
-        self._engine = engine
+        self._advance = advance
         self._changed = threading.Condition()
         self._listeners: list[Callable[[str | None], None]] = []
 
     def cancel(self) -> None:
-        """End it; what was said stays. From any thread, at any time."""
+        """End the request at the next step; its text so far is retained.
+
+        May be called from any thread, at any time.
+        """
         self.cancelled = True
 
     def pieces(self) -> Iterator[str]:
-        """New text as it comes; joined it is ``text``.
+        """Yield new text as it is generated; joined it is ``text``.
 
-        Runs the engine itself, or waits where a worker does. Leaving the
-        iteration early cancels the answer.
+        Runs the engine, or waits for the worker thread that runs it. Closing
+        the iterator early cancels the request.
 
         Raises:
-            Exception: What went wrong, if something did.
+            Exception: The error of the request, if it failed.
         """
-        seen = 0
+        length = 0
         try:
             while True:
                 done = self.finished  # before the text, which may still grow
-                if len(self.text) > seen:
-                    piece = self.text[seen:]
-                    seen += len(piece)
+                if len(self.text) > length:
+                    piece = self.text[length:]
+                    length += len(piece)
                     yield piece
                 elif done:
                     break
-                elif not self._engine.has_worker:
-                    self._engine.step()
-                else:
+                elif not self._advance():
                     with self._changed:
-                        if not self.finished and len(self.text) == seen:
+                        if not self.finished and len(self.text) == length:
                             self._changed.wait(timeout=1.0)
         finally:
             if not self.finished:
@@ -118,10 +137,10 @@ class GenerationRequest:
             raise self.error
 
     def answer(self) -> Answer:
-        """Wait for the end.
+        """Wait for the end of the request.
 
         Raises:
-            Exception: What went wrong, if something did.
+            Exception: The error of the request, if it failed.
         """
         for _ in self.pieces():
             pass
@@ -130,10 +149,10 @@ class GenerationRequest:
         )
 
     def listen(self, callback: Callable[[str | None], None]) -> None:
-        """Have each new piece of text told, and None at the end.
+        """Call a function with each new piece of text, and None at the end.
 
-        What was said before is told at once. The callback runs in the
-        engine's thread and must be quick.
+        Text that is there already is passed immediately. The callback runs in
+        the engine's thread and must return quickly.
         """
         with self._changed:
             if self.text:
@@ -143,35 +162,41 @@ class GenerationRequest:
             else:
                 self._listeners.append(callback)
 
-    def say(self, piece: str) -> None:
-        """Add to the text (the engine's side)."""
+    def append_token(self, token_id: int) -> None:
+        """Add a generated token and its text (called by the engine)."""
+        self.token_ids.append(token_id)
+        self.cache_key.append(token_id)
+        self.append_text(self.detokenizer.add(token_id))
+
+    def append_text(self, piece: str) -> None:
+        """Add to the text (called by the engine)."""
         if not piece:
             return
         with self._changed:
             self.text += piece
-            self._tell(piece)
+            self._notify(piece)
 
     def finish(self, reason: str, error: Exception | None = None) -> None:
-        """Nothing more will come (the engine's side)."""
+        """Complete the request (called by the engine)."""
         if self.finished:
             return
-        self.say(self.stream.close())
+        self.append_text(self.detokenizer.close())
         with self._changed:
             self.error = error
             self.finish_reason = reason
             self.finished = True
-            self._tell(None)
+            self._notify(None)
             self._listeners.clear()
-        self.images, self.embeddings = [], None
+        self.images, self.embeddings = {}, None
 
-    def _tell(self, piece: str | None) -> None:
+    def _notify(self, piece: str | None) -> None:
         for callback in list(self._listeners):
             try:
                 callback(piece)
-            except Exception as error:  # the listener's, not the answer's
+            except Exception as error:  # a fault of the listener alone
                 self._listeners.remove(callback)
                 print_log(
-                    f'a listener to an answer failed and is not told any '
+                    'a listener to an answer failed and is not called any '
                     f'more ({type(error).__name__}: {error}).',
                     logger='current',
                     level=logging.ERROR,

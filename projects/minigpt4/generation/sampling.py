@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""How an answer is chosen: the settings of a request, and its next token."""
+"""Sampling parameters of a request, and the choice of its next tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,31 +22,33 @@ NAN_SCORES = (
     "the LLM's scores are not numbers (NaN), so no token can be chosen; check "
     'its weights, and its dtype (float16 overflows in some LLMs).'
 )
-# below it, scores divided by it may exceed float32
+# scores divided by less may exceed the range of float32
 MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one answer is generated; greedily unless told otherwise.
+    """How one answer is generated; the default is greedy decoding.
 
-    The names and meanings are those of transformers' ``GenerationConfig``.
+    Names and meanings are those of transformers' ``GenerationConfig``.
 
     Attributes:
         max_new_tokens: The most tokens of the answer.
         min_new_tokens: The fewest tokens of the answer, at most
-            ``max_new_tokens``. Before, no end of text is chosen and no stop
-            text ends the answer; one that is written is part of its text.
-        do_sample: Whether tokens are drawn; else the likeliest is taken.
-        temperature: Divides the scores before drawing; at least
+            ``max_new_tokens``. Until then the end-of-text token is not chosen
+            and no stop string ends the answer; one that is generated is part
+            of its text.
+        do_sample: Whether tokens are sampled; else the likeliest is taken.
+        temperature: Divides the scores before sampling; at least
             ``MIN_TEMPERATURE``.
-        top_k: Draw from so many of the likeliest tokens; 0 from all.
-        top_p: Draw from the likeliest tokens of this probability together.
+        top_k: Sample from this number of likeliest tokens; 0 from all.
+        top_p: Sample from the likeliest tokens whose probabilities add up to
+            this.
         repetition_penalty: Divides the scores of tokens of the answer.
-        seed: Of the drawing; None takes one from torch's generator.
-        stop: Further texts that end the answer.
-        num_beams: Beams; above 1 the answer comes as a whole.
-        length_penalty: With beams: exponent of the length.
+        seed: Seed of the sampling; None draws one from torch's generator.
+        stop: Stop strings in addition to those of the template.
+        num_beams: Beams; above 1 the answer comes in one piece.
+        length_penalty: Exponent of the length, with beams.
     """
 
     max_new_tokens: int = 300
@@ -63,14 +65,14 @@ class SamplingParams:
 
     @classmethod
     def of(cls, *settings: Mapping) -> 'SamplingParams':
-        """Settings from mappings, later ones over earlier ones.
+        """Merge mappings of parameters, later ones over earlier ones.
 
         Raises:
-            ValueError: A setting is unknown or out of its range.
+            ValueError: A parameter is unknown or out of its range.
         """
         merged: dict = {}
-        for given in settings:
-            merged.update(given)
+        for mapping in settings:
+            merged.update(mapping)
         known = [field.name for field in fields(cls)]
         unknown = [name for name in merged if name not in known]
         if unknown:
@@ -81,15 +83,15 @@ class SamplingParams:
         stop = merged.get('stop')
         if stop is None:
             stop = ()
-        if isinstance(stop, Sequence):  # else the check says so
+        if isinstance(stop, Sequence):  # other types fail the check below
             merged['stop'] = (stop,) if isinstance(stop, str) else tuple(stop)
-        out = cls(**merged)
-        out._check()
-        return out
+        params = cls(**merged)
+        params._check()
+        return params
 
-    def of_transformers(self) -> dict:
-        """The settings as ``GenerationConfig`` and ``generate`` take them."""
-        drawing = ('temperature', 'top_k', 'top_p') if self.do_sample else ()
+    def to_transformers(self) -> dict:
+        """Return the arguments of :func:`~.hf_generate.hf_generate`."""
+        sampling = ('temperature', 'top_k', 'top_p') if self.do_sample else ()
         beams = ('length_penalty',) if self.num_beams > 1 else ()
         names = (
             'max_new_tokens',
@@ -97,19 +99,19 @@ class SamplingParams:
             'repetition_penalty',
             'num_beams',
             'seed',
-            *drawing,
+            *sampling,
             *beams,
         )
-        out = {name: getattr(self, name) for name in names}
+        arguments = {name: getattr(self, name) for name in names}
         if self.min_new_tokens:
-            out['min_new_tokens'] = self.min_new_tokens
-        return out
+            arguments['min_new_tokens'] = self.min_new_tokens
+        return arguments
 
     def _check(self) -> None:
-        def is_int(value) -> bool:
+        def is_int(value: Any) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
 
-        def is_number(value) -> bool:
+        def is_number(value: Any) -> bool:
             return is_int(value) or isinstance(value, float)
 
         rules = (
@@ -142,7 +144,7 @@ class SamplingParams:
                 'stop',
                 'texts that are not empty',
                 lambda x: isinstance(x, tuple),
-                lambda x: all(isinstance(mark, str) and mark for mark in x),
+                lambda x: all(isinstance(text, str) and text for text in x),
             ),
             (
                 'do_sample',
@@ -164,62 +166,62 @@ class SamplingParams:
 
 
 class Sampler:
-    """Chooses the next token of one answer.
+    """Chooses the next tokens of one answer.
 
-    The same seed gives the same answer, whatever else is in the batch.
+    The same seed gives the same answer, whatever the other requests are.
 
     Args:
-        settings: Of the answer.
+        params: The sampling parameters.
         eos: The end-of-text token.
-        device: Where the scores are.
+        device: Device of the scores.
 
     Attributes:
-        plain: Whether it takes the highest score and nothing else, so that
-            the caller may do so for a whole batch.
+        is_greedy: Whether it takes the highest score and changes no score.
+        processors: transformers' logits processors, in order.
     """
 
     def __init__(
-        self, settings: SamplingParams, eos: int | None, device: torch.device
+        self, params: SamplingParams, eos: int | None, device: torch.device
     ) -> None:
-        steps: list = []
-        if settings.repetition_penalty != 1:
-            steps.append(
-                RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)
+        processors: list = []
+        if params.repetition_penalty != 1:
+            processors.append(
+                RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
             )
-        if settings.min_new_tokens and eos is not None:
-            steps.append(
+        if params.min_new_tokens and eos is not None:
+            processors.append(
                 MinNewTokensLengthLogitsProcessor(
-                    0, settings.min_new_tokens, eos, device=str(device)
+                    0, params.min_new_tokens, eos, device=str(device)
                 )
             )
-        self.plain = not steps and not settings.do_sample
-        self._sample = settings.do_sample
-        if settings.do_sample:
-            if settings.temperature != 1:
-                steps.append(TemperatureLogitsWarper(settings.temperature))
-            if settings.top_k:
-                steps.append(TopKLogitsWarper(settings.top_k))
-            if settings.top_p < 1:
-                steps.append(TopPLogitsWarper(settings.top_p))
-            seed = settings.seed
+        self.is_greedy = not processors and not params.do_sample
+        self._do_sample = params.do_sample
+        if params.do_sample:
+            if params.temperature != 1:
+                processors.append(TemperatureLogitsWarper(params.temperature))
+            if params.top_k:
+                processors.append(TopKLogitsWarper(params.top_k))
+            if params.top_p < 1:
+                processors.append(TopPLogitsWarper(params.top_p))
+            seed = params.seed
             if seed is None:
                 seed = int(torch.randint(2**62, ()))
             self._generator = torch.Generator(device).manual_seed(seed)
-        self._steps: Any = LogitsProcessorList(steps)
+        self.processors: Any = LogitsProcessorList(processors)
 
-    def __call__(self, scores: Tensor, token_ids: list[int]) -> int:
-        """The next token.
+    def __call__(self, scores: Tensor, token_ids: Sequence[int]) -> int:
+        """Choose the next token.
 
         Args:
             scores: ``(vocab_size,)`` logits.
             token_ids: The answer so far.
 
         Raises:
-            ValueError: The logits are no numbers.
+            ValueError: The logits are NaN.
         """
-        said = torch.tensor([token_ids], dtype=torch.long).to(scores.device)
-        scores = self._steps(said, scores[None].float())
-        if not self._sample:
+        ids = torch.tensor([token_ids], dtype=torch.long).to(scores.device)
+        scores = self.processors(ids, scores[None].float())
+        if not self._do_sample:
             return int(scores.argmax())
         probabilities = scores.softmax(-1)
         if probabilities.isnan().any():
@@ -227,6 +229,40 @@ class Sampler:
         return int(
             torch.multinomial(probabilities, 1, generator=self._generator)
         )
+
+
+def choose_tokens(
+    scores: Tensor,
+    samplers: Sequence[Sampler],
+    answers: Sequence[Sequence[int]],
+) -> list['int | Exception']:
+    """Choose the next token of each request.
+
+    Greedy requests share one argmax.
+
+    Args:
+        scores: ``(B, vocab_size)`` logits.
+        samplers: The samplers of the requests.
+        answers: Token ids of their answers so far.
+
+    Returns:
+        The token ids; in place of one that could not be chosen, the error.
+    """
+    highest = scores.argmax(-1, keepdim=True)  # of NaN, where there is one
+    is_number = (~scores.gather(-1, highest).isnan()).flatten().tolist()
+    greedy = highest.flatten().tolist()
+    chosen: list[int | Exception] = []
+    for i, (sampler, answer) in enumerate(zip(samplers, answers, strict=True)):
+        try:
+            if not is_number[i]:
+                raise ValueError(NAN_SCORES)
+            if sampler.is_greedy:
+                chosen.append(greedy[i])
+            else:
+                chosen.append(sampler(scores[i], answer))
+        except Exception as error:
+            chosen.append(error)
+    return chosen
 
 
 __getattr__ = renamed(__name__, {'Settings': 'SamplingParams'})

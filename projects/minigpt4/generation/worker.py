@@ -3,7 +3,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ class QueueFull(RuntimeError):
     """Too many requests wait.
 
     Attributes:
-        retry_after: Seconds after which a place is likely to be free.
+        retry_after: Seconds after which the queue probably has room.
     """
 
     def __init__(self, waiting: int, retry_after: float) -> None:
@@ -28,20 +29,30 @@ class QueueFull(RuntimeError):
 
 
 class EngineWorker:
-    """Runs an engine in a thread of its own.
+    """Runs an engine in its own thread.
 
     Args:
-        engine: The engine, which nobody else may step from now on.
-        max_waiting: Requests that may wait for a slot.
+        engine: The engine; only the worker may run its steps.
+        max_waiting: The most requests that wait for a slot.
+        clock: Returns seconds, for the duration of answers.
+
+    Attributes:
+        answer_seconds: Moving mean of the duration of an answer.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int = 64) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_waiting: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine = engine
         self.max_waiting = max_waiting
-        self._work = threading.Condition()
+        self.answer_seconds = 1.0
+        self._clock = clock
+        self._condition = threading.Condition()
         self._open = True
-        self._began: dict[GenerationRequest, float] = {}  # those not ended
-        self._seconds = 1.0  # that an answer takes, a moving mean
+        self._start_times: dict[GenerationRequest, float] = {}
         engine.has_worker = True
         self._thread = threading.Thread(
             target=self._run, name='minigpt4-engine', daemon=True
@@ -50,29 +61,37 @@ class EngineWorker:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still runs."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """Requests that have not been admitted."""
+        """Number of requests that wait for a slot."""
         return self.engine.waiting
 
     @property
     def running(self) -> int:
-        """Answers that are being written."""
+        """Number of requests that have a slot."""
         return self.engine.running
 
+    @property
+    def unfinished(self) -> int:
+        """Number of requests that are not finished."""
+        return len(self._start_times)
+
     def submit(
-        self, row: TokenizedPrompt, images: Sequence[Tensor] = (), **settings
+        self,
+        prompt: TokenizedPrompt,
+        images: Sequence[Tensor] = (),
+        **settings: Any,
     ) -> GenerationRequest:
-        """Ask for an answer, from any thread; see :meth:`Engine.submit`.
+        """Add a request, from any thread; see :meth:`Engine.submit`.
 
         Raises:
             QueueFull: Too many requests wait.
             RuntimeError: The worker is closed.
         """
-        with self._work:
+        with self._condition:
             if not self._open:
                 raise RuntimeError(
                     'the engine is closing and takes no more requests.'
@@ -80,41 +99,43 @@ class EngineWorker:
             free = self.engine.slots - self.running
             if self.waiting >= self.max_waiting + free:
                 rounds = 1 + self.waiting // self.engine.slots
-                raise QueueFull(self.waiting, max(1, rounds * self._seconds))
-            generation = self.engine.submit(row, images, **settings)
-            self._began[generation] = time.monotonic()
-            self._work.notify_all()
+                raise QueueFull(
+                    self.waiting, max(1, rounds * self.answer_seconds)
+                )
+            request = self.engine.submit(prompt, images, **settings)
+            self._start_times[request] = self._clock()
+            self._condition.notify_all()
 
-        def note_end(piece: str | None) -> None:
-            # in the engine's thread, which must not wait for a lock here
+        def record_end(piece: str | None) -> None:
+            # runs in the engine's thread, which must not wait for a lock here
             if piece is None:
-                took = time.monotonic() - self._began.pop(generation)
-                self._seconds += 0.2 * (took - self._seconds)
+                seconds = self._clock() - self._start_times.pop(request)
+                self.answer_seconds += 0.2 * (seconds - self.answer_seconds)
 
-        generation.listen(note_end)
-        return generation
+        request.listen(record_end)
+        return request
 
     def cancel_all(self) -> int:
-        """Cancel all answers that run or wait; returns how many."""
-        with self._work:
-            generations = list(self._began)
-        for generation in generations:
-            generation.cancel()
-        return len(generations)
+        """Cancel all requests that run or wait; returns their number."""
+        with self._condition:
+            requests = list(self._start_times)
+        for request in requests:
+            request.cancel()
+        return len(requests)
 
     def close(self, drain: bool = True) -> None:
-        """End the thread.
+        """Stop the thread.
 
         Args:
-            drain: Whether answers that run or wait are finished first; else
+            drain: Whether requests that run or wait are finished first; else
                 they are cancelled.
         """
-        with self._work:
+        with self._condition:
             self._open = False
             if not drain:
-                for generation in list(self._began):
-                    generation.cancel()
-            self._work.notify_all()
+                for request in list(self._start_times):
+                    request.cancel()
+            self._condition.notify_all()
         self._thread.join()
         self.engine.has_worker = False
 
@@ -122,9 +143,9 @@ class EngineWorker:
         while True:
             if self.engine.step():
                 continue
-            with self._work:
+            with self._condition:
                 if self.engine.waiting:
                     continue
                 if not self._open:
                     return
-                self._work.wait()
+                self._condition.wait()

@@ -1,28 +1,110 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The fingerprint of an LLM from its folder, without loading the LLM."""
+"""The fingerprint of an LLM: compute, encode, decode and compare it.
 
+A projection maps into the embedding space of one LLM; with another Vicuna of
+the same size the model would answer fluent nonsense without any error. So a
+checkpoint stores the fingerprint of its LLM: sizes, and a few embeddings.
+"""
+
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from ..models.decoder import LLMDecoder
-from ..weights.folder_files import read_json
-from ..weights.llm_folder import check_folder
+from ..prompts.tokenization import encode
+from ..weights.check_llm_folder import check_folder
+from ..weights.hf_folder_files import read_json
 from ..weights.read import open_tensors
-from .load import load_config, load_tokenizer, locate_llm
+from ..weights.state_dicts import as_tensor
+from .load import EXTRA_VOCAB_ROWS, build_empty, load_config, load_tokenizer
+from .locate import locate_llm
+
+FINGERPRINT = 'llm_fingerprint'  # its name in a state dict
+# the tokens, and the columns of their embeddings, in a fingerprint
+_TEXT = '###Human: Describe this image in detail. ###Assistant: '
+_WIDTH = 16
+_BF16_STEP = 2.0**-7
+_KEYS = {'hidden_size', 'vocab_size', 'tokens', 'embeddings'}
 
 
-def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
-    """Give an empty LLM its word embeddings, mapped from their file.
+@torch.no_grad()
+def compute_fingerprint(
+    tokenizer: Any, embed: Callable[[Tensor], Tensor], vocab_size: int
+) -> dict[str, Any]:
+    """Compute the fingerprint of an LLM.
+
+    Args:
+        tokenizer: Its tokenizer.
+        embed: Maps ``(T,)`` int64 token ids to ``(T, hidden_size)``
+            embeddings.
+        vocab_size: Its vocabulary size.
+
+    Returns:
+        ``hidden_size``, ``vocab_size``, the token ids ``tokens`` of a fixed
+        text, and the first columns of their ``embeddings``.
+    """
+    token_ids = encode(tokenizer, _TEXT)
+    embeddings = embed(torch.tensor(token_ids))
+    return dict(
+        hidden_size=embeddings.shape[1],
+        vocab_size=vocab_size,
+        tokens=token_ids,
+        embeddings=[
+            [round(value, 8) for value in row]
+            for row in embeddings[:, :_WIDTH].float().tolist()
+        ],
+    )
+
+
+def folder_fingerprint(llm: 'str | Path') -> dict[str, Any]:
+    """Compute the fingerprint of the LLM in a folder without loading the LLM.
+
+    Args:
+        llm: The folder, or ``'nano/llm'``.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has no token embeddings, or is refused by
+            :func:`~minigpt4.weights.check_llm_folder.check_folder`.
+    """
+    folder = Path(locate_llm(str(llm)))
+    if not (folder / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'{llm} is no local folder with a config.json; give the folder of '
+            'the LLM.'
+        )
+    check_folder(folder)
+    load_config(folder)  # its error is clearer than that of build_empty
+    with torch.device('meta'):
+        model = build_empty(read_json(folder / 'config.json'), 'auto')
+    table = _read_embedding_table(model, folder)
+    return compute_fingerprint(
+        load_tokenizer(str(folder)),
+        lambda token_ids: table[token_ids],
+        model.config.vocab_size,
+    )
+
+
+def _read_embedding_table(model: Any, folder: Path) -> Tensor:
+    """Read the token embeddings of an empty LLM, mapped from their file.
+
+    Args:
+        model: The LLM on the meta device.
+        folder: Its folder.
+
+    Returns:
+        ``(vocab_size, hidden_size)``.
 
     Raises:
         ValueError: The folder does not have them under their name.
     """
-    table = decoder.llm.get_input_embeddings().weight
-    (name, *_) = (
-        n
-        for n, tensor in decoder.llm.state_dict(keep_vars=True).items()
+    table = model.get_input_embeddings().weight
+    name = next(
+        name
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if tensor is table
     )
     tensors = open_tensors(folder, checksums=False)
@@ -32,35 +114,90 @@ def read_embeddings(decoder: LLMDecoder, folder: Path) -> None:
             'a complete LLM, whose tensors have the names that transformers '
             'gives them.'
         )
-    decoder.llm.set_input_embeddings(
-        nn.Embedding.from_pretrained(tensors[name].read())
+    return tensors[name].read()
+
+
+def encode_fingerprint(fingerprint: dict[str, Any]) -> Tensor:
+    """Encode a fingerprint as JSON in a uint8 tensor, for a state dict."""
+    return torch.tensor(
+        list(json.dumps(fingerprint).encode()), dtype=torch.uint8
     )
 
 
-def fingerprint_of(llm: 'str | Path') -> dict:
-    """:meth:`LLMDecoder.fingerprint` of the LLM in a folder.
+def decode_fingerprint(
+    tensor: Tensor, source: object = 'the checkpoint'
+) -> dict[str, Any]:
+    """Decode the result of :func:`encode_fingerprint`.
 
     Args:
-        llm: The folder, or ``'nano/llm'``.
+        tensor: ``(N,)`` uint8.
+        source: The file, for the error.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has no word embeddings, or is refused by
-            :func:`~minigpt4.weights.llm_folder.check_folder`.
+        ValueError: It is no fingerprint.
     """
-    folder = Path(locate_llm(str(llm)))
-    if not (folder / 'config.json').is_file():
-        raise FileNotFoundError(
-            f'{llm} is no local folder with a config.json; give the folder of '
-            'the LLM.'
+    try:
+        values = as_tensor(FINGERPRINT, tensor, source).tolist()
+        fingerprint = json.loads(bytes(values))
+        if not _KEYS <= {*fingerprint}:
+            raise ValueError('a value is missing')
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'the fingerprint of the LLM in {source} is damaged ({error}); '
+            f'give another copy, or remove {FINGERPRINT} from its state_dict.'
+        ) from error
+    return fingerprint
+
+
+def compare_fingerprints(
+    fingerprint: dict[str, Any], expected: dict[str, Any], llm: str
+) -> None:
+    """Refuse a projection that was trained with another LLM.
+
+    A vocabulary of up to ``EXTRA_VOCAB_ROWS`` more or fewer rows is accepted:
+    Vicuna v0 has 32,000 rows, or 32,001 with a row for ``[PAD]``.
+
+    Args:
+        fingerprint: That of the LLM in use.
+        expected: That in the checkpoint.
+        llm: Name or folder of the LLM in use, for the error.
+
+    Raises:
+        ValueError: Sizes, tokens or embeddings differ by more than the
+            rounding of bf16.
+    """
+    if fingerprint['hidden_size'] != expected['hidden_size']:
+        raise ValueError(
+            'the checkpoint was trained against an LLM of hidden_size '
+            f'{expected["hidden_size"]}, but {llm} has '
+            f'{fingerprint["hidden_size"]}, so the projection cannot be used '
+            'with it; give the LLM it was trained with.'
         )
-    check_folder(folder)
-    load_config(folder)  # refuses in a sentence what the next step would not
-    with torch.device('meta'):
-        decoder = LLMDecoder(
-            str(folder),
-            arch=read_json(folder / 'config.json'),
+    override = (
+        'give the LLM it was trained with, or set model.check_llm=False '
+        'to use it anyway.'
+    )
+    extra_rows = abs(fingerprint['vocab_size'] - expected['vocab_size'])
+    if extra_rows > EXTRA_VOCAB_ROWS:
+        raise ValueError(
+            'the checkpoint was trained against an LLM of vocab_size '
+            f'{expected["vocab_size"]}, but {llm} has '
+            f'{fingerprint["vocab_size"]}; {override}'
         )
-    decoder.tokenizer = load_tokenizer(str(folder))
-    read_embeddings(decoder, folder)
-    return decoder.fingerprint()
+    if fingerprint['tokens'] != expected['tokens']:
+        raise ValueError(
+            'the checkpoint was trained against an LLM whose tokenizer '
+            f'encodes {_TEXT!r} as {expected["tokens"]}, but '
+            f'that of {llm} as {fingerprint["tokens"]}; {override}'
+        )
+    values = torch.tensor(fingerprint['embeddings'])
+    expected_values = torch.tensor(expected['embeddings'])
+    tolerance = _BF16_STEP * expected_values.abs() + 1e-6
+    differing = (values - expected_values).abs() > tolerance
+    if differing.any():
+        raise ValueError(
+            'the checkpoint was trained against another LLM, of the same '
+            f'size as {llm} but of another version '
+            f'({int(differing.sum())} of {differing.numel()} compared '
+            f'embedding values differ); {override}'
+        )

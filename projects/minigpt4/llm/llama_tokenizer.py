@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""LLaMA's tokenizer, with the tokens that SentencePiece gives.
+"""Load LLaMA's tokenizer with exactly the token ids of SentencePiece.
 
-MiniGPT-4 was trained through SentencePiece. transformers reads the same
-folder in other ways, depending on its version and on the folder's settings:
-merges in another order, a dropped leading space (of 3,000 random strings
-with many spaces 2,120 differed, with 5.17; none with 4.49), an endless
-recursion on empty special tokens. So nothing but the vocabulary and the names
-of the special tokens is taken from the folder.
+MiniGPT-4 was trained with SentencePiece. transformers reads the same folder
+differently, depending on its version and on the folder's settings: merges in
+another order, a dropped leading space (of 3,000 random strings with many
+spaces 2,120 differed with 5.17, none with 4.49), an infinite recursion on
+empty special tokens. So only the vocabulary and the names of the special
+tokens are read from the folder.
 """
 
 import logging
@@ -27,42 +27,41 @@ from tokenizers import (
 from ..utils.errors import printable
 from ..utils.regular_files import read_regular
 from .tokenizer_files import (
-    TOKENIZERS,
+    TOKENIZER_FILES,
     added_tokens,
     read_settings,
     token_text,
 )
 
-_PROBES = (
+_TEST_TEXTS = (
     *('foo', ' foo', 'a  b', '\n c', '###Human: ', ' ###', 'x.###', '0 é'),
     *('</s>', 'a<unk> b', '<0x0A>', '[PAD]', '\t\x07', '①Ａ猫🙂', 'a▁ ▁b'),
 )
-_CLASSES = ('llamatokenizer', 'llamatokenizerfast')
+_LLAMA_CLASSES = ('llamatokenizer', 'llamatokenizerfast')
 _ROLES = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 
 
 def load_llama_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a LLaMA folder.
 
-    Texts give the tokens of SentencePiece with ``tokenizer.model``, whatever
-    the settings ``legacy`` and ``use_fast`` say; control symbols and added
-    tokens in a text (``</s>``, ``<unk>``, ``[PAD]``) are letters. Without a
-    ``tokenizer.model`` the folder's ``tokenizer.json`` decides.
+    Texts get the token ids of SentencePiece with ``tokenizer.model``; the
+    settings ``legacy`` and ``use_fast`` are ignored. Control symbols and
+    added tokens in a text (``</s>``, ``<unk>``, ``[PAD]``) are plain text.
+    Without a ``tokenizer.model`` the folder's ``tokenizer.json`` is used.
 
-    The tokens of beginning, end and unknown text are those of
-    ``tokenizer.model``, also where the folder exchanges them with each other
-    or leaves them empty. Another token of the vocabulary, such as
-    ``<|im_end|>``, may take their place.
+    The begin, end and unknown tokens are those of ``tokenizer.model``, also
+    if the folder's settings swap them or leave them empty. The settings may
+    replace them with another token of the vocabulary, e.g. ``<|im_end|>``.
 
     Args:
         folder: The LLM's folder.
 
     Returns:
-        A fast tokenizer of transformers; None for another family.
+        A fast tokenizer of transformers; None if it is not LLaMA's.
 
     Raises:
-        ValueError: The folder's files contradict each other, or the tokens
-            would not be SentencePiece's.
+        ValueError: The folder's files contradict each other, or the token
+            ids would differ from SentencePiece's.
     """
     if not _is_llama(folder):
         return None
@@ -71,19 +70,19 @@ def load_llama_tokenizer(folder: Path) -> Any:
         pieces = _read_pieces(path)
         _check_vocabulary(folder, pieces)
         merges = _merges(pieces)
-        backend = _of_sentencepiece(pieces, merges)
-        _add(backend, added, folder)
-        made = {left + right for left, right in merges}
-        # a piece that no merge makes is one that SentencePiece cuts out first
-        whole = [
+        backend = _build_backend(pieces, merges)
+        _add_special_tokens(backend, added, folder)
+        merged = {left + right for left, right in merges}
+        # SentencePiece splits text at pieces that no merge makes
+        unmerged = [
             pieces.id_to_piece(i)
-            for i in _words(pieces)
+            for i in _text_pieces(pieces)
             if len(pieces.id_to_piece(i)) > 1
-            and pieces.id_to_piece(i) not in made
+            and pieces.id_to_piece(i) not in merged
             and i not in added
         ]
-        _require_agreement(backend, pieces, path, whole)
-        own = {
+        _check_token_ids(backend, pieces, path, unmerged)
+        special = {
             role: pieces.id_to_piece(i) if i >= 0 else None
             for role, i in (
                 ('bos_token', pieces.bos_id()),
@@ -91,41 +90,47 @@ def load_llama_tokenizer(folder: Path) -> Any:
                 ('unk_token', pieces.unk_id()),
             )
         }
-        return _wrap(backend, folder, own)
+        return _wrap(backend, folder, special)
     path = folder / 'tokenizer.json'
     try:
         backend = Tokenizer.from_buffer(read_regular(path))
     except ValueError as error:
         raise ValueError(
             f'{path} is no file of the tokenizers library ({error}); '
-            'download it whole.'
+            'download it again.'
         ) from error
-    _add(backend, added, folder)
-    own = {
+    _add_special_tokens(backend, added, folder)
+    special = {
         role: token if backend.token_to_id(token) is not None else None
         for role, token in zip(_ROLES, ('<s>', '</s>', '<unk>'), strict=False)
     }
-    return _wrap(backend, folder, own)
+    return _wrap(backend, folder, special)
 
 
 def _is_llama(folder: Path) -> bool:
-    if not any((folder / name).is_file() for name in TOKENIZERS):
+    """Whether a folder has LLaMA's tokenizer, by its settings and files."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return False
     config = read_settings(folder, 'tokenizer_config.json')
-    named = config.get('tokenizer_class')
-    if isinstance(named, str) and named.lower() in _CLASSES:
+    class_name = config.get('tokenizer_class')
+    if isinstance(class_name, str) and class_name.lower() in _LLAMA_CLASSES:
         return True
     path = folder / 'tokenizer.model'
     if not path.is_file() or (
         read_settings(folder, 'config.json').get('model_type') != 'llama'
     ):
         return False
-    # some other class (transformers 5 writes TokenizersBackend): LLaMA's, if
-    # the file is SentencePiece's; that of LLaMA 3 is another format
-    return not named or read_regular(path)[:1] == b'\n'
+    # another class, e.g. TokenizersBackend of transformers 5: it is LLaMA's if
+    # the file is a SentencePiece model, which that of LLaMA 3 is not
+    return not class_name or read_regular(path)[:1] == b'\n'
 
 
 def _read_pieces(path: Path) -> SentencePieceProcessor:
+    """Read a SentencePiece model.
+
+    Raises:
+        ValueError: It is another file.
+    """
     data = read_regular(path)
     try:
         if not data:
@@ -134,14 +139,14 @@ def _read_pieces(path: Path) -> SentencePieceProcessor:
     except RuntimeError as error:
         raise ValueError(
             f'{path} ({len(data):,} bytes) is no SentencePiece model; '
-            'download it whole (a Git LFS pointer has 3 lines of text).'
+            'download it again (a Git LFS pointer has 3 lines of text).'
         ) from error
 
 
-def _of_sentencepiece(
+def _build_backend(
     pieces: SentencePieceProcessor, merges: list[tuple[str, str]]
 ) -> Tokenizer:
-    """A backend with the vocabulary of a ``tokenizer.model``."""
+    """Build a BPE tokenizer with the vocabulary of a ``tokenizer.model``."""
     backend = Tokenizer(
         models.BPE(
             {pieces.id_to_piece(i): i for i in range(len(pieces))},
@@ -174,8 +179,8 @@ def _of_sentencepiece(
     return backend
 
 
-def _words(pieces: SentencePieceProcessor) -> list[int]:
-    """Pieces of text: no control symbols, no bytes."""
+def _text_pieces(pieces: SentencePieceProcessor) -> list[int]:
+    """Return the ids of all pieces but control symbols and bytes."""
     return [
         i
         for i in range(len(pieces))
@@ -186,10 +191,10 @@ def _words(pieces: SentencePieceProcessor) -> list[int]:
 
 
 def _merges(pieces: SentencePieceProcessor) -> list[tuple[str, str]]:
-    """All pairs that make a piece, the likeliest piece first."""
+    """Return all pairs that merge to a piece, the likeliest piece first."""
     vocabulary = {pieces.id_to_piece(i) for i in range(len(pieces))}
     merges = []
-    for i in sorted(_words(pieces), key=pieces.get_score, reverse=True):
+    for i in sorted(_text_pieces(pieces), key=pieces.get_score, reverse=True):
         piece = pieces.id_to_piece(i)
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
@@ -199,57 +204,64 @@ def _merges(pieces: SentencePieceProcessor) -> list[tuple[str, str]]:
 
 
 def _check_vocabulary(folder: Path, pieces: SentencePieceProcessor) -> None:
-    """Refuse a ``tokenizer.json`` with other words than the model."""
+    """Refuse a ``tokenizer.json`` with another vocabulary than the model."""
     if not (folder / 'tokenizer.json').is_file():
         return
     model = read_settings(folder, 'tokenizer.json').get('model')
-    words = model.get('vocab') if isinstance(model, dict) else None
-    ours = {pieces.id_to_piece(i): i for i in range(len(pieces))}
-    if isinstance(words, dict) and words != ours:
+    vocabulary = model.get('vocab') if isinstance(model, dict) else None
+    expected = {pieces.id_to_piece(i): i for i in range(len(pieces))}
+    if isinstance(vocabulary, dict) and vocabulary != expected:
         differing = next(
-            (word for word in words if ours.get(word) != words[word]), None
+            (
+                token
+                for token in vocabulary
+                if expected.get(token) != vocabulary[token]
+            ),
+            None,
         )
         example = '' if differing is None else f', e.g. {differing!r}'
         raise ValueError(
             f'tokenizer.json and tokenizer.model in {folder} have different '
-            f'vocabularies ({len(words)} and {len(ours)} entries'
+            f'vocabularies ({len(vocabulary)} and {len(expected)} entries'
             f'{printable(example)}); remove the one that does not belong to '
             'the weights.'
         )
 
 
-def _add(backend: Tokenizer, added: dict[int, str], folder: Path) -> None:
-    """Add tokens as special ones, which no text becomes."""
-    for number, token in sorted(added.items()):
+def _add_special_tokens(
+    backend: Tokenizer, added: dict[int, str], folder: Path
+) -> None:
+    """Add tokens as special tokens, which no text is encoded to."""
+    for token_id, token in sorted(added.items()):
         backend.add_special_tokens(
             [AddedToken(token, special=True, normalized=False)]
         )
         found = backend.token_to_id(token)
-        if found != number:
+        if found != token_id:
             raise ValueError(
                 f'the folder {folder} gives the added token {token!r} the id '
-                f'{number}, but its vocabulary gives it {found}; use the '
+                f'{token_id}, but its vocabulary gives it {found}; use the '
                 'tokenizer files that belong to the weights.'
             )
 
 
-def _require_agreement(
+def _check_token_ids(
     backend: Tokenizer,
     pieces: SentencePieceProcessor,
     path: Path,
-    whole: list[str],
+    extra_pieces: list[str],
 ) -> None:
-    """Refuse a model whose texts the backend cuts otherwise.
+    """Refuse a model whose texts the backend encodes differently.
 
     Args:
         backend: The backend.
         pieces: The SentencePiece model.
         path: Its file.
-        whole: Pieces to try besides the usual texts.
+        extra_pieces: Pieces to test in addition to the usual texts.
     """
     backend.encode_special_tokens = True
-    tried = [f'a{piece}b'.replace('▁', ' ') for piece in whole]
-    for text in (*_PROBES, *tried):
+    texts = [f'a{piece}b'.replace('▁', ' ') for piece in extra_pieces]
+    for text in (*_TEST_TEXTS, *texts):
         found = backend.encode(text, add_special_tokens=False).ids
         if found != pieces.encode(text):
             raise ValueError(
@@ -261,30 +273,35 @@ def _require_agreement(
             )
 
 
-def _wrap(backend: Tokenizer, folder: Path, own: dict[str, str | None]) -> Any:
-    """A tokenizer of transformers.
+def _wrap(
+    backend: Tokenizer, folder: Path, special: dict[str, str | None]
+) -> Any:
+    """Wrap a backend in a tokenizer of transformers.
 
     Args:
-        backend: What cuts texts.
+        backend: A tokenizer of the tokenizers library.
         folder: The folder, whose settings name special tokens.
-        own: The special tokens of the vocabulary itself, which the folder
-            may not exchange with each other.
+        special: The special tokens of the vocabulary itself by role; the
+            settings cannot swap them.
+
+    Raises:
+        ValueError: There is no begin or no end token.
     """
     from transformers import PreTrainedTokenizerFast
 
-    roles = dict(own)
+    roles = dict(special)
     config = read_settings(folder, 'tokenizer_config.json')
-    named = read_settings(folder, 'special_tokens_map.json') | config
+    settings = read_settings(folder, 'special_tokens_map.json') | config
     for role in _ROLES:
-        token = token_text(named.get(role))
+        token = token_text(settings.get(role))
         if not token or token == roles.get(role):
             continue
         known = backend.token_to_id(token) is not None
-        if known and (role == 'pad_token' or token not in own.values()):
+        if known and (role == 'pad_token' or token not in special.values()):
             roles[role] = token
         elif role != 'pad_token':
             print_log(
-                f'the tokenizer in {folder} is said to have the {role} '
+                f'the settings of the tokenizer in {folder} name the {role} '
                 f'{printable(token)!r}; {roles.get(role)!r} of its '
                 'vocabulary is used instead.',
                 logger='current',
@@ -297,22 +314,22 @@ def _wrap(backend: Tokenizer, folder: Path, own: dict[str, str | None]) -> Any:
             'name them in tokenizer_config.json.'
         )
     if bos := roles['bos_token']:
-        # with add_special_tokens, as LLaMA's tokenizer does
+        # for add_special_tokens=True, as LLaMA's tokenizer does
         backend.post_processor = processors.TemplateProcessing(
             single=f'{bos} $A',
             pair=f'{bos} $A {bos} $B',
             special_tokens=[(bos, backend.token_to_id(bos))],
         )
     length = config.get('model_max_length')
-    settings: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         role: token for role, token in roles.items() if token
     }
     if isinstance(length, (int, float)) and 0 < length:
-        settings['model_max_length'] = length
+        arguments['model_max_length'] = length
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         name_or_path=str(folder),
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
-        **settings,
+        **arguments,
     )

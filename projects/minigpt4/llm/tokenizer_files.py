@@ -1,82 +1,70 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The tokenizer's files in an LLM's folder, as users have them."""
+"""Read the tokenizer files of an LLM folder: settings and added tokens."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..utils.regular_files import read_text
+from ..weights.hf_folder_files import read_json
 
-TOKENIZERS = ('tokenizer.model', 'tokenizer.json')
+TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json')
 
 
 def added_tokens(folder: Path) -> dict[int, str]:
-    """Added tokens by their id, from every file that may name them.
+    """Return the added tokens by id, from every file that may name them.
 
     Args:
         folder: The LLM's folder.
 
     Raises:
-        ValueError: An id is no number, or the files contradict each other.
+        ValueError: An id is no integer, or the files contradict each other.
     """
-    named: list[tuple[str, Any, Any]] = [
+    entries: list[tuple[str, Any, Any]] = [
         ('added_tokens.json', token, i)
         for token, i in read_settings(folder, 'added_tokens.json').items()
     ]
     config = read_settings(folder, 'tokenizer_config.json')
-    named += [
+    entries += [
         ('tokenizer_config.json', token_text(token), i)
         for i, token in (config.get('added_tokens_decoder') or {}).items()
     ]
     listed = read_settings(folder, 'tokenizer.json').get('added_tokens') or []
-    named += [('tokenizer.json', token_text(t), t.get('id')) for t in listed]
+    entries += [('tokenizer.json', token_text(t), t.get('id')) for t in listed]
     added: dict[int, str] = {}
-    for file, token, number in named:
+    for file, token, token_id in entries:
         try:
-            number = int(number)
+            token_id = int(token_id)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f'{folder / file} gives the added token {token!r} the id '
-                f'{number!r}; expected a number.'
+                f'{token_id!r}; expected a number.'
             ) from error
         if not token:
             continue
-        if added.setdefault(number, token) != token:
+        if added.setdefault(token_id, token) != token:
             raise ValueError(
-                f'{folder / file} gives the id {number} to {token!r}, another '
-                f'file of the folder to {added[number]!r}; correct the one '
-                'that does not belong to the weights.'
+                f'{folder / file} gives the id {token_id} to {token!r}, '
+                f'another file of the folder to {added[token_id]!r}; correct '
+                'the one that does not belong to the weights.'
             )
     return added
 
 
 def token_text(token: Any) -> str:
-    """The text of a special token, which may be an object; '' for none."""
+    """Return the text of a special token, which may be an object; else ''."""
     if isinstance(token, dict):
         token = token.get('content')
     return token if isinstance(token, str) else ''
 
 
 def read_settings(folder: Path, name: str) -> dict:
-    """A JSON object of the folder; an empty one where there is no file.
+    """Read a JSON object of the folder; return an empty dict without a file.
 
     Args:
         folder: The LLM's folder.
-        name: The file.
+        name: The name of the file.
 
     Raises:
         ValueError: It is no regular file or no JSON object.
     """
-    if not (folder / name).is_file():
-        return {}
-    try:
-        content = json.loads(read_text(folder / name))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'{folder / name} is no JSON file ({error}); download it again.'
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f'{folder / name} is no JSON object; download it again.'
-        )
-    return content
+    path = folder / name
+    return read_json(path) if path.is_file() else {}

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The four parts of MiniGPT-4 and their composition."""
+"""The four components of MiniGPT-4 and their composition."""
 
 from .data_preprocessor import ImageNormalizer
 from .decoder import LLMDecoder

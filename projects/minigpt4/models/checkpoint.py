@@ -1,60 +1,43 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a checkpoint holds: what was trained, and which LLM it was trained for.
+"""State-dict hooks: save what was trained, load it for the right LLM only."""
 
-Hooks of the model's state dict, and the LLM's fingerprint as a tensor.
-"""
-
-import json
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
 
-from ..weights.state_dicts import as_tensor, as_weight, match_names, unwrap
+from ..llm.fingerprint import (
+    FINGERPRINT,
+    decode_fingerprint,
+    encode_fingerprint,
+)
+from ..weights.state_dicts import SOURCE, as_weight, match_names, unwrap
 
-if TYPE_CHECKING:
-    from .minigpt4 import MiniGPT4
-
-FINGERPRINT = 'llm_fingerprint'
-# the entry of a state dict's metadata that names its file
-SOURCE = 'source'
 _UNKNOWN_SOURCE = 'the checkpoint'
 
 
-def encode_fingerprint(fingerprint: dict) -> Tensor:
-    """A fingerprint as a uint8 tensor of JSON, to stand in a state dict."""
-    return torch.tensor(
-        list(json.dumps(fingerprint).encode()), dtype=torch.uint8
-    )
+class TrainedModel(Protocol):
+    """The members of a model that the hooks use."""
+
+    decoder: Any
+    template: Any
+    check_llm: bool
+    loaded_weights: dict[str, torch.Tensor]
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the trained parameters."""
+
+    def named_parameters(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Parameters by name."""
 
 
-def decode_fingerprint(
-    tensor: Tensor, source: object = _UNKNOWN_SOURCE
-) -> dict:
-    """The inverse of :func:`encode_fingerprint`.
-
-    Raises:
-        ValueError: It is no such fingerprint.
-    """
-    try:
-        values = as_tensor(FINGERPRINT, tensor, source).tolist()
-        found = json.loads(bytes(values))
-        if not {'hidden_size', 'vocab_size', 'tokens', 'embeddings'} <= {
-            *found
-        }:
-            raise ValueError('a value is missing')
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f'the fingerprint of the LLM in {source} is damaged ({error}); '
-            f'give another copy, or remove {FINGERPRINT} from its state_dict.'
-        ) from error
-    return found
-
-
-def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
-    """State-dict hook: drop what is frozen, add the LLM's fingerprint."""
+def keep_trained(
+    model: TrainedModel, state_dict: dict, prefix: str, _: Any
+) -> None:
+    """State-dict hook: drop frozen weights, add the LLM's fingerprint."""
     trained = {prefix + name for name in model.trained_names}
     for key in [
         key
@@ -69,13 +52,13 @@ def keep_trained(model: 'MiniGPT4', state_dict: dict, prefix: str, _) -> None:
 
 
 def check_trained(
-    model: 'MiniGPT4', state_dict: dict, prefix: str, metadata: dict, *_
+    model: TrainedModel, state_dict: dict, prefix: str, metadata: dict, *_: Any
 ) -> None:
     """Load hook: refuse a checkpoint of another LLM or another head.
 
-    mmengine loads without ``strict`` and only warns of such faults. The
-    published checkpoints call the head ``llama_proj``, and others wrap it
-    and put prefixes before its name; see :mod:`~.state_dicts`.
+    mmengine loads without ``strict`` and only warns of such errors. In the
+    published checkpoints the head is ``llama_proj``, and other files have
+    nested dicts or prefixes; see :mod:`~minigpt4.weights.state_dicts`.
     """
     source = metadata.get(SOURCE, _UNKNOWN_SOURCE)
     if not prefix:
@@ -121,12 +104,12 @@ def check_trained(
 
 
 def _use_our_names(
-    model: 'MiniGPT4', state_dict: dict, prefix: str, source: str
+    model: TrainedModel, state_dict: dict, prefix: str, source: str
 ) -> None:
-    """Rename what was trained as the model calls it.
+    """Rename trained weights to the names in the model.
 
     Raises:
-        ValueError: A name is there twice, or a prefix before some only.
+        ValueError: A name occurs twice, or only some names have a prefix.
     """
     theirs = {
         f'head.layers.0.{x}': f'llama_proj.{x}' for x in ('weight', 'bias')
@@ -146,8 +129,8 @@ def _use_our_names(
             state_dict[prefix + ours] = state_dict.pop(prefix + name)
 
 
-def ignore_frozen(model: 'MiniGPT4', incompatible_keys) -> None:
-    """Load hook: frozen parts come from files of their own.
+def ignore_frozen(model: TrainedModel, incompatible_keys: Any) -> None:
+    """Load hook: frozen weights may be missing, they have their own files.
 
     Raises:
         ValueError: A trained parameter was not set to the checkpoint's value.

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Batches to the device: images travel as uint8 and are normalised there."""
+"""Move batches to the device, and normalise their images there."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from mmengine.model import BaseDataPreprocessor
 
 from ..registry import MODELS
 
-# OpenAI CLIP's constants, of images in 0..1
+# OpenAI CLIP's constants, for images in 0..1
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -17,9 +17,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class ImageNormalizer(BaseDataPreprocessor):
     """Moves a collated batch to the model's device and normalises images.
 
+    Images are uint8 until then, a quarter of the bytes.
+
     Args:
-        mean: Mean of the channels, of images in 0..1, RGB.
-        std: Standard deviation of the channels.
+        mean: Mean of the RGB channels, for images in 0..1.
+        std: Standard deviation of the RGB channels.
     """
 
     def __init__(
@@ -42,9 +44,8 @@ class ImageNormalizer(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: What the collator gives; ``images`` ``(N, 3, H, W)`` uint8,
-                or ``(N, Q, C)`` floating-point queries, which stay as they
-                are.
+            data: A batch of the collator; ``images`` ``(N, 3, H, W)`` uint8,
+                or ``(N, Q, C)`` floating-point queries, which do not change.
             training: Not used.
 
         Returns:

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The decoder: any Hugging Face causal LM, through its public interface."""
+"""The decoder: a Hugging Face causal LM, used through its public methods."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,39 +14,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import compat
-from ..llm.load import (
-    SPARE_ROWS,
-    build_empty,
-    load_llm,
-    load_tokenizer,
-    locate_llm,
-)
-from ..prompts.tokenization import encode
+from ..llm.fingerprint import compare_fingerprints, compute_fingerprint
+from ..llm.load import build_empty, load_llm, load_tokenizer
+from ..llm.locate import locate_llm
 from ..registry import MODELS
-from .row_attention import NAME as ROWS_ATTENTION
-from .row_attention import Rows
-
-# rows of the embedding table that the fingerprint looks at
-_FINGERPRINT_TEXT = '###Human: Describe this image in detail. ###Assistant: '
-_FINGERPRINT_WIDTH = 16
-_BF16_STEP = 2.0**-7
+from . import packed_attention
+from .packed_attention import PackedLayout
 
 
 @MODELS.register_module()
 class LLMDecoder(nn.Module):
-    """The language model, frozen unless LoRA is asked for.
+    """The language model, frozen unless LoRA is configured.
 
-    Its folder is checked first; code of the folder is never run.
+    Its folder is checked first; code in the folder is never run.
 
     Args:
         name_or_path: Folder or hub repository of a causal LM with its
             tokenizer, or ``'nano/llm'``. See :func:`locate_llm`.
         dtype: ``'auto'`` (bf16 or fp16 on a GPU; on a CPU bf16 above a
             billion parameters, else fp32) or the name of a type.
-        arch: What the config expects of the LLM, as keyword arguments of its
-            Hugging Face config (``model_type``, ``hidden_size`` ...). A
-            folder that differs is refused; on the meta device the model is
-            built from it without any file.
+        arch: Expected keyword arguments of the LLM's Hugging Face config
+            (``model_type``, ``hidden_size`` ...). A folder that differs is
+            refused; on the meta device the model is built from these, without
+            any file.
         quantization: Keyword arguments of ``BitsAndBytesConfig`` with
             ``load_in_8bit=True`` or ``load_in_4bit=True``; needs
             bitsandbytes and accelerate. Embeddings and output head keep
@@ -54,15 +44,22 @@ class LLMDecoder(nn.Module):
         device_map: How one process spreads the LLM over its GPUs, memory and
             disk: ``'auto'``, ``'balanced'`` ... or a dict of modules and
             devices, as accelerate takes it.
-        max_memory: What each device may take of it, e.g.
+        max_memory: The most memory of each device for the LLM, e.g.
             ``{0: '10GiB', 1: '20GiB', 'cpu': '30GiB'}``.
         lora: Keyword arguments of peft's ``LoraConfig``.
         gradient_checkpointing: Whether to recompute the LLM's activations in
             the backward pass: slower, with less memory.
-        shard: Whether each rank holds a share of the LLM's layers (FSDP), for
+        shard: Whether each rank stores a shard of the LLM's layers (FSDP), for
             an LLM that does not fit on one GPU.
 
-    Tensors may come from any device and go back to where they came from.
+    Methods take tensors of any device and return tensors of that device.
+
+    Attributes:
+        frozen: Whether no weight is trained.
+        sharded: Whether ranks store shards of the layers.
+        has_device_map: Whether the LLM is spread over devices.
+        has_fixed_device: Whether ``to`` leaves it where it is: quantised or
+            spread over devices.
     """
 
     def __init__(
@@ -78,10 +75,11 @@ class LLMDecoder(nn.Module):
         shard: bool = False,
     ) -> None:
         super().__init__()
+        packed_attention.register()
         self.name_or_path = name_or_path
         self.tokenizer: Any
-        self.placed = False
-        self.spread = device_map is not None
+        self.has_fixed_device = False
+        self.has_device_map = device_map is not None
         if torch.get_default_device().type == 'meta':
             self.llm = build_empty(arch, dtype)
             self.tokenizer = None
@@ -93,8 +91,7 @@ class LLMDecoder(nn.Module):
                 where, arch, dtype, quantization, device_map, max_memory
             )
             _check_begin_token(self.tokenizer, self.llm, where)
-            # a quantised or spread LLM stays where it was put
-            self.placed = (
+            self.has_fixed_device = (
                 device_map is not None
                 or getattr(self.llm, 'hf_quantizer', None) is not None
             )
@@ -124,30 +121,30 @@ class LLMDecoder(nn.Module):
             )
         self.gradient_checkpointing = gradient_checkpointing
         self.sharded = shard
-        # keys and values of each layer, by the text they are of
-        self._prefixes: dict[tuple[int, ...], list] = {}
+        # K and V of each layer, by the token ids of the prefix
+        self._prefix_kv: dict[tuple[int, ...], list] = {}
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
         self._compiled: list[tuple[nn.Module, Callable]] = []
 
     def _shard(self) -> None:
-        """Leave this rank its share of each layer, on its device.
+        """Shard each layer over the ranks, on their devices.
 
-        Layer by layer, so that no GPU ever holds the whole LLM; embeddings
-        and output head stay whole.
+        Layer by layer, so that no GPU ever holds the complete LLM; embeddings
+        and output head are not sharded.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        if self.placed:
+        if self.has_fixed_device:
             raise ValueError(
-                f'decoder.shard=True cannot share out {self.name_or_path}, '
-                'which is quantised or has a device_map; leave one of these '
-                'settings out.'
+                f'decoder.shard=True cannot shard {self.name_or_path}, '
+                'which is quantised or has a device_map; omit one of these '
+                'settings.'
             )
         if not dist.is_distributed():
             raise ValueError(
-                'decoder.shard=True shares the LLM out to several processes, '
+                'decoder.shard=True shards the LLM over several processes, '
                 'but there is one; start it with tools/dist_train.sh.'
             )
         mesh = init_device_mesh(get_device(), (dist.get_world_size(),))
@@ -165,51 +162,57 @@ class LLMDecoder(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that the LLM knows."""
+        """Number of tokens in the LLM's vocabulary."""
         return self.llm.config.vocab_size
 
     def train(self, mode: bool = True) -> 'LLMDecoder':
-        """Stay in eval mode while frozen, whatever is asked."""
+        """Set the mode; a frozen LLM stays in eval mode."""
         if not self.frozen or self.gradient_checkpointing:
             # transformers recomputes activations in train mode only; a
-            # frozen LLaMA has no dropout that this would wake
+            # frozen LLaMA has no dropout that train mode would enable
             super().train(mode)
         return self
 
-    def _apply(self, fn, recurse: bool = True) -> 'LLMDecoder':
-        """What ``to``, ``cuda``, ``half`` of any parent come down to."""
-        return self if self.placed else super()._apply(fn, recurse)
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> 'LLMDecoder':
+        """Implement ``to``, ``cuda`` and ``half`` of the decoder's parents."""
+        if self.has_fixed_device:
+            return self
+        return super()._apply(fn, recurse)
 
-    def enter(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device where the LLM begins."""
+    def to_llm_device(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device of the LLM's first layer."""
         device = self.llm.device
-        # offloaded layers are on the meta device and fetch their inputs
+        # offloaded layers are on the meta device and move their inputs
         return tensor if device.type == 'meta' else tensor.to(device)
 
-    def embed(self, token_ids: Tensor) -> Tensor:
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """``(...)`` int64 token ids to ``(..., hidden_size)`` embeddings."""
-        embeddings = self.llm.get_input_embeddings()(self.enter(token_ids))
-        return embeddings.to(token_ids.device)
+        table = self.llm.get_input_embeddings()
+        return table(self.to_llm_device(token_ids)).to(token_ids.device)
 
     @property
-    def can_store_prefix(self) -> bool:
-        """Whether keys and values of a fixed text can be kept for all steps.
+    def supports_shared_prefix(self) -> bool:
+        """Whether K and V of a fixed prefix can be stored for all steps.
 
-        Not where they would change (LoRA), be asked for by one rank alone
-        (shared layers), or where rows are not attended to by themselves.
+        Not where they change (LoRA), where only one rank may need them
+        (sharded layers), or without packed attention.
         """
-        return self.attends_to_rows and self.frozen and not self.sharded
+        return (
+            self.supports_packed_attention and self.frozen and not self.sharded
+        )
 
     @property
-    def attends_to_rows(self) -> bool:
-        """Whether rows of a line can be taken apart for attention alone.
+    def supports_packed_attention(self) -> bool:
+        """Whether packed sequences are unpacked for attention.
 
-        Not where layers run again in the backward pass: the choice of the
-        attention would not hold until then; nor on several devices.
+        Not where layers run again in the backward pass, when the attention
+        function is not set any more, nor on several devices.
         """
         return (
             not self.gradient_checkpointing
-            and not self.spread
+            and not self.has_device_map
             and self.llm.config.model_type == 'llama'
         )
 
@@ -219,50 +222,53 @@ class LLMDecoder(nn.Module):
         attention_mask: Tensor | None,
         position_ids: Tensor,
         prefix: Sequence[int] = (),
-        rows: Rows | None = None,
-        wanted: Tensor | None = None,
+        layout: PackedLayout | None = None,
+        output_positions: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states ``(B, T, hidden_size)``, normed.
+        """Last hidden states ``(B, T, hidden_size)``, after the final norm.
 
         Args:
             embeddings: ``(B, T, hidden_size)``.
             attention_mask: ``(B, T)``, 0 at pads; or ``(B, 1, T, T)`` bool,
-                what each place may look at; not used with ``rows``.
+                the positions that each one attends to; not used with
+                ``layout``.
             position_ids: ``(B, T)``.
-            prefix: With ``rows``: token ids in front of every row, whose
-                keys and values are stored.
-            rows: Where the rows of the lines are; each sees itself alone.
-            wanted: With ``rows``: places in the flattened ``B * T`` whose
-                states are asked for; those of others mean nothing.
+            prefix: With ``layout``: token ids before every sequence, whose K
+                and V are stored.
+            layout: Packed sequences, each of which attends to itself.
+            output_positions: With ``layout``: indices in the flattened
+                ``B * T`` whose states are needed; others are undefined.
         """
         config = self.llm.config
-        usual = config._attn_implementation
+        implementation = config._attn_implementation
         hooks: list = []
-        if prefix and rows is None:
+        if prefix and layout is None:
             raise ValueError(
-                f'a stored prefix of {len(prefix)} tokens without rows; only '
-                'rows that are attended to by themselves see it: collate '
-                "with the model's own collator."
+                f'a stored prefix of {len(prefix)} tokens without packed '
+                'attention, which alone attends to it; collate with the '
+                "model's own collator."
             )
-        if rows is not None:
-            rows = replace(rows, stored=self._stored(tuple(prefix)))
-            config._attn_implementation = ROWS_ATTENTION
-            if wanted is not None:
+        if layout is not None:
+            layout = replace(layout, prefix_kv=self._compute_prefix(prefix))
+            config._attn_implementation = packed_attention.NAME
+            if output_positions is not None:
                 last = self.llm.base_model.layers[-1]
-                hooks = _only_at(last.mlp, wanted, embeddings.shape)
+                hooks = _restrict_to_positions(
+                    last.mlp, output_positions, embeddings.shape
+                )
         try:
             with self._layers_compiled():
                 hidden = self.llm.base_model(
-                    inputs_embeds=self.enter(embeddings),
+                    inputs_embeds=self.to_llm_device(embeddings),
                     attention_mask=None
                     if attention_mask is None
-                    else self.enter(attention_mask),
-                    position_ids=self.enter(position_ids),
+                    else self.to_llm_device(attention_mask),
+                    position_ids=self.to_llm_device(position_ids),
                     use_cache=False,
-                    **({} if rows is None else dict(rows=rows)),
+                    **({} if layout is None else dict(layout=layout)),
                 ).last_hidden_state
         finally:
-            config._attn_implementation = usual
+            config._attn_implementation = implementation
             for hook in hooks:
                 hook.remove()
         return hidden.to(embeddings.device)
@@ -270,18 +276,18 @@ class LLMDecoder(nn.Module):
     def compile_layers(self, backend: str = 'inductor') -> None:
         """Let :meth:`hidden_states` run compiled layers.
 
-        All layers share one compiled code; the last, of which only some
-        places are wanted, stays as it is. So does generation, whose shapes
-        change at each token.
+        All layers share one compiled code. The last layer, which computes
+        some positions only, is not compiled, and neither is generation, whose
+        shapes change with each token.
 
         Raises:
-            ValueError: The LLM is quantised, spread or shared out.
+            ValueError: The LLM is quantised, spread over devices or sharded.
         """
-        if self.placed or self.sharded:
+        if self.has_fixed_device or self.sharded:
             raise ValueError(
                 f'{self.name_or_path} is quantised, spread over devices or '
-                'shared out to ranks, with which compiled layers have not '
-                'been tried; leave model.compile out.'
+                'sharded over ranks, with which compiled layers have not '
+                'been tried; omit model.compile.'
             )
         self._compiled = [
             (
@@ -302,21 +308,22 @@ class LLMDecoder(nn.Module):
                 del layer.forward
 
     @torch.no_grad()
-    def _stored(self, prefix: tuple[int, ...]) -> list:
-        """Keys and values of a prefix in each layer, computed once."""
+    def _compute_prefix(self, prefix: Sequence[int]) -> list:
+        """Compute K and V of a prefix in each layer, once."""
         from transformers import DynamicCache
 
-        if not prefix:
+        key = tuple(prefix)
+        if not key:
             return []
-        if prefix not in self._prefixes:
+        if key not in self._prefix_kv:
             device = self.llm.get_input_embeddings().weight.device
             cache = self.llm.base_model(
-                input_ids=torch.tensor([prefix], device=device),
+                input_ids=torch.tensor([key], device=device),
                 past_key_values=DynamicCache(),
                 use_cache=True,
             ).past_key_values
-            self._prefixes[prefix] = compat.keys_and_values(cache)
-        return self._prefixes[prefix]
+            self._prefix_kv[key] = compat.keys_and_values(cache)
+        return self._prefix_kv[key]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(..., hidden_size)`` to ``(..., vocab_size)``."""
@@ -326,93 +333,48 @@ class LLMDecoder(nn.Module):
         return output(inputs).to(hidden.device)
 
     def token_losses(
-        self, hidden: Tensor, target_places: Tensor, targets: Tensor
+        self, hidden: Tensor, target_positions: Tensor, targets: Tensor
     ) -> Tensor:
-        """Cross-entropy of each supervised token, fp32.
+        """Cross-entropy of each supervised token.
 
-        Logits are computed at the supervised places alone.
+        Logits are computed at the supervised positions only.
 
         Args:
             hidden: ``(B, T, hidden_size)``.
-            target_places: ``(M,)`` places in the flattened ``B * T``.
+            target_positions: ``(M,)`` indices in the flattened ``B * T``.
             targets: ``(M,)`` token ids.
 
         Returns:
             ``(M,)`` fp32, nats.
         """
-        rows = hidden.flatten(0, 1).index_select(0, target_places)
+        states = hidden.flatten(0, 1).index_select(0, target_positions)
         return F.cross_entropy(
-            self.logits(rows).float(), targets, reduction='none'
+            self.logits(states).float(), targets, reduction='none'
         )
 
-    @torch.no_grad()
-    def fingerprint(self) -> dict:
-        """What tells this LLM from another: sizes, and embeddings of words.
-
-        A projection speaks to one LLM's embeddings; another Vicuna of the
-        same size gives fluent nonsense without any error.
-        """
-        ids = encode(self.tokenizer, _FINGERPRINT_TEXT)
-        rows = self.embed(torch.tensor(ids))[:, :_FINGERPRINT_WIDTH]
-        return dict(
-            hidden_size=self.hidden_size,
-            vocab_size=self.vocab_size,
-            tokens=ids,
-            embeddings=[
-                [round(x, 8) for x in row] for row in rows.float().tolist()
-            ],
+    def fingerprint(self) -> dict[str, Any]:
+        """Compute its fingerprint; see :mod:`minigpt4.llm.fingerprint`."""
+        return compute_fingerprint(
+            self.tokenizer, self.embed_tokens, self.vocab_size
         )
 
-    def check_fingerprint(self, theirs: dict) -> None:
-        """Refuse a projection that was trained against another LLM.
+    def check_fingerprint(self, expected: dict[str, Any]) -> None:
+        """Refuse a projection that was trained with another LLM.
 
-        A vocabulary of up to ``SPARE_ROWS`` more or fewer rows is the same
-        LLM: Vicuna v0 has 32,000 rows, or 32,001 with a row for ``[PAD]``.
+        Args:
+            expected: The fingerprint in the checkpoint.
 
         Raises:
-            ValueError: Sizes, tokens or embeddings differ by more than the
-                rounding of bf16.
+            ValueError: It differs; see :func:`compare_fingerprints`.
         """
-        ours = self.fingerprint()
-        if ours['hidden_size'] != theirs['hidden_size']:
-            raise ValueError(
-                'the checkpoint was trained against an LLM of hidden_size '
-                f'{theirs["hidden_size"]}, but {self.name_or_path} has '
-                f'{ours["hidden_size"]}, so the projection does not fit it '
-                'whatever is set; give the LLM it was trained with.'
-            )
-        override = (
-            'give the LLM it was trained with, or set model.check_llm=False '
-            'to use it all the same.'
-        )
-        if abs(ours['vocab_size'] - theirs['vocab_size']) > SPARE_ROWS:
-            raise ValueError(
-                'the checkpoint was trained against an LLM of vocab_size '
-                f'{theirs["vocab_size"]}, but {self.name_or_path} has '
-                f'{ours["vocab_size"]}; {override}'
-            )
-        if ours['tokens'] != theirs['tokens']:
-            raise ValueError(
-                'the checkpoint was trained against an LLM whose tokenizer '
-                f'spells {_FINGERPRINT_TEXT!r} as {theirs["tokens"]}, but '
-                f'that of {self.name_or_path} as {ours["tokens"]}; {override}'
-            )
-        mine, other = (torch.tensor(x['embeddings']) for x in (ours, theirs))
-        far = (mine - other).abs() > _BF16_STEP * other.abs() + 1e-6
-        if far.any():
-            raise ValueError(
-                'the checkpoint was trained against another LLM, of the same '
-                f'size as {self.name_or_path} but of another version '
-                f'({int(far.sum())} of {far.numel()} compared embedding '
-                f'values differ); {override}'
-            )
+        compare_fingerprints(self.fingerprint(), expected, self.name_or_path)
 
 
 def _check_begin_token(tokenizer: Any, llm: Any, where: str) -> None:
-    """Refuse a tokenizer whose begin token the LLM has no row for.
+    """Refuse a tokenizer whose BOS token has no embedding in the LLM.
 
     Raises:
-        ValueError: There is no row.
+        ValueError: There is no such embedding.
     """
     rows = llm.get_input_embeddings().weight.shape[0]
     token_id = tokenizer.bos_token_id
@@ -425,20 +387,30 @@ def _check_begin_token(tokenizer: Any, llm: Any, where: str) -> None:
         )
 
 
-def _only_at(mlp: nn.Module, places: Tensor, shape: tuple[int, ...]) -> list:
-    """Let the last layer's feed-forward see some places alone.
+def _restrict_to_positions(
+    mlp: nn.Module, positions: Tensor, shape: tuple[int, ...]
+) -> list:
+    """Let the last layer's feed-forward compute some positions only.
 
-    Nothing comes after it that would look at the others.
+    No later layer reads the others.
+
+    Args:
+        mlp: The feed-forward.
+        positions: Indices in the flattened ``B * T``.
+        shape: ``(B, T, hidden_size)``.
+
+    Returns:
+        The handles of the hooks, for removal.
     """
 
-    def pick(_, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0].flatten(0, 1).index_select(0, places)
+    def select(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0].flatten(0, 1).index_select(0, positions)
 
-    def put_back(_, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+    def scatter(_: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
         empty = out.new_zeros(shape).flatten(0, 1)
-        return empty.index_copy(0, places, out).view(shape)
+        return empty.index_copy(0, positions, out).view(shape)
 
     return [
-        mlp.register_forward_pre_hook(pick),
-        mlp.register_forward_hook(put_back),
+        mlp.register_forward_pre_hook(select),
+        mlp.register_forward_hook(scatter),
     ]

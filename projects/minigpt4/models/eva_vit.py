@@ -1,15 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The backbone: EVA-ViT-g/14 of EVA-CLIP, as BLIP-2 cuts it."""
+"""The backbone: EVA-ViT-g/14 of EVA-CLIP, truncated as in BLIP-2."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, room_for_weights, torch_dtype
+from ..weights.load import load_weights, meta_device_if, torch_dtype
 
 ARCHS = {
-    # BLIP-2 keeps 39 of EVA-CLIP's 40 blocks and no final norm
+    # BLIP-2 uses 39 of EVA-CLIP's 40 blocks and no final norm
     'eva-g': dict(width=1408, depth=39, num_heads=16, mlp_width=6144),
     'nano': dict(width=128, depth=4, num_heads=4, mlp_width=512),
 }
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts the image into patches and embeds each."""
+    """Embeds the patches of an image."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
@@ -84,9 +84,9 @@ class PatchEmbed(nn.Module):
 class EVAViT(nn.Module):
     """EVA-ViT: ``(B, 3, 224, 224)`` images to ``(B, 257, 1408)`` features.
 
-    Parameter names are those of ``eva_vit_g.pth``. That file loads as it is
-    (blocks beyond the 39th, the final norm and the head are left over), and
-    so do the other layouts of :mod:`~.layouts`.
+    Parameter names are those of ``eva_vit_g.pth``. That file loads without
+    conversion (blocks beyond the 39th, the final norm and the head are not
+    used), and so do the other layouts of :mod:`~.layouts`.
 
     Args:
         arch: ``'eva-g'``, ``'nano'``, or a dict with ``width``, ``depth``,
@@ -97,12 +97,12 @@ class EVAViT(nn.Module):
             leaves them random.
         dtype: ``'auto'`` (bf16 or fp16 on a GPU, fp32 on a CPU) or the name
             of a floating-point type.
-        frozen: Whether the weights stay as they are; then no graph is built
+        frozen: Whether the weights are not trained; then no graph is built
             and the module stays in eval mode.
 
     Source: BLIP-2 / MiniGPT-4 ``models/eva_vit.py`` @ d94738a; paper section
-    3. Attention runs through ``scaled_dot_product_attention``. LayerNorms are
-    kept in ``dtype`` too (the original keeps fp32 weights there).
+    3. Attention runs through ``scaled_dot_product_attention``. LayerNorms
+    are in ``dtype`` too (the original has fp32 weights there).
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class EVAViT(nn.Module):
         self.img_size = img_size
         self.frozen = frozen
         patches = (img_size // patch_size) ** 2
-        with room_for_weights(checkpoint):
+        with meta_device_if(checkpoint):
             self.patch_embed = PatchEmbed(width, patch_size)
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
             self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
@@ -134,7 +134,7 @@ class EVAViT(nn.Module):
                 Block(width, arch['num_heads'], arch['mlp_width'])
                 for _ in range(arch['depth'])
             )
-        # a trained backbone keeps fp32 weights: AMP casts as it goes
+        # a trained backbone has fp32 weights: AMP casts them when needed
         weights_dtype = torch_dtype(dtype) if frozen else torch.float32
         if checkpoint is None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -146,11 +146,11 @@ class EVAViT(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> 'EVAViT':
-        """Stay in eval mode while frozen, whatever is asked."""
+        """Set the mode; a frozen backbone stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     def compile_layers(self, backend: str = 'inductor') -> None:
-        """Let the blocks run compiled, all by the same code."""
+        """Compile the blocks, which share one compiled code."""
         for block in self.blocks:
             block.compile(backend=backend)
 
@@ -162,7 +162,7 @@ class EVAViT(nn.Module):
 
         Returns:
             ``(B, 1 + patches, width)`` in the module's dtype, the class
-            token first; not normalised (``ln_vision`` is the neck's).
+            token first; without final norm (``ln_vision`` is in the neck).
 
         Raises:
             ValueError: The images have another size.

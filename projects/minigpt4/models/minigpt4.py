@@ -1,42 +1,53 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""MiniGPT4: backbone, neck, head and decoder, composed."""
+"""The model: backbone, neck, head and decoder, with loss and train step."""
 
 import logging
 import math
+import types
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..generation.engine import Engine
-from ..generation.hf_generate import generate
-from ..generation.model_runner import fits_slots
-from ..generation.request import Answer
-from ..generation.sampling import SamplingParams
+from ..deprecated import warn_renamed
 from ..prompts import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
-from .collator import Collator, MultimodalInputs
+from .collator import Collator
 from .data_preprocessor import ImageNormalizer
-from .row_attention import Rows
+from .gradient_accumulation import accumulate_gradients
+from .packed_attention import PackedLayout
+from .packing import MultimodalInputs
+from .projector import build_head
+
+_UNSET = 'unset'
+
+
+def _generation_api() -> types.ModuleType:
+    """Import :mod:`minigpt4.generation.api` when an answer is needed.
+
+    This is the only import of the generation package, which imports models.
+    """
+    from ..generation import api
+
+    return api
 
 
 @MODELS.register_module()
 class MiniGPT4(BaseModel):
-    """A frozen eye, a frozen voice, and one trained layer between.
+    """Frozen vision encoder and LLM, joined by a trained projection.
 
-    A forward pass is: (1) the backbone sees the images, (2) the neck distils
-    each into a few queries, (3) the head maps these into the LLM's embedding
-    space, (4) they take their places among the embedded words, (5) the
-    decoder reads all and speaks.
+    A forward pass: (1) the backbone encodes the images, (2) the neck reduces
+    each to a few queries, (3) the head maps these into the LLM's embedding
+    space, (4) they are inserted between the embedded tokens, (5) the decoder
+    computes the logits.
 
-    The state dict holds what is trained and the fingerprint of the LLM that
-    it was trained against; nothing else.
+    The state dict holds only trained weights and their LLM's fingerprint.
 
     Args:
         backbone: Config of the backbone, e.g. :class:`EVAViT`; None where
@@ -47,23 +58,24 @@ class MiniGPT4(BaseModel):
         prompt_template: Name of a template of ``minigpt4.prompts``.
         max_text_length: In training, the most tokens of an answer with its
             end symbol.
-        micro_batch_size: Samples that go through forward and backward at
-            once; a larger batch is accumulated in pieces with the same loss
-            and gradient. None takes the batch as it is.
-        line_length: Tokens of a line that the rows of a training batch are
-            packed into, which do not see each other; None gives each row a
-            line of its own, padded to the longest. A decoder that attends to
-            rows (LLaMA) gets all of them in one line.
+        micro_batch_size: The most samples of one forward and backward pass; a
+            larger batch is accumulated in pieces, with the same loss and
+            gradient. None is no limit.
+        pack_length: Tokens of a pack. The sequences of a training batch are
+            packed, and do not attend to each other; None puts each sequence
+            into a pack of its own, padded to the longest. A decoder with
+            packed attention (LLaMA) gets all sequences in one pack.
         prompt: The question of a caption without a question of its own.
         system: The line that opens a chat; None is the template's, '' is
             none.
-        generation: Default settings of :meth:`generate`.
+        generation: Default sampling parameters.
         check_llm: Whether a checkpoint of another LLM is refused.
         compile: Whether blocks of the backbone and layers of the LLM run
             compiled in training (``torch.compile``, a minute at the start).
         device: Where the model goes when it is built; ``'auto'`` is the GPU
             if there is one. None leaves it to the caller (a runner).
         data_preprocessor: Config of the image normaliser.
+        line_length: Deprecated name of ``pack_length``.
 
     Source: MiniGPT-4 ``models/minigpt4.py`` and ``models/minigpt_base.py`` @
     d94738a; paper section 3.
@@ -78,7 +90,7 @@ class MiniGPT4(BaseModel):
         prompt_template: str = 'vicuna_v0',
         max_text_length: int | None = None,
         micro_batch_size: int | None = None,
-        line_length: int | None = 256,
+        pack_length: int | None = 256,
         prompt: str = '',
         system: str | None = None,
         generation: dict | None = None,
@@ -86,12 +98,16 @@ class MiniGPT4(BaseModel):
         compile: bool = False,
         device: str | None = None,
         data_preprocessor: dict | None = None,
+        line_length: Any = _UNSET,
     ) -> None:
         super().__init__(data_preprocessor or dict(type=ImageNormalizer))
+        if line_length is not _UNSET:
+            warn_renamed('model.line_length', 'model.pack_length')
+            pack_length = line_length
         self.template = get_template(prompt_template)
         self.max_text_length = max_text_length
         self.micro_batch_size = micro_batch_size
-        self.line_length = line_length
+        self.pack_length = pack_length
         self.prompt = prompt
         self.system = system
         self.generation = dict(generation or {})
@@ -99,14 +115,10 @@ class MiniGPT4(BaseModel):
         self.backbone = None if backbone is None else MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
-        self.head = MODELS.build(
-            {
-                'in_channels': self.neck.out_channels,
-                'out_channels': self.decoder.hidden_size,
-                **head,
-            }
+        self.head = build_head(
+            head, self.neck.out_channels, self.decoder.hidden_size
         )
-        # what a checkpoint gave, until it is compared after loading
+        # weights of a checkpoint, until they are compared after loading
         self.loaded_weights: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(keep_trained)
         self.register_load_state_dict_pre_hook(check_trained)
@@ -120,20 +132,20 @@ class MiniGPT4(BaseModel):
             self.to(device)
 
     def init_weights(self) -> None:
-        """Do nothing: the parts are initialised or loaded when built."""
+        """Do nothing: the components initialise or load their weights."""
 
     def compile_layers(self, backend: str = 'inductor') -> None:
-        """Let blocks of the backbone and layers of the LLM run compiled."""
+        """Compile the blocks of the backbone and the layers of the LLM."""
         if self.backbone is not None:
             self.backbone.compile_layers(backend)
         self.decoder.compile_layers(backend)
 
     def train(self, mode: bool = True) -> 'MiniGPT4':
-        """Switch the trained parts; frozen parts stay in eval mode."""
+        """Set the mode of trained components; frozen ones stay in eval."""
         self.training = mode
-        for part in (self.backbone, self.neck, self.head):
-            if part is not None:
-                part.train(mode and not part.frozen)
+        for module in (self.backbone, self.neck, self.head):
+            if module is not None:
+                module.train(mode and not module.frozen)
         self.decoder.train(mode)
         return self
 
@@ -146,8 +158,8 @@ class MiniGPT4(BaseModel):
         """
         if self.backbone is None:
             raise ValueError(
-                'this model takes cached features and has no backbone to see '
-                'with; build it from its config without --features.'
+                'this model takes cached features and has no backbone; build '
+                'it from its config without --features.'
             )
         return self.backbone.img_size
 
@@ -165,17 +177,20 @@ class MiniGPT4(BaseModel):
     def collator(
         self, training: bool, max_new_tokens: int | None = None
     ) -> Collator:
-        """What makes batches of samples for this model.
+        """Return a collator for this model.
 
         Args:
-            training: Whether answers are learned, or generated. Training
-                leaves out samples that are longer than the LLM's context.
-            max_new_tokens: In generation, leave out samples that leave less
-                room than this for an answer; None takes any.
+            training: For training, else for generation. In training, samples
+                that are longer than the LLM's context are skipped.
+            max_new_tokens: In generation, skip samples that leave less room
+                than this for an answer; None skips none.
         """
         limit = self.context_length
         if limit is not None and not training:
             limit = None if max_new_tokens is None else limit - max_new_tokens
+        pack_length: float | None = self.pack_length
+        if pack_length is not None and self.decoder.supports_packed_attention:
+            pack_length = math.inf  # attention costs the same in one pack
         return Collator(
             self.decoder.tokenizer,
             self.template,
@@ -184,22 +199,18 @@ class MiniGPT4(BaseModel):
             padding='right' if training else 'left',
             prompt='' if training else self.prompt,
             micro_batch_size=self.micro_batch_size,
-            line_length=self._line_length if training else None,
-            share_prefix=training and self.decoder.can_store_prefix,
+            pack_length=pack_length if training else None,
+            share_prefix=training and self.decoder.supports_shared_prefix,
             max_length=limit,
         )
 
-    @property
-    def _line_length(self) -> float | None:
-        """All rows in one line where attention does not mind its length."""
-        if self.line_length is None or not self.decoder.attends_to_rows:
-            return self.line_length
-        return math.inf
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode images to query features: ``(N, 3, H, W)`` to ``(N, Q, C)``.
 
-    def queries(self, images: Tensor) -> Tensor:
-        """Frozen half of seeing: ``(N, 3, H, W)`` float to ``(N, Q, C)``.
+        No graph is built unless the backbone or the neck is trained.
 
-        No graph is built unless backbone or neck are trained.
+        Args:
+            images: Normalised; stored queries where there is no backbone.
         """
         if self.backbone is None:
             return self.neck(images)
@@ -210,21 +221,23 @@ class MiniGPT4(BaseModel):
         with torch.set_grad_enabled(graph and trained):
             return self.neck(features)
 
-    def embed(self, images: Tensor | None, inputs: MultimodalInputs) -> Tensor:
-        """Words and images as ``(B, T, hidden_size)`` embeddings.
+    def embed_inputs(
+        self, images: Tensor | None, inputs: MultimodalInputs
+    ) -> Tensor:
+        """Embed tokens and images: ``(B, T, hidden_size)``.
 
         Args:
             images: ``(N, 3, H, W)`` normalised, or None.
             inputs: The batch.
         """
-        embeddings = self.decoder.embed(inputs.token_ids)
+        embeddings = self.decoder.embed_tokens(inputs.token_ids)
         if images is None:
             return embeddings
-        tokens = self.head(self.queries(images)).to(embeddings.dtype)
+        features = self.head(self.encode_images(images)).to(embeddings.dtype)
         flat = embeddings.flatten(0, 1)
-        if flat.requires_grad:  # a trained table, or made so for recomputing
+        if flat.requires_grad:  # of a trained table or recomputed layers
             flat = flat.clone()
-        flat.index_copy_(0, inputs.image_places, tokens.flatten(0, 1))
+        flat.index_copy_(0, inputs.image_positions, features.flatten(0, 1))
         return flat.view_as(embeddings)
 
     def forward(
@@ -234,14 +247,14 @@ class MiniGPT4(BaseModel):
         samples: Sequence[BaseDataElement] | None = None,
         counts: dict | None = None,
         mode: str = 'tensor',
-    ):
+    ) -> Any:
         """Run the model on a collated batch.
 
         Args:
             images: ``(N, 3, H, W)`` normalised, or None.
             inputs: The batch.
             samples: Its samples.
-            counts: What the collator counted; not used here.
+            counts: Counts of the collator; not used.
             mode: ``'tensor'`` for the logits ``(B, T, vocab_size)``,
                 ``'loss'`` for :meth:`loss`, ``'predict'`` for
                 :meth:`predict`.
@@ -252,8 +265,8 @@ class MiniGPT4(BaseModel):
                 'model.collator(training), preprocessed.'
             )
         if mode == 'tensor':
-            embeddings = self.embed(images, inputs)
-            return self.decoder.logits(self._read(embeddings, inputs))
+            embeddings = self.embed_inputs(images, inputs)
+            return self.decoder.logits(self._hidden_states(embeddings, inputs))
         if mode == 'loss':
             return self.loss(images, inputs)
         if mode == 'predict':
@@ -262,25 +275,31 @@ class MiniGPT4(BaseModel):
             f'unknown mode {mode!r}; expected tensor, loss or predict.'
         )
 
-    def _read(
+    def _hidden_states(
         self,
         embeddings: Tensor,
         inputs: MultimodalInputs,
-        wanted: Tensor | None = None,
+        output_positions: Tensor | None = None,
     ) -> Tensor:
         """Hidden states ``(B, T, hidden_size)`` of the LLM.
 
-        Where only some are ``wanted``, others may mean nothing.
+        With ``output_positions``, the states of other positions are
+        undefined.
         """
-        mask = rows = None
+        mask = layout = None
         if not (inputs.packed or inputs.prefix):
             mask = inputs.attention_mask
-        elif self.decoder.attends_to_rows:
-            rows = Rows(inputs.row_places, inputs.row_backs)
+        elif self.decoder.supports_packed_attention:
+            layout = PackedLayout(inputs.unpack_index, inputs.pack_index)
         else:
             mask = inputs.block_mask()
         return self.decoder.hidden_states(
-            embeddings, mask, inputs.position_ids, inputs.prefix, rows, wanted
+            embeddings,
+            mask,
+            inputs.position_ids,
+            inputs.prefix,
+            layout,
+            output_positions,
         )
 
     def loss(
@@ -292,75 +311,41 @@ class MiniGPT4(BaseModel):
             ``loss``, a scalar in nats per token.
 
         Raises:
-            ValueError: Nothing is supervised.
+            ValueError: No token is supervised.
         """
         if len(inputs.targets) == 0:
             raise ValueError(
                 f'none of the {inputs.token_ids.numel()} tokens of the batch '
                 'is supervised; every training sample needs an answer.'
             )
-        hidden = self._read(
-            self.embed(images, inputs), inputs, inputs.target_places
+        hidden = self._hidden_states(
+            self.embed_inputs(images, inputs), inputs, inputs.target_positions
         )
         losses = self.decoder.token_losses(
-            hidden, inputs.target_places, inputs.targets
+            hidden, inputs.target_positions, inputs.targets
         )
         return dict(loss=losses.mean())
 
     def train_step(
         self, data: dict, optim_wrapper: OptimWrapper
     ) -> dict[str, Tensor]:
-        """One optimizer step on one batch, in pieces where it is too large.
-
-        The loss is the mean over the supervised tokens of the global batch,
-        whatever the number of ranks and pieces; gradients are averaged over
-        ranks here, so that no wrapper has to look at the frozen weights.
+        """Run one optimizer step on one batch, collated or not.
 
         Returns:
-            ``loss``, that mean, detached; 0 where no sample of the global
-            batch could be read.
+            ``loss``; see :func:`accumulate_gradients`.
         """
         if not isinstance(data, dict):
             data = self.collator(training=True)(data)
-        pieces = data['pieces']
-        learned = sum(len(piece['inputs'].targets) for piece in pieces)
-        share = torch.full(
-            (), float(learned), device=self.data_preprocessor.device
-        )
-        dist.all_reduce(share, op='mean')  # targets of the mean rank
-        if pieces and not learned and share == 0:
-            self.loss(None, pieces[0]['inputs'])  # says what is wrong
-        total = torch.zeros_like(share)
-        for piece in pieces:
-            if len(piece['inputs'].targets) == 0:
-                continue
-            with optim_wrapper.optim_context(self):
-                piece = self.data_preprocessor(piece, True)
-                weight = len(piece['inputs'].targets) / share
-                loss = self(**piece, mode='loss')['loss'] * weight
-                if piece['images'] is None:
-                    # text only: a zero gradient, so that backward runs and
-                    # all ranks reduce the same tensors
-                    loss = loss + 0 * sum(
-                        p.sum() for p in self.parameters() if p.requires_grad
-                    )
-            optim_wrapper.backward(loss)
-            total += loss.detach()
-        trained = [p for p in self.parameters() if p.requires_grad]
-        for parameter in trained:  # a rank whose batch was unreadable
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce_params([p.grad for p in trained], op='mean')
-        dist.all_reduce(total, op='mean')
+        loss = accumulate_gradients(self, data['pieces'], optim_wrapper)
         optim_wrapper.step()
         optim_wrapper.zero_grad()
-        return dict(loss=total)
+        return dict(loss=loss)
 
     def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
         """Answer a batch of samples, collated or not."""
         if not isinstance(data, dict):
-            number = SamplingParams.of(self.generation).max_new_tokens
-            data = self.collator(training=False, max_new_tokens=number)(data)
+            params = _generation_api().sampling_params(self)
+            data = self.collator(False, params.max_new_tokens)(data)
         skipped = data.get('counts', {}).get('skipped')
         if skipped:
             print_log(
@@ -370,8 +355,7 @@ class MiniGPT4(BaseModel):
                 level=logging.WARNING,
             )
         if data['inputs'] is None:
-            # no sample could be read; mmengine's loops look at the last
-            # output for a loss, and take none from this one
+            # mmengine's loops look for a loss in the last output
             return [BaseDataElement(loss={})]
         return super().val_step(data)
 
@@ -389,7 +373,7 @@ class MiniGPT4(BaseModel):
             The samples (new ones where None are given) with
             ``pred_caption`` and ``finished`` set.
         """
-        answers = self.answer(images, inputs)
+        answers = _generation_api().answer_batch(self, images, inputs)
         if samples is None:
             samples = [BaseDataElement() for _ in answers]
         for sample, answer in zip(samples, answers, strict=True):
@@ -397,82 +381,17 @@ class MiniGPT4(BaseModel):
             sample.finished = answer.finished
         return list(samples)
 
-    @torch.no_grad()
-    def answer(
-        self, images: Tensor | None, inputs: MultimodalInputs, **settings
-    ) -> list[Answer]:
-        """Generate for a left-padded batch.
-
-        Args:
-            images: ``(N, 3, H, W)`` normalised, or None.
-            inputs: The batch.
-            settings: Over ``generation``; see :class:`SamplingParams`.
-
-        Raises:
-            ValueError: The batch is one of the training collator, or a
-                setting is unknown.
-        """
-        if inputs.packed or inputs.prefix:
-            raise ValueError(
-                'a packed training batch cannot be answered; collate with '
-                'model.collator(training=False).'
-            )
-        if not inputs.attention_mask[:, -1].all():
-            raise ValueError(
-                'a prompt ends in padding; a batch to answer is padded on '
-                "the left: collate with padding='left'."
-            )
-        embeddings = self.embed(images, inputs)
-        if self._engine_answers(settings):
-            engine = Engine(self, slots=len(embeddings), stored_tokens=0)
-            masks = inputs.attention_mask.bool()
-            rows = [
-                engine.submit_embedded(row[mask], **settings)
-                for row, mask in zip(embeddings, masks, strict=True)
-            ]
-            return [row.answer() for row in rows]
-        chosen = SamplingParams.of(self.generation, settings)
-        return generate(
-            self.decoder.llm,
-            self.decoder.tokenizer,
-            self.decoder.enter(embeddings),
-            self.decoder.enter(inputs.attention_mask),
-            (*self.template.stop, *chosen.stop),
-            **chosen.of_transformers(),
-        )
-
     def generate(
         self,
         samples: Sequence[BaseDataElement],
         batch_size: int | None = None,
-        **settings,
-    ) -> list[Answer]:
-        """Answer samples (``images`` uint8 and ``turns``).
+        **settings: Any,
+    ) -> list[Any]:
+        """Answer samples; see :func:`minigpt4.generation.api.generate`.
 
-        Args:
-            samples: What the datasets' pipelines give.
-            batch_size: How many are answered at once; None is all.
-            settings: Over ``generation``; see :class:`SamplingParams`.
+        Returns:
+            One :class:`~minigpt4.generation.request.Answer` for each sample.
         """
-        size = batch_size or max(len(samples), 1)
-        collator = self.collator(training=False)
-        if self._engine_answers(settings):
-            engine = Engine(self, min(size, len(samples) or 1), 0)
-            rows = [
-                engine.submit(collator.row(sample), sample.images, **settings)
-                for sample in samples
-            ]
-            return [row.answer() for row in rows]
-        answers = []
-        for start in range(0, len(samples), size):
-            batch = collator(samples[start : start + size])
-            batch = self.data_preprocessor(batch, False)
-            answers += self.answer(
-                batch['images'], batch['inputs'], **settings
-            )
-        return answers
-
-    def _engine_answers(self, settings: dict) -> bool:
-        """Whether answers are the engine's, not transformers'."""
-        beams = SamplingParams.of(self.generation, settings).num_beams
-        return beams == 1 and fits_slots(self.decoder)
+        return _generation_api().generate(
+            self, samples, batch_size, **settings
+        )

@@ -1,5 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The head: what MiniGPT-4 trains."""
+"""The head: the trained projection of MiniGPT-4."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,9 @@ from ..registry import MODELS
 class LinearProjector(nn.Module):
     """Map image queries into the LLM's embedding space.
 
-    One linear layer, kept and computed in fp32. With ``num_layers`` above one
-    the layers have a GELU between them, for without it they would be one
-    (the paper's ablation b does not say).
+    One linear layer, stored and computed in fp32. With ``num_layers`` above
+    one there is a GELU between the layers, which would be equivalent to one
+    layer without it (the paper's ablation b does not state this).
 
     Args:
         in_channels: Width of the neck's output.
@@ -37,7 +39,22 @@ class LinearProjector(nn.Module):
     def forward(self, queries: Tensor) -> Tensor:
         """``(B, Q, in_channels)`` to ``(B, Q, out_channels)``, fp32.
 
-        Also under ``--amp``: it is what is trained, and costs next to nothing.
+        Also under ``--amp``: it is trained, and its cost is negligible.
         """
         with torch.autocast(queries.device.type, enabled=False):
             return self.layers(queries.float())
+
+
+def build_head(
+    config: Mapping, in_channels: int, out_channels: int
+) -> nn.Module:
+    """Build the head of a config between a neck and an LLM.
+
+    Args:
+        config: The head's config; it may set the widths itself.
+        in_channels: Width of the neck's output.
+        out_channels: Width of the LLM's embeddings.
+    """
+    return MODELS.build(
+        dict(in_channels=in_channels, out_channels=out_channels) | {**config}
+    )

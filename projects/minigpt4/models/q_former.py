@@ -1,16 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The neck: BLIP-2's Q-Former, and the patch merge that replaces it."""
+"""The necks: BLIP-2's Q-Former, the patch merge, and cached queries."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, room_for_weights, torch_dtype
+from ..weights.load import load_weights, meta_device_if, torch_dtype
 
 
 class Attention(nn.Module):
-    """Multi-head attention with BERT's residual and norm behind it."""
+    """Multi-head attention, then BERT's residual and norm."""
 
     def __init__(
         self, width: int, num_heads: int, context_width: int, dropout: float
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """BERT's feed-forward with its residual and norm."""
+    """BERT's feed-forward, then its residual and norm."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention of the queries, every other layer a look at the image."""
+    """Self-attention of the queries; cross-attention in every other layer."""
 
     def __init__(
         self,
@@ -89,13 +89,13 @@ class Layer(nn.Module):
 class QFormer(nn.Module):
     """The Q-Former: ``(B, 257, 1408)`` features to ``(B, 32, 768)`` queries.
 
-    Only the query path is built: MiniGPT-4 gives the Q-Former no text.
+    Only the query path is built: in MiniGPT-4 the Q-Former has no text input.
 
     Args:
         in_channels: Width of the image features.
-        num_queries: Queries, which is image tokens, for one image.
+        num_queries: Queries of one image, which become image tokens.
         width: Width of the queries.
-        depth: Layers; every ``cross_every``-th looks at the image.
+        depth: Layers; every ``cross_every``-th has cross-attention.
         num_heads: Attention heads.
         mlp_width: Width of the feed-forward.
         cross_every: Distance of the layers with cross-attention.
@@ -103,8 +103,8 @@ class QFormer(nn.Module):
         checkpoint: File, folder, URL or ``'nano/...'`` of the weights, in any
             layout of :mod:`~.layouts`; None leaves them random.
         dtype: Type of the frozen weights.
-        frozen: Whether the weights stay as they are; then no graph is built
-            and no dropout wakes.
+        frozen: Whether the weights are not trained; then no graph is built
+            and there is no dropout.
 
     Source: LAVIS / MiniGPT-4 ``models/Qformer.py`` and ``ln_vision`` of
     ``models/base_model.py`` @ d94738a; paper section 3.
@@ -129,11 +129,11 @@ class QFormer(nn.Module):
         self.out_channels = width
         self.frozen = frozen
         self.dropout = dropout
-        with room_for_weights(checkpoint):
+        with meta_device_if(checkpoint):
             self.query_tokens = nn.Parameter(
                 torch.empty(1, num_queries, width)
             )
-            # torch's eps here, as LAVIS; transformers' BLIP-2 has 1e-6
+            # torch's eps, as in LAVIS; transformers' BLIP-2 has 1e-6
             self.ln_vision = nn.LayerNorm(in_channels, eps=1e-5)
             self.norm = nn.LayerNorm(width, eps=1e-12)
             self.layers = nn.ModuleList(
@@ -156,11 +156,11 @@ class QFormer(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> 'QFormer':
-        """Stay in eval mode while frozen, whatever is asked."""
+        """Set the mode; a frozen neck stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Distil image features into queries.
+        """Reduce image features to queries.
 
         Args:
             features: ``(B, N, in_channels)``, any float, not normalised.
@@ -179,12 +179,12 @@ class QFormer(nn.Module):
 
 @MODELS.register_module()
 class PatchMerge(nn.Module):
-    """The neck without Q-Former: four neighbouring patches become one token.
+    """A neck without Q-Former: four neighbouring patches become one token.
 
     ``(B, 257, 1408)`` features to ``(B, 64, 5632)``: the class token is
-    dropped, four patches in raster order are laid side by side. It has no
-    weights to load: ``ln_vision`` stays at its start, as in the released
-    LLaMA-2 model.
+    dropped, four patches in raster order are concatenated. It has no weights
+    to load: ``ln_vision`` has its initial values, as in the released LLaMA-2
+    model.
 
     Args:
         in_channels: Width of the image features.
@@ -212,7 +212,7 @@ class PatchMerge(nn.Module):
 
 @MODELS.register_module()
 class CachedQueries(nn.Module):
-    """The neck of a model that takes its queries from a feature cache.
+    """The neck of a model whose queries come from a feature cache.
 
     Args:
         num_tokens: Queries of one image.
@@ -226,5 +226,5 @@ class CachedQueries(nn.Module):
         self.frozen = True
 
     def forward(self, queries: Tensor) -> Tensor:
-        """``(B, num_tokens, channels)``, as they are."""
+        """Return ``(B, num_tokens, channels)`` unchanged."""
         return queries

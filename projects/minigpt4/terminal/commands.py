@@ -137,8 +137,8 @@ class Conversation:
         assert session.last is not None
         if session.last.finish_reason == 'length':
             self.view.note(
-                f'cut at {session.last.settings.max_new_tokens} tokens; '
-                'max_new_tokens is the setting'
+                f'cut at {session.last.sampling_params.max_new_tokens} '
+                'tokens; max_new_tokens is the setting'
             )
         if session.last.finish_reason == 'cancelled':
             self.view.note('stopped')
@@ -162,7 +162,7 @@ class Conversation:
         question = self._shown(turns[-1].question) if turns else ''
         self._show(question, lambda: self.session.regenerate(**settings))
         last = self.session.last
-        if last is not None and not last.settings.do_sample:
+        if last is not None and not last.sampling_params.do_sample:
             self.view.note(
                 'without sampling the answer stays the same; '
                 '/regenerate temperature=0.8 draws another'

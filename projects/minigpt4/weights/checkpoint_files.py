@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Checkpoints in local files, for mmengine: pickles and safetensors."""
+"""Read local checkpoints for mmengine: pickles and safetensors."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,37 +8,37 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader
 
-from ..models.checkpoint import SOURCE
 from ..utils.regular_files import open_regular
 from .checksum import check_all
-from .read import is_safetensors, load_pickle, open_tensors
-from .state_dicts import check_head_names, check_names
+from .pickles import is_safetensors, load_pickle
+from .read import open_tensors
+from .state_dicts import SOURCE, check_head_names, check_names
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint that can be loaded or resumed."""
+    """A file is not a checkpoint that can be loaded or resumed."""
 
 
 def register_loaders() -> None:
-    """Let mmengine read local checkpoints through :func:`load_from_local`.
+    """Make mmengine read local checkpoints with :func:`load_from_local`.
 
-    So ``load_from``, ``--resume``, ``tools/test.py`` and ``get_model`` read
+    Then ``load_from``, ``--resume``, ``tools/test.py`` and ``get_model`` read
     safetensors too, never run code of a pickle, and name a damaged file.
     """
     CheckpointLoader.register_scheme('', load_from_local, force=True)
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    """Read a checkpoint; replaces mmengine's own.
+    """Read a checkpoint; replaces mmengine's function.
 
     Args:
-        filename: A ``.safetensors`` file, which holds a state dict alone, or
-            a pickle of PyTorch.
+        filename: A ``.safetensors`` file, which holds only a state dict, or a
+            pickle of PyTorch.
         map_location: As for ``torch.load``; safetensors stay on the CPU.
 
     Returns:
-        What the file holds; a state dict under ``'state_dict'`` where it is
-        of safetensors.
+        The content of the file; for safetensors a dict with the state dict
+        under ``'state_dict'``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -60,8 +60,8 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
         return dict(state_dict=_with_source(state, path))
     content = load_pickle(path, map_location)
     state = content.get('state_dict', content)
-    under = '' if state is content else ' under state_dict'
-    check_names(state, path, under)
+    where = '' if state is content else ' under state_dict'
+    check_names(state, path, where)
     check_head_names(content, path)
     check_all(content, str(path))
     if state is content:
@@ -74,7 +74,7 @@ def read_checkpoint(path: 'str | Path', device: Any = 'cpu') -> dict:
 
     Args:
         path: The file.
-        device: Where its tensors go; the ``map_location`` of torch.
+        device: ``map_location`` of ``torch.load``.
 
     Raises:
         CheckpointError: It is damaged, is no checkpoint or would run code.
@@ -87,9 +87,9 @@ def read_checkpoint(path: 'str | Path', device: Any = 'cpu') -> dict:
 
 
 def _with_source(state: Mapping, path: Path) -> OrderedDict:
-    """A state dict whose metadata names its file, for errors on loading."""
-    named = OrderedDict(state)
+    """Add the file name to a state dict's metadata, for errors on loading."""
+    result = OrderedDict(state)
     metadata = OrderedDict(getattr(state, '_metadata', {}))
     metadata[''] = dict(metadata.get('', {}), **{SOURCE: str(path)})
-    named._metadata = metadata  # type: ignore[attr-defined]
-    return named
+    result._metadata = metadata  # type: ignore[attr-defined]
+    return result

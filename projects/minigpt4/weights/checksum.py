@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Checksums of what a checkpoint holds, so that damage is found on loading.
+"""Checksums of a checkpoint's entries, to detect damage on loading.
 
 A checkpoint stores two: one of the weights (``state_dict``), which every
 reader of the weights checks, and one of all other entries (optimizer,
@@ -9,6 +9,7 @@ Checkpoints without checksums (version 0.1, other projects) are accepted.
 
 import hashlib
 from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,10 @@ def add_checksum(checkpoint: MutableMapping) -> None:
     """Store the checksums of a checkpoint in it.
 
     Args:
-        checkpoint: The entries to be saved; changed.
+        checkpoint: The entries to be saved; modified in place.
 
     Raises:
-        TypeError: It holds a type that has no checksum.
+        TypeError: An entry is of a type that :func:`digest` does not support.
     """
     checkpoint.pop(CHECKSUM, None)
     checkpoint[CHECKSUM] = dict(
@@ -43,8 +44,8 @@ def check_weights(checkpoint: Mapping, source: str = 'checkpoint') -> None:
     """Compare the weights of a checkpoint with their checksum, if it has one.
 
     Args:
-        checkpoint: The entries as they were saved.
-        source: How the error names the file.
+        checkpoint: The entries of the file.
+        source: Name of the file, for the error.
 
     Raises:
         ChecksumError: They differ.
@@ -62,10 +63,10 @@ def check_all(checkpoint: Mapping, source: str = 'checkpoint') -> None:
         _compare(stored, 'rest', _rest(checkpoint), source)
 
 
-def _compare(stored: object, part: str, value: object, source: str) -> None:
-    known = stored.get(part) if isinstance(stored, Mapping) else None
+def _compare(stored: object, entry: str, value: object, source: str) -> None:
+    expected = stored.get(entry) if isinstance(stored, Mapping) else None
     try:
-        same = known == digest(value)
+        same = expected == digest(value)
     except TypeError:  # damage can change a type
         same = False
     if not same:
@@ -80,9 +81,9 @@ def digest(value: object) -> str:
     """SHA-256 of nested values, as hexadecimal digits.
 
     Args:
-        value: Dicts, lists, tuples, tensors, arrays, histories of the log,
-            texts, bytes, numbers, booleans and None. The order of a dict's
-            entries does not count.
+        value: Dicts, lists, tuples, tensors, arrays, ``HistoryBuffer``,
+            strings, bytes, numbers, booleans and None. The order of a dict's
+            entries does not matter.
 
     Raises:
         TypeError: It holds another type.
@@ -92,7 +93,7 @@ def digest(value: object) -> str:
     return state.hexdigest()
 
 
-def _update(state, value: object) -> None:
+def _update(state: Any, value: object) -> None:
     if isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
         state.update(f'T{tensor.dtype}{tuple(tensor.shape)}'.encode())
@@ -123,7 +124,7 @@ def _update(state, value: object) -> None:
     else:
         raise TypeError(
             f'a checkpoint holds a {type(value).__name__}; expected tensors, '
-            'arrays, texts, numbers, and dicts and lists of these.'
+            'arrays, strings, numbers, and dicts and lists of these.'
         )
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Fetching a file of weights once: resumed, checked, from mirrors, offline."""
+"""Download files of weights once: cache, mirrors, checksums, offline mode."""
 
 import errno
 import hashlib
@@ -9,27 +9,32 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from mmengine.logging import print_log
+from platformdirs.unix import Unix
 
+from ..deprecated import renamed
 from ..utils.atomic import write_atomically
 from ..utils.file_types import unexpected_content
 from .transfer import (
-    FULL,
+    DISK_FULL,
     MirrorError,
-    bring,
-    note_of,
-    read_json,
-    shown,
-    size_of,
+    display_url,
+    download_url,
+    file_size,
+    part_info_path,
+    read_json_or_empty,
 )
 
-_CHUNK = 2**20
-# OpenMMLab's names end on a date and 8 digits of the SHA-256
-_NAMED_HASH = re.compile(r'_\d{8}-([0-9a-f]{8})\.\w+$')
-_CONTENTS = {
+__getattr__ = renamed(__name__, {'fetch': 'download_file'})
+
+_CHUNK_BYTES = 2**20
+# names at OpenMMLab end with a date and 8 digits of the SHA-256
+_HASH_IN_NAME = re.compile(r'_\d{8}-([0-9a-f]{8})\.\w+$')
+_WRONG_CONTENT = {
     'empty': 'an empty file',
     'LFS pointer': 'a Git LFS pointer instead of the file',
     'HTML': 'a web page instead of the file',
@@ -38,42 +43,42 @@ _CONTENTS = {
 }
 
 
-def fetch(
+def download_file(
     url: str,
     *,
     sha256: str | None = None,
     folder: 'Path | None' = None,
     mirrors: Sequence[str] = (),
 ) -> Path:
-    """The local copy of a file, which is downloaded if it is not there yet.
+    """Return the local copy of a file; download it if there is none.
 
-    A mirror is a URL or a folder under which files lie by their bare names.
+    A mirror is a URL or a folder that has the files under their bare names.
     Those of ``MINIGPT4_MIRROR`` (separated by commas) are tried first, then
     ``mirrors``, then the URL itself. With ``MINIGPT4_OFFLINE=1`` or
-    ``HF_HUB_OFFLINE=1`` only mirrors that are folders are.
+    ``HF_HUB_OFFLINE=1`` only mirrors that are folders are tried.
 
-    What arrives is compared with ``sha256``, else with the 8 digits in names
+    The file is compared with ``sha256``, else with the 8 digits in names
     such as ``..._20230615-714b5f52.pth``, else only with the size that the
-    server announced. Its size and SHA-256 are recorded beside it in
+    server announced. Its size and SHA-256 are recorded next to it in
     ``NAME.json``, so it is read through once and not at each start. A broken
-    download is resumed if its place still has the same file. Processes that
-    want the same file wait for the one that fetches it.
+    download is resumed if its URL still has the same file. Processes that
+    need the same file wait for the one that downloads it.
 
     Args:
         url: Where the file is published (http or https).
-        sha256: Its SHA-256, or the beginning of it, where one is published.
-        folder: Where it goes; by default :func:`cache_folder`.
+        sha256: Its SHA-256, or the first digits of it, if one is published.
+        folder: The folder for the file; by default :func:`cache_folder`.
         mirrors: More mirrors.
 
     Returns:
-        The file, under the URL's bare name.
+        The file, under the bare name of the URL.
 
     Raises:
-        ConnectionError: No place gave the right file; each is named with its
-            reason.
+        ConnectionError: No URL provided the right file; the message names
+            each with its reason.
         FileExistsError: The folder has a file of this name from another URL.
         OSError: It cannot be written: no space, no permission.
-        ValueError: The URL names no file, or the hash is none.
+        ValueError: The URL names no file, or ``sha256`` is not a hash.
     """
     name = file_name(url)
     if urlsplit(url).scheme not in ('http', 'https') or not name:
@@ -82,22 +87,22 @@ def fetch(
             'path of a local file.'
         )
     path = (folder or cache_folder()).expanduser() / name
-    wanted = expected_hash(url, sha256)
-    if _is_checked(path, url, wanted):
+    digits = expected_hash(url, sha256)
+    if _is_checked(path, url, digits):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            # another process may have been faster
-            if not _is_checked(path, url, wanted):
-                _obtain(path, url, wanted, mirrors)
+            # another process may have downloaded it in the meantime
+            if not _is_checked(path, url, digits):
+                _download_or_accept(path, url, digits, mirrors)
     except OSError as error:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise PermissionError(
                 f'{path.parent} cannot be written ({error.strerror}); name '
                 'another folder in MINIGPT4_CACHE.'
             ) from error
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise OSError(
                 error.errno,
                 f'no space for {name} in {path.parent} ({error.strerror}); '
@@ -109,115 +114,137 @@ def fetch(
 
 
 def file_name(url: str) -> str:
-    """The bare name of a URL's file."""
+    """Return the bare name of a URL's file."""
     return Path(unquote(urlsplit(url).path)).name
 
 
 def cache_folder() -> Path:
-    """Where files go: ``MINIGPT4_CACHE``, else ``~/.cache/minigpt4``.
+    """Return the folder for downloaded files.
 
-    ``XDG_CACHE_HOME`` stands in for ``~/.cache``.
+    It is ``MINIGPT4_CACHE``, else ``$XDG_CACHE_HOME/minigpt4``, else
+    ``~/.cache/minigpt4``; on macOS too, like the caches of torch and of
+    huggingface_hub.
     """
     if os.environ.get('MINIGPT4_CACHE'):
         return Path(os.environ['MINIGPT4_CACHE']).expanduser()
-    home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(home).expanduser() / 'minigpt4'
+    return Unix('minigpt4').user_cache_path.expanduser()
 
 
 def expected_hash(url: str, sha256: str | None = None) -> str | None:
-    """The published SHA-256 of a file, or its first digits, or None.
+    """Return the published SHA-256 of a file, or its first digits, or None.
+
+    Args:
+        url: The file's URL, whose name may contain digits of the hash.
+        sha256: A hash that the caller knows.
 
     Raises:
-        ValueError: What was given is no SHA-256.
+        ValueError: ``sha256`` is not a SHA-256.
     """
     if sha256:
         if not re.fullmatch('[0-9a-fA-F]{1,64}', sha256):
             raise ValueError(
                 f'{sha256!r} is no SHA-256; give up to 64 hexadecimal digits, '
-                'without anything in front.'
+                'without a prefix.'
             )
         return sha256.lower()
-    named = _NAMED_HASH.search(urlsplit(url).path)
-    return named[1] if named else None
+    match = _HASH_IN_NAME.search(urlsplit(url).path)
+    return match[1] if match else None
 
 
 def is_offline() -> bool:
-    """Whether the user forbids the network."""
+    """Whether the user forbids network access."""
     return any(
         os.environ.get(variable, '').lower() in ('1', 'on', 'true', 'yes')
         for variable in ('MINIGPT4_OFFLINE', 'HF_HUB_OFFLINE')
     )
 
 
-def record_of(path: Path) -> dict:
-    """What is recorded of a fetched file, if it has not changed since.
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a downloaded file, if it has not changed since.
+
+    Args:
+        path: The file.
 
     Returns:
-        ``url, place, size, mtime_ns, sha256, checked``; empty without one.
+        ``url, downloaded_from, size, mtime_ns, sha256, checked``; empty
+        without a record.
     """
-    record = read_json(_record_path(path))
+    record = read_json_or_empty(_record_path(path))
     try:
         found = path.stat()
     except OSError:
         return {}
-    same = (found.st_size, found.st_mtime_ns) == (
+    unchanged = (found.st_size, found.st_mtime_ns) == (
         record.get('size'),
         record.get('mtime_ns'),
     )
-    return record if same else {}
+    return record if unchanged else {}
 
 
-def _is_checked(path: Path, url: str, wanted: str | None) -> bool:
-    record = record_of(path)
-    if not record or not record['sha256'].startswith(wanted or ''):
+def _is_checked(path: Path, url: str, digits: str | None) -> bool:
+    """Whether a file was downloaded and checked earlier.
+
+    Raises:
+        FileExistsError: It is from another URL.
+    """
+    record = read_record(path)
+    if not record or not record['sha256'].startswith(digits or ''):
         return False
-    if record['url'] != url and wanted is None:
+    if record['url'] != url and digits is None:
         raise FileExistsError(
-            f'{path} was fetched from {shown(record["url"])}, not from '
-            f'{shown(url)}; move it away, or name another folder in '
-            'MINIGPT4_CACHE.'
+            f'{path} was downloaded from {display_url(record["url"])}, not '
+            f'from {display_url(url)}; move it away, or name another folder '
+            'in MINIGPT4_CACHE.'
         )
     return True
 
 
-def _obtain(
-    path: Path, url: str, wanted: str | None, mirrors: Sequence[str]
+def _download_or_accept(
+    path: Path, url: str, digits: str | None, mirrors: Sequence[str]
 ) -> None:
-    """Make ``path`` the right file, or raise."""
+    """Accept the file that exists, or download it from the first good URL.
+
+    Raises:
+        ConnectionError: No URL provides the file.
+        OSError: It cannot be written.
+    """
     reasons = []
     if path.is_file():
         try:
-            _accept(path, path, url, 'found there', wanted)
+            _accept(path, path, url, 'found in the folder', digits)
             return
         except MirrorError as reason:
-            aside = path.with_name(f'{path.name}.wrong')
-            os.replace(path, aside)
-            reasons.append(f'{path}: {reason} (renamed {aside.name})')
+            moved = path.with_name(f'{path.name}.wrong')
+            os.replace(path, moved)
+            reasons.append(f'{path}: {reason} (renamed {moved.name})')
             print_log(reasons[-1], logger='current', level=logging.WARNING)
     part = path.with_name(f'{path.name}.part')
-    for place in _places(url, mirrors):
-        if is_offline() and not place.startswith('file:'):
-            reasons.append(f'{shown(place)}: not asked, for this is offline')
+    for candidate in _candidate_urls(url, mirrors):
+        name = display_url(candidate)
+        if is_offline() and not candidate.startswith('file:'):
+            reasons.append(f'{name}: not tried in offline mode')
             continue
         try:
-            bring(place, part)
-            _accept(part, path, url, place, wanted)
+            download_url(candidate, part)
+            _accept(part, path, url, candidate, digits)
             return
         except MirrorError as reason:
-            reasons.append(f'{shown(place)}: {reason}')
+            reasons.append(f'{name}: {reason}')
             print_log(reasons[-1], logger='current', level=logging.WARNING)
     raise ConnectionError(
-        f'{path.name} could not be fetched ({"; ".join(reasons)}); get it '
+        f'{path.name} could not be downloaded ({"; ".join(reasons)}); get it '
         f'some other way and put it at {path}, or name a folder or URL that '
         'has it in MINIGPT4_MIRROR.'
     )
 
 
-def _places(url: str, mirrors: Sequence[str]) -> Iterator[str]:
-    """The addresses to try, in order."""
+def _candidate_urls(url: str, mirrors: Sequence[str]) -> Iterator[str]:
+    """Yield the URLs to try, in order."""
     name = quote(file_name(url))
-    own = os.environ.get('MINIGPT4_MIRROR', '').split(',')
-    for base in filter(None, (base.strip() for base in (*own, *mirrors))):
+    from_user = os.environ.get('MINIGPT4_MIRROR', '').split(',')
+    for base in filter(
+        None, (base.strip() for base in (*from_user, *mirrors))
+    ):
         if '://' not in base:
             base = Path(base).expanduser().absolute().as_uri()
         yield f'{base.rstrip("/")}/{name}'
@@ -225,43 +252,53 @@ def _places(url: str, mirrors: Sequence[str]) -> Iterator[str]:
 
 
 def _accept(
-    file: Path, path: Path, url: str, place: str, wanted: str | None
+    file: Path, path: Path, url: str, downloaded_from: str, digits: str | None
 ) -> None:
-    """Check a file, record what it is and give it its name.
+    """Check a file, write its record and rename it.
+
+    Args:
+        file: The file to check.
+        path: Its final path.
+        url: Its published URL.
+        downloaded_from: The URL that provided it.
+        digits: See :func:`expected_hash`.
 
     Raises:
-        MirrorError: It is not what it should be. A download is removed.
+        MirrorError: It is another file. A download is removed.
     """
     digest = hashlib.sha256()
     with open(file, 'rb') as stream:
-        head = stream.read(_CHUNK)
+        head = stream.read(_CHUNK_BYTES)
         digest.update(head)
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     found = digest.hexdigest()
-    reason = _CONTENTS.get(unexpected_content(head) or '', '')
-    if not reason and wanted and not found.startswith(wanted):
+    reason = _WRONG_CONTENT.get(unexpected_content(head) or '', '')
+    if not reason and digits and not found.startswith(digits):
         reason = (
-            f'another file: its SHA-256 begins with {found[: len(wanted)]}, '
-            f'expected {wanted} ({size_of(file):,} bytes)'
+            f'another file: its SHA-256 begins with {found[: len(digits)]}, '
+            f'expected {digits} ({file_size(file):,} bytes)'
         )
-    note = note_of(file)
-    announced = file != path and read_json(note).get('size') is not None
-    if file != path:
-        note.unlink(missing_ok=True)
+    is_download = file != path
+    info_path = part_info_path(file)
+    size_announced = (
+        is_download and read_json_or_empty(info_path).get('size') is not None
+    )
+    if is_download:
+        info_path.unlink(missing_ok=True)
     if reason:
-        if file != path:
+        if is_download:
             file.unlink()
         raise MirrorError(reason)
     os.replace(file, path)
     stat = path.stat()
     record = dict(
         url=url,
-        place=place,
+        downloaded_from=downloaded_from,
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         sha256=found,
-        checked=how_checked(wanted, announced),
+        checked=describe_check(digits, size_announced),
     )
     write_atomically(
         _record_path(path), f'{json.dumps(record, indent=2)}\n'.encode()
@@ -273,29 +310,29 @@ def _accept(
     )
 
 
-def how_checked(wanted: str | None, announced: bool = True) -> str:
-    """What a file is compared with, in words.
+def describe_check(digits: str | None, size_announced: bool = True) -> str:
+    """Describe what a downloaded file is compared with.
 
     Args:
-        wanted: See :func:`expected_hash`.
-        announced: Whether a server says how large it is.
+        digits: See :func:`expected_hash`.
+        size_announced: Whether the server announces the file's size.
     """
-    if wanted is None:
-        what = 'size only' if announced else 'nothing'
-        return f'{what}: no published hash'
-    if len(wanted) < 64:
-        return f'{len(wanted)} digits of its SHA-256'
+    if digits is None:
+        compared = 'size only' if size_announced else 'nothing'
+        return f'{compared}: no published hash'
+    if len(digits) < 64:
+        return f'{len(digits)} digits of its SHA-256'
     return 'its SHA-256'
 
 
 def _lock(path: Path) -> AcquireReturnProxy:
-    """Held until the end of a ``with``; says so when it has to wait."""
+    """Lock a file against other processes; log if that has to wait."""
     lock = FileLock(path.with_name(f'.{path.name}.lock'))
     try:
         return lock.acquire(timeout=0)
     except Timeout:
         print_log(
-            f'waiting for another process that fetches {path.name}',
+            f'waiting for another process that downloads {path.name}',
             logger='current',
         )
         return lock.acquire()

@@ -1,10 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Our models under their names in MMPretrain's model hub."""
+"""Register our models in MMPretrain's model hub and look them up by name."""
 
 import difflib
 import functools
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
@@ -12,15 +14,16 @@ from modelindex.load_model_index import load
 from modelindex.models.Model import Model
 
 from ..utils.errors import one_line
-from .download import fetch
+from .download import download_file
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 def project_root() -> Path:
-    """Where ``configs/`` and ``model-index.yml`` lie.
+    """Return the folder of ``configs/`` and ``model-index.yml``.
 
-    The checkout for an editable install; ``.mim`` of the package for a wheel.
+    It is the checkout for an editable install, and ``.mim`` in the package
+    for a wheel.
     """
     checkout = _PACKAGE.parents[1]
     if (checkout / 'configs' / 'minigpt4' / 'metafile.yml').is_file():
@@ -29,16 +32,16 @@ def project_root() -> Path:
 
 
 def register_models() -> None:
-    """Let MMPretrain's model hub know the models of ``metafile.yml``.
+    """Add the models of ``metafile.yml`` to MMPretrain's model hub.
 
-    MMPretrain reads its own index when a model is first asked for; ours is
-    read right after it, and takes the place of MMPretrain's entries of the
-    same names, whose configs cannot run. Their weights come by
-    :func:`~minigpt4.weights.download.fetch`.
+    MMPretrain reads its own index when a model is first requested; ours is
+    read right after it and replaces MMPretrain's entries of the same names,
+    whose configs cannot run. Their weights are downloaded with
+    :func:`~minigpt4.weights.download.download_file`.
     """
     from mmpretrain.apis.model import ModelHub
 
-    theirs = ModelHub._register_mmpretrain_models
+    register_theirs = ModelHub._register_mmpretrain_models
 
     @functools.cache
     def add_ours() -> None:
@@ -49,15 +52,15 @@ def register_models() -> None:
                     re.escape(model.weights), load_from_cache, force=True
                 )
 
-    def register(cls) -> None:
-        theirs()
+    def register(cls: type) -> None:
+        register_theirs()
         add_ours()
 
     ModelHub._register_mmpretrain_models = classmethod(register)
 
 
 def our_models() -> dict[str, Model]:
-    """The models of our index by name, with absolute paths."""
+    """Return the models of our index by name, with absolute paths."""
     root = project_root()
     index = load(str(root / 'model-index.yml'))
     index.build_models_with_collections()
@@ -74,7 +77,7 @@ def our_models() -> dict[str, Model]:
 
 
 def read_config(name: str) -> Config:
-    """Read the file of a config.
+    """Read a config file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -87,7 +90,7 @@ def read_config(name: str) -> Config:
         )
     try:
         return Config.fromfile(name)
-    except Exception as error:  # a config is Python: it may raise any
+    except Exception as error:  # a config is Python: it may raise anything
         raise ValueError(
             f'{name} is not a config ({type(error).__name__}: '
             f'{one_line(error)}); correct it.'
@@ -95,7 +98,7 @@ def read_config(name: str) -> Config:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that the hub does not have.
+    """Refuse a model name that the hub does not have.
 
     Raises:
         ValueError: There is no such model.
@@ -106,20 +109,31 @@ def check_name(name: str) -> None:
     models = our_models()
     if name.lower() in models or ModelHub.has(name.lower()):
         return
+    raise unknown_model_error(name, models, 'the file of a config (.py)')
+
+
+def unknown_model_error(
+    name: str, models: Collection[str], alternative: str = ''
+) -> ValueError:
+    """Build the error for a model name that the hub does not have.
+
+    Args:
+        name: The name.
+        models: The names of our models.
+        alternative: Another thing that the user may give.
+    """
     close = difflib.get_close_matches(name.lower(), models, 1, 0.5)
-    raise ValueError(
-        f'there is no model {name!r}; '
-        + (
-            f'did you mean {close[0]}?'
-            if close
-            else f'there are {", ".join(models)}, or give the file of a '
-            'config (.py).'
-        )
+    advice = (
+        f'did you mean {close[0]}?'
+        if close
+        else f'there are {", ".join(models)}'
+        + (f', or give {alternative}.' if alternative else '.')
     )
+    return ValueError(f'there is no model {name!r}; {advice}')
 
 
 def require_weights(name: str) -> None:
-    """Refuse one of our models whose projection is hosted no more.
+    """Refuse one of our models whose projection is no longer hosted.
 
     Raises:
         ValueError: The model's checkpoint has to be given as a file.
@@ -132,6 +146,8 @@ def require_weights(name: str) -> None:
         )
 
 
-def load_from_cache(filename: str, map_location=None):
-    """Load a published checkpoint from the cache, for mmengine."""
-    return CheckpointLoader.load_checkpoint(str(fetch(filename)), map_location)
+def load_from_cache(filename: str, map_location: Any = None) -> Any:
+    """Load a published checkpoint through the download cache, for mmengine."""
+    return CheckpointLoader.load_checkpoint(
+        str(download_file(filename)), map_location
+    )

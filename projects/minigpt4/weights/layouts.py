@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The names of our tensors in the files of other projects.
+"""Translate tensor names between our files and those of other projects.
 
-A layout says for each of our names what it is called there; the way back
-follows from that, since the names wanted are always known.
+A layout maps each of our names to the name in the other project. The inverse
+needs no rules of its own, since our expected names are always known.
 
 Source: MiniGPT-4 @ d94738a and LAVIS (``official``), MMPretrain 1.2.0
 (``mmpretrain``), ``Blip2ForConditionalGeneration`` of transformers
@@ -11,16 +11,15 @@ Source: MiniGPT-4 @ d94738a and LAVIS (``official``), MMPretrain 1.2.0
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
 
 import torch
 from torch import Tensor
 
+from .key_report import KeyReport
 from .read import LazyTensor
 from .state_dicts import match_names
 
-PARTS = ('backbone', 'neck', 'head')
+COMPONENTS = ('backbone', 'neck', 'head')
 LAYOUTS = ('official', 'ours', 'mmpretrain', 'huggingface')
 
 # (our name, theirs): regular expressions, used one after the other
@@ -74,16 +73,16 @@ _RULES: dict[tuple[str, str], _Rules] = {
         (r'^head\.layers\.0\.', 'language_projection.'),
     ),
 }
-# in front of all names of a part, where a file holds a whole model
+# prefixes of all names of a component in a file of a complete model
 _PREFIXES = {
     ('backbone', 'official'): ('', 'visual_encoder.'),
     ('backbone', 'mmpretrain'): ('', 'vision_encoder.', 'backbone.'),
 }
-# the thirds of a bias of query, key and value that are kept on their own
-_THIRDS = {'q_bias': 0, 'v_bias': 2}
+# our names for thirds of the joint bias of query, key and value
+_BIAS_THIRDS = {'q_bias': 0, 'v_bias': 2}
 
-_BEYOND = 'a layer beyond those of this architecture'
-# why a tensor that is not wanted stands in a file; the first match counts
+_EXTRA_LAYER = 'a layer beyond those of this architecture'
+# pattern of a name in a file: why it is not used; the first match counts
 _REASONS = (
     (r'position_ids$|inv_freq$', 'a buffer, not a weight'),
     (
@@ -97,21 +96,21 @@ _REASONS = (
     ),
     (
         r'^(t5_model|opt_model|llm_model|llama_model|language_model)\.',
-        'the LLM, which lies in a folder of its own',
+        'the LLM, which has a folder of its own',
     ),
     (
         r'(Qformer|q_former)\.cls\.|(word|position)_embeddings\.'
         r'|layer\.\d+\.(intermediate|output)\.',
         "the Q-Former's text path; MiniGPT-4 gives it no text",
     ),
-    (r'(blocks|layers?)\.\d+\.', _BEYOND),
+    (r'(blocks|layers?)\.\d+\.', _EXTRA_LAYER),
     (
         r'(^|\.)(norm|fc_norm|ln_f|ln1|head|post_layernorm)\.',
         'a final norm or head, which the backbone does not use',
     ),
     (r'^llm_fingerprint$', 'the fingerprint of the LLM'),
 )
-_OWNED = {
+_OWN_NAMES = {
     'backbone': r'^(visual_encoder|vision_encoder|vision_model\.e)',
     'neck': r'^(ln_vision|query_tokens|Qformer|q_former|qformer'
     r'|vision_model\.post)',
@@ -119,198 +118,129 @@ _OWNED = {
 }
 
 
-@dataclass
-class KeyReport:
-    """What became of the names of a file.
-
-    Attributes:
-        layout: The layout that was found.
-        matched: Our names that the file has.
-        left_over: Names in the file that are not wanted, with the reason.
-        missing: Our names that it lacks.
-        misshaped: Our names whose shape differs, with both shapes.
-        allowed: Patterns of our names that may be missing or misshaped.
-        notes: Further sentences for the reader.
-    """
-
-    layout: str
-    matched: list[str] = field(default_factory=list)
-    left_over: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    misshaped: dict[str, str] = field(default_factory=dict)
-    allowed: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-    def check(
-        self,
-        source: object,
-        what: str,
-        advice: str = 'is it the checkpoint of this architecture?',
-    ) -> None:
-        """Refuse a file that does not fit.
-
-        Args:
-            source: The file, for the error.
-            what: What it was read for, for the error.
-            advice: What to do, for the error.
-
-        Raises:
-            ValueError: A tensor is missing or misshaped and not allowed.
-        """
-        total = len(self.matched) + len(self.missing) + len(self.misshaped)
-        for problem, names in (
-            ('lacks', self.missing),
-            ('has misshaped', [*self.misshaped]),
-        ):
-            refused = [
-                name
-                for name in names
-                if not any(fnmatch(name, p) for p in self.allowed)
-            ]
-            if refused:
-                first = refused[0]
-                shapes = self.misshaped.get(first, '')
-                raise ValueError(
-                    f'{source} {problem} {len(refused)} of the {total} '
-                    f'tensors of {what}, e.g. {first}'
-                    f'{" (" + shapes + ")" if shapes else ""}; {advice}'
-                )
-
-    def __str__(self) -> str:
-        lines = [f'layout {self.layout}: {len(self.matched)} tensors matched']
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.left_over.items():
-            reasons.setdefault(reason, []).append(name)
-        for reason, names in reasons.items():
-            lines.append(f'  left over: {_some(names)}: {reason}')
-        if self.missing:
-            lines.append(f'  missing: {_some(self.missing)}')
-        for name, shapes in list(self.misshaped.items())[:5]:
-            lines.append(f'  misshaped: {name}: {shapes}')
-        lines += [f'  {note}' for note in self.notes]
-        return '\n'.join(lines)
-
-
-def _some(names: list[str]) -> str:
-    shown = ', '.join(names[:3]) + (' ...' if len(names) > 3 else '')
-    return f'{len(names)} ({shown})'
-
-
-def _theirs(part: str, layout: str, name: str) -> str:
-    """What one of our names is called in a layout."""
-    for ours, theirs in _RULES[part, layout]:
+def _file_name(component: str, layout: str, name: str) -> str:
+    """Translate one of our names to a layout, without a prefix."""
+    for ours, theirs in _RULES[component, layout]:
         name = re.sub(ours, theirs, name)
     return name
 
 
 def to_layout(
-    part: str, layout: str, tensors: Mapping[str, LazyTensor]
+    component: str, layout: str, tensors: Mapping[str, LazyTensor]
 ) -> dict[str, LazyTensor]:
-    """Our tensors under the names of another project.
+    """Rename our tensors to the layout of another project.
 
     Args:
-        part: ``'backbone'``, ``'neck'`` or ``'head'``.
+        component: ``'backbone'``, ``'neck'`` or ``'head'``.
         layout: One of ``LAYOUTS``.
-        tensors: Tensors by our names. Names that the layout does not know
+        tensors: Tensors by our names. Names that the layout does not have
             (the fingerprint) are kept.
     """
-    out = {}
+    renamed = {}
     for name, tensor in tensors.items():
-        theirs = _theirs(part, layout, name)
+        file_name = _file_name(component, layout, name)
         if layout == 'huggingface' and name.endswith('q_bias'):
             value = tensors[name.removesuffix('q_bias') + 'v_bias']
-            out[theirs] = _joined_bias(tensor, value)
+            renamed[file_name] = _join_bias(tensor, value)
         elif layout != 'huggingface' or not name.endswith('v_bias'):
-            out[theirs] = tensor
-    return out
+            renamed[file_name] = tensor
+    return renamed
 
 
 def from_layout(
-    part: str,
+    component: str,
     tensors: Mapping[str, LazyTensor],
-    wanted: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
     allow: Iterable[str] = (),
 ) -> tuple[dict[str, LazyTensor], KeyReport]:
-    """The tensors of a file under our names, whatever its layout is.
+    """Detect the layout of a file and rename its tensors to our names.
 
     Args:
-        part: ``'backbone'``, ``'neck'`` or ``'head'``.
+        component: ``'backbone'``, ``'neck'`` or ``'head'``.
         tensors: Tensors by their names in the file.
-        wanted: Shapes by our names.
-        allow: Patterns of our names that :meth:`KeyReport.check` lets pass.
+        expected: Shapes by our names.
+        allow: Patterns of our names that :meth:`KeyReport.check` accepts as
+            missing or misshaped.
 
     Returns:
-        What is wanted and there, and the report; nothing is refused yet but
-        ambiguous names.
+        The expected tensors that the file has, and the report. Only
+        ambiguous names are refused here; see :meth:`KeyReport.check`.
 
     Raises:
-        ValueError: A name is there twice, with and without a prefix of a
-            wrapping module, or there are two heads.
+        ValueError: The file has a name twice, with and without a prefix of a
+            wrapping module, or two heads.
     """
     candidates = [
-        (kind, {ours: prefix + _theirs(part, kind, ours) for ours in wanted})
-        for kind in LAYOUTS
-        for prefix in _PREFIXES.get((part, kind), ('',))
+        (
+            layout,
+            {
+                name: prefix + _file_name(component, layout, name)
+                for name in expected
+            },
+        )
+        for layout in LAYOUTS
+        for prefix in _PREFIXES.get((component, layout), ('',))
     ]
     known = {name for _, names in candidates for name in names.values()}
-    bare = {
-        name: theirs
-        for theirs, name in match_names(tensors, known, 'the file').items()
+    bare_names = {
+        name: bare
+        for bare, name in match_names(tensors, known, 'the file').items()
     }
-    tensors = {bare.get(name, name): t for name, t in tensors.items()}
-    if part == 'head':
-        _refuse_two_heads(tensors, wanted)
-    best: dict[str, str] = {}
+    tensors = {bare_names.get(name, name): t for name, t in tensors.items()}
+    if component == 'head':
+        _refuse_two_heads(tensors, expected)
+    best_names: dict[str, str] = {}
     layout = LAYOUTS[0]
-    hits = -1
+    most_hits = -1
     for candidate, names in candidates:
-        if part == 'neck' and candidate == 'huggingface':
+        if component == 'neck' and candidate == 'huggingface':
             names = _instruct_blip_names(names, tensors)
-        found = sum(name in tensors for name in names.values())
-        if found > hits:
-            best, layout, hits = names, candidate, found
+        hits = sum(name in tensors for name in names.values())
+        if hits > most_hits:
+            best_names, layout, most_hits = names, candidate, hits
     report = KeyReport(layout, allowed=tuple(allow))
-    out = {}
-    for ours, theirs in best.items():
-        tensor = tensors.get(theirs)
+    renamed = {}
+    for name, file_name in best_names.items():
+        tensor = tensors.get(file_name)
         if tensor is None:
-            report.missing.append(ours)
+            report.missing.append(name)
             continue
-        third = _THIRDS.get(ours.rpartition('.')[2])
+        third = _BIAS_THIRDS.get(name.rpartition('.')[2])
         if layout == 'huggingface' and third is not None:
-            tensor = _bias_third(theirs, tensor, third)
-        if tensor.shape != tuple(wanted[ours]):
-            report.misshaped[ours] = (
-                f'{tensor.shape} instead of {tuple(wanted[ours])}'
+            tensor = _split_bias(file_name, tensor, third)
+        if tensor.shape != tuple(expected[name]):
+            report.misshaped[name] = (
+                f'{tensor.shape} instead of {tuple(expected[name])}'
             )
             continue
         if not tensor.dtype.is_floating_point:
-            report.misshaped[ours] = (
+            report.misshaped[name] = (
                 f'{str(tensor.dtype).removeprefix("torch.")} instead of '
                 'floating-point numbers'
             )
             continue
-        out[ours] = tensor
-        report.matched.append(ours)
-    used = set(best.values())
+        renamed[name] = tensor
+        report.matched.append(name)
+    used = set(best_names.values())
     for name in tensors:
         if name in used:
             continue
-        reason = _reason(part, name)
-        if part == 'neck' and reason == _BEYOND:
-            # BLIP-2 cuts the ViT, never the Q-Former: another architecture
+        reason = _reason_unused(component, name)
+        if component == 'neck' and reason == _EXTRA_LAYER:
+            # BLIP-2 truncates the ViT but never the Q-Former: such a file is
+            # of another architecture
             report.misshaped[name] = reason
         else:
             report.left_over[name] = reason
-    return out, report
+    return renamed, report
 
 
-def _refuse_two_heads(names: Container[str], wanted: Iterable[str]) -> None:
-    for ours in wanted:
-        theirs = _theirs('head', 'official', ours)
-        if theirs != ours and ours in names and theirs in names:
+def _refuse_two_heads(names: Container[str], expected: Iterable[str]) -> None:
+    for name in expected:
+        official = _file_name('head', 'official', name)
+        if official != name and name in names and official in names:
             raise ValueError(
-                f'the file holds two heads, {ours} and {theirs}; save the '
+                f'the file holds two heads, {name} and {official}; save the '
                 'one that is meant.'
             )
 
@@ -318,18 +248,28 @@ def _refuse_two_heads(names: Container[str], wanted: Iterable[str]) -> None:
 def _instruct_blip_names(
     names: dict[str, str], tensors: Mapping[str, LazyTensor]
 ) -> dict[str, str]:
-    """InstructBLIP keeps the queries' norm among its text embeddings."""
-    blip2, instruct = 'qformer.layernorm.', 'qformer.embeddings.layernorm.'
-    if f'{instruct}weight' not in tensors:
+    """Adapt names to InstructBLIP, which has the query norm elsewhere.
+
+    Args:
+        names: Our names: names in a BLIP-2 folder.
+        tensors: The tensors of the file.
+    """
+    blip2, instruct_blip = (
+        'qformer.layernorm.',
+        'qformer.embeddings.layernorm.',
+    )
+    if f'{instruct_blip}weight' not in tensors:
         return names
     return {
-        ours: theirs.replace(blip2, instruct) for ours, theirs in names.items()
+        ours: theirs.replace(blip2, instruct_blip)
+        for ours, theirs in names.items()
     }
 
 
-def _reason(part: str, name: str) -> str:
-    for other in PARTS:
-        if other != part and re.match(_OWNED[other], name):
+def _reason_unused(component: str, name: str) -> str:
+    """Explain why a tensor of a file is not used."""
+    for other in COMPONENTS:
+        if other != component and re.match(_OWN_NAMES[other], name):
             return f'of the {other}'
     for pattern, reason in _REASONS:
         if re.search(pattern, name):
@@ -337,8 +277,8 @@ def _reason(part: str, name: str) -> str:
     return 'unknown to this architecture'
 
 
-def _joined_bias(query: LazyTensor, value: LazyTensor) -> LazyTensor:
-    """Biases of query and value, with the zeros of the key between."""
+def _join_bias(query: LazyTensor, value: LazyTensor) -> LazyTensor:
+    """Join the biases of query and value, with zeros for the key."""
 
     def read() -> Tensor:
         q = query.read()
@@ -347,17 +287,24 @@ def _joined_bias(query: LazyTensor, value: LazyTensor) -> LazyTensor:
     return LazyTensor((3 * query.shape[0],), query.dtype, read)
 
 
-def _bias_third(name: str, bias: LazyTensor, third: int) -> LazyTensor:
-    """Its query's or value's part; the key's has to be zero."""
+def _split_bias(name: str, bias: LazyTensor, third: int) -> LazyTensor:
+    """Take the query's or value's third of a bias.
+
+    Args:
+        name: Its name in the file, for the error.
+        bias: ``(3 * width,)``, of query, key and value; that of the key must
+            be zero, which is checked when the tensor is read.
+        third: 0 for the query, 2 for the value.
+    """
 
     def read() -> Tensor:
-        parts = bias.read().chunk(3)
-        if parts[1].any():
+        thirds = bias.read().chunk(3)
+        if thirds[1].any():
             raise ValueError(
                 f'{name} has a bias for the key that is not zero, which '
                 'EVA-ViT has no place for; is it the checkpoint of this '
                 'architecture?'
             )
-        return parts[third].clone()  # a view would save all three
+        return thirds[third].clone()  # a view would save all three
 
     return LazyTensor((bias.shape[0] // 3,), bias.dtype, read)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Finding and loading frozen weights: strict, counted, never half right."""
+"""Load frozen weights into the vision encoder and the Q-Former."""
 
 import contextlib
 import re
@@ -19,12 +19,12 @@ _PLACEHOLDER = re.compile(
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The type of frozen weights.
+    """Return the data type for frozen weights.
 
     Args:
-        name: ``'auto'`` or a torch type's name such as ``'bfloat16'``.
-            ``'auto'`` is bf16 on a GPU that has it, fp16 on another GPU and
-            fp32 on a CPU.
+        name: ``'auto'`` or the name of a torch type such as
+            ``'bfloat16'``. ``'auto'`` is bf16 on a GPU that supports it,
+            fp16 on another GPU and fp32 on a CPU.
 
     Raises:
         ValueError: There is no such floating-point type.
@@ -45,15 +45,15 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def local_path(name: str, what: str) -> Path | None:
-    """The local file or folder that a config's name means.
+    """Resolve a name in a config to a local file or folder.
 
     Args:
-        name: A path, ``'nano/...'`` for what the package ships, or the name
-            of a hub's repository (``'org/name'``).
-        what: What it is, for the error.
+        name: A path, ``'nano/...'`` for weights in this package, or the name
+            of a hub repository (``'org/name'``).
+        what: The kind of file, for the error.
 
     Returns:
-        The path, or None where the name can only be a hub's.
+        The path, or None if the name can only be a hub repository.
 
     Raises:
         FileNotFoundError: The name is a placeholder, or a path that does not
@@ -84,27 +84,27 @@ def local_path(name: str, what: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def room_for_weights(checkpoint: str | None) -> Iterator[None]:
-    """Build a module without memory where its weights come from a file."""
+def meta_device_if(checkpoint: str | None) -> Iterator[None]:
+    """Build a module without memory if its weights come from a file."""
     with torch.device('meta') if checkpoint else contextlib.nullcontext():
         yield
 
 
 def load_weights(
-    module: nn.Module, part: str, source: str, dtype: torch.dtype
+    module: nn.Module, component: str, source: str, dtype: torch.dtype
 ) -> None:
-    """Give a module its weights from a file, and report what matched.
+    """Load the weights of a module from a file and log how many matched.
 
-    The module is one that was built with :func:`room_for_weights`: its
-    parameters become the file's tensors, mapped from it where the type is
-    the same. So there is one copy, and nothing is initialised in vain. Under
-    ``torch.device('meta')`` it stays empty and no file is looked for.
+    The module was built with :func:`meta_device_if`: its parameters become
+    the tensors of the file, memory-mapped if the type is the same. So there
+    is one copy and no unneeded initialisation. Under ``torch.device('meta')``
+    the module stays empty and no file is read.
 
     Args:
-        module: The module; every parameter of it must be in the file.
-        part: Which part of the model it is, ``'backbone'`` or ``'neck'``.
-        source: What :func:`~.tensor_files.open_tensors` opens, in any layout
-            of :mod:`~.layouts`.
+        module: The module; the file must have every parameter of it.
+        component: ``'backbone'`` or ``'neck'``.
+        source: A source for :func:`~.read.open_tensors`, in any layout of
+            :mod:`~.layouts`.
         dtype: Type of the parameters.
 
     Raises:
@@ -124,7 +124,7 @@ def load_weights(
         source = str(path)
     state = module.state_dict()
     found, report = from_layout(
-        part,
+        component,
         open_tensors(source),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     )

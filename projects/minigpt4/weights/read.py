@@ -1,10 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of named tensors, read one tensor at a time."""
+"""Read files of named tensors, one tensor at a time."""
 
-import errno
 import weakref
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..utils.file_types import read_head
-from ..utils.regular_files import open_regular
-from .checksum import check_weights
-from .file_errors import pickled_code, safetensors_error, weights_file_error
-from .llm_folder import choose_weights, read_index
+from .hf_folder_files import choose_weights, read_index
+from .pickles import is_safetensors, load_pickle, unreadable_error
 from .state_dicts import as_tensor, unwrap
 
 SHIPPED = Path(__file__).parents[1] / 'nano' / 'weights'
-_CHUNK = 2**20
 # names whose values must be tensors; others may be anything, e.g. an epoch
 _TENSOR_NAMES = ('.weight', '.bias', 'llm_fingerprint')
-# a mapped file counts as memory while its pages are held; it is let go of
-# after this many bytes
-_LET_GO_BYTES = 2**29
+# Pages of a mapped file count as memory until it is unmapped, which happens
+# after this many bytes have been read.
+UNMAP_BYTES = 2**29
 # names of types in a safetensors header
 SAFETENSORS_TYPES = {
     'BOOL': torch.bool,
@@ -47,7 +42,7 @@ SAFETENSORS_TYPES = {
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is read when it is asked for.
+    """A tensor that is read on request.
 
     Attributes:
         shape: Its shape.
@@ -61,19 +56,22 @@ class LazyTensor:
 
     @classmethod
     def of(cls, tensor: Tensor) -> 'LazyTensor':
-        """A tensor that is there already."""
+        """Wrap a tensor that is in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
     def to(
         self, dtype: torch.dtype | None, name: str = 'a tensor'
     ) -> 'LazyTensor':
-        """The same in another type, if it is floating-point; None keeps it.
+        """Convert to another floating-point type when it is read.
 
         Args:
-            dtype: The type.
-            name: What it is called, for the error.
+            dtype: The type; None keeps the present one, and so do tensors
+                that are not floating-point.
+            name: The tensor's name, for the error.
 
-        Reading it raises ValueError where a value is beyond the type's range.
+        Returns:
+            A tensor whose ``read`` raises ValueError if a value is beyond the
+            range of the type.
         """
         if dtype is None or dtype == self.dtype:
             return self
@@ -84,38 +82,45 @@ class LazyTensor:
 
         def read() -> Tensor:
             tensor = self.read()
-            found = tensor.to(dtype)
-            if narrower and found.isinf().any() and not tensor.isinf().any():
-                short = str(dtype).removeprefix('torch.')
+            converted = tensor.to(dtype)
+            if (
+                narrower
+                and converted.isinf().any()
+                and not tensor.isinf().any()
+            ):
+                type_name = str(dtype).removeprefix('torch.')
                 raise ValueError(
                     f'{name} holds values beyond {limit:,.0f}, the largest of '
-                    f'{short}; use bfloat16 or float32.'
+                    f'{type_name}; use bfloat16 or float32.'
                 )
-            return found
+            return converted
 
         return LazyTensor(self.shape, dtype, read)
 
     @property
     def nbytes(self) -> int:
-        """Its bytes."""
+        """Size in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def open_tensors(
     source: 'str | Path', checksums: bool = True
 ) -> dict[str, LazyTensor]:
-    """The tensors of a file, a folder or a URL, by their names there.
+    """Open the tensors of a file, a folder or a URL.
 
-    Pickles are read with ``weights_only``, so that no code of theirs runs; a
-    wrapping key (:data:`~.state_dicts.WRAPPERS`) is opened. What a file
-    allows is checked: the size by the header of safetensors, the CRC-32 of
-    each record of a pickle.
+    Pickles are read with ``weights_only``, so that none of their code runs; a
+    wrapping dict (:data:`~.state_dicts.WRAPPERS`) is unwrapped. Damage is
+    detected as far as the format allows: by the header and the size of a
+    safetensors file, by the CRC-32 of each record of a pickle.
 
     Args:
         source: A ``.safetensors`` file, a pickle of PyTorch, a folder with
-            one or more shards of either, a URL, or ``'nano/...'`` for what
-            the package ships.
+            one or more shards of either, a URL, or ``'nano/...'`` for the
+            weights in this package.
         checksums: Whether to read pickles through once for their CRC-32.
+
+    Returns:
+        Tensors by their names in the file.
 
     Raises:
         FileNotFoundError: There is no such file, or a shard of it is missing.
@@ -124,9 +129,9 @@ def open_tensors(
     """
     name = str(source)
     if name.startswith(('http://', 'https://')):
-        from .download import fetch
+        from .download import download_file
 
-        path = fetch(name)
+        path = download_file(name)
     elif name.startswith('nano/') and not Path(name).exists():
         path = SHIPPED / name.removeprefix('nano/')
     else:
@@ -141,14 +146,14 @@ def open_tensors(
 
 
 def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
-    """The shards of a Hugging Face folder as one dict."""
-    places = None
+    """Open the shards of a Hugging Face folder as one dict."""
+    index: dict[str, str] = {}
     chosen = choose_weights(folder)
     if chosen is not None:
         shards = [chosen]
         if chosen.endswith('.index.json'):
-            places = read_index(folder / chosen)
-            shards = sorted(set(places.values()))
+            index = read_index(folder / chosen)
+            shards = sorted(set(index.values()))
     else:
         shards = sorted(path.name for path in folder.glob('*.safetensors'))
         shards = shards or sorted(
@@ -159,20 +164,20 @@ def _open_folder(folder: Path, checksums: bool) -> dict[str, LazyTensor]:
             f'the folder {folder} holds no *.safetensors and no '
             'pytorch_model*.bin; give a folder with weights.'
         )
-    lost = [name for name in shards if not (folder / name).is_file()]
-    if lost:
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
         raise FileNotFoundError(
-            f'the folder {folder} lacks {len(lost)} of its {len(shards)} '
-            f'shards, e.g. {lost[0]}; download the rest.'
+            f'the folder {folder} lacks {len(missing)} of its {len(shards)} '
+            f'shards, e.g. {missing[0]}; download the rest.'
         )
     tensors: dict[str, LazyTensor] = {}
     for shard in shards:
         tensors |= _open_file(folder / shard, checksums)
-    lost = sorted(set(places or ()) - set(tensors))
-    if lost:
+    missing = sorted(set(index) - set(tensors))
+    if missing:
         raise ValueError(
-            f'the shards of {folder} lack {len(lost)} tensors that its index '
-            f'names, e.g. {lost[0]}; download them again.'
+            f'the shards of {folder} lack {len(missing)} tensors that its '
+            f'index names, e.g. {missing[0]}; download them again.'
         )
     return tensors
 
@@ -183,105 +188,59 @@ def _open_file(path: Path, checksums: bool) -> dict[str, LazyTensor]:
     return _open_pickle(path, checksums)
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file is of safetensors, by its content, else by its name."""
-    head = read_head(path)
-    if head[8:9] == b'{':  # behind the header's length
-        return True
-    pickled = head[:2] in (b'PK', b'\x80\x02')
-    return path.suffix == '.safetensors' and not pickled
+class _MappedFile:
+    """A memory-mapped file that is unmapped after some bytes were read.
 
+    It is mapped again for the next tensor. Tensors that are still in use keep
+    their mapping.
+    """
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    """The error to raise for a file that is no weights."""
-    return ValueError(
-        f'{path} ({path.stat().st_size:,} bytes) cannot be read as weights: '
-        f'it {_what_is_wrong(path, error)}.'
-    )
+    _mapped: 'weakref.WeakSet[_MappedFile]' = weakref.WeakSet()
+    _bytes_read = 0  # from all files together, since they were unmapped
 
-
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    """Why a file is no weights, and what to do."""
-    head = read_head(path)
-    found = weights_file_error(head)
-    if found is None and is_safetensors(path):
-        found = safetensors_error(path)
-        if found is not None and not found[0].startswith('is '):
-            found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
-    if found is not None:
-        return '; '.join(found)
-    code = pickled_code(str(error))
-    if code is not None:
-        return (
-            f'is a pickle that would run code ({code}); it is refused: '
-            'get the weights as safetensors, or from another source'
-        )
-    if 'TorchScript' in str(error):
-        return (
-            'is a TorchScript archive, which is a program; save the '
-            'state_dict() of the model'
-        )
-    if head.startswith(b'PK') and not _has_pickle(path):
-        return 'is a zip archive without weights of PyTorch; unpack it'
-    if is_safetensors(path) or head.startswith(b'PK'):
-        return 'is truncated or damaged; download it again'
-    return 'is truncated or no file of weights; download it again'
-
-
-def _has_pickle(path: Path) -> bool:
-    """Whether a zip archive is a file of torch, or cannot be looked into."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(n.endswith('/data.pkl') for n in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return True
-
-
-class _Mapped:
-    """Tensors of a mapped file, whose pages are let go of as one reads."""
-
-    _held: 'weakref.WeakSet[_Mapped]' = weakref.WeakSet()
-    _bytes = 0  # read from all files together since they were let go of
-
-    def __init__(self, load: Callable[[], Callable[[str], Tensor]]) -> None:
-        self._load = load
-        self._get: Callable[[str], Tensor] | None = None
+    def __init__(self, open_file: Callable[[], Callable[[str], Tensor]]):
+        self._open_file = open_file
+        self._get_tensor: Callable[[str], Tensor] | None = None
 
     def read(self, name: str) -> Tensor:
-        if _Mapped._bytes > _LET_GO_BYTES:
-            for mapped in _Mapped._held:
-                mapped._get = None
-            _Mapped._bytes = 0
-        if self._get is None:
-            self._get = self._load()
-            _Mapped._held.add(self)
-        tensor = self._get(name)
-        _Mapped._bytes += tensor.nbytes
+        """Read a tensor, mapped from the file."""
+        if _MappedFile._bytes_read > UNMAP_BYTES:
+            for file in _MappedFile._mapped:
+                file._get_tensor = None
+            _MappedFile._bytes_read = 0
+        if self._get_tensor is None:
+            self._get_tensor = self._open_file()
+            _MappedFile._mapped.add(self)
+        tensor = self._get_tensor(name)
+        _MappedFile._bytes_read += tensor.nbytes
         return tensor
 
-    def lazy(self, name: str, shape, dtype: torch.dtype) -> LazyTensor:
+    def lazy(
+        self, name: str, shape: Iterable[int], dtype: torch.dtype
+    ) -> LazyTensor:
+        """Return a tensor of the file that is read on request."""
         return LazyTensor(tuple(shape), dtype, lambda: self.read(name))
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    def load() -> Any:
+    def open_file() -> Any:
         try:
             return safe_open(path, 'pt')
         except SafetensorError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable_error(path, error) from error
 
-    mapped = _Mapped(lambda: load().get_tensor)
+    mapped = _MappedFile(lambda: open_file().get_tensor)
     tensors = {}
-    with load() as file:
+    with open_file() as file:
         for name in file.keys():
-            part = file.get_slice(name)
-            dtype = SAFETENSORS_TYPES.get(part.get_dtype())
+            header = file.get_slice(name)
+            dtype = SAFETENSORS_TYPES.get(header.get_dtype())
             if dtype is None:
                 raise ValueError(
-                    f'{name} in {path} is of type {part.get_dtype()}; '
+                    f'{name} in {path} is of type {header.get_dtype()}; '
                     f'expected one of {", ".join(SAFETENSORS_TYPES)}.'
                 )
-            tensors[name] = mapped.lazy(name, part.get_shape(), dtype)
+            tensors[name] = mapped.lazy(name, header.get_shape(), dtype)
     return tensors
 
 
@@ -289,7 +248,7 @@ def _open_pickle(path: Path, checksums: bool) -> dict[str, LazyTensor]:
     in_zip = zipfile.is_zipfile(path)
 
     def load(checksums: bool = False) -> dict[str, Tensor]:
-        # files of torch below 1.6 are no zip and cannot be mapped
+        # files of torch below 1.6 are no zip archive and cannot be mapped
         content = load_pickle(path, 'cpu', mmap=in_zip, checksums=checksums)
         return {
             name: as_tensor(name, value, path)
@@ -299,80 +258,11 @@ def _open_pickle(path: Path, checksums: bool) -> dict[str, LazyTensor]:
         }
 
     tensors = load(checksums)
-    mapped = _Mapped(lambda: load().__getitem__)
-    if not in_zip:  # it is in memory: keep it
-        mapped = _Mapped(lambda: tensors.__getitem__)
+    if in_zip:
+        mapped = _MappedFile(lambda: load().__getitem__)
+    else:  # it is in memory already
+        mapped = _MappedFile(lambda: tensors.__getitem__)
     return {
         name: mapped.lazy(name, tensor.shape, tensor.dtype)
         for name, tensor in tensors.items()
     }
-
-
-def load_pickle(
-    path: Path,
-    map_location: Any = 'cpu',
-    mmap: bool = False,
-    checksums: bool = True,
-) -> Mapping[str, Any]:
-    """What a pickle of PyTorch holds; no code of it is run.
-
-    Args:
-        path: The file.
-        map_location: As for ``torch.load``.
-        mmap: Whether to map it; it must be a zip archive.
-        checksums: Whether to compare the CRC-32 of its records, which
-            ``torch.load`` does not do (2 GB take about a second), and the
-            checksum of a checkpoint's weights.
-
-    Raises:
-        ValueError: It is no regular file or no pickle of a dict, is damaged,
-            or would run code.
-        OSError: It is missing or cannot be read.
-    """
-    with open_regular(path) as file:
-        in_zip = zipfile.is_zipfile(file)
-    if in_zip and checksums:
-        _check_records(path)
-    try:
-        content = torch.load(
-            path, map_location=map_location, weights_only=True, mmap=mmap
-        )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a damaged pickle may raise any
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # of the disk, not of a length within the file
-        raise _unreadable(path, error) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f'{path} holds a {type(content).__name__}; '
-            'expected a dict of named tensors.'
-        )
-    if checksums:
-        check_weights(content, str(path))
-    return content
-
-
-def _check_records(path: Path) -> None:
-    """Refuse a zip archive of which a record differs from its CRC-32."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for record in archive.infolist():
-                # 0: written with torch's set_crc32_options(False)
-                if record.CRC == 0:
-                    continue
-                with archive.open(record) as file:
-                    while file.read(_CHUNK):
-                        pass  # at its end the CRC-32 is compared
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged archive may raise any
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise
-        if 'CRC' in str(error):
-            raise ValueError(
-                f'{path} ({path.stat().st_size:,} bytes) is damaged '
-                f'({error}): it has other bytes than were written; download '
-                'or copy it again.'
-            ) from error
-        raise _unreadable(path, error) from error

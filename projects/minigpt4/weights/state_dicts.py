@@ -1,8 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Named tensors in what others save: wrapping dicts, prefixes, NumPy arrays.
+"""State dicts of any origin: wrapping dicts, name prefixes, NumPy arrays.
 
 ``get_model``, ``load_from``, ``--pretrained`` and ``minigpt4 convert`` all
-read state dicts through these functions, so that they agree.
+read state dicts through these functions, so that they accept the same files.
 """
 
 import re
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# what others wrap a state dict in: mmengine, MiniGPT-4 and LAVIS, DeepSpeed,
-# training loops of their own
+# the entry of a state dict's metadata that names its file
+SOURCE = 'source'
+# keys under which a state dict is saved by mmengine, MiniGPT-4 and LAVIS,
+# DeepSpeed, and custom training loops
 WRAPPERS = (
     'state_dict',
     'model',
@@ -23,17 +25,17 @@ WRAPPERS = (
     'model_state',
     'net',
 )
-# what DataParallel, torch.compile, DeepSpeed, Lightning and peft put in front
-# of all names
+# prefixes that DataParallel, torch.compile, DeepSpeed, Lightning and peft add
+# to all names
 _PREFIX = re.compile(
     r'^(?:(?:module|_orig_mod|_forward_module|model|base_model\.model)\.)+'
 )
-# what torch.compile, FSDP and activation checkpointing put within names
-_WITHIN = re.compile(
+# what torch.compile, FSDP and activation checkpointing insert into names
+_INFIX = re.compile(
     r'(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
 )
 _HEAD_NAME = re.compile(r'(?:head\.layers\.\d+|llama_proj)\.(?:weight|bias)')
-_SHOWN_TYPE = {
+_LAYOUT_NAMES = {
     torch.sparse_coo: 'sparse',
     torch.sparse_csr: 'sparse',
     torch.sparse_csc: 'sparse',
@@ -43,42 +45,42 @@ _SHOWN_TYPE = {
 
 
 def check_names(content: Any, source: object, where: str = '') -> None:
-    """Refuse what is not a dict whose names are texts.
+    """Refuse anything but a dict whose keys are strings.
 
     Args:
-        content: What was unpickled.
+        content: The unpickled object.
         source: The file, for errors.
         where: Where in the file, e.g. `` under 'model'``, for errors.
 
     Raises:
-        ValueError: It is not a dict, or a name is not a text.
+        ValueError: It is not a dict, or a key is not a string.
     """
     if not isinstance(content, Mapping):
         raise ValueError(
             f'{source} holds a {type(content).__name__}{where}; expected '
             'a dict of named tensors.'
         )
-    odd = next((key for key in content if not isinstance(key, str)), None)
-    if odd is not None:
+    invalid = next((k for k in content if not isinstance(k, str)), None)
+    if invalid is not None:
         raise ValueError(
-            f'{source} has a name that is no text ({odd!r}){where}; '
+            f'{source} has a name that is no text ({invalid!r}){where}; '
             'expected a dict of named tensors.'
         )
 
 
 def unwrap(content: Any, source: object) -> Mapping[str, Any]:
-    """The dict of named tensors in what a file holds.
+    """Return the state dict in the content of a file.
 
     Args:
-        content: What was unpickled: a state dict, or one under one or more
-            of ``WRAPPERS``.
+        content: The unpickled object: a state dict, or one under one or more
+            keys of ``WRAPPERS``.
         source: The file, for errors.
 
     Returns:
         The innermost dict; its values may be anything.
 
     Raises:
-        ValueError: It is no dict, a name is no text, or there are two state
+        ValueError: It is no dict, a key is no string, or there are two state
             dicts.
     """
     where = ''
@@ -87,18 +89,21 @@ def unwrap(content: Any, source: object) -> Mapping[str, Any]:
         wrapped = [key for key in WRAPPERS if key in content]
         if not wrapped or any(isinstance(v, Tensor) for v in content.values()):
             return content
-        filled = [key for key in wrapped if _holds_tensors(content[key])]
-        if len(filled) > 1 or (filled and filled[0] != wrapped[0]):
+        with_tensors = [k for k in wrapped if _holds_tensors(content[k])]
+        if len(with_tensors) > 1 or (
+            with_tensors and with_tensors[0] != wrapped[0]
+        ):
             raise ValueError(
                 f'{source} holds weights under more than one of '
                 f'{", ".join(wrapped)}{where}; save the one that is meant.'
             )
-        key = filled[0] if filled else wrapped[0]
+        key = with_tensors[0] if with_tensors else wrapped[0]
         content = content[key]
         where = f' under {key!r}'
 
 
 def _holds_tensors(content: Any) -> bool:
+    """Whether a dict, or a dict under a key of ``WRAPPERS``, has tensors."""
     return isinstance(content, Mapping) and any(
         isinstance(value, (Tensor, np.ndarray))
         or (key in WRAPPERS and _holds_tensors(value))
@@ -107,34 +112,34 @@ def _holds_tensors(content: Any) -> bool:
 
 
 def bare_name(name: str) -> str:
-    """A name without what wrapping modules put before and into it."""
-    return _PREFIX.sub('', _WITHIN.sub('', name))
+    """Remove what wrapping modules add before and within a name."""
+    return _PREFIX.sub('', _INFIX.sub('', name))
 
 
 def match_names(
-    names: Iterable[str], wanted: Collection[str], source: object
+    names: Iterable[str], expected: Collection[str], source: object
 ) -> dict[str, str]:
-    """Which name in a file means each of the wanted ones.
+    """Map expected names to the names in a file, which may have a prefix.
 
-    A prefix is taken off only where all wanted names of the file have it.
+    A prefix is removed only if all expected names of the file have it.
 
     Args:
         names: The names in the file.
-        wanted: The names without prefixes.
+        expected: The names without prefixes.
         source: The file, for errors.
 
     Returns:
-        Names in the file, by wanted names; what is not there is left out.
+        Expected name: name in the file; missing names are omitted.
 
     Raises:
-        ValueError: A wanted name is there twice, or a prefix stands before
+        ValueError: The file has an expected name twice, or a prefix before
             some of them only.
     """
     found: dict[str, str] = {}
     prefixes: dict[str, str] = {}
     for name in names:
-        bare = name if name in wanted else bare_name(name)
-        if bare not in wanted:
+        bare = name if name in expected else bare_name(name)
+        if bare not in expected:
             continue
         if bare in found:
             raise ValueError(
@@ -142,21 +147,21 @@ def match_names(
                 'tensor with and without a prefix; save the one that is meant.'
             )
         found[bare] = name
-        within = _WITHIN.sub('', name)
-        prefixes.setdefault(within[: len(within) - len(bare)], name)
+        prefixed = _INFIX.sub('', name)
+        prefixes.setdefault(prefixed[: len(prefixed) - len(bare)], name)
     if len(prefixes) > 1:
         (first, one), (second, other) = list(prefixes.items())[:2]
         raise ValueError(
             f'{source} holds {one} and {other}: the prefix '
             f'{first or second!r} (of DistributedDataParallel, torch.compile '
-            'or the like) stands before some names only; save all of them '
+            'or similar) stands before some names only; save all of them '
             'without it.'
         )
     return found
 
 
 def as_tensor(name: str, value: Any, source: object) -> Tensor:
-    """A plain tensor of what a file holds under a name.
+    """Return a value of a state dict as a dense tensor.
 
     Args:
         name: The name, for errors.
@@ -164,8 +169,8 @@ def as_tensor(name: str, value: Any, source: object) -> Tensor:
         source: The file, for errors.
 
     Raises:
-        ValueError: It is something else: a list, a sparse or quantised
-            tensor, one without data.
+        ValueError: It is of another type: a list, a sparse or quantised
+            tensor, a tensor without data.
     """
     if isinstance(value, np.ndarray):
         try:
@@ -178,7 +183,7 @@ def as_tensor(name: str, value: Any, source: object) -> Tensor:
     elif value.is_quantized:
         kind = 'quantised tensor'
     elif value.layout != torch.strided:
-        kind = f'{_SHOWN_TYPE.get(value.layout, value.layout)} tensor'
+        kind = f'{_LAYOUT_NAMES.get(value.layout, value.layout)} tensor'
     elif value.is_meta:
         kind = 'tensor without data (on the meta device)'
     else:
@@ -190,7 +195,12 @@ def as_tensor(name: str, value: Any, source: object) -> Tensor:
 
 
 def as_weight(name: str, value: Any, source: object) -> Tensor:
-    """As :func:`as_tensor`, of floating-point numbers that are all finite.
+    """Return a value of a state dict as a tensor of finite floats.
+
+    Args:
+        name: As for :func:`as_tensor`.
+        value: As for :func:`as_tensor`.
+        source: As for :func:`as_tensor`.
 
     Raises:
         ValueError: It is of another type, or holds NaN or infinity.
@@ -202,37 +212,38 @@ def as_weight(name: str, value: Any, source: object) -> Tensor:
             f'{name} in {source} is a tensor of {kind}; expected '
             'floating-point numbers.'
         )
-    odd = int((~torch.isfinite(tensor.float())).sum())
-    if odd:
+    count = int((~torch.isfinite(tensor.float())).sum())
+    if count:
         raise ValueError(
-            f'{name} in {source} holds {odd:,} values that are NaN or '
+            f'{name} in {source} holds {count:,} values that are NaN or '
             'infinite; give an earlier checkpoint.'
         )
     return tensor
 
 
 def check_head_names(content: Any, source: object) -> None:
-    """Refuse a head's file whose names have two meanings.
+    """Refuse a checkpoint of a head whose tensor names are ambiguous.
 
-    mmengine takes ``module.`` off each name on its own; without this check
-    two tensors of one name would become one without a word.
+    mmengine removes ``module.`` from each name by itself; without this check
+    one of two tensors with the same name would be lost silently.
 
     Args:
-        content: What was unpickled.
+        content: The unpickled object.
         source: The file, for errors.
 
     Raises:
         ValueError: See :func:`unwrap` and :func:`match_names`.
     """
-    waiting, is_head = [content], False
-    while waiting:
-        value = waiting.pop()
+    pending, is_head = [content], False
+    while pending:
+        value = pending.pop()
         if isinstance(value, Mapping):
             names = [bare_name(k) for k in value if isinstance(k, str)]
             is_head |= any(_HEAD_NAME.fullmatch(name) for name in names)
-            waiting += [value[key] for key in WRAPPERS if key in value]
+            pending += [value[key] for key in WRAPPERS if key in value]
     if not is_head:
         return
     names = [*unwrap(content, source)]
-    wanted = {bare_name(name) for name in names}
-    match_names(names, {n for n in wanted if _HEAD_NAME.fullmatch(n)}, source)
+    bare_names = {bare_name(name) for name in names}
+    expected = {name for name in bare_names if _HEAD_NAME.fullmatch(name)}
+    match_names(names, expected, source)

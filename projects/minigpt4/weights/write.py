@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Writing files of named tensors, one tensor in memory at a time."""
+"""Write files of named tensors, one tensor in memory at a time."""
 
 import contextlib
 import errno
@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from ..utils.atomic import replacing
+from ..utils.errors import one_line
 from .read import SAFETENSORS_TYPES, LazyTensor
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
@@ -31,25 +32,29 @@ def write_safetensors(
     """Write a safetensors file with one tensor in memory at a time.
 
     Args:
-        path: The file; it is written whole or not at all.
-        tensors: What to write.
+        path: The file; it is written completely or not at all.
+        tensors: The tensors by name.
         metadata: Strings for the header.
-        progress: What a progress bar shall say; none is shown without.
+        progress: Label of a progress bar; without one none is shown.
+
+    Raises:
+        OSError: It cannot be written; for a full disk the error names the
+            bytes that are needed.
     """
-    with _naming(path, tensors), replacing(path) as part:
-        _stream(part, tensors, metadata, progress)
+    with _explain_full_disk(path, tensors), replacing(path) as temporary:
+        _write_tensors(temporary, tensors, metadata, progress)
 
 
 @contextlib.contextmanager
-def _naming(
+def _explain_full_disk(
     path: 'str | Path', tensors: Mapping[str, LazyTensor]
 ) -> Iterator[None]:
-    """Let a full disk's error name the file and what it needs."""
+    """Add the file and the bytes needed to the error of a full disk."""
     needed = sum(tensor.nbytes for tensor in tensors.values())
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _DISK_FULL:
             raise
         raise OSError(
             error.errno,
@@ -58,7 +63,7 @@ def _naming(
         ) from error
 
 
-def _stream(
+def _write_tensors(
     path: Path,
     tensors: Mapping[str, LazyTensor],
     metadata: dict[str, str] | None,
@@ -82,11 +87,11 @@ def _stream(
     text += b' ' * (-len(text) % 8)
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
-        for name in _shown(names, progress):
-            file.write(_bytes_of(tensors[name]))
+        for name in _with_progress(names, progress):
+            file.write(_read_bytes(tensors[name]))
 
 
-def _shown(names: list[str], progress: str) -> Iterator[str]:
+def _with_progress(names: list[str], progress: str) -> Iterator[str]:
     console = Console(stderr=True)
     if progress and console.is_terminal:
         yield from track(names, progress, console=console)
@@ -100,42 +105,58 @@ def write_pickle(
     key: str | None = None,
     progress: str = '',
 ) -> None:
-    """Write what ``torch.save`` would, with one tensor in memory at a time.
+    """Write the file of ``torch.save`` with one tensor in memory at a time.
 
-    torch writes the skeleton, a file with holes where the tensors' bytes go;
-    its records are copied and the bytes filled in.
+    torch writes a file without the tensors' bytes (``skip_data``); its
+    records are copied and the bytes filled in.
 
     Args:
-        path: The file; it stands there whole or not at all.
-        tensors: What to write.
-        key: What the dict of tensors is wrapped in, e.g. ``'state_dict'``.
+        path: The file; it is written completely or not at all.
+        tensors: The tensors by name.
+        key: Key under which the dict of tensors is saved, e.g.
+            ``'state_dict'``; None saves the dict itself.
         progress: As for :func:`write_safetensors`.
+
+    Raises:
+        OSError: As for :func:`write_safetensors`.
     """
     empty = {
         n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
     }
-    lazies = iter(_shown(list(tensors), progress))
+    names = iter(_with_progress(list(tensors), progress))
     with (
-        _naming(path, tensors),
-        replacing(path) as part,
-        tempfile.TemporaryDirectory() as folder,
+        _explain_full_disk(path, tensors),
+        replacing(path) as temporary,
+        tempfile.TemporaryDirectory() as scratch,
     ):
-        skeleton = Path(folder) / Path(path).stem
-        with torch.serialization.skip_data():
-            torch.save({key: empty} if key else empty, skeleton)
+        skeleton = Path(scratch) / Path(path).stem
+        try:
+            with torch.serialization.skip_data():
+                torch.save({key: empty} if key else empty, skeleton)
+        except RuntimeError as error:  # of torch's writer, e.g. no space left
+            raise OSError(
+                errno.EIO,
+                f'{path} could not be written: its temporary file {skeleton} '
+                f'failed ({one_line(error)})',
+            ) from error
         with (
             zipfile.ZipFile(skeleton) as source,
-            zipfile.ZipFile(part, 'w') as target,
+            zipfile.ZipFile(temporary, 'w') as target,
         ):
             for record in source.infolist():
                 if '/data/' in record.filename:  # in the order of the dict
-                    data = _bytes_of(tensors[next(lazies)])
+                    data = _read_bytes(tensors[next(names)])
                 else:
                     data = memoryview(source.read(record))
                 _add_record(target, record.filename, data)
 
 
-def _bytes_of(lazy: LazyTensor) -> memoryview:
+def _read_bytes(lazy: LazyTensor) -> memoryview:
+    """Read a tensor and return its bytes, in row-major order.
+
+    Raises:
+        ValueError: Its shape is not the announced one.
+    """
     tensor = lazy.read()
     if tuple(tensor.shape) != lazy.shape:
         raise ValueError(
@@ -147,7 +168,7 @@ def _bytes_of(lazy: LazyTensor) -> memoryview:
 
 
 def _add_record(target: zipfile.ZipFile, name: str, data: memoryview) -> None:
-    """Store a record whose bytes begin at a multiple of 64, as torch's do."""
+    """Add an uncompressed record, aligned to 64 bytes as torch aligns it."""
     record = zipfile.ZipInfo(name)
     record.file_size = len(data)
     assert target.fp is not None
@@ -164,12 +185,12 @@ def write_sharded(
     max_shard_bytes: int = 5 * 10**9,
     progress: str = '',
 ) -> None:
-    """Write the weights of a Hugging Face folder, in shards where large.
+    """Write the weights of a Hugging Face folder, in shards if they are large.
 
     Args:
-        folder: The folder; its other files are left alone.
-        tensors: What to write.
-        max_shard_bytes: Bytes above which a further shard is begun.
+        folder: The folder; its other files are not changed.
+        tensors: The tensors by name.
+        max_shard_bytes: Largest size of a shard of several tensors.
         progress: As for :func:`write_safetensors`.
     """
     folder = Path(folder)

@@ -219,7 +219,7 @@ def test_a_regeneration_that_fails_midway_keeps_the_chat_whole(
 def test_settings_reach_the_engine(visit):
     given = settings_of('Sampling', 0.7, 0.8, 5, 4, 12)
     run(visit.ask('Hello!', **given))
-    used = visit.chat.last.settings
+    used = visit.chat.last.sampling_params
     assert (used.do_sample, used.temperature, used.top_p, used.seed) == (
         True,
         0.7,
@@ -228,10 +228,10 @@ def test_settings_reach_the_engine(visit):
     )
     assert used.max_new_tokens == 12
     run(visit.ask('Hello!', **settings_of('Greedy', 0.7, 0.8, 5, 4, 12)))
-    assert not visit.chat.last.settings.do_sample
-    assert visit.chat.last.settings.num_beams == 1
+    assert not visit.chat.last.sampling_params.do_sample
+    assert visit.chat.last.sampling_params.num_beams == 1
     run(visit.ask('Hello!', **settings_of('Beams', 0.7, 0.8, 5, 4, 12)))
-    assert visit.chat.last.settings.num_beams == 4
+    assert visit.chat.last.sampling_params.num_beams == 4
 
 
 def test_a_cut_answer_is_told(visit):

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A folder of an LLM is refused where it is unsafe or not whole."""
+"""An LLM folder is refused if it is unsafe or incomplete."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.models import LLMDecoder
 from minigpt4.weights import file_errors
-from minigpt4.weights.llm_folder import check_folder, find_faults
+from minigpt4.weights.check_llm_folder import check_folder, find_faults
 from minigpt4.weights.read import open_tensors
 
 POINTER = (
@@ -26,7 +26,7 @@ PAGE = b'\n<!DOCTYPE html><html>Login</html>'
 
 @pytest.fixture
 def llm(tiny_llm_dir, tmp_path) -> Path:
-    """A copy of a whole folder, to damage."""
+    """A copy of a complete folder, for a test to damage."""
     return Path(shutil.copytree(tiny_llm_dir, tmp_path / 'llm'))
 
 
@@ -37,7 +37,7 @@ def change(path: Path, **settings) -> None:
 
 
 def refusal(folder: Path, weights: bool = True) -> str:
-    """The sentence with which a folder is refused."""
+    """Check that a folder is refused; return the message."""
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         check_folder(folder, weights)
     sentence = str(error.value)
@@ -45,7 +45,7 @@ def refusal(folder: Path, weights: bool = True) -> str:
     return sentence
 
 
-def test_a_whole_folder_has_no_fault(llm):
+def test_complete_folder_has_no_fault(llm):
     assert list(find_faults(llm)) == []
 
 
@@ -70,7 +70,7 @@ def test_a_whole_folder_has_no_fault(llm):
         ('config.json', dict(kernel_config={'RMSNorm': 'org/kernel:Norm'})),
     ],
 )
-def test_a_folder_with_code_of_its_own_is_refused(llm, file, settings):
+def test_folder_that_names_code_is_refused(llm, file, settings):
     """huggingface/transformers: auto_map, custom_generate, kernels."""
     change(llm / file, **settings)
     sentence = refusal(llm, weights=False)
@@ -90,12 +90,12 @@ def test_code_is_refused_before_transformers_asks(llm, monkeypatch, tmp_path):
     )
     monkeypatch.setattr('builtins.input', lambda *_: 'y')
     for load in (LLMDecoder, load_tokenizer):
-        with pytest.raises(ValueError, match='wants code of its own'):
+        with pytest.raises(ValueError, match='names code to run'):
             load(str(llm))
     assert not ran.exists()
 
 
-def test_settings_of_transformers_itself_are_no_code(llm):
+def test_settings_of_transformers_are_no_code(llm):
     change(
         llm / 'config.json',
         attn_implementation='flash_attention_2',
@@ -128,7 +128,7 @@ def test_generation_code_and_adapters_are_refused(llm):
         (bytes(4096), 'begins with zeros'),
     ],
 )
-def test_files_that_are_something_else(llm, file, content, said):
+def test_wrong_file_contents_are_reported(llm, file, content, said):
     """huggingface/transformers #27923, microsoft/OmniParser #34."""
     (llm / file).write_bytes(content)
     sentence = refusal(llm)
@@ -144,7 +144,7 @@ def test_files_that_are_something_else(llm, file, content, said):
         ('{"a":' * 100000, 'is nested too deeply'),
     ],
 )
-def test_configs_that_are_no_json_object(llm, text, said):
+def test_config_that_is_no_json_object_is_reported(llm, text, said):
     (llm / 'config.json').write_text(text, encoding='utf-8')
     assert said in refusal(llm)
 
@@ -161,12 +161,12 @@ def test_configs_that_are_no_json_object(llm, text, said):
         ('model_type', 5),
     ],
 )
-def test_settings_of_wrong_type_or_size(llm, setting, value):
+def test_settings_of_wrong_type_or_size_are_reported(llm, setting, value):
     change(llm / 'config.json', **{setting: value})
     assert f'config.json has {setting} ' in refusal(llm)
 
 
-def test_missing_files_are_named(llm):
+def test_missing_files_are_reported(llm):
     weights = (llm / 'model.safetensors').read_bytes()
     (llm / 'model.safetensors').unlink()
     assert 'no weights (*.safetensors' in refusal(llm)
@@ -197,7 +197,7 @@ def test_shards(llm):
         assert 'is no index of shards' in refusal(llm)
 
 
-def test_safetensors_that_are_cut_or_changed(llm):
+def test_damaged_safetensors_are_reported(llm):
     file = llm / 'model.safetensors'
     whole = file.read_bytes()
     for damaged in (
@@ -220,7 +220,7 @@ def test_safetensors_that_are_cut_or_changed(llm):
     'name',
     ['config.json', 'tokenizer.model', 'model.safetensors', 'chat.jinja'],
 )
-def test_files_that_block_are_refused(llm, name):
+def test_fifos_and_devices_are_refused(llm, name):
     (llm / name).unlink(missing_ok=True)
     os.mkfifo(llm / name)
     assert f'{llm / name} is a FIFO' in refusal(llm)
@@ -235,7 +235,7 @@ def test_files_that_block_are_refused(llm, name):
     assert 'is a link to a file that does not exist' in refusal(llm)
 
 
-def test_a_file_in_place_of_the_folder(llm):
+def test_file_instead_of_the_folder_is_refused(llm):
     assert 'is no folder' in refusal(llm / 'config.json')
 
 
@@ -258,7 +258,7 @@ def test_a_file_in_place_of_the_folder(llm):
         ),
     ],
 )
-def test_what_transformers_refuses_is_one_sentence(llm, damage, said):
+def test_errors_of_transformers_are_one_sentence(llm, damage, said):
     damage(llm)
     with pytest.raises(ValueError, match=said) as error:
         LLMDecoder(str(llm))
@@ -266,18 +266,16 @@ def test_what_transformers_refuses_is_one_sentence(llm, damage, said):
     assert 'tiktoken' not in str(error.value)
 
 
-def test_the_checks_run_without_the_package(llm):
+def test_checks_run_without_the_package(llm):
     """``minigpt4 doctor`` uses them where torch does not import."""
     projects = Path(file_errors.__file__).resolve().parents[2]
     code = (
         'import sys\n'
         'sys.modules["torch"] = sys.modules["transformers"] = None\n'
-        'from importlib.util import module_from_spec as m\n'
-        'from importlib.util import spec_from_file_location as s\n'
-        f'x = s("doctor", {str(projects)!r} '
-        '+ "/minigpt4_cli/doctor.py")\n'
-        'd = m(x); x.loader.exec_module(d)\n'
-        'r = d.Report(); d.check_llm(r); print(r.faults)\n'
+        f'sys.path.insert(0, {str(projects)!r})\n'
+        'from minigpt4_cli.doctor_report import Report\n'
+        'from minigpt4_cli.doctor_weights import check_llm\n'
+        'report = Report(); check_llm(report); print(report.faults)\n'
         'assert "minigpt4" not in sys.modules\n'
     )
     (llm / 'model.safetensors').write_bytes(POINTER)
@@ -292,8 +290,8 @@ def test_the_checks_run_without_the_package(llm):
     assert f'git -C {llm} lfs pull' in found
 
 
-def test_no_call_of_transformers_may_run_code():
-    """Each loader of an Auto class says so."""
+def test_every_auto_class_call_forbids_remote_code():
+    """Each call has ``trust_remote_code=False``."""
     root = Path(file_errors.__file__).parents[1]
     calls = 0
     for path in root.rglob('*.py'):
@@ -308,7 +306,7 @@ def test_no_call_of_transformers_may_run_code():
     assert calls >= 2
 
 
-def test_sizes_that_config_and_weights_disagree_on(llm):
+def test_sizes_of_config_and_weights_must_agree(llm):
     """Chinese-LLaMA-Alpaca #87, FastChat #153: 32,000 and 32,001 rows."""
     rows = json.loads((llm / 'config.json').read_text())['vocab_size']
     change(llm / 'config.json', vocab_size=rows + 1)
@@ -318,12 +316,12 @@ def test_sizes_that_config_and_weights_disagree_on(llm):
     assert f'({rows}, 32) in the weights' in str(error.value)
 
 
-def test_a_begin_token_outside_the_vocabulary_is_not_used(llm):
+def test_begin_token_outside_the_vocabulary_is_not_used(llm):
     change(llm / 'tokenizer_config.json', bos_token='[BOS]')
     assert LLMDecoder(str(llm)).tokenizer.bos_token == '<s>'
 
 
-def test_an_index_without_its_shards_is_passed_over(llm):
+def test_index_without_shards_is_ignored(llm):
     """llama2-webui #7: the indices of two formats, the shards of one."""
     tensors = load_file(llm / 'model.safetensors')
     (llm / 'model.safetensors').unlink()

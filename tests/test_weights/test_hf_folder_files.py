@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What is copied from a Hugging Face folder, and what never is."""
+"""Only files of the folder itself are copied from a Hugging Face folder."""
 
 import json
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.convert.huggingface import export_huggingface
+from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
-from minigpt4.weights.folder_files import copy_small_files
+from minigpt4.weights.hf_folder_files import copy_small_files
 from minigpt4.weights.read import SHIPPED
 
 NANO = 'minigpt-4_nano_caption'
@@ -32,7 +32,7 @@ def secret(tmp_path) -> Path:
     return path
 
 
-def test_links_out_of_the_folder_are_refused(folder, secret, tmp_path):
+def test_links_to_files_outside_are_refused(folder, secret, tmp_path):
     (folder / 'tokenizer_secret.txt').symlink_to(secret)
     with pytest.raises(ValueError, match='is a link to .*secret.txt, outside'):
         copy_small_files(folder, tmp_path / 'out')
@@ -56,7 +56,7 @@ def test_links_within_the_folder_and_hard_links_are_copied(
 
 
 def hub_cache(root: Path, source: Path) -> Path:
-    """A folder as the hub's cache has it: links to blobs."""
+    """A folder like those of the hub's cache, with links to blobs."""
     snapshot = root / 'models--org--name' / 'snapshots' / 'abc'
     blobs = root / 'models--org--name' / 'blobs'
     blobs.mkdir(parents=True)
@@ -71,7 +71,7 @@ def hub_cache(root: Path, source: Path) -> Path:
     return snapshot
 
 
-def test_a_snapshot_of_the_hubs_cache_is_copied(folder, secret, tmp_path):
+def test_snapshot_of_the_hub_cache_is_copied(folder, secret, tmp_path):
     snapshot = hub_cache(tmp_path / 'hub', folder)
     assert (snapshot / 'config.json').is_symlink()
     copy_small_files(snapshot, tmp_path / 'out')
@@ -81,7 +81,7 @@ def test_a_snapshot_of_the_hubs_cache_is_copied(folder, secret, tmp_path):
         copy_small_files(snapshot, tmp_path / 'more')
 
 
-def test_blobs_that_are_a_link_themselves_are_refused(folder, tmp_path):
+def test_linked_blobs_are_refused(folder, tmp_path):
     snapshot = hub_cache(tmp_path / 'hub', folder)
     blobs = snapshot.parents[1] / 'blobs'
     blobs.rename(tmp_path / 'elsewhere')
@@ -90,7 +90,7 @@ def test_blobs_that_are_a_link_themselves_are_refused(folder, tmp_path):
         copy_small_files(snapshot, tmp_path / 'out')
 
 
-def test_import_and_export_through_the_hubs_cache(tmp_path, secret):
+def test_import_and_export_from_the_hub_cache(tmp_path, secret):
     llm = hub_cache(tmp_path / 'llm', SHIPPED / 'llm')
     export_huggingface(NANO, None, tmp_path / 'hf', llm=llm)
     snapshot = hub_cache(tmp_path / 'hub', tmp_path / 'hf')
@@ -114,6 +114,6 @@ def test_import_and_export_through_the_hubs_cache(tmp_path, secret):
     config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     config['auto_map'] = {'AutoConfig': 'evil.C'}
     (tmp_path / 'hf' / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(ValueError, match='wants code of its own'):
+    with pytest.raises(ValueError, match='names code to run'):
         import_huggingface(tmp_path / 'hf', tmp_path / 'again')
     assert not (tmp_path / 'again').exists()

@@ -1,0 +1,145 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Check for ``minigpt4 doctor`` the nano weights and the user's LLM.
+
+Of the package only modules that need the standard library alone are imported,
+without the package itself; see :func:`import_alone`.
+"""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from .doctor_report import Report
+
+LLM_VARIABLE = 'MINIGPT4_LLM'
+PACKAGE = Path(__file__).resolve().parents[1] / 'minigpt4'
+NANO_WEIGHTS = PACKAGE / 'nano' / 'weights'
+NANO_FILES = (
+    'eva_vit.safetensors',
+    'q_former.safetensors',
+    'minigpt4_nano.pth',
+    'llm/config.json',
+    'llm/model.safetensors',
+    'llm/tokenizer.model',
+)
+
+
+def import_alone(name: str) -> types.ModuleType:
+    """Import a module of the package without importing the package.
+
+    Args:
+        name: The module, relative to the package; it must need the standard
+            library only.
+    """
+    stub = 'minigpt4_standalone'
+    if stub not in sys.modules:
+        package = types.ModuleType(stub)
+        package.__path__ = [str(PACKAGE)]
+        sys.modules[stub] = package
+    return importlib.import_module(f'{stub}.{name}')
+
+
+def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
+    """Check that the weights of the nano model are complete.
+
+    Args:
+        report: The report to add to.
+        folder: Their folder.
+    """
+    files = sorted(folder.rglob('*.safetensors')) if folder.is_dir() else []
+    missing = [f for f in NANO_FILES if not (folder / f).is_file()]
+    fix = (
+        'pip install --force-reinstall --no-deps minigpt4, or in a checkout: '
+        'git checkout -- projects/minigpt4/nano/weights'
+    )
+    if missing:
+        report.weights.append('nano: incomplete' if files else 'nano: missing')
+        report.add_fault(
+            f'the nano model cannot run: no {missing[0]} under {folder}', fix
+        )
+        return
+    file_errors = import_alone('weights.file_errors')
+    for file in files:
+        found = file_errors.safetensors_error(file)
+        if found:
+            report.add_fault(f'{file} {found[0]}', fix)
+    n_bytes = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
+    report.weights.append(f'nano: {len(files)} files, {n_bytes / 1e6:.1f} MB')
+
+
+def check_llm(report: Report) -> None:
+    """Check the folder that ``MINIGPT4_LLM`` names, if it is set."""
+    value = os.environ.get(LLM_VARIABLE)
+    if not value:
+        report.weights.append(
+            f'LLM: {LLM_VARIABLE} is not set; the nano model needs none, '
+            'Vicuna is read from the folder it names'
+        )
+        return
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        if re.fullmatch(r'[\w.-]+/[\w.-]+', value):
+            report.weights.append(
+                f'LLM: {value} is no local folder, so a hub repository'
+            )
+            return
+        report.weights.append(f'LLM: {value} does not exist')
+        report.add_fault(
+            f'{LLM_VARIABLE} is {value!r}, which is no folder',
+            f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
+        )
+        return
+    try:
+        checks = import_alone('weights.check_llm_folder')
+        faults = list(checks.find_faults(folder))
+        description = _describe_llm(folder)
+    except OSError as error:
+        faults, description = [], str(error)
+        report.add_fault(
+            f'the LLM in {value} cannot be read: {error}', 'ls -la'
+        )
+    report.weights.append(
+        f'LLM: {value}: {faults[0].what if faults else description}'
+    )
+    for fault in faults:
+        report.add_fault(
+            f'the LLM in {value} cannot be loaded: {fault.what}',
+            _fix(fault.advice, value),
+        )
+    if description.endswith('hidden_size unknown'):
+        report.add_fault(
+            f'the LLM in {value} cannot be loaded: config.json has no '
+            'hidden_size, so this is not a causal LM',
+            f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
+        )
+
+
+def _fix(advice: str, folder: str) -> str:
+    """Return the command for an advice, or the advice if there is none."""
+    if 'git lfs pull' in advice:
+        return f'git -C {shlex.quote(folder)} lfs pull'
+    if 'download' in advice:
+        return (
+            f'{advice}, e.g. hf download Vision-CAIR/vicuna-7b '
+            f'--local-dir {shlex.quote(folder)}'
+        )
+    return advice
+
+
+def _describe_llm(folder: Path) -> str:
+    """Describe the LLM in a folder by type and width."""
+    try:
+        config: Any = json.loads((folder / 'config.json').read_text('utf-8'))
+    except (OSError, ValueError):
+        return 'unknown'
+    if not isinstance(config, dict):
+        return 'unknown'
+    names = ('hidden_size', 'n_embd', 'd_model', 'dim')
+    width = next((config[n] for n in names if n in config), 'unknown')
+    return f'{config.get("model_type", "model")}, hidden_size {width}'

@@ -1,0 +1,129 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``transformers serve`` answers from an exported folder as we do."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from minigpt4.captioning.inferencer import make_sample
+
+SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+# more threads than free cores slow down small models
+ONE_THREAD = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE')
+PROMPTS = (
+    'Describe this image in detail.',
+    'How many shapes are there?',
+    'Write a poem about this image.',
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def server(nano_folder, tmp_path_factory):
+    """The address of ``transformers serve`` with the nano model."""
+    for library in ('fastapi', 'uvicorn', 'openai', 'requests'):
+        pytest.importorskip(library)
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp('serve') / 'log.txt'
+    with open(log, 'w') as out:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, '-c'),
+                'from transformers.cli.transformers import main; main()',
+                *('serve', str(nano_folder), '--host', '127.0.0.1'),
+                *('--port', str(port), '--device', 'cpu'),
+                *('--dtype', 'float32'),
+            ],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **ONE_THREAD},
+            start_new_session=True,
+        )
+    address = f'http://127.0.0.1:{port}'
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f'{address}/health', timeout=5)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > end:
+                    pytest.fail(f'no server:\n{log.read_text()[-2000:]}')
+                time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def post(server, model, text, *, image=True, **settings):
+    """Send a request in the format of OpenAI's API: text, then image."""
+    parts = [dict(type='text', text=text)]
+    if image:
+        data = base64.b64encode(SCENE.read_bytes()).decode()
+        url = f'data:image/png;base64,{data}'
+        parts.append(dict(type='image_url', image_url=dict(url=url)))
+    body = dict(
+        model=str(model),
+        messages=[dict(role='user', content=parts)],
+        **settings,
+    )
+    request = urllib.request.Request(
+        f'{server}/v1/chat/completions',
+        json.dumps(body).encode(),
+        {'Content-Type': 'application/json'},
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return response.read().decode()
+
+
+@pytest.mark.parametrize('prompt', PROMPTS)
+def test_answer_equals_ours(server, nano_folder, nano_model, prompt):
+    sample = make_sample([SCENE], prompt, 64)
+    expected = nano_model.generate([sample])[0].text
+    answer = json.loads(post(server, nano_folder, prompt))
+    (choice,) = answer['choices']
+    assert choice['message']['content'] == expected
+    assert choice['finish_reason'] == 'stop'
+    lines = post(server, nano_folder, prompt, stream=True).splitlines()
+    events = [
+        json.loads(line.removeprefix('data: ')) for line in lines if line
+    ]
+    pieces = [
+        event['choices'][0]['delta'].get('content', '') for event in events
+    ]
+    assert len([piece for piece in pieces if piece]) > 3
+    assert ''.join(pieces) == expected
+
+
+def test_max_tokens(server, nano_folder):
+    answer = post(server, nano_folder, PROMPTS[0], max_tokens=5)
+    (choice,) = json.loads(answer)['choices']
+    assert choice['message']['content'] == 'The image shows three shapes'
+    assert choice['finish_reason'] == 'length'
+
+
+@pytest.mark.parametrize(
+    'settings', [dict(image=False), dict(stop=['shapes'])]
+)
+def test_unsupported_requests_fail(server, nano_folder, settings):
+    """docs/serving.md says so; if this fails, change it there."""
+    with pytest.raises(urllib.error.HTTPError, match='500'):
+        post(server, nano_folder, PROMPTS[1], **settings)
