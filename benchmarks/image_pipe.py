@@ -1,8 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Images per second and core, from JPEG files to the batch.
+"""Images per second and CPU core, from JPEG files to a batch.
 
-Ours ends at the batch of uint8 that the device normalises; the official
-pipeline at its batch of normalised fp32; MMPretrain's at its batch of uint8.
+Our pipeline ends with a batch of uint8, which the device normalises; the
+official one with a batch of normalised fp32; MMPretrain's with a batch of
+uint8.
 
     python benchmarks/image_pipe.py SIDE KIND FOLDER
 """
@@ -29,7 +30,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def ours(paths: list[Path]) -> Callable:
-    """Our pipeline step and the collator's stacking."""
+    """Our transform and the stacking of the collator."""
     from minigpt4.images.read import load_image
     from minigpt4.models.collator import stack_images
 
@@ -40,7 +41,7 @@ def ours(paths: list[Path]) -> Callable:
 
 
 def official_transform() -> Callable:
-    """Blip2ImageTrainProcessor, re-stated."""
+    """Reimplement Blip2ImageTrainProcessor."""
     from torchvision import transforms
 
     return transforms.Compose(
@@ -56,7 +57,7 @@ def official_transform() -> Callable:
 
 
 def official(paths: list[Path]) -> Callable:
-    """Pillow, torchvision's transforms, and a stack of fp32."""
+    """Pillow, the transforms of torchvision, and a stack of fp32."""
     import torch
     from PIL import Image
 
@@ -77,7 +78,8 @@ def official(paths: list[Path]) -> Callable:
 def mmpretrain(paths: list[Path]) -> Callable:
     """The pipeline and collate function of MMPretrain's MiniGPT-4 config.
 
-    Without its RandomFlip, for the guard, and its caption step.
+    Without RandomFlip, so that the pixels can be compared, and without the
+    transform of captions.
     """
     import mmpretrain.datasets  # noqa: F401
     from mmengine.dataset import Compose, default_collate
@@ -105,7 +107,7 @@ def mmpretrain(paths: list[Path]) -> Callable:
 
 
 def from_paths(paths: list[Path]) -> Callable:
-    """Ours from files, as MMPretrain's."""
+    """Our pipeline from files, as MMPretrain reads them."""
     from minigpt4.images.read import load_image
     from minigpt4.models.collator import stack_images
 
@@ -115,7 +117,7 @@ def from_paths(paths: list[Path]) -> Callable:
 
 
 def levels(batch) -> np.ndarray:
-    """A side's batch as RGB in 0..255."""
+    """Convert a batch to RGB in 0..255."""
     import torch
 
     if batch.dtype == torch.uint8:
@@ -124,11 +126,11 @@ def levels(batch) -> np.ndarray:
     return ((batch * std + mean) * 255).round().numpy()
 
 
-# whole pipelines, with data workers
+# complete pipelines, with data workers
 
 
 def our_loader(shards: str) -> Iterable:
-    """Shards to collated batches: tokenised, packed, uint8."""
+    """From shards to collated batches: tokenised, packed, uint8."""
     from mmengine.config import Config
     from torch.utils.data import DataLoader
     from transformers import AutoTokenizer
@@ -163,7 +165,7 @@ def our_loader(shards: str) -> Iterable:
 
 
 def official_loader(shards: str) -> Iterable:
-    """The official webdataset pipeline and default collation, re-stated."""
+    """Reimplement the official webdataset pipeline with default collation."""
     import webdataset
     from torch.utils.data import DataLoader
 
@@ -186,13 +188,13 @@ def official_loader(shards: str) -> Iterable:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, all threads."""
+    """Return the CPU time of all threads of a process."""
     tasks = Path(f'/proc/{pid}/task').glob('*/schedstat')
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def settled(workers: list[int]) -> float:
-    """CPU time of the workers, once they have filled their queues."""
+def idle_cpu_seconds(workers: list[int]) -> float:
+    """Wait until the workers have filled their queues; return CPU time."""
     before = -1.0
     while (now := sum(map(cpu_seconds, workers))) - before > 2e-3:
         before = now
@@ -200,23 +202,23 @@ def settled(workers: list[int]) -> float:
     return now
 
 
-def through(batches: Iterator) -> Callable:
-    """Draw batches; the CPU time of all processes for exactly as many."""
+def batch_timer(batches: Iterator) -> Callable:
+    """Return a function that measures the CPU time of some batches."""
     workers = [process.pid for process in multiprocessing.active_children()]
 
     def work() -> float:
-        start = settled(workers)
-        mine = time.process_time()
+        start = idle_cpu_seconds(workers)
+        own = time.process_time()
         for _ in range(BATCHES):
             next(batches)
-        mine = time.process_time() - mine
-        return settled(workers) - start + mine
+        own = time.process_time() - own
+        return idle_cpu_seconds(workers) - start + own
 
     return work
 
 
 def build(side: str, kind: str, folder: str):
-    """A worker's work and guard."""
+    """Return the function to measure and the values to compare."""
     import torch
 
     torch.set_num_threads(1)
@@ -228,7 +230,7 @@ def build(side: str, kind: str, folder: str):
         first = next(batches)
         images = first['pieces'][0] if 'pieces' in first else first
         images = images.get('images', images.get('image'))
-        return through(batches), dict(shape=list(images.shape))
+        return batch_timer(batches), dict(shape=list(images.shape))
     paths = sorted((Path(folder) / kind).glob('*.jpg'))
     sides = dict(
         ours=ours,
@@ -248,30 +250,31 @@ def build(side: str, kind: str, folder: str):
 
 
 def difference(kind: str, paths: list[Path]) -> str:
-    """How far ours is from the official values."""
-    off = np.abs(levels(ours(paths)()) - levels(official(paths)()))
-    shares = [
-        f'{(off == step).mean():.2g} of the values differ by {step}'
-        for step in range(1, int(off.max()) + 1)
+    """Describe the differences from the official values."""
+    differences = np.abs(levels(ours(paths)()) - levels(official(paths)()))
+    largest = differences.max()
+    fractions = [
+        f'{(differences == step).mean():.2g} of the values differ by {step}'
+        for step in range(1, int(largest) + 1)
     ]
-    return '; '.join([f'largest difference {off.max():.0f}/255', *shares])
+    return '; '.join([f'largest difference {largest:.0f}/255', *fractions])
 
 
 def measure(repeats: int) -> list[dict]:
-    """The rows."""
+    """Measure all rows."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for kind, goal in (('224', 3.5), ('640x480', 2)):
             paths = photographs.write_files(folder / kind, kind, BATCH)
-            for us, peer, name in (
+            for own, peer, name in (
                 ('ours', 'official', 'official, re-stated'),
                 ('paths', 'mmpretrain', 'MMPretrain 1.2.0'),
             ):
                 rows.append(
                     harness.compare(
                         f'image-pipe {kind}, {peer}',
-                        harness.side('image_pipe.py', us, kind, folder),
+                        harness.side('image_pipe.py', own, kind, folder),
                         harness.side('image_pipe.py', peer, kind, folder),
                         'images/CPU-s',
                         goal if peer == 'official' else None,

@@ -233,14 +233,14 @@ def prepare(size: str = 'mini-prop') -> Path:
 
 
 def _digests(count: int) -> list[bytes]:
-    from minigpt4.datasets.feature_cache import digest_of
+    from minigpt4.datasets.feature_cache import image_digest
 
-    return [digest_of(bytes([i])) for i in range(count)]
+    return [image_digest(bytes([i])) for i in range(count)]
 
 
 def write_features(folder: Path, dtype: str) -> None:
     """Write the features of the images to a cache of a dtype."""
-    from minigpt4.datasets.feature_cache import FeatureWriter
+    from minigpt4.datasets.feature_writer import FeatureWriter
 
     if (folder / dtype).exists():
         return

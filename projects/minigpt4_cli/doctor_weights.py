@@ -64,9 +64,9 @@ def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
             f'the nano model cannot run: no {missing[0]} under {folder}', fix
         )
         return
-    file_types = import_alone('utils.file_types')
+    file_errors = import_alone('weights.file_errors')
     for file in files:
-        found = file_types.safetensors_fault(file)
+        found = file_errors.safetensors_error(file)
         if found:
             report.add_fault(f'{file} {found[0]}', fix)
     n_bytes = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())

@@ -1,12 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captions that the tokenizer cannot take are refused, by their reason."""
+"""Captions are decoded and checked."""
 
 import json
 
 import pytest
 
 from minigpt4.datasets import SampleError
-from minigpt4.datasets.captions import caption_of
+from minigpt4.datasets.captions import parse_caption
 
 
 @pytest.mark.parametrize(
@@ -22,15 +22,15 @@ from minigpt4.datasets.captions import caption_of
         ('a\x0bb\x0cc\x85d\u2028e'.encode(), 'a b c d e'),
     ],
 )
-def test_text_files(data, want):
-    assert caption_of(dict(txt=data)) == want
+def test_text_file_is_decoded_by_its_byte_order_mark(data, want):
+    assert parse_caption(dict(txt=data)) == want
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
-def test_json_files(encoding):
+def test_json_file_is_decoded_by_its_byte_order_mark(encoding):
     data = json.dumps(dict(caption=' A dög. ')).encode(encoding)
-    assert caption_of(dict(json=data)) == 'A dög.'
-    assert caption_of(dict(json=b'{"caption": null}', txt=b'b')) == 'b'
+    assert parse_caption(dict(json=data)) == 'A dög.'
+    assert parse_caption(dict(json=b'{"caption": null}', txt=b'b')) == 'b'
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_json_files(encoding):
         (b'{"caption":' * 100_000, 'nested too deeply'),
         (b'{"caption": ' + b'9' * 100_000 + b'}', 'cannot be read'),
         (b'[1]', 'is a list'),
-        (b'"a"', 'is a text'),
+        (b'"a"', 'is a string'),
         (b'{}', 'has no caption'),
         (b'{"caption": null}', 'has no caption'),
         (b'{"caption": NaN}', 'it is a number'),
@@ -60,9 +60,9 @@ def test_json_files(encoding):
         (json.dumps(dict(caption='w ' * 60_000)).encode(), '120,000 char'),
     ],
 )
-def test_a_json_without_a_usable_caption(data, reason):
+def test_json_without_a_valid_caption_is_refused(data, reason):
     with pytest.raises(SampleError, match=reason) as error:
-        caption_of(dict(json=data))
+        parse_caption(dict(json=data))
     assert error.value.reason == 'caption cannot be used'
     assert len(str(error.value)) < 400
 
@@ -76,6 +76,6 @@ def test_a_json_without_a_usable_caption(data, reason):
         (b'a\0b', 'control character'),
     ],
 )
-def test_a_text_without_a_usable_caption(data, reason):
+def test_text_without_a_valid_caption_is_refused(data, reason):
     with pytest.raises(SampleError, match=reason):
-        caption_of(dict(txt=data))
+        parse_caption(dict(txt=data))

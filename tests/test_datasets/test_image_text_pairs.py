@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The endless stream of stage 1: order, ranks, workers, resuming, faults."""
+"""The samples of stage 1: order, ranks, workers, resuming, errors."""
 
 import io
 import os
@@ -20,6 +20,7 @@ from minigpt4.datasets import (
     image_text_pairs,
     shard_files,
 )
+from minigpt4.datasets.shard_source import ShardStream
 
 PIPELINE = [
     dict(type=LoadImages, size=8),
@@ -38,14 +39,14 @@ def shards(tmp_path, write_shard):
     return tmp_path
 
 
-def one(shards, pattern='*.tar', folder='a', **kwargs):
-    """A dataset of one source; captions alone, unless told."""
+def one_source(shards, pattern='*.tar', folder='a', **kwargs):
+    """Make a dataset of one source, by default without transforms."""
     settings = dict(batch_size=1, shuffle=3, pipeline=[]) | kwargs
     source = dict(name=folder, shards=f'{shards}/{folder}/{pattern}', weight=1)
     return ImageTextPairs([source], **settings)
 
 
-def both(shards, **kwargs):
+def two_sources(shards, **kwargs):
     settings = dict(batch_size=2, shuffle=3, pipeline=[]) | kwargs
     return ImageTextPairs(
         [
@@ -77,131 +78,136 @@ def flat(dataset, samples):
 ALL_A = sorted(f'a {i} {j}' for i in range(3) for j in range(5))
 
 
-def test_samples_hold_image_caption_and_place(shards):
-    sample = next(iter(one(shards, pipeline=PIPELINE)))[0]
+def test_samples_have_image_caption_and_sample_index(shards):
+    sample = next(iter(one_source(shards, pipeline=PIPELINE)))[0]
     assert sample.images[0].shape == (3, 8, 8)
     assert sample.turns[0].question == ''
     name = caption(sample).split()
     assert sample.id.split()[0].endswith(f'a/0000{name[1]}.tar')
     assert sample.id.endswith(f'0000{name[1]}000{name[2]}')
-    places = [batch[0]['draw'] for batch in islice(one(shards), 40)]
-    assert len(set(places)) == 40
+    indices = [
+        batch[0]['sample_index'] for batch in islice(one_source(shards), 40)
+    ]
+    assert len(set(indices)) == 40
 
 
 @pytest.mark.parametrize('shuffle', [0, 3, 1000])
-def test_every_sample_comes_before_any_comes_again(shards, shuffle):
-    stream = flat(one(shards, shuffle=shuffle), 60)
+def test_each_pass_has_every_sample_once(shards, shuffle):
+    stream = flat(one_source(shards, shuffle=shuffle), 60)
     passes = [stream[i : i + 15] for i in range(0, 60, 15)]
     assert all(sorted(p) == ALL_A for p in passes)
     assert len({tuple(p) for p in passes}) > 1
 
 
-def test_order_comes_of_the_seed(shards):
-    assert flat(one(shards), 30) == flat(one(shards), 30)
-    assert flat(one(shards), 30) != flat(one(shards, seed=1), 30)
+def test_order_depends_on_the_seed(shards):
+    assert flat(one_source(shards), 30) == flat(one_source(shards), 30)
+    assert flat(one_source(shards), 30) != flat(one_source(shards, seed=1), 30)
 
 
 def test_buffer_shuffles_within_a_shard(shards):
-    straight = flat(one(shards, shuffle=0), 5)
+    straight = flat(one_source(shards, shuffle=0), 5)
     assert straight == sorted(straight)
-    shuffled = flat(one(shards, shuffle=10), 15)
+    shuffled = flat(one_source(shards, shuffle=10), 15)
     parts = [shuffled[i : i + 5] for i in (0, 5, 10)]
     assert any(part != sorted(part) for part in parts)
 
 
 @pytest.mark.parametrize('pattern', ['{00000..00002}.tar', '0*.tar'])
-def test_braces_and_wildcards(shards, pattern, log):
-    assert sorted(flat(one(shards, pattern), 15)) == ALL_A
+def test_braces_and_wildcards_are_expanded(shards, pattern, log):
+    assert sorted(flat(one_source(shards, pattern), 15)) == ALL_A
     assert log == []
 
 
-def test_list_of_patterns(shards):
+def test_list_of_patterns_is_expanded(shards):
     names = [f'{shards}/a/00000.tar', f'{shards}/b/*.tar']
     dataset = ImageTextPairs([dict(name='x', shards=names, weight=1)])
     assert len(dataset.sources[0].shards) == 3
 
 
-def test_missing_shards_are_counted(shards, log):
-    made = one(shards, '{00000..00009}.tar')
+def test_number_of_missing_shards_is_logged(shards, log):
+    made = one_source(shards, '{00000..00009}.tar')
     assert '7 of 10' in log[0]
     assert sorted(flat(made, 15)) == ALL_A
 
 
 @pytest.mark.parametrize('pattern', ['{00005..00009}.tar', 'x*.tar'])
-def test_no_shard_at_all(shards, pattern):
+def test_source_without_shards_is_refused(shards, pattern):
     with pytest.raises(FileNotFoundError, match=f'{shards}/a/.*set the path'):
-        one(shards, pattern)
+        one_source(shards, pattern)
 
 
-def test_a_batch_is_of_one_source_by_weight(shards):
-    batches = take(both(shards), 1500)
+def test_each_batch_has_one_source_chosen_by_weight(shards):
+    batches = take(two_sources(shards), 1500)
     assert all(len({text[0] for text in batch}) == 1 for batch in batches)
     count = Counter(batch[0][0] for batch in batches)
     # 0.8915 with a standard error of 0.008
     assert count['a'] / 1500 == pytest.approx(115 / 129, abs=0.025)
 
 
-def test_ranks_share_the_batches_of_one(shards, monkeypatch):
-    whole = take(both(shards, batch_size=6), 50)
+def test_ranks_split_the_batches_of_one_rank(shards, monkeypatch):
+    expected = take(two_sources(shards, batch_size=6), 50)
     ranks = []
     for rank in range(2):
         monkeypatch.setattr(
             image_text_pairs, 'get_dist_info', lambda r=rank: (r, 2)
         )
-        ranks.append(take(both(shards, batch_size=3), 50))
-    for batch, *parts in zip(whole, *ranks, strict=True):
+        ranks.append(take(two_sources(shards, batch_size=3), 50))
+    for batch, *parts in zip(expected, *ranks, strict=True):
         assert [len(part) for part in parts] == [3, 3]
         assert sorted(sum(parts, [])) == sorted(batch)
-    assert [b[0] for b in whole] == [b[0] for b in ranks[0]]
+    assert [b[0] for b in expected] == [b[0] for b in ranks[0]]
 
 
-def keep(batch):
-    """Collate function, in the worker."""
+def captions_and_position(batch):
+    """Collate function, which runs in the worker."""
     return [caption(sample) for sample in batch], batch.position
 
 
 def loader(dataset, workers):
     return DataLoader(
-        dataset, batch_size=None, num_workers=workers, collate_fn=keep
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=captions_and_position,
     )
 
 
 @pytest.mark.parametrize('workers', [1, 2, 3])
-def test_resumed_stream_is_the_same(shards, workers):
-    whole = list(islice(loader(both(shards), workers), 24))
+def test_resumed_stream_has_the_same_samples(shards, workers):
+    expected = list(islice(loader(two_sources(shards), workers), 24))
     if workers == 1:
-        assert [b for b, _ in whole] == take(both(shards), 24)
+        assert [b for b, _ in expected] == take(two_sources(shards), 24)
     positions = [{} for _ in range(workers)]
     for batch in range(15):
         if batch in (1, 7, 12, 14):
-            resumed = both(shards)
+            resumed = two_sources(shards)
             resumed.start_at(batch, [dict(p) for p in positions])
             got = list(islice(loader(resumed, workers), 24 - batch))
-            assert got == whole[batch:]
-        lane, place = whole[batch][1]
-        assert lane == batch % workers
-        positions[lane] = place
+            assert got == expected[batch:]
+        worker, position = expected[batch][1]
+        assert worker == batch % workers
+        positions[worker] = position
 
 
-def test_other_number_of_workers_is_refused(shards):
-    resumed = both(shards)
+def test_resuming_with_other_number_of_workers_is_refused(shards):
+    resumed = two_sources(shards)
     resumed.start_at(4, [{}, {}])
     with pytest.raises(ValueError, match='num_workers=2 to read the same'):
         next(iter(resumed))
-    with pytest.raises(ValueError, match='with 2 data workers and goes on'):
+    with pytest.raises(ValueError, match='with 2 data workers and is resumed'):
         next(iter(loader(resumed, 3)))
 
 
-def faulty(shards, write_shard, *samples):
+def dataset_of(shards, write_shard, *samples):
     write_shard(shards / 'c/00000.tar', samples)
-    return one(shards, folder='c', pipeline=PIPELINE, shuffle=0)
+    return one_source(shards, folder='c', pipeline=PIPELINE, shuffle=0)
 
 
-def test_bad_samples_are_skipped_counted_and_named(shards, write_shard, log):
+def test_invalid_samples_are_skipped_and_logged(shards, write_shard, log):
     buffer = io.BytesIO()
     Image.new('RGB', (32, 32), 'red').save(buffer, 'JPEG')
     good = buffer.getvalue()
-    made = faulty(
+    made = dataset_of(
         shards,
         write_shard,
         dict(jpg=good, txt=b'Only txt.'),
@@ -216,7 +222,7 @@ def test_bad_samples_are_skipped_counted_and_named(shards, write_shard, log):
         dict(json=b'{"caption": "no image"}'),
     )
     assert flat(made, 10) == ['only txt', 'in json', 'from txt'] + [None] * 7
-    assert made.bad == 7 and len(log) == 7
+    assert made.num_skipped == 7 and len(log) == 7
     for line, number, reason in zip(
         log,
         range(3, 10),
@@ -234,18 +240,18 @@ def test_bad_samples_are_skipped_counted_and_named(shards, write_shard, log):
         assert f'c/00000.tar 00000000{number}' in line and reason in line
 
 
-def test_warnings_do_not_flood_the_log(shards, write_shard, log):
-    made = faulty(shards, write_shard, *[dict(jpg=b'x')] * 50)
+def test_number_of_warnings_is_limited(shards, write_shard, log):
+    made = dataset_of(shards, write_shard, *[dict(jpg=b'x')] * 50)
     assert flat(made, 50) == [None] * 50
-    assert made.bad == 50 and 10 <= len(log) <= 30
+    assert made.num_skipped == 50 and 10 <= len(log) <= 30
 
 
 @pytest.mark.parametrize('shuffle', [0, 100])
-def test_truncated_tar_gives_what_is_whole(shards, shuffle, log):
+def test_complete_samples_of_a_truncated_tar_are_read(shards, shuffle, log):
     for path in (shards / 'a').glob('*.tar'):
         path.write_bytes(path.read_bytes()[:6000])
     path.write_bytes(b'')
-    made = one(shards, pipeline=PIPELINE, shuffle=shuffle)
+    made = one_source(shards, pipeline=PIPELINE, shuffle=shuffle)
     stream = flat(made, 12)
     got = {text for text in stream if text is not None}
     assert {text[:3] for text in got} == {'a 0', 'a 1', 'a 2'} - {
@@ -256,28 +262,28 @@ def test_truncated_tar_gives_what_is_whole(shards, shuffle, log):
 
 
 @pytest.mark.parametrize('workers', [0, 2, 5])
-def test_barren_shards_end_the_run(shards, workers):
+def test_source_with_only_empty_shards_ends_the_run(shards, workers):
     for path in (shards / 'a').glob('*.tar'):
         path.write_bytes(b'\0' * 10240)
-    with pytest.raises(ValueError, match="none of the 3 shards of 'a' holds"):
-        next(iter(loader(one(shards), workers)))
+    with pytest.raises(ValueError, match="none of the 3 shards of 'a' "):
+        next(iter(loader(one_source(shards), workers)))
 
 
-@pytest.mark.parametrize('lanes', [1, 2, 3, 4])
-def test_some_barren_shards_do_not(shards, lanes):
-    """A lane may draw the same barren shard several times in a row."""
+@pytest.mark.parametrize('num_workers', [1, 2, 3, 4])
+def test_stream_continues_after_some_empty_shards(shards, num_workers):
+    """A worker may read the same empty shard several times in a row."""
     paths = sorted((shards / 'a').glob('*.tar'))
     for path in paths[:2]:
         path.write_bytes(b'\0' * 10240)
     for seed in range(20):
-        source = one(shards, seed=seed).sources[0]
-        stream = image_text_pairs._Stream(source, lanes - 1, lanes, (0, 0))
+        source = one_source(shards, seed=seed).sources[0]
+        stream = ShardStream(source, num_workers - 1, num_workers)
         for _ in range(10):
             assert stream.next()['__url__'] == str(paths[2])
 
 
-def test_faults_are_counted_by_kind_over_all_workers(shards, write_shard, log):
-    """The main process knows what its data workers skipped."""
+def test_errors_are_counted_by_kind_over_all_workers(shards, write_shard, log):
+    """The main process reads the counts of its data workers."""
     buffer = io.BytesIO()
     Image.new('RGB', (32, 32), 'red').save(buffer, 'JPEG')
     good = buffer.getvalue()
@@ -293,9 +299,9 @@ def test_faults_are_counted_by_kind_over_all_workers(shards, write_shard, log):
         )
         data = path.read_bytes()
         path.write_bytes(data + b'garbage')
-    made = one(shards, folder='c', pipeline=PIPELINE, shuffle=0)
+    made = one_source(shards, folder='c', pipeline=PIPELINE, shuffle=0)
     list(islice(loader(made, 2), 10))
-    faults = made.faults
+    faults = made.error_counts
     for kind in (
         'sample: caption cannot be used',
         'sample: image cannot be read',
@@ -305,14 +311,14 @@ def test_faults_are_counted_by_kind_over_all_workers(shards, write_shard, log):
         assert faults[kind] >= 2, kind
 
 
-def test_a_line_of_the_log_cannot_be_forged(shards, write_shard, log):
+def test_member_names_cannot_forge_a_log_line(shards, write_shard, log):
     name = '\x1b[31mred\n12/12 - mmengine - INFO - forged'
     with tarfile.open(shards / 'a/00000.tar', 'w') as tar:
         for suffix in ('jpg', 'json', 'jpg'):
             member = tarfile.TarInfo(f'{name}.{suffix}')
             member.size = 2
             tar.addfile(member, io.BytesIO(b'{}'))
-    made = one(shards, '00000.tar', pipeline=PIPELINE, shuffle=0)
+    made = one_source(shards, '00000.tar', pipeline=PIPELINE, shuffle=0)
     assert take(made, 2) == [[None], [None]]
     assert log and all(line.isprintable() for line in log)
     assert any(r'\x1b[31mred\n12/12' in line for line in log)
@@ -320,11 +326,11 @@ def test_a_line_of_the_log_cannot_be_forged(shards, write_shard, log):
 
 @pytest.mark.parametrize('bad', ['FIFO', 'zeros', 'gone', 'slow'])
 @pytest.mark.parametrize('workers', [0, 1])
-def test_the_run_goes_on_with_the_other_shards(
+def test_run_continues_with_the_other_shards(
     shards, log, monkeypatch, bad, workers
 ):
     path = shards / 'a/00001.tar'
-    made = one(shards, pipeline=PIPELINE)
+    made = one_source(shards, pipeline=PIPELINE)
     path.unlink()
     if bad == 'FIFO':
         os.mkfifo(path)
@@ -332,11 +338,11 @@ def test_the_run_goes_on_with_the_other_shards(
         path.symlink_to('/dev/zero')
     elif bad == 'slow':
         monkeypatch.setenv('MINIGPT4_READ_SECONDS', '0.5')
-        really = shard_files.open_regular
+        open_regular = shard_files.open_regular
         monkeypatch.setattr(
             shard_files,
             'open_regular',
-            lambda p: time.sleep(9) if '00001' in p else really(p),
+            lambda p: time.sleep(9) if '00001' in p else open_regular(p),
         )
     batches = [b for b, _ in islice(loader(made, workers), 10)]
     assert {b[0][:3] for b in batches} == {'a 0', 'a 2'}
@@ -347,13 +353,13 @@ def test_the_run_goes_on_with_the_other_shards(
 
 
 @pytest.mark.parametrize('weight', [0, -1, 'x', None, True, float('nan')])
-def test_a_weight_that_cannot_be_drawn_by_is_refused(shards, weight):
+def test_invalid_weight_is_refused(shards, weight):
     source = dict(name='a', shards=f'{shards}/a/*.tar', weight=weight)
     with pytest.raises(ValueError, match="weight of source 'a' is"):
         ImageTextPairs([source])
 
 
-def test_sources_need_names_of_their_own(shards):
+def test_source_names_must_be_unique(shards):
     source = dict(name='a', shards=f'{shards}/a/*.tar', weight=1)
     with pytest.raises(ValueError, match="several sources have the name 'a'"):
         ImageTextPairs([source, dict(source)])

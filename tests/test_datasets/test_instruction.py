@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Four formats of conversations, their images, and what is refused."""
+"""Conversations in all formats, their images, and invalid records."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def turns_of(record):
 
 
 @pytest.mark.parametrize('wrap', [lambda x: dict(annotations=x), lambda x: x])
-def test_official_format(dataset, wrap, tmp_path):
+def test_official_format_is_read(dataset, wrap, tmp_path):
     made = dataset(wrap([dict(image_id='52', caption='A red. Square')]))
     assert len(made) == 1
     record = made[0]
@@ -58,7 +58,7 @@ def marked(text, **kwargs):
         ('###问: ', '###答: '),
     ],
 )
-def test_mmpretrain_format(dataset, ask, answer):
+def test_mmpretrain_format_is_read(dataset, ask, answer):
     made = dataset(
         marked(
             f'{ask}<Img><ImageHere></Img> What is it? {answer}A red: square.'
@@ -95,7 +95,7 @@ def llava(*values, speakers=('human', 'gpt'), **record):
     return [dict(conversations=talk, **record)]
 
 
-def test_llava_format(dataset):
+def test_llava_format_is_read(dataset):
     made = dataset(
         llava(
             '<image>\nWhat is it?',
@@ -113,7 +113,7 @@ def test_llava_format(dataset):
     assert made[0]['id'] == 'x' and len(made[0]['images']) == 1
 
 
-def test_several_images_and_none(dataset, tmp_path):
+def test_records_with_several_images_and_without_are_read(dataset, tmp_path):
     several = llava('<image>\n<image> same?', 'yes', image=['52', '52.png'])
     none = llava('Hello', 'Hi')
     null = llava('Hello', 'Hi', image=None)
@@ -136,7 +136,7 @@ def test_several_images_and_none(dataset, tmp_path):
     ],
 )
 def test_llava_speakers_must_alternate(dataset, record):
-    with pytest.raises(ValueError, match='"human" and "gpt" by turns'):
+    with pytest.raises(ValueError, match='alternating "human" and "gpt"'):
         dataset(record)
 
 
@@ -147,7 +147,7 @@ def test_flat_format_keeps_other_keys(dataset):
     assert (record['task'], record['id']) == ('count', 4)
 
 
-def test_answers_leave_the_prompt_for_evaluation(dataset):
+def test_evaluation_moves_the_last_answer_out_of_the_turns(dataset):
     made = dataset(
         [
             dict(image='52', question='q?', answer='a'),
@@ -162,7 +162,7 @@ def test_answers_leave_the_prompt_for_evaluation(dataset):
     assert made[2]['answer'] == 'w'
 
 
-def test_limit(dataset):
+def test_limit_uses_the_first_records(dataset):
     records = [dict(image_id='52', caption=str(i)) for i in range(5)]
     assert len(dataset(records, limit=2)) == 2
 
@@ -193,7 +193,7 @@ def test_relative_root_is_joined_once(dataset, tmp_path, monkeypatch):
     assert moved[0].images[0][:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_missing_file(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='data_root and ann_file'):
         InstructionDataset('no.json', data_root=str(tmp_path))
 
@@ -203,16 +203,16 @@ def test_missing_file(tmp_path):
     [
         ('{not json', 'is no JSON file'),
         ('', 'is no JSON file'),
-        ([], 'holds no records'),
-        ({}, 'holds no records'),
-        (dict(annotations=[]), 'holds no records'),
-        (5, 'holds no records'),
-        ('"text"', 'holds no records'),
+        ([], 'has no records'),
+        ({}, 'has no records'),
+        (dict(annotations=[]), 'has no records'),
+        (5, 'has no records'),
+        ('"text"', 'has no records'),
         ([dict(picture='52', text='c')], r"\['picture', 'text'\]"),
         (['52'], 'record 0 of .* expected an object'),
     ],
 )
-def test_bad_files_are_refused_in_a_sentence(dataset, data, message):
+def test_invalid_files_are_refused(dataset, data, message):
     data = data if isinstance(data, str) else json.dumps(data)
     with pytest.raises(ValueError, match=message) as error:
         dataset(data)
@@ -220,7 +220,7 @@ def test_bad_files_are_refused_in_a_sentence(dataset, data, message):
     assert 'data.json' in str(error.value) and '\n' not in str(error.value)
 
 
-def test_unreadable_images_are_left_out_and_counted(dataset, tmp_path, log):
+def test_unreadable_images_are_skipped_and_counted(dataset, tmp_path, log):
     (tmp_path / 'image/bad.jpg').write_bytes(b'no image')
     names = ['bad', '52', 'absent']
     made = dataset(
@@ -229,15 +229,15 @@ def test_unreadable_images_are_left_out_and_counted(dataset, tmp_path, log):
     )
     samples = [made[i] for i in range(3)]
     assert [s is None for s in samples] == [True, False, True]
-    assert made.bad == 2
+    assert made.num_skipped == 2
     assert ['bad.jpg' in line for line in log] == [True, False]
     assert log[1].startswith('skipped record absent: ')
     assert 'absent does not exist' in log[1]
 
 
-def test_place_in_the_stream_reaches_the_pipeline(dataset):
+def test_sample_index_is_passed_to_the_transforms(dataset):
     made = dataset([dict(image_id='52', caption=str(i)) for i in range(2)])
-    assert (made[(1, 77)]['draw'], made[1]['draw']) == (77, 1)
+    assert (made[(1, 77)]['sample_index'], made[1]['sample_index']) == (77, 1)
     assert made[(1, 77)]['turns'] == [Turn('', '1')]
 
 
@@ -250,12 +250,12 @@ def test_record_without_an_answer_is_skipped_and_counted(tmp_path):
     dataset = InstructionDataset('a.json', str(tmp_path))
     assert len(dataset) == 4
     assert [dataset[i] is None for i in range(4)] == [True] * 3 + [False]
-    assert dataset.bad == 3
+    assert dataset.num_skipped == 3
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_skipped_samples_are_counted_by_reason(dataset, tmp_path, workers):
-    """Of all data workers, as the end of a run reports them."""
+    """The counts are those of all data workers."""
     (tmp_path / 'image/bad.jpg').write_bytes(b'no image')
     names = ['bad', '52', 'absent', 'absent']
     records = [dict(image_id=name, caption='c') for name in names]
@@ -264,8 +264,8 @@ def test_skipped_samples_are_counted_by_reason(dataset, tmp_path, workers):
         made, None, num_workers=workers, collate_fn=lambda sample: sample
     )
     assert [s is None for s in loader] == [True, False, *[True] * 5]
-    assert made.bad == 6
-    assert made.faults == {
+    assert made.num_skipped == 6
+    assert made.error_counts == {
         'sample: image cannot be read': 1,
         'sample: image is missing': 2,
         'sample: record cannot be used': 3,
@@ -279,14 +279,14 @@ def bad(number):
 GOOD = dict(image_id='52', caption='c')
 
 
-def test_bad_records_are_named_and_the_others_keep_their_number(dataset, log):
+def test_invalid_records_are_logged_and_others_keep_their_number(dataset, log):
     made = dataset([GOOD, *bad(1), GOOD, 7])
     assert [made[i] is None for i in range(4)] == [False, True, False, True]
-    assert made.bad == 2 and made.records[1] is None
+    assert made.num_skipped == 2 and made.records[1] is None
     assert log == [
-        'left out: record 1 of data.json (id x0): caption is a number; '
-        'expected a text.',
-        'left out: record 3 of data.json: is a number; expected an object.',
+        'skipped record 1 of data.json (id x0): caption is a number; '
+        'expected a string.',
+        'skipped record 3 of data.json: is a number; expected an object.',
         log[2],
     ]
     assert log[2].startswith('2 of 4 records of ')
@@ -294,14 +294,14 @@ def test_bad_records_are_named_and_the_others_keep_their_number(dataset, log):
     assert made.num_images == 1
 
 
-def test_at_most_twenty_bad_records_are_named(dataset, log):
+def test_at_most_twenty_invalid_records_are_logged(dataset, log):
     made = dataset([GOOD, *bad(30)])
     assert len(made) == 31 and len(log) == 21
     assert log[-1].startswith('30 of 31 records')
-    assert log[-1].endswith('are left out, 20 are named above.')
+    assert log[-1].endswith('are skipped, 20 are listed above.')
 
 
-def test_file_with_too_many_bad_records_is_refused(dataset):
+def test_file_with_too_many_invalid_records_is_refused(dataset):
     dataset([GOOD, *bad(1)], max_bad=0.5)
     with pytest.raises(ValueError, match='2 of 3 records .*record 1 of data'):
         dataset([GOOD, *bad(2)], max_bad=0.5)
@@ -309,13 +309,13 @@ def test_file_with_too_many_bad_records_is_refused(dataset):
         dataset(bad(5))
 
 
-def test_dropped_first_turns_are_reported(dataset, log):
+def test_dropped_first_turns_are_logged(dataset, log):
     made = dataset(llava('hi', 'q', 'a', speakers=('gpt', 'human')))
     assert turns_of(made[0]) == [('q', 'a')]
     assert any('first turn is dropped' in line for line in log)
 
 
-def test_names_cannot_forge_a_line_of_the_log(dataset, log):
+def test_record_ids_cannot_forge_a_log_line(dataset, log):
     forged = 'x\x1b[31m\n12/12 - INFO - forged'
     dataset([GOOD, dict(image=forged, id=forged, question='q', answer='a')])
     assert all(line.isprintable() for line in log) and len(log) == 2
@@ -333,12 +333,12 @@ def test_coco_captions_find_their_images(dataset):
     assert len(made[0].images) == 1 and made[0].id == 77
 
 
-def test_json_with_a_byte_order_mark(dataset):
+def test_json_with_a_byte_order_mark_is_read(dataset):
     """MedQA-ChatGLM #2, Annif #307."""
     assert len(dataset('\ufeff' + json.dumps([GOOD]))) == 1
 
 
-def test_a_folder_whose_name_is_a_number(tmp_path, monkeypatch):
+def test_folder_name_may_be_a_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / '2024').mkdir()
     record = dict(image='0.jpg', caption='a')
@@ -346,7 +346,7 @@ def test_a_folder_whose_name_is_a_number(tmp_path, monkeypatch):
     assert len(InstructionDataset('a.json', 2024)) == 1
 
 
-def test_arguments_that_are_not_valid_are_named(dataset):
+def test_invalid_arguments_are_refused(dataset):
     record = dict(image_id='52', caption='a')
     for limit in (0, -1, True, '3', 1.5):
         with pytest.raises(ValueError, match=f'limit is {limit!r}; expected'):

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""JSON and JSON lines as users have them, and files that are neither."""
+"""Files of JSON and JSON lines are read, others are refused."""
 
 import gzip
 import json
@@ -8,8 +8,8 @@ import os
 import pytest
 
 from minigpt4.datasets.record_files import (
-    RepeatedKey,
-    Unreadable,
+    DuplicateKey,
+    InvalidJson,
     read_record_file,
 )
 
@@ -19,7 +19,7 @@ TEXT = json.dumps(ITEM)
 
 @pytest.fixture
 def read(tmp_path):
-    """Function of a file's content to what is read."""
+    """Function that writes a file and reads it as records."""
 
     def read(content, name='a.json'):
         path = tmp_path / name
@@ -44,31 +44,31 @@ def read(tmp_path):
         json.dumps(ITEM, indent=4) * 2,
     ],
 )
-def test_json_and_json_lines_by_content(read, content, name):
+def test_json_and_json_lines_are_detected_by_content(read, content, name):
     assert read(content, name).records == [ITEM, ITEM]
 
 
-def test_one_json_line(read):
+def test_one_json_line_is_one_record(read):
     assert read(TEXT).records == [ITEM]
 
 
-def test_line_separators_within_a_text_do_not_cut_a_line(read):
+def test_line_separators_in_a_string_do_not_split_a_line(read):
     item = {'image_id': '1', 'caption': 'a\u2028b\x85c'}
     line = json.dumps(item, ensure_ascii=False)
     assert read(f'{line}\n{line}').records == [item, item]
 
 
-def test_bad_line_is_one_record(read):
+def test_invalid_line_is_one_invalid_record(read):
     found = read(f'{TEXT}\n{{"caption": \n{TEXT}').records
     assert found[0] == found[2] == ITEM
-    assert isinstance(found[1], Unreadable)
+    assert isinstance(found[1], InvalidJson)
     assert 'line 1, column' in found[1].reason
     # in a file of that name even as the first
     found = read(f'nonsense\n{TEXT}\n', 'a.jsonl').records
-    assert isinstance(found[0], Unreadable) and found[1] == ITEM
+    assert isinstance(found[0], InvalidJson) and found[1] == ITEM
 
 
-def test_deep_nesting_is_one_record(read):
+def test_deeply_nested_value_becomes_null(read):
     deep = '{"caption":' + '[' * 20000 + ']' * 20000 + '}'
     found = read(f'[{TEXT}, {deep}, {TEXT}]').records
     assert found[0] == found[2] == ITEM
@@ -77,20 +77,20 @@ def test_deep_nesting_is_one_record(read):
     assert found[0] == found[2] == ITEM
 
 
-def test_huge_numbers_and_nan_do_not_end_the_file(read):
+def test_huge_numbers_and_nan_are_read(read):
     item = '{"image_id": %s, "caption": "c"}'
     found = read(f'[{item % ("9" * 5000)}, {item % "NaN"}, {TEXT}]').records
     assert [type(i['image_id']) for i in found] == [float, float, str]
 
 
-def test_repeated_keys_are_seen(read):
+def test_duplicate_keys_are_detected(read):
     found = read('[{"caption": "a", "caption": "b"}]').records[0]
-    assert isinstance(found, RepeatedKey) and found.key == 'caption'
+    assert isinstance(found, DuplicateKey) and found.key == 'caption'
     with pytest.raises(ValueError, match="has the key 'annotations' twice"):
         read('{"annotations": [], "annotations": []}')
 
 
-def test_table_of_images(read):
+def test_table_of_images_is_read(read):
     content = dict(
         info={},
         images=[
@@ -129,7 +129,7 @@ def test_instances_of_coco_are_refused(read, key):
         (b'PK\x03\x04 ...', 'a ZIP archive; unpack it'),
         (b'PAR1', 'a Parquet file'),
         (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
-        (b'\n<!DOCTYPE html><html>', 'a page of HTML'),
+        (b'\n<!DOCTYPE html><html>', 'an HTML or XML page'),
         (b'{"annotations": [{"caption": "a"}', 'file ends too early'),
         (b'[{"a": 1},\n]', r'line 2.*comma|Illegal trailing comma.*comma'),
         (b'[{"a": 1,\n}]', 'remove (it|the comma)'),
@@ -139,14 +139,14 @@ def test_instances_of_coco_are_refused(read, key):
         (b'image,caption\n1,a dog\n', 'line 1, column 1'),
     ],
 )
-def test_other_files_are_refused_in_a_sentence(read, content, message):
+def test_other_file_types_are_refused(read, content, message):
     with pytest.raises(ValueError, match=message) as error:
         read(content)
     assert 'a.json is no JSON file (' in str(error.value)
     assert str(error.value).isprintable()
 
 
-def test_file_without_records_names_its_keys(read):
+def test_error_of_a_file_without_records_lists_its_keys(read):
     with pytest.raises(ValueError, match='with the keys info, images'):
         read('{"info": 1, "images": []}')
 
@@ -161,8 +161,8 @@ def test_file_that_blocks_is_refused(tmp_path):
 
 
 @pytest.mark.timeout(20)
-def test_a_repeated_key_is_found_in_a_large_object(read):
+def test_duplicate_key_in_a_large_object_is_found_fast(read):
     """charleskorn/kaml #168: 60,000 keys took a minute."""
     keys = ', '.join(f'"key {i}": 0' for i in range(60_000))
     found = read('[{' + keys + ', "key 7": 1}]').records[0]
-    assert isinstance(found, RepeatedKey) and found.key == 'key 7'
+    assert isinstance(found, DuplicateKey) and found.key == 'key 7'

@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Every layout of a record, what is refused in it, and where images go."""
+"""Records of every layout, their errors, and their image slots."""
 
 import json
 
 import pytest
 
-from minigpt4.datasets.record_files import RepeatedKey, Unreadable
+from minigpt4.datasets.record_files import DuplicateKey, InvalidJson
 from minigpt4.datasets.record_layouts import RecordError
 from minigpt4.datasets.records import read_record
 
@@ -71,7 +71,7 @@ GOOD = ('human', 'q'), ('gpt', 'a')
         ),
     ],
 )
-def test_layouts(item, expected):
+def test_every_layout_gives_turns_and_images(item, expected):
     found = turns_of(json.loads(json.dumps(item)))
     assert found == (expected or [('q <img src="x">', 'a')])
 
@@ -96,25 +96,25 @@ def test_first_turn_that_is_not_human_is_dropped(item):
     'item, message',
     [
         # captions
-        (dict(image_id='1', caption=5), 'caption is a number; expected a te'),
+        (dict(image_id='1', caption=5), 'caption is a number; expected a st'),
         (dict(image_id='1', caption=NAN), 'caption is a number'),
         (dict(image_id='1', caption=None), 'caption is null'),
         (dict(image_id='1', caption=['a']), 'caption is a list'),
         (dict(image_id='1', caption={}), 'caption is an object'),
-        (dict(image_id='1', caption=True), 'caption is a truth value'),
+        (dict(image_id='1', caption=True), 'caption is a boolean'),
         (dict(image_id='1', caption=''), 'caption is empty'),
         (dict(image_id='1', caption=' \n'), 'caption is empty'),
         (dict(image_id='1', caption='\u200b \u2060'), 'caption is empty'),
-        (dict(image_id='1', caption='\ud83d'), 'caption holds half a char'),
-        (dict(image_id='1', caption='a\0'), 'caption holds a control char'),
-        (dict(image_id='1', caption='\x1b[3m'), 'caption holds a control'),
+        (dict(image_id='1', caption='\ud83d'), 'caption contains half a char'),
+        (dict(image_id='1', caption='a\0'), 'caption contains a control char'),
+        (dict(image_id='1', caption='\x1b[3m'), 'caption contains a control'),
         (dict(caption='c'), 'a caption without an image; expected image_id'),
         (dict(image_id=None, caption='c'), 'a caption without an image'),
         (dict(image=[], caption='c'), 'a caption without an image'),
         # ids and images
         (dict(image_id=1.5, caption='c'), 'image_id is a number; .*whole num'),
         (dict(image_id=NAN, caption='c'), 'image_id is a number'),
-        (dict(image_id=True, caption='c'), 'image_id is a truth value'),
+        (dict(image_id=True, caption='c'), 'image_id is a boolean'),
         (dict(image_id=['1'], caption='c'), 'image_id is a list'),
         (dict(image_id='', caption='c'), 'image_id is empty'),
         (dict(id={}, question='q', answer='a'), 'id is an object'),
@@ -122,18 +122,21 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (dict(image=[['1']], question='q', answer='a'), 'image is a list'),
         (dict(image=[None], question='q', answer='a'), 'image is null'),
         (dict(image='', question='q', answer='a'), 'image is empty'),
-        (dict(image='a\0', question='q', answer='a'), 'image holds a control'),
+        (
+            dict(image='a\0', question='q', answer='a'),
+            'image contains a control',
+        ),
         (dict(image='a\nb', question='q', answer='a'), 'a line break'),
         (dict(image='\ud800', question='q', answer='a'), 'half a char'),
         (dict(image='a' * 256, question='q', answer='a'), 'too long'),
         (dict(image='a/' * 2500, question='q', answer='a'), 'too long'),
         (
             dict(image='https://x.org/1.jpg', question='q', answer='a'),
-            'is an address .https:.; expected the name of a file',
+            'is a URL .https:.; expected the name of a file',
         ),
         (
             dict(image='data:image/png;base64,', question='q', answer='a'),
-            'add',
+            'is a URL',
         ),
         (
             dict(image='1', images=['2'], question='q', answer='a'),
@@ -142,17 +145,17 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         # questions and answers
         (dict(question=None, answer='a'), 'question is null'),
         (dict(question=5, answer='a'), 'question is a number'),
-        (dict(question='\ud83d', answer='a'), 'question holds half'),
-        (dict(question='q'), 'answer is missing; expected a text'),
+        (dict(question='\ud83d', answer='a'), 'question contains half'),
+        (dict(question='q'), 'answer is missing; expected a string'),
         (dict(question='q', answer=None), 'answer is null'),
         (dict(question='q', answer=5), 'answer is a number'),
         (dict(question='q', answer=' '), 'answer is empty'),
         # conversations
         (dict(conversations=None), 'conversations is null; expected a list'),
-        (dict(conversations='x'), 'conversations is a text'),
+        (dict(conversations='x'), 'conversations is a string'),
         (dict(conversations={}), 'conversations is an object'),
         (dict(conversations=[]), 'conversations is empty'),
-        (dict(conversations=['q', 'a']), r'conversations\[0\] is a text'),
+        (dict(conversations=['q', 'a']), r'conversations\[0\] is a string'),
         (dict(conversations=[None]), r'conversations\[0\] is null'),
         (llava(('human', 'q'), ('gpt', None)), r's\[1\].value is null'),
         (llava(('human', 'q'), ('gpt',)), r's\[1\].value is missing'),
@@ -179,12 +182,15 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         ),
         (dict(id='1', conversation=None), 'conversation is null'),
         (dict(id='1', conversation='a dog.'), 'does not alternate'),
-        (dict(id='1', conversation='###Ask: q ###Answer: '), 'empty part'),
+        (
+            dict(id='1', conversation='###Ask: q ###Answer: '),
+            'no text after mark 2 of 2',
+        ),
         # what would be letters without a word: lmms-finetune #5, ms-swift
         # #787
         (
             llava(('human', '<video>\nq'), ('gpt', 'a'), video='1.mp4'),
-            'has a video; this model reads images',
+            'has a video; this model reads only images',
         ),
         (llava(('human', '<img>a.jpg</img>q'), ('gpt', 'a')), '<img>NAME</im'),
         # other values
@@ -193,23 +199,23 @@ def test_first_turn_that_is_not_human_is_dropped(item):
         (['a'], 'is a list; expected an object'),
         ({}, r'has the keys \[\]; expected caption'),
         (dict(text='t'), r"has the keys \['text'\]"),
-        (Unreadable('is no JSON (why)'), 'is no JSON'),
+        (InvalidJson('is no JSON (why)'), 'is no JSON'),
     ],
 )
-def test_unusable_records_are_named_by_field_and_reason(item, message):
+def test_error_of_an_invalid_record_names_field_and_reason(item, message):
     with pytest.raises(RecordError, match=message) as error:
         read_record(item, 0)
     assert str(error.value).isprintable()
 
 
-def test_repeated_key_is_refused():
-    item = RepeatedKey(image_id='1', caption='c')
+def test_duplicate_key_is_refused():
+    item = DuplicateKey(image_id='1', caption='c')
     item.key = 'caption'
     with pytest.raises(RecordError, match="has the key 'caption' twice"):
         read_record(item, 0)
 
 
-def test_evaluation_needs_no_last_answer():
+def test_last_answer_is_optional_for_evaluation():
     for item in (
         dict(question='q'),
         dict(question='q', answer=None),
@@ -246,7 +252,7 @@ def test_evaluation_needs_no_last_answer():
         ('the letters <Img> <image>', 'the letters <Img> <ImageHere>'),
     ],
 )
-def test_no_word_is_glued_to_an_image(value, expected):
+def test_one_space_separates_words_and_images(value, expected):
     """LLaVA #615: half of its questions end on <image>."""
     for item in (
         llava(('human', value), ('gpt', 'a'), image='1.jpg'),
@@ -255,7 +261,7 @@ def test_no_word_is_glued_to_an_image(value, expected):
         assert turns_of(item) == [(expected, 'a')]
 
 
-def test_several_images():
+def test_record_may_have_several_images():
     item = llava(
         ('human', 'Compare <image> with <image>\n<image> please.'),
         ('gpt', 'a'),
@@ -266,7 +272,7 @@ def test_several_images():
     )
 
 
-def test_letters_of_marks_in_other_places_stay():
+def test_text_like_a_mark_inside_a_turn_is_kept():
     item = llava(
         ('human', '<image>\nq'), ('gpt', 'an <image>, <Img>'), image='1'
     )
@@ -278,18 +284,18 @@ def test_letters_of_marks_in_other_places_stay():
 @pytest.mark.parametrize(
     'question, images, found',
     [
-        ('<image> and <image>', ['1'], '2 places .* names 1 images'),
-        ('<image>', ['1', '2'], '1 places .* names 2 images'),
-        ('<ImageHere> and <image>', ['1'], '2 places'),
+        ('<image> and <image>', ['1'], '2 image slots .* but 1 images'),
+        ('<image>', ['1', '2'], '1 image slots .* but 2 images'),
+        ('<ImageHere> and <image>', ['1'], '2 image slots'),
     ],
 )
-def test_places_are_as_many_as_images(question, images, found):
+def test_slots_must_be_as_many_as_images(question, images, found):
     item = llava(('human', question), ('gpt', 'a'), image=images)
     with pytest.raises(RecordError, match=found):
         read_record(item, 0)
 
 
-def test_names_of_images():
+def test_image_names_are_checked():
     def images(**item):
         item = dict(question='q', answer='a') | item
         return read_record(item, 7).content['images']
@@ -307,7 +313,7 @@ def test_names_of_images():
     assert images(id='x') == []  # a question may have no image
 
 
-def test_identifier_is_the_first_that_is_given():
+def test_id_is_preferred_to_image_id_and_number():
     def identifier(**item):
         return read_record(dict(caption='c') | item, 7).content['id']
 
@@ -316,7 +322,7 @@ def test_identifier_is_the_first_that_is_given():
     assert identifier(image='z', id=None) == 7
 
 
-def test_coco_table_gives_the_names():
+def test_coco_table_gives_the_image_names():
     """YOLO-World #144, LLaVA #13."""
     table = {'9': '000000000009.jpg', '8': None, '7': 5.5}
 
@@ -326,7 +332,7 @@ def test_coco_table_gives_the_names():
     assert images(9).content['images'] == ['000000000009.jpg']
     assert images('9').content['images'] == ['000000000009.jpg']
     for i, message in (
-        (3, 'image_id is 3, which the table "images"'),
+        (3, 'image_id is 3, which is not in the table "images"'),
         (8, 'no or more than one file_name'),
         (7, 'file_name of image 7 is a number'),
     ):

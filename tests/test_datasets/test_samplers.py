@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The order of samples is a function of seed and place."""
+"""The order of samples depends on the seed and the sample index."""
 
 from itertools import islice
 
@@ -16,7 +16,7 @@ def take(number, size=7, seed=3, start=0, **kwargs):
 
 @pytest.fixture
 def on_rank(monkeypatch):
-    """Function that takes samples as one of several ranks."""
+    """Function that yields samples as one of several ranks."""
 
     def run(rank, world_size, *args, **kwargs):
         with monkeypatch.context() as patch:
@@ -47,11 +47,11 @@ def test_global_batches_do_not_depend_on_the_ranks(on_rank, start):
 
 
 @pytest.mark.parametrize('start', [1, 6, 7, 8, 20])
-def test_start_resumes(start):
+def test_start_resumes_the_order(start):
     assert take(10, start=start) == take(40)[start : start + 10]
 
 
-def test_seed():
+def test_order_depends_on_the_seed():
     assert take(20) == take(20)
     assert take(20) != take(20, seed=4)
     orders = [tuple(i for i, _ in take(20, 20, seed=s)) for s in range(20)]
@@ -59,10 +59,10 @@ def test_seed():
     assert len(take(5, seed=None)) == 5
 
 
-def test_without_shuffle_the_order_of_the_data_stays():
+def test_order_without_shuffle_is_that_of_the_dataset():
     assert [i for i, _ in take(9, shuffle=False)] == [*range(7), 0, 1]
 
 
-def test_more_ranks_than_samples(on_rank):
+def test_more_ranks_than_samples_are_supported(on_rank):
     parts = [on_rank(rank, 3, 4, size=2) for rank in range(3)]
     assert sorted(sum(parts, [])) == sorted(take(12, size=2))

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Captions cleaned as BLIP does, questions drawn by place, samples packed."""
+"""Transforms clean captions, choose questions and pack samples."""
 
 from collections import Counter
 
@@ -35,7 +35,7 @@ def test_caption_is_cleaned(raw, clean):
     assert CleanCaption().clean(raw) == clean
 
 
-def test_caption_is_cut_to_words():
+def test_caption_is_cut_to_the_maximum_number_of_words():
     words = [f'w{i}' for i in range(60)]
     assert CleanCaption().clean(' '.join(words)).split() == words[:50]
     assert CleanCaption(max_words=3).clean('a, b c d') == 'a, b c'
@@ -52,19 +52,19 @@ def test_empty_caption_is_a_sample_error(text):
 
 
 @pytest.mark.parametrize('text', ['cut \ud83d', 'a\0b', '\x1b[3m', 5, None])
-def test_caption_that_no_tokenizer_takes_is_a_sample_error(text):
+def test_caption_that_cannot_be_tokenised_is_a_sample_error(text):
     """transformers #8886, tiktoken #82."""
     with pytest.raises(SampleError, match='the caption of tar 12 ') as error:
         CleanCaption()(dict(id='tar 12', turns=[Turn('', text)]))
     assert error.value.reason == 'caption cannot be used'
 
 
-def test_byte_order_mark_is_no_part_of_a_caption():
+def test_byte_order_mark_is_removed_from_a_caption():
     record = dict(turns=[Turn('', '\ufeffA dog.\r\n')])
     assert CleanCaption()(record)['turns'] == [Turn('', 'a dog')]
 
 
-def test_cleaning_touches_answers_alone():
+def test_cleaning_changes_only_answers():
     record = dict(turns=[Turn('Why?!', 'Because.')], more=1)
     assert CleanCaption()(record) == dict(
         turns=[Turn('Why?!', 'because')], more=1
@@ -72,26 +72,26 @@ def test_cleaning_touches_answers_alone():
     assert record['turns'] == [Turn('Why?!', 'Because.')]
 
 
-def drawn(place, seed=0, turns=None):
-    record = dict(draw=place, turns=turns or [Turn('', 'x')])
+def choose(index, seed=0, turns=None):
+    record = dict(sample_index=index, turns=turns or [Turn('', 'x')])
     return DrawQuestion(QUESTIONS, seed)(record)['turns']
 
 
-def test_question_depends_on_seed_and_place_alone():
-    places = [*range(400), 'laion/3/17']
-    first = [drawn(place)[0].question for place in places]
-    again = [drawn(place)[0].question for place in reversed(places)]
+def test_question_depends_only_on_seed_and_sample_index():
+    indices = [*range(400), 'laion/3/17']
+    first = [choose(index)[0].question for index in indices]
+    again = [choose(index)[0].question for index in reversed(indices)]
     assert first == again[::-1]
-    assert first != [drawn(place, seed=1)[0].question for place in places]
+    assert first != [choose(index, seed=1)[0].question for index in indices]
     counts = Counter(first)
     assert set(counts) == set(QUESTIONS)
     assert min(counts.values()) > 60  # of 100 each
-    assert drawn(0)[0].answer == 'x'
+    assert choose(0)[0].answer == 'x'
 
 
-def test_questions_of_the_data_stay():
+def test_question_of_the_record_is_kept():
     turns = [Turn('mine?', 'yes'), Turn('', 'no')]
-    assert drawn(3, turns=turns) == turns
+    assert choose(3, turns=turns) == turns
     assert DrawQuestion(['q'])(dict()) == dict(turns=[Turn('q')])
 
 
@@ -110,31 +110,33 @@ def test_images_are_loaded_in_order_and_arrays_as_bgr(tmp_path):
     assert LoadImages()({})['images'] == []
 
 
-def test_packing_keeps_the_named_fields():
+def test_packing_keeps_the_given_keys():
     record = dict(
-        id=5, images=[torch.zeros(3, 2, 2)], turns=[], task='t', draw=9
+        id=5, images=[torch.zeros(3, 2, 2)], turns=[], task='t', sample_index=9
     )
     sample = PackSample(keys=('task', 'absent'))(record)
     assert sample.metainfo == dict(id=5, task='t')
     assert sample.turns == [Turn('')] and len(sample.images) == 1
 
 
-def asked(questions):
-    draw = DrawQuestion(questions)
-    return {draw(dict(draw=i))['turns'][0].question for i in range(30)}
+def all_choices(questions):
+    choose = DrawQuestion(questions)
+    return {
+        choose(dict(sample_index=i))['turns'][0].question for i in range(30)
+    }
 
 
-def test_one_text_is_one_question():
-    """mmdetection #7878: a text was taken for a list of letters."""
-    assert asked('What do you see?') == {'What do you see?'}
+def test_one_string_is_one_question():
+    """mmdetection #7878: a string was used as a list of letters."""
+    assert all_choices('What do you see?') == {'What do you see?'}
 
 
-def test_questions_of_a_text_file(tmp_path):
+def test_questions_are_read_from_a_text_file(tmp_path):
     path = tmp_path / 'questions.txt'
     path.write_bytes('\ufeffOne?\r\n\r\n  Two? \r\n'.encode())
-    assert asked(str(path)) == {'One?', 'Two?'}
+    assert all_choices(str(path)) == {'One?', 'Two?'}
     path.write_text('\n\n')
-    with pytest.raises(ValueError, match='questions.txt: there is none'):
+    with pytest.raises(ValueError, match='questions.txt: no question found'):
         DrawQuestion(str(path))
     with pytest.raises(FileNotFoundError, match='one question per line'):
         DrawQuestion(str(tmp_path / 'none.txt'))
@@ -143,23 +145,23 @@ def test_questions_of_a_text_file(tmp_path):
 @pytest.mark.parametrize(
     'questions, message',
     [
-        ([], 'there is none; expected at least one'),
+        ([], 'no question found; expected at least one'),
         ('', 'question 1 of .* is empty'),
         (['q', ' '], 'question 2 of .* is empty'),
         (['q', None], 'question 2 of .* is null'),
         (['q', 5], 'question 2 of .* is a number'),
         ([['q']], 'question 1 of .* is a list'),
         (['\ud83d'], 'question 1 of .* half a character'),
-        (None, 'are null; expected a list of texts'),
+        (None, 'are null; expected a list of strings'),
         (5, 'are a number'),
         ({'q': 1}, 'are an object'),
     ],
 )
-def test_what_cannot_be_asked_is_refused(questions, message):
+def test_invalid_questions_are_refused(questions, message):
     with pytest.raises(ValueError, match=message):
         DrawQuestion(questions)
 
 
-def test_one_name_is_one_key_to_pack():
+def test_one_string_is_one_key_to_pack():
     sample = PackSample(keys='task')(dict(images=[], task='t'))
     assert sample.metainfo == dict(task='t')

@@ -1,10 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Training from a cache is training from the images."""
+"""Training from cached features equals training from the images."""
 
 import copy
 import io
 import os
-import resource
 import signal
 
 import numpy as np
@@ -13,15 +12,17 @@ import torch
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from minigpt4.datasets import SampleError, feature_cache
 from minigpt4.datasets.feature_cache import (
     FeatureCache,
-    FeatureWriter,
-    digest_of,
+    image_digest,
 )
 from minigpt4.engine import config, features
 from minigpt4.engine.config import build_runner
-from minigpt4.engine.features import cache_features, maker_of, use_features
+from minigpt4.engine.features import (
+    cache_features,
+    provenance_of,
+    use_features,
+)
 from minigpt4.registry import MODELS
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights.read import LazyTensor
@@ -38,7 +39,7 @@ def jpeg(seed) -> bytes:
 
 @pytest.fixture
 def make(make_cfg, tmp_path, stream_data, pair_data, write_shard):
-    """As ``make_cfg``, each picture another, vision weights in files."""
+    """As ``make_cfg``, with different images and vision weights in files."""
     for number, path in enumerate(sorted(stream_data.rglob('*.tar'))):
         samples = [
             dict(jpg=jpeg([number, i]), txt=f'a red circle, {i}'.encode())
@@ -70,7 +71,7 @@ def make(make_cfg, tmp_path, stream_data, pair_data, write_shard):
 
 @pytest.mark.parametrize('kind', ['stream', 'sampler'])
 @pytest.mark.parametrize('workers', [0, 2])
-def test_same_losses_and_weights(make, tmp_path, scalars, kind, workers):
+def test_losses_and_weights_are_equal(make, tmp_path, scalars, kind, workers):
     folder = tmp_path / 'cache'
     cfg = make(kind, **{'train_dataloader.num_workers': workers})
     counts = cache_features(cfg, folder, dtype='float32')
@@ -95,13 +96,13 @@ def test_same_losses_and_weights(make, tmp_path, scalars, kind, workers):
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
-def test_half_precision_is_close(make, tmp_path):
+def test_half_precision_is_close_to_single_precision(make, tmp_path):
     cfg = make('sampler')
     for dtype in ('float16', 'float32'):
         cache_features(cfg, tmp_path / dtype, dtype=dtype)
     half, full = (FeatureCache(tmp_path / d) for d in ('float16', 'float32'))
     names = [
-        digest_of(p.read_bytes()) for p in tmp_path.rglob('pairs/**/*.jpg')
+        image_digest(p.read_bytes()) for p in tmp_path.rglob('pairs/**/*.jpg')
     ]
     assert len(names) == 5
     for name in names:
@@ -110,20 +111,20 @@ def test_half_precision_is_close(make, tmp_path):
         assert torch.equal(a, b.half())
 
 
-def test_goes_on_where_it_was_killed(make, tmp_path):
+def test_killed_run_is_resumed(make, tmp_path):
     cfg = make('stream')
     folder = tmp_path / 'cache'
     cache_features(cfg, folder)
     whole = (folder / '0000.features').read_bytes()
     digests = (folder / '0000.digests').read_bytes()
     record = len(whole) // 30
-    # killed within the seventh record: its features whole, its digest not
+    # killed within the seventh record, after its features were written
     (folder / '0000.features').write_bytes(whole[: 7 * record + 5])
     (folder / '0000.digests').write_bytes(digests[: 6 * 16 + 3])
     assert len(FeatureCache(folder)) == 6
     assert cache_features(cfg, folder) == dict(added=24, known=6, skipped=0)
     assert (folder / '0000.digests').read_bytes() == digests
-    # in other batches the sums may round otherwise
+    # in other batches the sums may be rounded differently
     got, want = (
         np.frombuffer(data, np.float16).astype(float)
         for data in ((folder / '0000.features').read_bytes(), whole)
@@ -132,7 +133,7 @@ def test_goes_on_where_it_was_killed(make, tmp_path):
     assert cache_features(cfg, folder) == dict(added=0, known=30, skipped=0)
 
 
-def test_ranks_write_files_of_their_own(make, tmp_path, monkeypatch):
+def test_each_rank_writes_its_own_files(make, tmp_path, monkeypatch):
     cfg = make('stream')
     folder = tmp_path / 'cache'
     names = 'minigpt4.engine.features.get_rank'
@@ -146,24 +147,22 @@ def test_ranks_write_files_of_their_own(make, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('first', [True, False])
-def test_the_first_rank_says_what_makes_them(
-    make, tmp_path, monkeypatch, first
-):
-    """Two that wrote cache.json at once would take each other's file."""
-    there = []
+def test_main_process_writes_the_metadata(make, tmp_path, monkeypatch, first):
+    """Two processes that write cache.json would replace each other's file."""
+    exists = []
     for name, function in (
         ('is_main_process', lambda: first),
         (
             'barrier',
-            lambda: there.append((tmp_path / 'c/cache.json').exists()),
+            lambda: exists.append((tmp_path / 'c/cache.json').exists()),
         ),
     ):
         monkeypatch.setattr(f'minigpt4.engine.features.{name}', function)
     cache_features(make('sampler'), tmp_path / 'c')
-    assert there == [first, True]
+    assert exists == [first, True]
 
 
-def test_unreadable_images_are_noted_once(make, tmp_path, log, written):
+def test_unreadable_images_are_recorded_once(make, tmp_path, log, written):
     cfg = make('sampler', max_iters=2)
     bad = tmp_path / 'pairs/image/3.jpg'
     bad.write_bytes(bad.read_bytes()[:200])
@@ -176,7 +175,7 @@ def test_unreadable_images_are_noted_once(make, tmp_path, log, written):
     assert 'could not be read when' in written(cfg)
 
 
-def test_image_that_came_later_is_an_error(make, tmp_path):
+def test_image_added_later_is_an_error(make, tmp_path):
     cfg = make('sampler')
     folder = tmp_path / 'cache'
     cache_features(cfg, folder)
@@ -196,7 +195,7 @@ def weights_changed(cfg):
 
 
 @pytest.mark.parametrize(
-    'change, sentence',
+    'change, message',
     [
         (weights_changed, 'backbone weights .* instead of .* again'),
         (lambda c: c.model.neck.update(depth=1), 'neck .* instead of'),
@@ -204,7 +203,7 @@ def weights_changed(cfg):
             lambda c: c.train_dataloader.dataset.pipeline[0].update(
                 exact=True
             ),
-            'image .*False.* instead of .*True',
+            'image .*false.* instead of .*true',
         ),
         (lambda c: c.model.neck.update(frozen=False), 'neck is trained'),
         (lambda c: c.model.backbone.update(checkpoint=None), 'no checkpoint'),
@@ -215,17 +214,17 @@ def weights_changed(cfg):
                     type='minigpt4.ImageNormalizer', mean=[0.5] * 3
                 )
             ),
-            'normaliser None instead of .*mean',
+            'normaliser null instead of .*mean',
         ),
     ],
 )
-def test_foreign_caches_are_refused(make, tmp_path, change, sentence):
+def test_cache_of_another_config_is_refused(make, tmp_path, change, message):
     cfg = make('sampler')
     folder = tmp_path / 'cache'
     cache_features(cfg, folder)
     change(cfg)
     before = copy.deepcopy(cfg.model.to_dict())
-    with pytest.raises(ValueError, match=sentence) as error:
+    with pytest.raises(ValueError, match=message) as error:
         use_features(cfg, str(folder))
     assert '\n' not in str(error.value)
     assert cfg.model.to_dict() == before
@@ -233,29 +232,29 @@ def test_foreign_caches_are_refused(make, tmp_path, change, sentence):
         cache_features(cfg, folder)
 
 
-def test_where_weights_lie_and_their_type_do_not_matter(make, tmp_path):
+def test_path_and_type_of_the_weights_do_not_matter(make, tmp_path):
     cfg = make('sampler')
-    maker = maker_of(cfg)
+    provenance = provenance_of(cfg)
     other = tmp_path / 'elsewhere.safetensors'
     other.write_bytes(open(cfg.model.backbone.checkpoint, 'rb').read())
     cfg.model.backbone.checkpoint = str(other)
     cfg.model.backbone.dtype = 'auto'
-    assert maker_of(cfg) == maker
+    assert provenance_of(cfg) == provenance
 
 
-def test_types_are_not_mixed(make, tmp_path):
+def test_cache_of_another_type_is_refused(make, tmp_path):
     cfg = make('sampler')
     cache_features(cfg, tmp_path / 'c')
-    with pytest.raises(ValueError, match='are float16, not float32; go on'):
+    with pytest.raises(ValueError, match='are float16, not float32; con'):
         cache_features(cfg, tmp_path / 'c', dtype='float32')
 
 
-def test_folder_that_is_no_cache(make, tmp_path):
+def test_folder_without_a_cache_is_refused(make, tmp_path):
     with pytest.raises(FileNotFoundError, match='not a feature cache; make'):
         use_features(make('sampler'), str(tmp_path))
 
 
-def test_command(make, tmp_path, capsys, monkeypatch):
+def test_command_makes_a_cache(make, tmp_path, capsys, monkeypatch):
     cfg = make('sampler')
     monkeypatch.setattr(config, 'load_config', lambda *_, **__: cfg)
     assert cli.main(['cache-features', 'x.py', '-o', str(tmp_path / 'c')]) == 0
@@ -266,160 +265,8 @@ def test_command(make, tmp_path, capsys, monkeypatch):
     assert 'error: ' in capsys.readouterr().err
 
 
-# damaged caches and two writers
-
-
-def filled(folder, count=4, rank=0):
-    """A cache of some records, and the digests of its images."""
-    writer = FeatureWriter(folder, {'by': 'test'}, (2, 3), 'float32', rank)
-    digests = [digest_of(bytes([rank, i])) for i in range(count)]
-    values = torch.arange(count).float()[:, None, None].expand(-1, 2, 3)
-    writer.add(digests, values)
-    writer.close()
-    return digests
-
-
-def test_a_second_writer_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, 'LOCK_SECONDS', 0.1)
-    first = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3))
-    with pytest.raises(ValueError, match='another process already writes'):
-        FeatureWriter(tmp_path, {'by': 'test'}, (2, 3))
-    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), rank=1).close()
-    first.close()
-    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3)).close()
-
-
-def test_the_lock_of_a_killed_writer_is_free(tmp_path):
-    child = os.fork()
-    if child == 0:
-        FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert len(filled(tmp_path)) == 4
-
-
-@pytest.mark.parametrize('at', [0, 23, 30, 95])
-def test_a_damaged_record_is_one_bad_sample(tmp_path, at):
-    digests = filled(tmp_path)
-    path = tmp_path / '0000.features'
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
-    cache = FeatureCache(tmp_path)
-    for row, digest in enumerate(digests):
-        if row == at // 24:
-            with pytest.raises(SampleError, match=f'record {row} of .* damag'):
-                cache[digest]
-        else:
-            assert cache[digest].unique().tolist() == [row]
-
-
-def test_a_file_that_is_cut_while_it_is_read_is_one_bad_sample(tmp_path):
-    digests = filled(tmp_path)
-    cache = FeatureCache(tmp_path)
-    cache[digests[0]]
-    os.truncate(tmp_path / '0000.features', 30)
-    assert cache[digests[0]].unique().tolist() == [0]
-    with pytest.raises(SampleError, match='record 3'):
-        cache[digests[3]]
-
-
-def test_a_cache_without_checksums_is_read_and_gets_them(tmp_path):
-    digests = filled(tmp_path)
-    (tmp_path / '0000.checksums').unlink()
-    assert FeatureCache(tmp_path)[digests[2]].unique().tolist() == [2]
-    FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32').close()
-    assert (tmp_path / '0000.checksums').stat().st_size == 16
-    assert FeatureCache(tmp_path)[digests[2]].unique().tolist() == [2]
-
-
-@pytest.mark.parametrize('file', ['features', 'digests', 'checksums'])
-@pytest.mark.parametrize('size', [0, 1, 35, 50])
-def test_cut_files_hold_what_is_whole_and_are_filled_again(
-    tmp_path, file, size
-):
-    digests = filled(tmp_path)
-    path = tmp_path / f'0000.{file}'
-    if size < path.stat().st_size:
-        os.truncate(path, size)
-    cache = FeatureCache(tmp_path)
-    for row, digest in enumerate(digests):
-        if digest in cache:
-            assert cache[digest].unique().tolist() == [row]
-    writer = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
-    left = [i for i, d in enumerate(digests) if d not in cache]
-    if left:
-        values = torch.tensor(left).float()[:, None, None].expand(-1, 2, 3)
-        writer.add([digests[i] for i in left], values)
-    writer.close()
-    cache = FeatureCache(tmp_path)
-    for row, digest in enumerate(digests):
-        assert cache[digest].unique().tolist() == [row]
-
-
-@pytest.mark.parametrize(
-    'text',
-    [
-        '',
-        '{',
-        'null',
-        '[' * 100_000,
-        '{}',
-        '{"maker": {}, "shape": [2], "dtype": "float16"}',
-        '{"maker": {}, "shape": [2, -3], "dtype": "float16"}',
-        '{"maker": {}, "shape": "ab", "dtype": "float16"}',
-        '{"maker": {}, "shape": [2, 3], "dtype": "int8"}',
-        '{"maker": 5, "shape": [2, 3], "dtype": "float16"}',
-    ],
-)
-def test_a_damaged_description_is_named(tmp_path, text):
-    (tmp_path / 'cache.json').write_text(text)
-    with pytest.raises(ValueError, match=r'cache\.json is damaged or not of'):
-        FeatureCache(tmp_path)
-
-
-@pytest.mark.parametrize(
-    'name', ['cache.json', '0000.features', '0000.digests', '0000.skipped']
-)
-def test_a_cache_file_that_would_block_is_refused(tmp_path, name):
-    filled(tmp_path)
-    (tmp_path / name).unlink(missing_ok=True)
-    os.mkfifo(tmp_path / name)
-    for use in (
-        lambda: FeatureCache(tmp_path),
-        lambda: FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32'),
-    ):
-        with pytest.raises(ValueError, match='is a FIFO'):
-            use()
-
-
-def test_missing_digests_are_named(tmp_path):
-    filled(tmp_path)
-    (tmp_path / '0000.digests').unlink()
-    with pytest.raises(ValueError, match=r'0000\.digests is missing'):
-        FeatureCache(tmp_path)
-
-
-def test_a_full_disk_is_one_sentence(tmp_path):
-    writer = FeatureWriter(tmp_path, {'by': 'test'}, (2, 3), 'float32')
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r'0000\.features could not be wri'):
-            writer.add(
-                [digest_of(b'a'), digest_of(b'b')], torch.zeros(2, 2, 3)
-            )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, previous)
-    writer.close()
-    assert len(FeatureCache(tmp_path)) == 0
-    assert len(filled(tmp_path)) == len(FeatureCache(tmp_path)) == 4
-
-
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_signal_stops_after_what_was_read_is_written(
+def test_signal_stops_after_the_current_batch_is_written(
     make, tmp_path, monkeypatch, workers
 ):
     cfg = make('stream', **{'train_dataloader.num_workers': workers})
@@ -452,7 +299,7 @@ def test_a_signal_stops_after_what_was_read_is_written(
         ('x = 1', 'no model and no train_dataloader'),
     ],
 )
-def test_command_names_a_config_that_is_none(tmp_path, capsys, text, message):
+def test_command_refuses_an_invalid_config(tmp_path, capsys, text, message):
     path = tmp_path / 'mine.py'
     path.write_text(text, 'latin-1')
     assert (
@@ -463,7 +310,7 @@ def test_command_names_a_config_that_is_none(tmp_path, capsys, text, message):
     assert 'mine.py' in err and message in err
 
 
-def test_command_that_is_stopped_says_what_is_kept(
+def test_stopped_command_reports_what_is_kept(
     make, tmp_path, capsys, monkeypatch
 ):
     def stopped(*_, **__):

@@ -245,7 +245,7 @@ def test_full_disk_leaves_the_older_checkpoint(make_cfg, full_disk):
                 full_disk()
 
     runner.register_hook(Fill())
-    with pytest.raises(OSError, match='what was saved before is whole') as e:
+    with pytest.raises(OSError, match='files saved earlier are complete') as e:
         runner.train()
     assert e.value.errno == errno.ENOSPC and 'iter_4.pth' in str(e.value)
     folder = Path(cfg.work_dir)

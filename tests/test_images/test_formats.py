@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""A file that is not a readable image is called by its kind."""
+"""Errors about unreadable images name the format of the file."""
 
 import io
 import os
@@ -41,10 +41,10 @@ JPEG = JPEG.getvalue()
         (b'%PDF-1.7', 'a PDF document', 'export the page'),
         (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'an EPS', 'export the page'),
         (b'<!DOCTYPE svg PUBLIC "a">\n<svg>', 'an SVG', 'PNG'),
-        (b'<!DOCTYPE html><html>', 'an HTML page', 'fetch'),
-        (b'\n<html>', 'an HTML page', 'fetch'),
-        (b'{"error": "not found"}', 'a JSON document', 'fetch'),
-        (b'<?xml version="1.0"?><Error/>', 'an XML document', 'fetch'),
+        (b'<!DOCTYPE html><html>', 'an HTML page', 'download'),
+        (b'\n<html>', 'an HTML page', 'download'),
+        (b'{"error": "not found"}', 'a JSON document', 'download'),
+        (b'<?xml version="1.0"?><Error/>', 'an XML document', 'download'),
         (b'version https://git-lfs.github.com/spec/v1', 'LFS', 'git lfs pull'),
         (b'PK\3\4' + bytes(30), 'a ZIP archive', 'unpack'),
         (b'\xff\x0a' + bytes(30), 'a JPEG XL image', 'convert'),
@@ -65,8 +65,8 @@ JPEG = JPEG.getvalue()
         ),
     ],
 )
-def test_the_sentence_names_the_kind_and_what_to_do(data, kind, advice):
-    said = set()
+def test_error_names_the_format_and_what_to_do(data, kind, advice):
+    messages = set()
     for read in (
         read_image,
         lambda data: load_image(data, 8, exact=True),
@@ -75,10 +75,10 @@ def test_the_sentence_names_the_kind_and_what_to_do(data, kind, advice):
         for _ in range(2):
             with pytest.raises(SampleError) as error:
                 read(data)
-            said.add(str(error.value))
-    (sentence,) = said  # without an address of memory
-    assert 'cannot be read as an image' in sentence
-    assert kind in sentence and advice in sentence and '\n' not in sentence
+            messages.add(str(error.value))
+    (message,) = messages  # without an address of memory
+    assert 'cannot be read as an image' in message
+    assert kind in message and advice in message and '\n' not in message
 
 
 def test_ghostscript_is_not_run(monkeypatch):
@@ -91,7 +91,7 @@ def test_ghostscript_is_not_run(monkeypatch):
         read_image(eps.getvalue())
 
 
-def test_pillow_heif_is_used_where_it_is_installed(monkeypatch):
+def test_pillow_heif_is_used_if_installed(monkeypatch):
     heic = ftyp(b'heic')
 
     def register():
@@ -113,7 +113,7 @@ def test_pillow_heif_is_used_where_it_is_installed(monkeypatch):
 
 @pytest.mark.skipif(not features.check('avif'), reason='Pillow without AVIF')
 def test_avif_is_read_with_its_orientation():
-    def stored(kind, value):
+    def exif_fields(kind, value):
         return (
             struct.pack('<HHII', 0x0112, 3, 1, 6)
             + struct.pack('<HHII', 0x011A, kind, 1, 38)
@@ -121,20 +121,23 @@ def test_avif_is_read_with_its_orientation():
             + value
         )
 
-    sound = stored(5, struct.pack('<II', 72, 1))
-    odd = stored(10, struct.pack('<ii', -1, 0))
+    valid = exif_fields(5, struct.pack('<II', 72, 1))
+    invalid = exif_fields(10, struct.pack('<ii', -1, 0))
     file = io.BytesIO()
     Image.new('RGB', (40, 30), 'red').save(
-        file, 'AVIF', exif=b'Exif\0\0II*\0\x08\0\0\0\2\0' + sound
+        file, 'AVIF', exif=b'Exif\0\0II*\0\x08\0\0\0\2\0' + valid
     )
     data = file.getvalue()
-    for old, new in ((sound[12:24], odd[12:24]), (sound[28:], odd[28:])):
+    for old, new in (
+        (valid[12:24], invalid[12:24]),
+        (valid[28:], invalid[28:]),
+    ):
         assert read_image(data).size == (30, 40)
         data = data.replace(old, new)
     assert read_image(data).size == (30, 40)
 
 
-def test_a_preview_of_a_raw_file_is_not_taken_for_the_image():
+def test_preview_in_a_raw_file_is_refused():
     file = io.BytesIO()
     Image.new('RGB', (9, 9)).save(file, 'TIFF', tiffinfo={254: 1})
     with pytest.raises(SampleError, match='RAW file or a TIFF whose first'):
@@ -161,7 +164,7 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch, exact):
 
 
 @pytest.mark.parametrize('exact', [True, False])
-def test_a_huge_file_is_not_read(tmp_path, monkeypatch, exact):
+def test_file_above_the_size_limit_is_refused(tmp_path, monkeypatch, exact):
     monkeypatch.setattr(images, 'MAX_FILE_BYTES', 999)
     path = tmp_path / 'a.jpg'
     path.write_bytes(JPEG + bytes(999))
@@ -180,7 +183,7 @@ def test_a_huge_file_is_not_read(tmp_path, monkeypatch, exact):
     ],
 )
 @pytest.mark.parametrize('exact', [True, False])
-def test_odd_sources(source, reason, exact):
+def test_invalid_sources_are_refused(source, reason, exact):
     with pytest.raises(SampleError, match=reason):
         load_image(source, 8, exact)
 
@@ -195,6 +198,6 @@ def test_odd_sources(source, reason, exact):
         (np.zeros((1, 4, 4, 3), np.uint8), 'one image'),
     ],
 )
-def test_an_array_of_another_form_is_refused_with_advice(array, advice):
+def test_unsupported_array_is_refused_with_advice(array, advice):
     with pytest.raises(SampleError, match=f'BGR; .*{advice}'):
         read_image(array)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Broken or large metadata does not refuse an image, nor turn it wrongly."""
+"""Invalid or large metadata neither refuses an image nor misrotates it."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ ROWS, COLUMNS = np.mgrid[:60, :80]
 PHOTO = Image.fromarray(
     np.stack([COLUMNS * 3, ROWS * 4, COLUMNS + ROWS], -1).astype(np.uint8)
 )
-UPRIGHT, TURNED = (80, 60), (60, 80)
+UNROTATED, ROTATED = (80, 60), (60, 80)
 
 
 def encoded(image, kind, **options):
@@ -44,37 +44,40 @@ def exif(*fields, values=b'', number=None):
 SIX = field(0x0112, 3, 1, 6)
 X_AT_38 = {kind: field(0x011A, kind, 1, 38) for kind in (5, 10)}
 EXIF = {
-    'sound': (exif(SIX), TURNED),
-    'long integer': (exif(field(0x0112, 4, 1, 6)), TURNED),
-    'byte': (exif(field(0x0112, 1, 1, 6)), TURNED),
-    'text': (exif(field(0x0112, 2, 2, b'6\0\0\0')), UPRIGHT),
-    'two values': (exif(field(0x0112, 3, 2, 6)), UPRIGHT),
-    'orientation 0': (exif(field(0x0112, 3, 1, 0)), UPRIGHT),
-    'orientation 9': (exif(field(0x0112, 3, 1, 9)), UPRIGHT),
+    'valid': (exif(SIX), ROTATED),
+    'long integer': (exif(field(0x0112, 4, 1, 6)), ROTATED),
+    'byte': (exif(field(0x0112, 1, 1, 6)), ROTATED),
+    'text': (exif(field(0x0112, 2, 2, b'6\0\0\0')), UNROTATED),
+    'two values': (exif(field(0x0112, 3, 2, 6)), UNROTATED),
+    'orientation 0': (exif(field(0x0112, 3, 1, 0)), UNROTATED),
+    'orientation 9': (exif(field(0x0112, 3, 1, 9)), UNROTATED),
     # Pillow #8965, #7839, #4238
     'negative rational': (
         exif(SIX, X_AT_38[10], values=struct.pack('<ii', -1, 0)),
-        TURNED,
+        ROTATED,
     ),
     'rational by zero': (
         exif(SIX, X_AT_38[5], values=struct.pack('<II', 0, 0)),
-        TURNED,
+        ROTATED,
     ),
-    'directory elsewhere': (exif(SIX, field(0x8769, 4, 1, 2**32 - 1)), TURNED),
-    'directory in a loop': (exif(SIX, field(0x8769, 4, 1, 8)), TURNED),
-    'unknown type': (exif(SIX, field(0x010F, 99, 1, 8)), TURNED),
-    'too long text': (exif(SIX, field(0x010F, 2, 2**31 - 1, 8)), TURNED),
-    'cut after it': (exif(SIX, X_AT_38[5])[:-10], TURNED),
-    'too many fields': (exif(SIX, number=60000), TURNED),
-    'cut before it': (exif(SIX)[:16], UPRIGHT),
-    'no directory': (b'Exif\0\0II*\0\xff\xff\xff\x7f', UPRIGHT),
-    'noise': (b'Exif\0\0' + bytes(range(50)), UPRIGHT),
-    'empty': (b'Exif\0\0', UPRIGHT),
+    'directory elsewhere': (
+        exif(SIX, field(0x8769, 4, 1, 2**32 - 1)),
+        ROTATED,
+    ),
+    'directory in a loop': (exif(SIX, field(0x8769, 4, 1, 8)), ROTATED),
+    'unknown type': (exif(SIX, field(0x010F, 99, 1, 8)), ROTATED),
+    'too long text': (exif(SIX, field(0x010F, 2, 2**31 - 1, 8)), ROTATED),
+    'cut after it': (exif(SIX, X_AT_38[5])[:-10], ROTATED),
+    'too many fields': (exif(SIX, number=60000), ROTATED),
+    'cut before it': (exif(SIX)[:16], UNROTATED),
+    'no directory': (b'Exif\0\0II*\0\xff\xff\xff\x7f', UNROTATED),
+    'noise': (b'Exif\0\0' + bytes(range(50)), UNROTATED),
+    'empty': (b'Exif\0\0', UNROTATED),
 }
 
 
 def assert_same_in_training(data, size):
-    """Inference and both ways of training turn the image in the same way."""
+    """Check that inference and training apply the same orientation."""
     assert read_image(data).size == size
     turned = Image.fromarray(np.asarray(read_image(data)))
     want = np.asarray(turned.resize((40, 40), Image.Resampling.BICUBIC))
@@ -85,7 +88,7 @@ def assert_same_in_training(data, size):
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
 @pytest.mark.parametrize('name', EXIF)
-def test_broken_exif_keeps_the_orientation_that_is_readable(kind, name):
+def test_readable_orientation_of_invalid_exif_is_applied(kind, name):
     stored, size = EXIF[name]
     assert_same_in_training(encoded(PHOTO, kind, exif=stored), size)
 
@@ -101,22 +104,22 @@ def segment(marker, body):
             segment(
                 0xE1, b'http://ns.adobe.com/xap/1.0/\0<a tiff:Orientation="6">'
             ),
-            TURNED,
+            ROTATED,
         ),
-        (segment(0xED, b'Photoshop 3.0\x008BIM\x04'), UPRIGHT),
-        (segment(0xE2, b'ICC_PROFILE\0\x05'), UPRIGHT),
-        (segment(0xE2, b'MPF\0II*\0noise'), UPRIGHT),
-        (segment(0xEE, b'Adobe\0'), UPRIGHT),
-        (segment(0xE0, b'JFIF\0'), UPRIGHT),
-        (b'\xff\xff\xff', UPRIGHT),  # fill bytes
+        (segment(0xED, b'Photoshop 3.0\x008BIM\x04'), UNROTATED),
+        (segment(0xE2, b'ICC_PROFILE\0\x05'), UNROTATED),
+        (segment(0xE2, b'MPF\0II*\0noise'), UNROTATED),
+        (segment(0xEE, b'Adobe\0'), UNROTATED),
+        (segment(0xE0, b'JFIF\0'), UNROTATED),
+        (b'\xff\xff\xff', UNROTATED),  # fill bytes
     ],
 )
-def test_other_segments_of_a_jpeg(inserted, size):
+def test_other_segments_of_a_jpeg_are_removed(inserted, size):
     data = encoded(PHOTO, 'JPEG')
     assert_same_in_training(data[:20] + inserted + data[20:], size)
 
 
-def test_multi_picture_jpeg_is_its_first_picture():
+def test_first_image_of_a_multi_picture_jpeg_is_read():
     more = dict(save_all=True, append_images=[PHOTO.rotate(9)])
     data = encoded(PHOTO, 'MPO', **more)
     assert np.array_equal(read_image(data), read_image(encoded(PHOTO, 'JPEG')))
@@ -151,7 +154,7 @@ LARGE = zlib.compress(bytes(1_300_000))
         chunk(b'acTL', b'\0'),
     ],
 )
-def test_odd_chunks_of_a_png(inserted):
+def test_invalid_and_large_chunks_of_a_png_are_ignored(inserted):
     found = read_image(png_with(inserted))
     assert np.array_equal(found, PHOTO)
 
@@ -176,11 +179,11 @@ def test_odd_chunks_of_a_png(inserted):
         ),
     ],
 )
-def test_orientation_in_the_text_of_a_png(inserted):
-    assert_same_in_training(png_with(inserted), TURNED)
+def test_orientation_in_a_text_of_a_png_is_applied(inserted):
+    assert_same_in_training(png_with(inserted), ROTATED)
 
 
-def test_compressed_text_does_not_fill_the_memory():
+def test_compressed_text_does_not_exhaust_memory():
     packed = zlib.compress(bytes(30_000_000))
     names = (b'workflow\0\0', b'Raw profile type exif\0\0')
     data = png_with(b''.join(chunk(b'zTXt', n + packed) for n in names * 4))
@@ -192,17 +195,17 @@ def test_compressed_text_does_not_fill_the_memory():
 
 
 @pytest.mark.parametrize('compression', [None, 'tiff_lzw'])
-def test_tiff_is_turned_although_its_metadata_cannot_be_written(compression):
+def test_tiff_with_invalid_metadata_is_rotated(compression):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[274] = 6
     tags[282] = TiffImagePlugin.IFDRational(72, 1)
     data = encoded(PHOTO, 'TIFF', tiffinfo=tags, compression=compression)
     at = data.index(struct.pack('<HHI', 282, 5, 1))
-    odd = data[: at + 2] + struct.pack('<H', 10) + data[at + 4 :]
-    for each in (data, odd):
-        assert_same_in_training(each, TURNED)
+    invalid = data[: at + 2] + struct.pack('<H', 10) + data[at + 4 :]
+    for each in (data, invalid):
+        assert_same_in_training(each, ROTATED)
 
 
-def test_pillow_image_with_broken_exif():
+def test_pillow_image_with_invalid_exif_is_rotated():
     data = encoded(PHOTO, 'JPEG', exif=EXIF['negative rational'][0])
-    assert read_image(Image.open(io.BytesIO(data))).size == TURNED
+    assert read_image(Image.open(io.BytesIO(data))).size == ROTATED

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Any image is read as the official pipeline would, or refused in one line."""
+"""Images are read as the official pipeline reads them, or refused."""
 
 import io
 import zlib
@@ -65,13 +65,13 @@ class NoInputs(tuple):
         return super().__new__(cls)
 
 
-def test_aspect_is_not_kept():
+def test_aspect_ratio_is_not_kept():
     wide = Image.new('RGB', (200, 20), 'red')
     assert to_tensor(wide, 56).shape == (3, 56, 56)
     assert to_tensor(wide, 56)[0].min() == 255
 
 
-def test_opaque_rgba_is_its_rgb():
+def test_opaque_rgba_equals_its_rgb():
     image = picture(channels=4)
     image.putalpha(255)
     assert np.array_equal(
@@ -90,11 +90,11 @@ def test_opaque_rgba_is_its_rgb():
         (Image.new('1', (4, 4), 1), (255, 255, 255)),
     ],
 )
-def test_transparency_is_laid_on_white(image, want):
+def test_transparency_is_composited_over_white(image, want):
     assert read_image(encoded(image)).getpixel((1, 2)) == want
 
 
-def test_transparent_palette_and_grey():
+def test_transparent_palette_and_grey_values_become_white():
     image = Image.new('P', (4, 4), 0)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((3, 0), 1)
@@ -118,7 +118,7 @@ def test_cmyk_is_converted():
 
 
 @pytest.mark.parametrize('top', [65535, 257 * 100, 200])
-def test_grey_of_16_bits_is_scaled_whatever_its_range(top):
+def test_grey_of_16_bits_is_scaled_from_its_full_range(top):
     values = np.linspace(0, top, 64).reshape(8, 8).astype(np.uint16)
     data = encoded(Image.fromarray(values))
     assert Image.open(io.BytesIO(data)).mode.startswith('I')
@@ -149,7 +149,7 @@ def test_exif_rotation_is_applied(orientation):
     assert np.array_equal(array(read_image(data)), upright)
 
 
-def test_path_bytes_and_pillow_are_one(tmp_path):
+def test_path_bytes_and_pillow_image_give_equal_pixels(tmp_path):
     data = encoded(picture())
     path = tmp_path / 'an image'
     path.write_bytes(data)
@@ -160,7 +160,7 @@ def test_path_bytes_and_pillow_are_one(tmp_path):
 
 def test_arrays_are_bgr():
     red = np.zeros((6, 8, 3), np.uint8)
-    red[..., 2] = 255  # as cv2 and MMPretrain hold it
+    red[..., 2] = 255  # as in cv2 and MMPretrain
     assert read_image(red).getpixel((3, 3)) == (255, 0, 0)
     grey = np.full((6, 8), 40, np.uint8)
     assert read_image(grey).getpixel((3, 3)) == (40, 40, 40)
@@ -175,7 +175,7 @@ def test_arrays_are_bgr():
         np.zeros((1, 3, 4, 4), np.uint8),
     ],
 )
-def test_other_arrays_are_refused(bad):
+def test_arrays_of_other_shapes_and_types_are_refused(bad):
     message = refusal(bad, name='frame 7')
     assert message.startswith('frame 7') and str(bad.dtype) in message
     assert 'BGR' in message
@@ -199,7 +199,7 @@ def test_truncated_jpeg_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('data', [b'', b'GIF89a', b'<html>not found</html>'])
-def test_what_is_no_image_is_refused(tmp_path, data):
+def test_file_without_an_image_is_refused(tmp_path, data):
     path = tmp_path / 'page.jpg'
     path.write_bytes(data)
     assert 'cannot be read as an image' in refusal(path)
@@ -213,8 +213,8 @@ def test_missing_path_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('side', [13_378, 60_000])
-def test_huge_image_is_refused_undecoded(side):
-    """The header claims a size; no pixel follows it."""
+def test_huge_image_is_refused_before_decoding(side):
+    """The header states a size; no pixels follow it."""
     data = bytearray(encoded(Image.new('L', (1, 1))))
     data[16:24] = side.to_bytes(4, 'big') * 2
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, 'big')
@@ -223,11 +223,11 @@ def test_huge_image_is_refused_undecoded(side):
     assert str(images.MAX_PIXELS // 10**6) in message or 'bomb' in message
 
 
-# the faster way
+# load_image(..., exact=False)
 
 
-def smooth(height, width, channels=3):
-    """Something like a photograph: waves with a little noise."""
+def photo_like(height, width, channels=3):
+    """Make a smooth image like a photograph: waves with a little noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width] / 60
     waves = [np.sin(x * k + y * (3 - k)) for k in range(channels)]
@@ -235,44 +235,44 @@ def smooth(height, width, channels=3):
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).squeeze())
 
 
-def far(source, size=224):
+def largest_difference(source, size=224):
     fast = load_image(source, size, exact=False)
     exact = load_image(source, size)
     assert fast.dtype == torch.uint8
     assert fast.permute(1, 2, 0).is_contiguous()  # rows of pixels, no copy
     assert fast.shape == exact.shape == (3, size, size)
-    off = (fast.int() - exact.int()).abs()
+    difference = (fast.int() - exact.int()).abs()
     # measured .089 and 1.3e-5
-    assert (off > 0).float().mean() < 0.1
-    assert (off > 1).float().mean() < 1e-4
-    return int(off.max())
+    assert (difference > 0).float().mean() < 0.1
+    assert (difference > 1).float().mean() < 1e-4
+    return int(difference.max())
 
 
 @pytest.mark.parametrize(
     'size', [(224, 224), (480, 640), (640, 480), (225, 3000), (500, 224)]
 )
-def test_fast_is_next_to_exact(tmp_path, size):
-    image = smooth(*size)
+def test_fast_values_are_close_to_exact_values(tmp_path, size):
+    image = photo_like(*size)
     data = encoded(image, 'JPEG', quality=90)
-    assert far(data) <= (0 if size == (224, 224) else 2)
+    assert largest_difference(data) <= (0 if size == (224, 224) else 2)
     (tmp_path / 'a.jpg').write_bytes(data)
-    assert far(tmp_path / 'a.jpg') <= 2
-    assert far(str(tmp_path / 'a.jpg')) <= 2
-    assert far(array(image)[..., ::-1]) <= 2
+    assert largest_difference(tmp_path / 'a.jpg') <= 2
+    assert largest_difference(str(tmp_path / 'a.jpg')) <= 2
+    assert largest_difference(array(image)[..., ::-1]) <= 2
 
 
 @pytest.mark.parametrize('mode', ['L', 'CMYK'])
-def test_fast_with_other_colours(mode):
-    data = encoded(smooth(300, 400).convert(mode), 'JPEG', quality=90)
-    assert far(data) <= 2
+def test_fast_values_of_grey_and_cmyk_are_close_to_exact_values(mode):
+    data = encoded(photo_like(300, 400).convert(mode), 'JPEG', quality=90)
+    assert largest_difference(data) <= 2
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_fast_with_rotation(orientation):
+def test_fast_values_of_rotated_images_are_close_to_exact_values(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(smooth(300, 400), 'JPEG', quality=90, exif=exif)
-    assert far(data) <= 2
+    data = encoded(photo_like(300, 400), 'JPEG', quality=90, exif=exif)
+    assert largest_difference(data) <= 2
 
 
 @pytest.mark.parametrize(
@@ -284,11 +284,11 @@ def test_fast_with_rotation(orientation):
         array(picture(300, 300, channels=1)),
     ],
 )
-def test_the_rest_is_exact(source):
-    assert far(source) == 0
+def test_other_sources_have_exact_values(source):
+    assert largest_difference(source) == 0
 
 
-def test_fast_refuses_what_is_refused(tmp_path, monkeypatch):
+def test_fast_loading_refuses_the_same_sources(tmp_path, monkeypatch):
     data = encoded(picture(300, 400), 'JPEG')
     cut = encoded(picture(250, 250), 'JPEG')[:-999]
     monkeypatch.setattr(images, 'MAX_PIXELS', 300 * 400 - 1)
@@ -305,8 +305,8 @@ def test_fast_refuses_what_is_refused(tmp_path, monkeypatch):
             load_image(source, 224, exact=False)
 
 
-def test_fast_does_without_pillow(monkeypatch):
-    """Otherwise the tests above would hold nothing."""
+def test_fast_loading_of_jpeg_does_not_use_read_image(monkeypatch):
+    """Otherwise the comparisons above would compare equal code."""
     monkeypatch.setattr(images, 'read_image', None)
-    data = encoded(smooth(300, 400), 'JPEG')
+    data = encoded(photo_like(300, 400), 'JPEG')
     assert load_image(data, 224, exact=False).shape == (3, 224, 224)

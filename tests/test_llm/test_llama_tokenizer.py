@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minigpt4.llm.load import load_tokenizer
-from minigpt4.prompts.encoding import encode, encode_answer
+from minigpt4.prompts.tokenization import encode, encode_answer
 from minigpt4.weights.shipped import FOLDER as SHIPPED
 
 WORDS = (

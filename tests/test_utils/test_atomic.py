@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files are whole, also with several writers and after a killed one."""
+"""Files are complete with several writers and after a killed writer."""
 
 import errno
 import multiprocessing
@@ -8,7 +8,6 @@ import signal
 
 import pytest
 
-from minigpt4.utils import atomic
 from minigpt4.utils.atomic import make_folder, replacing, write_atomically
 
 FORK = multiprocessing.get_context('fork')
@@ -21,7 +20,7 @@ def write_often(path, letter):
         assert len(data) == 300_000 and len(set(data)) == 1
 
 
-def test_two_writers_never_tear_a_file(tmp_path):
+def test_concurrent_writers_leave_a_complete_file(tmp_path):
     writers = [
         FORK.Process(target=write_often, args=(tmp_path / 'x', letter))
         for letter in (b'a', b'b')
@@ -35,43 +34,42 @@ def test_two_writers_never_tear_a_file(tmp_path):
 
 
 def die_while_writing(path):
-    with replacing(path) as part:
-        part.write_bytes(b'half')
+    with replacing(path) as temporary:
+        temporary.write_bytes(b'half')
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_temporary_files_of_killed_writers_are_removed(tmp_path, monkeypatch):
+def test_temporary_files_of_killed_writers_are_removed(tmp_path):
     writer = FORK.Process(target=die_while_writing, args=(tmp_path / 'x',))
     writer.start()
     writer.join()
     (left,) = os.listdir(tmp_path)
     assert left.endswith('.part')
-    foreign = tmp_path / '.x.another_host-1-0123abcd.part'
-    foreign.touch()
-    monkeypatch.setattr(atomic, '_cleaned', set())
-    with replacing(tmp_path / 'y') as part:
-        part.touch()
-        with replacing(tmp_path / 'x') as other:  # of a running process
-            other.touch()
-        assert part.exists()
-    assert set(os.listdir(tmp_path)) == {'x', 'y', foreign.name}
+    of_other_host = tmp_path / '.x.another_host-1-0123abcd.part'
+    of_other_host.touch()
+    with replacing(tmp_path / 'y') as temporary:
+        temporary.touch()
+        with replacing(tmp_path / 'x') as second:
+            second.touch()
+        assert temporary.exists()  # its process is running
+    assert set(os.listdir(tmp_path)) == {'x', 'y', of_other_host.name}
 
 
-def test_a_failed_write_changes_nothing(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     (tmp_path / 'x').write_bytes(b'old')
-    with pytest.raises(KeyError), replacing(tmp_path / 'x') as part:
-        part.write_bytes(b'new')
+    with pytest.raises(KeyError), replacing(tmp_path / 'x') as temporary:
+        temporary.write_bytes(b'new')
         raise KeyError
     assert os.listdir(tmp_path) == ['x']
     assert (tmp_path / 'x').read_bytes() == b'old'
 
 
-def test_the_longest_names_can_be_written(tmp_path):
+def test_file_with_the_longest_name_is_written(tmp_path):
     write_atomically(tmp_path / ('x' * 255), b'1')
     assert os.listdir(tmp_path) == ['x' * 255]
 
 
-def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
+def test_error_names_the_file_where_a_folder_is_expected(tmp_path):
     (tmp_path / 'x').touch()
     for path in (tmp_path / 'x/y', tmp_path / 'x/y/z'):
         with pytest.raises(NotADirectoryError) as error:
@@ -87,7 +85,7 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO'])
-def test_space_is_asked_for_where_there_is_none(name, tmp_path, monkeypatch):
+def test_full_disk_error_asks_for_free_space(name, tmp_path, monkeypatch):
     number = getattr(errno, name)
 
     def fail(descriptor):

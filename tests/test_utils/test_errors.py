@@ -1,17 +1,26 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Errors are reported in one printable line."""
+
 import errno
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from minigpt4.utils.errors import one_line, printable, reports_errors
+from minigpt4.utils import errors
+from minigpt4.utils.errors import (
+    one_line,
+    printable,
+    reports_errors,
+    short_json,
+)
 from minigpt4.utils.signals import StopSignal
 
 
 @pytest.mark.parametrize(
-    'text, shown',
+    'text, escaped',
     [
         ('a photo, 写真 é.png', 'a photo, 写真 é.png'),
         ('a\nforged line', r'a\nforged line'),
@@ -22,8 +31,15 @@ from minigpt4.utils.signals import StopSignal
         ('', ''),
     ],
 )
-def test_control_characters_are_escaped(text, shown):
-    assert printable(text) == shown
+def test_control_characters_are_escaped(text, escaped):
+    assert printable(text) == escaped
+
+
+def test_value_is_formatted_as_short_printable_json():
+    assert short_json({'a': ['é', None]}) == '{"a": ["é", null]}'
+    assert short_json('x' * 100) == '"' + 'x' * 56 + '...'
+    assert short_json('a\u2028b') == r'"a\u2028b"'
+    assert short_json(ValueError) == '"<class \'ValueError\'>"'
 
 
 @pytest.mark.parametrize(
@@ -42,7 +58,7 @@ def test_control_characters_are_escaped(text, shown):
         (ValueError('\x1b[31mred'), r'\x1b[31mred'),
     ],
 )
-def test_an_error_is_one_printable_line(error, line):
+def test_error_is_one_printable_line(error, line):
     assert one_line(error) == line
 
 
@@ -55,23 +71,23 @@ def _command(error):
     return main
 
 
-def test_a_command_without_error_returns_0():
+def test_command_without_error_returns_0():
     assert _command(None)([]) == 0
 
 
-def test_an_expected_error_is_one_line_and_1(capsys):
+def test_expected_error_is_one_line_and_status_1(capsys):
     assert _command(ValueError('a.json is empty.'))([]) == 1
     assert capsys.readouterr().err == 'error: a.json is empty.\n'
 
 
-def test_an_unexpected_error_names_its_type_without_traceback(capsys):
+def test_unexpected_error_has_its_type_and_no_traceback(capsys):
     assert _command(IndexError('list index'))([]) == 1
     err = capsys.readouterr().err
     assert err.startswith('error: IndexError: list index')
     assert '--debug' in err and err.count('\n') == 1
 
 
-def test_debug_shows_the_traceback(capsys):
+def test_debug_prints_the_traceback(capsys):
     assert _command(ValueError('wrong'))(['--debug']) == 1
     err = capsys.readouterr().err
     assert 'Traceback' in err and err.endswith('error: wrong\n')
@@ -85,16 +101,20 @@ def test_debug_shows_the_traceback(capsys):
         (StopSignal(signal.SIGHUP), 129),
     ],
 )
-def test_a_stopped_command_exits_as_shells_expect(stop, status, capsys):
+def test_stopped_command_exits_with_128_plus_signal(stop, status, capsys):
     assert _command(stop)([]) == status
     err = capsys.readouterr().err
     assert 'stopped by' in err and 'Traceback' not in err
 
 
-def test_a_full_disk_as_output_is_one_line():
+def test_full_disk_as_output_is_a_one_line_error():
+    # the module without the package, whose import takes seconds
+    folder = Path(errors.__file__).parents[1]
     code = (
+        'import sys, types\n'
+        'package = sys.modules["minigpt4"] = types.ModuleType("minigpt4")\n'
+        f'package.__path__ = [{str(folder)!r}]\n'
         'from minigpt4.utils.errors import reports_errors\n'
-        'import sys\n'
         'sys.exit(reports_errors(lambda: print("x" * 100))())\n'
     )
     with open('/dev/full', 'w') as full:

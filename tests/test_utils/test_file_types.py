@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What the first bytes of a file show."""
+"""Detecting what a file is by its first bytes."""
 
 import bz2
 import gzip
@@ -9,11 +9,8 @@ import zipfile
 
 import pytest
 
-from minigpt4.utils.file_types import (
-    archive_format,
-    common_content,
-    foreign_content,
-)
+from minigpt4.utils.file_types import archive_format, unexpected_content
+from minigpt4.weights.file_errors import weights_file_error
 
 
 @pytest.mark.parametrize(
@@ -32,12 +29,12 @@ from minigpt4.utils.file_types import (
         (b'{"a": 1}', None),
     ],
 )
-def test_content_that_is_wrong_for_every_file(head, content):
-    assert common_content(head) == content
-    assert (foreign_content(head) is None) == (content is None)
+def test_unexpected_content_is_an_error_for_weights(head, content):
+    assert unexpected_content(head) == content
+    assert (weights_file_error(head) is None) == (content is None)
 
 
-def zipped():
+def zip_archive():
     file = io.BytesIO()
     zipfile.ZipFile(file, 'w').writestr('a', 'b')
     return file.getvalue()
@@ -49,11 +46,11 @@ def zipped():
         (gzip.compress(b'a'), 'gzip'),
         (bz2.compress(b'a'), 'bzip2'),
         (lzma.compress(b'a'), 'xz'),
-        (zipped(), 'ZIP'),
+        (zip_archive(), 'ZIP'),
         (b'(\xb5/\xfd\x04\0', 'Zstandard'),
         (b'\xff\xd8\xff\xe0', None),
         (b'', None),
     ],
 )
-def test_archives(data, name):
+def test_archive_format_is_detected(data, name):
     assert archive_format(data[:8]) == name

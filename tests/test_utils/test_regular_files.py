@@ -1,4 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Only regular files are opened."""
+
 import os
 import socket
 
@@ -12,7 +14,7 @@ from minigpt4.utils.regular_files import (
 )
 
 
-def test_a_regular_file_is_read_through_links_too(tmp_path):
+def test_regular_file_is_read_also_through_a_link(tmp_path):
     (tmp_path / 'a').write_bytes(b'content')
     (tmp_path / 'b').symlink_to('a')
     assert read_regular(tmp_path / 'a') == b'content'
@@ -20,7 +22,7 @@ def test_a_regular_file_is_read_through_links_too(tmp_path):
 
 
 @pytest.mark.timeout(10)
-def test_what_may_block_or_never_end_is_refused(tmp_path, monkeypatch):
+def test_files_that_may_block_or_never_end_are_refused(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / 'fifo')
     (tmp_path / 'zero').symlink_to('/dev/zero')
     (tmp_path / 'folder').mkdir()
@@ -37,7 +39,7 @@ def test_what_may_block_or_never_end_is_refused(tmp_path, monkeypatch):
             open_regular(tmp_path / name)
 
 
-def test_a_missing_file_is_an_os_error(tmp_path):
+def test_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / 'none')
 

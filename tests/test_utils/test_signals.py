@@ -1,4 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Signals stop a process now or after the current step."""
+
 import os
 import signal
 import threading
@@ -16,7 +18,7 @@ from minigpt4.utils.signals import (
 
 
 @pytest.mark.parametrize('signum', STOP_SIGNALS)
-def test_a_request_is_noted_and_the_handler_restored(signum):
+def test_stop_request_records_the_signal_and_restores_the_handler(signum):
     before = signal.getsignal(signum)
     with StopRequest() as stop:
         assert stop.signum is None
@@ -30,7 +32,7 @@ def test_a_request_is_noted_and_the_handler_restored(signum):
 
 
 @pytest.mark.parametrize('signum', STOP_SIGNALS)
-def test_a_signal_is_raised_and_the_handler_restored(signum):
+def test_signal_is_raised_and_the_handler_restored(signum):
     before = signal.getsignal(signum)
     with pytest.raises(StopSignal) as caught, raise_on_signals():
         os.kill(os.getpid(), signum)
@@ -49,7 +51,7 @@ def _end_of_child(work) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def test_a_second_signal_ends_a_process_that_continues(monkeypatch):
+def test_second_signal_ends_a_process_that_continues(monkeypatch):
     monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
 
     def work():
@@ -61,7 +63,7 @@ def test_a_second_signal_ends_a_process_that_continues(monkeypatch):
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
-def test_a_signal_that_is_repeated_at_once_is_one_signal():
+def test_immediately_repeated_signal_counts_once():
     def work():
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -71,7 +73,7 @@ def test_a_signal_that_is_repeated_at_once_is_one_signal():
     assert os.WEXITSTATUS(_end_of_child(work)) == signal.SIGTERM
 
 
-def test_a_second_signal_ends_a_process_that_cleans_up(monkeypatch):
+def test_second_signal_ends_a_process_that_cleans_up(monkeypatch):
     monkeypatch.setattr(signals, 'REPEAT_SECONDS', -1)
 
     def work():
@@ -85,7 +87,7 @@ def test_a_second_signal_ends_a_process_that_cleans_up(monkeypatch):
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGHUP
 
 
-def test_an_ignored_hangup_stays_ignored():
+def test_ignored_hangup_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
@@ -95,7 +97,7 @@ def test_an_ignored_hangup_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_another_thread_leaves_the_handlers_alone():
+def test_stop_request_in_another_thread_installs_no_handler():
     before = signal.getsignal(signal.SIGTERM)
     inside = []
 

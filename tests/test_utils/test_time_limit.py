@@ -13,18 +13,18 @@ from minigpt4.utils.time_limit import (
 )
 
 
-def test_result_and_error_of_a_call_are_passed_on():
+def test_result_and_error_of_a_call_are_returned():
     assert call_with_limit(lambda: 7, 'a.jpg') == 7
     with pytest.raises(KeyError):
         call_with_limit(lambda: {}['x'], 'a.jpg')
 
 
-def test_a_call_that_blocks_is_given_up_with_its_name(monkeypatch):
+def test_blocked_call_is_abandoned_and_named(monkeypatch):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.05')
     release = threading.Event()
     with pytest.raises(ReadTimeoutError, match=r'data/a\.jpg .* 0\.05 sec'):
         call_with_limit(release.wait, 'data/a.jpg')
-    # the thread that is blocked is not used again
+    # the blocked thread is not reused
     assert call_with_limit(lambda: 7, 'b.jpg') == 7
     release.set()
     assert call_with_limit(lambda: 8, 'b.jpg') == 8
@@ -39,7 +39,7 @@ def test_calls_work_in_a_forked_process():
 
 
 @pytest.mark.parametrize('text', ['0', '-1', 'soon', 'nan', 'inf'])
-def test_a_wrong_limit_is_refused(monkeypatch, text):
+def test_invalid_time_limit_is_refused(monkeypatch, text):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, text)
     with pytest.raises(ValueError, match=f"'{text}'; expected a number"):
         call_with_limit(int, 'a.jpg')

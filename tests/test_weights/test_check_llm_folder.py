@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.models import LLMDecoder
-from minigpt4.utils import file_types
+from minigpt4.weights import file_errors
 from minigpt4.weights.check_llm_folder import check_folder, find_faults
 from minigpt4.weights.read import open_tensors
 
@@ -211,9 +211,9 @@ def test_damaged_safetensors_are_reported(llm):
     ):
         file.write_bytes(damaged)
         assert str(file) in refusal(llm)
-        assert file_types.safetensors_fault(file) is not None
+        assert file_errors.safetensors_error(file) is not None
     file.write_bytes(whole)
-    assert file_types.safetensors_fault(file) is None
+    assert file_errors.safetensors_error(file) is None
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_errors_of_transformers_are_one_sentence(llm, damage, message):
 
 def test_checks_run_without_the_package(llm):
     """``minigpt4 doctor`` uses them where torch does not import."""
-    projects = Path(file_types.__file__).resolve().parents[2]
+    projects = Path(file_errors.__file__).resolve().parents[2]
     code = (
         'import sys\n'
         'sys.modules["torch"] = sys.modules["transformers"] = None\n'
@@ -292,7 +292,7 @@ def test_checks_run_without_the_package(llm):
 
 def test_every_auto_class_call_forbids_remote_code():
     """Each call has ``trust_remote_code=False``."""
-    root = Path(file_types.__file__).parents[1]
+    root = Path(file_errors.__file__).parents[1]
     calls = 0
     for path in root.rglob('*.py'):
         parts = path.read_text('utf-8').split('Auto')[1:]

@@ -14,7 +14,7 @@ from ..generation.engine import Engine
 from ..generation.request import GenerationRequest
 from ..images.read import load_image, read_image
 from ..models import MiniGPT4
-from ..prompts.prompt import Turn
+from ..prompts import Turn
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import open_regular
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from ..prompts.text_checks import check_text
+from ..prompts.text_validation import check_text
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import read_regular
 from .spreadsheet import plain_text

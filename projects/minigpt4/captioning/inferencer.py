@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 from ..datasets import SampleError
 from ..images.read import load_image
 from ..models import MiniGPT4
-from ..prompts.prompt import Turn
+from ..prompts import Turn
 from ..weights.hub import check_name, read_config, require_weights
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from ..generation.sampling import SamplingParams
 from ..images.read import read_image
 from ..loading import load_model, own_prompt, quiet_logs
-from ..prompts.prompt import IMAGE_HERE
-from ..prompts.text_checks import check_text
+from ..prompts import IMAGE_HERE
+from ..prompts.text_validation import check_text
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.regular_files import NotRegularFileError, open_regular

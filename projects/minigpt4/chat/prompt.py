@@ -12,8 +12,7 @@ from ..deprecated import renamed, warn_renamed
 from ..generation.sampling import SamplingParams
 from ..images.read import load_image
 from ..models import MiniGPT4
-from ..prompts.image_slots import check_image_slots
-from ..prompts.prompt import (
+from ..prompts import (
     IMAGE_HERE,
     PromptTemplate,
     TokenizedPrompt,
@@ -22,7 +21,8 @@ from ..prompts.prompt import (
     tokenize,
     with_images,
 )
-from ..prompts.text_checks import check_text
+from ..prompts.image_slots import check_image_slots
+from ..prompts.text_validation import check_text
 
 
 @dataclass
@@ -98,7 +98,8 @@ def build_prompt(
         SampleError: An image cannot be read.
         ContextLengthError: Even the last question does not fit.
         ValueError: The numbers of image slots and images differ, or
-            :func:`~minigpt4.prompts.text_checks.check_text` refuses a text.
+            :func:`~minigpt4.prompts.text_validation.check_text` refuses a
+            text.
     """
     template = model.template
     turns = _checked_turns(turns, len(images), template)

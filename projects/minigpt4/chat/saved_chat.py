@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..images.read import SampleError, read_image
 from ..images.thumbnail import data_url
-from ..prompts.prompt import IMAGE_HERE, Turn
-from ..prompts.text_checks import check_characters
+from ..prompts import IMAGE_HERE, Turn
+from ..prompts.text_validation import check_characters
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import open_regular, read_regular
 

@@ -17,10 +17,10 @@ from ..generation.sampling import SamplingParams
 from ..generation.worker import EngineWorker
 from ..images.read import load_image
 from ..models import MiniGPT4
-from ..prompts.encoding import encode_answer
+from ..prompts import IMAGE_HERE, Turn, with_images
 from ..prompts.image_slots import check_image_slots
-from ..prompts.prompt import IMAGE_HERE, Turn, with_images
-from ..prompts.text_checks import check_text
+from ..prompts.text_validation import check_text
+from ..prompts.tokenization import encode_answer
 from ..utils.atomic import write_atomically
 from .prompt import ChatPrompt, build_prompt
 from .saved_chat import image_text, read_saved_chat

@@ -25,7 +25,7 @@ from ..llm.load import check_arch, load_config, load_tokenizer
 from ..llm.locate import checked_llm_folder, locate_llm
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
 from ..models.projector import build_head
-from ..prompts.prompt import get_template
+from ..prompts import get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (

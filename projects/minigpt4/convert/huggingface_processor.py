@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.data_preprocessor import MEAN, STD
-from ..prompts.prompt import (
+from ..prompts import (
     IMAGE_HERE,
     IMAGE_SLOT,
     PromptTemplate,

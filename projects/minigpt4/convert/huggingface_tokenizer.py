@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..prompts.encoding import encode_answer
+from ..prompts.tokenization import encode_answer
 
 # Separates the segments of a prompt. The folder's tokenizer encodes what
 # follows it as the start of a text, and makes no token of it.

@@ -1,7 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Datasets, pipeline steps and the order of training samples."""
+"""Datasets, transforms and the order of training samples."""
 
-from ..images.read import SampleError, read_image
+from ..images.read import read_image
+from ..utils.sample_errors import SampleError
 from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .instruction import InstructionDataset

@@ -1,17 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The caption of a sample from the bytes of its JSON or text file."""
+"""Parse the caption of a sample from its JSON or text file."""
 
 import codecs
 import json
 import re
 
-from ..images.read import SampleError
-from ..prompts.text_checks import check_text, kind_of
+from ..prompts.text_validation import check_text, json_type
 from ..utils.errors import printable
-from ..utils.fault_log import CAPTION
+from ..utils.sample_errors import CAPTION, SampleError
 
 MAX_CAPTION_CHARACTERS = 100_000
-_BLANKS = re.compile('[\t\n\x85\u2028\u2029]')
+_SPACES = re.compile('[\t\n\x85\u2028\u2029]')
+# byte order mark: encoding
 _ENCODINGS = (
     (codecs.BOM_UTF8, 'utf-8-sig'),
     (codecs.BOM_UTF32_LE, 'utf-32'),
@@ -22,10 +22,14 @@ _ENCODINGS = (
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Decode UTF-8, or the encoding that a byte order mark names.
+    """Decode UTF-8, or the encoding of the byte order mark.
+
+    Args:
+        data: The bytes of a text.
+        where: Name of the text; the error message begins with it.
 
     Raises:
-        SampleError: It is not of that encoding.
+        SampleError: The bytes are not valid in that encoding.
     """
     encoding = next(
         (name for mark, name in _ENCODINGS if data.startswith(mark)), 'utf-8'
@@ -41,39 +45,39 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def check_caption(value: object, where: str) -> str:
-    """Check a caption and make it one line.
+    """Check a caption and convert it to one line.
 
-    See :func:`~minigpt4.prompts.text_checks.check_text`. Blanks at both ends
-    are removed; tabs and line ends become blanks.
+    See :func:`~minigpt4.prompts.text_validation.check_text`. Tabs and line
+    ends become spaces; spaces at both ends are removed.
 
     Args:
-        value: What was given.
-        where: What it is; the error message begins with it.
+        value: The value.
+        where: Name of the caption; the error message begins with it.
 
     Raises:
-        SampleError: It is not a text, is empty, has more than
-            ``MAX_CAPTION_CHARACTERS`` or a character that is refused.
+        SampleError: The value is not a string, is empty, has more than
+            ``MAX_CAPTION_CHARACTERS`` or an invalid character.
     """
     try:
         text = check_text(value, where, max_characters=MAX_CAPTION_CHARACTERS)
     except ValueError as error:
         raise SampleError(str(error), CAPTION) from error
-    return _BLANKS.sub(' ', text).strip()
+    return _SPACES.sub(' ', text).strip()
 
 
-def caption_of(sample: dict) -> str:
-    """The caption of a sample of a shard.
+def parse_caption(files: dict) -> str:
+    """Return the caption of a sample of a shard.
 
     Args:
-        sample: Bytes by suffix; the ``caption`` of ``json`` is used, else
-            ``txt``.
+        files: Bytes of the sample's files by suffix. The ``caption`` of
+            ``json`` is used, else ``txt``.
 
     Raises:
-        SampleError: It has no caption that can be used.
+        SampleError: The sample has no valid caption.
     """
-    if 'json' in sample:
+    if 'json' in files:
         try:
-            record = json.loads(sample['json'])
+            record = json.loads(files['json'])
         except (ValueError, RecursionError) as error:
             reason = (
                 'it is nested too deeply'
@@ -85,25 +89,25 @@ def caption_of(sample: dict) -> str:
             ) from error
         if not isinstance(record, dict):
             raise SampleError(
-                f'its json cannot be read (it is {kind_of(record)}; expected '
-                'an object).',
+                f'its json cannot be read (it is {json_type(record)}; '
+                'expected an object).',
                 CAPTION,
             )
         caption = record.get('caption')
         if isinstance(caption, str):
             return check_caption(caption, 'the caption')
-        if 'txt' not in sample:
+        if 'txt' not in files:
             raise SampleError(
                 'its json has no caption.'
                 if caption is None
-                else f'its json has no caption: it is {kind_of(caption)}.',
+                else f'its json has no caption: it is {json_type(caption)}.',
                 CAPTION,
             )
-    if 'txt' in sample:
-        return check_caption(decode_text(sample['txt'], 'its txt'), 'its txt')
-    found = sorted(name for name in sample if not name.startswith('__'))
+    if 'txt' in files:
+        return check_caption(decode_text(files['txt'], 'its txt'), 'its txt')
+    suffixes = sorted(name for name in files if not name.startswith('__'))
     raise SampleError(
-        f'it has {printable(str(found))} but neither json nor txt; write the '
-        'shards with captions.',
+        f'it has {printable(str(suffixes))} but neither json nor txt; write '
+        'the shards with captions.',
         CAPTION,
     )

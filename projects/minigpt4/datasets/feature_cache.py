@@ -1,18 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The features of the frozen half for each image, kept on disk.
+"""Read the features that the frozen vision encoder made of each image.
 
-A cache is a folder: ``cache.json`` records what made the features, and each
-writer (rank) appends to files of its own: the queries of its images, a
-checksum of each, the digests of the images' bytes, and the digests of images
-that could not be read. A record counts once its digest is written, so a
-writer may be killed at any time and continue later.
+A cache is a folder. ``cache.json`` records what made the features. Each
+writer (rank) appends to its own files: the features of its images, a checksum
+of each, the digests of the images' bytes, and the digests of images that
+could not be read. A record is valid once its digest is written, so a writer
+may be killed at any time and resumed later
+(:mod:`minigpt4.datasets.feature_writer`).
 """
 
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,24 +20,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.read import SampleError, read_file
+from ..images.read import read_file
 from ..registry import TRANSFORMS
-from ..utils.atomic import make_folder, write_atomically
-from ..utils.errors import printable
-from ..utils.fault_log import FEATURES
-from ..utils.locks import lock_file
+from ..utils.errors import printable, short_json
 from ..utils.regular_files import open_regular, read_regular, read_text
+from ..utils.sample_errors import FEATURES, SampleError
 
 DIGEST_BYTES = 16
 CHECKSUM_BYTES = 4
-# The data workers of a killed writer end some 5 seconds after it.
-LOCK_SECONDS = 10.0
 DTYPES = {'float16': np.float16, 'float32': np.float32}
-_META = 'cache.json'
+METADATA_FILE = 'cache.json'
+_COMMAND = 'minigpt4 cache-features CONFIG -o DIR'
 
 
-def read_bytes(source: 'str | Path | bytes') -> bytes:
-    """The bytes of an image.
+def read_source(source: 'str | Path | bytes') -> bytes:
+    """Return the bytes of an image.
+
+    Args:
+        source: A file, or bytes, which are returned.
 
     Raises:
         SampleError: The file cannot be read, see
@@ -46,227 +46,95 @@ def read_bytes(source: 'str | Path | bytes') -> bytes:
     return source if isinstance(source, bytes) else read_file(source)
 
 
-def digest_of(data: bytes) -> bytes:
-    """The name of an image in a cache."""
+def image_digest(data: bytes) -> bytes:
+    """Return the digest of an image's bytes, its key in a cache."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-class FeatureWriter:
-    """Appends to a cache.
-
-    Args:
-        folder: The cache; it is made where there is none.
-        maker: What makes the features: anything that goes into JSON, which
-            has to be equal when the cache is used.
-        shape: ``(tokens, width)`` of an image's queries.
-        dtype: ``'float16'`` or ``'float32'``.
-        rank: Number of this writer.
-
-    Raises:
-        ValueError: The folder holds a cache of another maker or type, or
-            another process writes the files of this rank.
-        OSError: A file cannot be written (e.g. a full disk).
-    """
-
-    def __init__(
-        self,
-        folder: 'str | Path',
-        maker: dict,
-        shape: tuple[int, int],
-        dtype: str = 'float16',
-        rank: int = 0,
-    ) -> None:
-        folder = Path(folder)
-        make_folder(folder)
-        self._files: list[BinaryIO] = []
-        stem = folder / f'{rank:04d}'
-        self._digests = self._open(stem.with_suffix('.digests'))
-        try:
-            self._lock(stem)
-            self._check_meta(folder, maker, shape, dtype)
-            self.dtype = DTYPES[dtype]
-            self._record = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
-            self._features = self._open(stem.with_suffix('.features'))
-            self._checksums = self._open(stem.with_suffix('.checksums'))
-            self._skipped = self._open(stem.with_suffix('.skipped'))
-            self._cut_to_whole_records()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, path: Path) -> BinaryIO:
-        if not path.exists():
-            path.touch()
-        open_regular(path).close()  # refuses a FIFO, which would block
-        # without a buffer: what cannot be written is known at once
-        file = open(path, 'r+b', buffering=0)
-        self._files.append(file)
-        return file
-
-    def _lock(self, stem: Path) -> None:
-        """Refuse a second writer."""
-        if not lock_file(self._digests, LOCK_SECONDS):
-            raise ValueError(
-                f'another process already writes to {stem.parent} (files '
-                f'{stem.name}.*); wait for it, or give another folder.'
-            )
-
-    def _check_meta(
-        self, folder: Path, maker: dict, shape: tuple[int, int], dtype: str
-    ) -> None:
-        """Compare with ``cache.json``, or write it where there is none."""
-        if not (folder / _META).exists():
-            meta = dict(maker=maker, shape=list(shape), dtype=dtype)
-            write_atomically(folder / _META, json.dumps(meta).encode())
-            return
-        cache = FeatureCache(folder)
-        cache.check(maker)
-        if cache.dtype != DTYPES[dtype]:
-            raise ValueError(
-                f'the features in {folder} are {cache.dtype.__name__}, '
-                f'not {dtype}; go on with their type, or make others in '
-                'another folder.'
-            )
-
-    def _cut_to_whole_records(self) -> None:
-        """Remove a record that was cut off: it is written again."""
-        sizes = (
-            (self._digests, DIGEST_BYTES),
-            (self._features, self._record),
-            (self._checksums, CHECKSUM_BYTES),
-        )
-        whole = min(_size(file) // size for file, size in sizes[:2])
-        known = min(whole, _size(self._checksums) // CHECKSUM_BYTES)
-        self._checksums.truncate(known * CHECKSUM_BYTES)
-        self._checksums.seek(0, 2)
-        for row in range(known, whole):  # of a cache without checksums
-            data = os.pread(
-                self._features.fileno(), self._record, row * self._record
-            )
-            _append(self._checksums, _checksum(data))
-        for file, size in sizes:
-            file.truncate(whole * size)
-            file.seek(0, 2)
-        self._skipped.truncate(
-            _size(self._skipped) // DIGEST_BYTES * DIGEST_BYTES
-        )
-        self._skipped.seek(0, 2)
-
-    def add(self, digests: Sequence[bytes], queries: Tensor) -> None:
-        """Append the queries ``(N, tokens, width)`` of some images.
-
-        Raises:
-            OSError: They cannot be written; the records before are whole.
-        """
-        array = queries.to('cpu', torch.float32).numpy().astype(self.dtype)
-        _append(self._features, array.tobytes())
-        _append(
-            self._checksums,
-            b''.join(_checksum(row.tobytes()) for row in array),
-        )
-        _append(self._digests, b''.join(digests))
-
-    def skip(self, digest: bytes) -> None:
-        """Note an image that cannot be read."""
-        _append(self._skipped, digest)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-
-
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(CHECKSUM_BYTES, 'little')
-
-
-def _append(file: BinaryIO, data: bytes) -> None:
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f'{file.name} could not be written ({error.strerror or error}); '
-            'the records before are whole: free some space and run the same '
-            'command again',
-        ) from error
-
-
 class FeatureCache:
-    """Reads a cache; what it holds when it is opened.
+    """Reads the features that a cache contains when it is opened.
 
     Args:
         folder: The cache.
 
+    Attributes:
+        provenance: What made the features, from ``cache.json``.
+        shape: ``(tokens, width)`` of the features of an image.
+        skipped: Digests of images that could not be read.
+
     Raises:
         FileNotFoundError: There is no cache.
-        ValueError: A file of it is damaged, missing or not a regular file.
+        ValueError: A file of the cache is damaged, missing or not a regular
+            file.
     """
 
     def __init__(self, folder: 'str | Path') -> None:
         self.folder = Path(folder)
-        self.maker, self.shape, self.dtype = self._read_meta()
+        self.provenance, self.shape, self.dtype = self._read_metadata()
         self._files = sorted(self.folder.glob('*.features'))
-        self._handles: list[BinaryIO] | None = None  # each process its own
-        self._record = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-        keys, places, self._checksums = [], [], []
+        # opened at the first access, in each process
+        self._handles: list[BinaryIO] | None = None
+        self._record_bytes = (
+            int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        )
+        all_digests = [np.empty((0, 2), np.uint64)]
+        all_locations = [np.empty((0, 2), np.int64)]
+        self._checksums = []
         for number, path in enumerate(self._files):
             with open_regular(path) as file:
-                rows = _size(file) // self._record
-            digests = self._read(path.with_suffix('.digests'))
-            found = np.frombuffer(
-                digests[: len(digests) // DIGEST_BYTES * DIGEST_BYTES],
-                np.uint64,
-            ).reshape(-1, 2)[:rows]
-            keys.append(found)
+                num_records = (
+                    os.fstat(file.fileno()).st_size // self._record_bytes
+                )
+            digests = _complete(
+                self._read(path.with_suffix('.digests')), DIGEST_BYTES
+            )
+            pairs = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+            pairs = pairs[:num_records]
+            all_digests.append(pairs)
             self._checksums.append(self._read_checksums(path))
-            order = np.arange(len(found), dtype=np.int64)
-            places.append(np.stack((np.full_like(order, number), order), 1))
-        joined = np.concatenate([np.empty((0, 2), np.uint64), *keys])
-        # found by the first half of the digest, made sure of by the second
-        order = np.argsort(joined[:, 0], kind='stable')
-        self._keys = joined[order]
-        self._places = np.concatenate([np.empty((0, 2), np.int64), *places])[
-            order
-        ]
+            records = np.arange(len(pairs), dtype=np.int64)
+            all_locations.append(
+                np.stack((np.full_like(records, number), records), 1)
+            )
+        digests_of_all = np.concatenate(all_digests)
+        # searched by the first half of the digest, verified by the second
+        order = np.argsort(digests_of_all[:, 0], kind='stable')
+        self._keys = digests_of_all[order]
+        # number of the file, number of the record in it
+        self._locations = np.concatenate(all_locations)[order]
         self.skipped: set[bytes] = set()
         for path in sorted(self.folder.glob('*.skipped')):
-            data = read_regular(path)
-            last = len(data) // DIGEST_BYTES * DIGEST_BYTES
+            data = _complete(read_regular(path), DIGEST_BYTES)
             self.skipped.update(
                 data[i : i + DIGEST_BYTES]
-                for i in range(0, last, DIGEST_BYTES)
+                for i in range(0, len(data), DIGEST_BYTES)
             )
 
-    def _read_meta(self) -> tuple[dict, tuple[int, int], type]:
-        path = self.folder / _META
+    def _read_metadata(self) -> tuple[dict, tuple[int, int], type]:
+        path = self.folder / METADATA_FILE
         if not path.exists():
             raise FileNotFoundError(
-                f'{self.folder} has no {_META}, so it is not a feature cache; '
-                'make one with: minigpt4 cache-features CONFIG -o DIR.'
+                f'{self.folder} has no {METADATA_FILE}, so it is not a '
+                f'feature cache; make one with: {_COMMAND}.'
             )
         try:
-            meta = json.loads(read_text(path))
-            maker, shape = meta['maker'], meta['shape']
-            dtype = DTYPES[meta['dtype']]
-            if not isinstance(maker, dict) or len(shape) != 2:
-                raise ValueError('wrong fields')
+            metadata = json.loads(read_text(path))
+            # version 0.1 wrote "maker"
+            key = 'maker' if 'maker' in metadata else 'provenance'
+            provenance, shape = metadata[key], metadata['shape']
+            dtype = DTYPES[metadata['dtype']]
+            if not isinstance(provenance, dict) or len(shape) != 2:
+                raise ValueError('invalid fields')
             if not all(type(n) is int and n > 0 for n in shape):
-                raise ValueError('wrong shape')
+                raise ValueError('invalid shape')
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = printable(f'{type(error).__name__}: {error}'[:120])
             raise ValueError(
-                f'{path} is damaged or not of a feature cache ({reason}); '
-                'remove the folder and make it again with: minigpt4 '
-                'cache-features CONFIG -o DIR.'
+                f'{path} is damaged or does not belong to a feature cache '
+                f'({reason}); remove the folder and make it again with: '
+                f'{_COMMAND}.'
             ) from error
-        return maker, (shape[0], shape[1]), dtype
+        return provenance, (shape[0], shape[1]), dtype
 
     def _read(self, path: Path) -> bytes:
         try:
@@ -274,93 +142,95 @@ class FeatureCache:
         except FileNotFoundError as error:
             raise ValueError(
                 f'{path} is missing, so the features next to it cannot be '
-                'used; remove the folder and make it again with: minigpt4 '
-                'cache-features CONFIG -o DIR.'
+                'used; remove the folder and make it again with: '
+                f'{_COMMAND}.'
             ) from error
 
     def _read_checksums(self, path: Path) -> np.ndarray:
-        """uint32 of each record; fewer where they were not written yet."""
+        """Return uint32 checksums; fewer than records if some are missing."""
         path = path.with_suffix('.checksums')
         data = read_regular(path) if path.exists() else b''
-        last = len(data) // CHECKSUM_BYTES * CHECKSUM_BYTES
-        return np.frombuffer(data[:last], '<u4')
+        return np.frombuffer(_complete(data, CHECKSUM_BYTES), '<u4')
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def _find(self, digest: bytes) -> int | None:
         first, second = np.frombuffer(digest, np.uint64)
-        at = int(np.searchsorted(self._keys[:, 0], first))
-        while at < len(self) and self._keys[at, 0] == first:
-            if self._keys[at, 1] == second:
-                return at
-            at += 1
+        i = int(np.searchsorted(self._keys[:, 0], first))
+        while i < len(self) and self._keys[i, 0] == first:
+            if self._keys[i, 1] == second:
+                return i
+            i += 1
         return None
 
     def __contains__(self, digest: bytes) -> bool:
         return self._find(digest) is not None
 
     def __getitem__(self, digest: bytes) -> Tensor:
-        """The queries ``(tokens, width)`` of an image.
+        """Return the features ``(tokens, width)`` of an image.
 
         Raises:
-            KeyError: It is not there.
+            KeyError: The cache does not contain the image.
             SampleError: The record is damaged.
         """
-        at = self._find(digest)
-        if at is None:
+        i = self._find(digest)
+        if i is None:
             raise KeyError(digest.hex())
         if self._handles is None:
             self._handles = [open_regular(path) for path in self._files]
-        number, row = (int(n) for n in self._places[at])
+        file, record = (int(n) for n in self._locations[i])
         data = os.pread(
-            self._handles[number].fileno(), self._record, row * self._record
+            self._handles[file].fileno(),
+            self._record_bytes,
+            record * self._record_bytes,
         )
-        sums = self._checksums[number]
-        if len(data) < self._record or (
-            row < len(sums) and zlib.crc32(data) != sums[row]
+        checksums = self._checksums[file]
+        if len(data) < self._record_bytes or (
+            record < len(checksums) and zlib.crc32(data) != checksums[record]
         ):
             raise SampleError(
-                f'record {row} of {self._files[number]} is damaged; remove '
-                f'{self.folder} and make it again with: minigpt4 '
-                'cache-features CONFIG -o DIR.',
+                f'record {record} of {self._files[file]} is damaged; remove '
+                f'{self.folder} and make it again with: {_COMMAND}.',
                 FEATURES,
             )
         flat: np.ndarray = np.frombuffer(bytearray(data), self.dtype)
         return torch.from_numpy(flat.reshape(self.shape))
 
-    def check(self, maker: dict) -> None:
-        """Refuse features that something else made.
+    def check(self, provenance: dict) -> None:
+        """Refuse features that another config made.
+
+        Args:
+            provenance: What makes the features of the present config.
 
         Raises:
-            ValueError: Something else made them.
+            ValueError: It differs from that of the cache.
         """
-        if maker == self.maker:
+        if provenance == self.provenance:
             return
-        differing = [
-            f'{key} {_short(self.maker.get(key))} instead of '
-            f'{_short(maker.get(key))}'
-            for key in sorted({*maker, *self.maker})
-            if maker.get(key) != self.maker.get(key)
+        differences = [
+            f'{key} {short_json(self.provenance.get(key))} instead of '
+            f'{short_json(provenance.get(key))}'
+            for key in sorted({*provenance, *self.provenance})
+            if provenance.get(key) != self.provenance.get(key)
         ]
         raise ValueError(
-            f'the features in {self.folder} were made otherwise than the '
-            f'config says ({"; ".join(differing)}); make them again with: '
-            'minigpt4 cache-features CONFIG -o DIR.'
+            f'the features in {self.folder} do not belong to this config '
+            f'({"; ".join(differences)}); make them again with: {_COMMAND}.'
         )
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_handles': None}
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + '...'
+def _complete(data: bytes, size: int) -> bytes:
+    """Remove an incomplete entry from the end."""
+    return data[: len(data) // size * size]
 
 
 @TRANSFORMS.register_module()
 class LoadFeatures:
-    """Takes the queries of ``images`` from a cache, instead of their pixels.
+    """Loads the features of ``images`` from a cache, instead of the pixels.
 
     Args:
         folder: The cache.
@@ -370,16 +240,16 @@ class LoadFeatures:
         self.cache = FeatureCache(folder)
 
     def __call__(self, record: dict) -> dict:
-        """Replace the sources by ``(tokens, width)`` queries.
+        """Replace the images by features ``(tokens, width)``.
 
         Raises:
-            SampleError: The image could not be read when the cache was made.
-            SampleError: Its record in the cache is damaged.
-            ValueError: It was not there when the cache was made.
+            SampleError: The image could not be read when the cache was made,
+                or its record in the cache is damaged.
+            ValueError: The cache does not contain the image.
         """
         images = []
         for source in record.get('images', []):
-            digest = digest_of(read_bytes(source))
+            digest = image_digest(read_source(source))
             name = 'an image' if isinstance(source, bytes) else source
             try:
                 images.append(self.cache[digest])
@@ -393,6 +263,6 @@ class LoadFeatures:
                     f'{name} of {record.get("id")} is not in '
                     f'{self.cache.folder} ({len(self.cache):,} images); it '
                     'was added or changed later: run minigpt4 cache-features '
-                    'again, which keeps what is there.'
+                    'again, which keeps the cached images.'
                 ) from None
         return {**record, 'images': images}

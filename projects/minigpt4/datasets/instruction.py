@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from ..images.read import SampleError
 from ..registry import DATASETS
-from ..utils.fault_log import NAMED, RECORD, SkippedSamples, log_line
-from .image_files import ImageFolder
+from ..utils.sample_errors import RECORD
+from .image_folder import ImageFolder
 from .record_files import read_record_file
 from .record_layouts import RecordError
 from .records import read_record
+from .skipped_samples import MAX_LOGGED, SkippingPipeline, log_line
 
 
 @DATASETS.register_module()
@@ -25,8 +25,8 @@ class InstructionDataset(Dataset):
     """Reads conversations about images in any of these layouts.
 
     - ``cc_sbu_align`` (official): ``{"annotations": [{"image_id": "52",
-      "caption": "..."}]}`` or the bare list; no question stands in it.
-      COCO's ``captions_*.json`` is the same with a table of file names.
+      "caption": "..."}]}`` or only the list; it has no questions. COCO's
+      ``captions_*.json`` is the same with a table of file names.
     - MMPretrain: ``[{"id": "52", "conversation": "###Ask: <Img><ImageHere>
       </Img> ... ###Answer: ..."}]``.
     - LLaVA: ``[{"image": "52.jpg", "conversations": [{"from": "human",
@@ -34,31 +34,32 @@ class InstructionDataset(Dataset):
       several turns, a list of images, or none; also with ``role`` and
       ``content``, and under ``messages``.
     - flat: ``[{"image": ..., "question": ..., "answer": ...}]``; other keys
-      stay in the record (for metrics).
+      remain in the record, for metrics.
 
-    A file is JSON or JSON lines. A record that cannot be used is named in the
-    log with its field and the reason when the file is read (the first 20;
-    then their number), and is None whenever it is drawn, so that a run goes
-    on without it and counts it as skipped. A file without one usable record,
-    or with more than ``max_bad``, is refused.
+    A file is JSON or JSON lines. Invalid records are logged with the field
+    and the reason when the file is read (the first 20, and their number).
+    The sample of an invalid record is None and is counted as skipped. A file
+    without a valid record, or with more invalid ones than ``max_bad``, is
+    refused.
 
     Args:
         ann_file: The JSON file, below ``data_root`` unless absolute.
-        data_root: Folder of the data. A whole number is taken for its name.
+        data_root: Folder of the data; an integer is used as its name.
         image_folder: Folder of the images, below ``data_root``.
         pipeline: Transforms.
-        limit: Use the first so many records only, at least 1.
-        keep_answers: Whether answers stay in the turns (training); else they
-            move to the record's ``answer`` (evaluation).
-        max_bad: The largest share of records that may be unusable.
+        limit: Number of records to use, from the first, at least 1; None for
+            all.
+        keep_answers: Whether answers remain in the turns (training); else
+            they move to the record's ``answer`` (evaluation).
+        max_bad: Largest fraction of invalid records, 0 to 1.
 
     Attributes:
-        records: The records in their order; None for one that is unusable.
+        records: The records in their order; None for an invalid one.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is not a regular file or not JSON, holds no record or
-            too many that cannot be used, or an argument is not valid.
+        ValueError: The file is not a regular file or not JSON, contains no
+            record or too many invalid ones, or an argument is invalid.
     """
 
     metainfo: dict = {}
@@ -82,13 +83,12 @@ class InstructionDataset(Dataset):
             )
         self.image_folder = root / _path('image_folder', image_folder)
         self.keep_answers = keep_answers
-        self.pipeline = Compose(pipeline)
-        self._skipped = SkippedSamples()
+        self.pipeline = SkippingPipeline(pipeline)
         self._images = ImageFolder(self.image_folder)
         items, file_names = read_record_file(path)
         self.records: list[dict | None] = []
         errors: list[str] = []
-        dropped = 0
+        num_dropped = 0
         for number, item in enumerate(items[:limit]):
             try:
                 record = read_record(item, number, file_names, keep_answers)
@@ -97,17 +97,17 @@ class InstructionDataset(Dataset):
                 errors.append(_describe(number, path, item, error))
             else:
                 self.records.append(record.content)
-                dropped += record.dropped_turn
-        self._report(path, errors, dropped, max_bad)
+                num_dropped += record.dropped_turn
+        self._report(path, errors, num_dropped, max_bad)
 
     def _report(
-        self, path: Path, errors: list[str], dropped: int, max_bad: float
+        self, path: Path, errors: list[str], num_dropped: int, max_bad: float
     ) -> None:
-        """Name the records that are left out; refuse the file for too many."""
-        number = len(self.records)
-        if len(errors) == number or len(errors) > max_bad * number:
+        """Log the invalid records; refuse a file with too many."""
+        total = len(self.records)
+        if len(errors) == total or len(errors) > max_bad * total:
             raise ValueError(
-                f'{len(errors)} of {number} records of {path} cannot be used: '
+                f'{len(errors)} of {total} records of {path} cannot be used: '
                 f'{"; ".join(errors[:3])}'
                 f'{"; and so on" if len(errors) > 3 else ""}.'
             )
@@ -115,32 +115,36 @@ class InstructionDataset(Dataset):
         def warn(text: str) -> None:
             print_log(text, logger='current', level=logging.WARNING)
 
-        for error in errors[:NAMED]:
-            warn(f'left out: {error}.')
+        for error in errors[:MAX_LOGGED]:
+            warn(f'skipped {error}.')
         if errors:
             warn(
-                f'{len(errors)} of {number} records of {path} are left out'
-                + (f', {NAMED} are named above.' if errors[NAMED:] else '.')
+                f'{len(errors)} of {total} records of {path} are skipped'
+                + (
+                    f', {MAX_LOGGED} are listed above.'
+                    if errors[MAX_LOGGED:]
+                    else '.'
+                )
             )
-        if dropped:
+        if num_dropped:
             warn(
-                f'{dropped} conversations of {path} do not begin with the '
-                'human; their first turn is dropped.'
+                f'{num_dropped} conversations of {path} do not begin with '
+                'the human; their first turn is dropped.'
             )
 
     @property
-    def bad(self) -> int:
-        """Samples that were left out so far, by all data workers."""
-        return len(self._skipped)
+    def num_skipped(self) -> int:
+        """Samples that all data workers of this rank have skipped."""
+        return self.pipeline.num_skipped
 
     @property
-    def faults(self) -> dict[str, int]:
+    def error_counts(self) -> dict[str, int]:
         """Skipped samples by reason, of all data workers of this rank."""
-        return self._skipped.totals()
+        return self.pipeline.totals()
 
     @property
     def num_images(self) -> int:
-        """Different images of all records."""
+        """Number of different images in all records."""
         return len(self._image_names())
 
     def _image_names(self) -> list[str]:
@@ -148,45 +152,49 @@ class InstructionDataset(Dataset):
         return list(dict.fromkeys(chain.from_iterable(images)))
 
     def image_sources(
-        self, share: int = 0, shares: int = 1
+        self, start: int = 0, step: int = 1
     ) -> Iterator[tuple[str, str]]:
-        """Name and file of every ``shares``-th image, from ``share`` on."""
-        for name in self._image_names()[share::shares]:
+        """Yield name and file of every ``step``-th image.
+
+        Args:
+            start: Number of the first image.
+            step: Distance of the images.
+        """
+        for name in self._image_names()[start::step]:
             yield name, self._images.find(name)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: 'int | tuple[int, int]'):
-        """A sample; None where it cannot be used (it is named and counted).
+    def __getitem__(self, key: 'int | tuple[int, int]') -> Any:
+        """Return a sample; None if it is skipped.
 
         Args:
-            key: Index, or index and place in the stream of training samples.
+            key: Index of the record, or that and the index of the sample in
+                the run, as
+                :class:`~minigpt4.datasets.samplers.EndlessSampler` yields.
         """
-        index, draw = key if isinstance(key, tuple) else (key, key)
+        index, sample_index = key if isinstance(key, tuple) else (key, key)
         content = self.records[index]
-        if content is None:  # named when the file was read
-            self._skipped.add(RECORD)
+        if content is None:
+            self.pipeline.skip(RECORD)  # logged when the file was read
             return None
-        record = dict(content, draw=draw)
-        record['images'] = [self._images.find(i) for i in record['images']]
-        try:
-            return self.pipeline(record)
-        except SampleError as error:
-            name = str(record['id'])[:60]
-            self._skipped.add(error.reason, f'record {name}: {error}')
-            return None
+        images = [self._images.find(name) for name in content['images']]
+        return self.pipeline.run(
+            f'record {str(content["id"])[:60]}',
+            lambda: dict(content, sample_index=sample_index, images=images),
+        )
 
 
 def _path(name: str, value: object) -> Path:
-    """An argument as a path; a folder may be called 2024."""
+    """Convert an argument to a path; a folder may be named 2024."""
     if type(value) is int:
         value = str(value)
     if not isinstance(value, (str, os.PathLike)):
         kind = type(value).__name__
         raise ValueError(
-            f'{name} is {value!r:.200} ({kind}); expected one path. The '
-            'records of several files have to be joined in one.'
+            f'{name} is {value!r:.200} ({kind}); expected one path. Join '
+            'the records of several files in one file.'
             if name == 'ann_file'
             else f'{name} is {value!r:.200} ({kind}); expected one path.'
         )
@@ -196,10 +204,10 @@ def _path(name: str, value: object) -> Path:
 def _describe(
     number: int, path: Path, item: object, error: RecordError
 ) -> str:
-    """A record that cannot be used, by its number and id, and the reason."""
-    name = ''
+    """Return number, id and error of an invalid record."""
+    id_text = ''
     if isinstance(item, dict):
         ids = (item.get('id'), item.get('image_id'))
-        named = next((i for i in ids if isinstance(i, (int, str))), None)
-        name = '' if named is None else f' (id {str(named)[:60]})'
-    return log_line(f'record {number} of {path.name}{name}: {error}')
+        record_id = next((i for i in ids if isinstance(i, (int, str))), None)
+        id_text = '' if record_id is None else f' (id {str(record_id)[:60]})'
+    return log_line(f'record {number} of {path.name}{id_text}: {error}')

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files of stage 2's records: JSON or JSON lines to a list of values."""
+"""Read the records of stage 2 from a file of JSON or JSON lines."""
 
 import json
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
-from ..utils.file_types import HEAD_BYTES, archive_format, common_content
+from ..utils.file_types import HEAD_BYTES, archive_format, unexpected_content
 from ..utils.regular_files import read_regular
 
-MAX_DEPTH = 50  # of nested lists and objects; what is deeper becomes null
-_DIGITS = 300  # of an integer; Python refuses to read more than 4,300
-# a record has one of these
+# of lists and objects; deeper values become null
+MAX_DEPTH = 50
+# a longer integer becomes a float; Python refuses more than 4,300 digits
+_MAX_DIGITS = 300
+# a record has one of these keys
 RECORD_KEYS = (
     'conversations',
     'messages',
@@ -22,91 +24,90 @@ RECORD_KEYS = (
     'caption',
     'question',
 )
-_LINES = ('.jsonl', '.ndjson')
+_LINES_SUFFIXES = ('.jsonl', '.ndjson')
 _EXPECTED = 'expected a list of records, or {"annotations": [...]}'
-_CONTENTS = {
+_CONTENT_ERRORS = {
     'empty': 'it is empty',
     'LFS pointer': (
         'it is a Git LFS pointer; run "git lfs pull" to get the file'
     ),
-    'HTML': 'it is a page of HTML or XML; download the file itself',
+    'HTML': 'it is an HTML or XML page; download the file itself',
     'zeros': 'it begins with zeros; download it again',
 }
-_UTF_8_MARK, _OTHER_MARKS = b'\xef\xbb\xbf', (b'\xff\xfe', b'\xfe\xff')
-_OTHER_ENCODING = 'it is UTF-16 or UTF-32 text; save it as UTF-8'
+_UTF_8_BOM, _OTHER_BOMS = b'\xef\xbb\xbf', (b'\xff\xfe', b'\xfe\xff')
+_ENCODING_ERROR = 'it is UTF-16 or UTF-32 text; save it as UTF-8'
 
 
 class RecordFile(NamedTuple):
-    """What a file holds.
+    """The content of a file of records.
 
     Attributes:
-        records: The records as they are in the file, unchecked. A line of a
-            JSON-lines file that cannot be read is an :class:`Unreadable`.
-        file_names: The images of COCO's table by their id; an id that is
-            there twice with different names has None. None without a table.
+        records: The unchecked records. A line of a JSON-lines file that is
+            not JSON is an :class:`InvalidJson`.
+        file_names: File names of the images in COCO's table by image id;
+            None for an id with two different names. None without a table.
     """
 
     records: list
     file_names: dict[str, Any] | None
 
 
-class Unreadable(NamedTuple):
-    """A record that is not JSON.
+class InvalidJson(NamedTuple):
+    """A line that is not JSON.
 
     Attributes:
-        reason: Why, which follows the number of the record.
+        reason: The error, as a phrase that follows the number of the record.
     """
 
     reason: str
 
 
-class RepeatedKey(dict):
+class DuplicateKey(dict):
     """A JSON object with a duplicate key.
 
     Attributes:
-        key: That key.
+        key: The duplicate key.
     """
 
     key: str
 
 
 def read_record_file(path: Path) -> RecordFile:
-    """Read a file of records, as JSON or as JSON lines by its content.
+    """Read a file of records; its content decides on JSON or JSON lines.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is not a regular file, not JSON, or holds no records.
+        ValueError: The file is not a regular file, not JSON, or has no
+            records.
     """
-    data = _parse_file(path, _decode(path))
-    table = None
+    data = _parse_file(path, _read_text(path))
+    file_names = None
     if isinstance(data, dict):
-        if isinstance(data, RepeatedKey):
+        if isinstance(data, DuplicateKey):
             raise ValueError(
                 f'{path} has the key {printable(data.key)!r} twice; expected '
                 'it once.'
             )
         if any(key in data for key in RECORD_KEYS):
-            data = [data]  # one line of JSON lines
+            data = [data]  # JSON lines with one line
         else:
-            table = _file_names(data.get('images'))
+            file_names = _file_names(data.get('images'))
             keys = ', '.join(printable(key) for key in list(data)[:9])
             found = f' (found an object with the keys {keys})' if keys else ''
             data = data.get('annotations')
             _refuse_instances(path, data)
             if not data or not isinstance(data, list):
-                raise ValueError(
-                    f'{path} holds no records; {_EXPECTED}{found}.'
-                )
+                raise ValueError(f'{path} has no records; {_EXPECTED}{found}.')
     if not data or not isinstance(data, list):
-        raise ValueError(f'{path} holds no records; {_EXPECTED}.')
-    return RecordFile(data, table)
+        raise ValueError(f'{path} has no records; {_EXPECTED}.')
+    return RecordFile(data, file_names)
 
 
-def _decode(path: Path) -> str:
-    """The text of a file."""
+def _read_text(path: Path) -> str:
+    """Read and decode a file."""
     try:
         data = read_regular(path)
     except FileNotFoundError as error:
@@ -118,7 +119,7 @@ def _decode(path: Path) -> str:
         raise OSError(
             f'{path} cannot be read ({os.strerror(error.errno or 0)}).'
         ) from error
-    reason = _other_content(data)
+    reason = _content_error(data)
     if not reason:
         try:
             return data.decode('utf-8-sig')
@@ -127,33 +128,33 @@ def _decode(path: Path) -> str:
     raise ValueError(f'{path} is no JSON file ({reason}).')
 
 
-def _other_content(data: bytes) -> str:
-    """What a file is instead of UTF-8 text, and what to do; '' if it is."""
-    head = data[:HEAD_BYTES].removeprefix(_UTF_8_MARK).lstrip()
-    if not head and data.removeprefix(_UTF_8_MARK).strip():
-        return ''  # JSON after many blanks
-    if found := common_content(head):
-        return _CONTENTS['HTML' if found == 'XML' else found]
+def _content_error(data: bytes) -> str:
+    """Return why a file is not UTF-8 text, and what to do; '' if it is."""
+    head = data[:HEAD_BYTES].removeprefix(_UTF_8_BOM).lstrip()
+    if not head and data.removeprefix(_UTF_8_BOM).strip():
+        return ''  # JSON after much white space
+    if found := unexpected_content(head):
+        return _CONTENT_ERRORS['HTML' if found == 'XML' else found]
     if archive := archive_format(head):
         return f'it is a {archive} archive; unpack it'
     if head.startswith(b'PAR1'):
         return 'it is a Parquet file; write its rows as JSON'
     if head.startswith(b'<'):
-        return _CONTENTS['HTML']
-    if data.startswith(_OTHER_MARKS) or data[:4].count(0) in (2, 3):
-        return _OTHER_ENCODING
+        return _CONTENT_ERRORS['HTML']
+    if data.startswith(_OTHER_BOMS) or data[:4].count(0) in (2, 3):
+        return _ENCODING_ERROR
     return ''
 
 
 def _parse_file(path: Path, text: str) -> Any:
-    """The value of a JSON file, or the list of a file of JSON lines."""
+    """Parse JSON, or JSON lines as a list."""
     try:
         return _parse(text)
     except ValueError as error:
-        if values := _parse_values(text):
-            return values
+        if objects := _parse_objects(text):
+            return objects
         lines = [line for line in text.split('\n') if line.strip()]
-        if path.suffix.lower() in _LINES or any(
+        if path.suffix.lower() in _LINES_SUFFIXES or any(
             isinstance(_parse_line(line), dict) for line in lines[:2]
         ):
             return [_parse_line(line) for line in lines]
@@ -166,33 +167,33 @@ def _parse_line(line: str) -> Any:
     try:
         return _parse(line)
     except ValueError as error:
-        return Unreadable(f'is no JSON ({_reason(error, line)})')
+        return InvalidJson(f'is no JSON ({_reason(error, line)})')
 
 
-def _parse_values(text: str) -> list:
-    """Objects that follow each other without commas; [] for anything else."""
+def _parse_objects(text: str) -> list:
+    """Parse a sequence of objects without commas; [] for anything else."""
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
-    values = []
-    at = 0
+    objects = []
+    offset = 0
     text = text.strip()
-    while at < len(text):
-        if text[at] != '{':
+    while offset < len(text):
+        if text[offset] != '{':
             return []
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, offset = decoder.raw_decode(text, offset)
         except (ValueError, RecursionError):
             return []
-        values.append(value)
-        while at < len(text) and text[at] in ' \t\r\n':
-            at += 1
-    return values
+        objects.append(value)
+        while offset < len(text) and text[offset] in ' \t\r\n':
+            offset += 1
+    return objects
 
 
 def _parse(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
     except RecursionError:
-        text = _without_depth(text)
+        text = _replace_deep_values(text)
     try:
         return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
     except ValueError as error:
@@ -206,34 +207,35 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
-    repeated = RepeatedKey(value)
+    duplicate = DuplicateKey(value)
     counts = Counter(key for key, _ in pairs)
-    repeated.key = next(key for key in value if counts[key] > 1)
-    return repeated
+    duplicate.key = next(key for key in value if counts[key] > 1)
+    return duplicate
 
 
 def _integer(digits: str) -> 'int | float':
-    return int(digits) if len(digits) < _DIGITS else float(digits)
+    return int(digits) if len(digits) < _MAX_DIGITS else float(digits)
 
 
-def _without_depth(text: str) -> str:
-    """JSON in which what is nested too deeply is null."""
-    kept = []
+def _replace_deep_values(text: str) -> str:
+    """Replace the values of JSON that are nested too deeply by null."""
+    parts = []
     depth = start = 0
     for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
         if found[0] in '[{':
             depth += 1
             if depth == MAX_DEPTH + 1:
-                kept.append(text[start : found.start()])
+                parts.append(text[start : found.start()])
         elif found[0] in ']}':
             if depth == MAX_DEPTH + 1:
-                kept.append('null')
+                parts.append('null')
                 start = found.end()
             depth -= 1
-    return ''.join(kept) + (text[start:] if depth <= MAX_DEPTH else '')
+    return ''.join(parts) + (text[start:] if depth <= MAX_DEPTH else '')
 
 
 def _reason(error: ValueError, text: str) -> str:
+    """Describe a JSON error and its repair."""
     if not isinstance(error, json.JSONDecodeError):
         return printable(str(error))
     before = text[: error.pos].rstrip()
@@ -248,7 +250,7 @@ def _reason(error: ValueError, text: str) -> str:
 
 
 def _file_names(images: Any) -> dict[str, Any] | None:
-    """COCO's table of images."""
+    """Return the file names in COCO's table of images by image id."""
     if not isinstance(images, list):
         return None
     names: dict[str, Any] = {}
@@ -261,6 +263,7 @@ def _file_names(images: Any) -> dict[str, Any] | None:
 
 
 def _refuse_instances(path: Path, annotations: Any) -> None:
+    """Refuse the instances file of COCO, which has no texts."""
     if not isinstance(annotations, list) or not annotations:
         return
     first = annotations[0]
@@ -270,6 +273,6 @@ def _refuse_instances(path: Path, annotations: Any) -> None:
         and any(key in first for key in ('bbox', 'segmentation', 'keypoints'))
     ):
         raise ValueError(
-            f'{path} holds boxes or outlines of objects (an instances file of '
-            'COCO), no texts; use captions_*.json.'
+            f'{path} contains boxes or outlines of objects (an instances file '
+            'of COCO), no texts; use captions_*.json.'
         )

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The layouts of a stage-2 record: which fields there are, of which kind."""
+"""The layouts of a record of stage 2: its fields and their types."""
 
 import re
 from typing import Annotated, Any
@@ -13,12 +13,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ..prompts.text_checks import check_text, kind_of
+from ..prompts.text_validation import check_text, json_type
 from ..utils.errors import printable
 
-TURNS = '"human" and "gpt" by turns'
-_NAME_BYTES = 255  # of one part of a path
-_PATH_BYTES = 4000
+ALTERNATING = 'alternating "human" and "gpt"'
+_MAX_NAME_BYTES = 255  # of a file or folder name
+_MAX_PATH_BYTES = 4000
 _SPEAKERS = {
     'human': 'human',
     'user': 'human',
@@ -29,10 +29,10 @@ _SPEAKERS = {
 
 
 class RecordError(ValueError):
-    """A record that cannot be used; the message names field and reason."""
+    """An invalid record; the message names the field and the reason."""
 
 
-def _checked(value: Any, **options: bool) -> str:
+def _text(value: Any, **options: bool) -> str:
     try:
         return check_text(value, '', **options)
     except ValueError as error:
@@ -41,26 +41,26 @@ def _checked(value: Any, **options: bool) -> str:
         ) from error
 
 
-def _checked_id(value: Any) -> 'int | str | None':
+def _record_id(value: Any) -> 'int | str | None':
     if isinstance(value, float) and value.is_integer():
         return int(value)  # pandas writes 52.0 where a column has gaps
     if value is None or isinstance(value, int) and not isinstance(value, bool):
         return value
-    return _checked(value) if isinstance(value, str) else _refuse_name(value)
+    return _text(value) if isinstance(value, str) else _refuse_name(value)
 
 
 def _refuse_name(value: Any) -> Any:
     raise PydanticCustomError(
         'name',
-        'is {kind}; expected a text or a whole number',
-        dict(kind=kind_of(value)),
+        'is {kind}; expected a string or a whole number',
+        dict(kind=json_type(value)),
     )
 
 
-def _checked_speaker(value: Any) -> str:
+def _speaker(value: Any) -> str:
     if isinstance(value, str) and value.strip().lower() in _SPEAKERS:
         return _SPEAKERS[value.strip().lower()]
-    found = repr(value[:20]) if isinstance(value, str) else kind_of(value)
+    found = repr(value[:20]) if isinstance(value, str) else json_type(value)
     raise PydanticCustomError(
         'speaker', 'is {found}; expected human or gpt', dict(found=found)
     )
@@ -70,36 +70,36 @@ def image_name(value: Any) -> str:
     """Check the name of an image.
 
     Args:
-        value: A text or a whole number.
+        value: A string or an integer.
 
     Raises:
-        PydanticCustomError: It is something else, an address, or no name
-            that a file can have.
+        PydanticCustomError: The value has another type, or is a URL or not a
+            valid file name.
     """
-    value = _checked_id(value)
+    value = _record_id(value)
     if value is None:
         _refuse_name(value)
     name = str(value)
     if any(char in name for char in '\n\t'):
-        reason = 'holds a line break or a tab'
+        reason = 'contains a line break or a tab'
     elif (scheme := name.partition(':')[0]) != name and (
         scheme == 'data' or name[len(scheme) :].startswith('://')
     ):
         if scheme == 'file':
             return name
-        reason = f'is an address ({scheme}:); expected the name of a file'
+        reason = f'is a URL ({scheme}:); expected the name of a file'
     elif (
-        len(name.encode()) > _PATH_BYTES
+        len(name.encode()) > _MAX_PATH_BYTES
         or max(len(part.encode()) for part in re.split(r'[/\\]', name))
-        > _NAME_BYTES
+        > _MAX_NAME_BYTES
     ):
-        reason = f'is too long for the name of a file ({len(name)} characters)'
+        reason = f'is too long for a file name ({len(name)} characters)'
     else:
         return name
     raise PydanticCustomError('name', '{reason}', dict(reason=reason))
 
 
-def _checked_images(value: Any) -> list[str]:
+def _image_names(value: Any) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -107,25 +107,26 @@ def _checked_images(value: Any) -> list[str]:
     return [image_name(name) for name in value]
 
 
-def _checked_answer(value: Any) -> str | None:
-    return None if value is None else _checked(value, allow_empty=True)
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else _text(value, allow_empty=True)
 
 
-_Text = Annotated[str, PlainValidator(_checked)]
-_Question = Annotated[
-    str, PlainValidator(lambda value: _checked(value, allow_empty=True))
+_Text = Annotated[str, PlainValidator(_text)]
+_TextOrEmpty = Annotated[
+    str, PlainValidator(lambda value: _text(value, allow_empty=True))
 ]
-_Id = Annotated[int | str | None, PlainValidator(_checked_id)]
-_Images = Annotated[list[str], PlainValidator(_checked_images)]
-_Speaker = Annotated[str, PlainValidator(_checked_speaker)]
+_OptionalText = Annotated[str | None, PlainValidator(_optional_text)]
+_Id = Annotated[int | str | None, PlainValidator(_record_id)]
+_Images = Annotated[list[str], PlainValidator(_image_names)]
+_Speaker = Annotated[str, PlainValidator(_speaker)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra='ignore')
 
 
-class Named(_Strict):
-    """What any record may have."""
+class Identifiers(_Strict):
+    """The id and image names of a record of any layout."""
 
     id: _Id = None
     image_id: _Id = None
@@ -133,62 +134,62 @@ class Named(_Strict):
     images: _Images = Field(default_factory=list)
 
 
-class _Message(_Strict):
+class _FromMessage(_Strict):
     speaker: _Speaker = Field(alias='from')
-    text: _Question = Field(alias='value')
+    text: _TextOrEmpty = Field(alias='value')
 
 
-class _ChatMessage(_Strict):
+class _RoleMessage(_Strict):
     speaker: _Speaker = Field(alias='role')
-    text: _Question = Field(alias='content')
+    text: _TextOrEmpty = Field(alias='content')
 
 
 class Llava(_Strict):
-    """LLaVA: ``from`` and ``value`` by turns."""
+    """LLaVA: messages of ``from`` and ``value`` under ``conversations``."""
 
-    conversations: list[_Message] = Field(min_length=1)
+    conversations: list[_FromMessage] = Field(min_length=1)
 
 
-class Chat(_Strict):
-    """As LLaVA, with ``role`` and ``content``."""
+class LlavaRoles(_Strict):
+    """Messages of ``role`` and ``content`` under ``conversations``."""
 
-    conversations: list[_ChatMessage] = Field(min_length=1)
+    conversations: list[_RoleMessage] = Field(min_length=1)
 
 
 class Messages(_Strict):
-    """``role`` and ``content`` under ``messages``."""
+    """Messages of ``role`` and ``content`` under ``messages``."""
 
-    messages: list[_ChatMessage] = Field(min_length=1)
+    messages: list[_RoleMessage] = Field(min_length=1)
 
 
-class Marked(_Strict):
+class MMPretrain(_Strict):
     """MMPretrain: one text with ``###Ask:`` and ``###Answer:``."""
 
-    conversation: _Question
+    conversation: _TextOrEmpty
 
 
 class Caption(_Strict):
-    """A description without a question."""
+    """A caption without a question."""
 
     caption: _Text
 
 
-class Asked(_Strict):
+class QuestionAnswer(_Strict):
     """A question and its answer."""
 
-    question: _Question
+    question: _TextOrEmpty
     answer: _Text
 
 
-class Unanswered(_Strict):
-    """A question, with or without an answer (evaluation)."""
+class Question(_Strict):
+    """A question, with or without an answer, for evaluation."""
 
-    question: _Question
-    answer: Annotated[str | None, PlainValidator(_checked_answer)] = None
+    question: _TextOrEmpty
+    answer: _OptionalText = None
 
 
 def parse(layout: type[BaseModel], item: dict) -> Any:
-    """Check what a layout knows of a record.
+    """Check the fields of a layout in a record.
 
     Args:
         layout: The layout.
@@ -198,7 +199,7 @@ def parse(layout: type[BaseModel], item: dict) -> Any:
         An instance of the layout.
 
     Raises:
-        RecordError: A field is missing or of another kind.
+        RecordError: A field is missing or has an invalid value.
     """
     try:
         return layout.model_validate(item)
@@ -207,13 +208,13 @@ def parse(layout: type[BaseModel], item: dict) -> Any:
     field = ''
     for part in first['loc']:
         field += f'[{part}]' if isinstance(part, int) else f'.{part}'
-    found = kind_of(first['input'])
+    found = json_type(first['input'])
     reason = {
         'missing': 'is missing',
-        'too_short': f'is empty; expected {TURNS}',
+        'too_short': f'is empty; expected {ALTERNATING}',
         'list_type': f'is {found}; expected a list',
         'model_type': f'is {found}; expected an object',
     }.get(first['type'], first['msg'])
     if first['type'] == 'missing' and len(first['loc']) == 1:
-        reason += '; expected a text'
+        reason += '; expected a string'
     raise RecordError(printable(f'{field[1:]} {reason}'))

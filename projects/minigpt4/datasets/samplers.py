@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The endless order of training samples, a function of seed and place."""
+"""The endless order of training samples, which depends only on the seed."""
 
 from collections.abc import Iterator, Sized
 
@@ -12,19 +12,20 @@ from ..registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class EndlessSampler(Sampler):
-    """Yields ``(index, place)`` for ever, a new permutation each pass.
+    """Yields ``(record_index, sample_index)`` without end.
 
-    Place ``p`` of the stream belongs to rank ``p % world_size``, so the
-    global batches are the same on any number of ranks, and a run resumes by
-    setting :attr:`start`.
+    ``sample_index`` counts the samples of the run, over all ranks. Each pass
+    over the dataset uses another permutation. Sample ``i`` belongs to rank
+    ``i % world_size``, so the global batches are the same on any number of
+    ranks, and a run resumes by setting :attr:`start`.
 
     Args:
         dataset: The dataset.
-        seed: Seed of the permutations; drawn (the same on all ranks) if None.
-        shuffle: Whether to permute.
+        seed: Seed of the permutations; None to draw one that all ranks use.
+        shuffle: Whether to permute the records.
 
     Attributes:
-        start: First place of the stream, over all ranks.
+        start: Sample index of the first sample, over all ranks.
     """
 
     def __init__(
@@ -37,20 +38,21 @@ class EndlessSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        place = self.start + self.rank
-        turn, order = -1, []
+        sample_index = self.start + self.rank
+        current_pass, order = -1, []
         while True:
-            if place // self.size != turn:
-                turn = place // self.size
-                order = self._order(turn)
-            yield order[place % self.size], place
-            place += self.world_size
+            if sample_index // self.size != current_pass:
+                current_pass = sample_index // self.size
+                order = self._permutation(current_pass)
+            yield order[sample_index % self.size], sample_index
+            sample_index += self.world_size
 
-    def _order(self, turn: int) -> list[int]:
+    def _permutation(self, number: int) -> list[int]:
+        """Return the order of the records in a pass."""
         if not self.shuffle:
             return list(range(self.size))
         generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + turn) % 2**63
+            (self.seed * 1_000_003 + number) % 2**63
         )
         return torch.randperm(self.size, generator=generator).tolist()
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Finding shards and reading their bytes, with a time limit."""
+"""Find shards and read their bytes, with a time limit."""
 
 import bz2
 import gzip
@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from webdataset.gopen import gopen, gopen_schemes
 from webdataset.shardlists import expand_urls
@@ -21,14 +21,14 @@ from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
 
-_CHUNK = 1 << 20
-_AHEAD = 4  # chunks that are read before they are used
+_CHUNK_BYTES = 1 << 20
+_PREFETCHED = 4  # chunks that are read ahead
 _REMOTE = re.compile(
     '({}):'.format(
         '|'.join(sorted({*gopen_schemes} - {'__default__', 'file'}))
     )
 )
-_UNPACKERS: dict[str, Callable] = {
+_DECOMPRESSORS: dict[str, Callable] = {
     'gzip': lambda file: gzip.GzipFile(fileobj=file),
     'bzip2': bz2.BZ2File,
     'xz': lzma.LZMAFile,
@@ -40,7 +40,7 @@ class ShardReadError(Exception):
 
 
 def is_remote(shard: str) -> bool:
-    """Whether a shard is a URL or a command (``pipe:``) of webdataset."""
+    """Return whether a shard is a URL or a command (``pipe:``)."""
     return _REMOTE.match(shard) is not None
 
 
@@ -49,15 +49,15 @@ def find_shards(
 ) -> tuple[list[str], set[str], int]:
     """Find the shards of a source.
 
-    A command (``pipe:``) or a URL counts only where the pattern itself is
-    one: a file that a wildcard finds is a file, whatever its name.
+    Only the pattern itself can be a command (``pipe:``) or a URL. A file that
+    a wildcard matches is a file, whatever its name.
 
     Args:
-        shards: Paths or URLs with braces; paths with wildcards too.
+        shards: Paths or URLs with braces; paths also with wildcards.
 
     Returns:
-        The shards that exist, which of them are URLs or commands, and how
-        many do not exist.
+        The existing shards, which of them are URLs or commands, and the
+        number of missing shards.
     """
     found: list[str] = []
     remote: set[str] = set()
@@ -65,15 +65,15 @@ def find_shards(
     single = isinstance(shards, (str, os.PathLike))
     for pattern in map(str, [shards] if single else shards):
         if os.path.exists(pattern) and not is_remote(pattern):
-            found.append(pattern)  # braces and brackets are of its name
+            found.append(pattern)  # its name has braces or brackets
             continue
-        for path in _expanded(pattern):
+        for path in _expand_braces(pattern):
             if is_remote(path):
                 found.append(path)
                 remote.add(path)
                 continue
             path = re.sub('^file:(//)?', '', path)
-            # a wildcard may find "pipe:x.tar", which is not a command
+            # a wildcard may match "pipe:x.tar", which is not a command
             names = [path]
             if has_magic(path) and not os.path.exists(path):
                 names = sorted(glob(path))
@@ -83,33 +83,33 @@ def find_shards(
     return found, remote, missing
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expand_braces(pattern: str) -> list[str]:
     try:
         return expand_urls(pattern)
-    except ValueError:  # one brace alone: it is of the name
+    except ValueError:  # a single brace, which is part of the name
         return [pattern]
 
 
 class ShardBytes:
-    """The bytes of a shard, unpacked, which a thread reads ahead.
+    """The decompressed bytes of a shard, which a thread reads ahead.
 
-    A context manager. The thread is a daemon: where a file system does not
-    respond, it is abandoned.
+    A context manager. The thread is a daemon and is abandoned if the file
+    system does not respond.
 
     Args:
         shard: A path, or a URL or command of webdataset.
-        remote: Whether it is a URL or a command.
+        remote: Whether the shard is a URL or a command.
 
     Attributes:
-        size: Bytes of a file that is not compressed, else None. It is known
-            after the first chunk.
+        size: Size in bytes of an uncompressed file, else None; set before
+            the first chunk is returned.
     """
 
     def __init__(self, shard: str, remote: bool = False) -> None:
         self.shard, self.remote = shard, remote
         self.size: int | None = None
         self._chunks: queue.SimpleQueue = queue.SimpleQueue()
-        self._slots = threading.Semaphore(_AHEAD)
+        self._free_chunks = threading.Semaphore(_PREFETCHED)
         self._closed = False
 
     def __enter__(self) -> 'ShardBytes':
@@ -120,14 +120,14 @@ class ShardBytes:
 
     def __exit__(self, *_: object) -> None:
         self._closed = True
-        self._slots.release()
+        self._free_chunks.release()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of bytes.
+        """Yield chunks of bytes.
 
         Raises:
-            ShardReadError: It is not a regular file, cannot be read or
-                unpacked, or does not respond within the time limit.
+            ShardReadError: The shard is not a regular file, cannot be read
+                or decompressed, or is not read within the time limit.
         """
         seconds = read_seconds()
         while True:
@@ -138,7 +138,7 @@ class ShardBytes:
                     f'not read within {seconds:g} seconds, the file system '
                     f'does not respond; {READ_SECONDS_VARIABLE} sets the limit'
                 ) from None
-            self._slots.release()
+            self._free_chunks.release()
             if isinstance(chunk, Exception):
                 raise ShardReadError(
                     f'{type(chunk).__name__}: {one_line(chunk)}'
@@ -148,11 +148,11 @@ class ShardBytes:
             yield chunk
 
     def _run(self) -> None:
-        """Read in a thread; an error is passed to the reader."""
+        """Read chunks in the thread; pass an error to the iterator."""
         try:
             with self._open() as file:
                 while True:
-                    self._slots.acquire()
+                    self._free_chunks.acquire()
                     if self._closed:
                         return
                     chunk, error = _read_chunk(file)
@@ -167,39 +167,40 @@ class ShardBytes:
 
     def _open(self) -> BinaryIO:
         if self.remote:
-            return _unpacked(io.BufferedReader(_Raw(gopen(self.shard))))
+            stream = gopen(self.shard)
+            return _decompress(io.BufferedReader(_RawStream(stream)))
         file = open_regular(self.shard)
-        unpacked = _unpacked(file)
-        if unpacked is file:
+        decompressed = _decompress(file)
+        if decompressed is file:
             self.size = os.fstat(file.fileno()).st_size
-        return unpacked
+        return decompressed
 
 
-def _read_chunk(file) -> tuple[bytes, Exception | None]:
-    """What can be read before an error (of a packed file that was cut)."""
-    parts, size = [], 0
+def _read_chunk(file: Any) -> tuple[bytes, Exception | None]:
+    """Read up to a chunk; return the bytes before an error, and the error."""
+    pieces, size = [], 0
     try:
-        while size < _CHUNK:
-            part = file.read1(_CHUNK - size)
-            if not part:
+        while size < _CHUNK_BYTES:
+            piece = file.read1(_CHUNK_BYTES - size)
+            if not piece:
                 break
-            parts.append(part)
-            size += len(part)
-    except Exception as error:
-        return b''.join(parts), error
-    return b''.join(parts), None
+            pieces.append(piece)
+            size += len(piece)
+    except Exception as error:  # e.g. of a truncated compressed file
+        return b''.join(pieces), error
+    return b''.join(pieces), None
 
 
-class _Raw(io.RawIOBase):
-    """A stream of webdataset as Python's own."""
+class _RawStream(io.RawIOBase):
+    """Adapts a stream of webdataset to ``io.RawIOBase``."""
 
-    def __init__(self, stream) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -210,17 +211,18 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-def _unpacked(file) -> BinaryIO:
-    """The stream, without gzip, bzip2 or xz.
+def _decompress(file: Any) -> BinaryIO:
+    """Return a stream that decompresses gzip, bzip2 or xz.
 
     Raises:
-        ValueError: It is packed otherwise.
+        ValueError: The stream is compressed in another format.
     """
     name = archive_format(file.peek(8)[:8])
     if name is None:
         return file
-    if name not in _UNPACKERS:
+    if name not in _DECOMPRESSORS:
         raise ValueError(
-            f'packed with {name}; expected tar, or tar in gzip, bzip2 or xz'
+            f'compressed with {name}; expected tar, or tar in gzip, bzip2 or '
+            'xz'
         )
-    return _UNPACKERS[name](file)
+    return _DECOMPRESSORS[name](file)

@@ -1,59 +1,62 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Samples of a shard: the files that share a name up to their suffix."""
+"""Group the files of a shard into samples by the name before the suffix."""
 
 import re
 from collections.abc import Iterable, Iterator
 
-from .tar_members import Report
+from .tar_reader import Report
 
 IMAGE_SUFFIXES = (
     'jpg', 'jpeg', 'png', 'webp', 'bmp', 'gif', 'tif', 'tiff', 'jfif', 'jp2',
     'avif', 'heic', 'heif',
 )  # fmt: skip
-_KNOWN = (*IMAGE_SUFFIXES, 'json', 'txt')
+_KNOWN_SUFFIXES = (*IMAGE_SUFFIXES, 'json', 'txt')
 # webdataset: the key ends at the first dot of the file's name
 _FIRST_DOT = re.compile(r'((?:.*/|)[^./]+)[.]([^/]*)\Z', re.DOTALL)
-_META = re.compile(r'__[^/]*__(\Z|/)')  # of a whole shard, e.g. __MACOSX__
-# files of Windows; those of macOS are called ._NAME (AppleDouble)
-_SYSTEM = ('Thumbs.db', 'ehthumbs.db', 'desktop.ini')
-_HELD = 64  # files of one key that wait for a suffix without a dot
+# metadata of a shard, e.g. __MACOSX__
+_SHARD_METADATA = re.compile(r'__[^/]*__(\Z|/)')
+# of Windows; files of macOS are named ._NAME (AppleDouble)
+_SYSTEM_FILES = ('Thumbs.db', 'ehthumbs.db', 'desktop.ini')
+# files of one key that are collected before they are split at the last dot
+_MAX_FILES = 64
 
 
 class _Group:
-    """Files that share a key, in their order."""
+    """Files with the same key, in their order."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.files: list[tuple[str, bytes]] = []
-        self.plain = False  # whether a known suffix has no dot in it
+        self.has_known_suffix = False  # without a dot
 
     def add(self, suffix: str, data: bytes) -> None:
         self.files.append((suffix, data))
-        self.plain = self.plain or suffix in _KNOWN
+        self.has_known_suffix |= suffix in _KNOWN_SUFFIXES
 
     @property
-    def dotted(self) -> bool:
+    def key_has_dot(self) -> bool:
         """Whether the names have a dot that belongs to the key."""
-        return not self.plain and any(
-            suffix.rpartition('.')[2] in _KNOWN for suffix, _ in self.files
+        return not self.has_known_suffix and any(
+            suffix.rpartition('.')[2] in _KNOWN_SUFFIXES
+            for suffix, _ in self.files
         )
 
 
-def samples_of(
+def group_samples(
     members: Iterable[tuple[str, bytes]], shard: str, report: Report
 ) -> Iterator[dict]:
-    """Group the members of a tar to samples.
+    """Group the members of a tar into samples.
 
-    As in webdataset, neighbours whose names agree up to the first dot are a
-    sample (``7.jpg``, ``7.json``, ``7.mask.png``). Where no file of such a
-    group has a known suffix then (``22.05.jpg``, ``22.05.json``,
-    ``22.06.jpg``), the names are split at the last dot.
+    As in webdataset, consecutive files whose names agree up to the first dot
+    are a sample (``7.jpg``, ``7.json``, ``7.mask.png``). If no file of such a
+    group has a known suffix (``22.05.jpg``, ``22.05.json``, ``22.06.jpg``),
+    the names are split at the last dot.
 
     Args:
         members: Names and bytes.
         shard: Name of the shard.
-        report: Function of a kind and a sentence, called for what is not
-            used.
+        report: Function of a kind and a message, called for each file that
+            is not used.
 
     Yields:
         Bytes by suffix (in lower case), and ``__key__`` and ``__url__``.
@@ -62,17 +65,21 @@ def samples_of(
     finished: set[str] = set()
     for name, data in members:
         base = name.rpartition('/')[2]
-        if _META.match(name) or base.startswith('._') or base in _SYSTEM:
+        if (
+            _SHARD_METADATA.match(name)
+            or base.startswith('._')
+            or base in _SYSTEM_FILES
+        ):
             continue
         split = _FIRST_DOT.match(name)
         if split is None:
             suffix = base.rpartition('.')[2].lower()
-            if '.' in base and suffix in _KNOWN:
+            if '.' in base and suffix in _KNOWN_SUFFIXES:
                 report('unread', f'{name} has no name before its first dot.')
             continue
         key, suffix = split[1], split[2].lower()
         if key != group.key:
-            yield from _finished(group, shard, report)
+            yield from _make_samples(group, shard, report)
             finished.add(group.key)
             group = _Group(key)
             if key in finished and suffix in ('json', 'txt'):
@@ -83,24 +90,24 @@ def samples_of(
                     '--sort=name).',
                 )
         if suffix.startswith('__'):
-            continue  # reserved
+            continue  # reserved for __key__ and __url__
         group.add(suffix, data)
-        if len(group.files) >= _HELD and group.dotted:
-            *whole, last = _split_at_last_dot(group)
-            for each in whole:
-                yield _sample(each, shard, report)
+        if len(group.files) >= _MAX_FILES and group.key_has_dot:
+            *complete, last = _split_at_last_dot(group)
+            for each in complete:
+                yield _make_sample(each, shard, report)
             group = _Group(key)
             for suffix, data in last.files:
                 group.add(f'{last.key[len(key) + 1 :]}.{suffix}', data)
-    yield from _finished(group, shard, report)
+    yield from _make_samples(group, shard, report)
 
 
-def _finished(group: _Group, shard: str, report: Report) -> Iterator[dict]:
-    if group.dotted:
+def _make_samples(group: _Group, shard: str, report: Report) -> Iterator[dict]:
+    if group.key_has_dot:
         for each in _split_at_last_dot(group):
-            yield _sample(each, shard, report)
+            yield _make_sample(each, shard, report)
     elif group.files:
-        yield _sample(group, shard, report)
+        yield _make_sample(group, shard, report)
 
 
 def _split_at_last_dot(group: _Group) -> list[_Group]:
@@ -114,7 +121,7 @@ def _split_at_last_dot(group: _Group) -> list[_Group]:
     return groups
 
 
-def _sample(group: _Group, shard: str, report: Report) -> dict:
+def _make_sample(group: _Group, shard: str, report: Report) -> dict:
     sample: dict = dict(__key__=group.key, __url__=shard)
     for suffix, data in group.files:
         if suffix in sample:

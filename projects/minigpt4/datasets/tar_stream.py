@@ -1,14 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The bytes of a tar: taken in order, searched for the next header."""
+"""A buffered stream of the bytes of a tar, with a search for headers."""
 
 import tarfile
 from collections.abc import Iterable
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_MEMBER_BYTES = 1 << 29  # 512 MiB, as for the file of an image
-_MAGIC, _MAGIC_AT = b'ustar', 257
-# Type flags whose header has no data behind it
-NO_DATA = (
+_MAGIC, _MAGIC_OFFSET = b'ustar', 257
+# member types that have a header and no data
+TYPES_WITHOUT_DATA = (
     tarfile.LNKTYPE,
     tarfile.SYMTYPE,
     tarfile.CHRTYPE,
@@ -19,118 +19,121 @@ NO_DATA = (
 
 
 class TarStream:
-    """A stream of bytes, of which a part is in memory.
+    """A buffered stream of bytes.
+
+    Args:
+        chunks: The bytes of the stream.
 
     Attributes:
-        offset: Of the next byte, in the stream.
+        offset: Offset of the next byte in the stream.
     """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._data = b''
-        self._at = 0
+        self._buffer = b''
+        self._start = 0  # of the next byte in the buffer
         self.offset = 0
 
     def _fill(self, size: int) -> int:
-        """Have ``size`` bytes in memory; returns how many there are."""
-        there = len(self._data) - self._at
-        if there < size:
-            parts = [self._data[self._at :]]
-            while there < size:
+        """Buffer ``size`` bytes; return how many are buffered."""
+        available = len(self._buffer) - self._start
+        if available < size:
+            pieces = [self._buffer[self._start :]]
+            while available < size:
                 chunk = next(self._chunks, b'')
                 if not chunk:
                     break
-                parts.append(chunk)
-                there += len(chunk)
-            self._data, self._at = b''.join(parts), 0
-        return there
+                pieces.append(chunk)
+                available += len(chunk)
+            self._buffer, self._start = b''.join(pieces), 0
+        return available
 
-    def take(self, size: int) -> bytes:
-        """The next bytes; fewer at the end of the stream."""
+    def read(self, size: int) -> bytes:
+        """Read bytes; fewer at the end of the stream."""
         self._fill(size)
-        data = self._data[self._at : self._at + size]
-        self._move(len(data))
+        data = self._buffer[self._start : self._start + size]
+        self._advance(len(data))
         return data
 
     def peek(self, size: int) -> bytes:
-        """The next bytes, which stay; fewer at the end of the stream."""
+        """Return the next bytes without reading them; fewer at the end."""
         self._fill(size)
-        return self._data[self._at : self._at + size]
+        return self._buffer[self._start : self._start + size]
 
-    def _move(self, size: int) -> None:
-        self._at += size
+    def _advance(self, size: int) -> None:
+        self._start += size
         self.offset += size
 
     def skip(self, size: int) -> int:
-        """Skip bytes; returns how many there were."""
-        passed = 0
-        while passed < size and self._fill(1):
-            step = min(size - passed, len(self._data) - self._at)
-            self._move(step)
-            passed += step
-        return passed
+        """Skip bytes; return how many were skipped."""
+        skipped = 0
+        while skipped < size and self._fill(1):
+            step = min(size - skipped, len(self._buffer) - self._start)
+            self._advance(step)
+            skipped += step
+        return skipped
 
     def skip_zero_blocks(self) -> None:
         """Skip blocks of zeros."""
         while True:
-            rest = self._data[self._at :]
+            rest = self._buffer[self._start :]
             zeros = len(rest) - len(rest.lstrip(b'\0'))
-            self._move(zeros // BLOCK * BLOCK)
-            left = len(self._data) - self._at
+            self._advance(zeros // BLOCK * BLOCK)
+            remaining = len(self._buffer) - self._start
             if zeros < len(rest):
                 return
-            if self._fill(left + 1) == left:  # the end
-                self._move(left)
+            if self._fill(remaining + 1) == remaining:  # the end
+                self._advance(remaining)
                 return
 
-    def find_header(self, most: int | None) -> bool:
+    def find_header(self, size: int | None) -> bool:
         """Skip bytes up to the next valid header.
 
         Args:
-            most: Bytes of the stream, where known.
+            size: Size of the stream in bytes, if known.
 
         Returns:
-            Whether there is one; else the stream is at its end.
+            Whether there is a header; if not, the stream is at its end.
         """
         while self._fill(BLOCK) >= BLOCK:
-            last = len(self._data) - BLOCK
-            search = self._at + _MAGIC_AT
-            while (found := self._data.find(_MAGIC, search)) >= 0:
-                start = found - _MAGIC_AT
+            last = len(self._buffer) - BLOCK
+            search = self._start + _MAGIC_OFFSET
+            while (found := self._buffer.find(_MAGIC, search)) >= 0:
+                start = found - _MAGIC_OFFSET
                 if start > last:
                     break
-                info = parse_header(self._data[start : start + BLOCK])
-                offset = self.offset + start - self._at
-                if info and fits(info, offset + BLOCK, most):
-                    self._move(start - self._at)
+                info = parse_header(self._buffer[start : start + BLOCK])
+                offset = self.offset + start - self._start
+                if info and data_fits(info, offset + BLOCK, size):
+                    self._advance(start - self._start)
                     return True
                 search = found + 1
-            # a header may begin in the last bytes
-            self._move(last + 1 - self._at)
+            # a header may begin in the last bytes of the buffer
+            self._advance(last + 1 - self._start)
         self.skip(BLOCK)
         return False
 
 
 def parse_header(block: bytes) -> tarfile.TarInfo | None:
-    """A header from its 512 bytes; None where it is damaged."""
+    """Parse the 512 bytes of a header; return None for a damaged one."""
     try:
         return tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
     except tarfile.HeaderError:
         return None
 
 
-def fits(info: tarfile.TarInfo, offset: int, most: int | None) -> bool:
-    """Whether the data of a member can be in the tar.
+def data_fits(info: tarfile.TarInfo, offset: int, size: int | None) -> bool:
+    """Return whether the data of a member can be in the tar.
 
     Args:
         info: The header.
-        offset: Where its data begins.
-        most: Bytes of the tar, where known.
+        offset: Offset of the data.
+        size: Size of the tar in bytes, if known.
     """
     if info.size < 0:
         return False
-    if info.type in NO_DATA:
+    if info.type in TYPES_WITHOUT_DATA:
         return True
-    if most is None:
+    if size is None:
         return info.size <= MAX_MEMBER_BYTES
-    return offset + info.size <= most
+    return offset + info.size <= size

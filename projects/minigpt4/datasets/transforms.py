@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Pipeline steps: from a record of a dataset to a sample of the model.
+"""Transforms: from a record of a dataset to a sample for the model.
 
 A record is a dict with ``images`` (sources that :func:`read_image` reads),
-``turns`` (list of :class:`~minigpt4.prompts.Turn`), ``draw`` (place in the
-endless stream of training samples, which seeds what is drawn) and anything
-else that metrics want.
+``turns`` (list of :class:`~minigpt4.prompts.Turn`), ``sample_index`` (index
+of the sample in the run, which seeds random choices) and other keys for
+metrics.
 """
 
 import random
@@ -14,31 +14,38 @@ from dataclasses import replace
 
 from mmengine.structures import BaseDataElement
 
-from ..images.read import SampleError, load_image
-from ..prompts.prompt import Turn
-from ..prompts.text_checks import check_text, is_blank, kind_of
+from ..images.jpeg_decoder import jpeg_codec
+from ..images.read import load_image
+from ..prompts import Turn
+from ..prompts.text_validation import check_text, is_blank, json_type
 from ..registry import TRANSFORMS
-from ..utils.fault_log import CAPTION
 from ..utils.regular_files import read_text
+from ..utils.sample_errors import CAPTION, SampleError
 from .captions import check_caption
 
 
 @TRANSFORMS.register_module()
 class LoadImages:
-    """Reads ``images`` (or ``img``, an array from MMPretrain's inferencer).
+    """Loads ``images`` (or ``img``, an array from MMPretrain's inferencer).
 
     Args:
         size: Side of the square images in pixels.
-        exact: Whether to give the official pipeline's bits, or the faster
-            way, whose values are next to equal; see :func:`load_image`.
+        exact: Whether to load the bits of the official pipeline, or faster
+            with values that differ by 1 or 2; see :func:`load_image`.
     """
 
     def __init__(self, size: int = 224, exact: bool = False) -> None:
         self.size = size
         self.exact = exact
+        if not exact:
+            jpeg_codec()  # imported once, before data workers are forked
 
     def __call__(self, record: dict) -> dict:
-        """Replace the sources by ``(3, size, size)`` uint8 tensors."""
+        """Replace the sources by ``(3, size, size)`` uint8 tensors.
+
+        Raises:
+            SampleError: An image cannot be read.
+        """
         sources = record.get('images', [])
         if 'img' in record:
             sources = [record['img']]
@@ -48,13 +55,13 @@ class LoadImages:
 
 @TRANSFORMS.register_module()
 class CleanCaption:
-    """Cleans web captions as BLIP does: stage 1's answers.
+    """Cleans web captions, the answers of stage 1, as BLIP does.
 
-    Lower case; ``. ! " ( ) * # : ; ~`` become spaces; runs of spaces
-    collapse; the first ``max_words`` words stay.
+    Letters become lower case, ``. ! " ( ) * # : ; ~`` become spaces, several
+    spaces become one, and words after ``max_words`` are removed.
 
     Args:
-        max_words: The most words.
+        max_words: Largest number of words.
 
     Source: MiniGPT-4 ``BlipCaptionProcessor`` of
     ``processors/blip_processors.py`` @ d94738a.
@@ -73,7 +80,7 @@ class CleanCaption:
         """Clean every answer.
 
         Raises:
-            SampleError: Nothing is left of a caption, or
+            SampleError: A caption is empty after cleaning, or
                 :func:`~minigpt4.datasets.captions.check_caption` refuses it.
         """
         turns = []
@@ -92,22 +99,22 @@ class CleanCaption:
 
 @TRANSFORMS.register_module()
 class DrawQuestion:
-    """Draws the question of a description: one for each sample.
+    """Chooses a random question for a sample that has none.
 
-    Questions that stand in the data stay. What is drawn depends on ``seed``
-    and the sample's place in the stream alone, so a resumed run draws the
-    same.
+    A question of the record is kept. The choice depends only on ``seed`` and
+    the index of the sample in the run, so a resumed run makes the same
+    choice.
 
     Args:
-        questions: To draw from: a list of texts; one text, which is then
-            always asked; or a text file (a name that ends in ``.txt``) with
-            one question in each line that is not blank.
+        questions: A list of strings; one string; or a text file (a name that
+            ends in ``.txt``) with one question per line. Blank lines are
+            ignored.
         seed: Seed.
 
     Raises:
         FileNotFoundError: The text file does not exist.
-        ValueError: There is no question, or one is not a text, is empty or
-            holds characters that no prompt may hold.
+        ValueError: There is no question, or one is not a string, is empty or
+            has an invalid character.
     """
 
     def __init__(
@@ -117,16 +124,17 @@ class DrawQuestion:
         self.seed = seed
 
     def __call__(self, record: dict) -> dict:
-        """Fill the first question where it is empty."""
+        """Set the first question if it is empty."""
         turns = list(record.get('turns') or [Turn('')])
         if not turns[0].question:
-            rng = random.Random(f'{self.seed}-{record.get("draw", 0)}')
+            index = record.get('sample_index', 0)
+            rng = random.Random(f'{self.seed}-{index}')
             turns[0] = replace(turns[0], question=rng.choice(self.questions))
         return {**record, 'turns': turns}
 
 
 def _read_questions(questions: 'str | Sequence[str]') -> list[str]:
-    """The checked questions of a list, a text or a text file."""
+    """Return the checked questions of a list, a string or a text file."""
     source = 'the questions of DrawQuestion'
     if isinstance(questions, str) and questions.endswith('.txt'):
         source = questions
@@ -142,11 +150,13 @@ def _read_questions(questions: 'str | Sequence[str]') -> list[str]:
         questions = [questions]
     if not isinstance(questions, (list, tuple)):
         raise ValueError(
-            f'{source} are {kind_of(questions)}; expected a list of texts, a '
-            'text or the name of a .txt file.'
+            f'{source} are {json_type(questions)}; expected a list of '
+            'strings, a string or the name of a .txt file.'
         )
     if not questions:
-        raise ValueError(f'{source}: there is none; expected at least one.')
+        raise ValueError(
+            f'{source}: no question found; expected at least one.'
+        )
     return [
         check_text(question, f'question {i} of {source}')
         for i, question in enumerate(questions, start=1)
@@ -155,21 +165,21 @@ def _read_questions(questions: 'str | Sequence[str]') -> list[str]:
 
 @TRANSFORMS.register_module()
 class PackSample:
-    """The end of a pipeline: a sample as the model's collator takes it.
+    """Packs a record as a sample for the collator of the model.
 
     Args:
-        keys: What else of the record goes along, e.g. for metrics: names, or
-            one name.
+        keys: Other keys of the record to pack, e.g. for metrics: a list of
+            names, or one name.
     """
 
     def __init__(self, keys: 'str | Sequence[str]' = ()) -> None:
         self.keys = (keys,) if isinstance(keys, str) else tuple(keys)
 
     def __call__(self, record: dict) -> BaseDataElement:
-        """Pack ``images`` and ``turns``, the rest as meta information."""
-        kept = ('id', *self.keys)
+        """Pack ``images`` and ``turns``, and other keys as metainfo."""
+        keys = ('id', *self.keys)
         return BaseDataElement(
-            metainfo={key: record[key] for key in kept if key in record},
+            metainfo={key: record[key] for key in keys if key in record},
             images=record['images'],
             turns=record.get('turns') or [Turn('')],
         )

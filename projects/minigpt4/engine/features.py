@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Making a feature cache of a config's images, and training from it."""
+"""Make a feature cache of the images of a config, and train from it."""
 
 import hashlib
 import logging
@@ -27,61 +27,68 @@ from rich.progress import (
 )
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..datasets.feature_cache import (
-    FeatureCache,
-    FeatureWriter,
-    digest_of,
-    read_bytes,
-)
-from ..images.read import SampleError, load_image
+from ..datasets.feature_cache import FeatureCache, image_digest, read_source
+from ..datasets.feature_writer import FeatureWriter
+from ..images.jpeg_decoder import jpeg_codec
+from ..images.read import load_image
 from ..models.data_preprocessor import ImageNormalizer
 from ..registry import MODELS
 from ..utils.errors import printable
+from ..utils.sample_errors import SampleError
 from ..utils.signals import StopRequest
 from ..weights.read import open_tensors
 
-_BATCH = 64
-_HEAD_BYTES = 64  # of each tensor, that tell weights from others
+_BATCH_SIZE = 64
+# bytes of each tensor that the digest of the weights includes
+_HEAD_BYTES = 64
 
 
-def maker_of(cfg: Config) -> dict:
-    """What decides over the queries of an image, to keep beside them.
+def provenance_of(cfg: Config) -> dict:
+    """Collect the settings and weights that determine an image's features.
+
+    Returns:
+        A JSON object; the cache stores it and compares it when it is used.
 
     Raises:
-        ValueError: They would change in training, or are random.
+        ValueError: Backbone or neck is trained, or has random weights.
     """
-    maker: dict = {}
-    for part in ('backbone', 'neck'):
+    provenance: dict = {}
+    for module in ('backbone', 'neck'):
         settings = {
-            key: str(value) if key == 'type' else value
-            for key, value in cfg.model[part].to_dict().items()
+            key: value
+            for key, value in cfg.model[module].to_dict().items()
             if key not in ('checkpoint', 'dtype', 'frozen', 'dropout')
         }
-        settings['type'] = settings['type'].rpartition('.')[2].rstrip("'>")
-        if not cfg.model[part].get('frozen', True):
+        settings['type'] = _class_name(settings['type'])
+        if not cfg.model[module].get('frozen', True):
             raise ValueError(
-                f'the {part} is trained (frozen=False), so its features '
-                'change; only frozen ones can be kept.'
+                f'the {module} is trained (frozen=False), so its features '
+                'change; only features of frozen modules can be cached.'
             )
-        maker[part] = settings
+        provenance[module] = settings
         if settings['type'] != 'PatchMerge':  # it has no weights to load
-            maker[f'{part} weights'] = _digest(cfg, part)
+            provenance[f'{module} weights'] = _weights_digest(cfg, module)
     if cfg.model.get('data_preprocessor'):
-        maker['normaliser'] = cfg.model.data_preprocessor.to_dict()
-    step = _loading_step(cfg.train_dataloader.dataset.pipeline)
-    maker['image'] = dict(
-        size=step.get('size', 224), exact=step.get('exact', False)
+        provenance['normaliser'] = cfg.model.data_preprocessor.to_dict()
+    transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
+    provenance['image'] = dict(
+        size=transform.get('size', 224), exact=transform.get('exact', False)
     )
-    return maker
+    return provenance
 
 
-def _digest(cfg: Config, part: str) -> str:
-    """Of a part's weights: names, shapes, types and the first values."""
-    source = cfg.model[part].get('checkpoint')
+def _class_name(value: object) -> str:
+    """Return the name of a class, given as class or as dotted path."""
+    return str(value).rpartition('.')[2].rstrip("'>")
+
+
+def _weights_digest(cfg: Config, module: str) -> str:
+    """Digest names, shapes, types and first values of a module's weights."""
+    source = cfg.model[module].get('checkpoint')
     if source is None:
         raise ValueError(
-            f'the {part} has no checkpoint, so its weights are random; set '
-            f'model.{part}.checkpoint.'
+            f'the {module} has no checkpoint, so its weights are random; set '
+            f'model.{module}.checkpoint.'
         )
     digest = hashlib.sha256()
     for name, tensor in sorted(open_tensors(source).items()):
@@ -91,18 +98,19 @@ def _digest(cfg: Config, part: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _loading_step(pipeline: list) -> dict:
-    for step in pipeline:
-        if str(step['type']).rpartition('.')[2].rstrip("'>") == 'LoadImages':
-            return step
+def _load_images_config(pipeline: list) -> dict:
+    """Return the config of LoadImages in a pipeline."""
+    for transform in pipeline:
+        if _class_name(transform['type']) == 'LoadImages':
+            return transform
     raise ValueError(
-        'the pipeline has no LoadImages; expected one whose images the cache '
-        'stands in for.'
+        'the pipeline has no LoadImages; expected one, which the cache '
+        'replaces.'
     )
 
 
-def _datasets(cfg: Config) -> list:
-    """The configs of all datasets that a training looks at."""
+def _dataset_configs(cfg: Config) -> list:
+    """Return the configs of all datasets that a training reads."""
     found = [
         cfg[key].dataset
         for key in ('train_dataloader', 'val_dataloader')
@@ -120,7 +128,7 @@ def _datasets(cfg: Config) -> list:
 
 
 def use_features(cfg: Config, folder: str) -> None:
-    """Let a config train from a cache, without vision weights and pixels.
+    """Change a config to train from a cache, without vision weights.
 
     Args:
         cfg: The config; it is changed.
@@ -128,15 +136,15 @@ def use_features(cfg: Config, folder: str) -> None:
 
     Raises:
         FileNotFoundError: There is no cache.
-        ValueError: The cache was made otherwise than the config says.
+        ValueError: The cache does not belong to the config.
     """
     cache = FeatureCache(folder)
-    cache.check(maker_of(cfg))
-    for dataset in _datasets(cfg):
-        step = _loading_step(dataset.pipeline)
-        step.clear()
+    cache.check(provenance_of(cfg))
+    for dataset in _dataset_configs(cfg):
+        transform = _load_images_config(dataset.pipeline)
+        transform.clear()
         # names, not classes: the config is written to the log as text
-        step.update(type='minigpt4.LoadFeatures', folder=str(folder))
+        transform.update(type='minigpt4.LoadFeatures', folder=str(folder))
     cfg.model.backbone = None
     cfg.model.neck = dict(
         type='minigpt4.CachedQueries',
@@ -145,30 +153,43 @@ def use_features(cfg: Config, folder: str) -> None:
     )
 
 
-class _Images(IterableDataset):
-    """Digests and pixels of the images that a cache does not have yet.
+class _UncachedImages(IterableDataset):
+    """Yields digest, pixels and error of each image for a cache.
 
-    Shards (or single images) are shared out to ranks and data workers.
+    The pixels are None for an image that is cached or cannot be read. Every
+    data worker of every rank reads its own shards or images.
+
+    Args:
+        datasets: The datasets.
+        transform: Config of LoadImages.
+        cache: The cache as it was opened.
     """
 
-    def __init__(self, datasets: list, step: dict, cache: FeatureCache):
+    def __init__(
+        self, datasets: list, transform: dict, cache: FeatureCache
+    ) -> None:
         self.datasets, self.cache = datasets, cache
-        self.size = step.get('size', 224)
-        self.exact = step.get('exact', False)
-        self.rank, self.ranks = get_rank(), get_world_size()
+        self.size = transform.get('size', 224)
+        self.exact = transform.get('exact', False)
+        self.rank, self.world_size = get_rank(), get_world_size()
+        if not self.exact:
+            jpeg_codec()  # imported once, before data workers are forked
 
     def __iter__(self) -> Iterator[tuple[bytes, 'torch.Tensor | None', str]]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        share, shares = self.rank * workers + number, self.ranks * workers
+        info = get_worker_info()
+        worker_id, num_workers = (
+            (info.id, info.num_workers) if info else (0, 1)
+        )
+        start = self.rank * num_workers + worker_id
+        step = self.world_size * num_workers
         for dataset in self.datasets:
-            for name, source in dataset.image_sources(share, shares):
+            for name, source in dataset.image_sources(start, step):
                 try:
-                    data = read_bytes(source)
+                    data = read_source(source)
                 except SampleError as error:
                     yield b'', None, str(error)
                     continue
-                digest = digest_of(data)
+                digest = image_digest(data)
                 if digest in self.cache or digest in self.cache.skipped:
                     yield digest, None, ''
                     continue
@@ -188,60 +209,58 @@ def cache_features(
 ) -> dict[str, int]:
     """Run backbone and neck once over all images of a config's datasets.
 
-    What is there already is kept, so a killed run goes on where it was. Each
-    rank writes files of its own.
+    Cached images are kept, so a killed run is resumed. Each rank writes its
+    own files. A stop signal ends the run after the current batch is written;
+    a second one ends it immediately.
 
     Args:
         cfg: The config.
         folder: The cache.
-        device: Where to run; ``'auto'`` is the GPU if there is one.
-        dtype: Of the stored features, ``'float16'`` or ``'float32'``.
+        device: Device of backbone and neck; ``'auto'`` is the GPU if there
+            is one.
+        dtype: Type of the stored features, ``'float16'`` or ``'float32'``.
 
     Returns:
-        How many images were ``added``, were there (``known``), and could not
-        be read (``skipped``), of all ranks.
-
-    A stop signal ends the run after the present batch is written. A second
-    one ends it at once.
+        How many images were ``added``, already cached (``known``), and
+        unreadable (``skipped``), over all ranks.
 
     Raises:
-        ValueError: The folder holds a cache of another maker or type, or
-            another process writes to it.
-        OSError: The cache cannot be written (a full disk, say).
-        StopSignal: A signal asked to stop; what was read is in the cache.
+        ValueError: The folder contains a cache of another provenance or
+            type, or another process writes to it.
+        OSError: The cache cannot be written, e.g. on a full disk.
+        StopSignal: A signal requested to stop; all images that were read are
+            in the cache.
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    maker = maker_of(cfg)
+    provenance = provenance_of(cfg)
     backbone, neck = (
-        MODELS.build(cfg.model[part]).to(device).eval()
-        for part in ('backbone', 'neck')
+        MODELS.build(cfg.model[module]).to(device).eval()
+        for module in ('backbone', 'neck')
     )
-    shape = (neck.num_tokens, neck.out_channels)
-    if not is_main_process():
-        barrier()  # one rank says what makes the features
-    writer = FeatureWriter(folder, maker, shape, dtype, get_rank())
-    if is_main_process():
-        barrier()
-    barrier()
-    datasets = [DATASETS.build(dataset) for dataset in _datasets(cfg)]
-    step = _loading_step(cfg.train_dataloader.dataset.pipeline)
-    images = _Images(datasets, step, FeatureCache(folder))
-    workers = cfg.train_dataloader.get('num_workers', 0)
-    loader = DataLoader(images, batch_size=None, num_workers=workers)
+    writer = _open_writer(
+        folder, provenance, (neck.num_tokens, neck.out_channels), dtype
+    )
+    datasets = [DATASETS.build(config) for config in _dataset_configs(cfg)]
+    transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
+    loader = DataLoader(
+        _UncachedImages(datasets, transform, FeatureCache(folder)),
+        batch_size=None,
+        num_workers=cfg.train_dataloader.get('num_workers', 0),
+    )
     normalizer = MODELS.build(
         cfg.model.get('data_preprocessor') or dict(type=ImageNormalizer)
     ).to(device)
     counts = dict(added=0, known=0, skipped=0)
-    waiting: dict[bytes, torch.Tensor] = {}
+    batch: dict[bytes, torch.Tensor] = {}
 
     @torch.no_grad()
-    def write() -> None:
-        if waiting:
-            pixels = normalizer.normalize(torch.stack([*waiting.values()]))
-            writer.add(list(waiting), neck(backbone(pixels)))
-            counts['added'] += len(waiting)
-            waiting.clear()
+    def write_batch() -> None:
+        if batch:
+            pixels = normalizer.normalize(torch.stack([*batch.values()]))
+            writer.add(list(batch), neck(backbone(pixels)))
+            counts['added'] += len(batch)
+            batch.clear()
 
     total = sum(dataset.num_images or 0 for dataset in datasets)
     try:
@@ -249,24 +268,24 @@ def cache_features(
             task = bar.add_task(
                 'images', total=total // get_world_size() or None
             )
-            for digest, pixels, fault in _until(stop, loader):
-                if fault:
+            for digest, pixels, error in _until_stopped(loader, stop):
+                if error:
                     counts['skipped'] += 1
                     if digest:
                         writer.skip(digest)
                     print_log(
-                        printable(f'skipped {fault}'),
+                        printable(f'skipped {error}'),
                         'current',
                         level=logging.WARNING,
                     )
                 elif pixels is None:
                     counts['known'] += 1
                 else:
-                    waiting[digest] = pixels
-                    if len(waiting) == _BATCH:
-                        write()
+                    batch[digest] = pixels
+                    if len(batch) == _BATCH_SIZE:
+                        write_batch()
                 bar.advance(task)
-            write()
+            write_batch()
             stop.raise_if_requested()
     finally:
         writer.close()
@@ -275,15 +294,28 @@ def cache_features(
     return dict(zip(counts, numbers.tolist(), strict=True))
 
 
-def _until(stop: StopRequest, loader: DataLoader) -> Iterator:
-    """What a loader yields until a stop is requested."""
+def _open_writer(
+    folder: 'str | Path', provenance: dict, shape: tuple[int, int], dtype: str
+) -> FeatureWriter:
+    """Open the writer of this rank; the main process writes ``cache.json``."""
+    if not is_main_process():
+        barrier()
+    writer = FeatureWriter(folder, provenance, shape, dtype, get_rank())
+    if is_main_process():
+        barrier()
+    barrier()
+    return writer
+
+
+def _until_stopped(loader: DataLoader, stop: StopRequest) -> Iterator:
+    """Yield the items of a loader until a stop is requested."""
     try:
         for item in loader:
             if stop.signum is not None:
                 return
             yield item
     except RuntimeError:
-        # the signal may have ended the data workers too
+        # the signal may also have ended the data workers
         if stop.signum is None:
             raise
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..models import MiniGPT4
-from ..prompts.encoding import encode_answer
-from ..prompts.prompt import TokenizedPrompt
+from ..prompts import TokenizedPrompt
+from ..prompts.tokenization import encode_answer
 from .hf_generate import hf_generate
 from .model_runner import ModelRunner
 from .prefix_cache import CachedPrefix, PrefixCache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..prompts.prompt import IMAGE_SLOT
+from ..prompts import IMAGE_SLOT
 from .kv_cache import KVCache, OffloadedKV
 
 _MIN_COPIED_TOKENS = 16  # a shorter prefix is computed again

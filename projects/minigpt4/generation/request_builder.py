@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..models import MiniGPT4
+from ..prompts import TokenizedPrompt
 from ..prompts.image_slots import check_image_slots
-from ..prompts.prompt import TokenizedPrompt
 from .detokenizer import Detokenizer
 from .prefix_cache import image_digest, make_cache_key
 from .request import GenerationRequest

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..prompts.prompt import TokenizedPrompt
+from ..prompts import TokenizedPrompt
 from .engine import Engine
 from .request import GenerationRequest
 

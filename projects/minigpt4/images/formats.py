@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Naming what a file is that cannot be read as an image."""
+"""Describe a file that cannot be read as an image, by its first bytes."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ import re
 
 from PIL import features
 
-from ..utils.file_types import archive_format, common_content
+from ..utils.file_types import archive_format, unexpected_content
 
 _HEIC_BRANDS = (
     b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs',
@@ -17,10 +17,11 @@ _CONVERT = 'convert it to JPEG or PNG'
 _RAW = 'develop it to JPEG or PNG with a raw converter'
 _VIDEO = 'save a frame of it as JPEG or PNG'
 _DOCUMENT = 'export the page as PNG'
-_DOWNLOAD = 'the download failed; fetch the image again'
+_DOWNLOAD = 'the download failed; download the image again'
+_AGAIN = 'copy or download it again'
 _GIVE = 'give a JPEG, PNG or WebP file'
 
-# the first bytes of a file, what it is, what to do
+# the first bytes of a file, its kind, what to do
 _SIGNATURES = (
     (b'%PDF', 'a PDF document', _DOCUMENT),
     (b'%!PS', 'an EPS or PostScript document', _DOCUMENT),
@@ -53,11 +54,11 @@ _SIGNATURES = (
     (b'\x89HDF', 'an HDF5 file', _GIVE),
     (b'GRIB', 'a GRIB file', _GIVE),
     (b'BUFR', 'a BUFR file', _GIVE),
-    (b'\xff\xd8', 'a damaged JPEG image', 'copy or download it again'),
-    (b'\x89PNG', 'a damaged PNG image', 'copy or download it again'),
-    (b'GIF8', 'a damaged GIF image', 'copy or download it again'),
+    (b'\xff\xd8', 'a damaged JPEG image', _AGAIN),
+    (b'\x89PNG', 'a damaged PNG image', _AGAIN),
+    (b'GIF8', 'a damaged GIF image', _AGAIN),
     (b'\0\0\0\x0cjP  ', 'a damaged JPEG 2000 image',
-     'copy or download it again'),
+     _AGAIN),
     (b'BM', 'a BMP image of a kind that Pillow does not read', _CONVERT),
     (b'\0\0\1\0', 'a damaged icon', _CONVERT),
     (b'II*\0', 'a TIFF image of a kind that Pillow does not read', _CONVERT),
@@ -70,15 +71,15 @@ _CONTENTS = {
     'empty': ('an empty file (0 bytes)', _GIVE),
     'LFS pointer': (
         'a Git LFS pointer, not the image itself',
-        'fetch the image with: git lfs pull',
+        'download the image with: git lfs pull',
     ),
     'HTML': ('an HTML page', _DOWNLOAD),
-    'zeros': ('a file of zero bytes', 'copy or download it again'),
+    'zeros': ('a file of zero bytes', _AGAIN),
 }
 
 
 def is_avif(data: bytes) -> bool:
-    """Whether a file is AVIF, by its file type box."""
+    """Return whether a file is AVIF, by its file type box."""
     if data[4:8] != b'ftyp':
         return False
     brands = data[8 : _box_end(data)]
@@ -86,7 +87,7 @@ def is_avif(data: bytes) -> bool:
 
 
 def is_heic(data: bytes) -> bool:
-    """Whether a file is HEIC or HEIF and not AVIF, by its file type box."""
+    """Return whether a file is HEIC or HEIF and not AVIF."""
     return (
         data[4:8] == b'ftyp'
         and data[8:12] in _HEIC_BRANDS
@@ -95,7 +96,7 @@ def is_heic(data: bytes) -> bool:
 
 
 def register_heic() -> bool:
-    """Let Pillow read HEIC if the package pillow-heif is installed.
+    """Enable HEIC in Pillow if the package pillow-heif is installed.
 
     Returns:
         Whether it is installed.
@@ -107,19 +108,20 @@ def register_heic() -> bool:
 
 
 def _box_end(data: bytes) -> int:
+    """Return the end of the first ISO media box, at most 128 bytes."""
     return min(int.from_bytes(data[:4], 'big'), 128)
 
 
-def kind_of(data: bytes) -> tuple[str, str]:
-    """What a file is that is not a readable image, and what to do.
+def describe_format(data: bytes) -> tuple[str, str]:
+    """Describe a file that is not a readable image.
 
     Args:
-        data: The file, or its first 1,024 bytes at least.
+        data: The file, or at least its first 1,024 bytes.
 
     Returns:
-        The kind, e.g. ``'a PDF document'``, and advice.
+        The kind of the file, e.g. ``'a PDF document'``, and what to do.
     """
-    if found := _CONTENTS.get(common_content(data[:65536]) or ''):
+    if found := _CONTENTS.get(unexpected_content(data[:65536]) or ''):
         return found
     if data[4:8] == b'ftyp':
         return _iso_media(data)
@@ -141,16 +143,14 @@ def _iso_media(data: bytes) -> tuple[str, str]:
     brand = data[8:12]
     if is_avif(data):
         if features.check('avif'):
-            return 'a damaged AVIF image', 'copy or download it again'
+            return 'a damaged AVIF image', _AGAIN
         return 'an AVIF image, which needs Pillow 11.3 or newer', (
-            f'install it, or {_CONVERT}'
+            f'update Pillow, or {_CONVERT}'
         )
     if brand in _HEIC_BRANDS:
         if importlib.util.find_spec('pillow_heif') is not None:
-            return 'a damaged HEIC image', 'copy or download it again'
-        return 'a HEIC image', (
-            f'install pillow-heif, which is then used, or {_CONVERT}'
-        )
+            return 'a damaged HEIC image', _AGAIN
+        return 'a HEIC image', (f'install pillow-heif, or {_CONVERT}')
     if brand == b'crx ':
         return 'a camera RAW file (Canon CR3)', _RAW
     return 'an MP4 or QuickTime video', _VIDEO
@@ -159,7 +159,7 @@ def _iso_media(data: bytes) -> tuple[str, str]:
 def _riff(data: bytes) -> tuple[str, str]:
     kind = data[8:12]
     if kind == b'WEBP':
-        return 'a damaged WebP image', 'copy or download it again'
+        return 'a damaged WebP image', _AGAIN
     if kind == b'AVI ':
         return 'an AVI video', _VIDEO
     return 'a RIFF file, e.g. sound', _GIVE

@@ -1,5 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Reading an image, whatever it is, to what the official pipeline gives."""
+"""Read an image from any source as RGB, as a Pillow image or a tensor.
+
+:func:`read_image` gives a Pillow image, :func:`load_image` the resized tensor
+of the model. The values are those of the official pipeline.
+"""
 
 import io
 import os
@@ -14,49 +18,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..utils.errors import one_line, printable
-from ..utils.fault_log import IMAGE, NO_IMAGE
 from ..utils.regular_files import (
     FileTooLargeError,
     NotRegularFileError,
     read_regular,
 )
+from ..utils.sample_errors import NO_IMAGE, SampleError
 from ..utils.time_limit import ReadTimeoutError, call_with_limit
-from .formats import is_avif, is_heic, kind_of, register_heic
+from .formats import describe_format, is_avif, is_heic, register_heic
+from .jpeg_decoder import decode_jpeg
 from .metadata import (
-    orientation_of,
-    raw_profile,
+    find_orientation,
+    parse_raw_profile,
     split_jpeg,
     split_png,
     tiff_integer,
-    tiff_orientation_at,
+    tiff_orientation_field,
     transpose,
     transpose_tensor,
     without_avif_exif,
 )
-from .pixel_values import ValueRangeError, to_rgb
+from .rgb import ValueRangeError, to_rgb
 
-MAX_PIXELS = 178_956_970  # where Pillow itself warns of a bomb
-MAX_FILE_BYTES = 1 << 29  # 512 MiB: so many pixels of 3 bytes
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
+MAX_FILE_BYTES = 1 << 29  # 512 MiB, MAX_PIXELS of 3 bytes
 _EPS = (b'%!PS', b'\xc5\xd0\xd3\xc6')
 _TIFF = (b'II*\0', b'MM\0*')
 _NEW_SUBFILE_TYPE = 254
-_LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # JPEG frames
-
-
-class SampleError(ValueError):
-    """A sample that cannot be used; training leaves it out and counts it.
-
-    Args:
-        message: A sentence.
-        reason: One of :data:`~minigpt4.utils.fault_log.REASONS`.
-    """
-
-    def __init__(self, message: str, reason: str = IMAGE) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple:
-        return type(self), (str(self), self.reason)
+_LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)  # markers in JPEG
 
 
 def read_image(
@@ -64,41 +53,41 @@ def read_image(
 ) -> Image.Image:
     """Read an image as RGB.
 
-    The EXIF orientation is applied, transparency is laid on white, grey of
-    16 and 32 bits and of floats is scaled to 8 bits (see
-    :func:`~minigpt4.images.pixel_values.value_range`), CMYK, LAB, palette
-    and grey images are converted. Of several frames or pages the first one
-    is read. Other metadata is not looked at. An opaque RGB image is what
-    Pillow's ``convert('RGB')`` gives, bit for bit.
+    The EXIF orientation is applied. Transparent pixels are composited over
+    white. Grey of 16 and 32 bits and of floats is scaled to 8 bits (see
+    :func:`~minigpt4.images.rgb.value_range`). CMYK, LAB, palette and grey
+    images are converted. Of several frames or pages the first one is read.
+    Other metadata is ignored. An opaque RGB image equals the result of
+    Pillow's ``convert('RGB')`` bit for bit.
 
     Args:
         source: Path, encoded bytes, Pillow image, or an array ``(H, W, 3)``
             or ``(H, W)`` uint8, BGR as everywhere in OpenMMLab.
-        name: What to call it in errors.
+        name: Name of the image for error messages.
 
     Raises:
         SampleError: The image is missing, not a regular file, unreadable,
-            truncated or huge, or its values fill no known range.
+            truncated or too large, or the range of its values is unknown.
     """
     name = _name_of(source, name)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
-        return _converted(source, None, b'', name)
+        return _decode(source, None, b'', name)
     return _from_bytes(_bytes_of(source, name), name)
 
 
 def read_file(path: 'str | PathLike', name: str = '') -> bytes:
-    """Read the file of an image.
+    """Read the bytes of an image file.
 
     Args:
         path: The file.
-        name: What to call it in errors.
+        name: Name of the image for error messages.
 
     Raises:
-        SampleError: It is missing, cannot be read, is not a regular file, has
-            more than ``MAX_FILE_BYTES``, or was not read within the time
-            limit (:mod:`minigpt4.utils.time_limit`).
+        SampleError: The file is missing, cannot be read, is not a regular
+            file, has more than ``MAX_FILE_BYTES``, or was not read within
+            the time limit (:mod:`minigpt4.utils.time_limit`).
     """
     name = _name_of(path, name)
     try:
@@ -141,66 +130,74 @@ def _bytes_of(source: object, name: str) -> bytes:
 
 
 def _from_bytes(data: bytes, name: str) -> Image.Image:
-    """Decode a file of an image."""
+    """Decode the bytes of an image file."""
     orientation = None
-    decoded = data
+    without_metadata = data
     if data.startswith(b'\x89PNG\r\n'):
-        decoded, orientation = split_png(data)
+        without_metadata, orientation = split_png(data)
     elif jpeg := split_jpeg(data):
-        decoded, orientation = jpeg.data, jpeg.orientation
+        without_metadata, orientation = jpeg.data, jpeg.orientation
     elif data[:4] in _TIFF and data[8:10] != b'CR':
-        decoded, orientation = _split_tiff(data, name)
+        without_metadata, orientation = _split_tiff(data, name)
     elif is_avif(data):
-        decoded = without_avif_exif(data)
+        without_metadata = without_avif_exif(data)
     elif is_heic(data):
         register_heic()
     elif data.startswith(_EPS) or not data:
-        # Pillow would run Ghostscript
-        raise _unreadable(name, *kind_of(data))
-    return _converted(io.BytesIO(decoded), orientation, data, name)
+        # Pillow would run Ghostscript for EPS
+        raise _format_error(name, *describe_format(data))
+    return _decode(io.BytesIO(without_metadata), orientation, data, name)
 
 
 def _split_tiff(data: bytes, name: str) -> tuple[bytes, int | None]:
-    """Take the orientation away, so that Pillow does not apply it."""
+    """Reset the orientation of a TIFF, which Pillow would apply.
+
+    Returns:
+        The changed file, and the orientation that it had.
+
+    Raises:
+        SampleError: The first page is a preview of the image.
+    """
     if (tiff_integer(data, _NEW_SUBFILE_TYPE) or 0) & 1:
-        raise _unreadable(
+        raise _format_error(
             name,
             'a camera RAW file or a TIFF whose first page is a preview',
             'convert it to JPEG or PNG',
         )
-    place = tiff_orientation_at(data)
-    if place is None:
+    field = tiff_orientation_field(data)
+    if field is None:
         return data, None
-    at, size, order = place
+    offset, size, order = field
     return (
-        data[:at] + (1).to_bytes(size, order) + data[at + size :],
-        int.from_bytes(data[at : at + size], order),
+        data[:offset] + (1).to_bytes(size, order) + data[offset + size :],
+        int.from_bytes(data[offset : offset + size], order),
     )
 
 
-def _unreadable(name: str, kind: str, advice: str) -> SampleError:
+def _format_error(name: str, kind: str, advice: str) -> SampleError:
     return SampleError(
         f'{name} cannot be read as an image: it is {kind}; {advice}.'
     )
 
 
-def _converted(
+def _decode(
     source: 'io.BytesIO | Image.Image',
     orientation: int | None,
     data: bytes,
     name: str,
 ) -> Image.Image:
-    """Open, check, decode, convert and turn an image.
+    """Open, check and decode an image, convert it and apply the orientation.
 
     Args:
-        source: What Pillow opens, or a Pillow image.
-        orientation: 1 to 8; None is looked for in what Pillow read.
-        data: The whole file, for errors.
-        name: For errors.
+        source: A file that Pillow opens, or a Pillow image.
+        orientation: 1 to 8; None to use the orientation that Pillow reads.
+        data: The original file, for error messages.
+        name: Name of the image for error messages.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of bombs and of odd metadata
+            # Pillow warns of large images and of invalid metadata
+            warnings.simplefilter('ignore')
             image = (
                 source
                 if isinstance(source, Image.Image)
@@ -217,7 +214,7 @@ def _converted(
                 )
             rgb = to_rgb(image)
             if orientation is None:
-                orientation = _found_orientation(image)
+                orientation = _pillow_orientation(image)
             return transpose(rgb, orientation)
     except SampleError:
         raise
@@ -231,49 +228,51 @@ def _converted(
             f'{name} cannot be read as an image: {error}; save it with 8 '
             'bits, e.g. as PNG.'
         ) from error
-    except Exception as error:  # Pillow raises many kinds on broken files
-        raise _undecodable(name, error, data) from error
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise _decoding_error(name, error, data) from error
 
 
-def _found_orientation(image: Image.Image) -> int:
-    """The orientation by what Pillow read, which may be broken in part."""
-    if image.format == 'TIFF':  # Pillow applies it itself
+def _pillow_orientation(image: Image.Image) -> int:
+    """Find the orientation in the metadata of a Pillow image."""
+    if image.format == 'TIFF':  # Pillow has applied it
         return 1
     exif, xmp = image.info.get('exif'), image.info.get('xmp')
     raw = image.info.get('Raw profile type exif')
     if isinstance(raw, str):
-        exif = exif or raw_profile(raw.encode('ascii', 'replace'))
+        exif = exif or parse_raw_profile(raw.encode('ascii', 'replace'))
     if exif or xmp:
-        return orientation_of(exif, xmp)
+        return find_orientation(exif, xmp)
     return image.getexif().get(0x0112, 1)
 
 
-def _undecodable(name: str, error: Exception, data: bytes) -> SampleError:
-    """The sentence of an error that Pillow raised."""
+def _decoding_error(name: str, error: Exception, data: bytes) -> SampleError:
+    """Describe an error that Pillow raised."""
     jpeg = split_jpeg(data)
-    if jpeg and (jpeg.marker in _LOSSLESS or jpeg.bits != 8):
-        return _unreadable(
+    if jpeg and (jpeg.marker in _LOSSLESS_FRAMES or jpeg.bits != 8):
+        lossless = jpeg.marker in _LOSSLESS_FRAMES
+        return _format_error(
             name,
             f'a JPEG image of {jpeg.bits} bits per sample'
-            + (', without loss' if jpeg.marker in _LOSSLESS else ''),
+            + (', lossless' if lossless else ''),
             'save it as JPEG of 8 bits',
         )
     reason = re.sub(r'<[^<>]* at 0x[0-9a-fA-F]+>', 'the file', one_line(error))
     reason = f'{type(error).__name__}: {reason[:120]}'
     if 'truncated' in reason.lower():
-        return _unreadable(
+        return _format_error(
             name,
-            'truncated (its last part is missing)',
+            'truncated (its end is missing)',
             'copy or download it again',
         )
     if not data and not isinstance(error, UnidentifiedImageError):
         return SampleError(f'{name} cannot be read as an image ({reason}).')
-    kind, advice = kind_of(data)
+    kind, advice = describe_format(data)
     if not isinstance(error, UnidentifiedImageError):
         kind = f'{kind} ({reason})'
-    return _unreadable(name, kind, advice)
+    return _format_error(name, kind, advice)
 
 
+# by the kind of the array's type
 _ARRAY_ADVICE = {
     'f': 'convert it: (array * 255).astype("uint8") for values of 0 to 1',
     'b': 'convert it: array.astype("uint8") * 255',
@@ -281,12 +280,12 @@ _ARRAY_ADVICE = {
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    grey = array.ndim == 2
-    colour = array.ndim == 3 and array.shape[2] == 3
-    if array.dtype != np.uint8 or not (grey or colour):
+    is_grey = array.ndim == 2
+    is_colour = array.ndim == 3 and array.shape[2] == 3
+    if array.dtype != np.uint8 or not (is_grey or is_colour):
         advice = 'give one image, with the channels last'
         if array.ndim == 3 and array.shape[2] == 4:
-            advice = 'leave the alpha channel out'
+            advice = 'omit the alpha channel'
         advice = _ARRAY_ADVICE.get(array.dtype.kind, advice)
         raise SampleError(
             f'{name} is an array {array.shape} of {array.dtype}; expected '
@@ -294,16 +293,17 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         )
     if array.size == 0:
         raise SampleError(f'{name} is an empty array {array.shape}.')
-    if not grey:
+    if not is_grey:
         array = np.ascontiguousarray(array[..., ::-1])
     return Image.fromarray(array).convert('RGB')
 
 
 def to_tensor(image: Image.Image, size: int) -> Tensor:
-    """Resize to ``(3, size, size)`` uint8, bicubic, aspect not kept.
+    """Resize an RGB image to ``(3, size, size)`` uint8.
 
-    The tensor is a view of rows of pixels, which the collator copies into
-    the batch as they lie.
+    The resize is bicubic and does not keep the aspect ratio. The tensor is a
+    view with channels last in memory, which the collator copies to the batch
+    without reordering.
 
     Source: MiniGPT-4 ``processors/blip_processors.py`` @ d94738a; the same
     bits before its normalisation.
@@ -320,43 +320,46 @@ def load_image(
 ) -> Tensor:
     """Read and resize an image to ``(3, size, size)`` uint8, RGB.
 
-    The tensor is a view of rows of pixels; see :func:`to_tensor`.
+    The tensor is a view with channels last; see :func:`to_tensor`.
 
     Args:
-        source: What :func:`read_image` reads.
+        source: Any source of :func:`read_image`.
         size: Side in pixels.
-        exact: Whether to give the bits of the official pipeline. If not,
-            whole JPEG files and arrays that are not enlarged go through
-            libjpeg and PyTorch without Pillow, whose resize takes 6 times as
-            long. Measured: up to 9 of 100 values differ by 1, 1 of 80,000
-            by 2.
+        exact: Whether to return the bits of the official pipeline. If not,
+            valid JPEG files and arrays that are not enlarged are resized by
+            PyTorch instead of Pillow, whose resize takes 6 times as long.
+            Measured: up to 9 of 100 values differ by 1, 1 of 80,000 by 2.
 
     Raises:
-        SampleError: The image is missing, unreadable, truncated or huge.
+        SampleError: The image is missing, unreadable, truncated or too
+            large.
     """
     name = ''
     if isinstance(source, (str, PathLike)):
         name = _name_of(source, '')
         source = read_file(source)
     if not exact:
-        pixels = _decoded(source, size)
+        pixels = _decode_without_pillow(source, size)
         if pixels is not None:
-            # rows of pixels, as libjpeg gives them (unless it had to rotate)
-            # and as the fastest kernel wants them
-            rows = pixels.permute(1, 2, 0).contiguous()[None]
-            pixels = rows.permute(0, 3, 1, 2)
-            if pixels.shape[2:] != (size, size):
-                pixels = F.interpolate(
-                    pixels, (size, size), mode='bicubic', antialias=True
+            # Channels last in memory, as codecs return them unless a
+            # rotation was applied: the fastest kernel of the resize expects
+            # this layout.
+            batch = pixels.permute(1, 2, 0).contiguous()[None]
+            batch = batch.permute(0, 3, 1, 2)
+            if batch.shape[2:] != (size, size):
+                batch = F.interpolate(
+                    batch, (size, size), mode='bicubic', antialias=True
                 )
-            return pixels[0]
+            return batch[0]
     return to_tensor(read_image(source, name), size)
 
 
-def _decoded(source: object, size: int) -> Tensor | None:
-    """``(3, H, W)`` uint8 of a JPEG or an array that is not enlarged.
+def _decode_without_pillow(source: object, size: int) -> Tensor | None:
+    """Decode a JPEG or convert an array that is not enlarged.
 
-    None is left to Pillow.
+    Returns:
+        ``(3, H, W)`` uint8; None for a source that :func:`read_image` must
+        read or refuse.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] != (3,):
@@ -372,12 +375,7 @@ def _decoded(source: object, size: int) -> Tensor | None:
         or jpeg.height * jpeg.width >= MAX_PIXELS
     ):
         return None
-    # imported where used: torchvision loads torch._inductor (0.6 s)
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    data = torch.frombuffer(bytearray(jpeg.data), dtype=torch.uint8)
-    try:
-        pixels = decode_jpeg(data, ImageReadMode.RGB)
-    except RuntimeError:
-        return None
-    return transpose_tensor(pixels, jpeg.orientation)
+    pixels = decode_jpeg(jpeg.data)
+    return (
+        None if pixels is None else transpose_tensor(pixels, jpeg.orientation)
+    )

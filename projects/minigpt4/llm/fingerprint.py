@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..prompts.encoding import encode
+from ..prompts.tokenization import encode
 from ..weights.check_llm_folder import check_folder
 from ..weights.hf_folder_files import read_json
 from ..weights.read import open_tensors

@@ -17,7 +17,8 @@ from sentencepiece import SentencePieceProcessor
 
 from .. import compat
 from ..utils.errors import one_line
-from ..utils.file_types import pickled_code, read_head
+from ..utils.file_types import read_head
+from ..weights.file_errors import pickled_code
 from ..weights.hf_folder_files import choose_weights
 from ..weights.load import torch_dtype
 from .llama_tokenizer import load_llama_tokenizer

@@ -14,8 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..prompts.image_slots import check_image_slots
-from ..prompts.prompt import (
+from ..prompts import (
     IMAGE_HERE,
     PromptTemplate,
     TokenizedPrompt,
@@ -23,7 +22,8 @@ from ..prompts.prompt import (
     tokenize,
     with_images,
 )
-from ..prompts.text_checks import check_text
+from ..prompts.image_slots import check_image_slots
+from ..prompts.text_validation import check_text
 from ..utils.errors import printable
 from .packing import MultimodalInputs, build_inputs
 
@@ -95,7 +95,7 @@ class Collator:
         Raises:
             ValueError: The prompt has more or fewer image slots than images,
                 or a question that
-                :func:`~minigpt4.prompts.text_checks.check_text` refuses.
+                :func:`~minigpt4.prompts.text_validation.check_text` refuses.
         """
         turns = [
             replace(

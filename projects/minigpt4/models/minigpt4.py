@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..deprecated import warn_renamed
-from ..prompts.prompt import get_template
+from ..prompts import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
 from .collator import Collator

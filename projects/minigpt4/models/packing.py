@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..prompts.prompt import IMAGE_SLOT, TokenizedPrompt
+from ..prompts import IMAGE_SLOT, TokenizedPrompt
 
 
 class MultimodalInputs(NamedTuple):

@@ -2,29 +2,24 @@
 """Prompts: from a conversation to token ids with image slots."""
 
 from ..deprecated import renamed
-from .prompt import (
-    IMAGE_HERE,
-    IMAGE_SLOT,
-    TEMPLATES,
-    PromptTemplate,
+from .conversation import (
     Segment,
-    TokenizedPrompt,
     Turn,
     answer_segment,
-    get_template,
     render,
     render_chat,
-    tokenize,
     with_images,
 )
+from .templates import IMAGE_HERE, TEMPLATES, PromptTemplate, get_template
+from .tokenization import IMAGE_SLOT, TokenizedPrompt, tokenize
 
 __all__ = [
     'IMAGE_HERE',
     'IMAGE_SLOT',
     'PromptTemplate',
-    'TokenizedPrompt',
     'Segment',
     'TEMPLATES',
+    'TokenizedPrompt',
     'Turn',
     'answer_segment',
     'get_template',

@@ -14,7 +14,7 @@ from ..chat.session import ChatSession
 from ..generation.sampling import SamplingParams
 from ..generation.settings import complete_settings, parse_setting
 from ..images.read import read_image
-from ..prompts.prompt import IMAGE_HERE
+from ..prompts import IMAGE_HERE
 from ..utils.atomic import make_folder
 from ..utils.errors import printable
 from ..utils.regular_files import read_text

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Files and folders that are written whole or not at all."""
+"""Write files and folders completely or not at all."""
 
 import contextlib
 import errno
@@ -12,25 +12,28 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-_cleaned: set[str] = set()  # folders without abandoned temporary files
+from .processes import is_running
+
+# folders whose abandoned temporary files this process has removed
+_cleaned_folders: set[str] = set()
 
 
 def make_folder(folder: 'str | Path') -> None:
-    """Make a folder and its parents, where they are not there yet.
+    """Create a folder and its parents where they do not exist.
 
     Raises:
         NotADirectoryError: A file has that name, or the name of a parent.
-        OSError: It could not be made.
+        OSError: The folder cannot be created.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         parts = (folder, *folder.parents)
-        wrong = next((p for p in parts if os.path.lexists(p)), folder)
+        file = next((p for p in parts if os.path.lexists(p)), folder)
         raise NotADirectoryError(
-            f'{wrong} is a file, but a folder is needed there; give another '
-            'name, or remove it first.'
+            f'{file} is a file, but a folder is expected; give another name, '
+            'or remove the file first.'
         ) from error
 
 
@@ -38,24 +41,23 @@ def make_folder(folder: 'str | Path') -> None:
 def replacing(path: 'str | Path') -> Iterator[Path]:
     """Write a file or folder under a temporary name, then rename it.
 
-    Each writer has a temporary name of its own in the same folder, so that
-    several may write one file: the last to finish wins, and every reader
-    sees a whole file. Temporary files of writers of this host that have
-    ended are removed.
+    Each writer uses its own temporary name in the same folder, so several
+    processes may write one file: the last to finish wins, and every reader
+    reads a complete file. Temporary files of processes of this host that
+    have ended are removed. If the body raises, no temporary file remains and
+    an existing file is unchanged.
 
     Args:
-        path: Where to; its parent is made. A file of that name is replaced.
+        path: The final path. Its parent is created; an existing file is
+            replaced.
 
     Yields:
-        The temporary path. The body makes a file or a folder of it.
+        The temporary path, where the body creates a file or a folder.
 
     Raises:
-        FileExistsError: A folder of that name is not empty.
-        NotADirectoryError: A parent of it is a file.
-        OSError: It could not be written (a full disk, say).
-
-    Whatever the body raises, no temporary file remains and a file that was
-    there before is unchanged.
+        FileExistsError: ``path`` is a folder that is not empty.
+        NotADirectoryError: A parent of ``path`` is a file.
+        OSError: ``path`` cannot be written, e.g. on a full disk.
     """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
@@ -65,63 +67,53 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
         )
     make_folder(path.parent)
     _remove_abandoned(path.parent)
-    part = path.with_name(
-        f'.{_short(path.name)}.{_host()}-{os.getpid()}-'
+    temporary = path.with_name(
+        f'.{_stem(path.name)}.{_host()}-{os.getpid()}-'
         f'{secrets.token_hex(4)}.part'
     )
     try:
-        yield part
-        if part.is_dir() and path.is_dir():
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
             path.rmdir()
-        os.replace(part, path)
+        os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        _remove(part)
+        _remove(temporary)
         if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # a full disk names no file
+            error.filename = str(path)  # ENOSPC carries no file name
         raise
 
 
 def _host() -> str:
-    """The host's name, in characters that a file name may have."""
+    """Return the host name, in characters that a file name may have."""
     return re.sub(r'[^A-Za-z0-9]', '_', socket.gethostname())[:32]
 
 
-def _short(name: str) -> str:
-    """A name, or a digest of one that leaves no room for a suffix."""
+def _stem(name: str) -> str:
+    """Return a name, or its digest if it leaves no room for a suffix."""
     data = os.fsencode(name)
     return name if len(data) <= 150 else hashlib.sha256(data).hexdigest()
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove a folder's temporary files whose writer on this host has ended.
+    """Remove temporary files of processes of this host that have ended.
 
-    Once for each folder and process, as the folder may be large.
+    Each process does this once per folder, as a folder may be large.
     """
-    place = os.path.abspath(folder)
-    if place in _cleaned:
+    absolute = os.path.abspath(folder)
+    if absolute in _cleaned_folders:
         return
-    _cleaned.add(place)
-    own = re.compile(rf'\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.part')
+    _cleaned_folders.add(absolute)
+    pattern = re.compile(rf'\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.part')
     for entry in os.scandir(folder):
-        match = own.fullmatch(entry.name)
-        if match and not _is_running(int(match[1])):
+        match = pattern.fullmatch(entry.name)
+        if match and not is_running(int(match[1])):
             _remove(Path(entry.path))
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
-
-
 def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power failure, where the system can."""
-    with contextlib.suppress(OSError):  # some network file systems refuse
+    """Flush a renamed entry to disk, where the file system supports it."""
+    with contextlib.suppress(OSError):  # some network file systems refuse it
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -137,27 +129,27 @@ def _remove(path: Path) -> None:
 
 
 def write_atomically(path: 'str | Path', data: bytes) -> None:
-    """Write a file through a temporary one that then takes its name.
+    """Write a file under a temporary name, then rename it.
 
     Args:
-        path: Where to; its folder is made.
-        data: What to write.
+        path: The file; its folder is created.
+        data: The content.
 
     Raises:
-        OSError: It could not be written (a full disk, say); what was there
-            before is unchanged and no temporary file remains.
+        OSError: The file cannot be written, e.g. on a full disk. An existing
+            file is unchanged and no temporary file remains.
     """
     path = Path(path)
     try:
-        with replacing(path) as part, open(part, 'wb') as file:
+        with replacing(path) as temporary, open(temporary, 'wb') as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OSError(
             error.errno,
             f'{path} ({len(data):,} bytes) could not be saved '
-            f'({error.strerror or error}); what was saved before is whole'
-            + (': free some space and resume' if full else ''),
+            f'({error.strerror or error}); files saved earlier are complete'
+            + (': free some space and resume' if disk_full else ''),
         ) from error

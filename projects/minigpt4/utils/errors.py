@@ -1,9 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""How an error is shown to a user: one line, or the traceback on request."""
+"""Report errors to the user: in one line, or as a traceback on request."""
 
 import argparse
 import contextlib
 import functools
+import json
 import os
 import sys
 import traceback
@@ -17,17 +18,17 @@ class UserError(Exception):
     """Base of errors of other types whose message is for the user."""
 
 
-# Errors whose message is a sentence for the user. Any other type is a fault
-# of the program, so its name is printed too.
+# The message of these errors is a sentence for the user. Any other type is a
+# bug, so the name of the type is printed too.
 EXPECTED_ERRORS = (ImportError, OSError, ValueError, UserError)
 _HARMLESS = '\u3000\u200d'  # ideographic space, joiner of emoji
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal or a log would interpret.
+    r"""Escape the characters that a terminal or a log would interpret.
 
     Args:
-        text: Any text, e.g. a file name or part of a data record.
+        text: Any text, e.g. a file name or a field of a record.
 
     Returns:
         The text with control characters, line separators, text-direction
@@ -43,12 +44,25 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """Give the message of an error in one printable line.
+def short_json(value: Any, max_characters: int = 60) -> str:
+    """Format a value for an error message: JSON, printable and shortened.
 
     Args:
-        error: The error. The number of an operating-system error is left
-            out; its file name is kept.
+        value: The value; what JSON cannot represent is written as text.
+        max_characters: Longest result before escaping.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if len(text) > max_characters:
+        text = text[: max_characters - 3] + '...'
+    return printable(text)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one printable line.
+
+    Args:
+        error: The error. Of an operating-system error the file name is kept
+            and the error number is omitted.
     """
     if isinstance(error, FileNotFoundError) and error.filename:
         return printable(f'{os.fspath(error.filename)} does not exist')
@@ -61,18 +75,18 @@ def one_line(error: BaseException) -> str:
 
 
 def add_debug_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command show tracebacks; :func:`reports_errors` acts on it."""
+    """Add ``--debug``, which :func:`reports_errors` reads, to a parser."""
     parser.add_argument(
         '--debug',
         action='store_true',
-        help='show the traceback of an error',
+        help='print the traceback of an error',
     )
 
 
 def reports_errors(
     main: Callable[..., int | None],
 ) -> Callable[..., int]:
-    """Decorate the ``main`` of a command: errors become one line and 1.
+    """Decorate the ``main`` of a command: an error is printed in one line.
 
     The decorated function returns the exit status of ``main`` (None is 0);
     1 after an error, whose message is printed on standard error as
@@ -91,7 +105,7 @@ def reports_errors(
         try:
             status = main(*args, **kwargs) or 0
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a failure can be reported
+                sys.stdout.flush()  # a failure can still be reported here
             return status
         except KeyboardInterrupt as stop:
             if debug:
@@ -101,7 +115,7 @@ def reports_errors(
             print(f'\n{message}', file=sys.stderr)
             return status
         except BrokenPipeError:
-            _discard_output()  # its reader has ended
+            _discard_output()  # the reading program has ended
             return 1
         except Exception as error:
             if debug:
@@ -109,7 +123,7 @@ def reports_errors(
             print(f'error: {describe(error)}', file=sys.stderr)
             try:
                 sys.stdout.flush()
-            except (OSError, ValueError, AttributeError):  # a full disk
+            except (OSError, ValueError, AttributeError):  # e.g. a full disk
                 _discard_output()
             return 1
 
@@ -117,20 +131,20 @@ def reports_errors(
 
 
 def _discard_output() -> None:
-    """Discard what standard output did not take.
+    """Discard the buffered output that could not be written.
 
-    Python would print another error when it flushes it at exit.
+    Otherwise Python prints a second error when it flushes the buffer at exit.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
 
 
 def describe(error: Exception) -> str:
-    """Give the message of an error, with the type of an unexpected one."""
-    # torch's, which this module does not import
-    no_memory = type(error).__name__ == 'OutOfMemoryError'
-    if isinstance(error, EXPECTED_ERRORS) or no_memory:
+    """Return the message of an error, and the type of an unexpected one."""
+    # by name: this module does not import torch
+    out_of_memory = type(error).__name__ == 'OutOfMemoryError'
+    if isinstance(error, EXPECTED_ERRORS) or out_of_memory:
         return one_line(error)
     return (
         f'{type(error).__name__}: {one_line(error)} (not an expected error; '

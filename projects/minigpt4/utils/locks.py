@@ -1,15 +1,17 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""One writer for a folder or a file; the lock of a killed process is free.
+"""Locks that allow one writer per folder or file.
 
-:class:`FolderLock` is for a folder that runs on several hosts may share. It
-is a POSIX record lock on a file of its own, which names host and process for
-the error of a second writer. Where the file system does not pass locks on to
-other hosts, the age of that file decides: the holder touches it regularly.
+:class:`FolderLock` protects a folder that runs on several hosts may share.
+It is a POSIX record lock on a lock file, which names host and process for
+the error of a second writer. On a file system that does not pass locks on to
+other hosts, the age of the lock file decides: its owner touches it every
+``TOUCH_SECONDS``.
 
-:func:`lock_file` is for one file that is written to its end. It locks that
-file itself, by ``flock``, so it leaves no other file next to the user's, but
-cannot name the holder. The kernel releases both locks when the process ends.
-:mod:`~minigpt4.weights.download` waits for another process, with ``filelock``.
+:func:`lock_file` protects one file while it is written. It locks that file
+itself with ``flock``, so it creates no second file next to the user's, but
+cannot name the owner. The kernel releases both locks when a process ends.
+``filelock``, which :mod:`~minigpt4.weights.download` uses to wait for another
+download, does neither: it names no owner and has no age.
 """
 
 import errno
@@ -26,30 +28,31 @@ from typing import IO
 
 from mmengine.logging import print_log
 
+from .processes import is_running
 from .regular_files import NotRegularFileError
 
 TOUCH_SECONDS = 30.0
 STALE_SECONDS = 180.0
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# record locks do not exclude within a process, and closing a second
-# descriptor of the file would release them; so this process's own are noted
-# a link or a FIFO of that name is refused, and never waited for
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# refuses a symbolic link, and does not wait for the reader of a FIFO
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_held: dict[str, dict] = {}
+# Record locks do not exclude the same process, and closing a second
+# descriptor of the file would release them, so this process notes its own.
+_own_locks: dict[str, dict] = {}
 
 
 def lock_file(file: IO, seconds: float = 0.0) -> bool:
-    """Lock an open file for this process alone, until it is closed.
+    """Lock an open file for this process until the file is closed.
 
-    A file system without locks is named in a warning; the file then counts
-    as locked.
+    On a file system without locks a warning is logged and the file counts as
+    locked.
 
     Args:
-        file: The file. A child process that inherits it holds the lock too.
+        file: The file. A child process that inherits it has the lock too.
         seconds: How long to wait for another process.
 
     Returns:
-        False where another process still holds the lock.
+        False if another process still has the lock.
     """
     end = time.monotonic() + seconds
     while True:
@@ -60,13 +63,12 @@ def lock_file(file: IO, seconds: float = 0.0) -> bool:
             if time.monotonic() >= end:
                 return False
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _UNSUPPORTED:
                 raise
-            print_log(
+            _warn(
                 f'{file.name} is on a file system without locks '
-                f'({error.strerror}); let no second process write it.',
-                logger='current',
-                level=logging.WARNING,
+                f'({error.strerror}); make sure that no second process '
+                'writes it.'
             )
             return True
         time.sleep(0.1)
@@ -77,19 +79,22 @@ class LockedError(ValueError):
 
 
 class UnwritableFolderError(OSError):
-    """The folder cannot be made or written."""
+    """The folder cannot be created or written."""
 
 
 class FolderLock:
-    """A context manager: this process alone writes into a folder.
+    """Context manager that makes this process the only writer of a folder.
 
     Args:
-        folder: The folder; it is made.
-        purpose: What runs there, for the error of a second one.
+        folder: The folder; it is created.
+        purpose: What this process does there, e.g. ``'training'``. It names
+            the lock file and is used in the error of a second process.
 
     Raises:
-        LockedError: On entering: another process holds the lock.
+        LockedError: On entering: another process has the lock.
         UnwritableFolderError: On entering: the folder cannot be written.
+        NotRegularFileError: On entering: the lock file is a symbolic link, a
+            FIFO, a device or a folder.
     """
 
     def __init__(
@@ -98,8 +103,8 @@ class FolderLock:
         self.folder = Path(folder)
         self.purpose = purpose
         self.path = self.folder / f'.{purpose}.lock'
-        self._file: int | None = None
-        self._ended = threading.Event()
+        self._descriptor: int | None = None
+        self._released = threading.Event()
 
     def __enter__(self) -> 'FolderLock':
         try:
@@ -120,82 +125,85 @@ class FolderLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._file is not None:
-            # removed while it is held, so that no other can hold it too
+        self._released.set()
+        if self._descriptor is not None:
+            # removed before it is unlocked, so that no other process can
+            # lock a file that is about to be removed
             self.path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = None
-        _held.pop(str(self.path.absolute()), None)
+            os.close(self._descriptor)
+            self._descriptor = None
+        _own_locks.pop(str(self.path.absolute()), None)
 
     def _acquire(self) -> None:
-        note = _held.get(str(self.path.absolute()))
-        if note is not None:
-            raise self._in_use(note)
-        while self._file is None:
-            file = os.open(self.path, _FLAGS, 0o644)
+        owner = _own_locks.get(str(self.path.absolute()))
+        if owner is not None:
+            raise self._locked_error(owner)
+        while self._descriptor is None:
+            descriptor = os.open(self.path, _FLAGS, 0o644)
             try:
-                if self._lock(file):
-                    self._file = file
+                if self._lock(descriptor):
+                    self._descriptor = descriptor
             finally:
-                if self._file is None:
-                    os.close(file)
+                if self._descriptor is None:
+                    os.close(descriptor)
 
-    def _lock(self, file: int) -> bool:
-        """Lock an opened file; False where it was removed meanwhile."""
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+    def _lock(self, descriptor: int) -> bool:
+        """Lock an opened file; return False if it was removed meanwhile."""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotRegularFileError(
                 f'{self.path} is not a regular file; remove it.'
             )
-        shared = True  # whether locks work here at all
+        supported = True
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise self._in_use(_read(file)) from None
-            if error.errno not in _NO_LOCKS:
+                raise self._locked_error(_read_owner(descriptor)) from None
+            if error.errno not in _UNSUPPORTED:
                 raise
-            shared = False
+            supported = False
         try:
-            if os.fstat(file).st_ino != os.stat(self.path).st_ino:
+            if os.fstat(descriptor).st_ino != os.stat(self.path).st_ino:
                 return False
         except FileNotFoundError:
             return False
-        note = _read(file)
-        if note:
-            self._take_over(note, file, shared)
-        os.ftruncate(file, 0)
-        mine = dict(
+        owner = _read_owner(descriptor)
+        if owner:
+            self._take_over(owner, descriptor, supported)
+        os.ftruncate(descriptor, 0)
+        owner = dict(
             host=socket.gethostname(), pid=os.getpid(), since=time.time()
         )
-        os.pwrite(file, json.dumps(mine).encode(), 0)
-        _held[str(self.path.absolute())] = mine
+        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+        _own_locks[str(self.path.absolute())] = owner
         return True
 
-    def _take_over(self, note: dict, file: int, shared: bool) -> None:
-        """Take the lock of a process that has ended without removing it.
+    def _take_over(self, owner: dict, descriptor: int, locked: bool) -> None:
+        """Accept the lock of a process that ended without removing it.
+
+        Args:
+            owner: The content of the lock file.
+            descriptor: The lock file.
+            locked: Whether this process has the kernel's lock.
 
         Raises:
-            LockedError: It may still run.
+            LockedError: The owner may still be running.
         """
-        own_host = note.get('host') == socket.gethostname()
-        if own_host:
-            running = not shared and _is_running(note.get('pid'))
+        if owner.get('host') == socket.gethostname():
+            running = not locked and _is_other_process(owner.get('pid'))
         else:
-            running = self._age(file) < STALE_SECONDS
+            running = self._age(descriptor) < STALE_SECONDS
         if running:
-            raise self._in_use(note)
-        print_log(
-            f'{self.path}: the {self.purpose} of process {note.get("pid")} '
-            f'on {note.get("host")} has ended without removing its lock; it '
-            'is taken over.',
-            logger='current',
-            level=logging.WARNING,
+            raise self._locked_error(owner)
+        _warn(
+            f'{self.path}: the {self.purpose} of process {owner.get("pid")} '
+            f'on {owner.get("host")} has ended without removing its lock; '
+            'this process takes over the lock.'
         )
 
-    def _age(self, file: int) -> float:
-        """Seconds since the file was touched, by the file system's clock."""
-        touched = os.fstat(file).st_mtime
+    def _age(self, descriptor: int) -> float:
+        """Seconds since the last touch, by the clock of the file system."""
+        touched = os.fstat(descriptor).st_mtime
         probe = self.path.with_name(f'{self.path.name}.{os.getpid()}.probe')
         probe.touch()
         try:
@@ -203,55 +211,52 @@ class FolderLock:
         finally:
             probe.unlink()
 
-    def _in_use(self, note: dict) -> LockedError:
-        since = note.get('since')
-        if not isinstance(since, (int, float)):  # a damaged note
+    def _locked_error(self, owner: dict) -> LockedError:
+        since = owner.get('since')
+        if not isinstance(since, (int, float)):  # a damaged lock file
             since = time.time()
         age = max(time.time() - since, 0)
-        host = note.get('host', 'an unknown host')
-        elsewhere = host != socket.gethostname()
-        return LockedError(
+        host = owner.get('host', 'an unknown host')
+        message = (
             f'{self.folder} is already in use by another {self.purpose}: '
-            f'process {note.get("pid", "unknown")} on {host}, for '
-            f'{age / 60:.0f} minutes; wait for its end, or give another '
+            f'process {owner.get("pid", "unknown")} on {host}, for '
+            f'{age / 60:.0f} minutes; wait until it ends, or give another '
             'folder'
-            + (
+        )
+        if host != socket.gethostname():
+            message += (
                 f' (if it has ended, the lock is free '
                 f'{STALE_SECONDS / 60:.0f} minutes later, or after removing '
-                f'{self.path}).'
-                if elsewhere
-                else '.'
+                f'{self.path})'
             )
-        )
+        return LockedError(f'{message}.')
 
     def _touch(self) -> None:
-        while not self._ended.wait(TOUCH_SECONDS):
+        while not self._released.wait(TOUCH_SECONDS):
             try:
                 os.utime(self.path)
             except OSError as error:
-                print_log(
+                _warn(
                     f'{self.path} cannot be touched ({error.strerror}); '
-                    'another process may take the lock.',
-                    logger='current',
-                    level=logging.WARNING,
+                    'another process may take over the lock.'
                 )
 
 
-def _read(file: int) -> dict:
+def _read_owner(descriptor: int) -> dict:
+    """Return the content of a lock file; empty if it cannot be parsed."""
     try:
-        note = json.loads(os.pread(file, 4096, 0))
+        owner = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:  # empty, or being written
         return {}
-    return note if isinstance(note, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
-def _is_running(pid: object) -> bool:
-    if type(pid) is not int or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
+def _is_other_process(pid: object) -> bool:
+    """Whether a value is the id of another running process."""
+    return (
+        type(pid) is int and pid > 0 and pid != os.getpid() and is_running(pid)
+    )
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Opening files of users: regular files only, so that no read blocks."""
+"""Open files of users: regular files only, so that no read blocks."""
 
 import os
 import stat
@@ -20,21 +20,22 @@ class NotRegularFileError(ValueError):
 
 
 class FileTooLargeError(ValueError):
-    """A file has more bytes than a reader takes."""
+    """A file has more bytes than the reader accepts."""
 
 
 def open_regular(path: 'str | os.PathLike') -> BinaryIO:
     """Open a regular file for reading bytes.
 
-    Opening never waits for a writer of a FIFO. The opened file is checked
-    too, so that a path may change between the check and the read.
+    Opening never waits for the writer of a FIFO. The opened file is checked
+    again, as the path may change between the first check and the opening.
 
     Args:
         path: The file; symbolic links are followed.
 
     Raises:
-        NotRegularFileError: It is a FIFO, a device, a socket or a folder.
-        OSError: It is missing or cannot be opened.
+        NotRegularFileError: The path is a FIFO, a device, a socket or a
+            folder.
+        OSError: The file is missing or cannot be opened.
     """
     _require_regular(path, os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -58,14 +59,14 @@ def _require_regular(path: 'str | os.PathLike', mode: int) -> None:
 def read_regular(
     path: 'str | os.PathLike', max_bytes: int | None = None
 ) -> bytes:
-    """Read a whole regular file.
+    """Read a regular file completely.
 
     Args:
         path: The file; symbolic links are followed.
-        max_bytes: The most bytes that are read; None is no limit.
+        max_bytes: Largest accepted size in bytes; None for no limit.
 
     Raises:
-        FileTooLargeError: It has more than ``max_bytes``.
+        FileTooLargeError: The file has more than ``max_bytes``.
         NotRegularFileError: As :func:`open_regular`.
         OSError: As :func:`open_regular`.
     """
@@ -74,7 +75,7 @@ def read_regular(
             return file.read()
         size = os.fstat(file.fileno()).st_size
         if size <= max_bytes:
-            # one byte more shows whether the file grows meanwhile
+            # one more byte shows whether the file grows meanwhile
             data = file.read(size + 1)
             while len(data) > size and len(data) <= max_bytes:
                 size = len(data)
@@ -91,8 +92,8 @@ def read_text(path: 'str | os.PathLike') -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        ValueError: It is not a regular file or not UTF-8.
-        OSError: It is missing or cannot be opened.
+        ValueError: The file is not a regular file or not UTF-8.
+        OSError: The file is missing or cannot be opened.
     """
     data = read_regular(path)
     try:

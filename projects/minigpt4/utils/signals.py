@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Stopping on SIGINT, SIGTERM and SIGHUP: now, or after the current step.
+"""Stop on SIGINT, SIGTERM or SIGHUP, immediately or after the current step.
 
 Schedulers (Slurm, Kubernetes, systemd) send SIGTERM, wait, then SIGKILL. A
 closed terminal sends SIGHUP, Ctrl-C sends SIGINT. Each command handles them
@@ -7,11 +7,12 @@ in one of two ways:
 
 - :func:`raise_on_signals` raises :class:`StopSignal` in the main thread, so
   that ``with`` and ``finally`` blocks clean up as after Ctrl-C.
-- :class:`StopRequest` notes the signal; a loop asks after each step.
+- :class:`StopRequest` records the signal; a loop checks it after each step.
 
-With both, a second signal ends the process at once. A signal that comes less
-than :data:`REPEAT_SECONDS` after the first is the first one again: schedulers
-signal all processes of a job, and a launcher passes the signal on as well.
+With both, a second signal ends the process immediately. A signal that arrives
+less than :data:`REPEAT_SECONDS` after the first counts as the first one:
+schedulers signal all processes of a job, and a launcher forwards the signal
+as well.
 """
 
 import contextlib
@@ -19,8 +20,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPEAT_SECONDS = 1.0
@@ -41,26 +43,26 @@ class StopSignal(KeyboardInterrupt):
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:
-    """128 + the signal's number, as shells and schedulers expect it."""
+    """Return 128 + the signal's number, as shells and schedulers expect."""
     return 128 + getattr(stop, 'signum', signal.SIGINT)
 
 
 class StopRequest:
-    """A context manager that notes a stop signal instead of ending.
+    """Context manager that records a stop signal instead of ending.
 
-    Outside the main thread no handler can be installed; then nothing is
-    noted. A signal that the process was started to ignore (``nohup``) stays
-    ignored.
+    Outside the main thread no handler can be installed; then no signal is
+    recorded. A signal that the process was started to ignore (``nohup``)
+    stays ignored.
 
     Attributes:
-        signum: The signal's number; None while no signal has come.
+        signum: The signal's number; None before a signal arrives.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._since = 0.0
         self._process = os.getpid()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
         self._previous = _install(self._handle)
@@ -71,14 +73,14 @@ class StopRequest:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a forked data worker, which its parent ends
+            return  # in a forked data worker, which its parent stops
         if self.signum is None:
             self.signum, self._since = signum, time.monotonic()
         elif time.monotonic() - self._since > REPEAT_SECONDS:
-            end_at_once(signum)
+            end_immediately(signum)
 
     def raise_if_requested(self) -> None:
-        """Raise :class:`StopSignal` where a signal has come."""
+        """Raise :class:`StopSignal` if a signal has arrived."""
         if self.signum is not None:
             raise StopSignal(self.signum)
 
@@ -90,9 +92,10 @@ def raise_on_signals(
     """Raise :class:`StopSignal` in the main thread at the first signal.
 
     Args:
-        note: What is kept, for the user; it is added to the message of a
-            StopSignal or KeyboardInterrupt that leaves the block.
-        signals: Which signals; the others stay as they are.
+        note: Text for the user, e.g. which results are saved. It is added
+            to the message of a StopSignal or KeyboardInterrupt that leaves
+            the block.
+        signals: The signals to handle; others keep their handlers.
     """
     since: float | None = None
 
@@ -102,7 +105,7 @@ def raise_on_signals(
             since = time.monotonic()
             raise StopSignal(signum)
         if time.monotonic() - since > REPEAT_SECONDS:
-            end_at_once(signum)
+            end_immediately(signum)
 
     previous = _install(handle, signals)
     try:
@@ -117,10 +120,10 @@ def raise_on_signals(
 
 @contextlib.contextmanager
 def blocked_signals() -> Iterator[None]:
-    """Hold stop signals back; processes started inside never get them.
+    """Block stop signals; processes started inside never receive them.
 
-    For data workers, which end with their parent: a signal to the whole
-    process group would otherwise end them in the middle of a step.
+    For data workers, which end with their parent: a signal to the process
+    group would otherwise end them in the middle of a step.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -129,25 +132,27 @@ def blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def end_at_once(signum: int) -> None:
-    """End this process by the default action of a signal."""
+def end_immediately(signum: int) -> None:
+    """End this process with the default action of a signal."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
 
 
 def _install(
-    handler, signals: Sequence[signal.Signals] = STOP_SIGNALS
-) -> dict[int, object]:
+    handler: Callable[[int, FrameType | None], None],
+    signals: Sequence[signal.Signals] = STOP_SIGNALS,
+) -> dict[int, Any]:
+    """Install a handler; return the handlers that it replaces."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    previous: dict[int, object] = {}
+    previous: dict[int, Any] = {}
     for signum in signals:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             previous[signum] = signal.signal(signum, handler)
     return previous
 
 
-def _restore(previous: dict) -> None:
+def _restore(previous: dict[int, Any]) -> None:
     for signum, handler in previous.items():
-        # None: the handler was not installed from Python
+        # None: a handler that was not installed from Python
         signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -2,8 +2,8 @@
 """A time limit for calls that a file system can block.
 
 A read from a network mount that does not respond cannot be interrupted. The
-call runs in a daemon thread, which is abandoned when the time is over. A
-thread is used again, so that a call costs some 20 microseconds.
+call runs in a daemon thread, which is abandoned after the time limit. Threads
+are reused, so a call costs about 20 microseconds.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 T = TypeVar('T')
 READ_SECONDS_VARIABLE = 'MINIGPT4_READ_SECONDS'
-_READ_SECONDS = 60.0
+_DEFAULT_SECONDS = 60.0
 
 
 class ReadTimeoutError(OSError):
@@ -22,16 +22,16 @@ class ReadTimeoutError(OSError):
 
 
 def read_seconds() -> float:
-    """Seconds that one read of a user's file may take, 60 by default.
+    """Return the time limit of one read of a user's file, by default 60 s.
 
-    The environment variable ``MINIGPT4_READ_SECONDS`` changes it.
+    The environment variable ``MINIGPT4_READ_SECONDS`` sets it.
 
     Raises:
         ValueError: The variable is not a number above 0.
     """
     text = os.environ.get(READ_SECONDS_VARIABLE)
     if text is None:
-        return _READ_SECONDS
+        return _DEFAULT_SECONDS
     try:
         seconds = float(text)
     except ValueError:
@@ -44,8 +44,8 @@ def read_seconds() -> float:
     return seconds
 
 
-class _Thread:
-    """A daemon thread that makes one call after the other."""
+class _CallThread:
+    """A daemon thread that runs one call after the other."""
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue = queue.SimpleQueue()
@@ -62,30 +62,31 @@ class _Thread:
             except BaseException as raised:
                 result, error = None, raised
             self.results.put((result, error))
-            # nothing is kept until the next call
+            # no reference to the result until the next call
             del call, result, error
 
 
-_idle: list[_Thread] = []
-os.register_at_fork(after_in_child=_idle.clear)  # threads do not survive it
+_idle_threads: list[_CallThread] = []
+# threads do not survive a fork
+os.register_at_fork(after_in_child=_idle_threads.clear)
 
 
 def call_with_limit(call: Callable[[], T], name: str) -> T:
-    """Make a call that may block, with a time limit.
+    """Run a call that may block, with a time limit.
 
     Args:
-        call: What to run in another thread.
-        name: What is read, for the error.
+        call: The function to run in another thread.
+        name: What it reads, for the error message.
 
     Raises:
-        ReadTimeoutError: The time is over. The thread is abandoned; what it
-            returns later is dropped.
+        ReadTimeoutError: The call did not return in time. Its thread is
+            abandoned and its later result is dropped.
     """
     seconds = read_seconds()
     try:
-        thread = _idle.pop()
+        thread = _idle_threads.pop()
     except IndexError:
-        thread = _Thread()
+        thread = _CallThread()
     thread.calls.put(call)
     try:
         result, error = thread.results.get(timeout=seconds)
@@ -95,7 +96,7 @@ def call_with_limit(call: Callable[[], T], name: str) -> T:
             f'system does not respond); set {READ_SECONDS_VARIABLE} to wait '
             'longer.'
         ) from None
-    _idle.append(thread)
+    _idle_threads.append(thread)
     if error is not None:
         raise error
     return result

@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..utils.file_types import foreign_content, read_head, safetensors_fault
+from ..utils.file_types import read_head
+from .file_errors import safetensors_error, weights_file_error
 from .hf_folder_files import (
     AGAIN,
     choose_weights,
@@ -107,7 +108,7 @@ def _check_tokenizer(folder: Path) -> Iterator[Fault]:
         )
     for name in names:
         head = read_head(folder / name)
-        found = foreign_content(head)
+        found = weights_file_error(head)
         # the first byte of SentencePiece models is a field tag; tiktoken's
         # files are text
         if not found and name.endswith('.model') and head[0] != 0x0A:
@@ -172,10 +173,10 @@ def _check_weight_file(path: Path) -> Iterator[Fault]:
     if not path.is_file():
         return  # find_unsafe_files has reported it
     if path.suffix == '.safetensors':
-        found = safetensors_fault(path)
+        found = safetensors_error(path)
     else:
         head = read_head(path)
-        found = foreign_content(head)
+        found = weights_file_error(head)
         if not found and head[:2] == b'PK' and not zipfile.is_zipfile(path):
             found = f'is truncated ({path.stat().st_size:,} bytes)', AGAIN
     if found is not None:

@@ -18,7 +18,7 @@ from platformdirs.unix import Unix
 
 from ..deprecated import renamed
 from ..utils.atomic import write_atomically
-from ..utils.file_types import common_content
+from ..utils.file_types import unexpected_content
 from .transfer import (
     DISK_FULL,
     MirrorError,
@@ -273,7 +273,7 @@ def _accept(
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     found = digest.hexdigest()
-    reason = _WRONG_CONTENT.get(common_content(head) or '', '')
+    reason = _WRONG_CONTENT.get(unexpected_content(head) or '', '')
     if not reason and digits and not found.startswith(digits):
         reason = (
             f'another file: its SHA-256 begins with {found[: len(digits)]}, '

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..utils.file_types import foreign_content
 from ..utils.regular_files import read_regular
+from .file_errors import weights_file_error
 
 AGAIN = 'download it again'
 _WEIGHT_SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.h5', '.msgpack')
@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict:
         OSError: It cannot be read.
     """
     data = read_regular(path)
-    found = foreign_content(data[:512])
+    found = weights_file_error(data[:512])
     if found is not None:
         raise ValueError(f'{path} is no JSON: it {found[0]}; {found[1]}.')
     if data.startswith(b'\xef\xbb\xbf'):

@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 
-from ..utils.file_types import (
-    foreign_content,
-    pickled_code,
-    read_head,
-    safetensors_fault,
-)
+from ..utils.file_types import read_head
 from ..utils.regular_files import open_regular
 from .checksum import check_weights
+from .file_errors import pickled_code, safetensors_error, weights_file_error
 
 _CHUNK_BYTES = 2**20
 
@@ -121,9 +117,9 @@ def unreadable_error(path: Path, error: Exception) -> ValueError:
 def _explain(path: Path, error: Exception) -> str:
     """Say why a file cannot be read as weights, and what to do."""
     head = read_head(path)
-    found = foreign_content(head)
+    found = weights_file_error(head)
     if found is None and is_safetensors(path):
-        found = safetensors_fault(path)
+        found = safetensors_error(path)
         if found is not None and not found[0].startswith('is '):
             found = 'is truncated or damaged', f'{found[1]}: it {found[0]}'
     if found is not None:

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from ...datasets import ImageTextPairs
 from ...images.figure import captioned, file_name
-from ...prompts.prompt import Turn
+from ...prompts import Turn
 from ...registry import HOOKS
 from ...utils.errors import printable
 from ..ranks import unwrapped_model

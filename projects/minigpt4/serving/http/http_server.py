@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from ...utils.signals import end_at_once
+from ...utils.signals import end_immediately
 from .api import ChatApi
 from .connections import (
     ConnectionGuard,
@@ -82,7 +82,7 @@ class OrderlyServer(uvicorn.Server):
         elif self._deadline:
             self._deadline = 0
         else:
-            end_at_once(sig)
+            end_immediately(sig)
 
     async def on_tick(self, counter: int) -> bool:
         """Check ten times per second whether the server can stop."""

@@ -9,7 +9,7 @@ as a strict integer, and accepts lone surrogates.
 
 from typing import Any
 
-from ...prompts.text_checks import check_characters
+from ...prompts.text_validation import check_characters
 from .errors import BadRequest, format_value, kind_of
 
 

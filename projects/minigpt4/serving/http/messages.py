@@ -3,7 +3,7 @@
 
 from typing import Any, Literal, NamedTuple
 
-from ...prompts.prompt import IMAGE_HERE, PromptTemplate, Turn
+from ...prompts import IMAGE_HERE, PromptTemplate, Turn
 from .errors import BadRequest, format_value, kind_of
 from .json_values import string
 

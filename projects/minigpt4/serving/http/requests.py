@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...generation.sampling import MIN_TEMPERATURE
-from ...prompts.prompt import PromptTemplate, Turn
+from ...prompts import PromptTemplate, Turn
 from ...utils.short_text import to_ascii
 from .errors import (
     ApiError,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ...prompts.text_checks import check_characters
+from ...prompts.text_validation import check_characters
 
 Check = Callable[[Any], None]
 _FILE_FIELDS = dict(

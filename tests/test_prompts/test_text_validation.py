@@ -1,25 +1,25 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Which texts are accepted, and how a refusal reads."""
+"""Valid texts are unchanged or normalised; other values are refused."""
 
 import pytest
 
-from minigpt4.prompts.text_checks import check_text, kind_of
+from minigpt4.prompts.text_validation import check_text, json_type
 
 
 @pytest.mark.parametrize(
     'text',
     ['a', ' a\tb\n', '猫 🙂 é', 'x\u200dy\u2028z', '</s>', 'it\x92s', '0'],
 )
-def test_ordinary_text_is_unchanged(text):
+def test_valid_text_is_unchanged(text):
     assert check_text(text, 'it') == text
 
 
-def test_byte_order_mark_and_line_ends():
+def test_byte_order_mark_and_line_ends_are_normalised():
     text = '\ufeffa\r\nb\rc\x0bd\x0ce'
     assert check_text(text, 'it') == 'a\nb\nc\nd\ne'
 
 
-def test_length():
+def test_text_above_the_length_limit_is_refused():
     assert check_text('abc', 'it', max_characters=3) == 'abc'
     with pytest.raises(ValueError, match='4 characters; expected at most 3'):
         check_text('abcd', 'it', max_characters=3)
@@ -28,10 +28,10 @@ def test_length():
 @pytest.mark.parametrize(
     'value, message',
     [
-        (None, 'the caption is null; expected a text.'),
+        (None, 'the caption is null; expected a string.'),
         (5, 'the caption is a number'),
         (float('nan'), 'the caption is a number'),
-        (True, 'the caption is a truth value'),
+        (True, 'the caption is a boolean'),
         (['a'], 'the caption is a list'),
         ({}, 'the caption is an object'),
         (b'a', 'the caption is a bytes'),
@@ -52,9 +52,9 @@ def test_other_values_are_refused(value, message):
     assert str(error.value).isprintable()
 
 
-def test_empty_text_where_it_is_allowed():
+def test_empty_text_is_accepted_if_allowed():
     assert check_text('', 'the question', allow_empty=True) == ''
 
 
-def test_kinds():
-    assert kind_of(1.5) == 'a number' and kind_of(False) == 'a truth value'
+def test_json_types_are_named():
+    assert json_type(1.5) == 'a number' and json_type(False) == 'a boolean'

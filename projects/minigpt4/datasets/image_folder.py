@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Finding the file of an image that a record names."""
+"""Find the image file for the name in a record."""
 
 import os
 import unicodedata
@@ -14,19 +14,19 @@ SUFFIXES = (
 
 
 class ImageFolder:
-    """Images below a folder, by the names that records give them.
+    """Images below a folder, by the names in the records.
 
-    The first of these that exists is taken:
+    The first existing file is used:
 
-    1. the name as it is, below the folder unless it is absolute;
+    1. the name itself, below the folder unless it is absolute;
     2. the name with each of ``SUFFIXES``, in their order, unless it ends
        with one;
-    3. the same with a suffix in capitals (``.JPG``) and with the name in
+    3. the same with an upper-case suffix (``.JPG``) and with the name in
        another Unicode normalisation, as macOS writes it;
-    4. all of that with ``/`` for each backslash, as Windows writes paths.
+    4. all of these with ``/`` for each backslash, as Windows writes paths.
 
-    Apart from its suffix a name is taken as it is written: ``a.jpg`` and
-    ``A.jpg`` are different images.
+    Apart from its suffix a name is case sensitive: ``a.jpg`` and ``A.jpg``
+    are different images.
 
     Args:
         folder: The folder.
@@ -37,38 +37,38 @@ class ImageFolder:
         self._listings: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> str:
-        """The file of a name; where there is none, the path of the name."""
+        """Return the file of a name; the path of the name if none exists."""
         if name.startswith('file://'):
             name = unquote(name.removeprefix('file://'))
         path = self.folder / name
-        found = self._find(path)
-        if found is None and '\\' in name:
-            found = self._find(self.folder / name.replace('\\', '/'))
-        return str(path if found is None else found)
+        file = self._find(path)
+        if file is None and '\\' in name:
+            file = self._find(self.folder / name.replace('\\', '/'))
+        return str(path if file is None else file)
 
     def _find(self, path: Path) -> Path | None:
         if os.path.isfile(path):
             return path
         if not path.name:
             return None
-        whole = path.suffix.lower() in SUFFIXES
-        suffixes = (path.suffix.lower(),) if whole else SUFFIXES
-        if not whole:
+        has_suffix = path.suffix.lower() in SUFFIXES
+        suffixes = (path.suffix.lower(),) if has_suffix else SUFFIXES
+        if not has_suffix:
             for suffix in SUFFIXES:
                 with_suffix = path.with_name(path.name + suffix)
                 if os.path.isfile(with_suffix):
                     return with_suffix
-        stem = path.stem if whole else path.name
-        listing = self._listing(path.parent)
+        stem = path.stem if has_suffix else path.name
+        listing = self._list(path.parent)
         for suffix in suffixes:
-            names = listing.get(_key(stem, suffix), [])
-            # the stem as it is written before another normalisation of it
+            names = listing.get(_normalise(stem, suffix), [])
+            # the stem itself before another normalisation of it
             for name in sorted(names, key=lambda n: not n.startswith(stem)):
                 return path.with_name(name)
         return None
 
-    def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Names of a folder by stem and lower-case suffix, read once."""
+    def _list(self, folder: Path) -> dict[str, list[str]]:
+        """Return the names in a folder by stem and suffix; cached."""
         if folder not in self._listings:
             listing: dict[str, list[str]] = {}
             try:
@@ -77,13 +77,14 @@ class ImageFolder:
                 names = []  # the image is reported as missing
             for name in names:
                 stem, suffix = os.path.splitext(name)
-                if suffix.lower() in SUFFIXES:
-                    listing.setdefault(_key(stem, suffix.lower()), []).append(
+                suffix = suffix.lower()
+                if suffix in SUFFIXES:
+                    listing.setdefault(_normalise(stem, suffix), []).append(
                         name
                     )
             self._listings[folder] = listing
         return self._listings[folder]
 
 
-def _key(stem: str, suffix: str) -> str:
+def _normalise(stem: str, suffix: str) -> str:
     return unicodedata.normalize('NFC', stem) + suffix

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Grey values of any range become a ramp of 8 bits, or are refused."""
+"""Images of any mode and value range become 8-bit RGB, or are refused."""
 
 import io
 import struct
@@ -69,13 +69,13 @@ def ramp(top, kind):
         (b'Pf\n80 60\n-1.0\n' + ramp(1, '<f4')[::-1].tobytes(), 1),
     ],
 )
-def test_a_ramp_stays_a_ramp(data, white):
+def test_ramp_of_any_type_becomes_a_ramp_of_8_bits(data, white):
     """Pillow #3159 and #7333: floats became black, large integers white."""
     want = RAMP * white * 255
     assert abs(grey(data) - want).max() <= 1.01
 
 
-def test_white_may_be_zero():
+def test_tiff_whose_white_is_zero_is_inverted():
     assert (
         abs(
             grey(tiff(ramp(65535, 'u2'), 16, 1, photometric=0))
@@ -85,7 +85,7 @@ def test_white_may_be_zero():
     )
 
 
-def test_twelve_bits():
+def test_twelve_bits_are_scaled():
     pairs = ramp(4095, 'u2').reshape(-1, 2)
     a, b = pairs[:, 0], pairs[:, 1]
     packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(
@@ -95,7 +95,7 @@ def test_twelve_bits():
 
 
 @pytest.mark.parametrize('top, want', [(0, 0), (0.5, 128), (200, 200)])
-def test_constant_floats(top, want):
+def test_constant_floats_are_scaled(top, want):
     data = tiff(np.full((60, 80), top, 'f4'), 32, 3)
     assert np.unique(grey(data)).tolist() == [want]
 
@@ -118,7 +118,7 @@ def test_values_without_a_rule_are_refused(values, form, reason):
         read_image(tiff(values, 32, form), 'map.tif')
 
 
-def test_grey_of_16_bits_with_a_transparent_value():
+def test_transparent_value_of_16_bits_becomes_white():
     values = ramp(65535, 'u2')
     values[:30] = 7
     buffer = io.BytesIO()
@@ -127,7 +127,7 @@ def test_grey_of_16_bits_with_a_transparent_value():
 
 
 @pytest.mark.parametrize('mode', ['RGBa', 'La', 'LAB', 'YCbCr', 'HSV', '1'])
-def test_modes_of_pillow_images(mode):
+def test_pillow_images_of_all_modes_become_rgb(mode):
     assert read_image(Image.new(mode, (4, 4))).mode == 'RGB'
 
 
@@ -140,8 +140,8 @@ def bmp_with_alpha(alpha):
     return b'BM' + struct.pack('<IHHI', 186, 0, 0, 122) + head + pixels
 
 
-def test_transparency_that_was_never_set_is_ignored():
-    """ImageSharp #581, Pillow #9473: such pictures became white."""
+def test_alpha_of_zero_everywhere_is_ignored():
+    """ImageSharp #581, Pillow #9473: such images became white."""
     assert read_image(bmp_with_alpha(0)).getpixel((0, 0)) == (200, 10, 10)
     assert read_image(bmp_with_alpha(255)).getpixel((0, 0)) == (200, 10, 10)
     file = io.BytesIO()
@@ -149,7 +149,7 @@ def test_transparency_that_was_never_set_is_ignored():
     assert read_image(file.getvalue()).getpixel((0, 0)) == (200, 10, 10)
 
 
-def test_one_bit_with_a_transparent_value():
+def test_transparent_value_of_one_bit_becomes_white():
     """Pillow #9281."""
     image = Image.new('1', (8, 2), 1)
     image.putpixel((0, 0), 0)

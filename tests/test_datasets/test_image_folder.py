@@ -1,16 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The file of an image by the name that a record gives."""
+"""Image files are found by the names in records."""
 
 import unicodedata
 
 import pytest
 
-from minigpt4.datasets.image_files import ImageFolder
+from minigpt4.datasets.image_folder import ImageFolder
 
 
 @pytest.fixture
 def find(tmp_path):
-    """Function of the files of a folder and a name to what is found."""
+    """Function of the files in a folder and a name to the found file."""
 
     def find(files, name):
         for file in files:
@@ -27,7 +27,7 @@ def find(tmp_path):
     'suffix', 'jpg JPG Jpg jpeg JPEG png PNG webp WebP bmp BMP tiff'.split()
 )
 @pytest.mark.parametrize('name', ['IMG_6003', 'v1.2 of 7', '22.05', 'a b'])
-def test_suffix_in_any_capitals(find, name, suffix):
+def test_suffix_in_upper_case_is_found(find, name, suffix):
     """lora-training #9, kohya_ss #217."""
     file = f'{name}.{suffix}'
     assert find([file], name) == file
@@ -53,26 +53,26 @@ def test_suffix_in_any_capitals(find, name, suffix):
         (['b\\c.jpg'], 'b\\c', 'b\\c.jpg'),
     ],
 )
-def test_order(find, files, name, expected):
+def test_first_existing_suffix_is_used(find, files, name, expected):
     assert find(files, name) == expected
 
 
 @pytest.mark.parametrize('form', ['NFC', 'NFD'])
 @pytest.mark.parametrize('end', ['', '.jpg'])
-def test_either_normalisation(find, form, end):
+def test_name_in_another_normalisation_is_found(find, form, end):
     other = 'NFD' if form == 'NFC' else 'NFC'
     file = unicodedata.normalize(form, 'Müller é.jpg')
     name = unicodedata.normalize(other, 'Müller é') + end
     assert find([file], name) == file
 
 
-def test_exact_normalisation_first(find):
+def test_exact_normalisation_is_preferred(find):
     files = [unicodedata.normalize(f, 'é.JPG') for f in ('NFC', 'NFD')]
     for file in files:
         assert find(files, file.removesuffix('.JPG')) == file
 
 
-def test_absolute_names_and_file_addresses(find, tmp_path):
+def test_absolute_names_and_file_urls_are_found(find, tmp_path):
     path = tmp_path / 'c d.jpg'
     assert find(['c d.jpg'], str(path)) == 'c d.jpg'
     assert find([], str(path.with_suffix(''))) == 'c d.jpg'
@@ -80,6 +80,6 @@ def test_absolute_names_and_file_addresses(find, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['.', '..', '/', 'no/such', 'a' * 300, 'a\0'])
-def test_what_is_missing_is_given_as_it_is(tmp_path, name):
+def test_path_of_a_missing_file_is_returned(tmp_path, name):
     folder = ImageFolder(tmp_path)
     assert folder.find(name) == str(tmp_path / name)
