@@ -1,41 +1,171 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Build a model for a command: by name or config, errors in one sentence."""
+"""Build a model by name or config.
+
+:func:`get_model` is the Python API; the commands call :func:`load_model`,
+which gives every error in one sentence.
+"""
 
 import contextlib
-import difflib
 import io
 import logging
 import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from .captioning.inferencer import get_model
 from .models import MiniGPT4
 from .utils.errors import one_line
-from .weights.hub import our_models
+from .weights.hub import (
+    check_name,
+    our_models,
+    read_config,
+    require_weights,
+    unknown_model_error,
+)
+
+
+def get_model(
+    model: 'str | Path | Config | MiniGPT4',
+    pretrained: 'bool | str | Path' = True,
+    device: str | None = None,
+    **kwargs: Any,
+) -> MiniGPT4:
+    """Build a model of the hub, or of a config, with its weights.
+
+    Args:
+        model: A name such as ``'minigpt-4_nano_caption'``, a config or its
+            file, or a model, which is only moved to ``device``.
+        pretrained: Whether to load the published checkpoint, or the path of
+            another one.
+        device: Where to load the model, e.g. ``'cuda:1'``; None is the GPU
+            if there is one, and leaves a model where it is.
+        kwargs: Settings that replace those of the config's ``model``, e.g.
+            ``decoder=dict(name_or_path='vicuna-7b')``.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        FileNotFoundError: A config, a checkpoint or weights do not exist.
+        ValueError: There is no such model or device, the model has no
+            published checkpoint, or a checkpoint does not match it.
+    """
+    if device is None:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if isinstance(model, MiniGPT4):
+            return model
+    check_device(device)
+    if isinstance(model, MiniGPT4):
+        return model.to(device)
+    _check_checkpoint(pretrained)
+    if isinstance(model, (str, Path)):
+        model = str(model)
+        if model.endswith('.py'):
+            model = read_config(model)
+        else:
+            check_name(model)
+            if pretrained is True:
+                require_weights(model)
+    if not isinstance(model, str):
+        _check_config(model, pretrained)
+    import mmpretrain
+
+    built = mmpretrain.get_model(
+        model,
+        pretrained=str(pretrained)
+        if isinstance(pretrained, Path)
+        else pretrained,
+        device=device,
+        **kwargs,
+    )
+    if not isinstance(built, MiniGPT4):
+        raise ValueError(
+            f'the model is a {type(built).__name__}, not a MiniGPT4; build it '
+            'with mmpretrain.get_model.'
+        )
+    return built
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not find.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        requested = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'the device is {device!r}; expected cpu, cuda, cuda:1 or mps.'
+        ) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested.type == 'cuda' and (requested.index or 0) >= count:
+        raise ValueError(
+            f'the device is {device!r}, but torch finds {count} GPUs; give '
+            f'{"cuda:0" if count else "cpu"}, or run "minigpt4 doctor".'
+        )
+    if requested.type == 'mps' and not torch.backends.mps.is_available():
+        raise ValueError(
+            "the device is 'mps', but torch finds no Apple GPU; give cpu."
+        )
+
+
+def _check_checkpoint(pretrained: 'bool | str | Path') -> None:
+    """Refuse a checkpoint that does not exist before the model is built."""
+    name = '' if isinstance(pretrained, bool) else str(pretrained)
+    if not name or '://' in name:
+        return
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f'the checkpoint {name} does not exist; give the path of a file '
+            'as pretrained.'
+        )
+    if not path.is_file():
+        raise ValueError(
+            f'the checkpoint {name} is not a regular file; give a file '
+            '(.pth or .safetensors) as pretrained.'
+        )
+
+
+def _check_config(config: object, pretrained: 'bool | str | Path') -> None:
+    """Refuse a config without a model, or without a trained projection."""
+    if not isinstance(config, Config):
+        raise ValueError(
+            f'the model is a {type(config).__name__}; expected the name of a '
+            'model, a config or its file, or a MiniGPT4.'
+        )
+    file = config.filename or 'the config'
+    if not isinstance(config.get('model'), dict):
+        raise ValueError(
+            f'{file} has no model; give a config with model=dict(type='
+            "'minigpt4.MiniGPT4', ...)."
+        )
+    if pretrained is True and not config.get('load_from'):
+        raise ValueError(
+            f'{file} names no trained projection (load_from); give the file '
+            "of one as pretrained='FILE', or pretrained=False for an "
+            'untrained layer.'
+        )
 
 
 def check_model(name: str, pretrained: str | None) -> None:
-    """Refuse at once what cannot be loaded.
+    """Check the model and checkpoint of a command before they are loaded.
 
     Raises:
-        ValueError: There is no such model, or a config without a checkpoint,
+        ValueError: The model does not exist, or has no published checkpoint,
             or the checkpoint is a folder.
-        FileNotFoundError: There is no such checkpoint.
+        FileNotFoundError: The checkpoint does not exist.
     """
     models = our_models()
     known = models.get(name.lower())
     if known is None and not Path(name).is_file():
-        close = difflib.get_close_matches(name.lower(), models, 1, 0.5)
-        raise ValueError(
-            f'there is no model and no config {name!r}; '
-            + (f'did you mean {close[0]}?' if close else '')
-            + ('' if close else f'there are {", ".join(models)}.')
-        )
+        raise unknown_model_error(name, models, 'the file of a config (.py)')
     if pretrained is not None and Path(pretrained).is_dir():
         raise ValueError(
             f'{pretrained} is a folder; give the file of a checkpoint as '
@@ -56,10 +186,16 @@ def check_model(name: str, pretrained: str | None) -> None:
 def load_model(
     name: str, pretrained: str | None = None, device: str | None = None
 ) -> MiniGPT4:
-    """Build a model, with every failure as one sentence.
+    """Build a model for a command; give every error in one sentence.
+
+    Args:
+        name: A name of the hub, or the file of a config.
+        pretrained: The file of a checkpoint; None is the published one.
+        device: The device; None is the GPU if there is one.
 
     Raises:
-        ValueError: It cannot be built; also what :func:`check_model` raises.
+        ValueError: The model cannot be built, or :func:`check_model` refuses
+            it.
         OSError: A file is missing or cannot be read.
     """
     check_model(name, pretrained)
@@ -68,10 +204,10 @@ def load_model(
             return get_model(name, pretrained or True, device).eval()
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f'{pretrained} is no checkpoint that torch can read safely; '
-            'give the file of a projection.'
+            f'{pretrained} is not a checkpoint that torch can read '
+            'safely; give the file of a projection.'
         ) from error
-    except Exception as error:  # of any kind: a config is a program
+    except Exception as error:  # a config is a program and may raise anything
         expected = isinstance(error, (ImportError, OSError, ValueError))
         if expected and not isinstance(error, UnicodeError):
             raise
@@ -82,40 +218,40 @@ def load_model(
         ) from error
 
 
-def own_prompt(name: str) -> str:
-    """The question of a model for captions, without building it.
+def read_prompt(name: str) -> str:
+    """Read the caption prompt of a model from its config.
 
     Raises:
-        ValueError: The file is no config of a model.
+        ValueError: The file is not the config of a model.
     """
     known = our_models().get(name.lower())
     try:
         model = Config.fromfile(known.config if known else name).model
-    except Exception as error:  # of any kind: a config is a program
+    except Exception as error:  # a config is a program and may raise anything
         raise ValueError(
-            f'{name} is no config of a model ({one_line(error)}); give the '
-            'name of a model or the file of its config.'
+            f'{name} is not the config of a model ({one_line(error)}); give '
+            'the name of a model or the file of its config.'
         ) from error
     return model.get('prompt', '')
 
 
 @contextlib.contextmanager
 def quiet_logs(bars: bool = True) -> Iterator[None]:
-    """Keep standard output for answers: warnings alone, on standard error.
+    """Log only warnings, and those to standard error.
 
     Args:
-        bars: Whether somebody who looks on sees how far a large model is.
+        bars: Whether a terminal shows the progress of loading a model.
     """
     from transformers.utils import logging as transformers_logging
 
     logger = MMLogger.get_current_instance()
-    kept = [
+    saved = [
         (handler, handler.stream, handler.level)
         for handler in logger.handlers
         if type(handler) is logging.StreamHandler
     ]
     enabled = transformers_logging.is_progress_bar_enabled()
-    for handler, _, _ in kept:
+    for handler, _, _ in saved:
         handler.setStream(sys.stderr)
         handler.setLevel(logging.WARNING)
     if not (bars and sys.stderr.isatty()):
@@ -123,7 +259,7 @@ def quiet_logs(bars: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        for handler, stream, level in kept:
+        for handler, stream, level in saved:
             handler.setStream(stream)
             handler.setLevel(level)
         if enabled:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..generation.sampling import SamplingParams
 from ..images.read import read_image
-from ..loading import load_model, own_prompt, quiet_logs
+from ..loading import load_model, quiet_logs, read_prompt
 from ..prompts import IMAGE_HERE
 from ..prompts.text_validation import check_text
 from ..utils.errors import printable
@@ -153,7 +153,7 @@ def _remove_old_row_errors(
 
 def _find_tasks(args: argparse.Namespace) -> list[CaptionTask]:
     """Combine images and prompts; each combination once."""
-    prompts = args.prompt or [own_prompt(args.model)]
+    prompts = args.prompt or [read_prompt(args.model)]
     for prompt in prompts:
         if reason := _check_prompt(prompt):
             raise ValueError(f'the prompt {printable(prompt)!r} {reason}')

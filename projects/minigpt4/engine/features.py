@@ -18,13 +18,6 @@ from mmengine.dist import (
 )
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..datasets.feature_cache import FeatureCache, image_digest, read_source
@@ -34,6 +27,7 @@ from ..images.read import load_image
 from ..models.data_preprocessor import ImageNormalizer
 from ..registry import MODELS
 from ..utils.errors import printable
+from ..utils.progress import progress_bar
 from ..utils.sample_errors import SampleError
 from ..utils.signals import StopRequest
 from ..weights.read import open_tensors
@@ -264,7 +258,10 @@ def cache_features(
 
     total = sum(dataset.num_images or 0 for dataset in datasets)
     try:
-        with StopRequest() as stop, _progress() as bar:
+        with (
+            StopRequest() as stop,
+            progress_bar(visible=is_main_process()) as bar,
+        ):
             task = bar.add_task(
                 'images', total=total // get_world_size() or None
             )
@@ -318,13 +315,3 @@ def _until_stopped(loader: DataLoader, stop: StopRequest) -> Iterator:
         # the signal may also have ended the data workers
         if stop.signum is None:
             raise
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        disable=not is_main_process(),
-    )

@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Sampling parameters as users give them: ``name=value``, or options."""
 
-import difflib
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..utils.suggest import suggest
 from .sampling import SamplingParams
 
 
@@ -49,16 +49,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name = name.strip().replace('-', '_')
     if not equals:
         raise ValueError(
-            f'{text!r} is no setting; write it as name=value, e.g. '
+            f'{text!r} is not a setting; write it as name=value, e.g. '
             'max_new_tokens=60.'
         )
     if name == 'stop':
         return name, [value]
     if name not in PARSERS:
-        close = difflib.get_close_matches(name, PARSERS, n=1)
+        close = suggest(name, PARSERS)
         raise ValueError(
             f'there is no setting {name!r}; '
-            + (f'did you mean {close[0]}? ' if close else '')
+            + (f'did you mean {close}? ' if close else '')
             + f'{"T" if close else "t"}here are {", ".join(PARSERS)}, stop.'
         )
     read = PARSERS[name]

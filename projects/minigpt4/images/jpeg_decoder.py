@@ -11,6 +11,7 @@ import functools
 import io
 from collections.abc import Callable
 from importlib import metadata
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def torchcodec_codec() -> Callable[[bytes], Tensor]:
     """
     from torchcodec import decoders
 
-    return decoders.decode_jpeg
+    return cast(Callable[[bytes], Tensor], decoders.decode_jpeg)
 
 
 def torchvision_codec() -> Callable[[bytes], Tensor]:

@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Register our models in MMPretrain's model hub and look them up by name."""
 
-import difflib
 import functools
 import re
 from collections.abc import Collection
@@ -14,6 +13,7 @@ from modelindex.load_model_index import load
 from modelindex.models.Model import Model
 
 from ..utils.errors import one_line
+from ..utils.suggest import suggest
 from .download import download_file
 from .shipped import FOLDER, PREFIX
 
@@ -118,9 +118,9 @@ def unknown_model_error(
         models: The names of our models.
         alternative: Another thing that the user may give.
     """
-    close = difflib.get_close_matches(name.lower(), models, 1, 0.5)
+    close = suggest(name.lower(), models, cutoff=0.5)
     advice = (
-        f'did you mean {close[0]}?'
+        f'did you mean {close}?'
         if close
         else f'there are {", ".join(models)}'
         + (f', or give {alternative}.' if alternative else '.')

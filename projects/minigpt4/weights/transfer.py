@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,18 +23,11 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from mmengine.logging import print_log
-from rich.console import Console
 from rich.filesize import decimal as format_bytes
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress
 
 from ..utils.atomic import write_atomically
+from ..utils.progress import progress_bar
 
 TIMEOUT = 30.0  # seconds without a byte until a connection is closed
 WAITS = (1.0, 3.0, 9.0)  # seconds before each retry
@@ -199,15 +191,7 @@ def part_info_path(part: Path) -> Path:
 
 def _progress(part: Path, start: int, size: int | None) -> Progress:
     """Make a progress bar on standard error; hidden if it is no terminal."""
-    bar = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
+    bar = progress_bar(in_bytes=True)
     bar.add_task(part.stem, total=size, completed=start)
     return bar
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from ..utils.atomic import replacing
 from ..utils.errors import one_line
+from ..utils.progress import track_progress
 from .read import SAFETENSORS_TYPES, LazyTensor
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -87,16 +86,8 @@ def _write_tensors(
     text += b' ' * (-len(text) % 8)
     with open(path, 'wb') as file:
         file.write(len(text).to_bytes(8, 'little') + text)
-        for name in _with_progress(names, progress):
+        for name in track_progress(names, progress, visible=bool(progress)):
             file.write(_read_bytes(tensors[name]))
-
-
-def _with_progress(names: list[str], progress: str) -> Iterator[str]:
-    console = Console(stderr=True)
-    if progress and console.is_terminal:
-        yield from track(names, progress, console=console)
-    else:
-        yield from names
 
 
 def write_pickle(
@@ -123,7 +114,9 @@ def write_pickle(
     empty = {
         n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()
     }
-    names = iter(_with_progress(list(tensors), progress))
+    names = iter(
+        track_progress(list(tensors), progress, visible=bool(progress))
+    )
     with (
         _explain_full_disk(path, tensors),
         replacing(path) as temporary,
