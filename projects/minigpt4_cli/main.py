@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
 
+from .openmp import limit_spinning
 from .options import UsageError
 
 # verb: what it does; its module has the same name with _ instead of -
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The command line is wrong (2), or asks for help (0).
     """
+    limit_spinning()
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = _build_parser()
     # The verb's own parser reads what follows the verb.
