@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A training step of the nano model on a machine that does other work.
 
-Two threads train beside 2 and 4 processes that only compute. Each of the
+Two threads train next to 2 and 4 processes that only compute. Each of the
 threads and processes is entitled to an equal share of the cores, so a step
 should take as many times longer as its share is smaller. The figure is the
 time of a step divided by the quiet time of the same side and by that factor:

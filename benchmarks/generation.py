@@ -27,7 +27,7 @@ from torch import Tensor
 
 PEERS = dict(
     transformers="transformers' generate, live",
-    official='official, re-stated',
+    official='official, reimplemented',
     live='official, transformers 4.30.2 live',
 )
 LIVE_VARIABLE = 'MINIGPT4_OFFICIAL_PYTHON'  # an environment of its own

@@ -182,7 +182,7 @@ def compare(
         peer: Command of the peer's.
         unit: Unit of the figures.
         goal: Factor by which the best repetition of ours has to be better.
-        peer_name: Name of the peer, with 're-stated' where its operations
+        peer_name: Name of the peer, with 'reimplemented' where its operations
             were written again by us.
         per: Items (samples, images, tokens) of one repetition.
         rate: Whether the figures are items per second; else they are seconds

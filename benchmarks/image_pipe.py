@@ -268,7 +268,7 @@ def measure(repeats: int) -> list[dict]:
         for kind, goal in (('224', 3.5), ('640x480', 2)):
             paths = photographs.write_files(folder / kind, kind, BATCH)
             for own, peer, name in (
-                ('ours', 'official', 'official, re-stated'),
+                ('ours', 'official', 'official, reimplemented'),
                 ('paths', 'mmpretrain', 'MMPretrain 1.2.0'),
             ):
                 rows.append(
@@ -299,7 +299,7 @@ def measure(repeats: int) -> list[dict]:
                 ),
                 'images/CPU-s',
                 3.5,
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 per=BATCH * BATCHES,
                 repeats=repeats,
             )

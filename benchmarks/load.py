@@ -222,7 +222,7 @@ def measure(repeats: int) -> list[dict]:
                 *(harness.side('load.py', side, folder) for side in SIDES),
                 'CPU-s',
                 6,
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 rate=False,
                 repeats=repeats,
             )
@@ -246,7 +246,7 @@ def measure(repeats: int) -> list[dict]:
                 at_most=at_most,
                 guard_ok=rows[0]['guard_ok'],
                 guard=rows[0]['guard'],
-                peer_name='official, re-stated',
+                peer_name='official, reimplemented',
                 weight_bytes=weights,
             )
         )

@@ -78,7 +78,7 @@ def measure(repeats: int) -> list[dict]:
             ),
             'CPU-s/question',
             3,
-            peer_name='official multi_select, re-stated',
+            peer_name='official multi_select, reimplemented',
             rate=False,
             repeats=min(repeats, COUNT - 3),
         )

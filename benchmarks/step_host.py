@@ -127,7 +127,7 @@ def measure(repeats: int) -> list[dict]:
     folder = mini_prop.weights()
     run = functools.partial(
         harness.compare,
-        peer_name='official step, re-stated',
+        peer_name='official step, reimplemented',
         rate=False,
     )
     sides = {

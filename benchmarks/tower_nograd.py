@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A step through a frozen vision tower and a trained projector.
 
-The peer has XTuner's settings for LLaVA, re-stated: the tower's input requires
+The peer has XTuner's settings for LLaVA, reimplemented: the tower's input requires
 a gradient and its blocks are checkpointed, so the backward pass runs through
 the tower and recomputes it without need.
 
@@ -77,7 +77,7 @@ def measure(repeats: int) -> list[dict]:
                 harness.side(__file__, 'peer', figure, folder),
                 unit,
                 2.4,
-                peer_name="XTuner's settings, re-stated",
+                peer_name="XTuner's settings, reimplemented",
                 per=IMAGES,
                 rate=False,
                 scale=scale,

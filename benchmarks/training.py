@@ -356,7 +356,7 @@ def row(
         unit,
         goal,
         peer_name=dict(
-            official='official step, re-stated',
+            official='official step, reimplemented',
             mmpretrain='MMPretrain 1.2.0, live',
             blip2='BLIP-2 of transformers, live',
         )[peer],

@@ -236,7 +236,7 @@ def measure(repeats: int) -> Iterator[dict]:
             ),
             'CPU-s to the first token',
             goal,
-            peer_name='official chat, re-stated',
+            peer_name='official chat, reimplemented',
             rate=False,
             repeats=min(repeats, COUNT - 2 * GUARD_REPEATS),
         )

@@ -16,37 +16,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = {'.css', '.html', '.md', '.py', '.sh', '.toml', '.yml'}
 
-# Files and folders whose text is checked. To extend the check, add a path
-# (when all pages and modules are done: 'projects', 'configs', 'tools',
-# 'docs', 'benchmarks' and the files of the root folder).
+# Files and folders whose text is checked.
 SCANNED = [
     '.github',
     '.pre-commit-config.yaml',
     'CHANGELOG.md',
     'CONTRIBUTING.md',
     'README.md',
-    'configs/minigpt4/metafile.yml',
-    'docs/design.md',
-    'docs/faq.md',
-    'docs/index.md',
-    'docs/install.md',
-    'docs/parity.md',
-    'docs/performance.md',
+    'benchmarks',
+    'configs',
+    'docs',
     'mkdocs.yml',
     'model-index.yml',
+    'projects',
     'pyproject.toml',
     'setup.py',
+    'tools',
 ]
-# Files and folders of tests in which only the names of tests are checked;
-# in the end: 'tests'.
-SCANNED_TEST_NAMES = [
-    'tests/parity',
-    'tests/test_language.py',
-    'tests/test_layout.py',
-    'tests/test_packaging.py',
-    'tests/test_readme.py',
-    'tests/test_release_notes.py',
-]
+# Folders of tests, in which only the names of tests are checked.
+SCANNED_TEST_NAMES = ['tests']
 
 
 class Word(NamedTuple):
@@ -93,7 +81,6 @@ WORDS = [
     Word('lets? go', 'release, drop'),
     Word('laid on', 'composited on'),
     Word('left out|leaves? out|leaving out', 'omitted, skipped'),
-    Word('(?:in|with) (?:a|one) sentence', 'with a one-line error'),
     Word('whole or not at all', 'completely or not at all'),
     Word('stands? (?:in|at|on|there|before|behind|where)', 'is, is listed'),
     Word('re-stated', 'reimplemented'),
@@ -122,6 +109,29 @@ class Allowed(NamedTuple):
 
 
 ALLOWED = [
+    Allowed(
+        'projects/minigpt4_cli/doctor_report.py',
+        "'wanted'",
+        'a key of the JSON of 0.1',
+    ),
+    Allowed(
+        'projects/minigpt4_cli/doctor_report.py',
+        "'mend'",
+        'a key of the JSON of 0.1',
+    ),
+    Allowed('CHANGELOG.md', '`mend:`', 'the output of 0.1'),
+    Allowed('CHANGELOG.md', '`wanted`', 'a JSON key of 0.1'),
+    Allowed(
+        'docs/data.md', 'Two white cups stand on', 'a caption of the example'
+    ),
+    Allowed(
+        'docs/inference.md',
+        '#where-the-language-model-lies',
+        'an anchor that other pages of 0.1 link to',
+    ),
+    Allowed(
+        'benchmarks/plot.py', "'re-stated'", 'the word of older results'
+    ),
     Allowed(
         'benchmarks/mini_prop.py',
         'Please provide a detailed description of the picture.',

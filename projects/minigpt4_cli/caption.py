@@ -20,7 +20,7 @@ SUFFIXES = ('.jsonl', '.csv', '.parquet')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.description = (
-        'Ask about images, many at once, into a table. The same command '
+        'Ask about many images, into a table. The same command '
         'again answers what is missing or has changed.'
     )
     parser.add_argument(

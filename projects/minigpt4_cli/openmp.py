@@ -16,7 +16,7 @@ def limit_spinning(
     """Let idle OpenMP threads sleep soon instead of occupying a core.
 
     GNU's OpenMP, which torch uses on Linux, lets an idle thread spin for
-    milliseconds. Beside other processes the spinning threads take the cores
+    milliseconds. Next to other processes, the spinning threads take the cores
     that the working ones need; ``benchmarks/busy.py`` measures it. Nothing is
     changed where the user has set ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
 

@@ -119,7 +119,7 @@ def test_other_segments_of_a_jpeg_are_removed(inserted, size):
     assert_same_in_training(data[:20] + inserted + data[20:], size)
 
 
-def test_first_image_of_a_multi_picture_jpeg_is_read():
+def test_first_image_of_a_multi_image_jpeg_is_read():
     more = dict(save_all=True, append_images=[PHOTO.rotate(9)])
     data = encoded(PHOTO, 'MPO', **more)
     assert np.array_equal(read_image(data), read_image(encoded(PHOTO, 'JPEG')))

@@ -97,6 +97,6 @@ def test_metric_refuses_nothing():
         NanoMetric().compute_metrics([])
 
 
-def test_demo_picture(tmp_path):
+def test_demo_image(tmp_path):
     save_demo(tmp_path / 'scene.png')
     assert (tmp_path / 'scene.png').stat().st_size > 500

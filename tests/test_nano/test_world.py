@@ -38,7 +38,7 @@ def test_scene_survives_json():
     assert Scene.from_dict(scene.to_dict()) == scene
 
 
-def test_picture_shows_the_thing_where_it_is():
+def test_image_shows_the_object_at_its_position():
     scene = Scene('white', (Thing('top right', 'large', 'red', 'square'),))
     pixels = np.asarray(render(scene, random.Random(0))).astype(int)
     assert pixels.shape == (64, 64, 3)

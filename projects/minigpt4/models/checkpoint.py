@@ -114,9 +114,9 @@ def _use_our_names(
     theirs = {
         f'head.layers.0.{x}': f'llama_proj.{x}' for x in ('weight', 'bias')
     }
-    wanted = {*model.trained_names, *theirs.values(), FINGERPRINT}
+    expected = {*model.trained_names, *theirs.values(), FINGERPRINT}
     names = [n[len(prefix) :] for n in state_dict if n.startswith(prefix)]
-    found = match_names(names, wanted, source)
+    found = match_names(names, expected, source)
     for ours, other in theirs.items():
         if ours in found and other in found:
             raise ValueError(

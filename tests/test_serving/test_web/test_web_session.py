@@ -221,7 +221,7 @@ def test_large_images_are_refused(worker, limits, words):
     assert session.turns == session.chat.turns == []
 
 
-def test_a_broken_picture_is_named_in_one_error_text(session, tmp_path):
+def test_a_broken_image_is_named_in_one_error_text(session, tmp_path):
     file = tmp_path / 'broken.png'
     file.write_bytes(Path(IMAGES[0]).read_bytes()[:300])
     with pytest.raises(ValueError) as caught:
