@@ -1,9 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A step through a frozen vision tower and a trained projector.
 
-The peer has XTuner's settings for LLaVA, reimplemented: the tower's input requires
-a gradient and its blocks are checkpointed, so the backward pass runs through
-the tower and recomputes it without need.
+The peer has XTuner's settings for LLaVA, reimplemented: the tower's input
+requires a gradient and its blocks are checkpointed, so the backward pass runs
+through the tower and recomputes it without need.
 
 Source: XTuner ``model/llava.py`` (``enable_input_require_grads``,
 ``use_activation_checkpointing``).

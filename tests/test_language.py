@@ -125,11 +125,6 @@ ALLOWED = [
         'docs/data.md', 'Two white cups stand on', 'a caption of the example'
     ),
     Allowed(
-        'docs/inference.md',
-        '#where-the-language-model-lies',
-        'an anchor that other pages of 0.1 link to',
-    ),
-    Allowed(
         'benchmarks/plot.py', "'re-stated'", 'the word of older results'
     ),
     Allowed(

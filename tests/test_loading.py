@@ -68,7 +68,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, monkeypatch, text):
     with pytest.raises(ValueError, match='mine.py'):
         loading.load_model('mine.py', 'mine.py', 'cpu')
     if 'int' not in text:  # only building it shows that it is no MiniGPT4
-        with pytest.raises(ValueError, match='mine.py is no config'):
+        with pytest.raises(ValueError, match='mine.py is not the config'):
             loading.read_prompt('mine.py')
 
 
