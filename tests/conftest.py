@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tarfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -454,3 +455,32 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The download cache, not created yet; retries do not wait."""
+    from minigpt4.weights import transfer
+
+    for variable in (
+        *('HF_HUB_OFFLINE', 'MINIGPT4_OFFLINE', 'MINIGPT4_MIRROR'),
+        *('http_proxy', 'https_proxy', 'all_proxy'),
+        *('HTTP_PROXY', 'HTTPS_PROXY'),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(transfer, 'WAITS', (0.0, 0.0, 0.0))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def file_server(cache):
+    """A file server on loopback; see tests/file_server.py."""
+    from tests.file_server import FileServer
+
+    with FileServer() as server:
+        threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        ).start()
+        yield server
+        server.shutdown()

@@ -124,9 +124,7 @@ ALLOWED = [
     Allowed(
         'docs/data.md', 'Two white cups stand on', 'a caption of the example'
     ),
-    Allowed(
-        'benchmarks/plot.py', "'re-stated'", 'the word of older results'
-    ),
+    Allowed('benchmarks/plot.py', "'re-stated'", 'the word of older results'),
     Allowed(
         'benchmarks/mini_prop.py',
         'Please provide a detailed description of the picture.',

@@ -74,7 +74,7 @@ TURN = '{"question": "<ImageHere> a", "answer": "b"}'
         ),
         (
             '{"images": [], "turns": [{"question": "", "answer": "\\ud83d"}]}',
-            'the answer of turn 1 holds half a character',
+            'the answer of turn 1 contains half a character',
         ),
         ('{"turns": [], "images": {}}', 'images is'),
         ('{"turns": [], "images": [5]}', 'image 1 is 5'),

@@ -115,7 +115,7 @@ def test_stop_string_is_not_part_of_the_answer(session, text):
     more = tokenizer('Human: what', add_special_tokens=False).input_ids
     stream = stream_of_script(session, [*ids, *more], max_new_tokens=50)
     assert ''.join(stream) == session.turns[0].answer == 'a circle'
-    assert session.turns[0].spelling == tuple(ids)
+    assert session.turns[0].answer_ids == tuple(ids)
     assert session.last.finish_reason == 'stop'
 
 
@@ -135,7 +135,7 @@ def test_cut_answer_has_no_stored_token_ids(
     settings = dict(settings, max_new_tokens=len(ids))
     assert ''.join(stream_of_script(session, ids, **settings)) == answer
     (turn,) = session.turns
-    assert turn.answer == answer and turn.spelling == ()
+    assert turn.answer == answer and turn.answer_ids == ()
 
 
 def test_question_settings_override_session_settings(session):

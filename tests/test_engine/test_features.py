@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from PIL import Image
+from rich.progress import Progress
 
 from minigpt4.datasets.feature_cache import (
     FeatureCache,
@@ -271,7 +272,7 @@ def test_signal_stops_after_the_current_batch_is_written(
 ):
     cfg = make('stream', **{'train_dataloader.num_workers': workers})
     count = 0
-    advance = features.Progress.advance
+    advance = Progress.advance
 
     def interrupted(*args):
         nonlocal count
@@ -280,7 +281,7 @@ def test_signal_stops_after_the_current_batch_is_written(
             os.kill(os.getpid(), signal.SIGTERM)
         advance(*args)
 
-    monkeypatch.setattr(features.Progress, 'advance', interrupted)
+    monkeypatch.setattr(Progress, 'advance', interrupted)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StopSignal, match='SIGTERM'):
         cache_features(cfg, tmp_path / 'cache')

@@ -14,7 +14,7 @@ from minigpt4.engine.config import build_runner, load_config
 from minigpt4.weights.checksum import CHECKSUM
 
 # dumped by version 0.1 from configs/minigpt4/stage1_nano.py
-OLD_CONFIG = Path(__file__).parent / 'data/stage1_nano_0_1.py.txt'
+OLD_CONFIG = Path(__file__).parent / 'release_0_1/stage1_nano.py.txt'
 
 
 def train(cfg):

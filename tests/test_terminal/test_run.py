@@ -166,7 +166,7 @@ def test_invalid_lines_are_one_sentence(
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--model', 'nano'], 'there is no model and no config'),
+        (['--model', 'nano'], 'there is no model'),
         (['--max-context', '0'], 'expected above 0'),
         (['--top-p', '2'], 'top_p is 2.0; expected above 0, up to 1'),
         (['--top-p', 'high'], 'invalid float value'),

@@ -110,4 +110,8 @@ class SampleCaptionsHook(Hook):
         collator = unwrapped_model(runner).collator(
             training=False, max_new_tokens=self.max_new_tokens
         )
-        return [s for s in samples if collator.takes(s, collator.row(s))]
+        return [
+            s
+            for s in samples
+            if collator.is_within_limit(s, collator.tokenize(s))
+        ]
