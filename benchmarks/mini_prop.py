@@ -372,7 +372,7 @@ def build_random(size: str, device: str, folder: Path, **settings):
 
     from minigpt4 import compat
     from minigpt4.registry import MODELS
-    from minigpt4.weights.load import torch_dtype
+    from minigpt4.weights.load_frozen import torch_dtype
 
     sizes = SIZES[size]
     parts = part_configs(folder, size, load=False)

@@ -460,7 +460,7 @@ def chromium():
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """The download cache, not created yet; retries do not wait."""
-    from minigpt4.weights import transfer
+    from minigpt4.weights import http_download as transfer
 
     for variable in (
         *('HF_HUB_OFFLINE', 'MINIGPT4_OFFLINE', 'MINIGPT4_MIRROR'),

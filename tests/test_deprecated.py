@@ -41,7 +41,7 @@ def test_warning_names_the_line_of_the_user(tmp_path):
         'from minigpt4.models.engine import Engine': 'generation.engine',
         'from minigpt4.inference import chat': 'chat.session',
         'import minigpt4.inference.server.api': 'serving.http.api',
-        'import minigpt4.hub': 'weights.hub',
+        'import minigpt4.hub': 'weights.model_hub',
     }
     script = tmp_path / 'mine.py'
     script.write_text('\n'.join(statements))
@@ -64,7 +64,7 @@ def test_warning_names_the_line_of_the_user(tmp_path):
     [
         ('chat.prompt', 'Prompt', 'ChatPrompt'),
         ('chat.session', 'Prompt', 'ChatPrompt'),
-        ('generation.sampling', 'Settings', 'SamplingParams'),
+        ('generation.sampling_params', 'Settings', 'SamplingParams'),
         ('generation.request', 'Generation', 'GenerationRequest'),
         ('generation.detokenizer', 'TextStream', 'Detokenizer'),
         ('prompts', 'Row', 'TokenizedPrompt'),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from minigpt4 import loading
-from minigpt4.generation.sampling import SamplingParams
-from minigpt4.generation.settings import complete_settings
+from minigpt4.generation.parse_settings import complete_settings
+from minigpt4.generation.sampling_params import SamplingParams
 from minigpt4_cli import options
 
 NAME = 'minigpt-4_nano_caption'

@@ -129,7 +129,7 @@ def test_list(bin_folder):
 
 
 def test_search(bin_folder):
-    from minigpt4.weights.hub import our_models
+    from minigpt4.weights.model_hub import our_models
 
     found = run(bin_folder / 'mim', 'search', 'minigpt4', '--valid-config')
     assert all(repr(name) in found for name in our_models())

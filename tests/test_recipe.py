@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpt4.nano.files import write_dataset
+from minigpt4.nano.write_dataset import write_dataset
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

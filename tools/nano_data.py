@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     add_debug_option(parser)
     args = parser.parse_args()
-    from minigpt4.nano.files import write_dataset
+    from minigpt4.nano.write_dataset import write_dataset
 
     write_dataset(
         args.out,

@@ -12,7 +12,7 @@ prepare_process()
 from mmengine.dist import is_main_process
 
 from minigpt4.engine import config, ranks
-from minigpt4.engine.report import reports_rank_errors
+from minigpt4.engine.rank_errors import reports_rank_errors
 from minigpt4.utils.atomic import write_atomically
 
 

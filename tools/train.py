@@ -13,9 +13,9 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from minigpt4.engine import config, ranks
-from minigpt4.engine.checkpoints import latest_resumable
-from minigpt4.engine.features import use_features
-from minigpt4.engine.report import reports_rank_errors
+from minigpt4.engine.cache_features import use_features
+from minigpt4.engine.rank_errors import reports_rank_errors
+from minigpt4.engine.resume_checks import latest_resumable
 from minigpt4.utils.locks import FolderLock
 
 

@@ -17,7 +17,7 @@ deprecated.install()
 from . import datasets, engine, models, nano  # noqa: E402
 from .captioning.inferencer import get_model, inference_model  # noqa: E402
 from .weights.checkpoint_files import register_loaders  # noqa: E402
-from .weights.hub import register_models  # noqa: E402
+from .weights.model_hub import register_models  # noqa: E402
 
 if TYPE_CHECKING:
     from . import convert

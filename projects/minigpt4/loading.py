@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 from .models import MiniGPT4
 from .utils.errors import one_line
-from .weights.hub import (
+from .weights.model_hub import (
     check_name,
     our_models,
     read_config,

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from .utils.errors import one_line, printable
 from .weights import download
-from .weights.hub import our_models, unknown_model_error
-from .weights.load import local_path
+from .weights.load_frozen import local_path
+from .weights.model_hub import our_models, unknown_model_error
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
 
     from minigpt4.datasets.feature_cache import FeatureCache
-    from minigpt4.engine.features import cache_features
+    from minigpt4.engine.cache_features import cache_features
     from minigpt4.engine.ranks import leave_ranks, start_ranks
     from minigpt4.utils.errors import printable
     from minigpt4.utils.signals import raise_on_signals

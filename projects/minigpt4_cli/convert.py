@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from minigpt4.convert.files import convert
+    from minigpt4.convert.convert_files import convert
     from minigpt4.convert.huggingface_export import export_huggingface
     from minigpt4.convert.huggingface_import import import_huggingface
     from minigpt4.convert.vicuna import merge_delta

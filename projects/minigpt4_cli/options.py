@@ -86,7 +86,7 @@ def check_model_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: One of them cannot be used.
     """
-    from minigpt4.generation.settings import complete_settings
+    from minigpt4.generation.parse_settings import complete_settings
     from minigpt4.loading import check_model
     from minigpt4.utils.errors import one_line
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from minigpt4.captioning.csv_escaping import protected_cell
 from minigpt4.captioning.image_lists import ImageEntry, read_list
-from minigpt4.captioning.spreadsheet import protected_cell
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.generation.settings import PARSERS
+from minigpt4.generation.parse_settings import PARSERS
 from minigpt4.serving.http.connections import ConnectionLimits
 from minigpt4_cli import caption, convert, options, serve
 from minigpt4_cli import main as cli
@@ -107,7 +107,7 @@ def test_wrong_usage_has_status_2(capsys):
 def test_lists_of_the_command_line_are_those_of_the_package():
     """They are written twice because --help must not import the package."""
     from minigpt4.captioning.exports import SUFFIXES
-    from minigpt4.convert.files import FILES
+    from minigpt4.convert.convert_files import FILES
     from minigpt4.serving.http.serve import KEY_VARIABLE
 
     assert caption.SUFFIXES == SUFFIXES

@@ -14,7 +14,7 @@ httpcore = pytest.importorskip('httpcore', reason='needs minigpt4[serve]')
 
 from minigpt4.images.errors import ImageError
 from minigpt4.images.fetch import ImageFetcher, is_public
-from minigpt4.images.resolver import Resolver
+from minigpt4.images.host_lookup import Resolver
 
 PUBLIC = '93.184.216.34'
 

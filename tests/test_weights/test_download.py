@@ -17,7 +17,8 @@ from rich.progress import Progress
 from tests.file_server import DATA, HASHED, SHA256, Handler, files_in
 
 from minigpt4.utils.signals import StopSignal
-from minigpt4.weights import download, transfer
+from minigpt4.weights import download
+from minigpt4.weights import http_download as transfer
 from minigpt4.weights.download import download_file, read_record
 
 

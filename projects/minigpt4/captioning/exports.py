@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.atomic import replacing
+from .csv_escaping import protected_cell
 from .results import CaptionResult
-from .spreadsheet import protected_cell
 
 COLUMNS = tuple(field.name for field in fields(CaptionResult))
 _PARQUET_BATCH = 10_000  # results in memory

@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from ..prompts.text_validation import check_text
 from ..utils.errors import one_line, printable
 from ..utils.regular_files import read_regular
-from .spreadsheet import plain_text
+from .csv_escaping import plain_text
 
 LIST_SUFFIXES = ('.csv', '.jsonl', '.tsv', '.txt')
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..images.formats import SUFFIXES
 from ..utils.errors import one_line, printable
 from .image_lists import (
     LIST_SUFFIXES,
@@ -20,16 +21,10 @@ from .image_lists import (
     url_scheme,
 )
 
-# image files of a folder; a file that the user names may have any suffix
-IMAGE_SUFFIXES = frozenset(
-    '.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .pnm '
-    '.ppm .tga .tif .tiff .webp'.split()
-)
-
 
 def is_image_name(path: 'str | Path') -> bool:
     """Whether a file name has the suffix of an image format."""
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def find_images(
@@ -136,7 +131,5 @@ def _empty_message(source: str, recursive: bool) -> str:
 def _suffixes() -> str:
     Image.init()
     return ' '.join(
-        sorted(
-            s.removeprefix('.') for s in IMAGE_SUFFIXES & {*Image.EXTENSION}
-        )
+        sorted(s.removeprefix('.') for s in {*SUFFIXES} & {*Image.EXTENSION})
     )

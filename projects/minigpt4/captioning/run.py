@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..generation.sampling import SamplingParams
+from ..generation.sampling_params import SamplingParams
 from ..images.read import read_image
 from ..loading import load_model, quiet_logs, read_prompt
 from ..prompts import IMAGE_HERE

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..deprecated import renamed, warn_renamed
-from ..generation.sampling import SamplingParams
+from ..generation.sampling_params import SamplingParams
 from ..images.read import load_image
 from ..models import MiniGPT4
 from ..prompts import (

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..deprecated import renamed
 from ..generation.engine import Engine
 from ..generation.request import Answer, GenerationRequest
-from ..generation.sampling import SamplingParams
+from ..generation.sampling_params import SamplingParams
 from ..generation.worker import EngineWorker
 from ..images.read import load_image
 from ..models import MiniGPT4

@@ -48,7 +48,7 @@ from .blip2_format import (
     blip2_config,
     is_causal,
 )
-from .files import real_output
+from .convert_files import real_output
 from .huggingface_processor import write_processor
 from .model_shapes import explain_build_errors, module_shapes
 from .model_shapes import load_config as load_model_config

@@ -40,7 +40,7 @@ from .blip2_format import (
     Tensors,
     is_causal,
 )
-from .files import FILES, real_output
+from .convert_files import FILES, real_output
 from .model_shapes import load_config as load_model_config
 from .model_shapes import module_shapes
 

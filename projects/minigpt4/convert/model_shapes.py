@@ -12,7 +12,7 @@ from torch import nn
 from ..models.projector import build_head
 from ..registry import MODELS
 from ..utils.errors import one_line
-from ..weights.hub import check_name, read_config
+from ..weights.model_hub import check_name, read_config
 
 Shapes = dict[str, tuple[int, ...]]
 

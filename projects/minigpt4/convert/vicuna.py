@@ -13,7 +13,7 @@ from ..utils.atomic import replacing
 from ..weights.hf_folder_files import copy_small_files
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.write import write_sharded
-from .files import real_output
+from .convert_files import real_output
 
 # tables with one row per token, of which the delta may have more
 _TOKEN_TABLES = ('model.embed_tokens.weight', 'lm_head.weight')

@@ -6,11 +6,7 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote
 
-# in the order in which they are tried
-SUFFIXES = (
-    *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
-    *('.jfif', '.avif', '.heic'),
-)
+from ..images.formats import SUFFIXES
 
 
 class ImageFolder:
@@ -19,7 +15,7 @@ class ImageFolder:
     The first existing file is used:
 
     1. the name itself, below the folder unless it is absolute;
-    2. the name with each of ``SUFFIXES``, in their order, unless it ends
+    2. the name with each of ``images.formats.SUFFIXES``, in their order, unless it ends
        with one;
     3. the same with an upper-case suffix (``.JPG``) and with the name in
        another Unicode normalisation, as macOS writes it;

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from ..registry import DATASETS
 from ..utils.sample_errors import RECORD
 from .image_folder import ImageFolder
+from .parse_records import read_record
 from .record_files import read_record_file
 from .record_layouts import RecordError
-from .records import read_record
 from .skipped_samples import MAX_LOGGED, SkippingPipeline, log_line
 
 

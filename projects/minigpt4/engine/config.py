@@ -14,7 +14,7 @@ from mmengine.dist import get_world_size, is_distributed
 from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
-from .checkpoints import latest_checkpoint as latest_checkpoint
+from .resume_checks import latest_checkpoint as latest_checkpoint
 from .runner import CheckedRunner
 
 _REQUIRED_FOR_TRAINING = (

@@ -22,8 +22,8 @@ from ..utils.signals import (
     StopSignal,
     blocked_signals,
 )
+from .rank_errors import innermost_message
 from .ranks import StopVote, unwrapped_model
-from .report import innermost_message
 from .saving import save_now
 
 

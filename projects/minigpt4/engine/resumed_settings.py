@@ -17,7 +17,7 @@ from mmengine.optim.scheduler.param_scheduler import (
 from torch import Tensor
 
 from ..weights.checkpoint_files import CheckpointError
-from .checkpoints import load_scheduler
+from .resume_checks import load_scheduler
 
 # attributes of a scheduler that are state, not settings
 _STATE = ('last_step', '_global_step', '_last_value')

@@ -18,8 +18,8 @@ from ..utils.errors import one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 from ..weights.checksum import add_checksum
 from ..weights.download import download_file
-from .checkpoints import check_optimizer, latest_resumable, resume_state
 from .ranks import on_main_rank, unwrapped_model
+from .resume_checks import check_optimizer, latest_resumable, resume_state
 from .resumed_settings import (
     read_settings,
     restore_schedules,

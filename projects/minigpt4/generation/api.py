@@ -19,7 +19,7 @@ from .engine import Engine
 from .hf_generate import hf_generate
 from .kv_support import supports_kv_slots
 from .request import Answer
-from .sampling import SamplingParams
+from .sampling_params import SamplingParams
 
 
 def sampling_params(

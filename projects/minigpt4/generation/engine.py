@@ -18,7 +18,7 @@ from .ranking import rank_branches, rank_one_by_one
 from .request import GenerationRequest
 from .request_builder import embeddings_request, prompt_request
 from .request_queue import RequestQueue
-from .sampling import choose_tokens
+from .sampler import choose_tokens
 
 # a request that ended: its finish reason, and its error
 _Ended = tuple[GenerationRequest, str, Exception | None]

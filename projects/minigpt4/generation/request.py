@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..deprecated import renamed
 from .detokenizer import Detokenizer
-from .sampling import Sampler, SamplingParams
+from .sampler import Sampler
+from .sampling_params import SamplingParams
 
 
 @dataclass(frozen=True)

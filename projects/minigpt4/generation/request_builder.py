@@ -13,7 +13,8 @@ from ..prompts.image_slots import check_image_slots
 from .detokenizer import Detokenizer
 from .prefix_cache import image_digest, make_cache_key
 from .request import GenerationRequest
-from .sampling import Sampler, SamplingParams
+from .sampler import Sampler
+from .sampling_params import SamplingParams
 
 
 def prompt_request(

@@ -22,7 +22,7 @@ import httpcore
 
 from ..utils.short_text import shorten
 from .errors import ImageError, too_large
-from .resolver import Resolver
+from .host_lookup import Resolver
 
 MAX_REDIRECTS = 3
 RESOLVE_SECONDS = 5.0  # for a name server to answer

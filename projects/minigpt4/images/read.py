@@ -25,7 +25,6 @@ from ..utils.regular_files import (
 )
 from ..utils.sample_errors import NO_IMAGE, SampleError
 from ..utils.time_limit import ReadTimeoutError, call_with_limit
-from .formats import describe_format, is_avif, is_heic, register_heic
 from .jpeg_decoder import decode_jpeg
 from .metadata import (
     find_orientation,
@@ -39,6 +38,7 @@ from .metadata import (
     without_avif_exif,
 )
 from .rgb import ValueRangeError, to_rgb
+from .unreadable import describe_format, is_avif, is_heic, register_heic
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
 MAX_FILE_BYTES = 1 << 29  # 512 MiB, MAX_PIXELS of 3 bytes

@@ -20,7 +20,7 @@ from ..utils.errors import one_line
 from ..utils.file_types import read_head
 from ..weights.file_errors import pickled_code
 from ..weights.hf_folder_files import choose_weights
-from ..weights.load import torch_dtype
+from ..weights.load_frozen import torch_dtype
 from .llama_tokenizer import load_llama_tokenizer
 from .load_options import placement_options, quantization_options
 from .locate import checked_llm_folder, locate_llm

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..utils.errors import one_line
 from ..weights.check_llm_folder import check_folder
 from ..weights.download import is_offline
-from ..weights.load import local_path
+from ..weights.load_frozen import local_path
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
 # files that transformers reads from a repository besides the weights

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, meta_device_if, torch_dtype
+from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
 
 ARCHS = {
     # BLIP-2 uses 39 of EVA-CLIP's 40 blocks and no final norm

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
-from ..weights.load import load_weights, meta_device_if, torch_dtype
+from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
 
 
 class Attention(nn.Module):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..captioning.inferencer import get_model, inference_model
-from ..images.figure import captioned
+from ..images.captioned_figure import captioned
 from ..utils.regular_files import read_regular, read_text
 from . import grammar
 from .world import Scene

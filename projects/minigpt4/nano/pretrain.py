@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ..models.data_preprocessor import MEAN, STD
 from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
-from ..weights.hub import our_models, read_config
+from ..weights.model_hub import our_models, read_config
 from . import grammar
 from .world import (
     BACKGROUNDS,

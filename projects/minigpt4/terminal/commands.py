@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ..chat.saved_chat import is_saved_chat
 from ..chat.session import ChatSession
-from ..generation.sampling import SamplingParams
-from ..generation.settings import complete_settings, parse_setting
+from ..generation.parse_settings import complete_settings, parse_setting
+from ..generation.sampling_params import SamplingParams
 from ..images.read import read_image
 from ..prompts import IMAGE_HERE
 from ..utils.atomic import make_folder

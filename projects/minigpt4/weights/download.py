@@ -19,7 +19,7 @@ from platformdirs.unix import Unix
 from ..deprecated import renamed
 from ..utils.atomic import write_atomically
 from ..utils.file_types import unexpected_content
-from .transfer import (
+from .http_download import (
     DISK_FULL,
     MirrorError,
     display_url,

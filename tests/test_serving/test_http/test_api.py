@@ -29,13 +29,13 @@ openai = pytest.importorskip('openai', reason='needs minigpt4[serve]')
 pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
 pytest.importorskip('prometheus_client', reason='needs minigpt4[serve]')
 
-from minigpt4.images.sources import ImageLimits, ImageSources
+from minigpt4.images.request_images import ImageLimits, ImageSources
 from minigpt4.serving.http import completions
 from minigpt4.serving.http.api import ChatApi
 from minigpt4.serving.http.connections import ConnectionLimits
 from minigpt4.serving.http.hosts import HostRules
 from minigpt4.serving.http.http_server import make_server
-from minigpt4.serving.http.requests import RequestLimits
+from minigpt4.serving.http.parse_request import RequestLimits
 
 NAME = 'minigpt-4_nano_caption'
 DESCRIBE = 'Describe this image in detail.'

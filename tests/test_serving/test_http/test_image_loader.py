@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip('httpcore', reason='needs minigpt4[serve]')
 pytest.importorskip('starlette', reason='needs minigpt4[serve]')
 
-from minigpt4.images.sources import ImageSources
+from minigpt4.images.request_images import ImageSources
 from minigpt4.serving.http.errors import ApiError
 from minigpt4.serving.http.image_loader import ImageLoader
 

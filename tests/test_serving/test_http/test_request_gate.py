@@ -11,8 +11,8 @@ pytest.importorskip('starlette', reason='needs minigpt4[serve]')
 from starlette.requests import Request
 
 from minigpt4.serving.http.errors import ApiError
+from minigpt4.serving.http.parse_request import RequestLimits
 from minigpt4.serving.http.request_gate import RequestGate
-from minigpt4.serving.http.requests import RequestLimits
 
 
 def make_gate(api_key=None, body_seconds=5.0, **limits) -> RequestGate:

@@ -20,10 +20,10 @@ pytest.importorskip('httpcore', reason='needs minigpt4[serve]')
 pytest.importorskip('prometheus_client', reason='needs minigpt4[serve]')
 pytest.importorskip('uvicorn', reason='needs minigpt4[serve]')
 
-from minigpt4.images.sources import ImageLimits
+from minigpt4.images.request_images import ImageLimits
 from minigpt4.serving.http import serve
 from minigpt4.serving.http.connections import ConnectionLimits
-from minigpt4.serving.http.requests import RequestLimits
+from minigpt4.serving.http.parse_request import RequestLimits
 
 NAME = 'minigpt-4_nano_caption'
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from minigpt4.generation.worker import QueueFull
-from minigpt4.serving.http.requests import RequestLimits
+from minigpt4.serving.http.parse_request import RequestLimits
 from minigpt4.serving.web.actions import Actions
 from minigpt4.serving.web.example_list import EXAMPLES, load_examples
 from minigpt4.serving.web.web_session import WebSession

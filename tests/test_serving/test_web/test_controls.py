@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.serving.http.requests import RequestLimits
+from minigpt4.serving.http.parse_request import RequestLimits
 from minigpt4.serving.web.controls import generation_settings
 
 

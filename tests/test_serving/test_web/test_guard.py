@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minigpt4.serving.http.requests import RequestLimits
+from minigpt4.serving.http.parse_request import RequestLimits
 from minigpt4.serving.web.example_list import EXAMPLES
 from minigpt4.serving.web.page import mount_page
 

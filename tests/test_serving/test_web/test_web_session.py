@@ -14,7 +14,7 @@ from PIL import Image
 from minigpt4.chat.session import ChatSession
 from minigpt4.generation.worker import QueueFull
 from minigpt4.images.read import load_image
-from minigpt4.images.sources import ImageLimits, ImageSources
+from minigpt4.images.request_images import ImageLimits, ImageSources
 from minigpt4.prompts import Turn
 from minigpt4.serving.web.display import error_text
 from minigpt4.serving.web.example_list import EXAMPLES

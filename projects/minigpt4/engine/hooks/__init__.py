@@ -3,7 +3,7 @@
 
 from ...deprecated import renamed
 from .deferred_loss import DeferredLossHook
-from .resume import ResumeHook
+from .run_state import ResumeHook
 from .sample_captions import SampleCaptionsHook
 from .sanity import SanityHook, UnusableRunError
 from .throughput import ThroughputHook

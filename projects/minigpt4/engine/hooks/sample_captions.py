@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from ...datasets import ImageTextPairs
-from ...images.figure import captioned, file_name
+from ...images.captioned_figure import captioned, file_name
 from ...prompts import Turn
 from ...registry import HOOKS
 from ...utils.errors import printable

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...generation.worker import EngineWorker
-from ...images.sources import ImageSources
+from ...images.request_images import ImageSources
 from .completions import Completions
 from .errors import (
     ApiError,
@@ -32,8 +32,8 @@ from .errors import (
 from .hosts import HostGuard, HostRules
 from .image_loader import ImageLoader
 from .metrics import CONTENT_TYPE, ServerMetrics
+from .parse_request import RequestLimits, check_model
 from .request_gate import BODY_SECONDS, RequestGate
-from .requests import RequestLimits, check_model
 
 COMPLETIONS = '/v1/chat/completions'
 

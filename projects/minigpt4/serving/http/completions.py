@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...chat.prompt import ChatPrompt, ContextLengthError, build_prompt
 from ...generation.request import GenerationRequest
-from ...generation.sampling import SamplingParams
+from ...generation.sampling_params import SamplingParams
 from ...generation.worker import EngineWorker, QueueFull
 from ...utils.errors import one_line
 from .answer_events import (
@@ -28,8 +28,8 @@ from .answer_events import (
 from .errors import ApiError, drain_body, json_response
 from .image_loader import ImageLoader
 from .metrics import ServerMetrics
+from .parse_request import ChatRequest, check_model, parse_request
 from .request_gate import Admission, RequestGate
-from .requests import ChatRequest, check_model, parse_request
 
 _ERROR_SECONDS = 5.0  # for a client to read the last event of a stream
 _LARGE_BODY = 2**16  # bytes; a larger body is parsed in a thread

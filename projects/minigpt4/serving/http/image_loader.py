@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...images.errors import ImageError
 from ...images.read import to_tensor
-from ...images.sources import ImageSources
+from ...images.request_images import ImageSources
 from .errors import ApiError
 
 _MAX_CACHED = 128  # images

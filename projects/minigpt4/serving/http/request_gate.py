@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from ...generation.worker import EngineWorker, QueueFull
 from .errors import ApiError, format_value
-from .requests import RequestLimits
+from .parse_request import RequestLimits
 
 BODY_SECONDS = 60.0  # for a body to arrive
 _MAX_LARGEST_BODIES = 4  # bodies of the maximum size in memory

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...generation.engine import Engine
 from ...generation.worker import EngineWorker
-from ...images.sources import ImageLimits, ImageSources
+from ...images.request_images import ImageLimits, ImageSources
 from ...loading import check_model, load_model, quiet_logs
 from ...models import MiniGPT4
 from ...utils.errors import printable
@@ -21,7 +21,7 @@ from .connections import ConnectionLimits
 from .hosts import HostRules, is_loopback, own_names
 from .http_server import OrderlyServer, install_hangup, make_server
 from .logs import escape_other_logs
-from .requests import RequestLimits
+from .parse_request import RequestLimits
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 _BACKLOG = 128  # connections that wait while the model is loaded

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...generation.sampling import SamplingParams
-from ..http.requests import RequestLimits
+from ...generation.sampling_params import SamplingParams
+from ..http.parse_request import RequestLimits
 from .controls import MAX_BEAMS, METHODS
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...deprecated import renamed
-from ...generation.sampling import SamplingParams
+from ...generation.sampling_params import SamplingParams
 from ...generation.worker import EngineWorker
-from ...images.sources import ImageSources
+from ...images.request_images import ImageSources
 from ...models import MiniGPT4
-from ..http.requests import RequestLimits
+from ..http.parse_request import RequestLimits
 from .actions import Actions
 from .content_policy import ContentPolicy
 from .controls import MAX_BEAMS

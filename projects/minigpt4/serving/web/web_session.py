@@ -16,11 +16,11 @@ from PIL import Image
 
 from ...chat.session import ChatSession
 from ...generation.worker import EngineWorker
-from ...images.sources import ImageSources
+from ...images.request_images import ImageSources
 from ...images.thumbnail import data_url, thumbnail
 from ...utils.errors import printable
 from ...utils.regular_files import read_regular
-from ..http.requests import RequestLimits
+from ..http.parse_request import RequestLimits
 from .display import DisplayedTurn, chat_markdown
 from .uploads import Uploads
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from minigpt4.models import EVAViT, QFormer
-from minigpt4.weights.load import local_path, torch_dtype
+from minigpt4.weights.load_frozen import local_path, torch_dtype
 
 NECK = dict(
     in_channels=12, num_queries=3, width=16, depth=2, num_heads=2, mlp_width=24

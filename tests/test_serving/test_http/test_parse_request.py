@@ -12,7 +12,7 @@ from minigpt4.prompts import TEMPLATES, Turn
 pytest.importorskip('starlette', reason='needs minigpt4[serve]')
 
 from minigpt4.serving.http.errors import BadRequest
-from minigpt4.serving.http.requests import (
+from minigpt4.serving.http.parse_request import (
     IGNORED,
     RequestLimits,
     parse_request,

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from minigpt4 import get_model
-from minigpt4.convert.files import convert
+from minigpt4.convert.convert_files import convert
 from minigpt4.convert.model_shapes import expected_shapes, load_config
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights.layouts import to_layout

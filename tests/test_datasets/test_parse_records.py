@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from minigpt4.datasets.parse_records import read_record
 from minigpt4.datasets.record_files import DuplicateKey, InvalidJson
 from minigpt4.datasets.record_layouts import RecordError
-from minigpt4.datasets.records import read_record
 
 NAN = float('nan')
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...generation.sampling import MIN_TEMPERATURE
+from ...generation.sampling_params import MIN_TEMPERATURE
 from ...prompts import PromptTemplate, Turn
 from ...utils.short_text import to_ascii
 from .errors import (

@@ -1,27 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Sampling parameters of a request, and the choice of its next tokens."""
+"""The sampling parameters of a request, with their defaults and ranges."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-
 from ..deprecated import renamed
 
-NAN_SCORES = (
-    "the LLM's scores are not numbers (NaN), so no token can be chosen; check "
-    'its weights, and its dtype (float16 overflows in some LLMs).'
-)
 # scores divided by less may exceed the range of float32
 MIN_TEMPERATURE = 1e-5
 
@@ -163,106 +148,6 @@ class SamplingParams:
                 f'max_new_tokens {self.max_new_tokens}; lower the one or '
                 'raise the other.'
             )
-
-
-class Sampler:
-    """Chooses the next tokens of one answer.
-
-    The same seed gives the same answer, whatever the other requests are.
-
-    Args:
-        params: The sampling parameters.
-        eos: The end-of-text token.
-        device: Device of the scores.
-
-    Attributes:
-        is_greedy: Whether it takes the highest score and changes no score.
-        processors: transformers' logits processors, in order.
-    """
-
-    def __init__(
-        self, params: SamplingParams, eos: int | None, device: torch.device
-    ) -> None:
-        processors: list = []
-        if params.repetition_penalty != 1:
-            processors.append(
-                RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
-            )
-        if params.min_new_tokens and eos is not None:
-            processors.append(
-                MinNewTokensLengthLogitsProcessor(
-                    0, params.min_new_tokens, eos, device=str(device)
-                )
-            )
-        self.is_greedy = not processors and not params.do_sample
-        self._do_sample = params.do_sample
-        if params.do_sample:
-            if params.temperature != 1:
-                processors.append(TemperatureLogitsWarper(params.temperature))
-            if params.top_k:
-                processors.append(TopKLogitsWarper(params.top_k))
-            if params.top_p < 1:
-                processors.append(TopPLogitsWarper(params.top_p))
-            seed = params.seed
-            if seed is None:
-                seed = int(torch.randint(2**62, ()))
-            self._generator = torch.Generator(device).manual_seed(seed)
-        self.processors: Any = LogitsProcessorList(processors)
-
-    def __call__(self, scores: Tensor, token_ids: Sequence[int]) -> int:
-        """Choose the next token.
-
-        Args:
-            scores: ``(vocab_size,)`` logits.
-            token_ids: The answer so far.
-
-        Raises:
-            ValueError: The logits are NaN.
-        """
-        ids = torch.tensor([token_ids], dtype=torch.long).to(scores.device)
-        scores = self.processors(ids, scores[None].float())
-        if not self._do_sample:
-            return int(scores.argmax())
-        probabilities = scores.softmax(-1)
-        if probabilities.isnan().any():
-            raise ValueError(NAN_SCORES)
-        return int(
-            torch.multinomial(probabilities, 1, generator=self._generator)
-        )
-
-
-def choose_tokens(
-    scores: Tensor,
-    samplers: Sequence[Sampler],
-    answers: Sequence[Sequence[int]],
-) -> list['int | Exception']:
-    """Choose the next token of each request.
-
-    Greedy requests share one argmax.
-
-    Args:
-        scores: ``(B, vocab_size)`` logits.
-        samplers: The samplers of the requests.
-        answers: Token ids of their answers so far.
-
-    Returns:
-        The token ids; in place of one that could not be chosen, the error.
-    """
-    highest = scores.argmax(-1, keepdim=True)  # of NaN, where there is one
-    is_number = (~scores.gather(-1, highest).isnan()).flatten().tolist()
-    greedy = highest.flatten().tolist()
-    chosen: list[int | Exception] = []
-    for i, (sampler, answer) in enumerate(zip(samplers, answers, strict=True)):
-        try:
-            if not is_number[i]:
-                raise ValueError(NAN_SCORES)
-            if sampler.is_greedy:
-                chosen.append(greedy[i])
-            else:
-                chosen.append(sampler(scores[i], answer))
-        except Exception as error:
-            chosen.append(error)
-    return chosen
 
 
 __getattr__ = renamed(__name__, {'Settings': 'SamplingParams'})

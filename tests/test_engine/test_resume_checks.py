@@ -12,12 +12,12 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
-from minigpt4.engine.checkpoints import (
+from minigpt4.engine.config import build_runner
+from minigpt4.engine.resume_checks import (
     latest_checkpoint,
     latest_resumable,
     resume_state,
 )
-from minigpt4.engine.config import build_runner
 from minigpt4.weights.checkpoint_files import CheckpointError, read_checkpoint
 from minigpt4.weights.checksum import CHECKSUM, add_checksum, digest
 from minigpt4.weights.read import open_tensors

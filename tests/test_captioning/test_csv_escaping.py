@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.captioning.spreadsheet import plain_text, protected_cell
+from minigpt4.captioning.csv_escaping import plain_text, protected_cell
 
 TEXTS = [
     '=1+1',

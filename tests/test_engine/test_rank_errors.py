@@ -11,8 +11,8 @@ import torch
 
 from minigpt4.engine import config
 from minigpt4.engine.hooks import UnusableRunError
+from minigpt4.engine.rank_errors import error_sentence, reports_rank_errors
 from minigpt4.engine.ranks import OtherRankError, start_ranks
-from minigpt4.engine.report import error_sentence, reports_rank_errors
 from minigpt4.registry import MODELS
 
 

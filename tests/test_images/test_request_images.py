@@ -15,9 +15,9 @@ from PIL import Image
 
 pytest.importorskip('httpcore', reason='needs minigpt4[serve]')
 
-from minigpt4.images import sources as sources_module
+from minigpt4.images import request_images as sources_module
 from minigpt4.images.errors import ImageError
-from minigpt4.images.sources import ImageLimits, ImageSources
+from minigpt4.images.request_images import ImageLimits, ImageSources
 
 
 def png(size=(8, 8), color=(255, 0, 0)) -> bytes:

@@ -17,13 +17,14 @@ from minigpt4.datasets.feature_cache import (
     FeatureCache,
     image_digest,
 )
-from minigpt4.engine import config, features
-from minigpt4.engine.config import build_runner
-from minigpt4.engine.features import (
+from minigpt4.engine import cache_features as features
+from minigpt4.engine import config
+from minigpt4.engine.cache_features import (
     cache_features,
     provenance_of,
     use_features,
 )
+from minigpt4.engine.config import build_runner
 from minigpt4.registry import MODELS
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights.read import LazyTensor
@@ -137,8 +138,10 @@ def test_killed_run_is_resumed(make, tmp_path):
 def test_each_rank_writes_its_own_files(make, tmp_path, monkeypatch):
     cfg = make('stream')
     folder = tmp_path / 'cache'
-    names = 'minigpt4.engine.features.get_rank'
-    monkeypatch.setattr('minigpt4.engine.features.get_world_size', lambda: 2)
+    names = 'minigpt4.engine.cache_features.get_rank'
+    monkeypatch.setattr(
+        'minigpt4.engine.cache_features.get_world_size', lambda: 2
+    )
     added = []
     for rank in (0, 1):
         monkeypatch.setattr(names, lambda rank=rank: rank)
@@ -158,7 +161,7 @@ def test_main_process_writes_the_metadata(make, tmp_path, monkeypatch, first):
             lambda: exists.append((tmp_path / 'c/cache.json').exists()),
         ),
     ):
-        monkeypatch.setattr(f'minigpt4.engine.features.{name}', function)
+        monkeypatch.setattr(f'minigpt4.engine.cache_features.{name}', function)
     cache_features(make('sampler'), tmp_path / 'c')
     assert exists == [first, True]
 

@@ -21,10 +21,9 @@ from ..utils.short_text import shorten
 from ..utils.threads import DaemonThreads
 from .errors import ImageError, too_large
 from .fetch import USE_DATA_URL, ImageFetcher
+from .formats import REQUEST_FORMATS
 from .read import SampleError, read_image
 
-# Pillow's decoders of common formats; others run programs (EPS) or are rare
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _MAX_FETCHES = 128  # concurrent downloads
 _MAX_READS = 16  # concurrent reads of files and decodings of data URLs
 _SMALL_URL = 2**16  # characters of a data URL that is decoded without a thread
@@ -133,7 +132,7 @@ class ImageSources:
                 pixels.
         """
         Image.init()  # formats with an optional library may be missing
-        formats = [name for name in FORMATS if name in Image.OPEN]
+        formats = [name for name in REQUEST_FORMATS if name in Image.OPEN]
         try:
             image = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as error:
@@ -144,7 +143,7 @@ class ImageSources:
         except Exception as error:  # many types, for damaged files
             raise ImageError(
                 f'the image ({len(data):,} bytes) cannot be read',
-                f'expected a complete file of {", ".join(FORMATS)}',
+                f'expected a complete file of {", ".join(REQUEST_FORMATS)}',
             ) from error
         if image.width * image.height > self.limits.pixels:
             raise ImageError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..utils.suggest import suggest
-from .sampling import SamplingParams
+from .sampling_params import SamplingParams
 
 
 def read_bool(text: str) -> bool:

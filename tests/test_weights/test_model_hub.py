@@ -9,7 +9,7 @@ from mmengine.runner import CheckpointLoader
 from mmpretrain import list_models
 
 import minigpt4
-from minigpt4.weights import hub
+from minigpt4.weights import model_hub as hub
 
 
 def test_published_weights_are_loaded_from_the_cache(cache):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from minigpt4.images import resolver
-from minigpt4.images.resolver import Resolver
+from minigpt4.images import host_lookup as resolver
+from minigpt4.images.host_lookup import Resolver
 from minigpt4.utils.threads import TooManyCallsError
 
 

@@ -6,9 +6,9 @@ import tarfile
 
 import pytest
 
-from minigpt4.nano.files import save_demo, write_dataset
 from minigpt4.nano.metric import NanoMetric
 from minigpt4.nano.world import Scene
+from minigpt4.nano.write_dataset import save_demo, write_dataset
 
 
 @pytest.fixture(scope='module')
