@@ -15,8 +15,8 @@ class ImageFolder:
     The first existing file is used:
 
     1. the name itself, below the folder unless it is absolute;
-    2. the name with each of ``images.formats.SUFFIXES``, in their order, unless it ends
-       with one;
+    2. the name with each of ``images.formats.SUFFIXES``, in their order,
+       unless it ends with one;
     3. the same with an upper-case suffix (``.JPG``) and with the name in
        another Unicode normalisation, as macOS writes it;
     4. all of these with ``/`` for each backslash, as Windows writes paths.
