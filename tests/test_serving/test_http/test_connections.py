@@ -53,6 +53,8 @@ async def application(scope, receive, send):
             return
         disconnect.cancel()
     await send(dict(type='http.response.body', body=b'done'))
+    if scope['path'] == '/cleanup':
+        await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager
@@ -188,6 +190,22 @@ def test_idle_time_between_requests_differs_from_header_time():
 
     asyncio.run(run())
     assert ConnectionLimits().idle_seconds > 60
+
+
+def test_a_request_may_begin_before_the_one_before_is_cleaned_up():
+    """The connection of the later request was closed."""
+    limits = replace(LIMITS, body_seconds=5)
+
+    async def run():
+        async with serving(limits) as (connect, _):
+            reader, writer = await connect(GET.replace(b'quick', b'cleanup'))
+            await reader.readuntil(b'done\r\n0\r\n\r\n')
+            writer.write(HEAD)
+            await asyncio.sleep(1.5)  # beyond the clean-up, and a check
+            writer.write(b'9 letters')
+            assert await status(reader) == 200
+
+    asyncio.run(run())
 
 
 def test_a_client_that_reads_nothing_is_disconnected():

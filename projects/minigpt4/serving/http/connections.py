@@ -77,6 +77,9 @@ class Connection:
         state: Its state.
         keep_alive: Whether it waits for the next request after an answer.
         path: The path of the request that is being answered.
+        scope: The ASGI scope of the latest request. The application of the
+            request before may still run: uvicorn starts the next request
+            when the response is complete.
         send_deadline: The time at which it is closed unless the client
             reads.
     """
@@ -93,6 +96,7 @@ class Connection:
         self.state = State.IDLE
         self.keep_alive = False
         self.path = ''
+        self.scope: Scope | None = None
         self.send_deadline = math.inf
 
 
@@ -269,8 +273,10 @@ class ConnectionGuard:
 
         async def tracked_receive() -> Message:
             message = await receive()
-            if connection.state is State.READING and not message.get(
-                'more_body'
+            if (
+                connection.scope is scope
+                and connection.state is State.READING
+                and not message.get('more_body')
             ):
                 start_answer()
             return message
@@ -282,6 +288,7 @@ class ConnectionGuard:
             finally:
                 connection.send_deadline = math.inf
 
+        connection.scope = scope
         connection.path = scope['path']
         connection.keep_alive = False
         names = {name.lower() for name, _ in scope['headers']}
@@ -296,15 +303,20 @@ class ConnectionGuard:
         try:
             await self.app(scope, tracked_receive, tracked_send)
         finally:
-            connection.path = ''
-            now = time.monotonic()
-            if connection.state is State.READING:
-                connection.deadline = now  # its body was not read
-            if connection.state is State.ANSWERING:
-                connection.keep_alive = True
-                connection.deadline = now + limits.idle_seconds
-            if connection.state is not State.CLOSING:
-                connection.state = State.IDLE
+            if connection.scope is scope:
+                self._end_request(connection)
+
+    def _end_request(self, connection: Connection) -> None:
+        """Start the deadline of a connection without a request."""
+        connection.path = ''
+        now = time.monotonic()
+        if connection.state is State.READING:
+            connection.deadline = now  # its body was not read
+        if connection.state is State.ANSWERING:
+            connection.keep_alive = True
+            connection.deadline = now + self.connections.limits.idle_seconds
+        if connection.state is not State.CLOSING:
+            connection.state = State.IDLE
 
 
 def protocol_of(connections: Connections) -> type[asyncio.Protocol]:
