@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -208,7 +208,7 @@ def keep_gradients_of_4bit(llm: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def register_attention(name: str, function) -> None:
+def register_attention(name: str, function: Callable[..., Any]) -> None:
     """Let transformers' LLMs attend through a function of ours."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -216,14 +216,14 @@ def register_attention(name: str, function) -> None:
     ALL_ATTENTION_FUNCTIONS.update({name: function})
 
 
-def keys_and_values(cache) -> list:
+def keys_and_values(cache: Any) -> list:
     """The keys and values of each layer of a transformers cache."""
     if hasattr(cache, 'layers'):  # since transformers 4.54
         return [(layer.keys, layer.values) for layer in cache.layers]
     return list(zip(cache.key_cache, cache.value_cache, strict=True))
 
 
-def attends_to_all(config) -> bool:
+def attends_to_all(config: Any) -> bool:
     """Whether a cache of this LLM is keys and values of all tokens alone."""
     from transformers import DynamicCache
 

@@ -10,8 +10,9 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
+import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _PACKAGE = __name__.rpartition('.')[0]
@@ -147,8 +148,13 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports modules by their names in 0.1."""
 
-    def find_spec(self, fullname, path=None, target=None):
-        """A spec for an old name; None for any other."""
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec for an old name, and None for any other."""
         prefix, _, name = fullname.partition('.')
         if prefix != _PACKAGE or not (
             name in MOVED_MODULES or name in REMOVED_PACKAGES
@@ -159,12 +165,14 @@ class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             fullname, self, is_package=is_package
         )
 
-    def create_module(self, spec):
-        """The default module; :meth:`exec_module` replaces it."""
+    def create_module(
+        self, spec: importlib.machinery.ModuleSpec
+    ) -> types.ModuleType | None:
+        """Use the default module; :meth:`exec_module` replaces it."""
         return None
 
-    def exec_module(self, module) -> None:
-        """Put the new module in the place of the old name."""
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Make the old name refer to the new module."""
         old = module.__name__
         name = old.partition('.')[2]
         if name in MOVED_MODULES:
@@ -176,5 +184,6 @@ class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def install() -> None:
     """Let old module names be imported."""
     if not any(isinstance(f, _AliasFinder) for f in sys.meta_path):
-        # before the finder of files: an alias of a package has its files
+        # before the finder of files: it would import the files of a package
+        # a second time under the old name
         sys.meta_path.insert(0, _AliasFinder())

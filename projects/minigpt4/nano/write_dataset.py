@@ -6,6 +6,7 @@ import json
 import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -97,7 +98,7 @@ def _save(scene: Scene, rng: random.Random, path: Path) -> None:
     path.write_bytes(_jpeg(scene, rng))
 
 
-def _dump(path: Path, data) -> None:
+def _dump(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1), encoding='utf-8')
 
 
