@@ -160,23 +160,11 @@ def test_figures_of_the_performance_page_are_stored_results():
     assert not missing, 'no run in benchmarks/results has these figures'
 
 
-# Pages that do not state their readers yet; empty this set when all do.
-WITHOUT_READERS = {
-    f'{name}.md'
-    for name in (
-        *('api', 'caption', 'chat', 'convert', 'data', 'inference'),
-        *('memory', 'nano', 'quickstart', 'serving', 'training', 'web'),
-        'weights',
-    )
-}
-
-
 @pytest.mark.parametrize('page', DOCS, ids=lambda page: page.name)
 def test_first_line_states_who_needs_the_page(page):
     title, blank, readers = page.read_text('utf-8').splitlines()[:3]
     assert title.startswith('# ') and not blank
-    states_readers = re.match(r'\*?(?:This page is for|For) ', readers)
-    assert states_readers or page.name in WITHOUT_READERS, (
+    assert re.match(r'\*?(?:This page is for|For) ', readers), (
         'write below the title a line such as "*For users who train a model.*"'
     )
 
