@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ..prompts.text_validation import check_text
-from ..utils.errors import one_line, printable
+from ..utils.errors import one_line, printable, short_json
 from ..utils.regular_files import read_regular
 from .csv_escaping import plain_text
 
@@ -243,31 +243,30 @@ def _open_csv(text: str, path: str) -> tuple[Any, list[str]]:
 
 def _parse_row(row: object, line: str) -> ImageEntry:
     if not isinstance(row, dict):
-        raise _InvalidRowError(f'it is {_short(row)}; expected {_EXPECTED}')
+        raise _InvalidRowError(
+            f'it is {short_json(row)}; expected {_EXPECTED}'
+        )
     image, prompt = row.get('image'), row.get('prompt')
     if not isinstance(image, str) or not image.strip():
-        raise _InvalidRowError(f'it names no image (image is {_short(image)})')
+        raise _InvalidRowError(
+            f'it names no image (image is {short_json(image)})'
+        )
     entry = _parse_path(image)
     if prompt is None or prompt == '' or entry.error:
         return entry
     if not isinstance(prompt, str):
         return entry._replace(
-            prompt=_short(prompt),
-            error=f'the prompt in {line} is {_short(prompt)}; expected text.',
+            prompt=short_json(prompt),
+            error=f'the prompt in {line} is {short_json(prompt)}; expected text.',
         )
     if not prompt.strip():
         return entry
     error = None
     try:
-        check_text(prompt, f'the prompt {_short(prompt)} in {line}')
+        check_text(prompt, f'the prompt {short_json(prompt)} in {line}')
     except ValueError as reason:
         error = str(reason)
     return entry._replace(prompt=prompt, error=error)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return printable(text if len(text) <= 60 else text[:57] + '...')
 
 
 def _parse_path(name: str) -> ImageEntry:

@@ -16,7 +16,7 @@ from ..images.read import SampleError, read_image
 from ..images.thumbnail import data_url
 from ..prompts import IMAGE_HERE, Turn
 from ..prompts.text_validation import check_characters
-from ..utils.errors import one_line, printable
+from ..utils.errors import one_line, printable, short_json
 from ..utils.regular_files import open_regular, read_regular
 
 VERSION = 1  # of the format; a file without a version has this one
@@ -102,11 +102,11 @@ def _not_a_chat(path: 'str | PathLike', reason: str) -> ValueError:
 
 def _parse(content: Any) -> SavedChat:
     if not isinstance(content, Mapping):
-        raise _FieldError(f'it is {_short(content)}, not an object')
+        raise _FieldError(f'it is {short_json(content)}, not an object')
     version = content.get('version', VERSION)
     if version != VERSION:
         raise _FieldError(
-            f'its version is {_short(version)}; this version of minigpt4 '
+            f'its version is {short_json(version)}; this version of minigpt4 '
             f'reads {VERSION}'
         )
     turns = [
@@ -134,13 +134,15 @@ def _parse_list(content: Mapping[str, Any], name: str) -> list:
         raise _FieldError(f'it has no {name}')
     value = content[name]
     if not isinstance(value, list):
-        raise _FieldError(f'{name} is {_short(value)}, not a list')
+        raise _FieldError(f'{name} is {short_json(value)}, not a list')
     return value
 
 
 def _parse_turn(turn: Any, number: int) -> Turn:
     if not isinstance(turn, Mapping):
-        raise _FieldError(f'turn {number} is {_short(turn)}, not an object')
+        raise _FieldError(
+            f'turn {number} is {short_json(turn)}, not an object'
+        )
     texts: dict[str, str] = {}
     for name in ('question', 'answer'):
         if name not in turn:
@@ -151,7 +153,7 @@ def _parse_turn(turn: Any, number: int) -> Turn:
 
 def _parse_text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise _FieldError(f'{field} is {_short(value)}, not a text')
+        raise _FieldError(f'{field} is {short_json(value)}, not a text')
     try:
         check_characters(value, field)
     except ValueError as error:
@@ -161,7 +163,7 @@ def _parse_text(value: Any, field: str) -> str:
 
 def _parse_image(text: Any, number: int) -> 'str | Image.Image':
     if not isinstance(text, str):
-        raise _FieldError(f'image {number} is {_short(text)}, not a text')
+        raise _FieldError(f'image {number} is {short_json(text)}, not a text')
     if text.startswith('data:'):
         try:
             data = base64.b64decode(text.partition(',')[2], validate=True)
@@ -181,9 +183,3 @@ def _parse_image(text: Any, number: int) -> 'str | Image.Image':
             f'{one_line(error)}'
         ) from error
     return text
-
-
-def _short(value: Any) -> str:
-    """A JSON value, shortened for a message."""
-    text = json.dumps(value, ensure_ascii=False)
-    return printable(text if len(text) <= 60 else text[:57] + '...')
