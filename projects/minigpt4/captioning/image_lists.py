@@ -257,7 +257,8 @@ def _parse_row(row: object, line: str) -> ImageEntry:
     if not isinstance(prompt, str):
         return entry._replace(
             prompt=short_json(prompt),
-            error=f'the prompt in {line} is {short_json(prompt)}; expected text.',
+            error=f'the prompt in {line} is {short_json(prompt)}; expected '
+            'text.',
         )
     if not prompt.strip():
         return entry
