@@ -43,9 +43,17 @@ def load_pickle(
     if in_zip and checksums:
         _check_crc32(path)
     try:
-        content = torch.load(
-            path, map_location=map_location, weights_only=True, mmap=mmap
-        )
+        if path.suffix == '.safetensors':
+            # torch 2.14 goes by this suffix, but the content is a pickle;
+            # only a path can be mapped
+            with open_regular(path) as file:
+                content = torch.load(
+                    file, map_location=map_location, weights_only=True
+                )
+        else:
+            content = torch.load(
+                path, map_location=map_location, weights_only=True, mmap=mmap
+            )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
