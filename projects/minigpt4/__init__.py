@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 register_models()
 register_loaders()
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = [
     'ChatSession',
     'Engine',
