@@ -19,6 +19,7 @@ _PACKAGE = __name__.rpartition('.')[0]
 
 # old module: new module, both relative to the package
 MOVED_MODULES = {
+    'models.row_attention': 'models.packed_attention',
     'convert.files': 'convert.convert_files',
     'nano.files': 'nano.write_dataset',
     'engine.features': 'engine.cache_features',

@@ -2,7 +2,7 @@
 """Exports of caption results: JSONL, CSV and Parquet.
 
 JSONL has every text exactly. CSV protects its cells against spreadsheets
-(see :mod:`.spreadsheet`). CSV and Parquet write bytes of a file name that are
+(see :mod:`.csv_escaping`). CSV and Parquet write bytes of a file name that are
 not valid Unicode as ``\\udcXX``.
 """
 

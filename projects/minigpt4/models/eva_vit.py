@@ -86,7 +86,7 @@ class EVAViT(nn.Module):
 
     Parameter names are those of ``eva_vit_g.pth``. That file loads without
     conversion (blocks beyond the 39th, the final norm and the head are not
-    used), and so do the other layouts of :mod:`~.layouts`.
+    used), and so do the other layouts of :mod:`~minigpt4.weights.layouts`.
 
     Args:
         arch: ``'eva-g'``, ``'nano'``, or a dict with ``width``, ``depth``,
