@@ -120,11 +120,24 @@ MOVED_MODULES = {
 REMOVED_PACKAGES = ('inference',)
 
 
-def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn that a public name has changed."""
+def warn_renamed(
+    old: str,
+    new: str,
+    stacklevel: int = 3,
+    category: type[Warning] = DeprecationWarning,
+) -> None:
+    """Warn that a public name has changed.
+
+    Args:
+        old: The old name.
+        new: The new name.
+        stacklevel: As for ``warnings.warn``.
+        category: ``FutureWarning`` for names in configs: Python shows it to
+            every user, a ``DeprecationWarning`` only to those who import.
+    """
     warnings.warn(
         f'{old} is deprecated and will be removed in 0.3; use {new}.',
-        DeprecationWarning,
+        category,
         stacklevel=stacklevel,
     )
 

@@ -104,15 +104,23 @@ def path(text: str) -> Path:
 
 def positive_int(text: str) -> int:
     """The type of an option that is a whole number above 0."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+        raise argparse.ArgumentTypeError(
+            f'{text} is not a whole number above 0'
+        )
     return number
 
 
 def positive_float(text: str) -> float:
     """The type of an option that is a finite number above 0."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
     if not 0 < number < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
+        raise argparse.ArgumentTypeError(f'{text} is not a number above 0')
     return number

@@ -235,7 +235,10 @@ def _check_extras(web: bool) -> None:
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < 2**16:
         raise argparse.ArgumentTypeError(f'{text} is not from 0 to 65535')
     return value

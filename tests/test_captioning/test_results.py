@@ -301,3 +301,12 @@ def test_a_full_disk_keeps_what_was_stored(path, monkeypatch):
             )
             assert len(database) == 4
     assert len(stored(path)) == 4
+
+
+@pytest.mark.parametrize('name', ['file:x.sqlite', 'a?mode=ro#%20.sqlite'])
+def test_a_file_name_is_not_read_as_a_uri(tmp_path, monkeypatch, name):
+    """It never returned: SQLite opened x.sqlite."""
+    monkeypatch.chdir(tmp_path)
+    with opened(Path(name)) as database:
+        database.add([result('a.png')])
+    assert os.listdir() == [name]

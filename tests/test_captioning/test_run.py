@@ -312,6 +312,13 @@ def test_a_list_is_not_overwritten(folder, capsys):
     assert 'would replace the list list.csv' in capsys.readouterr().err
 
 
+def test_a_list_is_not_imported_as_results_of_0_1(folder):
+    """list.jsonl as a source, list.csv as the output."""
+    Path('list.jsonl').write_text('{"image": "images/0.png"}\n')
+    assert main(['list.jsonl', '-o', 'list.csv', *SHORT]) == 0
+    assert len(Path('list.csv').read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize('suffix', ['.csv', '.parquet'])
 def test_a_file_that_is_no_export_is_not_replaced(folder, suffix):
     out = Path(f'out{suffix}')
@@ -423,7 +430,7 @@ def test_a_run_that_cannot_start_has_a_one_line_error(
         (['-o', 'o.txt'], 'has the suffix .txt'),
         (['-o', 'o.jsonl', '--model', 'minigpt-4_nano'], 'did you mean'),
         (['-o', 'o.jsonl', '--pretrained', 'no.pth'], 'no.pth does not exist'),
-        (['-o', 'o.jsonl', '--slots', '0'], '0 is not above 0'),
+        (['-o', 'o.jsonl', '--slots', '0'], '0 is not a whole number above 0'),
         (['-o', 'o.jsonl', '--temperature', '-1'], 'temperature is -1'),
     ],
 )

@@ -125,3 +125,18 @@ def test_lists_of_the_command_line_are_those_of_the_package():
         body_seconds=args.body_seconds,
         send_seconds=args.send_seconds,
     )
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['caption', 'a.png', '-o', 'a.csv', '--slots', 'x'], 'x is not a'),
+        (['serve', '--port', 'abc'], 'abc is not from 0 to 65535'),
+        (['serve', '--header-seconds', 'nan'], 'nan is not a number above 0'),
+    ],
+)
+def test_invalid_numbers_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

@@ -39,7 +39,9 @@ def old_config(tmp_path):
     return path
 
 
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.filterwarnings(
+    'ignore::DeprecationWarning', 'ignore::FutureWarning'
+)
 def test_a_work_dir_of_0_1_is_resumed(old_config, make_cfg, losses, written):
     new, old = (
         make_cfg('stream', file, max_iters=6) for file in (None, old_config)
@@ -79,7 +81,9 @@ def test_a_work_dir_of_0_1_is_resumed(old_config, make_cfg, losses, written):
     ],
 )
 def test_the_old_name_of_a_hook_is_built_with_a_warning(name):
-    with pytest.warns(DeprecationWarning, match='use .*DeferredLossHook'):
+    with pytest.warns(
+        (DeprecationWarning, FutureWarning), match='use .*DeferredLossHook'
+    ):
         hook = HOOKS.build(dict(type=name, interval=7))
     assert isinstance(hook, DeferredLossHook)
     assert hook.interval == 7
@@ -108,3 +112,21 @@ def test_a_user_config_that_indexes_the_hooks_is_answered(tmp_path):
     path.write_text('custom_hooks = []\ncustom_hooks[-1].update(interval=5)\n')
     with pytest.raises(ValueError, match='at line 2.*default_hooks, by name'):
         load_config(str(path))
+
+
+def test_hooks_of_custom_hooks_replace_the_default_ones(make_cfg):
+    """In 0.1 custom_hooks held all hooks of the project."""
+    cfg = make_cfg('stream', max_iters=2)
+    cfg.custom_hooks = [
+        dict(type='minigpt4.LateInfoHook'),
+        dict(type='minigpt4.SanityHook', interval=1),
+    ]
+    with pytest.warns(FutureWarning) as caught:
+        runner = build_runner(cfg)
+    names = [type(hook).__name__ for hook in runner.hooks]
+    assert names.count('SanityHook') == 1
+    assert names.count('LateInfoHook') == 1
+    assert 'DeferredLossHook' not in names
+    texts = [str(warning.message) for warning in caught]
+    assert any('default_hooks.sanity is replaced' in text for text in texts)
+    assert any('use DeferredLossHook' in text for text in texts)

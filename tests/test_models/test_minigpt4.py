@@ -605,7 +605,7 @@ def test_compiled_layers_of_a_sharded_llm_are_refused(build_tiny):
 
 def test_line_length_is_a_deprecated_name(build_tiny):
     """Configs and work dirs of 0.1 have it."""
-    with pytest.warns(DeprecationWarning, match='use model.pack_length'):
+    with pytest.warns(FutureWarning, match='use model.pack_length'):
         model = build_tiny(line_length=40)
     assert model.pack_length == 40
 

@@ -251,8 +251,11 @@ class ResultsDatabase:
         """Open and lock the file, and create its tables."""
         while True:
             with translated_errors(self.path):
+                # absolute, or SQLite may read "file:..." as a URI
                 database = sqlite3.connect(
-                    self.path, timeout=_LOCK_SECONDS, isolation_level=None
+                    os.path.abspath(self.path),
+                    timeout=_LOCK_SECONDS,
+                    isolation_level=None,
                 )
             try:
                 with translated_errors(self.path):

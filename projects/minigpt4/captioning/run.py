@@ -214,7 +214,11 @@ def _open_database(args: argparse.Namespace) -> ResultsDatabase:
     )
     database = ResultsDatabase(path, provenance, args.overwrite)
     try:
-        if not (args.overwrite or len(database)) and jsonl.exists():
+        if (
+            not (args.overwrite or len(database))
+            and jsonl.exists()
+            and not _is_source(jsonl, args.sources)
+        ):
             print(import_jsonl(jsonl, database), file=sys.stderr)
     except BaseException:
         database.close()
@@ -222,14 +226,20 @@ def _open_database(args: argparse.Namespace) -> ResultsDatabase:
     return database
 
 
+def _is_source(path: Path, sources: Sequence[str]) -> bool:
+    """Whether a file is one of the sources of the command line."""
+    return any(
+        os.path.realpath(path) == os.path.realpath(os.path.expanduser(source))
+        for source in sources
+    )
+
+
 def _check_sources_not_replaced(
     sources: Sequence[str], outputs: Sequence[Path]
 ) -> None:
     for source in sources:
         for output in outputs:
-            if output.exists() and os.path.realpath(
-                output
-            ) == os.path.realpath(os.path.expanduser(source)):
+            if output.exists() and _is_source(output, [source]):
                 raise ValueError(
                     f'--overwrite would replace the list {source}; give '
                     'another -o.'

@@ -4,6 +4,8 @@
 import copy
 import os
 import traceback
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ _USED_IN_TRAINING_ONLY = (
 )
 # of configs/minigpt4/_base_/runtime.py
 _TRAINING_HOOKS = ('resume', 'sanity', 'throughput', 'sample_captions')
+
+# names of default hooks that mmengine adds where they are not set
+_MMENGINE_HOOKS = (
+    *('runtime_info', 'timer', 'sampler_seed', 'logger'),
+    *('param_scheduler', 'checkpoint'),
+)
+# registry name in 0.1: the present one
+_OLD_HOOKS = {'LateInfoHook': 'DeferredLossHook'}
 
 
 def set_rank_batch(cfg: Config, world_size: int) -> int:
@@ -233,6 +243,7 @@ def build_runner(cfg: Config) -> CheckedRunner:
         rank_batch = set_rank_batch(cfg, get_world_size())
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
+    drop_repeated_hooks(cfg)
     runner = CheckedRunner.from_cfg(cfg)
     if rank_batch is not None:
         micro_batch = cfg.model.get('micro_batch_size') or rank_batch
@@ -247,3 +258,34 @@ def build_runner(cfg: Config) -> CheckedRunner:
             f'{min(micro_batch, rank_batch)}'
         )
     return runner
+
+
+def drop_repeated_hooks(cfg: Config) -> None:
+    """Remove a default hook whose class is in ``custom_hooks`` too.
+
+    A config of 0.1 may set ``custom_hooks``, which then held all hooks of the
+    project; the hooks of the config count, each class once.
+    """
+    names = {
+        _OLD_HOOKS.get(name, name)
+        for name in map(_class_name, cfg.get('custom_hooks') or ())
+    }
+    for key, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is not None and _class_name(hook) in names:
+            if key in _MMENGINE_HOOKS:  # None, or mmengine adds its own
+                cfg.default_hooks[key] = None
+            else:
+                del cfg.default_hooks[key]
+            warnings.warn(
+                f'default_hooks.{key} is replaced by the hook of the same '
+                'class in custom_hooks; name it in default_hooks instead.',
+                FutureWarning,
+                stacklevel=2,
+            )
+
+
+def _class_name(hook: Any) -> str:
+    """The name of a hook's class, from its config or the hook itself."""
+    kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[2]

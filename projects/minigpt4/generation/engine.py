@@ -39,8 +39,8 @@ class Engine:
         model: The model. Its LLM has to stay on its device from now on.
         slots: The most requests that run at the same time.
         stored_tokens: The most tokens in the prefix cache; 0 stores none.
-        compile: Whether to compile the decode pass, which takes minutes and
-            pays for long use.
+        compile: Whether to compile the decode pass, which takes minutes;
+            useful for long runs.
 
     Attributes:
         runner: Runs the model; ``runner.stats`` counts what it computed.

@@ -102,7 +102,11 @@ class MiniGPT4(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor or dict(type=ImageNormalizer))
         if line_length is not _UNSET:
-            warn_renamed('model.line_length', 'model.pack_length')
+            warn_renamed(
+                'model.line_length',
+                'model.pack_length',
+                category=FutureWarning,
+            )
             pack_length = line_length
         self.template = get_template(prompt_template)
         self.max_text_length = max_text_length

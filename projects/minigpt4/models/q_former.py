@@ -101,7 +101,8 @@ class QFormer(nn.Module):
         cross_every: Distance of the layers with cross-attention.
         dropout: Dropout while it is trained (ablation c of the paper).
         checkpoint: File, folder, URL or ``'nano/...'`` of the weights, in any
-            layout of :mod:`~minigpt4.weights.layouts`; None leaves them random.
+            layout of :mod:`~minigpt4.weights.layouts`; None leaves them
+            random.
         dtype: Type of the frozen weights.
         frozen: Whether the weights are not trained; then no graph is built
             and there is no dropout.

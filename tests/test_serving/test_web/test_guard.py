@@ -256,3 +256,19 @@ def test_upload_folder_is_private(client):
     assert Path(path).is_relative_to(folder)
     assert 'minigpt4-page-' in str(folder)
     assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    'method, path, status',
+    [
+        ('GET', '/v1/chat/completions', 405),
+        ('POST', '/v1/models', 405),
+        ('POST', '/v1/completions', 404),
+    ],
+)
+def test_other_methods_and_paths_of_the_api_have_its_errors(
+    client, method, path, status
+):
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert path in answer.json()['error']['message']

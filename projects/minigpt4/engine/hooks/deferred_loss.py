@@ -91,5 +91,9 @@ class LateInfoHook(DeferredLossHook):
     """The registry name of :class:`DeferredLossHook` in 0.1; deprecated."""
 
     def __init__(self, interval: int = 50) -> None:
-        warn_renamed('the hook LateInfoHook', 'DeferredLossHook')
+        warn_renamed(
+            'the hook LateInfoHook',
+            'DeferredLossHook',
+            category=FutureWarning,
+        )
         super().__init__(interval)

@@ -4,9 +4,10 @@
 A request passes (1) the checks of host and origin (``hosts.py``); (2) the
 API key, the capacity and the limits of its body (``request_gate.py``). Then
 (3) the body becomes turns, images and sampling parameters
-(``parse_request.py``, ``image_loader.py``); (4) the engine's worker generates answers of many
-requests at the same time; (5) the text is sent as one object or as events
-(``completions.py``). A client that disconnects cancels its answer.
+(``parse_request.py``, ``image_loader.py``); (4) the engine's worker generates
+answers of many requests at the same time; (5) the text is sent as one object
+or as events (``completions.py``). A client that disconnects cancels its
+answer.
 """
 
 import time

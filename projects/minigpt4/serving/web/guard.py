@@ -11,7 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..http.errors import drain_body
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from ..http.errors import drain_body, handle_http_error
 from ..http.hosts import HostRules
 from .event_checks import EventCheck
 from .uploads import UploadError, Uploads
@@ -27,6 +30,8 @@ _GET = re.compile(
     r'queue/data|upload_progress|heartbeat/\w{1,64}|file=.+)',
     re.ASCII,
 )
+# routes of the HTTP API, which get here with another method
+_CHAT_API = re.compile(r'/v1/(chat/completions|models(/.*)?)')
 _POST = re.compile(rf'/login|{_API}/(upload|queue/join|cancel|reset)')
 _SESSION_HASH = re.compile(r'\w{1,64}', re.ASCII)
 _FORM_BYTES = 2**16  # of a small body, and of a form around a file
@@ -85,6 +90,13 @@ class PageGuard:
     async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope['path'].removesuffix('/') or '/'
         method = scope['method']
+        if path == '/v1' or path.startswith('/v1/'):  # no route of the API
+            status = 405 if _CHAT_API.fullmatch(path) else 404
+            response = await handle_http_error(
+                Request(scope), HTTPException(status)
+            )
+            await response(scope, receive, send)
+            return
         if method == 'POST' and _POST.fullmatch(path):
             self._check_origin(scope)
             if path == _UPLOAD:
