@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Files are converted between layouts without changing a bit."""
 
+import contextlib
 import os
 import re
 import resource
@@ -285,23 +286,27 @@ def test_unknown_model(tmp_path):
         convert(SHIPPED['neck'], tmp_path / 'a.pth', model='minigpt-5')
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Limit the size of files, as a full disk does."""
+    """Limit the size of files, as a full disk does.
+
+    Only around a call: pytest's own output may be a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
 @pytest.mark.parametrize('existing', [None, b'old'])
-def test_full_disk_keeps_the_existing_output(
-    tmp_path, full_disk, name, existing
-):
+def test_full_disk_keeps_the_existing_output(tmp_path, name, existing):
     if existing is not None:
         (tmp_path / name).write_bytes(existing)
-    with pytest.raises(OSError, match=f'{name} could not be written') as error:
+    message = f'{name} could not be written'
+    with full_disk(), pytest.raises(OSError, match=message) as error:
         convert(SHIPPED['head'], tmp_path / name, model=NANO)
     if name == 'x.safetensors':
         assert re.search(r'it needs [\d,]+ bytes', str(error.value))
