@@ -434,7 +434,7 @@ def write_shard():
     return write
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def chromium():
     """A browser (Debian's package chromium); without one, skip.
 
