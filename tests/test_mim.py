@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 NAME = 'minigpt-4_vicuna-7b_caption'
 CONFIG = 'configs/minigpt4/minigpt_4_vicuna_7b_caption.py'
 HOST = 'https://download.openmmlab.com'

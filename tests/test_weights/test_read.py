@@ -317,7 +317,7 @@ for source, out in zip(sys.argv[1::2], sys.argv[2::2]):
 @pytest.mark.slow
 def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
     """512 MB are read and 256 MB written; mapped pages are released."""
-    block = torch.empty(2**23)  # 32 MB
+    block = torch.ones(2**23)  # 32 MB
     tensors = {str(i): LazyTensor.of(block) for i in range(16)}
     write_pickle(tmp_path / 'a.pth', tensors)
     write_safetensors(tmp_path / 'a.safetensors', tensors)
