@@ -3,18 +3,22 @@
 
 from .data_preprocessor import ImageNormalizer
 from .decoder import LLMDecoder
+from .efficientnet_lite import EfficientNetLite
 from .eva_vit import EVAViT
 from .minigpt4 import MiniGPT4
+from .patch_tokens import PatchTokens
 from .projector import LinearProjector
 from .q_former import CachedQueries, PatchMerge, QFormer
 
 __all__ = [
     'CachedQueries',
     'EVAViT',
+    'EfficientNetLite',
     'ImageNormalizer',
     'LLMDecoder',
     'LinearProjector',
     'MiniGPT4',
     'PatchMerge',
+    'PatchTokens',
     'QFormer',
 ]

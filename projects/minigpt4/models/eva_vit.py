@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ..registry import MODELS
 from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
+from .backbone import Normalization, check_images, map_to_tokens
 
 ARCHS = {
     # BLIP-2 uses 39 of EVA-CLIP's 40 blocks and no final norm
@@ -77,7 +78,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to ``(B, patches, C)``."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return map_to_tokens(self.proj(images))
 
 
 @MODELS.register_module()
@@ -105,6 +106,9 @@ class EVAViT(nn.Module):
     are in ``dtype`` too (the original has fp32 weights there).
     """
 
+    num_prefix_tokens = 1
+    normalization: Normalization | None = None
+
     def __init__(
         self,
         arch: str | dict = 'eva-g',
@@ -125,11 +129,14 @@ class EVAViT(nn.Module):
         self.out_channels = width = arch['width']
         self.img_size = img_size
         self.frozen = frozen
-        patches = (img_size // patch_size) ** 2
+        side = img_size // patch_size
+        self.grid_size = (side, side)
         with meta_device_if(checkpoint):
             self.patch_embed = PatchEmbed(width, patch_size)
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-            self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, width))
+            self.pos_embed = nn.Parameter(
+                torch.empty(1, side * side + 1, width)
+            )
             self.blocks = nn.ModuleList(
                 Block(width, arch['num_heads'], arch['mlp_width'])
                 for _ in range(arch['depth'])
@@ -167,12 +174,7 @@ class EVAViT(nn.Module):
         Raises:
             ValueError: The images have another size.
         """
-        if images.shape[1:] != (3, self.img_size, self.img_size):
-            raise ValueError(
-                f'images of shape {tuple(images.shape)} given; expected '
-                f'(B, 3, {self.img_size}, {self.img_size}); set the size of '
-                'the LoadImage transform to the img_size of the backbone.'
-            )
+        check_images(images, self.img_size)
         x = self.patch_embed(images.to(self.cls_token.dtype))
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
         x = x + self.pos_embed

@@ -19,11 +19,11 @@ from ..prompts import get_template
 from ..registry import MODELS
 from .checkpoint import check_trained, ignore_frozen, keep_trained
 from .collator import Collator
-from .data_preprocessor import ImageNormalizer
 from .gradient_accumulation import accumulate_gradients
 from .packed_attention import PackedLayout
 from .packing import MultimodalInputs
 from .projector import build_head
+from .vision import build_vision
 
 _UNSET = 'unset'
 
@@ -50,9 +50,11 @@ class MiniGPT4(BaseModel):
     The state dict holds only trained weights and their LLM's fingerprint.
 
     Args:
-        backbone: Config of the backbone, e.g. :class:`EVAViT`; None where
-            images come as queries (:class:`CachedQueries`).
-        neck: Config of the neck, e.g. :class:`QFormer`.
+        backbone: Config of a :class:`~.backbone.Backbone`, e.g.
+            :class:`EVAViT`; None where images come as queries
+            (:class:`CachedQueries`).
+        neck: Config of the neck, e.g. :class:`QFormer`; its widths are filled
+            in.
         head: Config of the head; its widths are filled in.
         decoder: Config of the decoder, e.g. :class:`LLMDecoder`.
         prompt_template: Name of a template of ``minigpt4.prompts``.
@@ -74,7 +76,8 @@ class MiniGPT4(BaseModel):
             compiled in training (``torch.compile``, a minute at the start).
         device: Where the model goes when it is built; ``'auto'`` is the GPU
             if there is one. None leaves it to the caller (a runner).
-        data_preprocessor: Config of the image normaliser.
+        data_preprocessor: Config of the image normaliser; None is that of
+            the backbone.
         line_length: Deprecated name of ``pack_length``.
 
     Source: MiniGPT-4 ``models/minigpt4.py`` and ``models/minigpt_base.py`` @
@@ -100,7 +103,8 @@ class MiniGPT4(BaseModel):
         data_preprocessor: dict | None = None,
         line_length: Any = _UNSET,
     ) -> None:
-        super().__init__(data_preprocessor or dict(type=ImageNormalizer))
+        vision = build_vision(backbone, neck, data_preprocessor)
+        super().__init__(vision.normalizer)
         if line_length is not _UNSET:
             warn_renamed(
                 'model.line_length',
@@ -116,8 +120,8 @@ class MiniGPT4(BaseModel):
         self.system = system
         self.generation = dict(generation or {})
         self.check_llm = check_llm
-        self.backbone = None if backbone is None else MODELS.build(backbone)
-        self.neck = MODELS.build(neck)
+        self.backbone = vision.backbone
+        self.neck = vision.neck
         self.decoder = MODELS.build(decoder)
         self.head = build_head(
             head, self.neck.out_channels, self.decoder.hidden_size

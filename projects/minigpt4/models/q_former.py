@@ -92,7 +92,8 @@ class QFormer(nn.Module):
     Only the query path is built: in MiniGPT-4 the Q-Former has no text input.
 
     Args:
-        in_channels: Width of the image features.
+        in_channels: Width of the image features; in a model, that of the
+            backbone.
         num_queries: Queries of one image, which become image tokens.
         width: Width of the queries.
         depth: Layers; every ``cross_every``-th has cross-attention.
@@ -191,14 +192,31 @@ class PatchMerge(nn.Module):
         in_channels: Width of the image features.
         num_patches: Patches of an image, without the class token.
         merge: Patches in one token.
+        num_prefix_tokens: Class tokens before the patches, which are dropped.
+
+    In a model, width and numbers are those of the backbone.
+
+    Raises:
+        ValueError: ``merge`` does not divide the number of patches.
 
     Source: MiniGPT-4 ``models/minigpt4.py`` @ d94738a; paper section 4.4 (a).
     """
 
     def __init__(
-        self, in_channels: int = 1408, num_patches: int = 256, merge: int = 4
+        self,
+        in_channels: int = 1408,
+        num_patches: int = 256,
+        merge: int = 4,
+        num_prefix_tokens: int = 1,
     ) -> None:
         super().__init__()
+        if num_patches % merge:
+            raise ValueError(
+                f'PatchMerge has merge={merge}, which does not divide the '
+                f'{num_patches} patches of the backbone; give another merge, '
+                'or the neck PatchTokens.'
+            )
+        self.num_prefix_tokens = num_prefix_tokens
         self.num_tokens = num_patches // merge
         self.out_channels = in_channels * merge
         self.frozen = True
@@ -207,7 +225,8 @@ class PatchMerge(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, 1 + patches, C)`` to ``(B, num_tokens, merge * C)``."""
-        x = self.ln_vision(features.to(self.ln_vision.weight.dtype))[:, 1:]
+        x = self.ln_vision(features.to(self.ln_vision.weight.dtype))
+        x = x[:, self.num_prefix_tokens :]
         return x.reshape(len(x), self.num_tokens, self.out_channels)
 
 

@@ -6,7 +6,8 @@ needs no rules of its own, since our expected names are always known.
 
 Source: MiniGPT-4 @ d94738a and LAVIS (``official``), MMPretrain 1.2.0
 (``mmpretrain``), ``Blip2ForConditionalGeneration`` of transformers
-(``huggingface``).
+(``huggingface``). The official layout of EfficientNet-Lite is that of
+efficientnet-lite-pytorch 0.1.0.
 """
 
 import re
@@ -56,6 +57,20 @@ _RULES: dict[tuple[str, str], _Rules] = {
         (r'\.attn\.[qv]_bias$', '.self_attn.qkv.bias'),
         (r'^', 'vision_model.'),
     ),
+    # efficientnet-lite-pytorch numbers the norms in the order of their use;
+    # in a block without expansion the first number is missing
+    ('efficientnet_lite', 'official'): (
+        (r'^stem\.conv\.', '_conv_stem.'),
+        (r'^stem\.norm\.', '_bn0.'),
+        (r'^head\.conv\.', '_conv_head.'),
+        (r'^head\.norm\.', '_bn1.'),
+        (r'^blocks\.', '_blocks.'),
+        (r'\.(expand|depthwise|project)\.conv\.', r'._\1_conv.'),
+        (r'\.expand\.norm\.', '._bn0.'),
+        (r'\.depthwise\.norm\.', '._bn1.'),
+        (r'\.project\.norm\.', '._bn2.'),
+    ),
+    ('efficientnet_lite', 'ours'): (),
     ('neck', 'ours'): (),
     ('neck', 'official'): _Q_FORMER,
     ('neck', 'mmpretrain'): (*_Q_FORMER, (r'^Qformer\.', 'q_former.')),
@@ -84,7 +99,10 @@ _BIAS_THIRDS = {'q_bias': 0, 'v_bias': 2}
 _EXTRA_LAYER = 'a layer beyond those of this architecture'
 # pattern of a name in a file: why it is not used; the first match counts
 _REASONS = (
-    (r'position_ids$|inv_freq$', 'a buffer, not a weight'),
+    (
+        r'position_ids$|inv_freq$|num_batches_tracked$',
+        'a buffer, not a weight',
+    ),
     (
         r'^(t5_proj|opt_proj|language_projection)\.',
         'a projection to the LLM of BLIP-2',
@@ -105,7 +123,7 @@ _REASONS = (
     ),
     (r'(blocks|layers?)\.\d+\.', _EXTRA_LAYER),
     (
-        r'(^|\.)(norm|fc_norm|ln_f|ln1|head|post_layernorm)\.',
+        r'(^|\.)(norm|fc_norm|ln_f|ln1|head|post_layernorm|_fc)\.',
         'a final norm or head, which the backbone does not use',
     ),
     (r'^llm_fingerprint$', 'the fingerprint of the LLM'),
@@ -156,7 +174,8 @@ def from_layout(
     """Detect the layout of a file and rename its tensors to our names.
 
     Args:
-        component: ``'backbone'``, ``'neck'`` or ``'head'``.
+        component: ``'backbone'``, ``'neck'`` or ``'head'`` of MiniGPT-4, or
+            another backbone, ``'efficientnet_lite'``.
         tensors: Tensors by their names in the file.
         expected: Shapes by our names.
         allow: Patterns of our names that :meth:`KeyReport.check` accepts as
@@ -179,6 +198,7 @@ def from_layout(
             },
         )
         for layout in LAYOUTS
+        if (component, layout) in _RULES
         for prefix in _PREFIXES.get((component, layout), ('',))
     ]
     known = {name for _, names in candidates for name in names.values()}

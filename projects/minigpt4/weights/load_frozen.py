@@ -100,7 +100,7 @@ def load_weights(
 
     Args:
         module: The module; the file must have every parameter of it.
-        component: ``'backbone'`` or ``'neck'``.
+        component: As for :func:`~.layouts.from_layout`.
         source: A source for :func:`~.read.open_tensors`, in any layout of
             :mod:`~.layouts`.
         dtype: Type of the parameters.
@@ -124,13 +124,22 @@ def load_weights(
     found, report = from_layout(
         component,
         open_tensors(source),
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        {
+            name: tuple(tensor.shape)
+            for name, tensor in state.items()
+            if tensor.is_floating_point()
+        },
     )
     report.check(source, type(module).__name__)
-    module.load_state_dict(
-        {name: lazy.to(dtype, name).read() for name, lazy in found.items()},
-        assign=True,
-    )
+    loaded = {
+        # counters of the batches of batch norms, which nothing reads
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype, device='cpu')
+        for name, tensor in state.items()
+        if not tensor.is_floating_point()
+    }
+    for name, lazy in found.items():
+        loaded[name] = lazy.to(dtype, name).read()
+    module.load_state_dict(loaded, assign=True)
     print_log(
         f'{type(module).__name__}: {len(report.matched)} tensors loaded from '
         f'{source} ({report.layout} layout), {len(report.left_over)} left '
