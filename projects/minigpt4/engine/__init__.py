@@ -8,6 +8,7 @@ from .hooks import (
     SampleCaptionsHook,
     SanityHook,
     ThroughputHook,
+    WarmStartHook,
 )
 from .loops import EndlessTrainLoop, RankParallel
 from .optim import TrainedParameters, WarmupCosineLR
@@ -21,6 +22,7 @@ __all__ = [
     'SanityHook',
     'ThroughputHook',
     'TrainedParameters',
+    'WarmStartHook',
     'WarmupCosineLR',
 ]
 

@@ -7,6 +7,7 @@ from .run_state import ResumeHook
 from .sample_captions import SampleCaptionsHook
 from .sanity import SanityHook, UnusableRunError
 from .throughput import ThroughputHook
+from .warm_start import WarmStartHook
 
 __all__ = [
     'DeferredLossHook',
@@ -15,6 +16,7 @@ __all__ = [
     'SanityHook',
     'ThroughputHook',
     'UnusableRunError',
+    'WarmStartHook',
 ]
 
 __getattr__ = renamed(__name__, {'LateInfoHook': 'DeferredLossHook'})

