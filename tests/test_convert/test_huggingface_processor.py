@@ -25,6 +25,7 @@ from minigpt4.prompts import (
 from minigpt4.weights.shipped import FOLDER as SHIPPED
 
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+PIXELS = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))  # mean and deviation
 CONVERSATIONS = {
     'image': [('q?', 1)],
     'text': [('Who are you?', 0)],
@@ -73,7 +74,7 @@ def test_chat_template_renders_our_token_ids(
     tokenizer = make_tokenizer(tokenizer, request)
     template = get_template(template)
     image = write_processor(
-        tmp_path, tokenizer, template, 'Describe.', 28, 3, {}
+        tmp_path, tokenizer, template, 'Describe.', 28, PIXELS, 3, {}
     )
     shutil.copy(
         SHIPPED / 'llm' / 'config.json', tmp_path
@@ -115,7 +116,9 @@ def test_chat_template_renders_our_token_ids(
 def test_system_line(tiny_tokenizer, template, tmp_path):
     """The system message is the start of the first segment."""
     template = get_template(template)
-    write_processor(tmp_path, tiny_tokenizer, template, '', 28, 3, {})
+    write_processor(
+        tmp_path, tiny_tokenizer, template, '', 28, PIXELS, 3, {}
+    )
     shutil.copy(SHIPPED / 'llm' / 'config.json', tmp_path)
     theirs = AutoProcessor.from_pretrained(tmp_path)
     line = template.system.removesuffix('###')

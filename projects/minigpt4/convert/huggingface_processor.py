@@ -6,11 +6,10 @@ same prompt from the same question and stops at the same token.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.data_preprocessor import MEAN, STD
 from ..prompts import (
     IMAGE_HERE,
     IMAGE_SLOT,
@@ -135,6 +134,7 @@ def write_processor(
     template: PromptTemplate,
     prompt: str,
     image_size: int,
+    normalization: tuple[Sequence[float], Sequence[float]],
     num_image_tokens: int,
     generation: Mapping[str, Any],
 ) -> int:
@@ -151,6 +151,8 @@ def write_processor(
         template: The prompt template.
         prompt: The question of a message without text.
         image_size: Side of the images in pixels.
+        normalization: Mean and standard deviation of the RGB channels, for
+            images in 0..1.
         num_image_tokens: Tokens of one image.
         generation: Sampling parameters; the default is greedy decoding.
 
@@ -214,8 +216,8 @@ def write_processor(
             do_rescale=True,
             rescale_factor=1 / 255,
             do_normalize=True,
-            image_mean=MEAN,
-            image_std=STD,
+            image_mean=normalization[0],
+            image_std=normalization[1],
         ),
     )
     _dump(
