@@ -379,7 +379,7 @@ def test_few_tensors_are_in_memory_at_the_same_time(monkeypatch, tmp_path):
         }
 
     for module in (
-        'convert.huggingface_export',
+        'convert.export_sources',
         'convert.huggingface_import',
         'llm.fingerprint',
     ):

@@ -21,9 +21,6 @@ from .efficientnet_format import (
 )
 from .export_sources import EmptyModel, Parts, Tensors
 
-# Causal LMs that are their base model and a bias-free lm_head: FastVLM has
-# no place for a scale or a cap of the logits.
-_LLM_TYPES = ('gemma', 'llama', 'mistral', 'phi3', 'qwen2', 'qwen3', 'smollm3')
 _LLM_PREFIX = 'model.language_model.'
 _TOWER = 'model.vision_tower.'
 _PROJECTOR = 'model.multi_modal_projector.'
@@ -31,7 +28,7 @@ _HEAD_NAME = 'lm_head.weight'
 
 
 class FastVlmFormat:
-    """FastVLM: EfficientNet-Lite, pooled patches, a common causal LM."""
+    """FastVLM: EfficientNet-Lite, pooled patches, any causal LM."""
 
     class_name = 'FastVlmForConditionalGeneration'
     parts = (EfficientNetLite, PatchTokens)
@@ -41,9 +38,9 @@ class FastVlmFormat:
         """Refuse a model that the class cannot represent.
 
         Raises:
-            ValueError: Its head has more than two layers, its LLM does more
-                than a linear layer after its base model, or
-                :func:`.refuse_pooling` refuses its image tokens.
+            ValueError: Its head has more than two layers, the output layer
+                of its LLM has a bias, or :func:`.refuse_pooling` refuses its
+                image tokens.
         """
         linears = _linears(model.head)
         if len(linears) > 2:
@@ -51,13 +48,11 @@ class FastVlmFormat:
                 f'the head has {len(linears)} layers, but {self.class_name} '
                 'has room for two; serve this model with minigpt4 itself.'
             )
-        llm_type = model.decoder.llm.config.model_type
-        if llm_type not in _LLM_TYPES:
+        if model.decoder.llm.get_output_embeddings().bias is not None:
             raise ValueError(
-                f'the LLM is of type {llm_type}, which has not been tried '
-                f'with {self.class_name}; expected one of '
-                f'{", ".join(_LLM_TYPES)}: serve this model with minigpt4 '
-                'itself.'
+                'the output layer of the LLM has a bias, for which '
+                f'{self.class_name} has no place; serve this model with '
+                'minigpt4 itself.'
             )
         refuse_pooling(model.backbone, model.neck)
 
