@@ -151,7 +151,9 @@ def export_huggingface(
     }
     report.matched = list(tensors)
 
-    template = get_template(cfg.model.get('prompt_template', 'vicuna_v0'))
+    template = get_template(
+        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
+    )
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         image_token_id = write_processor(
