@@ -1,12 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The backbone: sizes, official names, dtype and freezing."""
 
+import math
+
 import pytest
 import torch
 
 from minigpt4.models import EVAViT
 
 ARCH = dict(width=16, depth=2, num_heads=2, mlp_width=24)
+CLOSE = dict(atol=1e-3, rtol=1e-2)  # of bf16
 
 
 def official_checkpoint(vit, path):
@@ -54,8 +57,52 @@ def test_checkpoint_of_another_depth_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r'lacks \d+ of .* blocks\.3\.'):
         EVAViT({**ARCH, 'depth': 4}, img_size=28, checkpoint=path)
-    with pytest.raises(ValueError, match=r'misshaped 1 .*pos_embed \(\(1, 5'):
-        EVAViT(ARCH, img_size=42, checkpoint=path)
+
+
+@pytest.mark.parametrize('side', [42, 56, 14])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_another_image_size_interpolates_the_positions(tmp_path, side, dtype):
+    """The rule of MiniGPT-4 and LAVIS: bicubic, without the class token."""
+    source = EVAViT(ARCH, img_size=28)
+    path = official_checkpoint(source, tmp_path / 'eva_vit_g.pth')
+    loaded = EVAViT(ARCH, img_size=side, checkpoint=path, dtype=dtype)
+    patches = side // 14
+    assert loaded.grid_size == (patches, patches)
+    tokens = loaded(torch.zeros(1, 3, side, side))
+    assert tokens.shape == (1, 1 + patches**2, 16)
+    expected = bicubic(source.pos_embed[0, 1:].view(2, 2, 16), patches)
+    found = loaded.pos_embed[0].float()
+    torch.testing.assert_close(found[:1], source.pos_embed[0, :1], **CLOSE)
+    torch.testing.assert_close(found[1:], expected.flatten(0, 1), **CLOSE)
+    # a file of this size is used as it is
+    torch.save(loaded.state_dict(), tmp_path / 'own.pth')
+    again = EVAViT(
+        ARCH, img_size=side, checkpoint=str(tmp_path / 'own.pth'), dtype=dtype
+    )
+    assert torch.equal(again.pos_embed, loaded.pos_embed)
+
+
+def bicubic(table, size):
+    """Interpolate ``(n, n, C)`` to ``(size, size, C)`` by Keys' kernel.
+
+    With a = -0.75, half-pixel centres and repeated borders, as
+    ``torch.nn.functional.interpolate`` does on a GPU and a CPU.
+    """
+    old = len(table)
+
+    def kernel(x):
+        a, x = -0.75, abs(x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    weights = torch.zeros(size, old)
+    for row in range(size):
+        centre = (row + 0.5) * old / size - 0.5
+        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            column = min(max(tap, 0), old - 1)
+            weights[row, column] += kernel(centre - tap)
+    return torch.einsum('ik,jl,klc->ijc', weights, weights, table)
 
 
 def test_frozen_stays_in_eval_and_has_no_gradients():
@@ -90,5 +137,9 @@ def test_features_in_low_precision_are_close_to_fp32(dtype):
 def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match="arch 'eva-b'; expected .*eva-g"):
         EVAViT('eva-b')
+    with pytest.raises(
+        ValueError, match='img_size=30, .* no multiple of .*14'
+    ):
+        EVAViT(ARCH, img_size=30)
     with pytest.raises(ValueError, match=r'\(1, 3, 42, 42\) given.* 28, 28'):
         EVAViT(ARCH, img_size=28)(torch.zeros(1, 3, 42, 42))

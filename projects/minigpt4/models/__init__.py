@@ -6,6 +6,7 @@ from .decoder import LLMDecoder
 from .efficientnet_lite import EfficientNetLite
 from .eva_vit import EVAViT
 from .minigpt4 import MiniGPT4
+from .mmpretrain_backbone import MMPretrainBackbone
 from .patch_tokens import PatchTokens
 from .projector import LinearProjector
 from .q_former import CachedQueries, PatchMerge, QFormer
@@ -17,6 +18,7 @@ __all__ = [
     'ImageNormalizer',
     'LLMDecoder',
     'LinearProjector',
+    'MMPretrainBackbone',
     'MiniGPT4',
     'PatchMerge',
     'PatchTokens',

@@ -12,6 +12,7 @@ class Backbone(Protocol):
     """A vision encoder: images to tokens, in raster order.
 
     Attributes:
+        name: The kind of network, for messages and the fingerprint.
         img_size: Side of the square input in pixels.
         frozen: Whether the weights are not trained.
         out_channels: Width of the tokens.
@@ -22,6 +23,7 @@ class Backbone(Protocol):
             knows them.
     """
 
+    name: str
     img_size: int
     frozen: bool
     out_channels: int

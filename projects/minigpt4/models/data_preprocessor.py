@@ -22,12 +22,21 @@ class ImageNormalizer(BaseDataPreprocessor):
     Args:
         mean: Mean of the RGB channels, for images in 0..1.
         std: Standard deviation of the RGB channels.
+
+    Raises:
+        ValueError: The values are of pixels in 0..255.
     """
 
     def __init__(
         self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
     ) -> None:
         super().__init__(non_blocking=True)
+        if max(*mean, *std) > 1:
+            raise ValueError(
+                f'ImageNormalizer has mean {tuple(mean)} and std '
+                f'{tuple(std)}, which are of pixels in 0..255; divide them '
+                'by 255.'
+            )
         for name, values in (('mean', mean), ('std', std)):
             self.register_buffer(
                 name, torch.tensor(values).view(3, 1, 1), persistent=False

@@ -158,6 +158,7 @@ class EfficientNetLite(nn.Module):
 
     # (x - 127) / 128 for x in 0..255
     normalization: Normalization = ((127 / 255,) * 3, (128 / 255,) * 3)
+    name = 'EfficientNetLite'
     num_prefix_tokens = 0
 
     def __init__(

@@ -1,12 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The backbone: EVA-ViT-g/14 of EVA-CLIP, truncated as in BLIP-2."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
 from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
+from ..weights.position_embeddings import resize_lazily
 from .backbone import Normalization, check_images, map_to_tokens
 
 ARCHS = {
@@ -92,7 +95,8 @@ class EVAViT(nn.Module):
     Args:
         arch: ``'eva-g'``, ``'nano'``, or a dict with ``width``, ``depth``,
             ``num_heads`` and ``mlp_width``.
-        img_size: Side of the square input in pixels.
+        img_size: Side of the square input in pixels. The position embeddings
+            of a checkpoint for another size are interpolated.
         patch_size: Side of a patch in pixels.
         checkpoint: File, folder, URL or ``'nano/...'`` of the weights; None
             leaves them random.
@@ -106,6 +110,7 @@ class EVAViT(nn.Module):
     are in ``dtype`` too (the original has fp32 weights there).
     """
 
+    name = 'EVAViT'
     num_prefix_tokens = 1
     normalization: Normalization | None = None
 
@@ -126,6 +131,11 @@ class EVAViT(nn.Module):
                     f'of {", ".join(ARCHS)} or a dict.'
                 )
             arch = ARCHS[arch]
+        if img_size % patch_size:
+            raise ValueError(
+                f'EVAViT has img_size={img_size}, which is no multiple of the '
+                f'{patch_size} pixels of a patch; give a multiple.'
+            )
         self.out_channels = width = arch['width']
         self.img_size = img_size
         self.frozen = frozen
@@ -147,7 +157,18 @@ class EVAViT(nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         else:
-            load_weights(self, 'backbone', checkpoint, weights_dtype)
+            resize = functools.partial(
+                resize_lazily,
+                grid_size=self.grid_size,
+                num_prefix_tokens=self.num_prefix_tokens,
+            )
+            load_weights(
+                self,
+                'backbone',
+                checkpoint,
+                weights_dtype,
+                adapt=dict(pos_embed=resize),
+            )
         self.to(weights_dtype)
         self.requires_grad_(not frozen)
         self.train()

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..registry import MODELS
-from .backbone import Normalization
+from .backbone import Backbone, Normalization
 from .data_preprocessor import MEAN, STD, ImageNormalizer
+from .eva_vit import EVAViT
+from .mmpretrain_backbone import MMPretrainBackbone, is_of_mmpretrain
 
 
 class VisionParts(NamedTuple):
@@ -47,12 +49,39 @@ def build_vision(
     Raises:
         ValueError: Two parts do not match each other.
     """
-    built = None if backbone is None else MODELS.build({**backbone})
+    built = None if backbone is None else build_backbone(backbone)
     return VisionParts(
         built,
         build_neck(neck, built),
         _build_normalizer(data_preprocessor, built),
     )
+
+
+def build_backbone(config: Mapping) -> Any:
+    """Build the backbone of a config.
+
+    Args:
+        config: Its config; a class of MMPretrain is wrapped in
+            :class:`~.mmpretrain_backbone.MMPretrainBackbone`.
+
+    Raises:
+        ValueError: It is no vision encoder.
+    """
+    if is_of_mmpretrain(config['type']):
+        return MMPretrainBackbone(**config)
+    backbone = MODELS.build({**config})
+    lacking = [
+        name
+        for name in Backbone.__annotations__
+        if not hasattr(backbone, name) and name != 'normalization'
+    ]
+    if lacking:
+        raise ValueError(
+            f'the backbone {type(backbone).__name__} has no '
+            f'{", ".join(lacking)}; expected the interface of '
+            'minigpt4.models.backbone.'
+        )
+    return backbone
 
 
 def build_neck(config: Mapping, backbone: Any) -> nn.Module:
@@ -103,6 +132,8 @@ def _build_normalizer(config: Any, backbone: Any) -> nn.Module:
     """
     needed = getattr(backbone, 'normalization', None)
     if config is None:
+        if backbone is not None and needed is None:
+            _require_known(backbone)
         config = dict(type=ImageNormalizer)
         if needed is not None:
             config.update(mean=needed[0], std=needed[1])
@@ -111,6 +142,23 @@ def _build_normalizer(config: Any, backbone: Any) -> nn.Module:
     if needed is not None:
         _check_normalization(config, needed, type(backbone).__name__)
     return MODELS.build({**config})
+
+
+def _require_known(backbone: Any) -> None:
+    """Refuse a backbone whose normalisation nothing states.
+
+    The default of :class:`ImageNormalizer` is that of EVA-CLIP.
+
+    Raises:
+        ValueError: It is no EVA-ViT.
+    """
+    if not isinstance(backbone, EVAViT):
+        raise ValueError(
+            'the config has no data_preprocessor, and the weights of '
+            f'{backbone.name} do not state their normalisation; set '
+            'model.data_preprocessor=dict(type=ImageNormalizer, mean=..., '
+            'std=...), for images in 0..1.'
+        )
 
 
 def _check_normalization(

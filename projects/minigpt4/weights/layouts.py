@@ -11,7 +11,7 @@ efficientnet-lite-pytorch 0.1.0.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -84,6 +84,8 @@ _RULES: dict[tuple[str, str], _Rules] = {
         (r'\.project\.conv\.', '.projection.project_conv.'),
         (r'\.project\.norm\.', '.projection.project_bn.'),
     ),
+    # any class of MMPretrain, with the names that it has there
+    ('mmpretrain_backbone', 'mmpretrain'): (),
     ('neck', 'ours'): (),
     ('neck', 'official'): _Q_FORMER,
     ('neck', 'mmpretrain'): (*_Q_FORMER, (r'^Qformer\.', 'q_former.')),
@@ -105,6 +107,7 @@ _RULES: dict[tuple[str, str], _Rules] = {
 _PREFIXES = {
     ('backbone', 'official'): ('', 'visual_encoder.'),
     ('backbone', 'mmpretrain'): ('', 'vision_encoder.', 'backbone.'),
+    ('mmpretrain_backbone', 'mmpretrain'): ('backbone.', ''),
 }
 # our names for thirds of the joint bias of query, key and value
 _BIAS_THIRDS = {'q_bias': 0, 'v_bias': 2}
@@ -183,16 +186,20 @@ def from_layout(
     tensors: Mapping[str, LazyTensor],
     expected: Mapping[str, tuple[int, ...]],
     allow: Iterable[str] = (),
+    adapt: Mapping[str, Callable[[LazyTensor], LazyTensor]] | None = None,
 ) -> tuple[dict[str, LazyTensor], KeyReport]:
     """Detect the layout of a file and rename its tensors to our names.
 
     Args:
         component: ``'backbone'``, ``'neck'`` or ``'head'`` of MiniGPT-4, or
-            another backbone, ``'efficientnet_lite'``.
+            another backbone, ``'efficientnet_lite'`` or
+            ``'mmpretrain_backbone'``.
         tensors: Tensors by their names in the file.
         expected: Shapes by our names.
         allow: Patterns of our names that :meth:`KeyReport.check` accepts as
             missing or misshaped.
+        adapt: Functions that change tensors of the file before their shapes
+            are compared, by our names.
 
     Returns:
         The expected tensors that the file has, and the report. Only
@@ -241,6 +248,8 @@ def from_layout(
         third = _BIAS_THIRDS.get(name.rpartition('.')[2])
         if layout == 'huggingface' and third is not None:
             tensor = _split_bias(file_name, tensor, third)
+        if adapt is not None and name in adapt:
+            tensor = adapt[name](tensor)
         if tensor.shape != tuple(expected[name]):
             report.misshaped[name] = (
                 f'{tensor.shape} instead of {tuple(expected[name])}'

@@ -3,7 +3,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from .layouts import from_layout
-from .read import open_tensors
+from .read import LazyTensor, open_tensors
 from .shipped import PREFIX, shipped_or_local
 
 _PLACEHOLDER = re.compile(
@@ -89,7 +89,11 @@ def meta_device_if(checkpoint: str | None) -> Iterator[None]:
 
 
 def load_weights(
-    module: nn.Module, component: str, source: str, dtype: torch.dtype
+    module: nn.Module,
+    component: str,
+    source: str,
+    dtype: torch.dtype,
+    adapt: Mapping[str, Callable[[LazyTensor], LazyTensor]] | None = None,
 ) -> None:
     """Load the weights of a module from a file and log how many matched.
 
@@ -104,6 +108,7 @@ def load_weights(
         source: A source for :func:`~.read.open_tensors`, in any layout of
             :mod:`~.layouts`.
         dtype: Type of the parameters.
+        adapt: As for :func:`~.layouts.from_layout`.
 
     Raises:
         FileNotFoundError: There is no such file, or the name is a
@@ -129,11 +134,15 @@ def load_weights(
             for name, tensor in state.items()
             if tensor.is_floating_point()
         },
+        adapt=adapt,
     )
     report.check(source, type(module).__name__)
     loaded = {
-        # counters of the batches of batch norms, which nothing reads
-        name: torch.zeros(tensor.shape, dtype=tensor.dtype, device='cpu')
+        # counters, which nothing reads, of the norms of a module without
+        # memory; indices that a constructor computed are kept
+        name: torch.zeros_like(tensor, device='cpu')
+        if tensor.is_meta
+        else tensor
         for name, tensor in state.items()
         if not tensor.is_floating_point()
     }
