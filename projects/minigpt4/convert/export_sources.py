@@ -16,11 +16,11 @@ from torch import nn
 from ..llm.load import load_tokenizer
 from ..models import EfficientNetLite, EVAViT, LLMDecoder, QFormer
 from ..models.projector import build_head
-from ..models.vision import build_neck
-from ..registry import MODELS
+from ..models.vision import build_backbone, build_neck
 from ..weights.hf_folder_files import read_json
 from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
+from ..weights.position_embeddings import resize_lazily
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.state_dicts import as_weight
 from .model_shapes import module_shapes
@@ -116,7 +116,7 @@ def build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
     with torch.device('meta'):
         decoder = LLMDecoder(str(folder), arch=dict(text_config))
         decoder.tokenizer = load_tokenizer(str(folder))
-        backbone = MODELS.build({**cfg.model.backbone})
+        backbone = build_backbone(cfg.model.backbone)
         neck = build_neck(cfg.model.neck, backbone)
         head = build_head(
             cfg.model.head, neck.out_channels, decoder.hidden_size
@@ -214,8 +214,16 @@ def _open_component(
             f'the config names no {component}.checkpoint, so its weights '
             'would be random; set it to the file of the weights.'
         )
+    adapt = {}
+    if isinstance(module, EVAViT):
+        adapt['pos_embed'] = lambda table: resize_lazily(
+            table, module.grid_size, module.num_prefix_tokens
+        )
     found, component_report = from_layout(
-        _LAYOUT_NAMES[type(module)], own or open_tensors(source), shapes
+        _LAYOUT_NAMES[type(module)],
+        own or open_tensors(source),
+        shapes,
+        adapt=adapt,
     )
     component_report.check(source, type(module).__name__)
     report.left_over |= component_report.left_over

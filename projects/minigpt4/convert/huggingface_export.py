@@ -24,7 +24,7 @@ from ..llm.load import check_arch, load_config
 from ..llm.locate import checked_llm_folder, locate_llm
 from ..models import PatchMerge
 from ..models.data_preprocessor import MEAN, STD, ImageNormalizer
-from ..prompts import get_template
+from ..prompts import Template, get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
@@ -49,7 +49,11 @@ from .export_sources import (
     report_names,
 )
 from .fast_vlm_format import FastVlmFormat
-from .huggingface_processor import write_processor
+from .huggingface_processor import (
+    ImageSettings,
+    PromptSettings,
+    write_processor,
+)
 from .model_shapes import explain_build_errors
 from .model_shapes import load_config as load_model_config
 
@@ -159,11 +163,17 @@ def export_huggingface(
         image_token_id = write_processor(
             temporary,
             model.decoder.tokenizer,
-            template,
-            cfg.model.get('prompt', ''),
-            model.backbone.img_size,
-            _normalization(cfg, model),
-            model.neck.num_tokens,
+            PromptSettings(
+                template,
+                cfg.model.get('prompt', ''),
+                cfg.model.get('system'),
+                _stop_ids(template, folder, text_config),
+            ),
+            ImageSettings(
+                model.backbone.img_size,
+                *_normalization(cfg, model),
+                model.neck.num_tokens,
+            ),
             {'max_new_tokens': 300, **cfg.model.get('generation', {})},
         )
         settings = format.config(model, text_config, image_token_id)
@@ -206,6 +216,24 @@ def _choose_format(model: EmptyModel) -> FolderFormat:
         f'transformers has a place; expected {" or ".join(expected)}: serve '
         'this model with minigpt4 itself.'
     )
+
+
+def _stop_ids(
+    template: Template, folder: Path, text_config: dict[str, Any]
+) -> tuple[int, ...]:
+    """Return the ids that end an answer, besides the tokenizer's end token.
+
+    They are those of the model: a fixed template has none, that of a
+    tokenizer its own and those of the LLM's folder.
+    """
+    if not template.stop_ids:
+        return ()
+    ids: list[Any] = [*template.stop_ids]
+    file = folder / 'generation_config.json'
+    for settings in (read_json(file) if file.is_file() else {}, text_config):
+        found = settings.get('eos_token_id')
+        ids += found if isinstance(found, list) else [found]
+    return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))
 
 
 def _normalization(cfg: Config, model: EmptyModel) -> tuple[Any, Any]:

@@ -28,7 +28,7 @@ _PLACEHOLDER = re.compile(f'{_START}(\\d+)&Aa{_END}')
 # A template that writes the date gets always the same one, so that the token
 # ids of a prompt do not depend on the day. It is the one that the template
 # of Llama 3.2 writes where it knows none.
-_DATE = datetime.datetime(2024, 7, 26)
+DATE = datetime.datetime(2024, 7, 26)
 _MAX_OUTLINES = 64  # shapes of conversations that are stored
 
 
@@ -185,8 +185,8 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=False,
-                date_string=f'{_DATE:%d %b %Y}',
-                strftime_now=_DATE.strftime,
+                date_string=f'{DATE:%d %b %Y}',
+                strftime_now=DATE.strftime,
             )
         except Exception as error:  # a template may raise anything
             raise self._refused(
