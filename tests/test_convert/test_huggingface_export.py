@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.test_convert.conftest import CHAT_LLMS
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -226,25 +227,16 @@ def test_several_images_and_turns(nano_folder, nano_model):
     assert ids[0, inputs['input_ids'].shape[1] :].tolist() == ours.token_ids
 
 
-@pytest.mark.parametrize('model_type', ['mistral', 'qwen2'])
-def test_other_causal_llms(
-    model_type, make_llm, tiny_tokenizer, tmp_path, nano_cfg
-):
+@pytest.mark.parametrize('family', sorted(CHAT_LLMS))
+def test_chat_llms(family, chat_llm, tmp_path, nano_cfg):
     """Any LLM of AutoModelForCausalLM, also with tied weights."""
-    llm = make_llm(
-        model_type=model_type,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        vocab_size=len(tiny_tokenizer),
-        tie_word_embeddings=model_type == 'qwen2',
-    )
+    llm = chat_llm(family)
     nano_cfg.model.decoder.update(arch=None, name_or_path=str(llm))
+    nano_cfg.model.update(prompt_template='chat', system=None)
+    nano_cfg.model.generation = dict(max_new_tokens=12)
     torch.manual_seed(0)
     head = {
-        'head.layers.0.weight': torch.randn(32, 128),
+        'head.layers.0.weight': torch.randn(32, 128) / 4,
         'head.layers.0.bias': torch.randn(32),
     }
     torch.save(head, tmp_path / 'head.pth')
@@ -255,22 +247,34 @@ def test_other_causal_llms(
     assert not any(report.values()), report
     processor = AutoProcessor.from_pretrained(tmp_path / 'hf', backend='pil')
     inputs = processor.apply_chat_template(
-        [make_message('what is this', SCENE)],
+        [make_message('What is it?', SCENE)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors='pt',
     )
+    ids = theirs.generate(**inputs, generation_config=theirs.generation_config)
     with torch.no_grad():
         found = theirs(**inputs).logits[0, -1]
     ours = get_model(nano_cfg, pretrained=False, device='cpu')
     ours.load_state_dict(head)
-    batch = ours.data_preprocessor(
-        ours.collator(False)([make_sample([SCENE], 'what is this', 64)]), False
-    )
+    sample = make_sample([SCENE], 'What is it?', 64)
+    batch = ours.data_preprocessor(ours.collator(False)([sample]), False)
     with torch.no_grad():
         expected = ours(**batch, mode='tensor')[0, -1]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    (answer,) = ours.generate([sample])
+    assert len(answer.token_ids) > 4
+    assert ids[0, inputs['input_ids'].shape[1] :].tolist() == answer.token_ids
+
+    import_huggingface(tmp_path / 'hf', tmp_path / 'back')
+    back = open_tensors(tmp_path / 'back' / LLM_FOLDER)
+    for name, tensor in open_tensors(llm).items():
+        assert torch.equal(back[name].read(), tensor.read()), name
+    for file in llm.glob('*.j*'):
+        if 'index' not in file.name:
+            copy = tmp_path / 'back' / LLM_FOLDER / file.name
+            assert copy.read_bytes() == file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize(
@@ -379,7 +383,7 @@ def test_few_tensors_are_in_memory_at_the_same_time(monkeypatch, tmp_path):
         }
 
     for module in (
-        'convert.huggingface_export',
+        'convert.export_sources',
         'convert.huggingface_import',
         'llm.fingerprint',
     ):

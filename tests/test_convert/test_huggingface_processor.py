@@ -9,7 +9,11 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
-from minigpt4.convert.huggingface_processor import write_processor
+from minigpt4.convert.huggingface_processor import (
+    ImageSettings,
+    PromptSettings,
+    write_processor,
+)
 from minigpt4.convert.huggingface_tokenizer import SEGMENT
 from minigpt4.images.read import to_tensor
 from minigpt4.prompts import (
@@ -25,6 +29,7 @@ from minigpt4.prompts import (
 from minigpt4.weights.shipped import FOLDER as SHIPPED
 
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+IMAGES = ImageSettings(28, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), 3)
 CONVERSATIONS = {
     'image': [('q?', 1)],
     'text': [('Who are you?', 0)],
@@ -73,7 +78,7 @@ def test_chat_template_renders_our_token_ids(
     tokenizer = make_tokenizer(tokenizer, request)
     template = get_template(template)
     image = write_processor(
-        tmp_path, tokenizer, template, 'Describe.', 28, 3, {}
+        tmp_path, tokenizer, PromptSettings(template, 'Describe.'), IMAGES, {}
     )
     shutil.copy(
         SHIPPED / 'llm' / 'config.json', tmp_path
@@ -115,7 +120,9 @@ def test_chat_template_renders_our_token_ids(
 def test_system_line(tiny_tokenizer, template, tmp_path):
     """The system message is the start of the first segment."""
     template = get_template(template)
-    write_processor(tmp_path, tiny_tokenizer, template, '', 28, 3, {})
+    write_processor(
+        tmp_path, tiny_tokenizer, PromptSettings(template), IMAGES, {}
+    )
     shutil.copy(SHIPPED / 'llm' / 'config.json', tmp_path)
     theirs = AutoProcessor.from_pretrained(tmp_path)
     line = template.system.removesuffix('###')

@@ -5,10 +5,12 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, LogitsProcessor
 
 from minigpt4.convert.huggingface_tokenizer import image_token, stop_settings
+from minigpt4.prompts import get_template
 
 
 def test_image_token(llama_tokenizer):
-    assert image_token(llama_tokenizer) == '<unk>'
+    template = get_template('vicuna_v0')
+    assert image_token(llama_tokenizer, template) == '<unk>'
 
 
 def test_stop_settings_of_llama(llama_tokenizer):

@@ -1,31 +1,30 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Export a model as a ``Blip2ForConditionalGeneration`` folder.
+"""Export a model as a folder that transformers alone can run.
 
 Weights are copied from file to file, one tensor at a time; the complete model
-is never built. What that class cannot store (the fingerprint, the template,
-the LLM's small files) is written to further files, so that the import
-restores every bit.
+is never built. What the classes of transformers cannot store (the
+fingerprint, the template, the LLM's small files) is written to further files,
+so that the import restores every bit.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from mmengine.config import Config
-from torch import nn
 
+from .. import compat
 from ..llm.fingerprint import (
     FINGERPRINT,
     compare_fingerprints,
     decode_fingerprint,
     folder_fingerprint,
 )
-from ..llm.load import check_arch, load_config, load_tokenizer
+from ..llm.load import check_arch, load_config
 from ..llm.locate import checked_llm_folder, locate_llm
-from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
-from ..models.projector import build_head
-from ..prompts import get_template
+from ..models import PatchMerge
+from ..models.data_preprocessor import MEAN, STD, ImageNormalizer
+from ..prompts import Template, get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
@@ -35,37 +34,59 @@ from ..weights.hf_folder_files import (
     write_json,
 )
 from ..weights.key_report import KeyReport
-from ..weights.layouts import from_layout, to_layout
-from ..weights.read import open_tensors
-from ..weights.state_dicts import as_weight, match_names
+from ..weights.state_dicts import match_names
 from ..weights.write import write_sharded
-from .blip2_format import (
-    EXTRA_FILE,
-    HEAD_NAMES,
-    LLM_FOLDER,
-    LLM_PREFIX,
-    Tensors,
-    blip2_config,
-    is_causal,
-)
+from .blip2_format import EXTRA_FILE, LLM_FOLDER, Blip2Format
 from .convert_files import real_output
-from .huggingface_processor import write_processor
-from .model_shapes import explain_build_errors, module_shapes
+from .export_sources import (
+    EmptyModel,
+    Parts,
+    Tensors,
+    build_empty,
+    open_checkpoint,
+    open_parts,
+    refuse_decoder,
+    report_names,
+)
+from .fast_vlm_format import FastVlmFormat
+from .huggingface_processor import (
+    ImageSettings,
+    PromptSettings,
+    write_processor,
+)
+from .model_shapes import explain_build_errors
 from .model_shapes import load_config as load_model_config
 
-# transformers keeps these in fp32
-_FP32_PREFIXES = ('qformer.', 'query_tokens')
-# buffers in some LLM files
-_BUFFERS = ('.inv_freq', '.masked_bias', '.attn.bias')
+
+class FolderFormat(Protocol):
+    """How a class of transformers stores a model.
+
+    Attributes:
+        class_name: The class.
+        parts: Classes of the backbone and of the neck that it takes.
+        fp32_prefixes: Begin of the names of tensors that it keeps in fp32.
+    """
+
+    class_name: str
+    parts: tuple[type, type]
+    fp32_prefixes: tuple[str, ...]
+
+    def refuse(self, model: EmptyModel) -> None:
+        """Raise ``ValueError`` if the class cannot represent a model."""
+
+    def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
+        """Rename all tensors as the class has them."""
+
+    def config(
+        self,
+        model: EmptyModel,
+        text_config: dict[str, Any],
+        image_token_id: int,
+    ) -> dict[str, Any]:
+        """Return the ``config.json`` of a folder, but for its dtype."""
 
 
-class EmptyModel(NamedTuple):
-    """The modules of a model without weights, on the meta device."""
-
-    backbone: EVAViT
-    neck: QFormer
-    head: nn.Module
-    decoder: LLMDecoder
+_FORMATS: tuple[FolderFormat, ...] = (Blip2Format(), FastVlmFormat())
 
 
 def export_huggingface(
@@ -92,15 +113,15 @@ def export_huggingface(
 
     Raises:
         FileNotFoundError: A source is missing.
-        ValueError: The sources do not fit, or the class cannot represent the
-            model.
+        ValueError: The sources do not fit, or no class of transformers can
+            represent the model.
     """
     cfg = load_model_config(
         str(config) if isinstance(config, Path) else config
     )
     with explain_build_errors(cfg):
         folder = Path(locate_llm(str(llm or cfg.model.decoder.name_or_path)))
-        _refuse_decoder(cfg.model.decoder, folder)
+        refuse_decoder(cfg.model.decoder, folder)
         checked_llm_folder(str(folder))
         refuse_outside_links(folder)
         text_config = read_json(folder / 'config.json')
@@ -109,8 +130,10 @@ def export_huggingface(
             load_config(folder),
             cfg.model.decoder.get('arch') or {},
         )
-        model = _build_empty(cfg, folder, text_config)
-    trained = _open_checkpoint(config, checkpoint)
+        model = build_empty(cfg, folder, text_config)
+        format = _choose_format(model)
+        format.refuse(model)
+    trained = open_checkpoint(config, checkpoint)
     matches = match_names(trained, {FINGERPRINT}, checkpoint or config)
     fingerprint = trained.get(matches.get(FINGERPRINT, FINGERPRINT))
     if fingerprint is not None and cfg.model.get('check_llm', True):
@@ -120,33 +143,44 @@ def export_huggingface(
             str(folder),
         )
     report = KeyReport('huggingface')
-    tensors = _collect_tensors(
+    parts = open_parts(
         cfg, model, trained, checkpoint or config, folder, report
     )
     torch_type = None if dtype is None else getattr(torch, dtype)
     tensors = {
-        name: t if name.startswith(_FP32_PREFIXES) else t.to(torch_type, name)
-        for name, t in tensors.items()
+        name: t
+        if name.startswith(format.fp32_prefixes)
+        else t.to(torch_type, name)
+        for name, t in format.tensors(model, parts).items()
     }
     report.matched = list(tensors)
 
-    template = get_template(cfg.model.get('prompt_template', 'vicuna_v0'))
+    template = get_template(
+        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
+    )
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         image_token_id = write_processor(
             temporary,
             model.decoder.tokenizer,
-            template,
-            cfg.model.get('prompt', ''),
-            model.backbone.img_size,
-            model.neck.num_tokens,
+            PromptSettings(
+                template,
+                cfg.model.get('prompt', ''),
+                cfg.model.get('system'),
+                _stop_ids(template, folder, text_config),
+            ),
+            ImageSettings(
+                model.backbone.img_size,
+                *_normalization(cfg, model),
+                model.neck.num_tokens,
+            ),
             {'max_new_tokens': 300, **cfg.model.get('generation', {})},
         )
-        settings = blip2_config(
-            model.backbone, model.neck, text_config, image_token_id, dtype
-        )
+        settings = format.config(model, text_config, image_token_id)
+        llm_dtype = text_config.get('dtype') or text_config.get('torch_dtype')
+        settings['torch_dtype'] = dtype or llm_dtype or 'float32'
         write_json(temporary / 'config.json', settings)
-        _check_names(temporary, tensors)
+        _check_names(format.class_name, temporary, tensors)
         copy_small_files(folder, temporary / LLM_FOLDER)
         write_json(
             temporary / EXTRA_FILE,
@@ -163,241 +197,87 @@ def export_huggingface(
     return report
 
 
-def _refuse_decoder(decoder: Mapping, folder: Path) -> None:
-    """Refuse an LLM that the class cannot represent.
-
-    Args:
-        decoder: The config of the decoder.
-        folder: The LLM's folder.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has LoRA, is quantised or is no causal LM.
-    """
-    for setting, feature in (
-        ('lora', 'LoRA'),
-        ('quantization', 'quantisation'),
-    ):
-        if decoder.get(setting):
-            raise ValueError(
-                f'the config has {feature} (decoder.{setting}), for which a '
-                'Blip2ForConditionalGeneration folder has no place; set '
-                f'decoder.{setting}=None, or serve the model with minigpt4.'
-            )
-    if not (folder / 'config.json').is_file():
-        raise FileNotFoundError(
-            f'the LLM {folder} is no local folder with a config.json; name '
-            'the downloaded folder (--llm or MINIGPT4_LLM).'
-        )
-    config = read_json(folder / 'config.json')
-    if config.get('quantization_config'):
-        raise ValueError(
-            f'the LLM in {folder} is quantised; give the unquantised one, '
-            'and quantise the folder when it is served.'
-        )
-    if not is_causal(config.get('model_type')):
-        raise ValueError(
-            f'the LLM in {folder} is of type {config.get("model_type")}, '
-            'which is no causal LM of transformers; '
-            'Blip2ForConditionalGeneration takes nothing else.'
-        )
-
-
-def _build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
-    """Build the model without weights.
-
-    Raises:
-        ValueError: The class cannot represent it.
-    """
-    with torch.device('meta'):
-        decoder = LLMDecoder(str(folder), arch=dict(text_config))
-        decoder.tokenizer = load_tokenizer(str(folder))
-        backbone = MODELS.build({**cfg.model.backbone})
-        neck = MODELS.build({**cfg.model.neck})
-        head = build_head(
-            cfg.model.head, neck.out_channels, decoder.hidden_size
-        )
-    for name, module, kind in (
-        ('backbone', backbone, EVAViT),
-        ('neck', neck, QFormer),
-    ):
-        if not isinstance(module, kind):
-            hint = (
-                ' (it has no Q-Former)' if type(module) is PatchMerge else ''
-            )
-            raise ValueError(
-                f'the {name} is a {type(module).__name__}{hint}, for which '
-                'Blip2ForConditionalGeneration has no place; expected '
-                f'{kind.__name__}: serve this model with minigpt4 itself.'
-            )
-    if set(module_shapes(head, 'head.')) != HEAD_NAMES:
-        raise ValueError(
-            'the head has several layers, but Blip2ForConditionalGeneration '
-            'has room for one; serve this model with minigpt4 itself.'
-        )
-    return EmptyModel(backbone, neck, head, decoder)
-
-
-def _open_checkpoint(config: Any, checkpoint: Any) -> Tensors:
-    """Open the tensors of the trained or published checkpoint.
+def _choose_format(model: EmptyModel) -> FolderFormat:
+    """Return the format for the parts of a model.
 
     Raises:
         ValueError: There is none.
     """
-    from mmpretrain.apis.model import ModelHub
+    expected = []
+    for format in _FORMATS:
+        backbone, neck = format.parts
+        if isinstance(model.backbone, backbone) and type(model.neck) is neck:
+            return format
+        expected.append(f'{backbone.__name__} with {neck.__name__}')
+    hint = ' (it has no Q-Former)' if type(model.neck) is PatchMerge else ''
+    raise ValueError(
+        f'the model has a {type(model.backbone).__name__} with '
+        f'{type(model.neck).__name__}{hint}, for which no class of '
+        f'transformers has a place; expected {" or ".join(expected)}: serve '
+        'this model with minigpt4 itself.'
+    )
 
-    if checkpoint is None:
-        if not isinstance(config, (Config, Path)) and ModelHub.has(config):
-            checkpoint = ModelHub.get(config).weights
-        if checkpoint is None:
-            raise ValueError(
-                f'{config} has no published checkpoint; name the trained one '
-                '(--checkpoint).'
-            )
-    return open_tensors(checkpoint)
 
+def _stop_ids(
+    template: Template, folder: Path, text_config: dict[str, Any]
+) -> tuple[int, ...]:
+    """Return the ids that end an answer, besides the tokenizer's end token.
 
-def _collect_tensors(
-    cfg: Config,
-    model: EmptyModel,
-    trained: Tensors,
-    source: object,
-    folder: Path,
-    report: KeyReport,
-) -> Tensors:
-    """Collect all tensors of the folder under their names there.
-
-    Args:
-        cfg: The config.
-        model: Its modules.
-        trained: The tensors of the checkpoint.
-        source: The checkpoint, for errors.
-        folder: The LLM's folder.
-        report: Unused tensors are added to it.
+    They are those of the model: a fixed template has none, that of a
+    tokenizer its own and those of the LLM's folder.
     """
-    tensors: Tensors = {}
-    modules: tuple[tuple[str, nn.Module], ...] = (
-        ('backbone', model.backbone),
-        ('neck', model.neck),
-    )
-    for component, module in modules:
-        found = _open_component(
-            component, module, cfg.model[component], trained, report
-        )
-        tensors |= to_layout(component, 'huggingface', found)
-    head, head_report = from_layout(
-        'head', trained, module_shapes(model.head, 'head.')
-    )
-    head_report.check(source, 'the head', 'give a checkpoint of this model.')
-    for name, lazy in head.items():
-        as_weight(name, lazy.read(), source)
-    tensors |= to_layout('head', 'huggingface', head)
-    weights, buffers = _open_llm(folder, model.decoder)
-    report.left_over |= buffers
-    return tensors | {LLM_PREFIX + name: t for name, t in weights.items()}
+    if not template.stop_ids:
+        return ()
+    ids: list[Any] = [*template.stop_ids]
+    file = folder / 'generation_config.json'
+    for settings in (read_json(file) if file.is_file() else {}, text_config):
+        found = settings.get('eos_token_id')
+        ids += found if isinstance(found, list) else [found]
+    return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))
 
 
-def _open_component(
-    component: str,
-    module: nn.Module,
-    cfg: Mapping,
-    trained: Tensors,
-    report: KeyReport,
-) -> Tensors:
-    """Open the tensors of backbone or neck, from the checkpoint if trained.
+def _normalization(cfg: Config, model: EmptyModel) -> tuple[Any, Any]:
+    """Return mean and standard deviation of the RGB channels in 0..1.
 
     Raises:
-        ValueError: They have no file, or do not fit.
+        ValueError: The config does something else with images.
     """
-    own = {
-        name.removeprefix(f'{component}.'): tensor
-        for name, tensor in trained.items()
-        if name.startswith(f'{component}.')
-    }
-    source = 'the checkpoint' if own else cfg.get('checkpoint')
-    if source is None:
+    config = cfg.model.get('data_preprocessor')
+    if config is None:
+        return getattr(model.backbone, 'normalization', None) or (MEAN, STD)
+    normalizer = MODELS.build({**config})
+    if type(normalizer) is not ImageNormalizer:
         raise ValueError(
-            f'the config names no {component}.checkpoint, so its weights '
-            'would be random; set it to the file of the weights.'
+            f'the data_preprocessor is a {type(normalizer).__name__}, which '
+            'an exported folder has no class for; expected ImageNormalizer.'
         )
-    found, component_report = from_layout(
-        component, own or open_tensors(source), module_shapes(module)
+    return tuple(normalizer.mean.flatten().tolist()), tuple(
+        normalizer.std.flatten().tolist()
     )
-    component_report.check(source, type(module).__name__)
-    report.left_over |= component_report.left_over
-    return found
 
 
-def _open_llm(
-    folder: Path, decoder: LLMDecoder
-) -> tuple[Tensors, dict[str, str]]:
-    """Open the LLM's tensors.
-
-    Returns:
-        The weights, and the buffers that are not used: reason.
-
-    Raises:
-        ValueError: A tensor is missing, unknown or misshaped.
-    """
-    weights, buffers = {}, {}
-    for name, tensor in open_tensors(folder).items():
-        if name.endswith(_BUFFERS):
-            buffers[name] = 'a buffer that transformers computes'
-        else:
-            weights[name] = tensor
-    report = _report_names(decoder.llm, weights)
-    report.check(
-        folder,
-        'its LLM',
-        'give a complete model (a Vicuna delta has to be merged first), whose '
-        'tensors have in its files the names that transformers gives them.',
-    )
-    return weights, buffers
-
-
-def _report_names(model: nn.Module, tensors: Tensors) -> KeyReport:
-    """Compare names and shapes of tensors with those of a model.
-
-    A tied weight may be missing if the weight it is tied to is there.
-    """
-    report = KeyReport('huggingface')
-    state = model.state_dict(keep_vars=True)
-    names_of: dict[int, list[str]] = {}
-    for name, tensor in state.items():
-        names_of.setdefault(id(tensor), []).append(name)
-        if name in tensors:
-            found, expected = tensors[name].shape, tuple(tensor.shape)
-            if found != expected:
-                report.misshaped[name] = f'{found} instead of {expected}'
-            else:
-                report.matched.append(name)
-    for names in names_of.values():
-        if not any(name in tensors for name in names):
-            report.missing.append(names[0])
-    report.misshaped |= {
-        name: 'unknown to transformers'
-        for name in tensors
-        if name not in state
-    }
-    return report
-
-
-def _check_names(folder: Path, tensors: Tensors) -> None:
+def _check_names(class_name: str, folder: Path, tensors: Tensors) -> None:
     """Refuse tensors that the installed transformers would not load.
 
     Args:
+        class_name: The class of the folder.
         folder: The folder, with its ``config.json``.
         tensors: Its tensors.
 
     Raises:
-        ValueError: A name or a shape differs.
+        ValueError: The class is missing, or a name or a shape differs.
     """
-    from transformers import Blip2ForConditionalGeneration
+    import transformers
 
+    if not hasattr(transformers, class_name):
+        raise ValueError(
+            f'{compat.transformers_name()} has no {class_name}, which this '
+            'model needs; update transformers to 5.0 or later.'
+        )
     with torch.device('meta'):
-        model = Blip2ForConditionalGeneration(load_config(folder))
-    _report_names(model, tensors).check(
+        model = getattr(transformers, class_name)(load_config(folder))
+    report_names(model, tensors).check(
         'the export',
-        'Blip2ForConditionalGeneration',
+        class_name,
         'this LLM has other names there: serve it with minigpt4 itself.',
     )

@@ -37,10 +37,9 @@ from .blip2_format import (
     LLM_PREFIX,
     Q_FORMER,
     VISION,
-    Tensors,
-    is_causal,
 )
 from .convert_files import FILES, real_output
+from .export_sources import Tensors, is_causal
 from .model_shapes import load_config as load_model_config
 from .model_shapes import module_shapes
 

@@ -6,152 +6,79 @@ same prompt from the same question and stops at the same token.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..models.data_preprocessor import MEAN, STD
 from ..prompts import (
-    IMAGE_HERE,
     IMAGE_SLOT,
-    PromptTemplate,
+    Template,
     Turn,
     render,
     tokenize,
     with_images,
 )
+from .huggingface_chat_template import chat_template
 from .huggingface_tokenizer import (
-    SEGMENT,
+    exported_tokenizer,
     image_token,
-    segmenting_tokenizer,
     stop_settings,
 )
 
-_CHAT_TEMPLATE = """\
-{{- bos_token -}}
-{%- set ns = namespace(opening=FIRST, system='', waiting=false) -%}
-{%- for message in messages -%}
-  {%- set parts = message['content'] or [] -%}
-  {%- if parts is string -%}
-    {%- set parts = [{'type': 'text', 'text': parts}] -%}
-  {%- endif -%}
-  {%- set here = namespace(body='', last='', text='', images=0, between=0) -%}
-  {%- for part in parts -%}
-    {%- if part['type'] in ('image', 'image_url') -%}
-      {%- set here.images = here.images + 1 -%}
-    {%- elif part['type'] != 'text' -%}
-      {{- raise_exception('a message has a part of type ' ~ part['type'] \
-~ '; this model takes text and image.') -}}
-    {%- elif SEGMENT in part['text'] or IMAGE_TOKEN in part['text'] -%}
-      {{- raise_exception('a text has ' ~ IMAGE_TOKEN ~ ' or U+001E, which \
-mark images and segments; take it out.') -}}
-    {%- elif part['text'] -%}
-      {%- if here.images -%}{%- set here.between = 1 -%}{%- endif -%}
-      {%- set here.text = here.text ~ part['text'] -%}
-    {%- endif -%}
-  {%- endfor -%}
-  {%- if here.images and message['role'] != 'user' -%}
-    {{- raise_exception('only a user message can have images.') -}}
-  {%- endif -%}
-  {%- if not here.between -%}
-    {%- set parts = (parts | rejectattr('type', 'equalto', 'text') | list) \
-+ (parts | selectattr('type', 'equalto', 'text') | list) -%}
-  {%- endif -%}
-  {%- if not here.text and message['role'] == 'user' and PROMPT -%}
-    {%- set parts = parts + [{'type': 'text', 'text': PROMPT}] -%}
-  {%- endif -%}
-  {%- for part in parts -%}
-    {%- if part['type'] != 'text' -%}
-      {%- set here.body = here.body ~ (JOIN if here.last == 'text' else '') \
-~ IMAGE -%}
-      {%- set here.last = 'image' -%}
-    {%- elif part['text'] -%}
-      {%- set here.body = here.body ~ (JOIN if here.last else '') \
-~ part['text'] -%}
-      {%- set here.last = 'text' -%}
-    {%- endif -%}
-  {%- endfor -%}
-  {%- if message['role'] == 'system' and loop.first -%}
-    {%- set ns.system = here.body ~ SYSTEM_END -%}
-    {%- set ns.opening = LATER -%}
-  {%- elif message['role'] == 'user' and not ns.waiting -%}
-    {{- SEGMENT ~ ns.system ~ ns.opening ~ here.body -}}
-    {%- if add_generation_prompt or not loop.last -%}{{- ANSWER -}}\
-{%- endif -%}
-    {%- set ns.system = '' -%}
-    {%- set ns.opening = LATER -%}
-    {%- set ns.waiting = true -%}
-  {%- elif message['role'] == 'assistant' and ns.waiting -%}
-    {{- SEGMENT ~ here.body ~ END -}}
-    {%- set ns.waiting = false -%}
-  {%- else -%}
-    {{- raise_exception('a message of ' ~ message['role'] ~ ' is where \
-none can be; expected system once, then user and assistant in turn.') -}}
-  {%- endif -%}
-{%- endfor -%}
-"""
 
+class PromptSettings(NamedTuple):
+    """How the questions of a model become prompts.
 
-def chat_template(
-    template: PromptTemplate, image_token: str, prompt: str = ''
-) -> str:
-    """Return a prompt template in Jinja, for messages in OpenAI's format.
-
-    It renders the same text as :func:`~minigpt4.prompts.render`. Images keep
-    their position in the message; if no text follows an image, all images
-    are moved to the front, as in training. A message without text asks
-    ``prompt``. A system message is written before the first question, with
-    the end of the template's own system line; by default there is none.
-
-    Args:
+    Attributes:
         template: The prompt template.
-        image_token: The token that stands for an image in the text.
         prompt: The question of a message without text.
+        system: The system message that the model's config sets; None for
+            that of the template.
+        stop_ids: Ids of tokens that end an answer, besides the tokenizer's
+            end token.
     """
-    image = template.image.replace(IMAGE_HERE, image_token + SEGMENT)
-    has_end = template.end and template.system.endswith(template.end)
-    variables = dict(
-        FIRST=template.first,
-        LATER=template.later,
-        ANSWER=template.answer,
-        END=template.end,
-        SYSTEM_END=template.end if has_end else '',
-        IMAGE=image,
-        IMAGE_TOKEN=image_token,
-        JOIN='' if template.image == IMAGE_HERE else ' ',
-        PROMPT=prompt,
-        SEGMENT=SEGMENT,
-    )
-    lines = [
-        f'{{%- set {name} = {json.dumps(text)} -%}}\n'
-        for name, text in variables.items()
-    ]
-    return ''.join(lines) + _CHAT_TEMPLATE
+
+    template: Template
+    prompt: str = ''
+    system: str | None = None
+    stop_ids: tuple[int, ...] = ()
+
+
+class ImageSettings(NamedTuple):
+    """How images become pixels and tokens.
+
+    Attributes:
+        size: Side in pixels.
+        mean: Mean of the RGB channels, for images in 0..1.
+        std: Their standard deviation.
+        num_tokens: Tokens of one image.
+    """
+
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    num_tokens: int
 
 
 def write_processor(
     folder: Path,
     tokenizer: Any,
-    template: PromptTemplate,
-    prompt: str,
-    image_size: int,
-    num_image_tokens: int,
+    prompts: PromptSettings,
+    images: ImageSettings,
     generation: Mapping[str, Any],
 ) -> int:
     """Write all files of an exported folder but weights and config.
 
     The processor is LLaVA's: it keeps its chat template when it is loaded,
     and writes one image token per patch. With one patch of the size of the
-    image and ``num_image_tokens - 1`` additional tokens it writes the number
-    that our model has.
+    image and ``num_tokens - 1`` additional tokens it writes the number that
+    our model has.
 
     Args:
         folder: The folder.
         tokenizer: The LLM's tokenizer.
-        template: The prompt template.
-        prompt: The question of a message without text.
-        image_size: Side of the images in pixels.
-        num_image_tokens: Tokens of one image.
+        prompts: How questions become prompts.
+        images: How images become pixels and tokens.
         generation: Sampling parameters; the default is greedy decoding.
 
     Returns:
@@ -172,11 +99,20 @@ def write_processor(
             f'the tokenizer of {tokenizer.name_or_path} has no end token, '
             'which padding and stopping need; name one as its eos_token.'
         )
-    token = image_token(tokenizer)
-    chat = chat_template(template, token, prompt)
-    stops = '|'.join(_escape(s) for s in (*template.stop, tokenizer.eos_token))
+    template = prompts.template
+    token = image_token(tokenizer, template, prompts.stop_ids)
+    chat = chat_template(
+        template, tokenizer, token, prompts.prompt, prompts.system
+    )
+    stop_tokens = tokenizer.convert_ids_to_tokens([*prompts.stop_ids])
+    stops = '|'.join(
+        _escape(text)
+        for text in dict.fromkeys(
+            (*template.stop, tokenizer.eos_token, *stop_tokens)
+        )
+    )
     pad = tokenizer.eos_token  # padding must not look like an image
-    _dump(folder / 'tokenizer.json', segmenting_tokenizer(tokenizer))
+    _dump(folder / 'tokenizer.json', exported_tokenizer(tokenizer, template))
     _dump(
         folder / 'tokenizer_config.json',
         dict(
@@ -201,7 +137,7 @@ def write_processor(
             ),
         ),
     )
-    pixels = dict(height=image_size, width=image_size)
+    pixels = dict(height=images.size, width=images.size)
     _dump(
         folder / 'preprocessor_config.json',
         dict(
@@ -214,8 +150,8 @@ def write_processor(
             do_rescale=True,
             rescale_factor=1 / 255,
             do_normalize=True,
-            image_mean=MEAN,
-            image_std=STD,
+            image_mean=images.mean,
+            image_std=images.std,
         ),
     )
     _dump(
@@ -223,8 +159,8 @@ def write_processor(
         dict(
             processor_class='LlavaProcessor',
             image_token=token,
-            patch_size=image_size,
-            num_additional_image_tokens=num_image_tokens - 1,
+            patch_size=images.size,
+            num_additional_image_tokens=images.num_tokens - 1,
             vision_feature_select_strategy='full',
         ),
     )
@@ -235,22 +171,23 @@ def write_processor(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.convert_tokens_to_ids(pad),
-        **stop_settings(tokenizer, template.stop),
+        **stop_settings(tokenizer, template.stop, prompts.stop_ids),
     )
     _dump(folder / 'generation_config.json', {**settings, **generation})
-    check_prompts(folder, tokenizer, template)
+    _check_prompts(folder, tokenizer, prompts, token)
     return tokenizer.convert_tokens_to_ids(token)
 
 
-def check_prompts(
-    folder: Path, tokenizer: Any, template: PromptTemplate
+def _check_prompts(
+    folder: Path, tokenizer: Any, prompts: PromptSettings, token: str
 ) -> None:
     """Refuse a folder whose prompts differ from ours in any token.
 
     Args:
         folder: The exported folder.
         tokenizer: The LLM's tokenizer.
-        template: The prompt template.
+        prompts: How questions become prompts.
+        token: The image token.
 
     Raises:
         ValueError: They differ.
@@ -259,7 +196,9 @@ def check_prompts(
 
     exported = PreTrainedTokenizerFast.from_pretrained(folder)
     chat = (folder / 'chat_template.jinja').read_text('utf-8')
-    token = image_token(tokenizer)
+    template, system = prompts.template, None
+    if template.writes_special_tokens:
+        system = prompts.system  # that of a fixed template is for chats
     texts = ('Is it a cat?', 'Yes, two.', '  What\ncolour, é?', 'Grey', 'Why')
     for n_images in range(3):
         images = [dict(type='image')] * n_images
@@ -281,7 +220,7 @@ def check_prompts(
         turns = [Turn(first, texts[1]), Turn(*texts[2:4]), Turn(texts[4])]
         expected = [
             exported.convert_tokens_to_ids(token) if i == IMAGE_SLOT else i
-            for i in tokenize(render(turns, template), tokenizer).ids
+            for i in tokenize(render(turns, template, system), tokenizer).ids
         ]
         if ids != expected:
             raise ValueError(

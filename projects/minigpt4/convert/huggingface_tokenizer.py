@@ -1,14 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Adapt the LLM's tokenizer to a Hugging Face folder.
 
-It encodes the segments of a prompt separately, as our tokenisation does, and
-stop strings become stop token ids.
+With a fixed template it encodes the segments of a prompt separately, as our
+tokenisation does. Stop strings become stop token ids.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..prompts import ChatTemplate, Template
 from ..prompts.tokenization import encode_answer
 
 # Separates the segments of a prompt. The folder's tokenizer encodes what
@@ -20,30 +21,41 @@ _CERTAIN = 10000.0
 _TEXTS_BEFORE_STOP = ('', ' ', '\n', 'a', '.', '!', '?', '"', ')', '1')
 
 
-def image_token(tokenizer: Any) -> str:
+def image_token(
+    tokenizer: Any, template: Template, stop_ids: Collection[int] = ()
+) -> str:
     """Choose a special token that stands for images.
 
     It is an existing one that no text is encoded to: a new token would need a
     new row in the LLM's embedding table. LLaMA's is ``<unk>``, which its byte
-    fallback never produces.
+    fallback never produces. Chat LLMs have others, for other tasks.
 
     Args:
         tokenizer: A tokenizer with a backend of the tokenizers library.
+        template: The prompt template, whose tokens are not used.
+        stop_ids: Ids of tokens that the LLM generates, which are not used.
 
     Raises:
         ValueError: The tokenizer has none.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())['model']
     used = {tokenizer.bos_token, tokenizer.eos_token}
+    used |= {*tokenizer.convert_ids_to_tokens([*stop_ids])}
     if not model.get('byte_fallback') and model.get('unk_token'):
         used.add(tokenizer.unk_token)
+    written = ''
+    if isinstance(template, ChatTemplate):
+        written = tokenizer.get_chat_template()
     special = [
         token.content
         for _, token in sorted(tokenizer.added_tokens_decoder.items())
-        if token.special
+        # others remove the white space next to an image
+        if token.special and not (token.lstrip or token.rstrip)
     ]
-    for token in (tokenizer.unk_token, *special):
-        if token and token in special and token not in used:
+    pad = tokenizer.pad_token  # some LLMs generate it
+    others = sorted(special, key=lambda content: content == pad)
+    for token in (tokenizer.unk_token, *others):
+        if token in special and token not in used and token not in written:
             return token
     raise ValueError(
         f'the tokenizer of {tokenizer.name_or_path} has no special token but '
@@ -52,17 +64,26 @@ def image_token(tokenizer: Any) -> str:
     )
 
 
-def segmenting_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return a ``tokenizer.json`` that encodes segments separately.
+def exported_tokenizer(tokenizer: Any, template: Template) -> dict[str, Any]:
+    """Return the ``tokenizer.json`` of a folder.
 
-    Segments are separated by ``SEGMENT``. It adds no special tokens: the chat
-    template writes them.
+    It adds no special tokens: the chat template writes them.
 
     Args:
         tokenizer: A tokenizer with a backend of the tokenizers library.
+        template: The prompt template; for a fixed one the segments of a
+            prompt are encoded separately.
     """
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     data.update(truncation=None, padding=None, post_processor=None)
+    return data if template.writes_special_tokens else _segmenting(data)
+
+
+def _segmenting(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` that encodes segments separately.
+
+    Segments are separated by ``SEGMENT``.
+    """
     normalizers = _flatten(data['normalizer'])
     pre_tokenizers = _flatten(data['pre_tokenizer'])
     # The first token of a text has a mark; the steps that add it must add it
@@ -111,7 +132,9 @@ def _replace(pattern: str, content: str) -> dict:
     return dict(type='Replace', pattern=dict(Regex=pattern), content=content)
 
 
-def stop_settings(tokenizer: Any, stop: Sequence[str]) -> dict[str, Any]:
+def stop_settings(
+    tokenizer: Any, stop: Sequence[str], stop_ids: Sequence[int] = ()
+) -> dict[str, Any]:
     """Convert stop strings to token ids, for servers that know only those.
 
     A token that contains a stop string ends the answer. After a stop string
@@ -121,21 +144,22 @@ def stop_settings(tokenizer: Any, stop: Sequence[str]) -> dict[str, Any]:
     Args:
         tokenizer: The LLM's tokenizer.
         stop: The stop strings.
+        stop_ids: Ids of further tokens that end an answer.
 
     Returns:
         ``eos_token_id`` and, where needed, ``sequence_bias`` of a
         ``GenerationConfig``.
     """
     eos = tokenizer.eos_token_id
-    stop_ids = [eos]
+    end_ids = [*dict.fromkeys([eos, *stop_ids])]
     sequences = set()
     vocabulary = sorted(tokenizer.get_vocab().values())
     texts = tokenizer.batch_decode([[i] for i in vocabulary])
     for stop_string in stop:
-        stop_ids += [
+        end_ids += [
             i
             for i, text in zip(vocabulary, texts, strict=True)
-            if stop_string in text and i not in stop_ids
+            if stop_string in text and i not in end_ids
         ]
         for before in _TEXTS_BEFORE_STOP:
             ids = encode_answer(tokenizer, before, stop_string)
@@ -146,11 +170,11 @@ def stop_settings(tokenizer: Any, stop: Sequence[str]) -> dict[str, Any]:
                 and stop_string not in tokenizer.decode(ids[-n:][1:])
             )
             sequences.add(tuple(ids[-length:]))
-    settings: dict[str, Any] = dict(eos_token_id=stop_ids)
+    settings: dict[str, Any] = dict(eos_token_id=end_ids)
     bias = [
         [[*ids, eos], _CERTAIN]
         for ids in sorted(sequences)
-        if not set(ids) & set(stop_ids)
+        if not set(ids) & set(end_ids)
     ]
     if bias:
         settings['sequence_bias'] = bias

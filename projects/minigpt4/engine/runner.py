@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from ..utils.errors import one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 from ..weights.checksum import add_checksum
-from ..weights.download import download_file
+from ..weights.download import download_file, is_remote
 from .ranks import on_main_rank, unwrapped_model
 from .resume_checks import check_optimizer, latest_resumable, resume_state
 from .resumed_settings import (
@@ -203,6 +203,6 @@ class CheckedRunner(Runner):
 
 def _local_path(filename: 'str | Path') -> Path:
     """Return the path of a local file, or of a URL after its download."""
-    if str(filename).startswith(('http://', 'https://')):
+    if is_remote(str(filename)):
         return Path(download_file(str(filename)))
     return Path(filename).expanduser()

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..utils.errors import one_line
 from ..weights.check_llm_folder import check_folder
 from ..weights.download import is_offline
+from ..weights.gguf_header import is_gguf
 from ..weights.load_frozen import local_path
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
@@ -17,15 +18,20 @@ _SMALL_FILES = ('*.json', '*.model', '*.txt', '*.jinja')
 def locate_llm(name_or_path: str) -> str:
     """Return the LLM's folder, or its repository on the Hugging Face hub.
 
-    An existing folder is returned as it is. If ``name_or_path`` is the name
+    An existing folder is returned as it is. A GGUF file is converted once;
+    see :func:`~.gguf.gguf_folder`. If ``name_or_path`` is the name
     of a hub repository, the environment variable ``MINIGPT4_LLM`` replaces
     it if set.
 
     Args:
-        name_or_path: A folder, ``'org/name'`` or ``'nano/llm'``.
+        name_or_path: A folder, a GGUF file, a file of a package
+            (``'pypi://...'``), ``'org/name'`` or ``'nano/llm'``.
 
     Raises:
+        ConnectionError: The file of a package cannot be fetched.
         FileNotFoundError: A placeholder or a path that does not exist.
+        ImportError: A GGUF file, and the package ``gguf`` is not installed.
+        ValueError: The GGUF file is damaged or not supported.
     """
     path = local_path(name_or_path, 'LLM')
     if path is None and os.environ.get(LLM_VARIABLE):
@@ -34,7 +40,13 @@ def locate_llm(name_or_path: str) -> str:
         )
         if path is None:
             return os.environ[LLM_VARIABLE]
-    return name_or_path if path is None else str(path)
+    if path is None:
+        return name_or_path
+    if is_gguf(path):
+        from .gguf import gguf_folder
+
+        path = gguf_folder(path)
+    return str(path)
 
 
 def download_llm(

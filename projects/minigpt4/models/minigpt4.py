@@ -57,7 +57,8 @@ class MiniGPT4(BaseModel):
             in.
         head: Config of the head; its widths are filled in.
         decoder: Config of the decoder, e.g. :class:`LLMDecoder`.
-        prompt_template: Name of a template of ``minigpt4.prompts``.
+        prompt_template: Name of a template of ``minigpt4.prompts``, or
+            ``'chat'`` for the chat template of the LLM's tokenizer.
         max_text_length: In training, the most tokens of an answer with its
             end symbol.
         micro_batch_size: The most samples of one forward and backward pass; a
@@ -68,8 +69,8 @@ class MiniGPT4(BaseModel):
             into a pack of its own, padded to the longest. A decoder with
             packed attention (LLaMA) gets all sequences in one pack.
         prompt: The question of a caption without a question of its own.
-        system: The line that opens a chat; None is the template's, '' is
-            none.
+        system: The line that opens a chat, and with the template ``'chat'``
+            every prompt; None is the template's, '' is none.
         generation: Default sampling parameters.
         check_llm: Whether a checkpoint of another LLM is refused.
         compile: Whether blocks of the backbone and layers of the LLM run
@@ -112,7 +113,6 @@ class MiniGPT4(BaseModel):
                 category=FutureWarning,
             )
             pack_length = line_length
-        self.template = get_template(prompt_template)
         self.max_text_length = max_text_length
         self.micro_batch_size = micro_batch_size
         self.pack_length = pack_length
@@ -123,6 +123,7 @@ class MiniGPT4(BaseModel):
         self.backbone = vision.backbone
         self.neck = vision.neck
         self.decoder = MODELS.build(decoder)
+        self.template = get_template(prompt_template, self.decoder.tokenizer)
         self.head = build_head(
             head, self.neck.out_channels, self.decoder.hidden_size
         )
@@ -177,6 +178,19 @@ class MiniGPT4(BaseModel):
         return [n for n, p in self.named_parameters() if p.requires_grad]
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end an answer and are not in its text.
+
+        The tokenizer's end-of-text token comes first. With the template
+        ``'chat'`` the template's and those of the LLM's folder follow.
+        """
+        eos = self.decoder.tokenizer.eos_token_id
+        ids = [] if eos is None else [eos]
+        if self.template.stop_ids:
+            ids += [*self.template.stop_ids, *self.decoder.stop_ids]
+        return tuple(dict.fromkeys(ids))
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens that the LLM takes; None where it has no limit."""
         config = getattr(self.decoder.llm, 'config', None)
@@ -210,6 +224,7 @@ class MiniGPT4(BaseModel):
             pack_length=pack_length if training else None,
             share_prefix=training and self.decoder.supports_shared_prefix,
             max_length=limit,
+            system=self.system,
         )
 
     def encode_images(self, images: Tensor) -> Tensor:

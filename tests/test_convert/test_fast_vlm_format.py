@@ -1,0 +1,185 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""FastVLM of transformers gives the answers of a small model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from tests.test_convert.conftest import CHAT_LLMS
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from minigpt4.captioning.inferencer import get_model, make_sample
+from minigpt4.convert.huggingface_export import export_huggingface
+from minigpt4.models import EfficientNetLite
+from minigpt4.weights.read import open_tensors
+
+transformers = pytest.importorskip('transformers')
+if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
+    pytest.skip('this transformers has no FastVLM', allow_module_level=True)
+
+SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+QUESTION = 'what is this'
+# greedy answers of random LLMs are long; these many tokens are compared
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope='module')
+def backbone_file(tmp_path_factory):
+    """A file with the weights of a random lite0."""
+    torch.manual_seed(0)
+    backbone = EfficientNetLite(arch='lite0', img_size=64, dtype='float32')
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 1, 3)
+            torch.nn.init.normal_(module.bias, std=0.5)
+    file = tmp_path_factory.mktemp('backbone') / 'lite0.pth'
+    torch.save(backbone.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def small_cfg(backbone_file, tiny_llm_dir):
+    """A small model of four image tokens: a map of 4 x 4, pooled."""
+    return Config(
+        dict(
+            model=dict(
+                type='minigpt4.MiniGPT4',
+                backbone=dict(
+                    type='minigpt4.EfficientNetLite',
+                    arch='lite0',
+                    img_size=128,
+                    checkpoint=str(backbone_file),
+                ),
+                neck=dict(type='minigpt4.PatchTokens', grid=2),
+                head=dict(type='minigpt4.LinearProjector'),
+                decoder=dict(
+                    type='minigpt4.LLMDecoder',
+                    name_or_path=str(tiny_llm_dir),
+                    dtype='float32',
+                ),
+                prompt_template='vicuna_v0',
+                generation=dict(max_new_tokens=NEW_TOKENS),
+            )
+        )
+    )
+
+
+def make_head(path, width, layers=1):
+    """Save a projection large enough that images change the answers."""
+    torch.manual_seed(1)
+    state = {}
+    for i in range(layers):
+        name = f'head.layers.{2 * i}.'
+        columns = width if i else 1280
+        state[f'{name}weight'] = torch.randn(width, columns) / columns**0.5
+        state[f'{name}bias'] = torch.randn(width) / 10
+    torch.save(state, path)
+    return state
+
+
+def ask_both(cfg, head, folder):
+    """Return ids and last logits of transformers and of ours."""
+    theirs, report = AutoModelForImageTextToText.from_pretrained(
+        folder, output_loading_info=True, dtype=torch.float32
+    )
+    assert type(theirs).__name__ == 'FastVlmForConditionalGeneration'
+    assert not any(report.values()), report
+    processor = AutoProcessor.from_pretrained(folder, backend='pil')
+    message = dict(
+        role='user',
+        content=[
+            dict(type='image', path=str(SCENE)),
+            dict(type='text', text=QUESTION),
+        ],
+    )
+    inputs = processor.apply_chat_template(
+        [message],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors='pt',
+    )
+    with torch.no_grad():
+        logits = theirs(**inputs).logits[0, -1]
+    found = theirs.generate(**inputs)[0, inputs['input_ids'].shape[1] :]
+    ours = get_model(cfg, pretrained=False, device='cpu')
+    ours.load_state_dict(head)
+    sample = make_sample([SCENE], QUESTION, ours.backbone.img_size)
+    batch = ours.data_preprocessor(ours.collator(False)([sample]), False)
+    with torch.no_grad():
+        expected = ours(**batch, mode='tensor')[0, -1]
+    (answer,) = ours.generate([sample])
+    return (found.tolist(), logits), (answer.token_ids, expected)
+
+
+@pytest.mark.parametrize('family', sorted(CHAT_LLMS))
+def test_answers_equal_ours(small_cfg, chat_llm, family, tmp_path):
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(chat_llm(family))
+    head = make_head(tmp_path / 'head.pth', 32)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, logits), (expected, expected_logits) = ask_both(
+        small_cfg, head, tmp_path / 'hf'
+    )
+    assert len(expected) > 4
+    assert ids == expected
+    torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=1e-4)
+
+
+def test_head_of_two_layers(small_cfg, tmp_path):
+    small_cfg.model.head.num_layers = 2
+    head = make_head(tmp_path / 'head.pth', 32, layers=2)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, _), (expected, _) = ask_both(small_cfg, head, tmp_path / 'hf')
+    assert ids == expected
+
+
+def test_dtype(small_cfg, tmp_path):
+    make_head(tmp_path / 'head.pth', 32)
+    export_huggingface(
+        small_cfg, tmp_path / 'head.pth', tmp_path / 'hf', dtype='bfloat16'
+    )
+    types = {t.dtype for t in open_tensors(tmp_path / 'hf').values()}
+    assert types == {torch.bfloat16, torch.int64}
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / 'hf')
+    assert model.dtype == torch.bfloat16
+    features = model.get_image_features(
+        torch.zeros(1, 3, 128, 128, dtype=torch.bfloat16)
+    ).pooler_output
+    assert features[0].shape == (4, 32)
+
+
+@pytest.mark.parametrize(
+    ('part', 'settings', 'message'),
+    [
+        ('head', dict(num_layers=3), 'the head has 3 layers'),
+        ('neck', dict(grid=3), '4 x 4 patches to 3 x 3'),
+        ('neck', dict(keep_global=True), 'keep_global=True'),
+    ],
+)
+def test_unsupported_models_are_refused(
+    small_cfg, part, settings, message, tmp_path
+):
+    small_cfg.model[part].update(settings)
+    with pytest.raises(ValueError, match=message):
+        export_huggingface(small_cfg, 'none.pth', tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
+
+
+def test_llm_with_a_bias_in_its_output_layer_is_refused(
+    small_cfg, make_llm, tiny_tokenizer, tmp_path
+):
+    """FastVLM has no place for it."""
+    llm = make_llm(
+        model_type='phi',
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        vocab_size=len(tiny_tokenizer),
+    )
+    small_cfg.model.decoder.name_or_path = str(llm)
+    with pytest.raises(ValueError, match='output layer of the LLM has a'):
+        export_huggingface(small_cfg, 'none.pth', tmp_path / 'out')
+    assert not list(tmp_path.iterdir())
