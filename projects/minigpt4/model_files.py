@@ -15,8 +15,14 @@ from rich.text import Text
 
 from .utils.errors import one_line, printable
 from .weights import download
+from .weights.gguf_header import is_gguf
 from .weights.load_frozen import local_path
 from .weights.model_hub import our_models, unknown_model_error
+from .weights.package_sources import (
+    find_installed,
+    is_package_source,
+    parse_source,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class ModelFile:
 
     Attributes:
         component: The component of the model that it is for.
-        source: Its URL, or the path of a local file.
+        source: Its URL, a file of a package (``'pypi://...'``), or the path
+            of a local file.
     """
 
     component: str
@@ -34,7 +41,26 @@ class ModelFile:
     @property
     def is_url(self) -> bool:
         """Whether it has to be downloaded."""
-        return self.source.startswith(('http://', 'https://'))
+        return download.is_remote(self.source)
+
+    @property
+    def in_package(self) -> bool:
+        """Whether it is inside a package of the package index."""
+        return is_package_source(self.source)
+
+    def downloaded(self, folder: Path | None = None) -> Path | None:
+        """Return its path if it was downloaded or its package is installed.
+
+        Args:
+            folder: The folder for downloaded files; by default the cache,
+                where an installed package counts too.
+        """
+        path = (folder or download.cache_folder()) / self.name
+        if download.read_record(path):
+            return path
+        if self.in_package and folder is None:
+            return find_installed(parse_source(self.source))
+        return None
 
     @property
     def name(self) -> str:
@@ -44,6 +70,8 @@ class ModelFile:
 
 def model_files(name: str) -> tuple[list[ModelFile], str]:
     """Return the files of one of our models, and the LLM of its config.
+
+    An LLM that is a file of a package is among the files too.
 
     Raises:
         ValueError: There is no such model.
@@ -55,17 +83,19 @@ def model_files(name: str) -> tuple[list[ModelFile], str]:
         raise unknown_model_error(name, models)
     model = models[name.lower()]
     cfg = Config.fromfile(model.config).model
+    llm = cfg.decoder.name_or_path
     sources = {
-        'backbone': cfg.backbone.get('checkpoint'),
-        'neck': cfg.neck.get('checkpoint'),
+        'backbone': (cfg.get('backbone') or {}).get('checkpoint'),
+        'neck': (cfg.get('neck') or {}).get('checkpoint'),
         'head': model.weights,
+        'LLM': llm if is_package_source(llm) else None,
     }
     files = [
         ModelFile(component, source)
         for component, source in sources.items()
         if source
     ]
-    return files, cfg.decoder.name_or_path
+    return files, llm
 
 
 def list_models() -> None:
@@ -76,15 +106,17 @@ def list_models() -> None:
         for file in files:
             if file.is_url:
                 digits = download.expected_hash(file.source)
-                path = download.cache_folder() / file.name
-                is_local = bool(download.read_record(path))
+                is_local = file.downloaded() is not None
                 cells = file.source, download.describe_check(digits)
             else:
                 cells, is_local = (file.name, ''), True
             state = 'yes' if is_local else 'no'
             table.add_row(name, file.component, *cells, state)
             name = ''
-        table.add_row(name, 'LLM', llm, '', '', end_section=True)
+        if is_package_source(llm):  # is among the files
+            table.add_section()
+        else:
+            table.add_row(name, 'LLM', llm, '', '', end_section=True)
     _print(table)
 
 
@@ -109,7 +141,7 @@ def download_model(
         0; 1 if a file could not be downloaded; 2 for an unknown model.
 
     Raises:
-        ValueError: The URL is not of http or https.
+        ValueError: The URL is not of http, https or pypi.
     """
     llm = None
     if '://' in name_or_url:
@@ -138,11 +170,12 @@ def download_model(
                 f'head: no projection is hosted for {name_or_url}; give the '
                 "file of one: get_model(name, pretrained='FILE')."
             )
-        try:
-            line = _download_llm(llm, folder, with_llm, dry_run)
-            print(f'LLM: {printable(line)}')
-        except (OSError, ValueError) as error:
-            failures.append(one_line(error))
+        if not is_package_source(llm):  # is among the files
+            try:
+                line = _download_llm(llm, folder, with_llm, dry_run)
+                print(f'LLM: {printable(line)}')
+            except (OSError, ValueError) as error:
+                failures.append(one_line(error))
     if folder is not None and any(file.is_url for file in files):
         print(
             'to use them from there: export '
@@ -154,7 +187,7 @@ def download_model(
 
 
 def _check_url(url: str) -> None:
-    """Refuse a URL that is not of http or https.
+    """Refuse a URL that is not of http, https or pypi.
 
     Raises:
         ValueError: It is of another scheme, or malformed.
@@ -165,7 +198,9 @@ def _check_url(url: str) -> None:
         raise ValueError(
             f'{url} is not an address of a file ({error}).'
         ) from error
-    if scheme not in ('http', 'https'):
+    if is_package_source(url):
+        parse_source(url)
+    elif scheme not in ('http', 'https'):
         raise ValueError(
             f'{url} is a {scheme} address; expected http or https.'
         )
@@ -189,20 +224,20 @@ def _download_row(
             )
         size = format_bytes(path.stat().st_size)
         return file.component, path.name, size, '-', str(path)
-    folder = folder or download.cache_folder()
-    path = folder / file.name
+    path = file.downloaded(folder)
     if not dry_run:
         path = download.download_file(
             file.source, sha256=sha256, folder=folder
         )
+    target = path or (folder or download.cache_folder()) / file.name
+    record = download.read_record(target)
     digits = download.expected_hash(file.source, sha256)
-    record = download.read_record(path)
     return (
         file.component,
         file.source if dry_run else file.name,
-        format_bytes(record['size']) if record else '?',
+        format_bytes(target.stat().st_size) if path else '?',
         record.get('checked') or download.describe_check(digits),
-        str(path) if record else f'would go to {path}',
+        str(target) if path else f'would go to {target}',
     )
 
 
@@ -223,6 +258,9 @@ def _download_llm(
     """
     from .llm.locate import LLM_VARIABLE, download_llm, locate_llm
 
+    variable = os.environ.get(LLM_VARIABLE, '')
+    if dry_run and (is_package_source(variable) or is_gguf(Path(variable))):
+        return f'{variable} ({LLM_VARIABLE})'
     location = locate_llm(name)
     if Path(location).exists():
         return location

@@ -17,7 +17,11 @@ import warnings
 from .doctor_devices import check_devices
 from .doctor_packages import check_versions
 from .doctor_report import Report, print_report
-from .doctor_weights import check_llm, check_nano_weights
+from .doctor_weights import (
+    check_llm,
+    check_nano_weights,
+    describe_package_files,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,5 +72,6 @@ def examine() -> Report:
         check_versions(report)
         check_devices(report)
         check_nano_weights(report)
+        describe_package_files(report)
         check_llm(report)
     return report

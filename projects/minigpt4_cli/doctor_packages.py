@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # packaging may be missing
     from packaging.requirements import Requirement
 
 DISTRIBUTION = 'minigpt4'
-USER_EXTRAS = ('lora', 'quant', 'tensorboard')
+USER_EXTRAS = ('lora', 'quant', 'small', 'tensorboard')
 # distribution: the module to import, if the names differ
 MODULES = {
     'mmcv-lite': 'mmcv',

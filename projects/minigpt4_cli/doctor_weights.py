@@ -6,6 +6,7 @@ without the package itself; see :func:`import_alone`.
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -73,8 +74,29 @@ def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
     report.weights.append(f'nano: {len(files)} files, {n_bytes / 1e6:.1f} MB')
 
 
+def describe_package_files(report: Report) -> None:
+    """Report where the weights from packages of the index are."""
+    sources = import_alone('weights.package_sources')
+    cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    cache = os.environ.get('MINIGPT4_CACHE') or f'{cache}/minigpt4'
+    for source in sources.known_sources():
+        name = source.member.rpartition('/')[2]
+        if sources.find_installed(source) is not None:
+            state = 'installed'
+        elif (Path(cache).expanduser() / f'{name}.json').is_file():
+            state = 'downloaded'
+        elif importlib.util.find_spec('pip') is None:
+            state = (
+                'not downloaded, and there is no pip to do it (python -m '
+                'ensurepip)'
+            )
+        else:
+            state = 'not downloaded'
+        report.weights.append(f'{source.requirement}: {name}: {state}')
+
+
 def check_llm(report: Report) -> None:
-    """Check the folder that ``MINIGPT4_LLM`` names, if it is set."""
+    """Check the LLM that ``MINIGPT4_LLM`` names, if it is set."""
     value = os.environ.get(LLM_VARIABLE)
     if not value:
         report.weights.append(
@@ -83,6 +105,28 @@ def check_llm(report: Report) -> None:
         )
         return
     folder = Path(value).expanduser()
+    sources = import_alone('weights.package_sources')
+    if sources.is_package_source(value):
+        try:
+            source = sources.parse_source(value)
+        except ValueError as error:
+            report.weights.append(f'LLM: {value}: not a file of a package')
+            report.add_fault(
+                f'{LLM_VARIABLE}: {error}',
+                f'export {LLM_VARIABLE}={sources.NOTATION}',
+            )
+            return
+        installed = sources.find_installed(source)
+        if installed is None:
+            report.weights.append(
+                f'LLM: {value}, downloaded when it is needed'
+            )
+            return
+        folder = installed
+    gguf = import_alone('weights.gguf_header')
+    if gguf.is_gguf(folder):
+        _check_gguf(report, value, folder, gguf)
+        return
     if not folder.is_dir():
         if re.fullmatch(r'[\w.-]+/[\w.-]+', value):
             report.weights.append(
@@ -117,6 +161,38 @@ def check_llm(report: Report) -> None:
             f'the LLM in {value} cannot be loaded: config.json has no '
             'hidden_size, so this is not a causal LM',
             f'export {LLM_VARIABLE}=FOLDER_OF_THE_LLM',
+        )
+
+
+def _check_gguf(
+    report: Report, value: str, path: Path, gguf: types.ModuleType
+) -> None:
+    """Check an LLM in a GGUF file.
+
+    Args:
+        report: The report to add to.
+        value: The value of the variable.
+        path: The file.
+        gguf: The module ``weights.gguf_header``.
+    """
+    try:
+        header = gguf.read_header(path)
+    except (OSError, ValueError) as error:
+        report.weights.append(f'LLM: {value}: damaged')
+        report.add_fault(
+            f'the LLM in {value} cannot be loaded: {error}',
+            f'export {LLM_VARIABLE}=ANOTHER_FILE.gguf',
+        )
+        return
+    width = header.metadata.get(f'{header.architecture}.embedding_length')
+    report.weights.append(
+        f'LLM: {value}: GGUF, {header.architecture}, hidden_size {width}'
+    )
+    if importlib.util.find_spec('gguf') is None:
+        report.add_fault(
+            f'{LLM_VARIABLE} names a GGUF file, but the package gguf is not '
+            'installed',
+            "pip install 'minigpt4[small]'",
         )
 
 

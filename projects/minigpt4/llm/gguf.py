@@ -8,6 +8,8 @@ several times (SmolLM2-135M on one busy core: 42 s, its tokenizer 37 s; this
 module 2 s for both), and its loader differs between the supported versions.
 """
 
+import errno
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -76,6 +78,12 @@ def gguf_folder(path: Path) -> Path:
             f'{path}: converting it once to {folder} ({format_bytes(size)})',
             logger='current',
         )
+        free = shutil.disk_usage(folder.parent).free
+        if size > free:
+            raise OSError(
+                errno.ENOSPC,
+                f'{format_bytes(size)} needed, {format_bytes(free)} free',
+            )
         began = time.monotonic()
         with replacing(folder) as temporary:
             temporary.mkdir()

@@ -69,7 +69,10 @@ def find_faults(folder: Path, weights: bool = True) -> Iterator[Fault]:
     yield from find_unsafe_files(folder)
     config = folder / 'config.json'
     if not os.path.lexists(config):
-        yield Fault(f'{folder} has no config.json', AGAIN, missing=True)
+        advice = AGAIN
+        for file in sorted(folder.glob('*.gguf')):
+            advice = f'for the LLM in a GGUF file give that file, {file}'
+        yield Fault(f'{folder} has no config.json', advice, missing=True)
     else:
         yield from _check_config(config)
     yield from _check_tokenizer(folder)

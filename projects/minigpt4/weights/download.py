@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Download files of weights once: cache, mirrors, checksums, offline mode."""
 
-import errno
 import hashlib
 import json
 import logging
@@ -19,7 +18,6 @@ from ..utils.atomic import write_atomically
 from ..utils.file_types import unexpected_content
 from .cache_folder import cache_folder, cache_lock
 from .http_download import (
-    DISK_FULL,
     MirrorError,
     display_url,
     download_url,
@@ -107,42 +105,25 @@ def _package_file(
     mirrors: Sequence[str],
 ) -> Path:
     """Return the file of a package; see :func:`download_file`."""
-    installed = installed_file(source)
+    digits = expected_hash(source, sha256)
+    installed = installed_file(source, digits)
     if installed is not None:
         if folder is None:
             return installed
         mirrors = (str(installed.parent), *mirrors)
-    digits = expected_hash(source, sha256) or require_digest(source)
     path = (folder or cache_folder()).expanduser() / file_name(source)
-    return _download(source, path, digits, mirrors)
+    return _download(source, path, digits or require_digest(source), mirrors)
 
 
 def _download(
     url: str, path: Path, digits: str | None, mirrors: Sequence[str]
 ) -> Path:
     """Download a file to a path, unless it was; see :func:`download_file`."""
-    name = path.name
-    if _is_checked(path, url, digits):
-        return path
-    try:
-        with cache_lock(path, 'downloads'):
+    if not _is_checked(path, url, digits):
+        with cache_lock(path, 'downloads', ': what has arrived is kept'):
             # another process may have downloaded it in the meantime
             if not _is_checked(path, url, digits):
                 _download_or_accept(path, url, digits, mirrors)
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise PermissionError(
-                f'{path.parent} cannot be written ({error.strerror}); name '
-                'another folder in MINIGPT4_CACHE.'
-            ) from error
-        if error.errno in DISK_FULL:
-            raise OSError(
-                error.errno,
-                f'no space for {name} in {path.parent} ({error.strerror}); '
-                'free some or name another folder in MINIGPT4_CACHE: what has '
-                'arrived is kept',
-            ) from error
-        raise
     return path
 
 

@@ -28,10 +28,10 @@ from rich.progress import Progress
 
 from ..utils.atomic import write_atomically
 from ..utils.progress import progress_bar
+from .cache_folder import DISK_FULL
 
 TIMEOUT = 30.0  # seconds without a byte until a connection is closed
 WAITS = (1.0, 3.0, 9.0)  # seconds before each retry
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_BYTES = 2**20
 # request timeout, too early, too many requests, temporary server errors
 _RETRY_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)

@@ -20,7 +20,7 @@ NOTATION = 'pypi://PROJECT==VERSION/PATH/IN/WHEEL'
 _SOURCE = re.compile(
     r'pypi://(?P<project>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)'
     r'==(?P<version>[A-Za-z0-9][\w.!+-]*)'
-    r'/(?P<member>[^#?\\\0]+)'
+    r'/(?P<member>[^#?\\\0-\x1f\x7f]+)'
     r'(?:#sha256=(?P<sha256>[0-9a-fA-F]{64}))?',
     re.ASCII,
 )
@@ -98,6 +98,14 @@ def parse_source(source: str) -> PackageSource:
     return PackageSource(
         project, match['version'], match['member'], file, wheel
     )
+
+
+def known_sources() -> list[PackageSource]:
+    """Return the files whose digests are known."""
+    return [
+        parse_source(f'{SCHEME}{requirement}/{member}')
+        for requirement, member in _KNOWN
+    ]
 
 
 def find_installed(source: PackageSource) -> Path | None:
