@@ -50,6 +50,7 @@ class PatchTokens(nn.Module):
         self.keep_global = keep_global
         self.grid_size = (height, width)
         self.num_prefix_tokens = num_prefix_tokens
+        self.settings = dict(grid=grid, keep_global=keep_global)
         patches = height * width if grid is None else grid * grid
         self.num_tokens = patches + keep_global
         self.out_channels = in_channels
