@@ -179,8 +179,10 @@ def fill_linears(module) -> None:
 
 def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
     """Save a random causal LM with a tokenizer; returns the folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+    if config['model_type'] not in CONFIG_MAPPING:
+        pytest.skip(f'transformers does not know {config["model_type"]}')
     config = AutoConfig.for_model(**config)
     llm = AutoModelForCausalLM.from_config(config)
     fill_weights(llm, seed)
@@ -389,11 +391,7 @@ def family_model(request, build_tiny, make_llm, tiny_tokenizer):
 
     Its biases and the weights of its norms are random too.
     """
-    from transformers import CONFIG_MAPPING
-
     config = FAMILIES[request.param]
-    if config['model_type'] not in CONFIG_MAPPING:
-        pytest.skip(f'transformers does not know {config["model_type"]}')
     sizes = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0)
     folder = make_llm(**LLAMA | sizes | config)
     model = build_tiny(decoder=dict(name_or_path=str(folder)))

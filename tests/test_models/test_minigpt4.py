@@ -658,6 +658,17 @@ def test_compiled_layers_of_a_sharded_llm_are_refused(build_tiny):
         model.compile_layers()
 
 
+def test_context_is_limited_by_the_llm_and_the_config(build_tiny, make_sample):
+    model = build_tiny()
+    limit = model.decoder.llm.config.max_position_embeddings
+    assert model.context_length == limit
+    assert build_tiny(max_context=limit + 1).context_length == limit
+    model = build_tiny(max_context=30)
+    assert model.context_length == 30
+    with pytest.raises(ValueError, match='exceed the 30 tokens'):
+        model.generate([make_sample([0], 'what')], max_new_tokens=28)
+
+
 def test_line_length_is_a_deprecated_name(build_tiny):
     """Configs and work dirs of 0.1 have it."""
     with pytest.warns(FutureWarning, match='use model.pack_length'):
