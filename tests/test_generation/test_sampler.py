@@ -12,20 +12,20 @@ CPU = torch.device('cpu')
 
 
 def test_is_greedy_where_scores_are_not_changed():
-    assert Sampler(SamplingParams(), 2, CPU).is_greedy
+    assert Sampler(SamplingParams(), (2,), CPU).is_greedy
     for setting in (
         dict(do_sample=True),
         dict(repetition_penalty=1.1),
         dict(min_new_tokens=3),
     ):
-        assert not Sampler(SamplingParams(**setting), 2, CPU).is_greedy
+        assert not Sampler(SamplingParams(**setting), (2,), CPU).is_greedy
 
 
 def test_the_same_seed_samples_the_same_tokens():
     scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
 
     def sample(seed):
-        sampler = Sampler(SamplingParams(do_sample=True, seed=seed), 2, CPU)
+        sampler = Sampler(SamplingParams(do_sample=True, seed=seed), (2,), CPU)
         torch.rand(3)  # other code uses torch's generator as well
         return [sampler(scores, []) for _ in range(20)]
 
@@ -60,7 +60,7 @@ def test_scores_are_those_of_transformers(tiny_model):
         max_new_tokens=6,
     )
     ids = out.sequences[0].tolist()
-    sampler = Sampler(params, 2, CPU)
+    sampler = Sampler(params, (2,), CPU)
     for step, (logits, expected) in enumerate(zip(out.logits, out.scores)):
         found = sampler.processors(
             torch.tensor([ids[:step]], dtype=torch.long), logits.clone()
@@ -69,7 +69,7 @@ def test_scores_are_those_of_transformers(tiny_model):
 
 
 def test_nan_scores_are_an_error():
-    sampler = Sampler(SamplingParams(do_sample=True), 2, CPU)
+    sampler = Sampler(SamplingParams(do_sample=True), (2,), CPU)
     with pytest.raises(ValueError, match='not numbers'):
         sampler(torch.full((5,), float('nan')), [])
 
@@ -78,7 +78,7 @@ def test_tokens_of_a_batch_are_chosen_request_by_request():
     scores = torch.tensor([[0.0, 2.0, 1.0], [float('nan')] * 3, [3.0, 2, 1]])
     penalty = SamplingParams(repetition_penalty=9.0)
     samplers = [
-        Sampler(params, 2, CPU)
+        Sampler(params, (2,), CPU)
         for params in (SamplingParams(), SamplingParams(), penalty)
     ]
     first, error, penalised = choose_tokens(scores, samplers, [[], [], [0]])

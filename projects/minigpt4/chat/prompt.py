@@ -14,7 +14,7 @@ from ..images.read import load_image
 from ..models import MiniGPT4
 from ..prompts import (
     IMAGE_HERE,
-    PromptTemplate,
+    Template,
     TokenizedPrompt,
     Turn,
     render_chat,
@@ -159,7 +159,7 @@ def build_prompt(
 
 
 def _checked_turns(
-    turns: Sequence[Turn], num_images: int, template: PromptTemplate
+    turns: Sequence[Turn], num_images: int, template: Template
 ) -> list[Turn]:
     """Check the questions; place images without a slot in the first one."""
     checked = [
@@ -179,9 +179,7 @@ def _checked_turns(
     return checked
 
 
-def _prepend_images(
-    turn: Turn, num_images: int, template: PromptTemplate
-) -> Turn:
+def _prepend_images(turn: Turn, num_images: int, template: Template) -> Turn:
     """Add image slots in front of those that the question has already."""
     if not num_images:
         return turn

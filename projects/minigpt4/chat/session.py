@@ -17,10 +17,10 @@ from ..generation.sampling_params import SamplingParams
 from ..generation.worker import EngineWorker
 from ..images.read import load_image
 from ..models import MiniGPT4
-from ..prompts import IMAGE_HERE, Turn, with_images
+from ..prompts import IMAGE_HERE, Turn, answer_segment, with_images
 from ..prompts.image_slots import check_image_slots
 from ..prompts.text_validation import check_text
-from ..prompts.tokenization import encode_answer
+from ..prompts.tokenization import encode_segment
 from ..utils.atomic import write_atomically
 from .prompt import ChatPrompt, build_prompt
 from .saved_chat import image_text, read_saved_chat
@@ -296,7 +296,11 @@ def _answer_token_ids(
     # The LLM did not generate the end symbol. Its token ids are those that
     # it has directly after a word.
     word, word_and_end = (
-        encode_answer(model.decoder.tokenizer, 'a', text) for text in ('', end)
+        encode_segment(
+            model.decoder.tokenizer,
+            answer_segment('a', model.template, end=with_end),
+        )
+        for with_end in (False, True)
     )
     has_prefix = word_and_end[: len(word)] == word
     end_ids = word_and_end[len(word) :] if has_prefix else []

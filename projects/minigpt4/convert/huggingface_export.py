@@ -25,7 +25,7 @@ from ..llm.load import check_arch, load_config, load_tokenizer
 from ..llm.locate import checked_llm_folder, locate_llm
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
 from ..models.projector import build_head
-from ..prompts import get_template
+from ..prompts import TEMPLATES, PromptTemplate, get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
@@ -131,6 +131,12 @@ def export_huggingface(
     report.matched = list(tensors)
 
     template = get_template(cfg.model.get('prompt_template', 'vicuna_v0'))
+    if not isinstance(template, PromptTemplate):
+        raise ValueError(
+            f'a model with prompt_template={template.name!r} cannot be '
+            'exported to a Hugging Face folder; expected one of '
+            f'{", ".join(TEMPLATES)}.'
+        )
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         image_token_id = write_processor(

@@ -113,6 +113,7 @@ def answer_batch(
         decoder.to_llm_device(embeddings),
         decoder.to_llm_device(inputs.attention_mask),
         (*model.template.stop, *params.stop),
+        stop_ids=model.stop_ids,
         **params.to_transformers(),
     )
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..models import MiniGPT4
-from ..prompts import TokenizedPrompt
-from ..prompts.tokenization import encode_answer
+from ..prompts import TokenizedPrompt, answer_segment
+from ..prompts.tokenization import encode_segment
 from .hf_generate import hf_generate
 from .model_runner import ModelRunner
 from .prefix_cache import CachedPrefix, PrefixCache
@@ -167,9 +167,10 @@ class Engine:
             ValueError: A candidate has no tokens, or as for :meth:`submit`.
         """
         tokenizer = self.model.decoder.tokenizer
-        closing = self.model.template.end if end else ''
+        template = self.model.template
         branches = [
-            encode_answer(tokenizer, text, closing) for text in candidates
+            encode_segment(tokenizer, answer_segment(text, template, end=end))
+            for text in candidates
         ]
         if not all(branches):
             raise ValueError(
@@ -317,13 +318,13 @@ class Engine:
             [request.sampler for request in requests],
             [request.token_ids for request in requests],
         )
-        eos = self.model.decoder.tokenizer.eos_token_id
+        stop_ids = self.model.stop_ids
         ended: list[_Ended] = []
         for request, token in zip(requests, tokens, strict=True):
             try:
                 if isinstance(token, Exception):
                     raise token
-                if token == eos:
+                if token in stop_ids:
                     ended.append((request, 'stop', None))
                     continue
                 request.append_token(token)
@@ -378,6 +379,7 @@ class Engine:
                 embeddings,
                 embeddings.new_ones(embeddings.shape[:2]).long(),
                 (*self.model.template.stop, *params.stop),
+                stop_ids=self.model.stop_ids,
                 **params.to_transformers(),
             )
         except Exception as error:

@@ -65,6 +65,7 @@ def hf_generate(
     max_new_tokens: int = 300,
     min_new_tokens: int = 0,
     seed: int | None = None,
+    stop_ids: Sequence[int] | None = None,
     **settings: Any,
 ) -> list[Answer]:
     """Answer a left-padded batch of prompts; the default is greedy decoding.
@@ -79,6 +80,8 @@ def hf_generate(
         min_new_tokens: The fewest tokens of an answer. Until then neither end
             of text nor a stop string ends it.
         seed: Seed of the sampling; None continues torch's generator.
+        stop_ids: Ids of the tokens that end an answer; None for the
+            tokenizer's end of text.
         settings: Further fields of transformers' ``GenerationConfig``, e.g.
             ``num_beams=5`` or ``do_sample=True, temperature=0.7``.
 
@@ -86,6 +89,8 @@ def hf_generate(
         One answer for each prompt.
     """
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if stop_ids is None:
+        stop_ids = [] if eos is None else [eos]
     if pad is None:
         pad = 0 if eos is None else eos
     settings.setdefault('do_sample', False)
@@ -94,7 +99,7 @@ def hf_generate(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=eos,
+        eos_token_id=list(stop_ids) or None,
         pad_token_id=pad,
         **settings,
     )
@@ -112,7 +117,7 @@ def hf_generate(
             else None,
         )
     return [
-        _to_answer(ids, tokenizer, stop, eos, pad, min_new_tokens)
+        _to_answer(ids, tokenizer, stop, stop_ids, pad, min_new_tokens)
         for ids in output.tolist()
     ]
 
@@ -121,7 +126,7 @@ def _to_answer(
     ids: list[int],
     tokenizer: Any,
     stop: Sequence[str],
-    eos: int | None,
+    stop_ids: Sequence[int],
     pad: int,
     min_new_tokens: int,
 ) -> Answer:
@@ -136,9 +141,9 @@ def _to_answer(
     def decode(token_ids: list[int]) -> str:
         return tokenizer.decode(token_ids, skip_special_tokens=True)
 
-    finished = eos is not None and eos in ids
-    if eos is not None and finished:
-        ids = ids[: ids.index(eos)]
+    length = next((i for i, x in enumerate(ids) if x in stop_ids), len(ids))
+    finished = length < len(ids)
+    ids = ids[:length]
     while ids and ids[-1] == pad and len(ids) > min_new_tokens:
         ids = ids[:-1]
     search_start = len(decode(ids[:min_new_tokens]).rstrip(_REPLACEMENT))

@@ -91,7 +91,7 @@ def _build(
         params,
         cache_key,
         Detokenizer(tokenizer, stop, params.min_new_tokens),
-        Sampler(params, tokenizer.eos_token_id, model.decoder.llm.device),
+        Sampler(params, model.stop_ids, model.decoder.llm.device),
         advance,
         images,
         embeddings,

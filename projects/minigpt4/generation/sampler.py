@@ -30,7 +30,7 @@ class Sampler:
 
     Args:
         params: The sampling parameters.
-        eos: The end-of-text token.
+        stop_ids: Ids of the tokens that end the answer.
         device: Device of the scores.
 
     Attributes:
@@ -39,17 +39,23 @@ class Sampler:
     """
 
     def __init__(
-        self, params: SamplingParams, eos: int | None, device: torch.device
+        self,
+        params: SamplingParams,
+        stop_ids: Sequence[int],
+        device: torch.device,
     ) -> None:
         processors: list = []
         if params.repetition_penalty != 1:
             processors.append(
                 RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
             )
-        if params.min_new_tokens and eos is not None:
+        if params.min_new_tokens and stop_ids:
             processors.append(
                 MinNewTokensLengthLogitsProcessor(
-                    0, params.min_new_tokens, eos, device=str(device)
+                    0,
+                    params.min_new_tokens,
+                    list(stop_ids),
+                    device=str(device),
                 )
             )
         self.is_greedy = not processors and not params.do_sample

@@ -227,8 +227,30 @@ def load_llm(
         )
     compat.keep_gradients_of_4bit(llm)
     # the folder's own sampling settings would mix with ours
-    llm.generation_config = GenerationConfig()
+    llm.generation_config = GenerationConfig(
+        eos_token_id=getattr(llm.generation_config, 'eos_token_id', None)
+    )
     return llm
+
+
+def eos_token_ids(llm: Any) -> tuple[int, ...]:
+    """Return the ids of the end-of-text tokens that an LLM's folder names.
+
+    They are those of its ``generation_config.json`` and of its
+    ``config.json``. A chat LLM may have several, e.g. for the end of a
+    message and for the end of a text.
+
+    Args:
+        llm: A result of :func:`load_llm`.
+    """
+    ids: list[Any] = []
+    for config in (llm.generation_config, llm.config):
+        found = getattr(config, 'eos_token_id', None)
+        ids += found if isinstance(found, (list, tuple)) else [found]
+    rows = llm.get_input_embeddings().weight.shape[0]
+    return tuple(
+        dict.fromkeys(i for i in ids if isinstance(i, int) and 0 <= i < rows)
+    )
 
 
 def check_arch(location: str, config: Any, arch: dict) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from ..prompts import (
     IMAGE_HERE,
-    PromptTemplate,
+    Template,
     TokenizedPrompt,
     render,
     tokenize,
@@ -62,12 +62,14 @@ class Collator:
         share_prefix: See :func:`build_inputs`.
         max_length: The most tokens of a prompt, images included. A longer
             sample is skipped with a warning and counted. None is no limit.
+        system: The system message of a prompt; see
+            :func:`~minigpt4.prompts.conversation.render`.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        template: PromptTemplate,
+        template: Template,
         num_image_tokens: int,
         max_text_length: int | None = None,
         padding: str = 'right',
@@ -76,7 +78,9 @@ class Collator:
         pack_length: float | None = None,
         share_prefix: bool = False,
         max_length: int | None = None,
+        system: str | None = None,
     ) -> None:
+        self.system = system
         self.max_length = max_length
         self._num_skipped = 0
         self.prompt = prompt
@@ -117,7 +121,9 @@ class Collator:
             ),
         )
         prompt = tokenize(
-            render(turns, self.template), self.tokenizer, self.max_text_length
+            render(turns, self.template, self.system),
+            self.tokenizer,
+            self.max_text_length,
         )
         check_image_slots(
             prompt.num_images,

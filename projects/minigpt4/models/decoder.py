@@ -16,7 +16,12 @@ from torch.nn import functional as F
 from .. import compat
 from ..llm.families import family_difference
 from ..llm.fingerprint import compare_fingerprints, compute_fingerprint
-from ..llm.load import build_empty, load_llm, load_tokenizer
+from ..llm.load import (
+    build_empty,
+    eos_token_ids,
+    load_llm,
+    load_tokenizer,
+)
 from ..llm.locate import locate_llm
 from ..registry import MODELS
 from . import packed_attention
@@ -57,6 +62,7 @@ class LLMDecoder(nn.Module):
 
     Attributes:
         frozen: Whether no weight is trained.
+        stop_ids: Ids of the end-of-text tokens that the LLM's folder names.
         sharded: Whether ranks store shards of the layers.
         has_device_map: Whether the LLM is spread over devices.
         has_fixed_device: Whether ``to`` leaves it where it is: quantised or
@@ -84,6 +90,7 @@ class LLMDecoder(nn.Module):
         if torch.get_default_device().type == 'meta':
             self.llm = build_empty(arch, dtype)
             self.tokenizer = None
+            self.stop_ids: tuple[int, ...] = ()
         else:
             where = locate_llm(name_or_path)
             print_log(f'LLM: {where} (for {name_or_path})', logger='current')
@@ -91,6 +98,7 @@ class LLMDecoder(nn.Module):
             self.llm = load_llm(
                 where, arch, dtype, quantization, device_map, max_memory
             )
+            self.stop_ids = eos_token_ids(self.llm)
             _check_begin_token(self.tokenizer, self.llm, where)
             self.has_fixed_device = (
                 device_map is not None

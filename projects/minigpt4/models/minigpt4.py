@@ -55,7 +55,8 @@ class MiniGPT4(BaseModel):
         neck: Config of the neck, e.g. :class:`QFormer`.
         head: Config of the head; its widths are filled in.
         decoder: Config of the decoder, e.g. :class:`LLMDecoder`.
-        prompt_template: Name of a template of ``minigpt4.prompts``.
+        prompt_template: Name of a template of ``minigpt4.prompts``, or
+            ``'chat'`` for the chat template of the LLM's tokenizer.
         max_text_length: In training, the most tokens of an answer with its
             end symbol.
         micro_batch_size: The most samples of one forward and backward pass; a
@@ -67,8 +68,8 @@ class MiniGPT4(BaseModel):
             packed attention (see :mod:`minigpt4.llm.families`) gets all
             sequences in one pack.
         prompt: The question of a caption without a question of its own.
-        system: The line that opens a chat; None is the template's, '' is
-            none.
+        system: The line that opens a chat, and with the template ``'chat'``
+            every prompt; None is the template's, '' is none.
         generation: Default sampling parameters.
         max_context: The most tokens of a prompt and its answer; None is what
             the LLM takes, which may be more than the memory holds.
@@ -112,7 +113,6 @@ class MiniGPT4(BaseModel):
                 category=FutureWarning,
             )
             pack_length = line_length
-        self.template = get_template(prompt_template)
         self.max_text_length = max_text_length
         self.micro_batch_size = micro_batch_size
         self.pack_length = pack_length
@@ -124,6 +124,7 @@ class MiniGPT4(BaseModel):
         self.backbone = None if backbone is None else MODELS.build(backbone)
         self.neck = MODELS.build(neck)
         self.decoder = MODELS.build(decoder)
+        self.template = get_template(prompt_template, self.decoder.tokenizer)
         self.head = build_head(
             head, self.neck.out_channels, self.decoder.hidden_size
         )
@@ -178,6 +179,19 @@ class MiniGPT4(BaseModel):
         return [n for n, p in self.named_parameters() if p.requires_grad]
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end an answer and are not in its text.
+
+        The tokenizer's end-of-text token comes first. With the template
+        ``'chat'`` the template's and those of the LLM's folder follow.
+        """
+        eos = self.decoder.tokenizer.eos_token_id
+        ids = [] if eos is None else [eos]
+        if self.template.stop_ids:
+            ids += [*self.template.stop_ids, *self.decoder.stop_ids]
+        return tuple(dict.fromkeys(ids))
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens of a prompt and its answer; None is no limit.
 
@@ -216,6 +230,7 @@ class MiniGPT4(BaseModel):
             pack_length=pack_length if training else None,
             share_prefix=training and self.decoder.supports_shared_prefix,
             max_length=limit,
+            system=self.system,
         )
 
     def encode_images(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 """Prompts: from a conversation to token ids with image slots."""
 
 from ..deprecated import renamed
+from .chat_template import ChatTemplate
 from .conversation import (
     Segment,
     Turn,
@@ -10,15 +11,19 @@ from .conversation import (
     render_chat,
     with_images,
 )
-from .templates import IMAGE_HERE, TEMPLATES, PromptTemplate, get_template
+from .frame import IMAGE_HERE, Frame, Template
+from .templates import TEMPLATES, PromptTemplate, get_template
 from .tokenization import IMAGE_SLOT, TokenizedPrompt, tokenize
 
 __all__ = [
+    'ChatTemplate',
+    'Frame',
     'IMAGE_HERE',
     'IMAGE_SLOT',
     'PromptTemplate',
     'Segment',
     'TEMPLATES',
+    'Template',
     'TokenizedPrompt',
     'Turn',
     'answer_segment',

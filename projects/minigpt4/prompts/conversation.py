@@ -9,7 +9,7 @@ prompt for generation. This module knows neither tensors nor models.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .templates import IMAGE_HERE, PromptTemplate
+from .frame import IMAGE_HERE, Frame, Strip, Template, strip_text
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Segment:
             template wrote; None for the complete text. Only there are
             special tokens (``</s>``) encoded as such; in questions, answers
             and system messages they are plain text.
+        context: The template's text before the segment, with which it is
+            encoded; ``<ImageHere>`` is an image slot. Empty at the start of
+            a prompt. None encodes the segment as a text of its own.
     """
 
     text: str | None
@@ -53,13 +56,22 @@ class Segment:
     template_spans: tuple[tuple[int, int], ...] | None = field(
         default=None, compare=False
     )
+    context: str | None = field(default=None, compare=False)
 
 
-def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
+def render(
+    turns: Sequence[Turn], template: Template, system: str | None = None
+) -> list[Segment]:
     """Render a conversation for training, captioning or evaluation.
 
-    Each text segment is tokenised separately, as in the official code. The
-    end symbol of an answer is supervised together with the answer.
+    The end symbol of an answer is supervised together with the answer.
+
+    Args:
+        turns: The turns; the answer of the last may be None.
+        template: The prompt template. Each text segment of a fixed one is
+            tokenised separately, as in the official code.
+        system: The system message; None for that of the template, '' for
+            none. A fixed template has one in chats only.
 
     Raises:
         ValueError: There is no turn, or a turn before the last has no
@@ -70,39 +82,22 @@ def render(turns: Sequence[Turn], template: PromptTemplate) -> list[Segment]:
             'a conversation without turns was given; expected '
             'at least one question.'
         )
-    segments: list[Segment] = []
-    for i, turn in enumerate(turns):
-        opening = template.first if i == 0 else template.later
-        segments += _join_pieces(
-            [
-                (opening, True),
-                *_question_pieces(turn.question, template),
-                (template.answer, True),
-            ]
-        )
-        if turn.answer is not None:
-            segments.append(answer_segment(turn.answer, template))
-        elif i < len(turns) - 1:
-            raise _missing_answer(i, turns)
-    return segments
+    return _render(turns, template, template.frames(len(turns), system))
 
 
 def render_chat(
     turns: Sequence[Turn],
-    template: PromptTemplate,
+    template: Template,
     system: str | None = None,
 ) -> list[Segment]:
-    """Render a chat as the official demo does.
+    """Render a chat, with a fixed template as the official demo does.
 
-    It starts with a system message, which training does not use. Each text
-    between images is one segment. An answer is a segment of its own, with
-    the token ids that the model generated. The official demo tokenises the
-    answer again together with the text around it; this loses the ``_`` token
-    of the space before the answer, so that the cached prefix would end there.
-
-    With a system message the first question of LLaMA-2 begins with ``<s>``
-    like its later ones, as in the official demo; :func:`tokenize` adds the
-    other one before the system message.
+    Such a chat starts with a system message, which training does not use.
+    Each text between images is one segment. An answer is a segment of its
+    own, with the token ids that the model generated. The official demo
+    tokenises the answer again together with the text around it; this loses
+    the ``_`` token of the space before the answer, so that the cached prefix
+    would end there.
 
     Args:
         turns: The turns; the answer of the last is None.
@@ -121,37 +116,58 @@ def render_chat(
             'a chat ends with a question that is to be answered; expected '
             'the answer of its last turn to be None.'
         )
-    if system is None:
-        system = template.system
-    elif template.system.endswith(template.end):
-        system = system and system.removesuffix(template.end) + template.end
-    before_answer = (
-        template.answer
-        if template.chat_answer is None
-        else template.chat_answer
-    )
+    frames = template.frames(len(turns), system, chat=True)
+    return _render(turns, template, frames, known_ids=True)
+
+
+def _render(
+    turns: Sequence[Turn],
+    template: Template,
+    frames: Sequence[Frame],
+    known_ids: bool = False,
+) -> list[Segment]:
+    """Render turns in the text around them.
+
+    Args:
+        turns: The turns.
+        template: Their template.
+        frames: The text around each turn.
+        known_ids: Whether the known ids of answers are used.
+    """
+    in_context = template.writes_special_tokens
     segments: list[Segment] = []
-    for i, turn in enumerate(turns):
-        is_later = i > 0 or bool(system)
+    context = '' if in_context else None
+    for i, (turn, frame) in enumerate(zip(turns, frames, strict=True)):
         segments += _join_pieces(
             [
-                ('' if i else system, False),
-                (template.later if is_later else template.first, True),
-                *_question_pieces(turn.question, template),
-                (before_answer, True),
-            ]
+                *frame.opening,
+                *_question_pieces(
+                    turn.question, template, frame.strip_question
+                ),
+                (frame.before_answer, True),
+            ],
+            context,
         )
         if turn.answer is not None:
+            ids = turn.answer_ids if known_ids else ()
             segments.append(
-                answer_segment(turn.answer, template, turn.answer_ids)
+                _answer_segment(turn.answer, frame, ids, in_context)
             )
         elif i < len(turns) - 1:
-            raise _missing_answer(i, turns)
+            raise ValueError(
+                f'turn {i + 1} of {len(turns)} has no answer; '
+                'only the last answer may be omitted.'
+            )
+        if in_context:
+            context = frame.end or IMAGE_HERE
     return segments
 
 
 def answer_segment(
-    answer: str, template: PromptTemplate, ids: tuple[int, ...] = ()
+    answer: str,
+    template: Template,
+    ids: tuple[int, ...] = (),
+    end: bool = True,
 ) -> Segment:
     """Return an answer with the end symbol of the template, supervised.
 
@@ -159,9 +175,23 @@ def answer_segment(
         answer: The answer.
         template: The prompt template.
         ids: Token ids of both; see :class:`Turn`.
+        end: Whether the end symbol follows.
     """
-    text = answer + template.end
-    return Segment(text, True, ids, ((len(answer), len(text)),))
+    (frame,) = template.frames(1)
+    if not end:
+        frame = frame._replace(end='')
+    return _answer_segment(answer, frame, ids, template.writes_special_tokens)
+
+
+def _answer_segment(
+    answer: str, frame: Frame, ids: tuple[int, ...], in_context: bool
+) -> Segment:
+    answer = strip_text(answer, frame.strip_answer)
+    before = frame.lead + answer
+    text = before + frame.end
+    spans = ((0, len(frame.lead)), (len(before), len(text)))
+    context = (frame.before_answer or IMAGE_HERE) if in_context else None
+    return Segment(text, True, ids, spans, context)
 
 
 # a text (None for an image slot), and whether the template wrote it
@@ -169,12 +199,12 @@ _Piece = tuple[str | None, bool]
 
 
 def _question_pieces(
-    question: str, template: PromptTemplate
+    question: str, template: Template, strip: Strip
 ) -> Iterator[_Piece]:
     """Split a question at its image slots, which are wrapped if necessary."""
     before, _, after = template.image.partition(IMAGE_HERE)
     unwrapped = question.replace(template.image, IMAGE_HERE)
-    first, *others = unwrapped.split(IMAGE_HERE)
+    first, *others = strip_text(unwrapped, strip).split(IMAGE_HERE)
     yield first, False
     for text in others:
         yield before, True
@@ -183,17 +213,27 @@ def _question_pieces(
         yield text, False
 
 
-def _join_pieces(pieces: Sequence[_Piece]) -> list[Segment]:
-    """Join the texts between image slots to one segment each."""
+def _join_pieces(
+    pieces: Sequence[_Piece], context: str | None
+) -> list[Segment]:
+    """Join the texts between image slots to one segment each.
+
+    Args:
+        pieces: The pieces.
+        context: Context of the first segment; None for segments without.
+    """
     segments = []
     text = ''
     spans: list[tuple[int, int]] = []
     for piece, is_template in (*pieces, (None, False)):
         if piece is None:
             if text:
-                segments.append(Segment(text, template_spans=tuple(spans)))
-            segments.append(Segment(None))
+                segments.append(
+                    Segment(text, template_spans=tuple(spans), context=context)
+                )
+            segments.append(Segment(None, context=context))
             text, spans = '', []
+            context = None if context is None else IMAGE_HERE
         elif piece:
             if is_template:
                 spans.append((len(text), len(text) + len(piece)))
@@ -201,16 +241,7 @@ def _join_pieces(pieces: Sequence[_Piece]) -> list[Segment]:
     return segments[:-1]
 
 
-def _missing_answer(i: int, turns: Sequence[Turn]) -> ValueError:
-    return ValueError(
-        f'turn {i + 1} of {len(turns)} has no answer; '
-        'only the last answer may be omitted.'
-    )
-
-
-def with_images(
-    question: str, num_images: int, template: PromptTemplate
-) -> str:
+def with_images(question: str, num_images: int, template: Template) -> str:
     """Prepend image slots to a question that has none.
 
     Args:

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The check that a text has one image slot for each image."""
 
-from .templates import IMAGE_HERE
+from .frame import IMAGE_HERE
 
 
 def check_image_slots(

@@ -1,15 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Prompt templates: the text that an LLM expects around a conversation.
 
-To add a template, add a :class:`PromptTemplate` to ``TEMPLATES``; its name
-can then be used in configs. A template that is computed, e.g. from the chat
-template of a tokenizer, is a function here that returns a
-:class:`PromptTemplate`; everything that takes a name takes the object too.
+To add a fixed template, add a :class:`PromptTemplate` to ``TEMPLATES``; its
+name can then be used in configs. The template ``'chat'`` is made from the
+tokenizer of the LLM; see :mod:`~minigpt4.prompts.chat_template`.
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-IMAGE_HERE = '<ImageHere>'  # the text of an image slot in a question
+from .chat_template import CHAT, ChatTemplate
+from .frame import IMAGE_HERE, Frame, Template
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,40 @@ class PromptTemplate:
     image: str = f'<Img>{IMAGE_HERE}</Img>'
     system: str = ''
     chat_answer: str | None = None
+
+    writes_special_tokens: ClassVar[bool] = False
+    stop_ids: ClassVar[tuple[int, ...]] = ()
+
+    def frames(
+        self, num_turns: int, system: str | None = None, chat: bool = False
+    ) -> list[Frame]:
+        """Return the text around each turn; see :class:`Template`.
+
+        Only a chat has a system message. With one the first question of
+        LLaMA-2 begins with ``<s>`` like its later ones, as in the official
+        demo; BOS is added before the system message.
+        """
+        if not chat:
+            system = ''
+        elif system is None:
+            system = self.system
+        elif self.system.endswith(self.end):
+            system = system and system.removesuffix(self.end) + self.end
+        before_answer = self.answer
+        if chat and self.chat_answer is not None:
+            before_answer = self.chat_answer
+        first = self.later if system else self.first
+        return [
+            Frame(
+                ((self.later, True),)
+                if i
+                else ((system, False), (first, True)),
+                before_answer,
+                '',
+                self.end,
+            )
+            for i in range(num_turns)
+        ]
 
 
 _SYSTEM = (
@@ -80,17 +115,26 @@ TEMPLATES = {
 }
 
 
-def get_template(name: 'str | PromptTemplate') -> PromptTemplate:
+def get_template(name: 'str | Template', tokenizer: Any = None) -> Template:
     """Return the template of a name; a template is returned unchanged.
 
+    Args:
+        name: A name of ``TEMPLATES``, or ``'chat'`` for the template of the
+            tokenizer.
+        tokenizer: The LLM's tokenizer, for ``'chat'``; None where no text
+            will be rendered.
+
     Raises:
-        ValueError: No template has this name.
+        ValueError: No template has this name, or the tokenizer has no chat
+            template that can be used.
     """
-    if isinstance(name, PromptTemplate):
+    if not isinstance(name, str):
         return name
+    if name == CHAT:
+        return ChatTemplate(tokenizer)
     if name not in TEMPLATES:
         raise ValueError(
             f'unknown prompt template {name!r}; expected one of '
-            f'{", ".join(TEMPLATES)}.'
+            f'{", ".join(TEMPLATES)}, {CHAT}.'
         )
     return TEMPLATES[name]

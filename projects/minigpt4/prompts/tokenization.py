@@ -6,19 +6,16 @@ special token of the tokenizer becomes its id only where the template wrote
 it; in a text of a user it is encoded as plain text.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
+from .context_encoder import context_encoder
 from .conversation import Segment
+from .special_tokens import adds_bos, special_token_pattern
 from .text_validation import check_characters
 
 IMAGE_SLOT = -1  # stands for one image, which takes several positions
-
-# pattern of the special tokens of each tokenizer
-_PATTERNS: WeakKeyDictionary = WeakKeyDictionary()
 
 
 @dataclass
@@ -46,7 +43,10 @@ def tokenize(
     tokenizer: Any,
     max_text_length: int | None = None,
 ) -> TokenizedPrompt:
-    """Tokenise segments to a prompt that begins with BOS.
+    """Tokenise segments to a prompt.
+
+    It begins with BOS where the tokenizer itself adds it, except in the
+    prompts of a tokenizer's own chat template, which writes it.
 
     Args:
         segments: Output of :func:`~minigpt4.prompts.conversation.render`.
@@ -62,19 +62,15 @@ def tokenize(
     once at the start and each segment is tokenised without special tokens.
     """
     prompt = TokenizedPrompt()
-    if tokenizer.bos_token_id is not None:
+    is_complete = bool(segments) and segments[0].context is not None
+    if not is_complete and adds_bos(tokenizer):
         prompt.ids.append(tokenizer.bos_token_id)
         prompt.supervised.append(False)
     for segment in segments:
         if segment.text is None:
             ids = [IMAGE_SLOT]
-        elif segment.ids:
-            ids = list(segment.ids)
         else:
-            spans = segment.template_spans
-            if spans is None:
-                spans = ((0, len(segment.text)),)
-            ids = encode(tokenizer, segment.text, spans)
+            ids = list(segment.ids) or encode_segment(tokenizer, segment)
         if (
             segment.supervised
             and max_text_length
@@ -111,8 +107,27 @@ def encode(
     return ids + _encode_plain(tokenizer, text[start:])
 
 
+def encode_segment(tokenizer: Any, segment: Segment) -> list[int]:
+    """Encode the text of a segment; known ids are not used.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        segment: The segment, with a text.
+
+    Raises:
+        ValueError: The text contains a lone surrogate.
+    """
+    text, spans = segment.text or '', segment.template_spans
+    if spans is None:
+        spans = ((0, len(text)),)
+    if segment.context is None:
+        return encode(tokenizer, text, spans)
+    check_characters(text, 'the text')
+    return context_encoder(tokenizer).encode(text, spans, segment.context)
+
+
 def encode_answer(tokenizer: Any, text: str, end: str) -> list[int]:
-    """Encode an answer and the end symbol of a template.
+    """Encode an answer and the end symbol of a fixed template.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -141,20 +156,7 @@ def _special_tokens(
     tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, str]]:
     """Yield offset and text of each special token in the spans."""
-    try:
-        pattern = _PATTERNS[tokenizer]
-    except KeyError:
-        tokens = {*getattr(tokenizer, 'all_special_tokens', ())}
-        tokens |= {
-            str(token)
-            for token in getattr(
-                tokenizer, 'added_tokens_decoder', {}
-            ).values()
-            if token.special
-        }
-        longest_first = sorted(filter(None, tokens), key=len, reverse=True)
-        pattern = re.compile('|'.join(map(re.escape, longest_first)) or '(?!)')
-        _PATTERNS[tokenizer] = pattern
+    pattern = special_token_pattern(tokenizer)
     for start, end in spans:
         for match in pattern.finditer(text, start, end):
             yield match.start(), match[0]

@@ -3,7 +3,7 @@
 
 from typing import Any, Literal, NamedTuple
 
-from ...prompts import IMAGE_HERE, PromptTemplate, Turn
+from ...prompts import IMAGE_HERE, Template, Turn
 from .errors import BadRequest, format_value, kind_of
 from .json_values import string
 
@@ -21,7 +21,7 @@ class ContentPart(NamedTuple):
 
 def read_messages(
     messages: Any,
-    template: PromptTemplate,
+    template: Template,
     default_question: str,
     max_images: int,
     max_characters: int,
@@ -200,7 +200,7 @@ def _read_part(part: Any, where: str) -> ContentPart:
 
 def _question(
     parts: list[ContentPart],
-    template: PromptTemplate,
+    template: Template,
     default_question: str,
     where: str,
 ) -> str:

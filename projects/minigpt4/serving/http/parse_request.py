@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...generation.sampling_params import MIN_TEMPERATURE
-from ...prompts import PromptTemplate, Turn
+from ...prompts import Template, Turn
 from ...utils.short_text import to_ascii
 from .errors import (
     ApiError,
@@ -114,7 +114,7 @@ class ChatRequest:
 
 def parse_request(
     body: bytes,
-    template: PromptTemplate,
+    template: Template,
     default_question: str = '',
     limits: RequestLimits | None = None,
 ) -> ChatRequest:
