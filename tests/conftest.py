@@ -180,8 +180,10 @@ def fill_linears(module) -> None:
 
 def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
     """Save a random causal LM with a tokenizer; returns the folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+    if config['model_type'] not in CONFIG_MAPPING:
+        pytest.skip(f'transformers does not know {config["model_type"]}')
     config = AutoConfig.for_model(**config)
     llm = AutoModelForCausalLM.from_config(config)
     fill_weights(llm, seed)
@@ -370,6 +372,70 @@ def build_tiny(tiny_cfg):
         return model
 
     return build
+
+
+FAMILIES = {
+    'llama tied': dict(
+        model_type='llama', num_key_value_heads=2, tie_word_embeddings=True
+    ),
+    'llama 3': dict(
+        model_type='llama',
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        rope_theta=500000.0,
+        rope_scaling=dict(
+            rope_type='llama3',
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=64,
+        ),
+    ),
+    'mistral': dict(
+        model_type='mistral',
+        num_key_value_heads=2,
+        head_dim=12,
+        sliding_window=None,
+    ),
+    'mistral tied, with a long window': dict(
+        model_type='mistral',
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        sliding_window=2048,
+        tie_word_embeddings=True,
+    ),
+    'qwen2': dict(model_type='qwen2', num_key_value_heads=2),
+    'qwen2 tied': dict(
+        model_type='qwen2', num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    'qwen3': dict(model_type='qwen3', num_key_value_heads=2, head_dim=12),
+    'qwen3 tied': dict(
+        model_type='qwen3',
+        num_key_value_heads=2,
+        head_dim=12,
+        tie_word_embeddings=True,
+    ),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family_model(request, build_tiny, make_llm, tiny_tokenizer):
+    """A tiny model with an LLM of each family that the fast paths know.
+
+    Its biases and the weights of its norms are random too.
+    """
+    config = FAMILIES[request.param]
+    sizes = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0)
+    folder = make_llm(**LLAMA | sizes | config)
+    model = build_tiny(decoder=dict(name_or_path=str(folder)))
+    draw = numpy.random.RandomState(1)
+    with torch.no_grad():
+        for name, parameter in sorted(model.decoder.llm.named_parameters()):
+            if parameter.ndim == 1:
+                mean = 0.0 if name.endswith('bias') else 1.0
+                values = draw.normal(mean, 0.5, len(parameter))
+                parameter.copy_(torch.from_numpy(values))
+    return model
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from transformers import CONFIG_MAPPING
 
 from minigpt4.registry import MODELS
+from minigpt4.weights.model_hub import our_models
 
 ROOT = Path(__file__).parents[1] / 'configs/minigpt4'
 FILES = sorted(ROOT.rglob('*.py'))
@@ -33,6 +35,18 @@ TRAINED = dict(
     stage2_ablation_b=VICUNA_7B + 2 * (4096 * 4096 + 4096),
     stage2_llama2_7b=23_072_768,
     stage2_nano=128 * 192 + 192,
+    minigpt_4_smollm2_135m_caption=768 * 576 + 576,
+    stage1_smollm2_135m=768 * 576 + 576,
+    stage2_smollm2_135m=768 * 576 + 576,
+    minigpt_4_smollm2_1_7b_caption=768 * 2048 + 2048,
+    stage1_smollm2_1_7b=768 * 2048 + 2048,
+    stage2_smollm2_1_7b=768 * 2048 + 2048,
+    minigpt_4_qwen3_0_6b_caption=768 * 1024 + 1024,
+    stage1_qwen3_0_6b=768 * 1024 + 1024,
+    stage2_qwen3_0_6b=768 * 1024 + 1024,
+    minigpt_4_llama3_2_1b_caption=768 * 2048 + 2048,
+    stage1_llama3_2_1b=768 * 2048 + 2048,
+    stage2_llama3_2_1b=768 * 2048 + 2048,
 )
 each_config = pytest.mark.parametrize(
     'path', CONFIGS, ids=[path.stem for path in CONFIGS]
@@ -40,12 +54,15 @@ each_config = pytest.mark.parametrize(
 
 
 def build(cfg):
+    model_type = cfg.model.decoder.arch.model_type
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f'transformers does not know {model_type}')
     with torch.device('meta'):
         return MODELS.build(cfg.model)
 
 
 def test_their_number():
-    assert len(CONFIGS) == 20
+    assert len(CONFIGS) == 32
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'stage1_ablation_c',
@@ -109,6 +126,33 @@ def test_stages_differ_in_template_and_length():
     assert (two.prompt_template, two.max_text_length) == ('vicuna_v0', 160)
     llama = Config.fromfile(ROOT / 'stage2_llama2_7b.py').model
     assert llama.prompt_template == 'llama2'
+    one, two = (
+        Config.fromfile(ROOT / f'stage{i}_qwen3_0_6b.py').model for i in (1, 2)
+    )
+    assert (one.prompt_template, two.prompt_template) == ('bare', 'chat')
+
+
+@pytest.mark.parametrize(
+    'name, parameters',
+    [
+        ('smollm2_135m', 134_515_008),
+        ('smollm2_1_7b', 1_711_376_384),
+        ('qwen3_0_6b', 596_049_920),
+        ('llama3_2_1b', 1_235_814_400),
+    ],
+)
+def test_parameters_of_small_llms(name, parameters):
+    """As the publishers count them, and all parts in the metafile."""
+    model = build(Config.fromfile(ROOT / f'minigpt_4_{name}_caption.py'))
+    assert sum(p.numel() for p in model.decoder.parameters()) == parameters
+    config = f'minigpt_4_{name}_caption.py'
+    (entry,) = (
+        entry
+        for entry in our_models().values()
+        if Path(entry.config).name == config
+    )
+    total = sum(p.numel() for p in model.parameters())
+    assert entry.metadata.parameters == total
 
 
 @pytest.mark.parametrize('path', FILES, ids=[path.stem for path in FILES])

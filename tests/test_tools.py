@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from transformers import CONFIG_MAPPING
 
 import minigpt4
 from minigpt4 import compat
@@ -127,13 +128,24 @@ def kept(loss) -> int:
 
 @pytest.mark.parametrize('bits', ['fp32', 'bf16', '8-bit'])
 @pytest.mark.parametrize('checkpointing', [False, True])
-def test_estimated_activations_are_those_saved(make_llm, bits, checkpointing):
+@pytest.mark.parametrize(
+    'llm',
+    [
+        dict(model_type='llama'),
+        dict(model_type='llama', num_key_value_heads=2),
+        dict(model_type='qwen2', num_key_value_heads=2),
+        dict(model_type='qwen3', num_key_value_heads=2, head_dim=192),
+    ],
+)
+def test_estimated_activations_are_those_saved(
+    make_llm, llm, bits, checkpointing
+):
     if bits == '8-bit':
         need_quantisation()
         if checkpointing:
             pytest.skip('what is recomputed is counted in the other types')
     folder = make_llm(
-        model_type='llama',
+        **llm,
         vocab_size=400,
         hidden_size=512,
         intermediate_size=1376,
@@ -180,7 +192,30 @@ def test_estimates_are_those_of_the_documentation(capsys):
     tool('memory').print_estimates()
     table = capsys.readouterr().out
     assert table.count('\n') == 12
-    assert table in (ROOT / 'docs' / 'memory.md').read_text()
+    page = (ROOT / 'docs' / 'memory.md').read_text()
+    assert table in page
+    if 'qwen3' not in CONFIG_MAPPING:
+        pytest.skip('transformers does not know qwen3')
+    tool('memory').print_small_estimates()
+    table = capsys.readouterr().out
+    assert table.count('\n') == 6
+    assert table in page
+
+
+def test_configs_for_8_gb_fit():
+    """With 2 GB of 8 GiB for CUDA and fragmentation."""
+    memory = tool('memory')
+    for name in memory.SMALL_LLMS.values():
+        for stage, numbers in memory.SMALL_STAGES.items():
+            cfg = Config.fromfile(
+                ROOT / 'configs' / 'minigpt4' / f'{stage}_{name}.py'
+            )
+            if cfg.model.decoder.arch.model_type not in CONFIG_MAPPING:
+                continue
+            with torch.device('meta'):
+                model = MODELS.build(cfg.model)
+            size = model.micro_batch_size or cfg.global_batch_size
+            assert memory.estimate(model, 'bf16', size, *numbers) < 6.5e9
 
 
 def test_memory_is_measured(capsys, monkeypatch):

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Estimate or measure the GPU and CPU memory that the model needs.
 
-    python tools/memory.py estimate                     # a table for 7B, 13B
+    python tools/memory.py estimate                     # two tables
     python tools/memory.py measure inference CONFIG     # build, answer
     python tools/memory.py measure train CONFIG --batch 64
 
@@ -38,6 +38,16 @@ CASES = {
     'stage 2, batch of 12': (12, 218, 160),
     'stage 2, batch of 1': (1, 218, 160),
 }
+# the LLMs of the configs for a GPU of 8 GB: part of the configs' names
+SMALL_LLMS = {
+    'SmolLM2-135M': 'smollm2_135m',
+    'Qwen3-0.6B': 'qwen3_0_6b',
+    'Llama-3.2-1B': 'llama3_2_1b',
+    'SmolLM2-1.7B': 'smollm2_1_7b',
+}
+# positions and target tokens of a sample; a chat template needs up to 50
+SMALL_INFERENCE = (380, 0)
+SMALL_STAGES = {'stage1': (64, 32), 'stage2': (240, 160)}
 
 
 def weight_bytes(model: nn.Module, bits: str) -> float:
@@ -70,26 +80,38 @@ def _numel(module: nn.Module) -> int:
 
 
 def saved_bytes(config: Any, bits: str, checkpointing: bool = False) -> float:
-    """Return the bytes of activations per position in a frozen LLaMA.
+    """Return the bytes of activations per position in a frozen LLM.
 
     They are stored for the backward pass. A frozen linear layer stores
     nothing. Each layer stores the inputs of two norms in fp32 (8 h), query,
-    key, value and output of attention (4 h), and gate, activated gate and up
-    (3 i). 8-bit layers of bitsandbytes also store their inputs (3 h + i).
+    key, value and output of attention, and gate, activated gate and up (3 i).
+    8-bit layers of bitsandbytes also store their inputs (3 h + i). Qwen3
+    also stores the inputs of its norms of query and key.
 
     Args:
-        config: The Hugging Face config of the LLM.
+        config: The Hugging Face config of the LLM, of a family of
+            :mod:`minigpt4.llm.families`.
         bits: One of ``BITS``.
         checkpointing: Whether activations are recomputed.
     """
     h, i = config.hidden_size, config.intermediate_size
+    query = config.num_attention_heads * _head_width(config)
+    key = config.num_key_value_heads * _head_width(config)
     itemsize = 4 if bits == 'fp32' else 2
-    layer = 8 * h + itemsize * (4 * h + 3 * i)
+    layer = 8 * h + itemsize * (2 * query + 2 * key + 3 * i)
+    if config.model_type == 'qwen3':
+        layer += 4 * (query + key)
     if bits == '8-bit':
-        layer += itemsize * (3 * h + i)
+        layer += itemsize * (2 * h + query + i)
     if checkpointing:
         return config.num_hidden_layers * itemsize * h + layer + 4 * h
     return config.num_hidden_layers * layer + 4 * h
+
+
+def _head_width(config: Any) -> int:
+    """The width of an attention head, which Qwen2 does not name."""
+    width = getattr(config, 'head_dim', None)
+    return width or config.hidden_size // config.num_attention_heads
 
 
 def estimate(
@@ -109,7 +131,8 @@ def estimate(
     total = weight_bytes(model, bits)
     if not targets:  # keys and values of all positions
         total -= 12 * _numel(model.head)
-        kv = 2 * config.num_hidden_layers * config.hidden_size * itemsize
+        kv = 2 * config.num_hidden_layers * itemsize
+        kv *= config.num_key_value_heads * _head_width(config)
         return total + samples * positions * kv
     if bits in ('8-bit', '4-bit'):  # one layer's weight, dequantised
         total += itemsize * config.hidden_size * config.intermediate_size
@@ -131,6 +154,36 @@ def print_estimates() -> None:
         for case, numbers in CASES.items():
             row = [f'{estimate(model, b, *numbers) / GB:.1f}' for b in BITS]
             print(f'| {case} | {size} | {" | ".join(row)} |')
+
+
+def print_small_estimates() -> None:
+    """Print a Markdown table of the configs for a GPU of 8 GB, in bf16."""
+    from minigpt4.registry import MODELS
+
+    print(
+        '| estimated, GB | parameters, millions | inference, 300 new tokens | '
+        'stage 1, micro batch | stage 1, batch of 64 | stage 2, micro batch | '
+        'stage 2, batch of 12 |'
+    )
+    print('|---|---|---|---|---|---|---|')
+    for llm, name in SMALL_LLMS.items():
+        row = []
+        for stage, numbers in SMALL_STAGES.items():
+            path = ROOT / 'configs' / 'minigpt4' / f'{stage}_{name}.py'
+            cfg = Config.fromfile(path)
+            with torch.device('meta'):
+                model = MODELS.build(cfg.model)
+            largest = 64 if stage == 'stage1' else cfg.global_batch_size
+            micro = cfg.model.get('micro_batch_size') or largest
+            for size in (micro, largest):
+                peak = estimate(model, 'bf16', size, *numbers) / GB
+                row.append(f'{peak:.1f}')
+            row[-2] += f' ({micro})'
+        row.insert(
+            0, f'{estimate(model, "bf16", 1, *SMALL_INFERENCE) / GB:.1f}'
+        )
+        millions = _numel(model.decoder) / 1e6
+        print(f'| {llm} | {millions:,.1f} | {" | ".join(row)} |')
 
 
 class Peak:
@@ -249,6 +302,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.verb == 'estimate':
         print_estimates()
+        print()
+        print_small_estimates()
     else:
         run(args)
 

@@ -224,15 +224,29 @@ def keys_and_values(cache: Any) -> list:
 
 
 def attends_to_all(config: Any) -> bool:
-    """Whether a cache of this LLM is keys and values of all tokens alone."""
+    """Whether a cache of this LLM is keys and values of all tokens alone.
+
+    A sliding window as long as the context hides no token.
+    """
     from transformers import DynamicCache
 
-    if _transformers() >= (4, 56):  # the cache knows what its layers are
-        from transformers.cache_utils import DynamicLayer
+    def hides_tokens(window: int | None) -> bool:
+        context = getattr(config, 'max_position_embeddings', None)
+        return window is not None and (context is None or window < context)
 
-        layers = DynamicCache(config=config).layers
-        return all(type(layer) is DynamicLayer for layer in layers)
+    if _transformers() >= (4, 56):  # the cache knows what its layers are
+        from transformers.cache_utils import (
+            DynamicLayer,
+            DynamicSlidingWindowLayer,
+        )
+
+        return all(
+            type(layer) is DynamicLayer
+            or type(layer) is DynamicSlidingWindowLayer
+            and not hides_tokens(layer.sliding_window)
+            for layer in DynamicCache(config=config).layers
+        )
     window = getattr(config, 'sliding_window', None)
-    return window is None or getattr(config, 'use_sliding_window', None) is (
-        False
+    return not hides_tokens(window) or (
+        getattr(config, 'use_sliding_window', None) is False
     )

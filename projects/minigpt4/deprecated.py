@@ -93,7 +93,7 @@ MOVED_MODULES = {
     'models.engine': 'generation.engine',
     'models.generation': 'generation.request',
     'models.layouts': 'weights.layouts',
-    'models.llama_pass': 'generation.fast_llama',
+    'models.llama_pass': 'generation.fast_decoder',
     'models.llama_tokenizer': 'llm.llama_tokenizer',
     'models.llm': 'llm.load',
     'models.multimodal_inputs': 'models.collator',

@@ -62,6 +62,12 @@ NUMBER_OPTIONS: dict[str, list[NumberOption]] = {
         NumberOption('--max-images', int, 8, 'of one conversation'),
         NumberOption('--max-tokens', positive_int, 2048, 'of an answer'),
         NumberOption(
+            '--max-context',
+            positive_int,
+            4096,
+            'tokens of a conversation; less where the LLM takes less',
+        ),
+        NumberOption(
             '--max-beams',
             positive_int,
             1,

@@ -1,11 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The engine gives the answers of transformers, for any mix of requests."""
 
+import logging
 import string
 import threading
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from minigpt4.generation.api import rank
 from minigpt4.generation.engine import Engine
@@ -50,6 +52,18 @@ def answer_with_transformers(model, prompt, images, **settings):
     return answer
 
 
+@pytest.fixture
+def logged():
+    """List of the messages logged during the test, of any level."""
+    lines = []
+    handler = logging.Handler(logging.NOTSET)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
 def run_all(engine):
     while engine.step():
         pass
@@ -69,6 +83,17 @@ class Failing:
         raise MemoryError('too much')
 
 
+SMALL = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    initializer_range=0.3,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
 LLMS = {
     'llama': dict(model_type='llama', tie_word_embeddings=False),
     'llama with groups': dict(model_type='llama', num_key_value_heads=2),
@@ -76,13 +101,19 @@ LLMS = {
     'opt': dict(model_type='opt', ffn_dim=48, word_embed_proj_dim=32),
     'gpt2': dict(model_type='gpt2', n_embd=32, n_layer=2, n_head=4),
     'gpt_neox': dict(model_type='gpt_neox'),
-    'qwen2': dict(model_type='qwen2', num_key_value_heads=2),
+    'gemma': dict(model_type='gemma', num_key_value_heads=1, head_dim=8),
+    'phi3': dict(model_type='phi3', num_key_value_heads=2),
+    'llama with dynamic rope': dict(
+        model_type='llama',
+        rope_scaling=dict(rope_type='dynamic', factor=2.0),
+    ),
     # transformers generates these
     'mistral with a window': dict(
         model_type='mistral', sliding_window=8, num_key_value_heads=2
     ),
     'falcon with alibi': dict(model_type='falcon', alibi=True),
 }
+FAST = {'llama', 'llama with groups'}
 LEFT_TO_TRANSFORMERS = {'mistral with a window', 'falcon with alibi'}
 
 
@@ -112,8 +143,7 @@ def test_answers_match_transformers(any_model, make_sample, request, log):
         supported = name not in LEFT_TO_TRANSFORMERS
         assert runner.supports_kv_slots == supported
         assert any('in slots' in line for line in log) != supported
-    is_plain = name in ('llama', 'llama with groups')
-    assert runner.uses_fast_llama == is_plain
+    assert runner.uses_fast_decoder == (name in FAST)
     requests = [engine.submit(*prompt, max_new_tokens=6) for prompt in prompts]
     run_all(engine)
     expected = [
@@ -121,6 +151,91 @@ def test_answers_match_transformers(any_model, make_sample, request, log):
         for prompt in prompts
     ]
     assert ids_of(r.answer() for r in requests) == ids_of(expected)
+
+
+def test_families_match_transformers(family_model, make_sample):
+    """In one batch of prompts of several lengths, in fp32."""
+    model = family_model
+    prompts = make_prompts(model, make_sample)
+    engine = Engine(model, slots=len(prompts))
+    assert engine.runner.uses_fast_decoder
+    requests = [engine.submit(*prompt, max_new_tokens=9) for prompt in prompts]
+    run_all(engine)
+    assert engine.runner.stats.decode_passes == 8
+    expected = [
+        answer_with_transformers(model, *prompt, max_new_tokens=9)
+        for prompt in prompts
+    ]
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
+
+
+@pytest.mark.parametrize(
+    'config, reason',
+    [
+        (
+            dict(model_type='gpt2', n_embd=32, n_layer=2, n_head=4),
+            'on the KV slots (its architecture is gpt2)',
+        ),
+        (
+            dict(model_type='llama', attention_bias=True, **SMALL),
+            'on the KV slots (its self_attn.o_proj has a bias)',
+        ),
+        (
+            dict(
+                model_type='mistral',
+                sliding_window=8,
+                max_position_embeddings=64,
+                **SMALL,
+            ),
+            'cannot keep keys and values in slots (its sliding window of 8 '
+            'tokens is smaller than its context of 64)',
+        ),
+        (
+            dict(
+                model_type='qwen2',
+                use_sliding_window=True,
+                sliding_window=8,
+                max_window_layers=1,
+                max_position_embeddings=64,
+                **SMALL,
+            ),
+            'its sliding window of 8 tokens is smaller than its context',
+        ),
+    ],
+)
+def test_other_llms_are_reported_once(
+    build_tiny, make_llm, tiny_tokenizer, config, reason, logged
+):
+    folder = make_llm(vocab_size=len(tiny_tokenizer), **config)
+    model = build_tiny(decoder=dict(name_or_path=str(folder)))
+    for _ in range(2):
+        assert not Engine(model).runner.uses_fast_decoder
+    assert len([line for line in logged if reason in line]) == 1
+
+
+def test_fast_decoder_is_not_reported(tiny_model, logged):
+    assert Engine(tiny_model).runner.uses_fast_decoder
+    assert not any('KV slots' in line for line in logged)
+
+
+def test_memory_does_not_grow_with_the_context(
+    build_tiny, make_llm, tiny_tokenizer, make_sample
+):
+    """Neither KV slots nor rotary embeddings are made for all positions."""
+    folder = make_llm(
+        model_type='llama',
+        vocab_size=len(tiny_tokenizer),
+        max_position_embeddings=10**12,
+        **SMALL,
+    )
+    model = build_tiny(decoder=dict(name_or_path=str(folder)))
+    engine = Engine(model)
+    prompt, images = make_prompts(model, make_sample)[0]
+    request = engine.submit(
+        prompt, images, max_new_tokens=300, min_new_tokens=300
+    )
+    assert len(request.answer().token_ids) == 300
+    assert engine.runner.kv_cache.capacity == 512
 
 
 @pytest.mark.parametrize('stored_tokens', [0, 4096])
@@ -693,7 +808,9 @@ def test_compiled_decode_gives_the_same_answers(
     assert counters['stats']['unique_graphs'] == graphs
 
 
-def test_only_llama_is_compiled(build_tiny, make_llm, tiny_tokenizer, log):
+def test_other_llms_are_not_compiled(
+    build_tiny, make_llm, tiny_tokenizer, log
+):
     folder = make_llm(
         model_type='gpt2',
         n_embd=32,
@@ -703,17 +820,17 @@ def test_only_llama_is_compiled(build_tiny, make_llm, tiny_tokenizer, log):
     )
     model = build_tiny(decoder=dict(name_or_path=str(folder)))
     Engine(model, compile=True)
-    assert any('only a plain LLaMA is compiled' in line for line in log)
+    assert any('is not compiled' in line for line in log)
 
 
 def test_adapters_change_the_answer(build_tiny, prompts):
-    """FastLlama does not know LoRA, so it must not run such an LLM."""
+    """FastDecoder does not know LoRA, so it must not run such an LLM."""
     pytest.importorskip('peft')
     model = build_tiny(decoder=dict(lora=dict(r=4, target_modules=['q_proj'])))
     model.eval()
     engine = Engine(model)
     runner = engine.runner
-    assert runner.supports_kv_slots and not runner.uses_fast_llama
+    assert runner.supports_kv_slots and not runner.uses_fast_decoder
     for name, parameter in model.decoder.named_parameters():
         if 'lora_B' in name:
             torch.nn.init.normal_(parameter)

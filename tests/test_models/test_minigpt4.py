@@ -551,6 +551,61 @@ def test_packed_attention_with_a_stored_prefix(
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
+def test_packed_attention_of_each_family(
+    family_model, mixed_samples, monkeypatch
+):
+    """Loss and gradient are those of samples that are not packed."""
+    model = family_model
+    wrapper = Recorder(model)
+    results = []
+    for packed in (True, False):
+        monkeypatch.setattr(model, 'pack_length', 256 if packed else None)
+        if not packed:
+            monkeypatch.setattr(
+                type(model.decoder), 'supports_packed_attention', False
+            )
+        assert model.decoder.supports_shared_prefix == packed
+        batch = model.collator(training=True)(mixed_samples)
+        inputs = batch['pieces'][0]['inputs']
+        assert (len(inputs.token_ids) == 1) == packed
+        loss = model.train_step(batch, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    assert results[0][1][0].abs().sum() > 1e-3
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def test_stored_prefix_of_each_family(family_model, make_sample, monkeypatch):
+    samples = [
+        make_sample([i], 'what', answer)
+        for i, answer in enumerate(('blue', 'the large red square'))
+    ]
+    model = family_model
+    wrapper = Recorder(model)
+    results = []
+    for packed in (True, False):
+        monkeypatch.setattr(
+            type(model.decoder), 'supports_packed_attention', packed
+        )
+        batch = model.collator(training=True)(samples)
+        assert bool(batch['pieces'][0]['inputs'].prefix) == packed
+        loss = model.train_step(batch, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_layers_of_each_family(family_model, mixed_samples):
+    model = family_model
+    wrapper = Recorder(model)
+    expected = model.train_step(mixed_samples, wrapper)['loss']
+    gradients = wrapper.gradients
+    torch.compiler.reset()
+    model.compile_layers('aot_eager')
+    loss = model.train_step(mixed_samples, wrapper)['loss']
+    torch.testing.assert_close(
+        (loss, wrapper.gradients), (expected, gradients), atol=1e-5, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     'backend, settings',
     [
@@ -601,6 +656,17 @@ def test_compiled_layers_of_a_sharded_llm_are_refused(build_tiny):
     model.decoder.sharded = True
     with pytest.raises(ValueError, match='omit model.compile'):
         model.compile_layers()
+
+
+def test_context_is_limited_by_the_llm_and_the_config(build_tiny, make_sample):
+    model = build_tiny()
+    limit = model.decoder.llm.config.max_position_embeddings
+    assert model.context_length == limit
+    assert build_tiny(max_context=limit + 1).context_length == limit
+    model = build_tiny(max_context=30)
+    assert model.context_length == 30
+    with pytest.raises(ValueError, match='exceed the 30 tokens'):
+        model.generate([make_sample([0], 'what')], max_new_tokens=28)
 
 
 def test_line_length_is_a_deprecated_name(build_tiny):

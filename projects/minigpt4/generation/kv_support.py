@@ -11,7 +11,9 @@ from mmengine.logging import print_log
 from torch import nn
 
 from .. import compat
+from ..llm.families import LAYER_CLASSES, family_difference
 from ..models.decoder import LLMDecoder
+from .fast_decoder import fast_decoder_difference
 from .kv_cache import KVCache
 
 # relative error of hidden states; 16-bit weights stay below 0.01
@@ -35,8 +37,11 @@ def supports_kv_slots(decoder: LLMDecoder) -> bool:
         # cache
         return False
     if llm not in _RESULTS:
-        is_llama = llm.config.model_type == 'llama'
-        reason = None if is_llama else _incompatibility(decoder)
+        is_known = (
+            llm.config.model_type == 'llama'
+            or fast_decoder_difference(llm) is None
+        )
+        reason = None if is_known else _incompatibility(decoder)
         if reason is not None:
             print_log(
                 f'{decoder.name_or_path} cannot keep keys and values in slots '
@@ -56,7 +61,11 @@ def _incompatibility(decoder: LLMDecoder) -> str | None:
     if 'position_ids' not in parameters:
         return 'it takes no positions'
     if not compat.attends_to_all(llm.config):
-        return 'its layers do not attend to all earlier tokens'
+        return (
+            family_difference(llm.config)
+            if llm.config.model_type in LAYER_CLASSES
+            else 'its layers do not attend to all earlier tokens'
+        )
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(
         1, llm.config.vocab_size, (1, _PROBE_LENGTH), generator=generator

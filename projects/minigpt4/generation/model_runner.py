@@ -5,14 +5,15 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..models import MiniGPT4
-from .fast_llama import FastLlama, is_plain_llama
+from .fast_decoder import FastDecoder, fast_decoder_difference
 from .kv_cache import KVCache
 from .kv_support import supports_kv_slots
 from .request import GenerationRequest
@@ -20,6 +21,8 @@ from .request import GenerationRequest
 _LENGTH_MULTIPLE = 16  # visible lengths are rounded up, for few shapes
 _MAX_STORED_IMAGES = 256
 _IMAGE_BATCH = 16
+# LLMs of which the log says that they do not run through FastDecoder
+_REPORTED: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass
@@ -53,7 +56,7 @@ class ModelRunner:
     Attributes:
         kv_cache: The KV slots; a running request has one of them.
         supports_kv_slots: Whether the LLM can run on KV slots at all.
-        uses_fast_llama: Whether passes run through :class:`FastLlama`.
+        uses_fast_decoder: Whether passes run through :class:`FastDecoder`.
         stats: What was computed.
     """
 
@@ -65,23 +68,45 @@ class ModelRunner:
         # image features by digest, most recently used last; not
         # cachetools.LRUCache: one batch may need more than the limit
         self._features: OrderedDict[int, Tensor] = OrderedDict()
-        self._llama: FastLlama | None = None
+        self._fast: FastDecoder | None = None
         with torch.inference_mode():
             self.supports_kv_slots = supports_kv_slots(self.decoder)
-        if self.supports_kv_slots and is_plain_llama(self.decoder.llm):
-            self._llama = FastLlama(self.decoder.llm, compile)
+        if not self.supports_kv_slots:
+            if compile:
+                self._log(
+                    f'{self.decoder.name_or_path} is not compiled, since it '
+                    'has no KV slots.',
+                    logging.WARNING,
+                )
+            return
+        llm = self.decoder.llm
+        difference = fast_decoder_difference(llm)
+        if difference is None:
+            self._fast = FastDecoder(llm, compile)
         elif compile:
-            print_log(
-                f'only a plain LLaMA is compiled; {self.decoder.name_or_path} '
-                'runs as it is.',
-                logger='current',
-                level=logging.WARNING,
+            self._log(
+                f'{self.decoder.name_or_path} is not compiled, since '
+                f"transformers' modules run it ({difference}).",
+                logging.WARNING,
             )
+        elif llm not in _REPORTED:
+            self._log(
+                f"transformers' modules run {self.decoder.name_or_path} on "
+                f'the KV slots ({difference}), more slowly than the fast '
+                'decoder of Llama, Mistral, Qwen2 and Qwen3.',
+                logging.INFO,
+            )
+        if difference is not None:
+            _REPORTED.add(llm)
+
+    @staticmethod
+    def _log(message: str, level: int) -> None:
+        print_log(message, logger='current', level=level)
 
     @property
-    def uses_fast_llama(self) -> bool:
-        """Whether passes run through :class:`FastLlama`."""
-        return self._llama is not None
+    def uses_fast_decoder(self) -> bool:
+        """Whether passes run through :class:`FastDecoder`."""
+        return self._fast is not None
 
     def encode_images(self, requests: Sequence[GenerationRequest]) -> None:
         """Encode the images that are needed to prefill some requests.
@@ -300,8 +325,8 @@ class ModelRunner:
             padding = (0, visible_length - length)
             visible = to_llm_device(torch.nn.functional.pad(visible, padding))
         mask = torch.where(visible, 0.0, float('-inf')).to(embeddings.dtype)
-        if self._llama is not None:
-            return self._llama(
+        if self._fast is not None:
+            return self._fast(
                 embeddings,
                 position_ids,
                 mask,

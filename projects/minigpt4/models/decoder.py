@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import compat
+from ..llm.families import family_difference
 from ..llm.fingerprint import compare_fingerprints, compute_fingerprint
 from ..llm.load import (
     build_empty,
@@ -130,6 +131,7 @@ class LLMDecoder(nn.Module):
             )
         self.gradient_checkpointing = gradient_checkpointing
         self.sharded = shard
+        self._is_known_family = family_difference(self.llm.config) is None
         # K and V of each layer, by the token ids of the prefix
         self._prefix_kv: dict[tuple[int, ...], list] = {}
         if shard and torch.get_default_device().type != 'meta':
@@ -216,13 +218,14 @@ class LLMDecoder(nn.Module):
     def supports_packed_attention(self) -> bool:
         """Whether packed sequences are unpacked for attention.
 
-        Not where layers run again in the backward pass, when the attention
-        function is not set any more, nor on several devices.
+        Only for the families of :mod:`minigpt4.llm.families`. Not where
+        layers run again in the backward pass, when the attention function is
+        not set any more, nor on several devices.
         """
         return (
             not self.gradient_checkpointing
             and not self.has_device_map
-            and self.llm.config.model_type == 'llama'
+            and self._is_known_family
         )
 
     def hidden_states(

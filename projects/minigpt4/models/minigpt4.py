@@ -65,11 +65,14 @@ class MiniGPT4(BaseModel):
         pack_length: Tokens of a pack. The sequences of a training batch are
             packed, and do not attend to each other; None puts each sequence
             into a pack of its own, padded to the longest. A decoder with
-            packed attention (LLaMA) gets all sequences in one pack.
+            packed attention (see :mod:`minigpt4.llm.families`) gets all
+            sequences in one pack.
         prompt: The question of a caption without a question of its own.
         system: The line that opens a chat, and with the template ``'chat'``
             every prompt; None is the template's, '' is none.
         generation: Default sampling parameters.
+        max_context: The most tokens of a prompt and its answer; None is what
+            the LLM takes, which may be more than the memory holds.
         check_llm: Whether a checkpoint of another LLM is refused.
         check_vision: Whether one of another backbone, neck or normaliser is.
         check_template: Whether one of another prompt template is.
@@ -98,6 +101,7 @@ class MiniGPT4(BaseModel):
         prompt: str = '',
         system: str | None = None,
         generation: dict | None = None,
+        max_context: int | None = None,
         check_llm: bool = True,
         check_vision: bool = True,
         check_template: bool = True,
@@ -121,6 +125,7 @@ class MiniGPT4(BaseModel):
         self.prompt = prompt
         self.system = system
         self.generation = dict(generation or {})
+        self.max_context = max_context
         self.check_llm = check_llm
         self.check_vision = check_vision
         self.check_template = check_template
@@ -194,9 +199,14 @@ class MiniGPT4(BaseModel):
 
     @property
     def context_length(self) -> int | None:
-        """The most tokens that the LLM takes; None where it has no limit."""
+        """The most tokens of a prompt and its answer; None is no limit.
+
+        It is what the LLM takes, or ``max_context`` if that is less.
+        """
         config = getattr(self.decoder.llm, 'config', None)
-        return getattr(config, 'max_position_embeddings', None)
+        llm_limit = getattr(config, 'max_position_embeddings', None)
+        limits = [n for n in (self.max_context, llm_limit) if n is not None]
+        return min(limits, default=None)
 
     def collator(
         self, training: bool, max_new_tokens: int | None = None

@@ -89,6 +89,12 @@ def packed_attention(
         prefix_length = prefix_keys.shape[2]
         mask = query.new_ones(width, prefix_length + width, dtype=torch.bool)
         mask = mask.tril(prefix_length)
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and query.is_cuda:
+            # with a mask, only the kernel that stores all scores knows
+            # groups: transformers integrations/sdpa_attention.py @ 5.17
+            key = key.repeat_interleave(groups, 1)
+            value = value.repeat_interleave(groups, 1)
     out = F.scaled_dot_product_attention(
         unpack(query),
         key,

@@ -75,7 +75,8 @@ def _serve_model(
     """Serve a loaded model; returns the exit status."""
     engine = Engine(model, args.slots, args.stored_tokens)
     worker = EngineWorker(engine, args.max_waiting)
-    context = model.context_length or 2048
+    model.max_context = args.max_context
+    context = model.context_length or args.max_context
     limits = RequestLimits(
         body=int(args.max_body_mb * 2**20),
         images=args.max_images,

@@ -1,0 +1,9 @@
+"""minigpt-4_smollm2-135m_caption of the model hub: inference alone."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.caption import *
+    from ._base_.smollm2_135m import *
+
+model.update(device='auto')
