@@ -25,6 +25,7 @@ IMPORT_ORDER = (
     ('generation',),
     ('loading',),
     ('chat', 'captioning', 'datasets'),
+    ('evaluation',),
     ('engine',),
     ('convert', 'nano'),
     ('terminal', 'serving'),

@@ -29,6 +29,8 @@ VERBS = {
     'doctor': 'check versions, devices and weights; print how to repair them',
     'download': 'download and check the weights of a model; mirrors, resume, '
     'offline',
+    'eval': 'measure a model: caption losses with the right and another '
+    'image, objects that captions invent',
     'serve': "serve OpenAI's chat API over HTTP, and a web page with --web",
 }
 STANDALONE = ('doctor',)  # verbs that run without the package

@@ -256,19 +256,34 @@ class MiniGPT4(BaseModel):
         with torch.set_grad_enabled(graph and trained):
             return self.neck(features)
 
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Image tokens of the LLM: ``(N, Q, hidden_size)``.
+
+        Args:
+            images: As for :meth:`encode_images`.
+        """
+        return self.head(self.encode_images(images))
+
     def embed_inputs(
-        self, images: Tensor | None, inputs: MultimodalInputs
+        self,
+        images: Tensor | None,
+        inputs: MultimodalInputs,
+        image_tokens: Tensor | None = None,
     ) -> Tensor:
         """Embed tokens and images: ``(B, T, hidden_size)``.
 
         Args:
             images: ``(N, 3, H, W)`` normalised, or None.
             inputs: The batch.
+            image_tokens: Output of :meth:`embed_images`, instead of
+                ``images``.
         """
         embeddings = self.decoder.embed_tokens(inputs.token_ids)
-        if images is None:
-            return embeddings
-        features = self.head(self.encode_images(images)).to(embeddings.dtype)
+        if image_tokens is None:
+            if images is None:
+                return embeddings
+            image_tokens = self.embed_images(images)
+        features = image_tokens.to(embeddings.dtype)
         flat = embeddings.flatten(0, 1)
         if flat.requires_grad:  # of a trained table or recomputed layers
             flat = flat.clone()
@@ -353,13 +368,33 @@ class MiniGPT4(BaseModel):
                 f'none of the {inputs.token_ids.numel()} tokens of the batch '
                 'is supervised; every training sample needs an answer.'
             )
+        return dict(loss=self.token_losses(images, inputs).mean())
+
+    def token_losses(
+        self,
+        images: Tensor | None,
+        inputs: MultimodalInputs,
+        image_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Cross-entropy of each supervised token.
+
+        Args:
+            images: ``(N, 3, H, W)`` normalised, or None.
+            inputs: The batch.
+            image_tokens: Output of :meth:`embed_images`, instead of
+                ``images``.
+
+        Returns:
+            ``(M,)`` fp32, nats; sequence after sequence in the order in
+            which they were collated.
+        """
+        embeddings = self.embed_inputs(images, inputs, image_tokens)
         hidden = self._hidden_states(
-            self.embed_inputs(images, inputs), inputs, inputs.target_positions
+            embeddings, inputs, inputs.target_positions
         )
-        losses = self.decoder.token_losses(
+        return self.decoder.token_losses(
             hidden, inputs.target_positions, inputs.targets
         )
-        return dict(loss=losses.mean())
 
     def train_step(
         self, data: dict, optim_wrapper: OptimWrapper

@@ -1,0 +1,124 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Images of a folder with their reference captions, from a file of records."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..datasets.image_folder import ImageFolder
+from ..datasets.parse_records import read_record
+from ..datasets.record_files import read_record_file
+from ..datasets.record_layouts import RecordError
+from ..utils.errors import printable
+
+
+@dataclass(frozen=True)
+class ReferenceCaption:
+    """A caption that a file gives for an image.
+
+    Attributes:
+        id: The record's id, or its number in the file.
+        question: The question of the record; '' for a caption.
+        text: The caption.
+    """
+
+    id: int | str
+    question: str
+    text: str
+
+
+@dataclass
+class CaptionedImage:
+    """An image and its captions.
+
+    Attributes:
+        name: Name of the image in the records.
+        file: Its path; the file may not exist.
+        captions: In the order of the file.
+    """
+
+    name: str
+    file: str
+    captions: list[ReferenceCaption] = field(default_factory=list)
+
+
+@dataclass
+class CaptionedImages:
+    """The images that a file of records describes.
+
+    Attributes:
+        images: Sorted by name.
+        invalid: Error of each record that cannot be used.
+        uncaptioned: Names of images in COCO's table without a caption.
+    """
+
+    images: list[CaptionedImage]
+    invalid: list[str]
+    uncaptioned: list[str]
+
+
+def read_captioned_images(
+    annotations: Path, folder: Path, limit: int | None = None
+) -> CaptionedImages:
+    """Read the captions of images.
+
+    Args:
+        annotations: A file of any layout of
+            :class:`~minigpt4.datasets.instruction.InstructionDataset`, such
+            as COCO's ``captions_*.json``. A record needs one image and one
+            turn.
+        folder: The folder of the images.
+        limit: Use the first images by name; None for all.
+
+    Raises:
+        FileNotFoundError: The file or the folder does not exist.
+        ValueError: The file has no valid record, or the folder has none of
+            its images.
+    """
+    if not folder.is_dir():
+        found = 'is not a folder' if folder.exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'{folder} {found}; give the folder of the images as --images.'
+        )
+    records, file_names = read_record_file(annotations)
+    finder = ImageFolder(folder)
+    images: dict[str, CaptionedImage] = {}
+    invalid = []
+    for number, item in enumerate(records):
+        try:
+            content = read_record(item, number, file_names).content
+            names, turns = content['images'], content['turns']
+            if len(names) != 1 or len(turns) != 1:
+                raise RecordError(
+                    f'has {len(names)} images and {len(turns)} turns; '
+                    'expected one image with one caption'
+                )
+        except RecordError as error:
+            invalid.append(
+                printable(f'record {number} of {annotations.name} {error}')
+            )
+            continue
+        (name,), (turn,) = names, turns
+        if name not in images:
+            images[name] = CaptionedImage(name, finder.find(name))
+        images[name].captions.append(
+            ReferenceCaption(content['id'], turn.question, turn.answer)
+        )
+    if not images:
+        raise ValueError(
+            f'{annotations} has no caption that can be used ({invalid[0]}); '
+            'expected captions with the names of their images.'
+        )
+    listed = {name for name in (file_names or {}).values() if name}
+    if not any(os.path.isfile(image.file) for image in images.values()):
+        example = printable(min(images))
+        raise ValueError(
+            f'{folder} has none of the {len(images):,} images of '
+            f'{annotations} (such as {example}); give the folder of these '
+            'images as --images.'
+        )
+    return CaptionedImages(
+        [images[name] for name in sorted(images)][:limit],
+        invalid,
+        sorted(listed - images.keys()),
+    )

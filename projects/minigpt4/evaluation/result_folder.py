@@ -1,0 +1,211 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The folder of an evaluation: settings, raw results and scores.
+
+``settings.json`` has the protocol and every setting that a result depends on,
+``NAME.jsonl`` one raw result a line, ``summary.json`` the scores. A run that
+was interrupted continues in its folder; results of other settings are never
+mixed.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..utils.atomic import make_folder, write_atomically
+from ..utils.errors import printable, short_json
+from ..utils.locks import lock_file
+from ..utils.regular_files import open_regular, read_regular, read_text
+
+SETTINGS_FILE, SUMMARY_FILE = 'settings.json', 'summary.json'
+
+
+class ResultFolder:
+    """Raw results of one protocol with one set of settings.
+
+    Args:
+        folder: The folder; it is created. None stores nothing.
+        protocol: Name of the protocol.
+        settings: What the results depend on, as a JSON object.
+        results_file: Name of the file of raw results, e.g. ``losses.jsonl``.
+        overwrite: Whether results of other settings are replaced.
+
+    Attributes:
+        rows: The raw results: first those that an earlier run stored.
+
+    Raises:
+        ValueError: The folder has results of other settings, is damaged, or
+            is in use by another process.
+        OSError: A file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        protocol: str,
+        settings: dict[str, Any],
+        results_file: str,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.protocol = protocol
+        self.rows: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        self._ends = [0]  # of the rows, in bytes
+        if folder is None:
+            return
+        make_folder(folder)
+        path = folder / results_file
+        path.touch()
+        open_regular(path).close()  # refuses a FIFO, which would block
+        self._file = open(path, 'r+b')
+        try:
+            if not lock_file(self._file):
+                raise ValueError(
+                    f'another process writes to {folder}; wait until it ends, '
+                    'or give another -o.'
+                )
+            if overwrite:
+                (folder / SETTINGS_FILE).unlink(missing_ok=True)
+                self._file.truncate()
+            self._check_settings(folder / SETTINGS_FILE)
+            self._read_rows()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> 'ResultFolder':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of raw results."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _check_settings(self, path: Path) -> None:
+        """Compare the settings with those of the folder, or store them."""
+        expected = dict(protocol=self.protocol, **self.settings)
+        if not path.exists():
+            write_atomically(path, _pretty(expected))
+            return
+        try:
+            found = json.loads(read_text(path))
+            if not isinstance(found, dict):
+                raise ValueError('no object')
+        except ValueError as error:
+            raise ValueError(
+                f'{path} is not the settings of an evaluation; give another '
+                '-o, or --overwrite.'
+            ) from error
+        differences = [
+            f'{key} {short_json(found.get(key))} instead of '
+            f'{short_json(expected.get(key))}'
+            for key in sorted({*found, *expected})
+            if found.get(key) != expected.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f'{path.parent} has results of other settings '
+                f'({"; ".join(differences)}); give another -o, or '
+                '--overwrite.'
+            )
+
+    def _read_rows(self) -> None:
+        """Read complete lines; a line that was cut is removed."""
+        assert self._file is not None
+        for line in self._file:
+            row = None
+            if line.endswith(b'\n'):
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+            if not isinstance(row, dict):
+                break
+            self.rows.append(row)
+            self._ends.append(self._ends[-1] + len(line))
+        end = self._ends[-1]
+        rest = self._file.seek(0, 2) - end
+        self._file.seek(end)
+        if rest and b'\n' in self._file.read()[:-1]:
+            raise ValueError(
+                f'{self._file.name} is damaged (byte {end:,} does not begin a '
+                'line of JSON); give another -o, or --overwrite.'
+            )
+        self._file.seek(end)
+        self._file.truncate()
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store raw results; those of one call are written together.
+
+        Raises:
+            OSError: They cannot be written, e.g. on a full disk.
+        """
+        self.rows.extend(rows)
+        if self._file is not None:
+            lines = []
+            for row in rows:
+                line = json.dumps(row, ensure_ascii=False) + '\n'
+                lines.append(line.encode(errors='backslashreplace'))
+                self._ends.append(self._ends[-1] + len(lines[-1]))
+            self._file.write(b''.join(lines))
+            self._file.flush()
+
+    def keep(self, number: int) -> None:
+        """Remove all raw results after the first ``number``."""
+        del self.rows[number:]
+        if self._file is not None:
+            del self._ends[number + 1 :]
+            self._file.seek(self._ends[-1])
+            self._file.truncate()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``: the settings, then the scores."""
+        if self.folder is not None:
+            content = dict(
+                protocol=self.protocol, settings=self.settings, **summary
+            )
+            write_atomically(self.folder / SUMMARY_FILE, _pretty(content))
+
+
+def file_digest(path: Path) -> str:
+    """Digest the bytes of a file: 16 hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    with open_regular(path) as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each line of a JSON-lines file.
+
+    Raises:
+        ValueError: A line is not JSON, or the file is not UTF-8.
+        OSError: The file cannot be read.
+    """
+    for number, line in enumerate(read_regular(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f'{path}: line {number} is not JSON '
+                f'({printable(str(error))[:120]}); expected one object a '
+                'line.'
+            ) from error
+
+
+def _pretty(value: dict[str, Any]) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, indent=2) + '\n'
+    return text.encode(errors='backslashreplace')
