@@ -18,8 +18,8 @@ with read_base():
     from ._base_.small import *
     from ._base_.stage1 import *
 
-max_iters = 600
-global_batch_size = 32
+max_iters = 800
+global_batch_size = 20
 model.update(stage_model)
 
 train_dataloader.update(
@@ -34,8 +34,8 @@ train_dataloader['dataset'] = dict(
     image_folder='',
     pipeline=[dict(type=LoadImages, size=image_size), dict(type=PackSample)],
 )
-optim_wrapper['optimizer'].update(lr=1e-3)
-param_scheduler[0].update(warmup=30, start=1e-4, minimum=5e-5)
+optim_wrapper['optimizer'].update(lr=2e-4, betas=(0.9, 0.99))
+param_scheduler[0].update(warmup=40, start=1e-6, minimum=1e-5)
 default_hooks['warm_start'] = dict(type=WarmStartHook)
 default_hooks['checkpoint'].update(interval=200)
 default_hooks['logger'].update(interval=20)

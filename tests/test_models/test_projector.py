@@ -47,3 +47,30 @@ def test_three_layers_are_not_linear():
         want = F.linear(want, *weights[2 * i : 2 * i + 2])
         want = F.gelu(want) if i < 2 else want
     torch.testing.assert_close(head(queries), want)
+
+
+def test_learned_prefix_precedes_the_tokens_of_each_image():
+    head = LinearProjector(4, 6, num_prefix_tokens=2)
+    with torch.no_grad():
+        head.prefix.copy_(torch.randn(2, 6))
+    queries = torch.randn(3, 5, 4)
+    out = head(queries)
+    assert out.shape == (3, 7, 6)
+    prefix = head.prefix_embeddings()
+    torch.testing.assert_close(out[:, :2], prefix.expand(3, 2, 6))
+    torch.testing.assert_close(out[:, 2:], head.layers(queries))
+    out[:, :2].sum().backward()
+    assert head.prefix.grad.abs().min() > 0
+
+
+def test_model_with_prefix_trains_and_answers(build_tiny, mixed_samples):
+    plain = build_tiny()
+    model = build_tiny(head=dict(type='LinearProjector', num_prefix_tokens=3))
+    assert 'head.prefix' in model.trained_names
+    assert model.num_image_tokens == plain.num_image_tokens + 3
+    data = model.collator(training=True)(mixed_samples)
+    piece = model.data_preprocessor(data['pieces'][0])
+    model.loss(piece['images'], piece['inputs'])['loss'].backward()
+    assert model.head.prefix.grad.abs().max() > 0
+    answers = model.eval().generate(mixed_samples, max_new_tokens=3)
+    assert len(answers) == len(mixed_samples)

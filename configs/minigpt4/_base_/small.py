@@ -19,7 +19,7 @@ model = dict(
         'efficientnet-lite2-9656183e.pth',
     ),
     neck=dict(type=PatchTokens, grid=4),
-    head=dict(type=LinearProjector, num_layers=1),
+    head=dict(type=LinearProjector, num_prefix_tokens=8),
     decoder=dict(
         type=LLMDecoder,
         # MINIGPT4_LLM does not replace it: the projection belongs to it

@@ -123,7 +123,7 @@ def build_prompt(
         tokenized = tokenize(
             render_chat(remaining, template, system), model.decoder.tokenizer
         )
-        per_image = model.neck.num_tokens
+        per_image = model.num_image_tokens
         return tokenized, (
             len(tokenized.ids) + tokenized.num_images * (per_image - 1)
         )

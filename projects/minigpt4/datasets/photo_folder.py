@@ -179,9 +179,7 @@ def _read_text_files(root: Path, skipped: Counter[str]) -> dict[str, Photo]:
     return photos
 
 
-def _usable(
-    texts: Iterable[object], skipped: Counter[str]
-) -> Iterator[str]:
+def _usable(texts: Iterable[object], skipped: Counter[str]) -> Iterator[str]:
     """Yield the valid captions as one line each; empty lines are ignored."""
     for text in texts:
         if isinstance(text, str) and not text.strip():

@@ -41,7 +41,7 @@ def prompt_request(
     digests = [image_digest(image) for image in images]
     return _build(
         model,
-        make_cache_key(prompt.ids, digests, model.neck.num_tokens),
+        make_cache_key(prompt.ids, digests, model.num_image_tokens),
         settings,
         advance,
         images=dict(zip(digests, images, strict=True)),

@@ -180,6 +180,13 @@ class MiniGPT4(BaseModel):
         return self.backbone.img_size
 
     @property
+    def num_image_tokens(self) -> int:
+        """Tokens of an image in the LLM, with the head's learned prefix."""
+        return self.neck.num_tokens + getattr(
+            self.head, 'num_prefix_tokens', 0
+        )
+
+    @property
     def trained_names(self) -> list[str]:
         """Names of the trained parameters."""
         return [n for n, p in self.named_parameters() if p.requires_grad]
@@ -228,7 +235,7 @@ class MiniGPT4(BaseModel):
         return Collator(
             self.decoder.tokenizer,
             self.template,
-            self.neck.num_tokens,
+            self.num_image_tokens,
             max_text_length=self.max_text_length if training else None,
             padding='right' if training else 'left',
             prompt='' if training else self.prompt,

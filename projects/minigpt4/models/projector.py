@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 
+# factor of the learned prefix, so that AdamW's steps, which are as large as
+# the learning rate of the matrix, also suit its values
+_PREFIX_SCALE = 100.0
+
 
 @MODELS.register_module()
 class LinearProjector(nn.Module):
@@ -21,13 +25,21 @@ class LinearProjector(nn.Module):
         in_channels: Width of the neck's output.
         out_channels: Width of the LLM's embeddings.
         num_layers: Linear layers.
+        num_prefix_tokens: Learned tokens before those of each image, the same
+            for all images. They condition a small LLM on the style of the
+            answers, which a large one needs no help for.
 
     Source: MiniGPT-4 ``llama_proj`` of ``models/minigpt4.py`` @ d94738a;
-    paper sections 3.1 and 4.4 (b).
+    paper sections 3.1 and 4.4 (b). The prefix, which is not in the paper, is
+    prompt tuning (arXiv 2104.08691).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_layers: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int = 1,
+        num_prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.frozen = False
@@ -35,14 +47,28 @@ class LinearProjector(nn.Module):
         for _ in range(num_layers - 1):
             layers += [nn.GELU(), nn.Linear(out_channels, out_channels)]
         self.layers = nn.Sequential(*layers)
+        self.num_prefix_tokens = num_prefix_tokens
+        if num_prefix_tokens:
+            self.prefix = nn.Parameter(
+                torch.zeros(num_prefix_tokens, out_channels)
+            )
+
+    def prefix_embeddings(self) -> Tensor:
+        """Return the learned prefix, ``(num_prefix_tokens, out_channels)``."""
+        return _PREFIX_SCALE * self.prefix
 
     def forward(self, queries: Tensor) -> Tensor:
-        """``(B, Q, in_channels)`` to ``(B, Q, out_channels)``, fp32.
+        """``(B, Q, in_channels)`` to ``(B, P + Q, out_channels)``, fp32.
 
-        Also under ``--amp``: it is trained, and its cost is negligible.
+        ``P`` is ``num_prefix_tokens``. Also under ``--amp``: it is trained,
+        and its cost is negligible.
         """
         with torch.autocast(queries.device.type, enabled=False):
-            return self.layers(queries.float())
+            tokens = self.layers(queries.float())
+            if not self.num_prefix_tokens:
+                return tokens
+            prefix = self.prefix_embeddings().expand(len(tokens), -1, -1)
+            return torch.cat((prefix, tokens), dim=1)
 
 
 def build_head(

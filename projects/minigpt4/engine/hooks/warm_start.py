@@ -23,11 +23,11 @@ _BATCH_SIZE = 32
 
 
 class _Moments(NamedTuple):
-    """Sums over pairs of a query ``x`` and its target ``y``, fp64.
+    """Sums over images of mean query ``x`` and target ``y``, fp64.
 
     Attributes:
-        count: Number of pairs, ``(1,)``.
-        x: Sum of the queries, ``(C,)``.
+        count: Number of images, ``(1,)``.
+        x: Sum of the mean queries, ``(C,)``.
         y: Sum of the targets, ``(D,)``.
         xx: Sum of their outer products, ``(C, C)``.
         xy: The same of queries and targets, ``(C, D)``.
@@ -44,12 +44,12 @@ class _Moments(NamedTuple):
 class WarmStartHook(Hook):
     """Sets the projection so that an image resembles its caption's words.
 
-    The target of all queries of an image is the mean of the LLM's input
-    embeddings of the tokens in its caption, weighted by the logarithm of
-    their inverse document frequency, so that frequent words (``a``, ``of``)
-    count little. A ridge regression in closed form maps the queries to it:
-    no step of training is needed, and stage 1 begins at a lower loss. A run
-    that resumes or loads a checkpoint is left unchanged.
+    A ridge regression in closed form maps the mean of an image's queries to
+    the mean of the LLM's input embeddings of the tokens in its caption. The
+    tokens are weighted by the logarithm of their inverse document frequency,
+    so that frequent words (``a``, ``of``) count little. Stage 1 then begins
+    with a projection that depends on the image. A run that resumes or loads
+    a checkpoint is left unchanged.
 
     Not in the paper, where 20,000 steps make a warm start unnecessary.
 
@@ -93,7 +93,7 @@ class WarmStartHook(Hook):
         for parameter in (layer.weight, layer.bias):
             dist.broadcast(parameter.data)
         runner.logger.info(
-            f'warm start done: {int(moments.count)} queries, norm of the '
+            f'warm start done: {int(moments.count)} images, norm of the '
             f'weights {float(layer.weight.data.norm()):.3f}'
         )
 
@@ -128,8 +128,7 @@ class WarmStartHook(Hook):
             images = images.to(model.data_preprocessor.device)
             if images.dtype == torch.uint8:
                 images = model.data_preprocessor.normalize(images)
-            # half the memory; the LLM's rounding is of the same size
-            queries += model.encode_images(images).half().cpu()
+            queries += model.encode_images(images).mean(1).float().cpu()
         frequency = torch.zeros(model.decoder.vocab_size + 1).double()
         for ids in captions:
             frequency[ids] += 1
@@ -157,8 +156,7 @@ class WarmStartHook(Hook):
                 _weighted_mean(model.decoder.embed_tokens, ids, rarity[ids])
                 for ids in captions[part]
             ]
-            y = torch.stack(targets)[:, None].expand(-1, x.shape[1], -1)
-            x, y = x.flatten(0, 1), y.flatten(0, 1)
+            y = torch.stack(targets)
             values = (
                 torch.tensor([len(x)]).double(),
                 x.sum(0),
