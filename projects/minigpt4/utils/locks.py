@@ -10,8 +10,8 @@ other hosts, the age of the lock file decides: its owner touches it every
 :func:`lock_file` protects one file while it is written. It locks that file
 itself with ``flock``, so it creates no second file next to the user's, but
 cannot name the owner. The kernel releases both locks when a process ends.
-``filelock``, which :mod:`~minigpt4.weights.download` uses to wait for another
-download, does neither: it names no owner and has no age.
+``filelock``, with which :mod:`~minigpt4.weights.cache_folder` waits for
+another process, does neither: it names no owner and has no age.
 """
 
 import errno

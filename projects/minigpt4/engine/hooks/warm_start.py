@@ -48,7 +48,8 @@ class WarmStartHook(Hook):
     the mean of the LLM's input embeddings of the tokens in its caption. The
     tokens are weighted by the logarithm of their inverse document frequency,
     so that frequent words (``a``, ``of``) count little. Stage 1 then begins
-    with a projection that depends on the image. A run that resumes or loads
+    with a projection that depends on the image. A learned prefix of the head
+    begins with the mean target. A run that resumes or loads
     a checkpoint is left unchanged.
 
     Not in the paper, where 20,000 steps make a warm start unnecessary.
@@ -90,7 +91,8 @@ class WarmStartHook(Hook):
         weight, bias = self._solve(moments)
         layer.weight.data.copy_(weight)
         layer.bias.data.copy_(bias)
-        for parameter in (layer.weight, layer.bias):
+        model.head.set_prefix(moments.y / moments.count)
+        for parameter in model.head.parameters():
             dist.broadcast(parameter.data)
         runner.logger.info(
             f'warm start done: {int(moments.count)} images, norm of the '
