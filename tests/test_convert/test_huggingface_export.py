@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from minigpt4.captioning.inferencer import get_model, make_sample
-from minigpt4.convert.blip2_format import LLM_FOLDER
+from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.llm.fingerprint import decode_fingerprint

@@ -11,9 +11,6 @@ from ..weights.layouts import to_layout
 from .export_sources import EmptyModel, Parts, Tensors
 from .model_shapes import module_shapes
 
-LLM_FOLDER = 'llm'  # in both folders: the LLM's small files
-# in the Hugging Face folder: what its classes cannot store
-EXTRA_FILE = 'minigpt4.json'
 LLM_PREFIX = 'language_model.'
 HEAD_NAMES = {f'head.layers.0.{x}' for x in ('weight', 'bias')}
 # Settings for which our architecture has only one value. The eps is that of

@@ -231,6 +231,24 @@ def efficientnet_tensors(
     return found
 
 
+def without_pooling(backbone: EfficientNetLite, tensors: Tensors) -> Tensors:
+    """Return exported tensors as if nothing had been pooled.
+
+    Args:
+        backbone: The vision encoder.
+        tensors: Tensors by the names of ``EfficientNetModel``.
+    """
+    blocks: Any = backbone.blocks
+    prefix = f'encoder.blocks.{len(blocks)}.expansion.expand_'
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            found['encoder.top_' + name.removeprefix(prefix)] = _cut(
+                tensor, backbone.out_channels
+            )
+    return found
+
+
 class _Constants:
     """Tensors of layers that change nothing.
 
@@ -291,3 +309,14 @@ def _extend(lazy: LazyTensor, length: int, value: float) -> LazyTensor:
         return extended
 
     return LazyTensor((length, *lazy.shape[1:]), lazy.dtype, read)
+
+
+def _cut(lazy: LazyTensor, length: int) -> LazyTensor:
+    """Keep the start of a tensor along its first dimension."""
+    if not lazy.shape:
+        return lazy  # a counter
+    return LazyTensor(
+        (length, *lazy.shape[1:]),
+        lazy.dtype,
+        lambda: lazy.read()[:length].clone(),
+    )

@@ -28,7 +28,6 @@ from ..prompts import Template, get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
-    copy_small_files,
     read_json,
     refuse_outside_links,
     write_json,
@@ -36,7 +35,7 @@ from ..weights.hf_folder_files import (
 from ..weights.key_report import KeyReport
 from ..weights.state_dicts import match_names
 from ..weights.write import write_sharded
-from .blip2_format import EXTRA_FILE, LLM_FOLDER, Blip2Format
+from .blip2_format import Blip2Format
 from .convert_files import real_output
 from .export_sources import (
     EmptyModel,
@@ -49,6 +48,7 @@ from .export_sources import (
     report_names,
 )
 from .fast_vlm_format import FastVlmFormat
+from .folder_extras import write_extras
 from .huggingface_processor import (
     ImageSettings,
     PromptSettings,
@@ -181,17 +181,11 @@ def export_huggingface(
         settings['torch_dtype'] = dtype or llm_dtype or 'float32'
         write_json(temporary / 'config.json', settings)
         _check_names(format.class_name, temporary, tensors)
-        copy_small_files(folder, temporary / LLM_FOLDER)
-        write_json(
-            temporary / EXTRA_FILE,
-            dict(
-                prompt_template=template.name,
-                **{
-                    FINGERPRINT: None
-                    if fingerprint is None
-                    else bytes(fingerprint.read().tolist()).decode()
-                },
-            ),
+        write_extras(
+            temporary,
+            folder,
+            template.name,
+            None if fingerprint is None else fingerprint.read(),
         )
         write_sharded(temporary, tensors, progress='writing')
     return report
