@@ -26,7 +26,6 @@ from ..llm.locate import checked_llm_folder, locate_llm
 from ..models import EVAViT, LLMDecoder, PatchMerge, QFormer
 from ..models.projector import build_head
 from ..prompts import get_template
-from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
     copy_small_files,
@@ -50,7 +49,11 @@ from .blip2_format import (
 )
 from .convert_files import real_output
 from .huggingface_processor import write_processor
-from .model_shapes import explain_build_errors, module_shapes
+from .model_shapes import (
+    build_empty_vision,
+    explain_build_errors,
+    module_shapes,
+)
 from .model_shapes import load_config as load_model_config
 
 # transformers keeps these in fp32
@@ -212,8 +215,7 @@ def _build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
     with torch.device('meta'):
         decoder = LLMDecoder(str(folder), arch=dict(text_config))
         decoder.tokenizer = load_tokenizer(str(folder))
-        backbone = MODELS.build({**cfg.model.backbone})
-        neck = MODELS.build({**cfg.model.neck})
+        backbone, neck = build_empty_vision(cfg.model.backbone, cfg.model.neck)
         head = build_head(
             cfg.model.head, neck.out_channels, decoder.hidden_size
         )
@@ -321,7 +323,11 @@ def _open_component(
             'would be random; set it to the file of the weights.'
         )
     found, component_report = from_layout(
-        component, own or open_tensors(source), module_shapes(module)
+        component,
+        own or open_tensors(source),
+        module_shapes(module),
+        # a checkpoint is of this image size, a file may be of another
+        adapt=module.weight_adapters() if isinstance(module, EVAViT) else None,
     )
     component_report.check(source, type(module).__name__)
     report.left_over |= component_report.left_over

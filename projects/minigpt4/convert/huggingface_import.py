@@ -16,7 +16,6 @@ from ..llm.fingerprint import (
 )
 from ..llm.load import load_config
 from ..models import EVAViT, QFormer
-from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
     copy_file,
@@ -41,8 +40,8 @@ from .blip2_format import (
     is_causal,
 )
 from .convert_files import FILES, real_output
+from .model_shapes import build_empty_vision, module_shapes
 from .model_shapes import load_config as load_model_config
-from .model_shapes import module_shapes
 
 
 def import_huggingface(
@@ -198,7 +197,7 @@ def _build_empty(
     with torch.device('meta'):
         if model is not None:
             cfg = load_model_config(model).model
-            return MODELS.build({**cfg.backbone}), MODELS.build({**cfg.neck})
+            return build_empty_vision(cfg.backbone, cfg.neck)
         return (
             EVAViT(
                 arch=dict(
