@@ -70,6 +70,30 @@ def test_answers_equal_ours(small_cfg, chat_llm, family, save_head, tmp_path):
     torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=1e-4)
 
 
+def test_pipeline(small_cfg, chat_llm, save_head, tmp_path):
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(chat_llm('smollm2'))
+    head = save_head(tmp_path / 'head.pth', 32)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    pipeline = transformers.pipeline(
+        'image-text-to-text',
+        model=str(tmp_path / 'hf'),
+        dtype=torch.float32,
+        device='cpu',
+    )
+    message = dict(
+        role='user',
+        content=[
+            dict(type='image', path=str(SCENE)),
+            dict(type='text', text=QUESTION),
+        ],
+    )
+    (answer,) = pipeline(text=[message], return_full_text=False)
+    (ids, _), _ = ask_both(small_cfg, head, tmp_path / 'hf')
+    decoded = pipeline.tokenizer.decode(ids, skip_special_tokens=True)
+    assert answer['generated_text'].strip() == decoded.strip() != ''
+
+
 def test_head_of_two_layers(small_cfg, save_head, tmp_path):
     small_cfg.model.head.num_layers = 2
     head = save_head(tmp_path / 'head.pth', 32, layers=2)

@@ -174,3 +174,17 @@ def test_building_twice_gives_the_same_weights(tiny_cfg, tiny_model, tmp_path):
             assert all(torch.equal(got[k], expected[k]) for k in expected), (
                 part
             )
+
+
+def test_another_template_is_refused(build_tiny, load, log):
+    """Stage 2 continues a projection of stage 1, whose template is bare."""
+    state = copy.deepcopy(build_tiny(prompt_template='llama2').state_dict())
+    load(build_tiny(prompt_template='bare'), state)
+    ours = build_tiny()
+    with pytest.raises(ValueError, match='template llama2, .* vicuna_v0; set'):
+        load(ours, state)
+    assert not log
+    load(build_tiny(check_template=False), state)
+    assert 'trained with the template llama2' in log[0]
+    stage_1 = copy.deepcopy(build_tiny(prompt_template='bare').state_dict())
+    load(ours, stage_1)

@@ -32,7 +32,7 @@ Q_FORMER = dict(
         (dict(type=PatchMerge), 4, 128),
         (dict(type='minigpt4.PatchMerge', merge=2), 8, 64),
         (dict(type=PatchTokens), 16, 32),
-        (dict(type='PatchTokens', grid=3, keep_global=True), 10, 32),
+        (dict(type='minigpt4.PatchTokens', grid=3, keep_global=True), 10, 32),
     ],
 )
 def test_the_neck_takes_its_widths_from_the_backbone(neck, tokens, width):

@@ -23,9 +23,9 @@ class Blip2Format:
     """``Blip2ForConditionalGeneration``: EVA-ViT, Q-Former, any causal LM."""
 
     class_name = 'Blip2ForConditionalGeneration'
-    parts = (EVAViT, QFormer)
+    parts: tuple[type, ...] = (EVAViT, QFormer)
     # transformers keeps them in fp32
-    fp32_prefixes = ('qformer.', 'query_tokens')
+    fp32_prefixes: tuple[str, ...] = ('qformer.', 'query_tokens')
 
     def refuse(self, model: EmptyModel) -> None:
         """Refuse a model that the class cannot represent.

@@ -70,7 +70,7 @@ def pooling_windows(side: int, grid: int) -> list[int] | None:
         they do not give the same means.
     """
     windows = []
-    means = torch.eye(side)
+    means = torch.diag(torch.ones(side))
     expected = F.adaptive_avg_pool1d(means, grid)
     while means.shape[1] > grid:
         windows.append(3 if means.shape[1] % 2 else 2)
@@ -274,9 +274,9 @@ class _Constants:
         return LazyTensor(
             (rows, columns, 1, 1),
             self.dtype,
-            lambda: torch.eye(rows, columns, dtype=self.dtype)[
-                ..., None, None
-            ],
+            lambda: torch.nn.init.dirac_(
+                torch.empty(rows, columns, 1, 1, dtype=self.dtype)
+            ),
         )
 
     def norm(self, prefix: str, channels: int) -> Tensors:

@@ -20,7 +20,6 @@ from ..models.vision import build_backbone, build_neck
 from ..weights.hf_folder_files import read_json
 from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
-from ..weights.position_embeddings import resize_lazily
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.state_dicts import as_weight
 from .model_shapes import module_shapes
@@ -117,7 +116,7 @@ def build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
         decoder = LLMDecoder(str(folder), arch=dict(text_config))
         decoder.tokenizer = load_tokenizer(str(folder))
         backbone = build_backbone(cfg.model.backbone)
-        neck = build_neck(cfg.model.neck, backbone)
+        neck: Any = build_neck(cfg.model.neck, backbone)
         head = build_head(
             cfg.model.head, neck.out_channels, decoder.hidden_size
         )
@@ -214,16 +213,12 @@ def _open_component(
             f'the config names no {component}.checkpoint, so its weights '
             'would be random; set it to the file of the weights.'
         )
-    adapt = {}
-    if isinstance(module, EVAViT):
-        adapt['pos_embed'] = lambda table: resize_lazily(
-            table, module.grid_size, module.num_prefix_tokens
-        )
     found, component_report = from_layout(
         _LAYOUT_NAMES[type(module)],
         own or open_tensors(source),
         shapes,
-        adapt=adapt,
+        # a checkpoint is of this image size, a file may be of another
+        adapt=module.weight_adapters() if isinstance(module, EVAViT) else None,
     )
     component_report.check(source, type(module).__name__)
     report.left_over |= component_report.left_over

@@ -31,7 +31,7 @@ class FastVlmFormat:
     """FastVLM: EfficientNet-Lite, pooled patches, any causal LM."""
 
     class_name = 'FastVlmForConditionalGeneration'
-    parts = (EfficientNetLite, PatchTokens)
+    parts: tuple[type, ...] = (EfficientNetLite, PatchTokens)
     fp32_prefixes: tuple[str, ...] = ()
 
     def refuse(self, model: EmptyModel) -> None:
@@ -73,7 +73,9 @@ class FastVlmFormat:
         if len(indices) == 1:
             width = model.decoder.hidden_size
             tensors[f'{PROJECTOR}linear_2.weight'] = LazyTensor(
-                (width, width), torch.float32, lambda: torch.eye(width)
+                (width, width),
+                torch.float32,
+                lambda: torch.diag(torch.ones(width)),
             )
             tensors[f'{PROJECTOR}linear_2.bias'] = LazyTensor(
                 (width,), torch.float32, lambda: torch.zeros(width)

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What an exported folder holds beside the files of its class.
+"""What an exported folder holds next to the files of its class.
 
 The class cannot store the fingerprint, the name of the template and the small
 files of the LLM, from which the import restores our files.

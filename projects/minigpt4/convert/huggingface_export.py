@@ -68,7 +68,7 @@ class FolderFormat(Protocol):
     """
 
     class_name: str
-    parts: tuple[type, type]
+    parts: tuple[type, ...]
     fp32_prefixes: tuple[str, ...]
 
     def refuse(self, model: EmptyModel) -> None:

@@ -10,7 +10,6 @@ from mmengine.config import Config
 
 from ..llm.load import load_config
 from ..models import EVAViT, QFormer
-from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
     read_json,
@@ -31,8 +30,8 @@ from .convert_files import FILES, real_output
 from .export_sources import Tensors, is_causal
 from .fast_vlm_import import import_fast_vlm
 from .folder_extras import LLM_FOLDER, write_head_and_llm
+from .model_shapes import build_empty_vision, module_shapes
 from .model_shapes import load_config as load_model_config
-from .model_shapes import module_shapes
 
 
 def import_huggingface(
@@ -189,7 +188,7 @@ def _build_empty(
     with torch.device('meta'):
         if model is not None:
             cfg = load_model_config(model).model
-            return MODELS.build({**cfg.backbone}), MODELS.build({**cfg.neck})
+            return build_empty_vision(cfg.backbone, cfg.neck)
         return (
             EVAViT(
                 arch=dict(

@@ -60,6 +60,8 @@ class FeatureCache:
     Attributes:
         provenance: What made the features, from ``cache.json``.
         shape: ``(tokens, width)`` of the features of an image.
+        vision_fingerprint: That of the parts that made them; None in caches
+            of version 0.2 and before.
         skipped: Digests of images that could not be read.
 
     Raises:
@@ -70,6 +72,7 @@ class FeatureCache:
 
     def __init__(self, folder: 'str | Path') -> None:
         self.folder = Path(folder)
+        self.vision_fingerprint: dict | None = None
         self.provenance, self.shape, self.dtype = self._read_metadata()
         self._files = sorted(self.folder.glob('*.features'))
         # opened at the first access, in each process
@@ -123,6 +126,10 @@ class FeatureCache:
             key = 'maker' if 'maker' in metadata else 'provenance'
             provenance, shape = metadata[key], metadata['shape']
             dtype = DTYPES[metadata['dtype']]
+            fingerprint = metadata.get('vision_fingerprint')
+            if not isinstance(fingerprint, dict | None):
+                raise ValueError('invalid vision_fingerprint')
+            self.vision_fingerprint = fingerprint
             if not isinstance(provenance, dict) or len(shape) != 2:
                 raise ValueError('invalid fields')
             if not all(type(n) is int and n > 0 for n in shape):

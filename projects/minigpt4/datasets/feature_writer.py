@@ -37,6 +37,9 @@ class FeatureWriter:
         shape: ``(tokens, width)`` of the features of an image.
         dtype: ``'float16'`` or ``'float32'``.
         rank: Number of this writer.
+        vision_fingerprint: That of the vision parts, for the checkpoints that
+            are trained from the cache; it is written into a new cache and not
+            compared.
 
     Raises:
         ValueError: The folder contains a cache of another provenance or
@@ -51,6 +54,7 @@ class FeatureWriter:
         shape: tuple[int, int],
         dtype: str = 'float16',
         rank: int = 0,
+        vision_fingerprint: dict | None = None,
     ) -> None:
         folder = Path(folder)
         make_folder(folder)
@@ -59,7 +63,13 @@ class FeatureWriter:
         self._digests = self._open(stem.with_suffix('.digests'))
         try:
             self._lock(stem)
-            self._check_metadata(folder, provenance, shape, dtype)
+            metadata = dict(
+                provenance=provenance,
+                shape=list(shape),
+                dtype=dtype,
+                vision_fingerprint=vision_fingerprint,
+            )
+            self._check_metadata(folder, metadata)
             self.dtype = DTYPES[dtype]
             self._record_bytes = (
                 int(np.prod(shape)) * np.dtype(self.dtype).itemsize
@@ -89,28 +99,19 @@ class FeatureWriter:
                 f'{stem.name}.*); wait for it, or give another folder.'
             )
 
-    def _check_metadata(
-        self,
-        folder: Path,
-        provenance: dict,
-        shape: tuple[int, int],
-        dtype: str,
-    ) -> None:
+    def _check_metadata(self, folder: Path, metadata: dict) -> None:
         """Compare with ``cache.json``, or write it for a new cache."""
         path = folder / METADATA_FILE
         if not path.exists():
-            metadata = dict(
-                provenance=provenance, shape=list(shape), dtype=dtype
-            )
             write_atomically(path, json.dumps(metadata).encode())
             return
         cache = FeatureCache(folder)
-        cache.check(provenance)
-        if cache.dtype != DTYPES[dtype]:
+        cache.check(metadata['provenance'])
+        if cache.dtype != DTYPES[metadata['dtype']]:
             raise ValueError(
                 f'the features in {folder} are {cache.dtype.__name__}, '
-                f'not {dtype}; continue with their type, or make others in '
-                'another folder.'
+                f'not {metadata["dtype"]}; continue with their type, or make '
+                'others in another folder.'
             )
 
     def _remove_incomplete_records(self) -> None:

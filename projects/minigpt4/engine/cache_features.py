@@ -2,6 +2,7 @@
 """Make a feature cache of the images of a config, and train from it."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,21 @@ from ..datasets.feature_cache import FeatureCache, image_digest, read_source
 from ..datasets.feature_writer import FeatureWriter
 from ..images.jpeg_decoder import jpeg_codec
 from ..images.read import load_image
-from ..models.data_preprocessor import ImageNormalizer
-from ..registry import MODELS
+from ..models.hf_backbone import vision_folder
+from ..models.vision import build_vision
+from ..models.vision_fingerprint import compute_vision_fingerprint
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.sample_errors import SampleError
 from ..utils.signals import StopRequest
+from ..weights.image_processor import read_normalization
 from ..weights.read import open_tensors
 
 _BATCH_SIZE = 64
+# settings of a module that do not change its features, or whose files are
+# digested
+_NOT_COMPARED = ('checkpoint', 'name_or_path', 'dtype', 'frozen', 'dropout')
+_WITHOUT_WEIGHTS = ('PatchMerge', 'PatchTokens')
 # bytes of each tensor that the digest of the weights includes
 _HEAD_BYTES = 64
 
@@ -51,8 +58,10 @@ def provenance_of(cfg: Config) -> dict:
         settings = {
             key: value
             for key, value in cfg.model[module].to_dict().items()
-            if key not in ('checkpoint', 'dtype', 'frozen', 'dropout')
+            if key not in _NOT_COMPARED
         }
+        # a setting may be a class
+        settings = json.loads(json.dumps(settings, default=_class_name))
         settings['type'] = _class_name(settings['type'])
         if not cfg.model[module].get('frozen', True):
             raise ValueError(
@@ -60,8 +69,20 @@ def provenance_of(cfg: Config) -> dict:
                 'change; only features of frozen modules can be cached.'
             )
         provenance[module] = settings
-        if settings['type'] != 'PatchMerge':  # it has no weights to load
-            provenance[f'{module} weights'] = _weights_digest(cfg, module)
+        if settings['type'] == 'HFVisionBackbone':
+            folder = vision_folder(cfg.model[module].name_or_path)
+            config = (folder / 'config.json').read_bytes()
+            provenance['backbone config'] = hashlib.sha256(config).hexdigest()
+            provenance['backbone normalisation'] = [
+                [*values] for values in read_normalization(folder) or ()
+            ]
+            provenance['backbone weights'] = _weights_digest(folder)
+        elif settings['type'] in _WITHOUT_WEIGHTS:
+            if settings.get('mean') is not None:
+                settings['mean'] = _weights_digest(settings['mean'])
+        else:
+            source = _weights_source(cfg, module)
+            provenance[f'{module} weights'] = _weights_digest(source)
     if cfg.model.get('data_preprocessor'):
         provenance['normaliser'] = cfg.model.data_preprocessor.to_dict()
     transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
@@ -76,14 +97,23 @@ def _class_name(value: object) -> str:
     return str(value).rpartition('.')[2].rstrip("'>")
 
 
-def _weights_digest(cfg: Config, module: str) -> str:
-    """Digest names, shapes, types and first values of a module's weights."""
+def _weights_source(cfg: Config, module: str) -> str:
+    """Return the checkpoint of a module.
+
+    Raises:
+        ValueError: It has none, so its weights are random.
+    """
     source = cfg.model[module].get('checkpoint')
     if source is None:
         raise ValueError(
             f'the {module} has no checkpoint, so its weights are random; set '
             f'model.{module}.checkpoint.'
         )
+    return source
+
+
+def _weights_digest(source: 'str | Path') -> str:
+    """Digest names, shapes, types and first values of a source's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(open_tensors(source).items()):
         digest.update(f'{name} {tensor.shape} {tensor.dtype}'.encode())
@@ -144,6 +174,7 @@ def use_features(cfg: Config, folder: str) -> None:
         type='minigpt4.CachedQueries',
         num_tokens=cache.shape[0],
         channels=cache.shape[1],
+        vision_fingerprint=cache.vision_fingerprint,
     )
 
 
@@ -228,12 +259,20 @@ def cache_features(
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     provenance = provenance_of(cfg)
-    backbone, neck = (
-        MODELS.build(cfg.model[module]).to(device).eval()
-        for module in ('backbone', 'neck')
+    backbone, neck, normalizer = (
+        module.to(device).eval()
+        for module in build_vision(
+            cfg.model.backbone,
+            cfg.model.neck,
+            cfg.model.get('data_preprocessor'),
+        )
     )
     writer = _open_writer(
-        folder, provenance, (neck.num_tokens, neck.out_channels), dtype
+        folder,
+        provenance,
+        (neck.num_tokens, neck.out_channels),
+        dtype,
+        compute_vision_fingerprint(backbone, neck, normalizer),
     )
     datasets = [DATASETS.build(config) for config in _dataset_configs(cfg)]
     transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
@@ -242,9 +281,6 @@ def cache_features(
         batch_size=None,
         num_workers=cfg.train_dataloader.get('num_workers', 0),
     )
-    normalizer = MODELS.build(
-        cfg.model.get('data_preprocessor') or dict(type=ImageNormalizer)
-    ).to(device)
     counts = dict(added=0, known=0, skipped=0)
     batch: dict[bytes, torch.Tensor] = {}
 
@@ -292,12 +328,18 @@ def cache_features(
 
 
 def _open_writer(
-    folder: 'str | Path', provenance: dict, shape: tuple[int, int], dtype: str
+    folder: 'str | Path',
+    provenance: dict,
+    shape: tuple[int, int],
+    dtype: str,
+    vision_fingerprint: dict | None,
 ) -> FeatureWriter:
     """Open the writer of this rank; the main process writes ``cache.json``."""
     if not is_main_process():
         barrier()
-    writer = FeatureWriter(folder, provenance, shape, dtype, get_rank())
+    writer = FeatureWriter(
+        folder, provenance, shape, dtype, get_rank(), vision_fingerprint
+    )
     if is_main_process():
         barrier()
     barrier()

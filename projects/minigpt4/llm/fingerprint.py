@@ -133,6 +133,11 @@ def decode_fingerprint(
         tensor: ``(N,)`` uint8.
         source: The file, for the error.
 
+    Returns:
+        The fingerprint; in a checkpoint also ``template``, the name of the
+        prompt template, and ``vision``, see
+        :mod:`minigpt4.models.vision_fingerprint`.
+
     Raises:
         ValueError: It is no fingerprint.
     """
@@ -141,6 +146,8 @@ def decode_fingerprint(
         fingerprint = json.loads(bytes(values))
         if not _KEYS <= {*fingerprint}:
             raise ValueError('a value is missing')
+        if not isinstance(fingerprint.get('vision', {}), dict):
+            raise ValueError('vision is no object')
     except (ValueError, TypeError) as error:
         raise ValueError(
             f'the fingerprint of the LLM in {source} is damaged ({error}); '

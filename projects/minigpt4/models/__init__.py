@@ -5,6 +5,7 @@ from .data_preprocessor import ImageNormalizer
 from .decoder import LLMDecoder
 from .efficientnet_lite import EfficientNetLite
 from .eva_vit import EVAViT
+from .hf_backbone import HFVisionBackbone
 from .minigpt4 import MiniGPT4
 from .mmpretrain_backbone import MMPretrainBackbone
 from .patch_tokens import PatchTokens
@@ -15,6 +16,7 @@ __all__ = [
     'CachedQueries',
     'EVAViT',
     'EfficientNetLite',
+    'HFVisionBackbone',
     'ImageNormalizer',
     'LLMDecoder',
     'LinearProjector',

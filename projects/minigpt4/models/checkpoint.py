@@ -1,5 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""State-dict hooks: save what was trained, load it for the right LLM only."""
+"""State-dict hooks: save what was trained, load it for the right parts only.
+
+The fingerprint in a checkpoint is that of its LLM, with the name of the
+prompt template and the fingerprint of its vision parts.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -14,6 +18,10 @@ from ..llm.fingerprint import (
     encode_fingerprint,
 )
 from ..weights.state_dicts import SOURCE, as_weight, match_names, unwrap
+from .vision_fingerprint import (
+    compare_vision_fingerprints,
+    compute_vision_fingerprint,
+)
 
 _UNKNOWN_SOURCE = 'the checkpoint'
 
@@ -21,9 +29,14 @@ _UNKNOWN_SOURCE = 'the checkpoint'
 class TrainedModel(Protocol):
     """The members of a model that the hooks use."""
 
+    backbone: Any
+    neck: Any
+    data_preprocessor: Any
     decoder: Any
     template: Any
     check_llm: bool
+    check_vision: bool
+    check_template: bool
     loaded_weights: dict[str, torch.Tensor]
 
     @property
@@ -34,10 +47,17 @@ class TrainedModel(Protocol):
         """Parameters by name."""
 
 
+def register_hooks(model: Any) -> None:
+    """Register the hooks of this module with a :class:`TrainedModel`."""
+    model.register_state_dict_post_hook(keep_trained)
+    model.register_load_state_dict_pre_hook(check_trained)
+    model.register_load_state_dict_post_hook(ignore_frozen)
+
+
 def keep_trained(
     model: TrainedModel, state_dict: dict, prefix: str, _: Any
 ) -> None:
-    """State-dict hook: drop frozen weights, add the LLM's fingerprint."""
+    """State-dict hook: drop frozen weights, add the fingerprint."""
     trained = {prefix + name for name in model.trained_names}
     for key in [
         key
@@ -46,15 +66,25 @@ def keep_trained(
     ]:
         del state_dict[key]
     if model.decoder.tokenizer is not None:
-        state_dict[prefix + FINGERPRINT] = encode_fingerprint(
-            dict(model.decoder.fingerprint(), template=model.template.name)
+        fingerprint = dict(
+            model.decoder.fingerprint(), template=model.template.name
         )
+        vision = _vision_fingerprint(model)
+        if vision is not None:
+            fingerprint['vision'] = vision
+        state_dict[prefix + FINGERPRINT] = encode_fingerprint(fingerprint)
+
+
+def _vision_fingerprint(model: TrainedModel) -> dict[str, Any] | None:
+    return compute_vision_fingerprint(
+        model.backbone, model.neck, model.data_preprocessor
+    )
 
 
 def check_trained(
     model: TrainedModel, state_dict: dict, prefix: str, metadata: dict, *_: Any
 ) -> None:
-    """Load hook: refuse a checkpoint of another LLM or another head.
+    """Load hook: refuse a checkpoint of other parts or another head.
 
     mmengine loads without ``strict`` and only warns of such errors. In the
     published checkpoints the head is ``llama_proj``, and other files have
@@ -73,15 +103,11 @@ def check_trained(
         known = decode_fingerprint(fingerprint, source)
         if model.check_llm:
             model.decoder.check_fingerprint(known)
-        names = {known.get('template'), model.template.name} - {None, 'bare'}
-        if len(names) > 1:
-            print_log(
-                f'the checkpoint was trained with the template '
-                f'{known["template"]}, this config uses '
-                f'{model.template.name}.',
-                logger='current',
-                level=logging.WARNING,
-            )
+        if model.check_vision:
+            vision = _vision_fingerprint(model)
+            if vision is not None and known.get('vision') is not None:
+                compare_vision_fingerprints(vision, known['vision'], source)
+        _check_template(model, known.get('template'), source)
     parameters = dict(model.named_parameters())
     model.loaded_weights = {}
     for name in model.trained_names:
@@ -101,6 +127,28 @@ def check_trained(
             )
         state_dict[prefix + name] = found
         model.loaded_weights[name] = found
+
+
+def _check_template(
+    model: TrainedModel, trained: str | None, source: str
+) -> None:
+    """Refuse a checkpoint of another template; ``bare`` is that of stage 1.
+
+    Raises:
+        ValueError: It was trained with another template.
+    """
+    if len({trained, model.template.name} - {None, 'bare'}) < 2:
+        return
+    message = (
+        f'{source} was trained with the template {trained}, this config uses '
+        f'{model.template.name}'
+    )
+    if model.check_template:
+        raise ValueError(
+            f'{message}; set model.prompt_template={trained!r}, or '
+            'model.check_template=False to use it anyway.'
+        )
+    print_log(f'{message}.', logger='current', level=logging.WARNING)
 
 
 def _use_our_names(

@@ -44,6 +44,22 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
     return default_collate(channels_last).permute(0, 3, 1, 2)
 
 
+def log_skipped(batch: dict) -> None:
+    """Log how many samples of a batch were skipped, if any.
+
+    Args:
+        batch: A batch of a :class:`Collator`.
+    """
+    skipped = batch.get('counts', {}).get('skipped')
+    if skipped:
+        print_log(
+            f'{skipped} samples could not be read or are too long; they '
+            'are not in the scores.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
 class Collator:
     """Collates samples for one model.
 

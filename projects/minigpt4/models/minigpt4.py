@@ -1,14 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The model: backbone, neck, head and decoder, with loss and train step."""
 
-import logging
 import math
 import types
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
@@ -17,8 +15,8 @@ from torch import Tensor
 from ..deprecated import warn_renamed
 from ..prompts import get_template
 from ..registry import MODELS
-from .checkpoint import check_trained, ignore_frozen, keep_trained
-from .collator import Collator
+from .checkpoint import register_hooks
+from .collator import Collator, log_skipped
 from .gradient_accumulation import accumulate_gradients
 from .packed_attention import PackedLayout
 from .packing import MultimodalInputs
@@ -47,7 +45,7 @@ class MiniGPT4(BaseModel):
     space, (4) they are inserted between the embedded tokens, (5) the decoder
     computes the logits.
 
-    The state dict holds only trained weights and their LLM's fingerprint.
+    The state dict holds only trained weights and the fingerprint of the rest.
 
     Args:
         backbone: Config of a :class:`~.backbone.Backbone`, e.g.
@@ -73,6 +71,8 @@ class MiniGPT4(BaseModel):
             every prompt; None is the template's, '' is none.
         generation: Default sampling parameters.
         check_llm: Whether a checkpoint of another LLM is refused.
+        check_vision: Whether one of another backbone, neck or normaliser is.
+        check_template: Whether one of another prompt template is.
         compile: Whether blocks of the backbone and layers of the LLM run
             compiled in training (``torch.compile``, a minute at the start).
         device: Where the model goes when it is built; ``'auto'`` is the GPU
@@ -99,6 +99,8 @@ class MiniGPT4(BaseModel):
         system: str | None = None,
         generation: dict | None = None,
         check_llm: bool = True,
+        check_vision: bool = True,
+        check_template: bool = True,
         compile: bool = False,
         device: str | None = None,
         data_preprocessor: dict | None = None,
@@ -120,6 +122,8 @@ class MiniGPT4(BaseModel):
         self.system = system
         self.generation = dict(generation or {})
         self.check_llm = check_llm
+        self.check_vision = check_vision
+        self.check_template = check_template
         self.backbone = vision.backbone
         self.neck = vision.neck
         self.decoder = MODELS.build(decoder)
@@ -129,9 +133,7 @@ class MiniGPT4(BaseModel):
         )
         # weights of a checkpoint, until they are compared after loading
         self.loaded_weights: dict[str, Tensor] = {}
-        self.register_state_dict_post_hook(keep_trained)
-        self.register_load_state_dict_pre_hook(check_trained)
-        self.register_load_state_dict_post_hook(ignore_frozen)
+        register_hooks(self)
         self.train()
         if compile:
             self.compile_layers()
@@ -369,14 +371,7 @@ class MiniGPT4(BaseModel):
         if not isinstance(data, dict):
             params = _generation_api().sampling_params(self)
             data = self.collator(False, params.max_new_tokens)(data)
-        skipped = data.get('counts', {}).get('skipped')
-        if skipped:
-            print_log(
-                f'{skipped} samples could not be read or are too long; they '
-                'are not in the scores.',
-                logger='current',
-                level=logging.WARNING,
-            )
+        log_skipped(data)
         if data['inputs'] is None:
             # mmengine's loops look for a loss in the last output
             return [BaseDataElement(loss={})]

@@ -3,6 +3,7 @@
 
 import functools
 import inspect
+import json
 import math
 from typing import Any
 
@@ -76,6 +77,7 @@ class MMPretrainBackbone(nn.Module):
                 f'the backbone {self.name} has init_cfg, which is not used '
                 'here; set checkpoint to the file of its weights.'
             )
+        self.settings = json.loads(json.dumps(settings, default=str))
         if _takes_size(kind):
             settings['img_size'] = img_size
         try:
@@ -214,8 +216,10 @@ def is_of_mmpretrain(kind: Any) -> bool:
 
 
 def _takes_size(kind: Any) -> bool:
-    """Whether a class, or a base class to which it passes on its keywords,
-    has a setting ``img_size``."""
+    """Whether a class has a setting ``img_size``.
+
+    It may be that of a base class to which the class passes its keywords.
+    """
     for base in inspect.getmro(kind):
         parameters = inspect.signature(base).parameters
         if 'img_size' in parameters:

@@ -217,6 +217,7 @@ class PatchMerge(nn.Module):
                 'or the neck PatchTokens.'
             )
         self.num_prefix_tokens = num_prefix_tokens
+        self.settings = dict(merge=merge)
         self.num_tokens = num_patches // merge
         self.out_channels = in_channels * merge
         self.frozen = True
@@ -237,10 +238,18 @@ class CachedQueries(nn.Module):
     Args:
         num_tokens: Queries of one image.
         channels: Their width.
+        vision_fingerprint: That of the vision parts that made the queries, see
+            :mod:`~.vision_fingerprint`; None if the cache has none.
     """
 
-    def __init__(self, num_tokens: int, channels: int) -> None:
+    def __init__(
+        self,
+        num_tokens: int,
+        channels: int,
+        vision_fingerprint: dict | None = None,
+    ) -> None:
         super().__init__()
+        self.vision_fingerprint = vision_fingerprint
         self.num_tokens = num_tokens
         self.out_channels = channels
         self.frozen = True

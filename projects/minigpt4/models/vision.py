@@ -140,7 +140,7 @@ def _build_normalizer(config: Any, backbone: Any) -> nn.Module:
     if isinstance(config, nn.Module):
         return config
     if needed is not None:
-        _check_normalization(config, needed, type(backbone).__name__)
+        _check_normalization(config, needed, backbone.name)
     return MODELS.build({**config})
 
 

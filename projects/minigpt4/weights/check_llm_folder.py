@@ -56,15 +56,20 @@ def check_folder(folder: 'str | Path', weights: bool = True) -> None:
         raise fault.error()
 
 
-def find_faults(folder: Path, weights: bool = True) -> Iterator[Fault]:
+def find_faults(
+    folder: Path, weights: bool = True, tokenizer: bool = True
+) -> Iterator[Fault]:
     """Yield the reasons to refuse an LLM folder, the worst first.
 
     Args:
         folder: The folder.
         weights: Whether to check the weights too.
+        tokenizer: Whether to check the tokenizer, which a vision model does
+            not have.
     """
+    what = 'the LLM' if tokenizer else 'the vision model'
     if not folder.is_dir():
-        yield Fault(f'{folder} is no folder', 'give the folder of an LLM')
+        yield Fault(f'{folder} is no folder', f'give the folder of {what}')
         return
     yield from find_unsafe_files(folder)
     config = folder / 'config.json'
@@ -72,9 +77,10 @@ def find_faults(folder: Path, weights: bool = True) -> Iterator[Fault]:
         yield Fault(f'{folder} has no config.json', AGAIN, missing=True)
     else:
         yield from _check_config(config)
-    yield from _check_tokenizer(folder)
+    if tokenizer:
+        yield from _check_tokenizer(folder)
     if weights:
-        yield from _check_weights(folder)
+        yield from _check_weights(folder, what)
 
 
 def _check_config(path: Path) -> Iterator[Fault]:
@@ -118,7 +124,7 @@ def _check_tokenizer(folder: Path) -> Iterator[Fault]:
             yield Fault(f'{folder / name} {found[0]}', found[1])
 
 
-def _check_weights(folder: Path) -> Iterator[Fault]:
+def _check_weights(folder: Path, what: str) -> Iterator[Fault]:
     try:
         name = choose_weights(folder)
     except OSError:
@@ -135,7 +141,7 @@ def _check_weights(folder: Path) -> Iterator[Fault]:
             else 'no weights (*.safetensors or pytorch_model*.bin)'
         )
         yield Fault(
-            f'the weights of the LLM {folder} cannot be loaded ({reason}'
+            f'the weights of {what} {folder} cannot be loaded ({reason}'
             f'{_interrupted_download(folder)})',
             'download its complete *.safetensors or pytorch_model*.bin',
             missing=True,
