@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """FastVLM of transformers gives the answers of a small model."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from tests.test_convert.conftest import CHAT_LLMS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from minigpt4.captioning.inferencer import get_model, make_sample
+from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
+from minigpt4.convert.huggingface_import import import_huggingface
+from minigpt4.models import LinearProjector
 from minigpt4.weights.read import open_tensors
 
 transformers = pytest.importorskip('transformers')
@@ -100,6 +104,40 @@ def test_head_of_two_layers(small_cfg, save_head, tmp_path):
     export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
     (ids, _), (expected, _) = ask_both(small_cfg, head, tmp_path / 'hf')
     assert ids == expected
+
+
+@pytest.mark.parametrize('family', ['smollm2', 'llama_3'])  # tied or not
+def test_learned_prefix(small_cfg, chat_llm, save_head, tmp_path, family):
+    """It becomes special tokens that the LLM does not generate."""
+    if 'num_prefix_tokens' not in signature(LinearProjector).parameters:
+        pytest.skip('this LinearProjector has no learned prefix')
+    llm = chat_llm(family)
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(llm)
+    small_cfg.model.head.num_prefix_tokens = 3
+    head = save_head(tmp_path / 'head.pth', 32)
+    # so large that its tokens have the highest scores of tied embeddings
+    head['head.prefix'] = torch.randn(3, 32) / 20
+    torch.save(head, tmp_path / 'head.pth')
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, logits), (expected, expected_logits) = ask_both(
+        small_cfg, head, tmp_path / 'hf'
+    )
+    assert len(expected) > 4
+    assert ids == expected
+    assert len(logits) == len(expected_logits) + 3
+    torch.testing.assert_close(
+        logits[:-3], expected_logits, atol=1e-4, rtol=1e-4
+    )
+
+    import_huggingface(tmp_path / 'hf', tmp_path / 'back')
+    found = open_tensors(tmp_path / 'back' / 'minigpt4.pth')
+    for name, tensor in head.items():
+        assert torch.equal(found[name].read(), tensor), name
+    back = open_tensors(tmp_path / 'back' / LLM_FOLDER)
+    for name, tensor in open_tensors(llm).items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name].read(), tensor.read()), name
 
 
 def test_dtype(small_cfg, save_head, tmp_path):

@@ -33,7 +33,8 @@ class Blip2Format:
         Raises:
             ValueError: Its head has several layers.
         """
-        if set(module_shapes(model.head, 'head.')) != HEAD_NAMES:
+        names = set(module_shapes(model.head, 'head.'))
+        if names - {'head.prefix'} != HEAD_NAMES:
             raise ValueError(
                 f'the head has several layers, but {self.class_name} has '
                 'room for one; serve this model with minigpt4 itself.'
@@ -41,10 +42,11 @@ class Blip2Format:
 
     def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
         """Rename all tensors as the class has them."""
+        head = {n: t for n, t in parts.head.items() if n in HEAD_NAMES}
         return {
             **to_layout('backbone', 'huggingface', parts.backbone),
             **to_layout('neck', 'huggingface', parts.neck),
-            **to_layout('head', 'huggingface', parts.head),
+            **to_layout('head', 'huggingface', head),
             **{LLM_PREFIX + name: t for name, t in parts.llm.items()},
         }
 

@@ -243,7 +243,7 @@ def without_pooling(backbone: EfficientNetLite, tensors: Tensors) -> Tensors:
     found = dict(tensors)
     for name, tensor in tensors.items():
         if name.startswith(prefix):
-            found['encoder.top_' + name.removeprefix(prefix)] = _cut(
+            found['encoder.top_' + name.removeprefix(prefix)] = cut_rows(
                 tensor, backbone.out_channels
             )
     return found
@@ -311,7 +311,7 @@ def _extend(lazy: LazyTensor, length: int, value: float) -> LazyTensor:
     return LazyTensor((length, *lazy.shape[1:]), lazy.dtype, read)
 
 
-def _cut(lazy: LazyTensor, length: int) -> LazyTensor:
+def cut_rows(lazy: LazyTensor, length: int) -> LazyTensor:
     """Keep the start of a tensor along its first dimension."""
     if not lazy.shape:
         return lazy  # a counter

@@ -17,10 +17,14 @@ from ..weights.layouts import from_layout
 from ..weights.read import open_tensors
 from ..weights.write import write_safetensors
 from .convert_files import real_output
-from .efficientnet_format import efficientnet_config, without_pooling
+from .efficientnet_format import (
+    cut_rows,
+    efficientnet_config,
+    without_pooling,
+)
 from .export_sources import Tensors
 from .fast_vlm_format import HEAD_NAME, LLM_PREFIX, PROJECTOR, TOWER
-from .folder_extras import write_head_and_llm
+from .folder_extras import HEAD_FILE, LLM_FOLDER, write_head_and_llm
 
 BACKBONE_FILE = 'efficientnet_lite.safetensors'
 
@@ -80,6 +84,9 @@ def import_fast_vlm(
     }
     if HEAD_NAME in tensors:
         llm[HEAD_NAME] = tensors[HEAD_NAME]
+    if (folder / HEAD_FILE).is_file():  # a head with a prefix
+        head = open_tensors(folder / HEAD_FILE)
+        llm = _without_prefix_rows(llm, folder, config['text_config'])
     report.matched = [
         *(f'backbone.{name}' for name in report.matched),
         *head,
@@ -120,6 +127,27 @@ def _find_backbone(folder: Path, config: dict[str, Any]) -> EfficientNetLite:
         f'the vision encoder of {folder} is no EfficientNet-Lite that '
         'minigpt4 exported; other FastVLM folders cannot be imported.'
     )
+
+
+def _without_prefix_rows(
+    llm: Tensors, folder: Path, text_config: dict[str, Any]
+) -> Tensors:
+    """Restore the tables of tokens that the export extended in fp32.
+
+    Args:
+        llm: The tensors of the LLM.
+        folder: The exported folder.
+        text_config: Config of the LLM in it.
+    """
+    rows = read_json(folder / LLM_FOLDER / 'config.json')['vocab_size']
+    dtypes = {t.dtype for t in llm.values() if t.dtype != torch.float32}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    return {
+        name: cut_rows(tensor, rows).to(dtype, name)
+        if tensor.shape[0] == text_config['vocab_size']
+        else tensor
+        for name, tensor in llm.items()
+    }
 
 
 def _under(prefix: str, tensors: Tensors) -> Tensors:

@@ -23,16 +23,21 @@ from ..weights.hf_folder_files import (
     write_json,
 )
 from ..weights.key_report import KeyReport
-from ..weights.write import write_sharded
+from ..weights.write import write_safetensors, write_sharded
 from .convert_files import FILES
 from .export_sources import Tensors
 
 LLM_FOLDER = 'llm'  # in both folders: the LLM's small files
 EXTRA_FILE = 'minigpt4.json'
+HEAD_FILE = 'minigpt4_head.safetensors'
 
 
 def write_extras(
-    target: Path, llm: Path, template: str, fingerprint: Tensor | None
+    target: Path,
+    llm: Path,
+    template: str,
+    fingerprint: Tensor | None,
+    head: Tensors,
 ) -> None:
     """Write them in an exported folder.
 
@@ -41,7 +46,10 @@ def write_extras(
         llm: The LLM's folder.
         template: Name of the prompt template.
         fingerprint: The encoded fingerprint of the checkpoint, if it has one.
+        head: The tensors of a head that the class stores in another form.
     """
+    if head:
+        write_safetensors(target / HEAD_FILE, head)
     copy_small_files(llm, target / LLM_FOLDER)
     text = fingerprint if fingerprint is None else _decode(fingerprint)
     write_json(

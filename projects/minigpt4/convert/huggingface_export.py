@@ -56,6 +56,11 @@ from .huggingface_processor import (
 )
 from .model_shapes import explain_build_errors
 from .model_shapes import load_config as load_model_config
+from .prefix_tokens import (
+    prefix_embeddings,
+    prefix_token_names,
+    with_prefix_rows,
+)
 
 
 class FolderFormat(Protocol):
@@ -146,6 +151,17 @@ def export_huggingface(
     parts = open_parts(
         cfg, model, trained, checkpoint or config, folder, report
     )
+    prefix = prefix_embeddings(model, parts.head)
+    names = [] if prefix is None else prefix_token_names(len(prefix))
+    if prefix is not None:
+        first = len(model.decoder.tokenizer)
+        llm_tensors, rows = with_prefix_rows(
+            model, parts.llm, prefix, range(first, first + len(prefix))
+        )
+        parts = parts._replace(llm=llm_tensors)
+        exported_llm_config = {**text_config, 'vocab_size': rows}
+    else:
+        exported_llm_config = text_config
     torch_type = None if dtype is None else getattr(torch, dtype)
     tensors = {
         name: t
@@ -173,10 +189,11 @@ def export_huggingface(
                 model.backbone.img_size,
                 *_normalization(cfg, model),
                 model.neck.num_tokens,
+                names,
             ),
             {'max_new_tokens': 300, **cfg.model.get('generation', {})},
         )
-        settings = format.config(model, text_config, image_token_id)
+        settings = format.config(model, exported_llm_config, image_token_id)
         llm_dtype = text_config.get('dtype') or text_config.get('torch_dtype')
         settings['torch_dtype'] = dtype or llm_dtype or 'float32'
         write_json(temporary / 'config.json', settings)
@@ -186,6 +203,7 @@ def export_huggingface(
             folder,
             template.name,
             None if fingerprint is None else fingerprint.read(),
+            {} if prefix is None else parts.head,
         )
         write_sharded(temporary, tensors, progress='writing')
     return report

@@ -69,7 +69,9 @@ def image_token(
     )
 
 
-def exported_tokenizer(tokenizer: Any, template: Template) -> dict[str, Any]:
+def exported_tokenizer(
+    tokenizer: Any, template: Template, added: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the ``tokenizer.json`` of a folder.
 
     It adds no special tokens: the chat template writes them.
@@ -78,8 +80,16 @@ def exported_tokenizer(tokenizer: Any, template: Template) -> dict[str, Any]:
         tokenizer: A tokenizer with a backend of the tokenizers library.
         template: The prompt template; for a fixed one the segments of a
             prompt are encoded separately.
+        added: Further special tokens, whose ids follow all others.
     """
-    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    content = tokenizer.backend_tokenizer.to_str()
+    if added:
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_str(content)
+        backend.add_special_tokens([*added])
+        content = backend.to_str()
+    data = json.loads(content)
     data.update(truncation=None, padding=None, post_processor=None)
     return data if template.writes_special_tokens else _segmenting(data)
 
