@@ -303,12 +303,12 @@ def test_chat_llms(family, chat_llm, tmp_path, nano_cfg):
         (
             'backbone',
             dict(type='minigpt4.EfficientNetLite', arch='lite0'),
-            'EfficientNetLite, which no other project .* EVAViT can be',
+            'EfficientNetLite with the neck .*QFormer, for which no class',
         ),
         (
             'backbone',
             dict(type='mmpretrain.ResNet', depth=18, checkpoint='r.pth'),
-            'mmpretrain.ResNet, which no other project',
+            'backbone mmpretrain.ResNet .* expected EVAViT with QFormer or',
         ),
         ('head', dict(num_layers=3), 'has several layers'),
         ('decoder', dict(lora=dict(r=4)), 'has LoRA'),

@@ -7,6 +7,7 @@ fingerprint, the template, the LLM's small files) is written to further files,
 so that the import restores every bit.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,6 @@ from ..llm.fingerprint import (
 )
 from ..llm.load import check_arch, load_config
 from ..llm.locate import checked_llm_folder, locate_llm
-from ..models import PatchMerge
 from ..models.data_preprocessor import MEAN, STD, ImageNormalizer
 from ..prompts import Template, get_template
 from ..registry import MODELS
@@ -135,8 +135,8 @@ def export_huggingface(
             load_config(folder),
             cfg.model.decoder.get('arch') or {},
         )
+        format = _choose_format(cfg.model)
         model = build_empty(cfg, folder, text_config)
-        format = _choose_format(model)
         format.refuse(model)
     trained = open_checkpoint(config, checkpoint)
     matches = match_names(trained, {FINGERPRINT}, checkpoint or config)
@@ -209,25 +209,34 @@ def export_huggingface(
     return report
 
 
-def _choose_format(model: EmptyModel) -> FolderFormat:
+def _choose_format(model: Mapping[str, Any]) -> FolderFormat:
     """Return the format for the parts of a model.
+
+    Args:
+        model: Its config.
 
     Raises:
         ValueError: There is none.
     """
+    found = tuple(_class_name(model[part]) for part in ('backbone', 'neck'))
     expected = []
     for format in _FORMATS:
-        backbone, neck = format.parts
-        if isinstance(model.backbone, backbone) and type(model.neck) is neck:
+        names = tuple(kind.__name__ for kind in format.parts)
+        if names == tuple(name.rpartition('.')[2] for name in found):
             return format
-        expected.append(f'{backbone.__name__} with {neck.__name__}')
-    hint = ' (it has no Q-Former)' if type(model.neck) is PatchMerge else ''
+        expected.append(' with '.join(names))
+    hint = ' (it has no Q-Former)' if 'PatchMerge' in found[1] else ''
     raise ValueError(
-        f'the model has a {type(model.backbone).__name__} with '
-        f'{type(model.neck).__name__}{hint}, for which no class of '
-        f'transformers has a place; expected {" or ".join(expected)}: serve '
-        'this model with minigpt4 itself.'
+        f'the model has the backbone {found[0]} with the neck {found[1]}'
+        f'{hint}, for which no class of transformers has a place; expected '
+        f'{" or ".join(expected)}: serve this model with minigpt4 itself.'
     )
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """Return the class that a config names."""
+    kind = config['type']
+    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _stop_ids(
