@@ -33,6 +33,7 @@ NANO = 'minigpt-4_nano_caption'
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
 # more threads than free cores slow down small models
 ONE_THREAD = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE')
+PIXELS = dict(type='minigpt4.ImageNormalizer', mean=(0.5,) * 3, std=(0.5,) * 3)
 PROMPTS = (
     'Describe this image in detail.',
     'How many shapes are there?',
@@ -381,6 +382,26 @@ def test_checkpoint_of_another_llm_is_refused(
             llm=other_llm_dir,
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(prompt_template='llama2'), 'trained with prompt_template=.vicu'),
+        (dict(data_preprocessor=PIXELS), 'images of another normalisation'),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused(
+    nano_cfg, nano_model, tmp_path, changes, message
+):
+    torch.save(nano_model.state_dict(), tmp_path / 'trained.pth')
+    export_huggingface(nano_cfg, tmp_path / 'trained.pth', tmp_path / 'hf')
+    nano_cfg.model.update(changes)
+    with pytest.raises(ValueError, match=message):
+        export_huggingface(
+            nano_cfg, tmp_path / 'trained.pth', tmp_path / 'out'
+        )
+    assert not (tmp_path / 'out').exists()
 
 
 def test_existing_folder_is_not_changed(tmp_path):

@@ -13,10 +13,16 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..llm.fingerprint import compare_fingerprints, folder_fingerprint
 from ..llm.load import load_tokenizer
 from ..models import EfficientNetLite, EVAViT, LLMDecoder, QFormer
+from ..models.data_preprocessor import ImageNormalizer
 from ..models.projector import build_head
 from ..models.vision import build_backbone, build_neck
+from ..models.vision_fingerprint import (
+    compare_vision_fingerprints,
+    compute_vision_fingerprint,
+)
 from ..weights.hf_folder_files import read_json
 from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
@@ -140,6 +146,47 @@ def open_checkpoint(config: Any, checkpoint: Any) -> Tensors:
                 '(--checkpoint).'
             )
     return open_tensors(checkpoint)
+
+
+def check_fingerprint(
+    known: dict[str, Any],
+    cfg: Mapping[str, Any],
+    model: EmptyModel,
+    normalizer: ImageNormalizer,
+    folder: Path,
+    template: str,
+    source: object,
+) -> None:
+    """Refuse a checkpoint of another LLM, vision part or template.
+
+    Args:
+        known: The fingerprint in the checkpoint.
+        cfg: Config of the model.
+        model: Its modules.
+        normalizer: Its image normaliser.
+        folder: The LLM's folder.
+        template: Name of its prompt template.
+        source: The checkpoint, for errors.
+
+    Raises:
+        ValueError: One of them differs.
+    """
+    if cfg.get('check_llm', True):
+        compare_fingerprints(folder_fingerprint(folder), known, str(folder))
+    vision = compute_vision_fingerprint(
+        model.backbone, model.neck, normalizer, weights=False
+    )
+    if cfg.get('check_vision', True) and vision and known.get('vision'):
+        compare_vision_fingerprints(vision, known['vision'], source)
+    trained = known.get('template')
+    # bare is that of stage 1
+    differs = len({trained, template} - {None, 'bare'}) > 1
+    if cfg.get('check_template', True) and differs:
+        raise ValueError(
+            f'{source} was trained with prompt_template={trained!r}, but the '
+            f'config has {template!r}; set prompt_template={trained!r}, or '
+            'model.check_template=False to export it anyway.'
+        )
 
 
 def open_parts(

@@ -17,9 +17,7 @@ from mmengine.config import Config
 from .. import compat
 from ..llm.fingerprint import (
     FINGERPRINT,
-    compare_fingerprints,
     decode_fingerprint,
-    folder_fingerprint,
 )
 from ..llm.load import check_arch, load_config
 from ..llm.locate import checked_llm_folder, locate_llm
@@ -42,6 +40,7 @@ from .export_sources import (
     Parts,
     Tensors,
     build_empty,
+    check_fingerprint,
     open_checkpoint,
     open_parts,
     refuse_decoder,
@@ -141,11 +140,19 @@ def export_huggingface(
     trained = open_checkpoint(config, checkpoint)
     matches = match_names(trained, {FINGERPRINT}, checkpoint or config)
     fingerprint = trained.get(matches.get(FINGERPRINT, FINGERPRINT))
-    if fingerprint is not None and cfg.model.get('check_llm', True):
-        compare_fingerprints(
-            folder_fingerprint(folder),
+    template = get_template(
+        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
+    )
+    mean, std = _normalization(cfg, model)
+    if fingerprint is not None:
+        check_fingerprint(
             decode_fingerprint(fingerprint.read()),
-            str(folder),
+            cfg.model,
+            model,
+            ImageNormalizer(mean, std),
+            folder,
+            template.name,
+            checkpoint or config,
         )
     report = KeyReport('huggingface')
     parts = open_parts(
@@ -171,9 +178,6 @@ def export_huggingface(
     }
     report.matched = list(tensors)
 
-    template = get_template(
-        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
-    )
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         image_token_id = write_processor(
@@ -187,7 +191,8 @@ def export_huggingface(
             ),
             ImageSettings(
                 model.backbone.img_size,
-                *_normalization(cfg, model),
+                mean,
+                std,
                 model.neck.num_tokens,
                 names,
             ),
