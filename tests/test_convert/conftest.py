@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from tests.chat_families import family_tokenizer
 from tests.conftest import save_llm
@@ -13,6 +14,7 @@ from tests.conftest import save_llm
 from minigpt4.captioning.inferencer import get_model
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.model_shapes import load_config
+from minigpt4.models import EfficientNetLite
 
 NANO = 'minigpt-4_nano_caption'
 
@@ -89,3 +91,66 @@ def chat_llm(tmp_path_factory):
         return folders[family]
 
     return make
+
+
+# greedy answers of random LLMs are long; these many tokens are compared
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope='session')
+def lite_file(tmp_path_factory):
+    """A file with the weights of a random lite0."""
+    torch.manual_seed(0)
+    backbone = EfficientNetLite(arch='lite0', img_size=64, dtype='float32')
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 1, 3)
+            torch.nn.init.normal_(module.bias, std=0.5)
+    file = tmp_path_factory.mktemp('backbone') / 'lite0.pth'
+    torch.save(backbone.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def small_cfg(lite_file, tiny_llm_dir):
+    """A small model of four image tokens: a map of 4 x 4, pooled."""
+    return Config(
+        dict(
+            model=dict(
+                type='minigpt4.MiniGPT4',
+                backbone=dict(
+                    type='minigpt4.EfficientNetLite',
+                    arch='lite0',
+                    img_size=128,
+                    checkpoint=str(lite_file),
+                ),
+                neck=dict(type='minigpt4.PatchTokens', grid=2),
+                head=dict(type='minigpt4.LinearProjector'),
+                decoder=dict(
+                    type='minigpt4.LLMDecoder',
+                    name_or_path=str(tiny_llm_dir),
+                    dtype='float32',
+                ),
+                prompt_template='vicuna_v0',
+                generation=dict(max_new_tokens=NEW_TOKENS),
+            )
+        )
+    )
+
+
+@pytest.fixture(scope='session')
+def save_head():
+    """Function that saves a projection whose images change the answers."""
+
+    def save(path, width, layers=1):
+        torch.manual_seed(1)
+        state = {}
+        for i in range(layers):
+            name = f'head.layers.{2 * i}.'
+            columns = width if i else 1280
+            state[f'{name}weight'] = torch.randn(width, columns) / columns**0.5
+            state[f'{name}bias'] = torch.randn(width) / 10
+        torch.save(state, path)
+        return state
+
+    return save

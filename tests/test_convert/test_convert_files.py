@@ -347,3 +347,9 @@ def test_stopped_conversion_keeps_the_existing_output(
 def test_unknown_model_suggests_the_nearest_name():
     with pytest.raises(ValueError, match='did you mean minigpt-4_nano_cap'):
         load_config('minigpt-4_nano_captoin')
+
+
+def test_a_model_of_another_backbone_is_refused(config):
+    config.model.backbone = dict(type='minigpt4.EfficientNetLite')
+    with pytest.raises(ValueError, match='EfficientNetLite, which no other'):
+        expected_shapes(config)

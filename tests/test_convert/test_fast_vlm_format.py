@@ -1,17 +1,20 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """FastVLM of transformers gives the answers of a small model."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from tests.conftest import SMALL_BACKBONE, SMALL_LLM
 from tests.test_convert.conftest import CHAT_LLMS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from minigpt4.captioning.inferencer import get_model, make_sample
+from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
-from minigpt4.models import EfficientNetLite
+from minigpt4.convert.huggingface_import import import_huggingface
+from minigpt4.models import LinearProjector
 from minigpt4.weights.read import open_tensors
 
 transformers = pytest.importorskip('transformers')
@@ -20,62 +23,6 @@ if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
 
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
 QUESTION = 'what is this'
-# greedy answers of random LLMs are long; these many tokens are compared
-NEW_TOKENS = 12
-
-
-@pytest.fixture(scope='module')
-def backbone_file(tmp_path_factory):
-    """A file with the weights of a random lite0."""
-    torch.manual_seed(0)
-    backbone = EfficientNetLite(arch='lite0', img_size=64, dtype='float32')
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 1, 3)
-            torch.nn.init.normal_(module.bias, std=0.5)
-    file = tmp_path_factory.mktemp('backbone') / 'lite0.pth'
-    torch.save(backbone.state_dict(), file)
-    return file
-
-
-@pytest.fixture
-def small_cfg(backbone_file, tiny_llm_dir):
-    """A small model of four image tokens: a map of 4 x 4, pooled."""
-    return Config(
-        dict(
-            model=dict(
-                type='minigpt4.MiniGPT4',
-                backbone=dict(
-                    type='minigpt4.EfficientNetLite',
-                    arch='lite0',
-                    img_size=128,
-                    checkpoint=str(backbone_file),
-                ),
-                neck=dict(type='minigpt4.PatchTokens', grid=2),
-                head=dict(type='minigpt4.LinearProjector'),
-                decoder=dict(
-                    type='minigpt4.LLMDecoder',
-                    name_or_path=str(tiny_llm_dir),
-                    dtype='float32',
-                ),
-                prompt_template='vicuna_v0',
-                generation=dict(max_new_tokens=NEW_TOKENS),
-            )
-        )
-    )
-
-
-def make_head(path, width, layers=1):
-    """Save a projection large enough that images change the answers."""
-    torch.manual_seed(1)
-    state = {}
-    for i in range(layers):
-        name = f'head.layers.{2 * i}.'
-        columns = width if i else 1280
-        state[f'{name}weight'] = torch.randn(width, columns) / columns**0.5
-        state[f'{name}bias'] = torch.randn(width) / 10
-    torch.save(state, path)
-    return state
 
 
 def ask_both(cfg, head, folder):
@@ -114,10 +61,10 @@ def ask_both(cfg, head, folder):
 
 
 @pytest.mark.parametrize('family', sorted(CHAT_LLMS))
-def test_answers_equal_ours(small_cfg, chat_llm, family, tmp_path):
+def test_answers_equal_ours(small_cfg, chat_llm, family, save_head, tmp_path):
     small_cfg.model.prompt_template = 'chat'
     small_cfg.model.decoder.name_or_path = str(chat_llm(family))
-    head = make_head(tmp_path / 'head.pth', 32)
+    head = save_head(tmp_path / 'head.pth', 32)
     export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
     (ids, logits), (expected, expected_logits) = ask_both(
         small_cfg, head, tmp_path / 'hf'
@@ -127,16 +74,74 @@ def test_answers_equal_ours(small_cfg, chat_llm, family, tmp_path):
     torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=1e-4)
 
 
-def test_head_of_two_layers(small_cfg, tmp_path):
+def test_pipeline(small_cfg, chat_llm, save_head, tmp_path):
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(chat_llm('smollm2'))
+    head = save_head(tmp_path / 'head.pth', 32)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    pipeline = transformers.pipeline(
+        'image-text-to-text',
+        model=str(tmp_path / 'hf'),
+        dtype=torch.float32,
+        device='cpu',
+    )
+    message = dict(
+        role='user',
+        content=[
+            dict(type='image', path=str(SCENE)),
+            dict(type='text', text=QUESTION),
+        ],
+    )
+    (answer,) = pipeline(text=[message], return_full_text=False)
+    (ids, _), _ = ask_both(small_cfg, head, tmp_path / 'hf')
+    decoded = pipeline.tokenizer.decode(ids, skip_special_tokens=True)
+    assert answer['generated_text'].strip() == decoded.strip() != ''
+
+
+def test_head_of_two_layers(small_cfg, save_head, tmp_path):
     small_cfg.model.head.num_layers = 2
-    head = make_head(tmp_path / 'head.pth', 32, layers=2)
+    head = save_head(tmp_path / 'head.pth', 32, layers=2)
     export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
     (ids, _), (expected, _) = ask_both(small_cfg, head, tmp_path / 'hf')
     assert ids == expected
 
 
-def test_dtype(small_cfg, tmp_path):
-    make_head(tmp_path / 'head.pth', 32)
+@pytest.mark.parametrize('family', ['smollm2', 'llama_3'])  # tied or not
+def test_learned_prefix(small_cfg, chat_llm, save_head, tmp_path, family):
+    """It becomes special tokens that the LLM does not generate."""
+    if 'num_prefix_tokens' not in signature(LinearProjector).parameters:
+        pytest.skip('this LinearProjector has no learned prefix')
+    llm = chat_llm(family)
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(llm)
+    small_cfg.model.head.num_prefix_tokens = 3
+    head = save_head(tmp_path / 'head.pth', 32)
+    # so large that its tokens have the highest scores of tied embeddings
+    head['head.prefix'] = torch.randn(3, 32) / 20
+    torch.save(head, tmp_path / 'head.pth')
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, logits), (expected, expected_logits) = ask_both(
+        small_cfg, head, tmp_path / 'hf'
+    )
+    assert len(expected) > 4
+    assert ids == expected
+    assert len(logits) == len(expected_logits) + 3
+    torch.testing.assert_close(
+        logits[:-3], expected_logits, atol=1e-4, rtol=1e-4
+    )
+
+    import_huggingface(tmp_path / 'hf', tmp_path / 'back')
+    found = open_tensors(tmp_path / 'back' / 'minigpt4.pth')
+    for name, tensor in head.items():
+        assert torch.equal(found[name].read(), tensor), name
+    back = open_tensors(tmp_path / 'back' / LLM_FOLDER)
+    for name, tensor in open_tensors(llm).items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name].read(), tensor.read()), name
+
+
+def test_dtype(small_cfg, save_head, tmp_path):
+    save_head(tmp_path / 'head.pth', 32)
     export_huggingface(
         small_cfg, tmp_path / 'head.pth', tmp_path / 'hf', dtype='bfloat16'
     )
@@ -183,3 +188,22 @@ def test_llm_with_a_bias_in_its_output_layer_is_refused(
     with pytest.raises(ValueError, match='output layer of the LLM has a'):
         export_huggingface(small_cfg, 'none.pth', tmp_path / 'out')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_real_parts(small_cfg, small_cache, save_head, tmp_path):
+    """SmolLM2-135M and EfficientNet-Lite2, with a random projection."""
+    small_cfg.model.backbone = dict(
+        type='minigpt4.EfficientNetLite', checkpoint=SMALL_BACKBONE
+    )
+    small_cfg.model.neck.grid = 4
+    small_cfg.model.decoder.name_or_path = SMALL_LLM
+    small_cfg.model.prompt_template = 'chat'
+    head = save_head(tmp_path / 'head.pth', 576)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, logits), (expected, expected_logits) = ask_both(
+        small_cfg, head, tmp_path / 'hf'
+    )
+    assert len(expected) > 4
+    assert ids == expected
+    torch.testing.assert_close(logits, expected_logits, atol=1e-3, rtol=1e-3)

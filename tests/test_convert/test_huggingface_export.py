@@ -20,11 +20,12 @@ from transformers import (
 )
 
 from minigpt4.captioning.inferencer import get_model, make_sample
-from minigpt4.convert.blip2_format import LLM_FOLDER
+from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.llm.fingerprint import decode_fingerprint
 from minigpt4.prompts import Turn
+from minigpt4.weights.position_embeddings import resize_positions
 from minigpt4.weights.read import LazyTensor, open_tensors
 from minigpt4.weights.shipped import FOLDER as SHIPPED
 
@@ -32,6 +33,7 @@ NANO = 'minigpt-4_nano_caption'
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
 # more threads than free cores slow down small models
 ONE_THREAD = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE')
+PIXELS = dict(type='minigpt4.ImageNormalizer', mean=(0.5,) * 3, std=(0.5,) * 3)
 PROMPTS = (
     'Describe this image in detail.',
     'How many shapes are there?',
@@ -81,6 +83,24 @@ def test_dtype(nano_folder, tmp_path):
         assert tensor.dtype == expected, name
     config = json.loads((tmp_path / 'bf16' / 'config.json').read_text())
     assert config['torch_dtype'] == 'bfloat16'
+
+
+def test_positions_of_another_image_size(nano_cfg, nano_folder, tmp_path):
+    """The file is of 64 x 64 pixels, the model of 80 x 80."""
+    nano_cfg.model.backbone.img_size = 80
+    checkpoint = SHIPPED / 'minigpt4_nano.pth'
+    export_huggingface(nano_cfg, checkpoint, tmp_path / 'out')
+    name = 'vision_model.embeddings.position_embedding'
+    before, found = (
+        open_tensors(folder)[name].read()
+        for folder in (nano_folder, tmp_path / 'out')
+    )
+    assert found.shape == (1, 101, 128)
+    torch.testing.assert_close(found, resize_positions(before, (10, 10), 1))
+    _, report = Blip2ForConditionalGeneration.from_pretrained(
+        tmp_path / 'out', output_loading_info=True
+    )
+    assert not any(report.values()), report
 
 
 def test_checkpoint_without_fingerprint(tmp_path):
@@ -281,6 +301,16 @@ def test_chat_llms(family, chat_llm, tmp_path, nano_cfg):
     ('component', 'settings', 'message'),
     [
         ('neck', dict(type='minigpt4.PatchMerge'), 'has no Q-Former'),
+        (
+            'backbone',
+            dict(type='minigpt4.EfficientNetLite', arch='lite0'),
+            'EfficientNetLite with the neck .*QFormer, for which no class',
+        ),
+        (
+            'backbone',
+            dict(type='mmpretrain.ResNet', depth=18, checkpoint='r.pth'),
+            'backbone mmpretrain.ResNet .* expected EVAViT with QFormer or',
+        ),
         ('head', dict(num_layers=3), 'has several layers'),
         ('decoder', dict(lora=dict(r=4)), 'has LoRA'),
         ('decoder', dict(quantization=dict(load_in_8bit=True)), 'quantis'),
@@ -291,7 +321,9 @@ def test_chat_llms(family, chat_llm, tmp_path, nano_cfg):
 def test_unsupported_models_are_refused(
     nano_cfg, component, settings, message, tmp_path
 ):
-    if 'type' in settings:
+    if component == 'backbone' and 'type' in settings:
+        nano_cfg.model[component] = settings
+    elif 'type' in settings:
         settings = dict(settings, in_channels=128, num_patches=64)
         nano_cfg.model[component] = settings
     else:
@@ -350,6 +382,26 @@ def test_checkpoint_of_another_llm_is_refused(
             llm=other_llm_dir,
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(prompt_template='llama2'), 'trained with prompt_template=.vicu'),
+        (dict(data_preprocessor=PIXELS), 'images of another normalisation'),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused(
+    nano_cfg, nano_model, tmp_path, changes, message
+):
+    torch.save(nano_model.state_dict(), tmp_path / 'trained.pth')
+    export_huggingface(nano_cfg, tmp_path / 'trained.pth', tmp_path / 'hf')
+    nano_cfg.model.update(changes)
+    with pytest.raises(ValueError, match=message):
+        export_huggingface(
+            nano_cfg, tmp_path / 'trained.pth', tmp_path / 'out'
+        )
+    assert not (tmp_path / 'out').exists()
 
 
 def test_existing_folder_is_not_changed(tmp_path):

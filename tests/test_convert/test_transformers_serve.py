@@ -2,6 +2,7 @@
 """``transformers serve`` answers from an exported folder as we do."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.captioning.inferencer import make_sample
+from minigpt4.captioning.inferencer import get_model, make_sample
+from minigpt4.convert.huggingface_export import export_huggingface
 
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
 # more threads than free cores slow down small models
@@ -29,21 +31,20 @@ PROMPTS = (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope='module')
-def server(nano_folder, tmp_path_factory):
-    """The address of ``transformers serve`` with the nano model."""
+@contextlib.contextmanager
+def serve(folder, log):
+    """Run ``transformers serve`` with a folder; yields its address."""
     for library in ('fastapi', 'uvicorn', 'openai', 'requests'):
         pytest.importorskip(library)
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp('serve') / 'log.txt'
     with open(log, 'w') as out:
         process = subprocess.Popen(
             [
                 *(sys.executable, '-c'),
                 'from transformers.cli.transformers import main; main()',
-                *('serve', str(nano_folder), '--host', '127.0.0.1'),
+                *('serve', str(folder), '--host', '127.0.0.1'),
                 *('--port', str(port), '--device', 'cpu'),
                 *('--dtype', 'float32'),
             ],
@@ -71,6 +72,13 @@ def server(nano_folder, tmp_path_factory):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.fixture(scope='module')
+def server(nano_folder, tmp_path_factory):
+    """The address of ``transformers serve`` with the nano model."""
+    with serve(nano_folder, tmp_path_factory.mktemp('serve') / 'log') as at:
+        yield at
 
 
 def post(server, model, text, *, image=True, **settings):
@@ -127,3 +135,29 @@ def test_unsupported_requests_fail(server, nano_folder, settings):
     """docs/serving.md says so; if this fails, change it there."""
     with pytest.raises(urllib.error.HTTPError, match='500'):
         post(server, nano_folder, PROMPTS[1], **settings)
+
+
+def test_small_model(small_cfg, chat_llm, save_head, tmp_path):
+    """FastVLM with the chat template of its tokenizer."""
+    transformers = pytest.importorskip('transformers')
+    if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
+        pytest.skip('this transformers has no FastVLM')
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(chat_llm('smollm2'))
+    head = save_head(tmp_path / 'head.pth', 32)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    ours = get_model(small_cfg, pretrained=False, device='cpu')
+    ours.load_state_dict(head)
+    size = ours.backbone.img_size
+    (expected,) = ours.generate([make_sample([SCENE], PROMPTS[0], size)])
+    assert len(expected.text) > 8
+    with serve(tmp_path / 'hf', tmp_path / 'log') as address:
+        count = len(expected.token_ids)
+        answer = post(address, tmp_path / 'hf', PROMPTS[0], max_tokens=count)
+        (choice,) = json.loads(answer)['choices']
+        assert choice['message']['content'].strip() == expected.text.strip()
+        # without an image, which Blip2ForConditionalGeneration requires
+        answer = post(
+            address, tmp_path / 'hf', PROMPTS[0], image=False, max_tokens=4
+        )
+        assert json.loads(answer)['choices'][0]['message']['content']

@@ -3,12 +3,14 @@
 
 import copy
 import io
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from mmengine.config import ConfigDict
 from PIL import Image
 from rich.progress import Progress
@@ -25,6 +27,7 @@ from minigpt4.engine.cache_features import (
     use_features,
 )
 from minigpt4.engine.config import build_runner
+from minigpt4.models import EfficientNetLite
 from minigpt4.registry import MODELS
 from minigpt4.utils.signals import StopSignal
 from minigpt4.weights.read import LazyTensor
@@ -96,6 +99,109 @@ def test_losses_and_weights_are_equal(make, tmp_path, scalars, kind, workers):
     frozen = sum(p.numel() for p in model.neck.parameters())
     assert frozen == 0
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def make_other(make, tmp_path):
+    """A config of an EfficientNet-Lite or a CLIP, with pooled patches."""
+
+    def make_other(kind):
+        cfg = make('sampler', max_iters=2)
+        cfg.model.neck = dict(
+            type='minigpt4.PatchTokens', grid=1, keep_global=True
+        )
+        folder = tmp_path / kind
+        if kind == 'clip' and not folder.exists():
+            torch.manual_seed(0)
+            transformers.CLIPVisionModel(
+                transformers.CLIPVisionConfig(
+                    hidden_size=16,
+                    intermediate_size=24,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    image_size=28,
+                    patch_size=14,
+                )
+            ).save_pretrained(folder)
+            change_json(
+                folder / 'preprocessor_config.json',
+                image_mean=[0.5] * 3,
+                image_std=[0.5] * 3,
+            )
+        path = tmp_path / 'lite0.pth'
+        if kind == 'lite' and not path.exists():
+            torch.manual_seed(0)
+            backbone = EfficientNetLite('lite0', 28)
+            torch.save(backbone.state_dict(), path)
+        cfg.model.backbone = (
+            dict(type='minigpt4.HFVisionBackbone', name_or_path=str(folder))
+            if kind == 'clip'
+            else dict(
+                type='minigpt4.EfficientNetLite',
+                arch='lite0',
+                img_size=28,
+                checkpoint=str(path),
+            )
+        )
+        return cfg
+
+    return make_other
+
+
+def change_json(path, **settings):
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **settings}))
+
+
+@pytest.mark.parametrize('kind', ['lite', 'clip'])
+def test_other_backbones_are_cached(make_other, tmp_path, scalars, kind):
+    folder = tmp_path / 'cache'
+    counts = cache_features(make_other(kind), folder, dtype='float32')
+    assert counts['added'] == 5
+    losses = []
+    for cached in (False, True):
+        cfg = make_other(kind)
+        if cached:
+            use_features(cfg, str(folder))
+        runner = build_runner(cfg)
+        runner.train()
+        losses.append([scalars(cfg)[i]['loss'] for i in (1, 2)])
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    # a checkpoint of the cached run is one of the whole model
+    MODELS.build(make_other(kind).model).load_state_dict(
+        runner.model.state_dict()
+    )
+    other = make_other(kind)
+    other.model.neck.grid = None
+    with pytest.raises(ValueError, match='another neck .PatchTokens, '):
+        MODELS.build(other.model).load_state_dict(runner.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda c, f: c.model.neck.update(keep_global=False), 'neck .*true'),
+        (
+            lambda c, f: change_json(
+                f / 'preprocessor_config.json', image_std=[0.25] * 3
+            ),
+            r'backbone normalisation .*0.5\]\] instead of .*0.25',
+        ),
+        (
+            lambda c, f: change_json(f / 'config.json', num_attention_heads=4),
+            'backbone config .*instead of',
+        ),
+        (lambda c, f: c.model.backbone.update(layer=-2), 'backbone .*layer'),
+    ],
+)
+def test_a_cache_of_another_folder_is_refused(
+    make_other, tmp_path, change, message
+):
+    cfg = make_other('clip')
+    cache_features(cfg, tmp_path / 'cache')
+    change(cfg, tmp_path / 'clip')
+    with pytest.raises(ValueError, match=message):
+        use_features(cfg, str(tmp_path / 'cache'))
 
 
 def test_half_precision_is_close_to_single_precision(make, tmp_path):

@@ -11,9 +11,6 @@ from ..weights.layouts import to_layout
 from .export_sources import EmptyModel, Parts, Tensors
 from .model_shapes import module_shapes
 
-LLM_FOLDER = 'llm'  # in both folders: the LLM's small files
-# in the Hugging Face folder: what its classes cannot store
-EXTRA_FILE = 'minigpt4.json'
 LLM_PREFIX = 'language_model.'
 HEAD_NAMES = {f'head.layers.0.{x}' for x in ('weight', 'bias')}
 # Settings for which our architecture has only one value. The eps is that of
@@ -26,9 +23,9 @@ class Blip2Format:
     """``Blip2ForConditionalGeneration``: EVA-ViT, Q-Former, any causal LM."""
 
     class_name = 'Blip2ForConditionalGeneration'
-    parts = (EVAViT, QFormer)
+    parts: tuple[type, ...] = (EVAViT, QFormer)
     # transformers keeps them in fp32
-    fp32_prefixes = ('qformer.', 'query_tokens')
+    fp32_prefixes: tuple[str, ...] = ('qformer.', 'query_tokens')
 
     def refuse(self, model: EmptyModel) -> None:
         """Refuse a model that the class cannot represent.
@@ -36,7 +33,8 @@ class Blip2Format:
         Raises:
             ValueError: Its head has several layers.
         """
-        if set(module_shapes(model.head, 'head.')) != HEAD_NAMES:
+        names = set(module_shapes(model.head, 'head.'))
+        if names - {'head.prefix'} != HEAD_NAMES:
             raise ValueError(
                 f'the head has several layers, but {self.class_name} has '
                 'room for one; serve this model with minigpt4 itself.'
@@ -44,10 +42,11 @@ class Blip2Format:
 
     def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
         """Rename all tensors as the class has them."""
+        head = {n: t for n, t in parts.head.items() if n in HEAD_NAMES}
         return {
             **to_layout('backbone', 'huggingface', parts.backbone),
             **to_layout('neck', 'huggingface', parts.neck),
-            **to_layout('head', 'huggingface', parts.head),
+            **to_layout('head', 'huggingface', head),
             **{LLM_PREFIX + name: t for name, t in parts.llm.items()},
         }
 

@@ -70,7 +70,7 @@ def pooling_windows(side: int, grid: int) -> list[int] | None:
         they do not give the same means.
     """
     windows = []
-    means = torch.eye(side)
+    means = torch.diag(torch.ones(side))
     expected = F.adaptive_avg_pool1d(means, grid)
     while means.shape[1] > grid:
         windows.append(3 if means.shape[1] % 2 else 2)
@@ -231,6 +231,24 @@ def efficientnet_tensors(
     return found
 
 
+def without_pooling(backbone: EfficientNetLite, tensors: Tensors) -> Tensors:
+    """Return exported tensors as if nothing had been pooled.
+
+    Args:
+        backbone: The vision encoder.
+        tensors: Tensors by the names of ``EfficientNetModel``.
+    """
+    blocks: Any = backbone.blocks
+    prefix = f'encoder.blocks.{len(blocks)}.expansion.expand_'
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            found['encoder.top_' + name.removeprefix(prefix)] = cut_rows(
+                tensor, backbone.out_channels
+            )
+    return found
+
+
 class _Constants:
     """Tensors of layers that change nothing.
 
@@ -256,9 +274,9 @@ class _Constants:
         return LazyTensor(
             (rows, columns, 1, 1),
             self.dtype,
-            lambda: torch.eye(rows, columns, dtype=self.dtype)[
-                ..., None, None
-            ],
+            lambda: torch.nn.init.dirac_(
+                torch.empty(rows, columns, 1, 1, dtype=self.dtype)
+            ),
         )
 
     def norm(self, prefix: str, channels: int) -> Tensors:
@@ -291,3 +309,14 @@ def _extend(lazy: LazyTensor, length: int, value: float) -> LazyTensor:
         return extended
 
     return LazyTensor((length, *lazy.shape[1:]), lazy.dtype, read)
+
+
+def cut_rows(lazy: LazyTensor, length: int) -> LazyTensor:
+    """Keep the start of a tensor along its first dimension."""
+    if not lazy.shape:
+        return lazy  # a counter
+    return LazyTensor(
+        (length, *lazy.shape[1:]),
+        lazy.dtype,
+        lambda: lazy.read()[:length].clone(),
+    )

@@ -13,14 +13,19 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..llm.fingerprint import compare_fingerprints, folder_fingerprint
 from ..llm.load import load_tokenizer
 from ..models import EfficientNetLite, EVAViT, LLMDecoder, QFormer
+from ..models.data_preprocessor import ImageNormalizer
 from ..models.projector import build_head
 from ..models.vision import build_backbone, build_neck
+from ..models.vision_fingerprint import (
+    compare_vision_fingerprints,
+    compute_vision_fingerprint,
+)
 from ..weights.hf_folder_files import read_json
 from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
-from ..weights.position_embeddings import resize_lazily
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.state_dicts import as_weight
 from .model_shapes import module_shapes
@@ -117,7 +122,7 @@ def build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
         decoder = LLMDecoder(str(folder), arch=dict(text_config))
         decoder.tokenizer = load_tokenizer(str(folder))
         backbone = build_backbone(cfg.model.backbone)
-        neck = build_neck(cfg.model.neck, backbone)
+        neck: Any = build_neck(cfg.model.neck, backbone)
         head = build_head(
             cfg.model.head, neck.out_channels, decoder.hidden_size
         )
@@ -141,6 +146,47 @@ def open_checkpoint(config: Any, checkpoint: Any) -> Tensors:
                 '(--checkpoint).'
             )
     return open_tensors(checkpoint)
+
+
+def check_fingerprint(
+    known: dict[str, Any],
+    cfg: Mapping[str, Any],
+    model: EmptyModel,
+    normalizer: ImageNormalizer,
+    folder: Path,
+    template: str,
+    source: object,
+) -> None:
+    """Refuse a checkpoint of another LLM, vision part or template.
+
+    Args:
+        known: The fingerprint in the checkpoint.
+        cfg: Config of the model.
+        model: Its modules.
+        normalizer: Its image normaliser.
+        folder: The LLM's folder.
+        template: Name of its prompt template.
+        source: The checkpoint, for errors.
+
+    Raises:
+        ValueError: One of them differs.
+    """
+    if cfg.get('check_llm', True):
+        compare_fingerprints(folder_fingerprint(folder), known, str(folder))
+    vision = compute_vision_fingerprint(
+        model.backbone, model.neck, normalizer, weights=False
+    )
+    if cfg.get('check_vision', True) and vision and known.get('vision'):
+        compare_vision_fingerprints(vision, known['vision'], source)
+    trained = known.get('template')
+    # bare is that of stage 1
+    differs = len({trained, template} - {None, 'bare'}) > 1
+    if cfg.get('check_template', True) and differs:
+        raise ValueError(
+            f'{source} was trained with prompt_template={trained!r}, but the '
+            f'config has {template!r}; set prompt_template={trained!r}, or '
+            'model.check_template=False to export it anyway.'
+        )
 
 
 def open_parts(
@@ -214,16 +260,12 @@ def _open_component(
             f'the config names no {component}.checkpoint, so its weights '
             'would be random; set it to the file of the weights.'
         )
-    adapt = {}
-    if isinstance(module, EVAViT):
-        adapt['pos_embed'] = lambda table: resize_lazily(
-            table, module.grid_size, module.num_prefix_tokens
-        )
     found, component_report = from_layout(
         _LAYOUT_NAMES[type(module)],
         own or open_tensors(source),
         shapes,
-        adapt=adapt,
+        # a checkpoint is of this image size, a file may be of another
+        adapt=module.weight_adapters() if isinstance(module, EVAViT) else None,
     )
     component_report.check(source, type(module).__name__)
     report.left_over |= component_report.left_over

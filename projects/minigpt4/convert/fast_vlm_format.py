@@ -21,17 +21,17 @@ from .efficientnet_format import (
 )
 from .export_sources import EmptyModel, Parts, Tensors
 
-_LLM_PREFIX = 'model.language_model.'
-_TOWER = 'model.vision_tower.'
-_PROJECTOR = 'model.multi_modal_projector.'
-_HEAD_NAME = 'lm_head.weight'
+LLM_PREFIX = 'model.language_model.'
+TOWER = 'model.vision_tower.'
+PROJECTOR = 'model.multi_modal_projector.'
+HEAD_NAME = 'lm_head.weight'
 
 
 class FastVlmFormat:
     """FastVLM: EfficientNet-Lite, pooled patches, any causal LM."""
 
     class_name = 'FastVlmForConditionalGeneration'
-    parts = (EfficientNetLite, PatchTokens)
+    parts: tuple[type, ...] = (EfficientNetLite, PatchTokens)
     fp32_prefixes: tuple[str, ...] = ()
 
     def refuse(self, model: EmptyModel) -> None:
@@ -54,12 +54,23 @@ class FastVlmFormat:
                 f'{self.class_name} has no place; serve this model with '
                 'minigpt4 itself.'
             )
-        refuse_pooling(model.backbone, model.neck)
+        neck = model.neck
+        if (
+            neck.num_constant_tokens
+            or neck.slot_scale
+            or neck.mean is not None
+        ):
+            raise ValueError(
+                'the neck has constant tokens, a slot scale or a mean, for '
+                f'which {self.class_name} has no place; serve this model '
+                'with minigpt4 itself.'
+            )
+        refuse_pooling(model.backbone, neck)
 
     def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
         """Rename all tensors as the class has them."""
         tensors = {
-            _TOWER + name: tensor
+            TOWER + name: tensor
             for name, tensor in efficientnet_tensors(
                 model.backbone, model.neck, parts.backbone
             ).items()
@@ -67,21 +78,23 @@ class FastVlmFormat:
         indices = _linears(model.head)
         for i, index in enumerate(indices, start=1):
             for name in ('weight', 'bias'):
-                tensors[f'{_PROJECTOR}linear_{i}.{name}'] = parts.head[
+                tensors[f'{PROJECTOR}linear_{i}.{name}'] = parts.head[
                     f'head.layers.{index}.{name}'
                 ]
         if len(indices) == 1:
             width = model.decoder.hidden_size
-            tensors[f'{_PROJECTOR}linear_2.weight'] = LazyTensor(
-                (width, width), torch.float32, lambda: torch.eye(width)
+            tensors[f'{PROJECTOR}linear_2.weight'] = LazyTensor(
+                (width, width),
+                torch.float32,
+                lambda: torch.diag(torch.ones(width)),
             )
-            tensors[f'{_PROJECTOR}linear_2.bias'] = LazyTensor(
+            tensors[f'{PROJECTOR}linear_2.bias'] = LazyTensor(
                 (width,), torch.float32, lambda: torch.zeros(width)
             )
         prefix = model.decoder.llm.base_model_prefix + '.'
         for name, tensor in parts.llm.items():
-            if name != _HEAD_NAME:
-                name = _LLM_PREFIX + name.removeprefix(prefix)
+            if name != HEAD_NAME:
+                name = LLM_PREFIX + name.removeprefix(prefix)
             tensors[name] = tensor
         return tensors
 

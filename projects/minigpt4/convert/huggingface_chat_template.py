@@ -127,6 +127,7 @@ def chat_template(
     image_token: str,
     prompt: str = '',
     system: str | None = None,
+    image_prefix: str = '',
 ) -> str:
     """Return a prompt template in Jinja.
 
@@ -146,6 +147,7 @@ def chat_template(
         prompt: The question of a message without text.
         system: The system message of a model with the template ``'chat'``;
             None for that of the template.
+        image_prefix: Tokens before each image token.
     """
     common = dict(
         IMAGE_TOKEN=image_token,
@@ -154,7 +156,7 @@ def chat_template(
         SEGMENT=SEGMENT,
     )
     if isinstance(template, ChatTemplate):
-        image = template.image.replace(IMAGE_HERE, image_token)
+        image = template.image.replace(IMAGE_HERE, image_prefix + image_token)
         if not (system or template.system):
             system = None
         variables = dict(
@@ -167,7 +169,9 @@ def chat_template(
     else:
         assert isinstance(template, PromptTemplate)
         # the text behind an image is a segment of its own
-        image = template.image.replace(IMAGE_HERE, image_token + SEGMENT)
+        image = template.image.replace(
+            IMAGE_HERE, image_prefix + image_token + SEGMENT
+        )
         has_end = template.end and template.system.endswith(template.end)
         variables = dict(
             BOS=tokenizer.bos_token if adds_bos(tokenizer) else '',

@@ -7,6 +7,7 @@ fingerprint, the template, the LLM's small files) is written to further files,
 so that the import restores every bit.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,19 +17,15 @@ from mmengine.config import Config
 from .. import compat
 from ..llm.fingerprint import (
     FINGERPRINT,
-    compare_fingerprints,
     decode_fingerprint,
-    folder_fingerprint,
 )
 from ..llm.load import check_arch, load_config
 from ..llm.locate import checked_llm_folder, locate_llm
-from ..models import PatchMerge
 from ..models.data_preprocessor import MEAN, STD, ImageNormalizer
 from ..prompts import Template, get_template
 from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
-    copy_small_files,
     read_json,
     refuse_outside_links,
     write_json,
@@ -36,19 +33,21 @@ from ..weights.hf_folder_files import (
 from ..weights.key_report import KeyReport
 from ..weights.state_dicts import match_names
 from ..weights.write import write_sharded
-from .blip2_format import EXTRA_FILE, LLM_FOLDER, Blip2Format
+from .blip2_format import Blip2Format
 from .convert_files import real_output
 from .export_sources import (
     EmptyModel,
     Parts,
     Tensors,
     build_empty,
+    check_fingerprint,
     open_checkpoint,
     open_parts,
     refuse_decoder,
     report_names,
 )
 from .fast_vlm_format import FastVlmFormat
+from .folder_extras import write_extras
 from .huggingface_processor import (
     ImageSettings,
     PromptSettings,
@@ -56,6 +55,11 @@ from .huggingface_processor import (
 )
 from .model_shapes import explain_build_errors
 from .model_shapes import load_config as load_model_config
+from .prefix_tokens import (
+    prefix_embeddings,
+    prefix_token_names,
+    with_prefix_rows,
+)
 
 
 class FolderFormat(Protocol):
@@ -68,7 +72,7 @@ class FolderFormat(Protocol):
     """
 
     class_name: str
-    parts: tuple[type, type]
+    parts: tuple[type, ...]
     fp32_prefixes: tuple[str, ...]
 
     def refuse(self, model: EmptyModel) -> None:
@@ -130,22 +134,41 @@ def export_huggingface(
             load_config(folder),
             cfg.model.decoder.get('arch') or {},
         )
+        format = _choose_format(cfg.model)
         model = build_empty(cfg, folder, text_config)
-        format = _choose_format(model)
         format.refuse(model)
     trained = open_checkpoint(config, checkpoint)
     matches = match_names(trained, {FINGERPRINT}, checkpoint or config)
     fingerprint = trained.get(matches.get(FINGERPRINT, FINGERPRINT))
-    if fingerprint is not None and cfg.model.get('check_llm', True):
-        compare_fingerprints(
-            folder_fingerprint(folder),
+    template = get_template(
+        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
+    )
+    mean, std = _normalization(cfg, model)
+    if fingerprint is not None:
+        check_fingerprint(
             decode_fingerprint(fingerprint.read()),
-            str(folder),
+            cfg.model,
+            model,
+            ImageNormalizer(mean, std),
+            folder,
+            template.name,
+            checkpoint or config,
         )
     report = KeyReport('huggingface')
     parts = open_parts(
         cfg, model, trained, checkpoint or config, folder, report
     )
+    prefix = prefix_embeddings(model, parts.head)
+    names = [] if prefix is None else prefix_token_names(len(prefix))
+    if prefix is not None:
+        first = len(model.decoder.tokenizer)
+        llm_tensors, rows = with_prefix_rows(
+            model, parts.llm, prefix, range(first, first + len(prefix))
+        )
+        parts = parts._replace(llm=llm_tensors)
+        exported_llm_config = {**text_config, 'vocab_size': rows}
+    else:
+        exported_llm_config = text_config
     torch_type = None if dtype is None else getattr(torch, dtype)
     tensors = {
         name: t
@@ -155,9 +178,6 @@ def export_huggingface(
     }
     report.matched = list(tensors)
 
-    template = get_template(
-        cfg.model.get('prompt_template', 'vicuna_v0'), model.decoder.tokenizer
-    )
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         image_token_id = write_processor(
@@ -171,51 +191,57 @@ def export_huggingface(
             ),
             ImageSettings(
                 model.backbone.img_size,
-                *_normalization(cfg, model),
+                mean,
+                std,
                 model.neck.num_tokens,
+                names,
             ),
             {'max_new_tokens': 300, **cfg.model.get('generation', {})},
         )
-        settings = format.config(model, text_config, image_token_id)
+        settings = format.config(model, exported_llm_config, image_token_id)
         llm_dtype = text_config.get('dtype') or text_config.get('torch_dtype')
         settings['torch_dtype'] = dtype or llm_dtype or 'float32'
         write_json(temporary / 'config.json', settings)
         _check_names(format.class_name, temporary, tensors)
-        copy_small_files(folder, temporary / LLM_FOLDER)
-        write_json(
-            temporary / EXTRA_FILE,
-            dict(
-                prompt_template=template.name,
-                **{
-                    FINGERPRINT: None
-                    if fingerprint is None
-                    else bytes(fingerprint.read().tolist()).decode()
-                },
-            ),
+        write_extras(
+            temporary,
+            folder,
+            template.name,
+            None if fingerprint is None else fingerprint.read(),
+            {} if prefix is None else parts.head,
         )
         write_sharded(temporary, tensors, progress='writing')
     return report
 
 
-def _choose_format(model: EmptyModel) -> FolderFormat:
+def _choose_format(model: Mapping[str, Any]) -> FolderFormat:
     """Return the format for the parts of a model.
+
+    Args:
+        model: Its config.
 
     Raises:
         ValueError: There is none.
     """
+    found = tuple(_class_name(model[part]) for part in ('backbone', 'neck'))
     expected = []
     for format in _FORMATS:
-        backbone, neck = format.parts
-        if isinstance(model.backbone, backbone) and type(model.neck) is neck:
+        names = tuple(kind.__name__ for kind in format.parts)
+        if names == tuple(name.rpartition('.')[2] for name in found):
             return format
-        expected.append(f'{backbone.__name__} with {neck.__name__}')
-    hint = ' (it has no Q-Former)' if type(model.neck) is PatchMerge else ''
+        expected.append(' with '.join(names))
+    hint = ' (it has no Q-Former)' if 'PatchMerge' in found[1] else ''
     raise ValueError(
-        f'the model has a {type(model.backbone).__name__} with '
-        f'{type(model.neck).__name__}{hint}, for which no class of '
-        f'transformers has a place; expected {" or ".join(expected)}: serve '
-        'this model with minigpt4 itself.'
+        f'the model has the backbone {found[0]} with the neck {found[1]}'
+        f'{hint}, for which no class of transformers has a place; expected '
+        f'{" or ".join(expected)}: serve this model with minigpt4 itself.'
     )
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """Return the class that a config names."""
+    kind = config['type']
+    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _stop_ids(

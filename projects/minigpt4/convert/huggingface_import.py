@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Import a BLIP-2 or InstructBLIP folder of Hugging Face as our files."""
+"""Import a folder of Hugging Face as our files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,41 +7,31 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import Tensor
 
-from ..llm.fingerprint import (
-    FINGERPRINT,
-    encode_fingerprint,
-    folder_fingerprint,
-)
 from ..llm.load import load_config
 from ..models import EVAViT, QFormer
-from ..registry import MODELS
 from ..utils.atomic import replacing
 from ..weights.hf_folder_files import (
-    copy_file,
-    copy_small_files,
     read_json,
     refuse_outside_links,
-    write_json,
 )
 from ..weights.hf_folder_safety import find_unsafe_files
 from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout, to_layout
 from ..weights.read import open_tensors
-from ..weights.write import write_safetensors, write_sharded
+from ..weights.write import write_safetensors
 from .blip2_format import (
-    EXTRA_FILE,
     HEAD_NAMES,
-    LLM_FOLDER,
     LLM_PREFIX,
     Q_FORMER,
     VISION,
 )
 from .convert_files import FILES, real_output
 from .export_sources import Tensors, is_causal
+from .fast_vlm_import import import_fast_vlm
+from .folder_extras import LLM_FOLDER, write_head_and_llm
+from .model_shapes import build_empty_vision, module_shapes
 from .model_shapes import load_config as load_model_config
-from .model_shapes import module_shapes
 
 
 def import_huggingface(
@@ -50,7 +40,10 @@ def import_huggingface(
     allow: Iterable[str] = (),
     model: 'str | Config | None' = None,
 ) -> KeyReport:
-    """Split a BLIP-2 or InstructBLIP folder into our files.
+    """Split a BLIP-2, InstructBLIP or FastVLM folder into our files.
+
+    Of FastVLM folders only our exports are read; see
+    :func:`~.fast_vlm_import.import_fast_vlm`.
 
     Backbone and neck are written for every folder; projection and LLM only if
     MiniGPT-4 can use them: for a BLIP-2 with a causal LLM that is not
@@ -81,6 +74,8 @@ def import_huggingface(
             refuse_outside_links(source, folder)
             for fault in find_unsafe_files(source):
                 raise fault.error()
+    if _is_fast_vlm(folder):
+        return import_fast_vlm(folder, out, allow)
     config = _read_blip2_config(folder)
     report = KeyReport('huggingface', allowed=tuple(allow))
     backbone, neck = _build_empty(folder, model, report)
@@ -128,19 +123,15 @@ def import_huggingface(
             file = temporary / FILES[component]
             write_safetensors(file, own, progress=file.name)
         if reason is None:
-            _write_llm(folder, temporary / LLM_FOLDER, text_config, llm)
-            state = {name: lazy.read() for name, lazy in head.items()}
-            fingerprint = _fingerprint(folder, temporary / LLM_FOLDER)
-            if fingerprint is None:
-                report.left_over[FINGERPRINT] = (
-                    'there is no tokenizer to compute it with'
-                )
-            else:
-                state[FINGERPRINT] = fingerprint
-            torch.save(
-                dict(state_dict=state, meta={}), temporary / FILES['head']
+            write_head_and_llm(
+                folder, temporary, text_config, head, llm, report
             )
     return report
+
+
+def _is_fast_vlm(folder: Path) -> bool:
+    file = folder / 'config.json'
+    return file.is_file() and read_json(file).get('model_type') == 'fast_vlm'
 
 
 def _read_blip2_config(folder: Path) -> dict[str, Any]:
@@ -197,7 +188,7 @@ def _build_empty(
     with torch.device('meta'):
         if model is not None:
             cfg = load_model_config(model).model
-            return MODELS.build({**cfg.backbone}), MODELS.build({**cfg.neck})
+            return build_empty_vision(cfg.backbone, cfg.neck)
         return (
             EVAViT(
                 arch=dict(
@@ -240,44 +231,3 @@ def _reason_unused(name: str, reason_without_llm: str | None) -> str:
     if name.startswith('qformer.'):
         return "the Q-Former's text path; MiniGPT-4 gives it no text"
     return 'unknown to this architecture'
-
-
-def _write_llm(
-    source: Path,
-    target: Path,
-    text_config: dict[str, Any],
-    weights: Tensors,
-) -> None:
-    """Write the LLM's folder.
-
-    Its small files are copied from ``source/llm`` if that exists; otherwise
-    the tokenizer is copied from ``source`` and the config is ``text_config``.
-    """
-    if (source / LLM_FOLDER).is_dir():
-        copy_small_files(source / LLM_FOLDER, target)
-    else:
-        target.mkdir()
-        write_json(target / 'config.json', text_config)
-        for pattern in ('tokenizer*', 'special_tokens_map.json', '*.txt'):
-            for file in sorted(source.glob(pattern)):
-                copy_file(file, target / file.name)
-    write_sharded(target, weights, progress=LLM_FOLDER)
-
-
-def _fingerprint(folder: Path, llm: Path) -> Tensor | None:
-    """Return the stored fingerprint, else that of the LLM's folder.
-
-    Args:
-        folder: The Hugging Face folder.
-        llm: The LLM's folder that was written from it.
-
-    Returns:
-        The encoded fingerprint; None without a tokenizer.
-    """
-    if (folder / EXTRA_FILE).is_file():
-        text = read_json(folder / EXTRA_FILE).get(FINGERPRINT)
-        if text is not None:
-            return torch.tensor(list(text.encode()), dtype=torch.uint8)
-    if not any(llm.glob('tokenizer*')):
-        return None
-    return encode_fingerprint(folder_fingerprint(llm))

@@ -52,12 +52,14 @@ class ImageSettings(NamedTuple):
         mean: Mean of the RGB channels, for images in 0..1.
         std: Their standard deviation.
         num_tokens: Tokens of one image.
+        prefix: Special tokens before them, which are added to the tokenizer.
     """
 
     size: int
     mean: Sequence[float]
     std: Sequence[float]
     num_tokens: int
+    prefix: Sequence[str] = ()
 
 
 def write_processor(
@@ -102,7 +104,12 @@ def write_processor(
     template = prompts.template
     token = image_token(tokenizer, template, prompts.stop_ids)
     chat = chat_template(
-        template, tokenizer, token, prompts.prompt, prompts.system
+        template,
+        tokenizer,
+        token,
+        prompts.prompt,
+        prompts.system,
+        ''.join(images.prefix),
     )
     stop_tokens = tokenizer.convert_ids_to_tokens([*prompts.stop_ids])
     stops = '|'.join(
@@ -112,7 +119,10 @@ def write_processor(
         )
     )
     pad = tokenizer.eos_token  # padding must not look like an image
-    _dump(folder / 'tokenizer.json', exported_tokenizer(tokenizer, template))
+    _dump(
+        folder / 'tokenizer.json',
+        exported_tokenizer(tokenizer, template, images.prefix),
+    )
     _dump(
         folder / 'tokenizer_config.json',
         dict(
@@ -173,13 +183,21 @@ def write_processor(
         pad_token_id=tokenizer.convert_tokens_to_ids(pad),
         **stop_settings(tokenizer, template.stop, prompts.stop_ids),
     )
+    if images.prefix:
+        first = len(tokenizer)  # they follow all others
+        settings['suppress_tokens'] = [
+            first + i for i in range(len(images.prefix))
+        ]
     _dump(folder / 'generation_config.json', {**settings, **generation})
-    _check_prompts(folder, tokenizer, prompts, token)
+    _check_prompts(folder, tokenizer, prompts, [*images.prefix, token])
     return tokenizer.convert_tokens_to_ids(token)
 
 
 def _check_prompts(
-    folder: Path, tokenizer: Any, prompts: PromptSettings, token: str
+    folder: Path,
+    tokenizer: Any,
+    prompts: PromptSettings,
+    slot: Sequence[str],
 ) -> None:
     """Refuse a folder whose prompts differ from ours in any token.
 
@@ -187,7 +205,7 @@ def _check_prompts(
         folder: The exported folder.
         tokenizer: The LLM's tokenizer.
         prompts: How questions become prompts.
-        token: The image token.
+        slot: The tokens of an image slot before the processor expands it.
 
     Raises:
         ValueError: They differ.
@@ -218,10 +236,13 @@ def _check_prompts(
         ids = exported(text, add_special_tokens=False).input_ids
         first = with_images(texts[0], n_images, template)
         turns = [Turn(first, texts[1]), Turn(*texts[2:4]), Turn(texts[4])]
-        expected = [
-            exported.convert_tokens_to_ids(token) if i == IMAGE_SLOT else i
-            for i in tokenize(render(turns, template, system), tokenizer).ids
-        ]
+        expected: list[int] = []
+        for i in tokenize(render(turns, template, system), tokenizer).ids:
+            expected += (
+                exported.convert_tokens_to_ids([*slot])
+                if i == IMAGE_SLOT
+                else [i]
+            )
         if ids != expected:
             raise ValueError(
                 f'the tokenizer of {tokenizer.name_or_path} makes another '

@@ -41,8 +41,6 @@ def image_token(
     model = json.loads(tokenizer.backend_tokenizer.to_str())['model']
     used = {tokenizer.bos_token, tokenizer.eos_token}
     used |= {*tokenizer.convert_ids_to_tokens([*stop_ids])}
-    if not model.get('byte_fallback') and model.get('unk_token'):
-        used.add(tokenizer.unk_token)
     written = ''
     if isinstance(template, ChatTemplate):
         written = tokenizer.get_chat_template()
@@ -52,9 +50,16 @@ def image_token(
         # others remove the white space next to an image
         if token.special and not (token.lstrip or token.rstrip)
     ]
-    pad = tokenizer.pad_token  # some LLMs generate it
-    others = sorted(special, key=lambda content: content == pad)
-    for token in (tokenizer.unk_token, *others):
+    unknown = tokenizer.unk_token
+    candidates = [unknown] if model.get('byte_fallback') else []
+    candidates += [
+        x for x in special if x not in (unknown, tokenizer.pad_token)
+    ]
+    # the end of a text in some vocabularies, which the LLM may generate
+    candidates.append(tokenizer.pad_token)
+    if not model.get('unk_token'):
+        candidates.append(unknown)
+    for token in candidates:
         if token in special and token not in used and token not in written:
             return token
     raise ValueError(
@@ -64,7 +69,9 @@ def image_token(
     )
 
 
-def exported_tokenizer(tokenizer: Any, template: Template) -> dict[str, Any]:
+def exported_tokenizer(
+    tokenizer: Any, template: Template, added: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the ``tokenizer.json`` of a folder.
 
     It adds no special tokens: the chat template writes them.
@@ -73,8 +80,16 @@ def exported_tokenizer(tokenizer: Any, template: Template) -> dict[str, Any]:
         tokenizer: A tokenizer with a backend of the tokenizers library.
         template: The prompt template; for a fixed one the segments of a
             prompt are encoded separately.
+        added: Further special tokens, whose ids follow all others.
     """
-    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    content = tokenizer.backend_tokenizer.to_str()
+    if added:
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_str(content)
+        backend.add_special_tokens([*added])
+        content = backend.to_str()
+    data = json.loads(content)
     data.update(truncation=None, padding=None, post_processor=None)
     return data if template.writes_special_tokens else _segmenting(data)
 

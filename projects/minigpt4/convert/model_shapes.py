@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..models.projector import build_head
-from ..registry import MODELS
+from ..models.vision import build_vision
 from ..utils.errors import one_line
 from ..weights.model_hub import check_name, read_config
 
@@ -101,19 +101,43 @@ def _build_empty(cfg: Mapping[str, Any]) -> dict[str, nn.Module]:
             "is unknown; set it to the LLM's Hugging Face config."
         )
     with torch.device('meta'):
-        components = {
-            name: MODELS.build(
+        backbone, neck = build_empty_vision(
+            *(
                 {**cfg[name]}
                 | ({'checkpoint': None} if 'checkpoint' in cfg[name] else {})
+                for name in ('backbone', 'neck')
             )
-            for name in ('backbone', 'neck')
-        }
+        )
+        components = dict(backbone=backbone, neck=neck)
         components['head'] = build_head(
             cfg['head'],
             components['neck'].out_channels,
             arch['hidden_size'],
         )
     return components
+
+
+def build_empty_vision(backbone: Mapping, neck: Mapping) -> tuple[Any, Any]:
+    """Build backbone and neck, under ``torch.device('meta')``.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the neck.
+
+    Raises:
+        ValueError: The backbone is no EVA-ViT, for which other projects have
+            no names.
+    """
+    kind = backbone['type']
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if kind.rpartition('.')[2] != 'EVAViT':
+        raise ValueError(
+            f'the backbone is {kind}, which no other project of MiniGPT-4 '
+            'has; only models with the backbone EVAViT can be converted: '
+            'serve this one with minigpt4 itself.'
+        )
+    built = build_vision(backbone, neck)
+    return built.backbone, built.neck
 
 
 def module_shapes(module: nn.Module, prefix: str = '') -> Shapes:

@@ -32,7 +32,6 @@ from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.sample_errors import SampleError
 from ..utils.signals import StopRequest
-from ..weights.hf_folder_files import read_json
 from ..weights.image_processor import read_normalization
 from ..weights.read import open_tensors
 
@@ -72,13 +71,16 @@ def provenance_of(cfg: Config) -> dict:
         provenance[module] = settings
         if settings['type'] == 'HFVisionBackbone':
             folder = vision_folder(cfg.model[module].name_or_path)
-            provenance['backbone folder'] = dict(
-                config=read_json(folder / 'config.json'),
-                normalisation=read_normalization(folder),
-            )
-            digest = _weights_digest(folder)
-            provenance[f'{module} weights'] = digest
-        elif settings['type'] not in _WITHOUT_WEIGHTS:
+            config = (folder / 'config.json').read_bytes()
+            provenance['backbone config'] = hashlib.sha256(config).hexdigest()
+            provenance['backbone normalisation'] = [
+                [*values] for values in read_normalization(folder) or ()
+            ]
+            provenance['backbone weights'] = _weights_digest(folder)
+        elif settings['type'] in _WITHOUT_WEIGHTS:
+            if settings.get('mean') is not None:
+                settings['mean'] = _weights_digest(settings['mean'])
+        else:
             source = _weights_source(cfg, module)
             provenance[f'{module} weights'] = _weights_digest(source)
     if cfg.model.get('data_preprocessor'):

@@ -2,6 +2,7 @@
 """The backbone: EVA-ViT-g/14 of EVA-CLIP, truncated as in BLIP-2."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from ..registry import MODELS
 from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
 from ..weights.position_embeddings import resize_lazily
+from ..weights.read import LazyTensor
 from .backbone import Normalization, check_images, map_to_tokens
 
 ARCHS = {
@@ -157,21 +159,25 @@ class EVAViT(nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         else:
-            resize = functools.partial(
-                resize_lazily,
-                grid_size=self.grid_size,
-                num_prefix_tokens=self.num_prefix_tokens,
-            )
             load_weights(
                 self,
                 'backbone',
                 checkpoint,
                 weights_dtype,
-                adapt=dict(pos_embed=resize),
+                self.weight_adapters(),
             )
         self.to(weights_dtype)
         self.requires_grad_(not frozen)
         self.train()
+
+    def weight_adapters(self) -> dict[str, Callable[[LazyTensor], LazyTensor]]:
+        """Functions that adapt tensors of a file to this image size."""
+        resize = functools.partial(
+            resize_lazily,
+            grid_size=self.grid_size,
+            num_prefix_tokens=self.num_prefix_tokens,
+        )
+        return dict(pos_embed=resize)
 
     def train(self, mode: bool = True) -> 'EVAViT':
         """Set the mode; a frozen backbone stays in eval mode."""

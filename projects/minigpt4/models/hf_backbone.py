@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Vision models of transformers: CLIP, SigLIP and DINOv2."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +194,9 @@ def _load_model(folder: Path, kind: str, dtype: torch.dtype) -> Any:
     if str(choose_weights(folder)).startswith('pytorch_model'):
         arguments['use_safetensors'] = False
     arguments |= compat.dtype_argument(dtype)
-    # its table of unused tensors is that of a whole CLIP's text model
-    logger = logging.getLogger('transformers.modeling_utils')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    # it would warn of the tensors of a whole CLIP's text model, one by one
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
     try:
         model, report = getattr(transformers, kind).from_pretrained(
             str(folder), output_loading_info=True, **arguments
@@ -213,7 +211,7 @@ def _load_model(folder: Path, kind: str, dtype: torch.dtype) -> Any:
             'them again.'
         ) from error
     finally:
-        logger.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
     mismatched = {name for name, *_ in report['mismatched_keys']}
     lacking = sorted({*report['missing_keys'], *mismatched})
     if lacking:

@@ -30,7 +30,7 @@ _SETTINGS = {
 
 @torch.no_grad()
 def compute_vision_fingerprint(
-    backbone: Any, neck: Any, normalizer: Any
+    backbone: Any, neck: Any, normalizer: Any, weights: bool = True
 ) -> dict[str, Any] | None:
     """Compute the fingerprint of a model's vision parts.
 
@@ -40,6 +40,8 @@ def compute_vision_fingerprint(
         neck: The neck. One of cached queries has the fingerprint of the parts
             that made them.
         normalizer: The image normaliser.
+        weights: Whether to include values of weights; without them the parts
+            need no memory.
 
     Returns:
         A JSON object: of backbone and neck the type, the sizes, and a few
@@ -51,7 +53,7 @@ def compute_vision_fingerprint(
         return getattr(neck, 'vision_fingerprint', None)
     parts: dict[str, Any] = {}
     for part, module in (('backbone', backbone), ('neck', neck)):
-        if any(p.is_meta for p in module.parameters()):
+        if weights and any(p.is_meta for p in module.parameters()):
             return None
         settings = dict(name=type(module).__name__) | {
             key: getattr(module, key)
@@ -59,7 +61,7 @@ def compute_vision_fingerprint(
             if hasattr(module, key)
         }
         # trained weights are in the checkpoint itself
-        if module.frozen:
+        if weights and module.frozen:
             settings['weights'] = _sample_weights(module)
         if 'grid_size' in settings:
             settings['grid_size'] = [*settings['grid_size']]
@@ -76,8 +78,10 @@ def _sample_weights(module: nn.Module) -> dict[str, list[float]]:
     """Return a few values of a few tensors, evenly spread over a module."""
     tensors = {
         name: tensor
-        for name, tensor in sorted(module.named_parameters())
-        if tensor.numel() > 1
+        for name, tensor in sorted(
+            (*module.named_parameters(), *module.named_buffers())
+        )
+        if tensor.numel() > 1 and tensor.is_floating_point()
     }
     names = [*tensors]
     chosen = {

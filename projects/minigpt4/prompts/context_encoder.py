@@ -55,7 +55,7 @@ class ContextEncoder:
         content['truncation'] = content['padding'] = None
         self._backend = Tokenizer.from_str(json.dumps(content))
         self._backend.encode_special_tokens = True
-        self._added = {*self._backend.get_added_tokens_decoder()}
+        self._added: set[Any] = {*self._backend.get_added_tokens_decoder()}
         known = {
             str(token): token
             for token in tokenizer.added_tokens_decoder.values()
@@ -81,7 +81,7 @@ class ContextEncoder:
             )
             for text, name in self._names.items()
         }
-        self._slot_id = self._backend.token_to_id(_SLOT)
+        self._slot_id: Any = self._backend.token_to_id(_SLOT)
         self._added |= {*self._ids, self._slot_id}
         # ids that no text of a user may get; any character may be unknown
         self._reserved = {*self._ids.values()} - {
