@@ -2,6 +2,8 @@
 """Every shipped config loads, builds its model, and can be written again."""
 
 import ast
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from mmengine.config import Config
 from transformers import CONFIG_MAPPING
 
+from minigpt4.models.vision import build_vision
 from minigpt4.registry import MODELS
 from minigpt4.weights.model_hub import our_models
 
@@ -166,3 +169,35 @@ def test_declarations_only(path):
         if isinstance(node, ast.ImportFrom) and not node.level:
             top = node.module.split('.')[0]
             assert top in ('minigpt4', 'mmengine', 'torch')
+
+
+BACKBONES = re.findall(
+    r'```python\n(from mmengine.*?)```',
+    (ROOT.parents[1] / 'docs/backbones.md').read_text(),
+    re.DOTALL,
+)
+# tokens and width of each example; None where it names a folder
+VISION_SIZES = [(49, 2048), None, None, (32, 768), (17, 1280)]
+
+
+@pytest.mark.parametrize('number', range(len(VISION_SIZES)))
+def test_examples_of_other_backbones(tmp_path, number):
+    assert len(BACKBONES) == len(VISION_SIZES)
+    shutil.copytree(ROOT / '_base_', tmp_path / '_base_')
+    (tmp_path / 'example.py').write_text(BACKBONES[number])
+    model = Config.fromfile(tmp_path / 'example.py').model
+    assert model.prompt_template == 'bare'
+    if VISION_SIZES[number] is None:
+        assert model.backbone.name_or_path
+        return
+    backbone = {**model.backbone, 'checkpoint': None}
+    neck = {k: v for k, v in model.neck.items() if k != 'checkpoint'}
+    normalizer = model.get('data_preprocessor')
+    # MMPretrain's ResNet is small; EVA-ViT-g is not
+    device = 'meta' if 'arch' in backbone else 'cpu'
+    with torch.device(device):
+        vision = build_vision(backbone, neck, normalizer)
+    assert (
+        vision.neck.num_tokens,
+        vision.neck.out_channels,
+    ) == VISION_SIZES[number]

@@ -105,9 +105,8 @@ class PatchTokens(nn.Module):
             tokens = F.pad(tokens, (0, 0, self.num_constant_tokens, 0))
         if self.slot_scale is None:
             return tokens
-        slots = self.slot_scale * torch.eye(
-            self.num_tokens, device=tokens.device
-        )
+        scale = tokens.new_full((self.num_tokens,), self.slot_scale)
+        slots = torch.diag(scale)
         return torch.cat((tokens, slots.expand(len(tokens), -1, -1)), dim=2)
 
     def _pool(self, features: Tensor) -> Tensor:
