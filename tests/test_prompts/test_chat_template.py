@@ -316,6 +316,21 @@ def test_date_in_a_prompt_does_not_depend_on_the_day(date, expected):
     assert segments[0].text.startswith(f'{expected}<|im_start|>')
 
 
+def test_earlier_answers_may_have_another_end_symbol():
+    """Then the ids of a generated answer do not fit, and are not used."""
+    tokenizer = new_tokenizer('smollm2')
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "'<|im_end|>' + '\n'",
+        "('<|endoftext|>' if loop.last and message['role'] == 'assistant' "
+        "else '<|im_end|>') + '\n'",
+    )
+    template = ChatTemplate(tokenizer)
+    assert template.end == '<|endoftext|>'
+    turns = [Turn('a', 'b', (5, template.stop_ids[0])), Turn('c')]
+    ids = tokenize(render_chat(turns, template), tokenizer).ids
+    assert ids == reference_ids(tokenizer, to_messages(turns))
+
+
 def test_template_is_found_by_name(tokenizer):
     template = get_template('chat', tokenizer)
     assert isinstance(template, ChatTemplate) and template.name == 'chat'
