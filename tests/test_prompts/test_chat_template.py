@@ -296,12 +296,39 @@ def test_answer_follows_a_generation_prompt_that_the_answer_lacks():
     assert 'assistant\nA red circle.<|im_end|>\n<|im_start|>user' in text
 
 
-@pytest.mark.parametrize('date', ["strftime_now('%d %b %Y')", 'date_string'])
-def test_date_in_a_prompt_does_not_depend_on_the_day(date):
+@pytest.mark.parametrize(
+    ('date', 'expected'),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", '26 Jul 2024'),
+        (
+            "  {% if true %}\n{{ strftime_now('%A, %d %B') }}",
+            'Friday, 26 July',
+        ),
+        ("{% set day = strftime_now('%Y-%m-%d') %}{{ day }}", '2024-07-26'),
+        ('{{ date_string }}', '26 Jul 2024'),
+    ],
+)
+def test_date_in_a_prompt_does_not_depend_on_the_day(date, expected):
     tokenizer = new_tokenizer('smollm2')
-    tokenizer.chat_template = f'{{{{ {date} }}}}' + tokenizer.chat_template
+    close = '{% endif %}' if '{% if' in date else ''
+    tokenizer.chat_template = date + close + tokenizer.chat_template
     segments = render([Turn('What?')], ChatTemplate(tokenizer))
-    assert segments[0].text.startswith('26 Jul 2024<|im_start|>')
+    assert segments[0].text.startswith(f'{expected}<|im_start|>')
+
+
+def test_earlier_answers_may_have_another_end_symbol():
+    """Then the ids of a generated answer do not fit, and are not used."""
+    tokenizer = new_tokenizer('smollm2')
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "'<|im_end|>' + '\n'",
+        "('<|endoftext|>' if loop.last and message['role'] == 'assistant' "
+        "else '<|im_end|>') + '\n'",
+    )
+    template = ChatTemplate(tokenizer)
+    assert template.end == '<|endoftext|>'
+    turns = [Turn('a', 'b', (5, template.stop_ids[0])), Turn('c')]
+    ids = tokenize(render_chat(turns, template), tokenizer).ids
+    assert ids == reference_ids(tokenizer, to_messages(turns))
 
 
 def test_template_is_found_by_name(tokenizer):

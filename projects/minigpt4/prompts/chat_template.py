@@ -28,7 +28,16 @@ _PLACEHOLDER = re.compile(f'{_START}(\\d+)&Aa{_END}')
 # A template that writes the date gets always the same one, so that the token
 # ids of a prompt do not depend on the day. It is the one that the template
 # of Llama 3.2 writes where it knows none.
-DATE = datetime.datetime(2024, 7, 26)
+_DATE = datetime.datetime(2024, 7, 26)
+# replaces the function of transformers that formats the day of today
+_DATE_MACRO = (
+    '{% macro strftime_now(format) %}{{ format'
+    + ''.join(
+        f' | replace("%{code}", "{_DATE.strftime("%" + code)}")'
+        for code in 'aAbBdHIjmMpSuwyY'
+    )
+    + ' }}{% endmacro %}\n'
+)
 _MAX_OUTLINES = 64  # shapes of conversations that are stored
 
 
@@ -180,13 +189,16 @@ class ChatTemplate:
             for i, role in enumerate(roles)
         ]
         try:
+            source = self._tokenizer.get_chat_template()
+            if 'strftime_now' in source:
+                source = _DATE_MACRO + source
             text = self._tokenizer.apply_chat_template(
                 messages,
+                chat_template=source,
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=False,
-                date_string=f'{DATE:%d %b %Y}',
-                strftime_now=DATE.strftime,
+                date_string=f'{_DATE:%d %b %Y}',
             )
         except Exception as error:  # a template may raise anything
             raise self._refused(

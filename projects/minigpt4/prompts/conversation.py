@@ -149,7 +149,9 @@ def _render(
             context,
         )
         if turn.answer is not None:
-            ids = turn.answer_ids if known_ids else ()
+            # known ids end with the end symbol of a last answer
+            known_ids_fit = known_ids and frame.end == template.end
+            ids = turn.answer_ids if known_ids_fit else ()
             segments.append(
                 _answer_segment(turn.answer, frame, ids, in_context)
             )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.chat_families import new_tokenizer, reference_ids
 
 import minigpt4
 from minigpt4.generation.engine import Engine
@@ -848,3 +849,32 @@ def test_author_names_and_empty_answers_are_accepted(api):
     assert text_of(api, messages)
     with pytest.raises(openai.BadRequestError, match='name is a number'):
         complete(api, [dict(role='user', name=7, content='Hello')])
+
+
+def test_chat_template_of_the_llm(build_chat):
+    """A request has the prompt of transformers, with images in two turns."""
+    model = build_chat('llama_3').eval()
+    gray = url_of(Image.new('RGB', (28, 28), 'gray'))
+    messages = [
+        dict(role='system', content='Be brief. '),
+        *ask('What is it?', gray),
+        dict(role='assistant', content='A circle.'),
+        *ask('And this?', gray),
+    ]
+    with running(model) as api:
+        answer = complete(api, messages, max_tokens=4)
+    wrapped = '<Img><image></Img>'
+    tokenizer = new_tokenizer('llama_3')
+    tokenizer.add_tokens(['<image>'], special_tokens=True)
+    ids = reference_ids(
+        tokenizer,
+        [
+            dict(role='system', content='Be brief.'),
+            dict(role='user', content=f'{wrapped} What is it?'),
+            dict(role='assistant', content='A circle.'),
+            dict(role='user', content=f'{wrapped} And this?'),
+        ],
+    )
+    image_tokens = 2 * (model.neck.num_tokens - 1)
+    assert answer.usage.prompt_tokens == len(ids) + image_tokens
+    assert answer.usage.completion_tokens <= 4
