@@ -6,6 +6,7 @@ family; the vocabulary is trained here on a few sentences. The templates in
 ``chat_templates`` have the output of the families' own, without tools.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -70,8 +71,6 @@ def _sentence_piece(prefix: str) -> Tokenizer:
     trained.train_from_iterator(
         TEXTS, trainers.BpeTrainer(vocab_size=250, show_progress=False)
     )
-    import json
-
     content = json.loads(trained.to_str())['model']
     learned = sorted(content['vocab'], key=content['vocab'].get)
     vocabulary = {piece: i for i, piece in enumerate([*pieces, *learned])}
@@ -239,3 +238,42 @@ def family_tokenizer(name: str):
 def new_tokenizer(name: str):
     """Return a tokenizer of a family that a test may change."""
     return FAMILIES[name]()
+
+
+def to_messages(turns, system=None, system_role=True) -> list[dict]:
+    """Return turns as messages of transformers.
+
+    Args:
+        turns: The turns; the answer of the last may be None.
+        system: The system message, or None.
+        system_role: Whether the template takes it; else it is put in front
+            of the first question.
+    """
+    messages = []
+    for turn in turns:
+        messages.append(dict(role='user', content=turn.question))
+        if turn.answer is not None:
+            messages.append(dict(role='assistant', content=turn.answer))
+    if system is not None and system_role:
+        messages.insert(0, dict(role='system', content=system))
+    elif system is not None:
+        first = messages[0]
+        first['content'] = f'{system}\n\n{first["content"]}'
+    return messages
+
+
+def reference_text(tokenizer, messages) -> str:
+    """Return what transformers renders, with thinking off, on a fixed day."""
+    return tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=messages[-1]['role'] == 'user',
+        enable_thinking=False,
+        date_string='26 Jul 2024',
+    )
+
+
+def reference_ids(tokenizer, messages) -> list[int]:
+    """Return the ids of transformers, as for ``tokenize=True``."""
+    text = reference_text(tokenizer, messages)
+    return tokenizer(text, add_special_tokens=False).input_ids

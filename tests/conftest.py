@@ -187,8 +187,9 @@ def save_llm(folder: Path, tokenizer_dir: Path, seed: int = 0, **config):
     llm = AutoModelForCausalLM.from_config(config)
     fill_weights(llm, seed)
     llm.save_pretrained(folder)
-    for file in Path(tokenizer_dir).glob('tokenizer*'):
-        shutil.copy(file, folder)
+    for pattern in ('tokenizer*', 'chat_template*'):
+        for file in Path(tokenizer_dir).glob(pattern):
+            shutil.copy(file, folder)
     return folder
 
 
@@ -286,6 +287,37 @@ def make_llm(tmp_path_factory, tiny_tokenizer_dir):
         return save_llm(
             tmp_path_factory.mktemp('llm'), tiny_tokenizer_dir, **config
         )
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def chat_llm_dir(tmp_path_factory):
+    """Function of a family of ``chat_families`` to a tiny LLM; read only."""
+    folders = {}
+
+    def make(family: str) -> Path:
+        from tests.chat_families import family_tokenizer
+
+        if family not in folders:
+            tokenizer = family_tokenizer(family)
+            files = tmp_path_factory.mktemp('chat_tokenizer')
+            tokenizer.save_pretrained(files)
+            folders[family] = save_llm(
+                tmp_path_factory.mktemp('chat_llm'),
+                files,
+                model_type='llama',
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                vocab_size=len(tokenizer),
+                max_position_embeddings=512,
+                eos_token_id=tokenizer.eos_token_id,
+                bos_token_id=None,
+            )
+        return folders[family]
 
     return make
 
@@ -409,6 +441,17 @@ def family_model(request, build_tiny, make_llm, tiny_tokenizer):
 def tiny_model(build_tiny):
     """The model of ``tiny_cfg``, in train mode."""
     return build_tiny()
+
+
+@pytest.fixture
+def build_chat(build_tiny, chat_llm_dir):
+    """Function of a family and settings to a model with its chat template."""
+
+    def build(family: str, **overrides):
+        decoder = dict(name_or_path=str(chat_llm_dir(family)))
+        return build_tiny(decoder=decoder, prompt_template='chat', **overrides)
+
+    return build
 
 
 @pytest.fixture

@@ -4,12 +4,20 @@
 import threading
 
 import pytest
+import torch
 from PIL import Image
+from tests.chat_families import (
+    FAMILIES,
+    family_tokenizer,
+    reference_ids,
+    to_messages,
+)
 
 from minigpt4.chat.session import ChatSession
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.worker import EngineWorker
 from minigpt4.images.read import SampleError
+from minigpt4.prompts import Turn
 
 
 def image(shade):
@@ -299,3 +307,85 @@ def test_concurrent_streams_of_one_session_do_not_wait(session):
             pass
     assert {turn.question[-4:] for turn in session.turns} == {'ribe', 'what'}
     assert len(session.images) == 1
+
+
+# chat templates
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_chat_answers_as_transformers_with_its_chat_template(
+    build_chat, family
+):
+    """Greedy, over two turns, in the engine with its cached prefixes."""
+    model = build_chat(family)
+    tokenizer = family_tokenizer(family)
+    session = ChatSession(model, max_new_tokens=6)
+    turns = []
+    for question in ('What is in this image?', 'How many?'):
+        answer = session.answer(question)
+        turns.append(Turn(question))
+        ids = reference_ids(tokenizer, to_messages(turns))
+        if len(turns) == 1:  # later, the known ids of answers are used
+            assert session.last.prompt_tokens == len(ids)
+            output = model.decoder.llm.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=6,
+                eos_token_id=list(model.stop_ids),
+                pad_token_id=0,
+            )
+            assert answer.token_ids == output[0, len(ids) :].tolist()
+        turns[-1] = session.turns[-1]
+    assert session.last.reused_tokens > 0 or family == 'qwen3'
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_chat_answer_ends_where_another_message_begins(build_chat, family):
+    """Neither its special tokens nor its role are in the answer."""
+    model = build_chat(family)
+    tokenizer, template = model.decoder.tokenizer, model.template
+    session = ChatSession(model, max_new_tokens=50)
+    word = tokenizer('a circle', add_special_tokens=False).input_ids
+    opening = tokenizer('[INST] user what', add_special_tokens=False).input_ids
+    scripts = [[*word, token, *opening] for token in model.stop_ids]
+    if template.stop:
+        scripts.append([*word, *opening])
+    for script in scripts:
+        stream = stream_of_script(session, script)
+        assert ''.join(stream) == session.turns[-1].answer == 'a circle'
+        assert session.last.finish_reason == 'stop'
+        session.reset()
+
+
+def test_end_symbol_belongs_to_the_stored_ids_of_a_chat_answer(build_chat):
+    """So that a later prompt has them, and its prefix is cached."""
+    model = build_chat('smollm2')
+    tokenizer = model.decoder.tokenizer
+    session = ChatSession(model, max_new_tokens=50)
+    ids = tokenizer('a circle', add_special_tokens=False).input_ids
+    start, end = tokenizer.convert_tokens_to_ids(
+        ['<|im_start|>', '<|im_end|>']
+    )
+    for token in (end, start):
+        list(stream_of_script(session, [*ids, token]))
+        assert session.turns[-1].answer_ids == (*ids, end)
+    first = session.last.prompt_tokens
+    session.answer('so', max_new_tokens=1)
+    assert session.last.reused_tokens == first + len(ids)
+
+
+def test_system_message_of_a_chat(build_chat):
+    model = build_chat('smollm2', system='Be brief.')
+
+    def opening(system):
+        session = ChatSession(model, system=system, max_new_tokens=1)
+        session.answer('what')
+        return model.decoder.tokenizer.decode(session.last.cache_key[:-1])
+
+    start = '<|im_start|>system\n'
+    assert opening(None).startswith(start + 'Be brief.<|im_end|>')
+    assert opening('Hi').startswith(start + 'Hi<|im_end|>')
+    assert opening('').startswith(start + '<|im_end|>')
+    model.system = None
+    assert opening(None).startswith(start + model.template.system)

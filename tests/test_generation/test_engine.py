@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from minigpt4.generation.api import rank
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.hf_generate import hf_generate
 from minigpt4.models.packing import build_inputs
@@ -746,6 +747,21 @@ def test_rank_is_the_mean_over_each_answers_own_tokens(
         tiny_model, *prompts[1], max_new_tokens=5
     )
     assert ids_of([running.answer()]) == ids_of([answer]), 'not changed'
+
+
+@pytest.mark.parametrize('family', ['qwen3', 'mistral_v0_1'])
+def test_rank_of_a_chat_model_scores_the_supervised_tokens(
+    build_chat, make_sample, family
+):
+    """The score is that of the training loss, end symbol included."""
+    model = build_chat(family).eval()
+    (score,) = rank(model, make_sample([0], 'what'), ['a circle'])
+    sample = make_sample([0], 'what', 'a circle')
+    (piece,) = model.collator(training=True)([sample])['pieces']
+    data = model.data_preprocessor(piece, False)
+    with torch.no_grad():
+        loss = model(**data, mode='loss')['loss']
+    assert score == pytest.approx(-float(loss), rel=1e-4)
 
 
 def test_rank_computes_the_prompt_once(tiny_model, prompts):

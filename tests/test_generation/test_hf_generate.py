@@ -177,3 +177,33 @@ def test_a_long_stop_string_is_found(tiny_tokenizer):
     )
     assert answer.text == 'a circle' and answer.finished
     assert len(answer.token_ids) < len(token_ids)
+
+
+def test_answer_ends_at_a_stop_id(build_chat):
+    """The token is not in the answer, and padding after it neither."""
+    model = build_chat('smollm2')
+    decoder, tokenizer = model.decoder, model.decoder.tokenizer
+    texts = ('What is a circle?', 'How many cats are there?')
+    ids = [tokenizer(text).input_ids[:5] for text in texts]
+    prompts = torch.tensor(ids)
+    embeddings = decoder.embed_tokens(prompts).detach()
+
+    def answers(**settings):
+        return hf_generate(
+            decoder.llm,
+            tokenizer,
+            embeddings,
+            torch.ones_like(prompts),
+            max_new_tokens=8,
+            **settings,
+        )
+
+    complete = answers(stop_ids=[])
+    assert [len(answer.token_ids) for answer in complete] == [8, 8]
+    assert not any(answer.finished for answer in complete)
+    ids = complete[0].token_ids
+    token = next(i for i in ids[1:] if i not in complete[1].token_ids)
+    short = answers(stop_ids=[tokenizer.eos_token_id, token])
+    assert short[0].token_ids == ids[: ids.index(token)]
+    assert short[0].finished and not short[1].finished
+    assert short[1] == complete[1]

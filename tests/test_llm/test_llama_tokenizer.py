@@ -294,3 +294,52 @@ def test_special_tokens_of_other_tokenizers_are_plain_text(tmp_path):
     # a tokenizer that was not loaded by us gives the same
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert encode(plain, text) == encode(tokenizer, text)
+
+
+CHAT = '{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}'
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('chat_template.jinja', CHAT),
+        ('chat_template.json', json.dumps(dict(chat_template=CHAT))),
+        (
+            'tokenizer_config.json',
+            json.dumps(
+                dict(tokenizer_class='LlamaTokenizer', chat_template=CHAT)
+            ),
+        ),
+        (
+            'tokenizer_config.json',
+            json.dumps(
+                dict(
+                    tokenizer_class='LlamaTokenizer',
+                    chat_template=[
+                        dict(name='tools', template='x'),
+                        dict(name='default', template=CHAT),
+                    ],
+                )
+            ),
+        ),
+    ],
+)
+def test_chat_template_of_the_folder_is_read(
+    tiny_tokenizer_dir, tmp_path, name, content
+):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
+    assert load_tokenizer(str(folder)).chat_template is None
+    (folder / name).write_text(content)
+    tokenizer = load_tokenizer(str(folder))
+    messages = [dict(role='user', content='Hi')]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert text == '<s>Hi'
+
+
+def test_chat_template_that_is_no_text_is_refused(
+    tiny_tokenizer_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / 'llm')
+    (folder / 'chat_template.jinja').write_bytes(b'\xff\xfe')
+    with pytest.raises(ValueError, match='jinja is not UTF-8 text'):
+        load_tokenizer(str(folder))

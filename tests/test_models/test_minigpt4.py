@@ -724,3 +724,88 @@ def test_models_are_imported_without_generation():
         for node in tree.body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 assert 'generation' not in ast.unparse(node), file.name
+
+
+# chat templates
+
+
+def test_chat_template_of_the_tokenizer(build_chat, chat_llm_dir):
+    from minigpt4.llm.load import load_tokenizer
+
+    model = build_chat('llama_3')
+    assert model.template.name == 'chat'
+    tokenizer = load_tokenizer(str(chat_llm_dir('llama_3')))
+    names = ['<|eot_id|>', '<|start_header_id|>', '<|end_header_id|>']
+    assert [*model.stop_ids] == tokenizer.convert_tokens_to_ids(names)
+
+
+def test_stop_ids_of_a_fixed_template_are_end_of_text(
+    tiny_model, build_chat, chat_llm_dir
+):
+    assert tiny_model.stop_ids == (tiny_model.decoder.tokenizer.eos_token_id,)
+    bare = build_chat('gemma')
+    bare.decoder.stop_ids = (5,)
+    assert 5 in bare.stop_ids
+    bare.template = tiny_model.template
+    assert bare.stop_ids == (bare.decoder.tokenizer.eos_token_id,)
+
+
+def test_chat_template_on_the_meta_device():
+    """Without files there is no tokenizer, and no prompt is rendered."""
+    from minigpt4.registry import MODELS
+
+    arch = dict(model_type='llama', hidden_size=64, num_attention_heads=2)
+    arch |= dict(intermediate_size=64, num_hidden_layers=1, vocab_size=100)
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(
+                type='minigpt4.MiniGPT4',
+                backbone=None,
+                neck=dict(
+                    type='minigpt4.CachedQueries', num_tokens=2, channels=8
+                ),
+                head=dict(type='minigpt4.LinearProjector'),
+                decoder=dict(
+                    type='minigpt4.LLMDecoder', name_or_path='a/b', arch=arch
+                ),
+                prompt_template='chat',
+            )
+        )
+    assert model.template.name == 'chat'
+
+
+def test_tokenizer_without_chat_template_is_refused(build_tiny, tiny_llm_dir):
+    with pytest.raises(ValueError, match='has no chat template') as error:
+        build_tiny(prompt_template='chat')
+    assert str(tiny_llm_dir) in str(error.value)
+
+
+@pytest.mark.parametrize('family', ['smollm2', 'mistral_v0_1', 'phi_3'])
+def test_chat_training_supervises_the_answer_alone(
+    build_chat, make_sample, family
+):
+    model = build_chat(family, system='Be brief.')
+    inputs = model.collator(True)([make_sample([0], 'what', 'a circle')])
+    inputs = inputs['pieces'][0]['inputs']
+    tokenizer = model.decoder.tokenizer
+    text = tokenizer.decode(inputs.targets.tolist())
+    assert text.strip() == f'a circle{model.template.end}'
+    assert inputs.image_positions.numel() == model.neck.num_tokens
+    ids = [*inputs.prefix, *inputs.token_ids[0].tolist()]
+    prompt = tokenizer.decode(ids)
+    assert 'Be brief.' in prompt and 'what' in prompt
+    loss = model.train_step([make_sample([0], 'what', 'a')], Recorder(model))
+    assert loss['loss'] > 0
+
+
+def test_batches_of_a_chat_model_are_answered_as_single_samples(
+    build_chat, make_sample
+):
+    model = build_chat('qwen3')
+    samples = [make_sample([0], 'what'), make_sample([1, 2], 'how many')]
+    settings = dict(max_new_tokens=5)
+    for extra in ({}, dict(num_beams=2)):
+        batch = model.generate(samples, **settings, **extra)
+        for sample, answer in zip(samples, batch, strict=True):
+            (single,) = model.generate([sample], **settings, **extra)
+            assert single == answer

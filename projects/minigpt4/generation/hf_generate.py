@@ -139,7 +139,11 @@ def _to_answer(
         return min((index for index in found if index >= 0), default=-1)
 
     def decode(token_ids: list[int]) -> str:
-        return tokenizer.decode(token_ids, skip_special_tokens=True)
+        return tokenizer.decode(
+            token_ids,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
 
     length = next((i for i, x in enumerate(ids) if x in stop_ids), len(ids))
     finished = length < len(ids)

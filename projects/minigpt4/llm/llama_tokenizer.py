@@ -29,6 +29,7 @@ from ..utils.regular_files import read_regular
 from .tokenizer_files import (
     TOKENIZER_FILES,
     added_tokens,
+    read_chat_template,
     read_settings,
     token_text,
 )
@@ -331,5 +332,6 @@ def _wrap(
         name_or_path=str(folder),
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
+        chat_template=read_chat_template(folder),
         **arguments,
     )

@@ -24,6 +24,7 @@ from ..weights.load_frozen import torch_dtype
 from .llama_tokenizer import load_llama_tokenizer
 from .load_options import placement_options, quantization_options
 from .locate import checked_llm_folder, locate_llm
+from .tokenizer_files import read_settings
 
 # A vocabulary with this many more rows is of the same LLM: the [PAD] of a
 # merged Vicuna v0 (32,001 rows), or padding to a multiple of 64.
@@ -228,29 +229,32 @@ def load_llm(
     compat.keep_gradients_of_4bit(llm)
     # the folder's own sampling settings would mix with ours
     llm.generation_config = GenerationConfig(
-        eos_token_id=getattr(llm.generation_config, 'eos_token_id', None)
+        eos_token_id=eos_token_ids(folder) or None
     )
     return llm
 
 
-def eos_token_ids(llm: Any) -> tuple[int, ...]:
+def eos_token_ids(folder: Path) -> list[int]:
     """Return the ids of the end-of-text tokens that an LLM's folder names.
 
-    They are those of its ``generation_config.json`` and of its
-    ``config.json``. A chat LLM may have several, e.g. for the end of a
-    message and for the end of a text.
+    A chat LLM may have several in its ``generation_config.json``, e.g. for
+    the end of a message and for the end of a text. The default values of
+    transformers for a ``config.json`` that names none are not used: they
+    may be ordinary tokens of the LLM.
 
     Args:
-        llm: A result of :func:`load_llm`.
+        folder: The LLM's folder.
+
+    Raises:
+        ValueError: A file is no regular file or no JSON object.
     """
-    ids: list[Any] = []
-    for config in (llm.generation_config, llm.config):
-        found = getattr(config, 'eos_token_id', None)
-        ids += found if isinstance(found, (list, tuple)) else [found]
-    rows = llm.get_input_embeddings().weight.shape[0]
-    return tuple(
-        dict.fromkeys(i for i in ids if isinstance(i, int) and 0 <= i < rows)
-    )
+    ids: list[int] = []
+    for name in ('generation_config.json', 'config.json'):
+        found = read_settings(folder, name).get('eos_token_id')
+        for token_id in found if isinstance(found, list) else [found]:
+            if type(token_id) is int and token_id not in ids:
+                ids.append(token_id)
+    return ids
 
 
 def check_arch(location: str, config: Any, arch: dict) -> None:

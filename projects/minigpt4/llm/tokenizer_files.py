@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Any
 
+from ..utils.regular_files import read_regular
 from ..weights.hf_folder_files import read_json
 
 TOKENIZER_FILES = ('tokenizer.model', 'tokenizer.json')
@@ -47,6 +48,42 @@ def added_tokens(folder: Path) -> dict[int, str]:
                 'the one that does not belong to the weights.'
             )
     return added
+
+
+def read_chat_template(folder: Path) -> 'str | dict[str, str] | None':
+    """Return the chat template of a tokenizer, as transformers reads it.
+
+    Args:
+        folder: The LLM's folder.
+
+    Returns:
+        The text of ``chat_template.jinja``, else ``chat_template`` of
+        ``chat_template.json`` or ``tokenizer_config.json``: a Jinja template,
+        or several by name. None without one.
+
+    Raises:
+        ValueError: A file is no regular file, no text or no JSON object.
+    """
+    path = folder / 'chat_template.jinja'
+    if path.is_file():
+        try:
+            return read_regular(path).decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f'{path} is not UTF-8 text ({error.reason}); download it '
+                'again.'
+            ) from error
+    for name in ('chat_template.json', 'tokenizer_config.json'):
+        template = read_settings(folder, name).get('chat_template')
+        if isinstance(template, str):
+            return template
+        if isinstance(template, list):
+            return {
+                str(entry.get('name')): str(entry.get('template'))
+                for entry in template
+                if isinstance(entry, dict)
+            }
+    return None
 
 
 def token_text(token: Any) -> str:

@@ -18,7 +18,6 @@ from ..llm.families import family_difference
 from ..llm.fingerprint import compare_fingerprints, compute_fingerprint
 from ..llm.load import (
     build_empty,
-    eos_token_ids,
     load_llm,
     load_tokenizer,
 )
@@ -98,7 +97,9 @@ class LLMDecoder(nn.Module):
             self.llm = load_llm(
                 where, arch, dtype, quantization, device_map, max_memory
             )
-            self.stop_ids = eos_token_ids(self.llm)
+            rows = self.llm.get_input_embeddings().weight.shape[0]
+            eos = self.llm.generation_config.eos_token_id or []
+            self.stop_ids = tuple(i for i in eos if 0 <= i < rows)
             _check_begin_token(self.tokenizer, self.llm, where)
             self.has_fixed_device = (
                 device_map is not None

@@ -55,12 +55,12 @@ class ContextEncoder:
         content['truncation'] = content['padding'] = None
         self._backend = Tokenizer.from_str(json.dumps(content))
         self._backend.encode_special_tokens = True
-        self._added = {*self._backend.get_added_tokens_decoder()}
+        self._added: set[Any] = {*self._backend.get_added_tokens_decoder()}
         known = {
             str(token): token
             for token in tokenizer.added_tokens_decoder.values()
         }
-        self._names = {_SLOT: _SLOT}
+        self._names = {}
         tokens = [AddedToken(_SLOT, special=False, normalized=False)]
         for i, text in enumerate(special_tokens(tokenizer)):
             self._names[text] = f'{_START}{i}{_END}'
@@ -77,11 +77,16 @@ class ContextEncoder:
         self._backend.add_tokens(tokens)
         self._ids: dict[Any, int] = {
             self._backend.token_to_id(name): (
-                -1 if text == _SLOT else tokenizer.convert_tokens_to_ids(text)
+                tokenizer.convert_tokens_to_ids(text)
             )
             for text, name in self._names.items()
         }
-        self._added |= {*self._ids}
+        self._slot_id: Any = self._backend.token_to_id(_SLOT)
+        self._added |= {*self._ids, self._slot_id}
+        # ids that no text of a user may get; any character may be unknown
+        self._reserved = {*self._ids.values()} - {
+            getattr(tokenizer, 'unk_token_id', None)
+        }
 
     def encode(
         self,
@@ -113,9 +118,13 @@ class ContextEncoder:
         )
         renamed = self._rename(text, template_spans)
         ids = self._split_off(before, renamed)
-        if ids is None:  # a token would hold text of both
-            ids = self._split_off(_SLOT, renamed) or []
-        return [self._ids.get(i, i) for i in ids]
+        if not self._reserved.isdisjoint(ids):
+            # merges of the vocabulary lead to a special token
+            broken = self._pattern.sub(
+                lambda match: f'{match[0][0]}{_SLOT}{match[0][1:]}', renamed
+            )
+            ids = self._split_off(before, broken)
+        return [self._ids.get(i, i) for i in ids if i != self._slot_id]
 
     def _rename(self, text: str, spans: Sequence[tuple[int, int]]) -> str:
         """Rename the special tokens in some spans of a text."""
@@ -126,11 +135,8 @@ class ContextEncoder:
                 start = match.end()
         return ''.join((*pieces, text[start:]))
 
-    def _split_off(self, before: str, text: str) -> list[int] | None:
-        """Return the ids of a text that follows another one.
-
-        None if a token holds text of both.
-        """
+    def _split_off(self, before: str, text: str) -> list[int]:
+        """Return the ids of a text that follows another one."""
         encoding = self._backend.encode(
             before + text, add_special_tokens=False
         )
@@ -140,7 +146,8 @@ class ContextEncoder:
                 return ids[i:]
             # the white space behind an added token may belong to it
             if end > boundary and ids[i] not in self._added:
-                return None
+                # the token holds text of both
+                return self._split_off(_SLOT, text)
         return []
 
 
