@@ -593,6 +593,46 @@ def test_stored_prefix_of_each_family(family_model, make_sample, monkeypatch):
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(model_type='gemma', num_key_value_heads=1, head_dim=8),
+        dict(model_type='phi3', num_key_value_heads=2),
+        dict(
+            model_type='mistral',
+            num_key_value_heads=2,
+            sliding_window=8,
+            max_position_embeddings=256,
+        ),
+    ],
+    ids=['gemma', 'phi3', 'mistral with a short window'],
+)
+def test_other_llms_are_trained_without_packed_attention(
+    build_tiny, make_llm, tiny_tokenizer, mixed_samples, config
+):
+    """Loss and gradient are those of samples that are not packed."""
+    folder = make_llm(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.3,
+        pad_token_id=0,
+        **config,
+    )
+    results = []
+    for pack_length in (256, None):
+        model = build_tiny(
+            decoder=dict(name_or_path=str(folder)), pack_length=pack_length
+        )
+        assert not model.decoder.supports_packed_attention
+        wrapper = Recorder(model)
+        loss = model.train_step(mixed_samples, wrapper)['loss']
+        results.append((loss, wrapper.gradients))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
 def test_compiled_layers_of_each_family(family_model, mixed_samples):
     model = family_model
     wrapper = Recorder(model)

@@ -132,6 +132,7 @@ class LLMDecoder(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.sharded = shard
         self._is_known_family = family_difference(self.llm.config) is None
+        self._attends_to_all = compat.attends_to_all(self.llm.config)
         # K and V of each layer, by the token ids of the prefix
         self._prefix_kv: dict[tuple[int, ...], list] = {}
         if shard and torch.get_default_device().type != 'meta':
@@ -213,6 +214,15 @@ class LLMDecoder(nn.Module):
         return (
             self.supports_packed_attention and self.frozen and not self.sharded
         )
+
+    @property
+    def supports_packs(self) -> bool:
+        """Whether several sequences may be in one row of a batch.
+
+        Not where layers hide tokens, e.g. by a sliding window: transformers
+        would replace their mask by the mask of the pack.
+        """
+        return self._attends_to_all
 
     @property
     def supports_packed_attention(self) -> bool:

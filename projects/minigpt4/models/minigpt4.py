@@ -66,7 +66,7 @@ class MiniGPT4(BaseModel):
             packed, and do not attend to each other; None puts each sequence
             into a pack of its own, padded to the longest. A decoder with
             packed attention (see :mod:`minigpt4.llm.families`) gets all
-            sequences in one pack.
+            sequences in one pack; one with a sliding window is not packed.
         prompt: The question of a caption without a question of its own.
         system: The line that opens a chat, and with the template ``'chat'``
             every prompt; None is the template's, '' is none.
@@ -229,8 +229,17 @@ class MiniGPT4(BaseModel):
         limit = self.context_length
         if limit is not None and not training:
             limit = None if max_new_tokens is None else limit - max_new_tokens
-        pack_length: float | None = self.pack_length
-        if pack_length is not None and self.decoder.supports_packed_attention:
+        pack_length: float | None = self.pack_length if training else None
+        if pack_length is not None and not self.decoder.supports_packs:
+            print_log(
+                f'{self.decoder.name_or_path} does not attend to all earlier '
+                'tokens, so sequences are not packed.',
+                logger='current',
+            )
+            pack_length = None
+        elif pack_length is not None and (
+            self.decoder.supports_packed_attention
+        ):
             pack_length = math.inf  # attention costs the same in one pack
         return Collator(
             self.decoder.tokenizer,
@@ -240,7 +249,7 @@ class MiniGPT4(BaseModel):
             padding='right' if training else 'left',
             prompt='' if training else self.prompt,
             micro_batch_size=self.micro_batch_size,
-            pack_length=pack_length if training else None,
+            pack_length=pack_length,
             share_prefix=training and self.decoder.supports_shared_prefix,
             max_length=limit,
             system=self.system,
