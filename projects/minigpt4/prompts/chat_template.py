@@ -28,12 +28,12 @@ _PLACEHOLDER = re.compile(f'{_START}(\\d+)&Aa{_END}')
 # A template that writes the date gets always the same one, so that the token
 # ids of a prompt do not depend on the day. It is the one that the template
 # of Llama 3.2 writes where it knows none.
-_DATE = datetime.datetime(2024, 7, 26)
+DATE = datetime.datetime(2024, 7, 26)
 # replaces the function of transformers that formats the day of today
 _DATE_MACRO = (
     '{% macro strftime_now(format) %}{{ format'
     + ''.join(
-        f' | replace("%{code}", "{_DATE.strftime("%" + code)}")'
+        f' | replace("%{code}", "{DATE.strftime("%" + code)}")'
         for code in 'aAbBdHIjmMpSuwyY'
     )
     + ' }}{% endmacro %}\n'
@@ -198,7 +198,7 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=False,
-                date_string=f'{_DATE:%d %b %Y}',
+                date_string=f'{DATE:%d %b %Y}',
             )
         except Exception as error:  # a template may raise anything
             raise self._refused(
