@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images of a folder with their reference captions, from a file of records."""
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +58,16 @@ class CaptionedImages:
     invalid: list[str]
     uncaptioned: list[str]
 
+    def digest(self) -> str:
+        """Digest names and captions: 16 hexadecimal digits."""
+        content = [
+            [image.name, *((c.question, c.text) for c in image.captions)]
+            for image in self.images
+        ]
+        return hashlib.blake2b(
+            json.dumps(content).encode(), digest_size=8
+        ).hexdigest()
+
 
 def read_captioned_images(
     annotations: Path, folder: Path, limit: int | None = None
@@ -79,6 +91,11 @@ def read_captioned_images(
         found = 'is not a folder' if folder.exists() else 'does not exist'
         raise FileNotFoundError(
             f'{folder} {found}; give the folder of the images as --images.'
+        )
+    if not annotations.exists():
+        raise FileNotFoundError(
+            f'{annotations} does not exist; give the captions of the images '
+            'as --annotations.'
         )
     records, file_names = read_record_file(annotations)
     finder = ImageFolder(folder)

@@ -71,7 +71,7 @@ def run_match(args: argparse.Namespace) -> int:
         with ResultFolder(
             args.out,
             'match',
-            _settings(args),
+            _settings(args, data),
             'losses.jsonl',
             args.overwrite,
         ) as results:
@@ -296,12 +296,14 @@ def _clean(data: CaptionedImages) -> None:
     data.images = [image for image in data.images if image.captions]
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(
+    args: argparse.Namespace, data: CaptionedImages
+) -> dict[str, Any]:
     """What the losses depend on."""
     return dict(
         model=args.model,
         pretrained=args.pretrained and file_digest(args.pretrained),
-        annotations=file_digest(args.annotations),
+        captions=data.digest(),
         template=args.template,
         prompt=args.prompt,
         clean=args.clean,
