@@ -2,9 +2,12 @@
 """Images with reference captions, from files of several layouts."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from minigpt4.datasets import InstructionDataset
 from minigpt4.evaluation.captioned_images import (
     read_captioned_images,
     read_references,
@@ -85,3 +88,26 @@ def test_references_are_found_by_the_name_of_the_file(folder):
 def test_a_missing_file_of_references_is_refused(folder):
     with pytest.raises(FileNotFoundError, match='captions.json does not'):
         read_references(folder / 'captions.json')
+
+
+@pytest.fixture
+def photos() -> Path:
+    folder = os.environ.get('MINIGPT4_PHOTOS')
+    if not folder:
+        pytest.skip('MINIGPT4_PHOTOS does not name a folder of photographs')
+    return Path(folder)
+
+
+def test_captions_of_real_photographs_are_read(photos):
+    file = photos / 'captions_test.json'
+    data = read_captioned_images(file, photos / 'test', limit=50)
+    assert len(data.images) == 50
+    assert not data.invalid and not data.uncaptioned
+    assert all(len(image.captions) >= 5 for image in data.images)
+    assert all(Path(image.file).is_file() for image in data.images)
+    dataset = InstructionDataset(
+        str(file), image_folder=str(photos / 'test'), draw_caption=True
+    )
+    assert len(dataset) == 200
+    drawn = {dataset[0, 200 * i]['turns'][0].answer for i in range(5)}
+    assert len(drawn) == 5
