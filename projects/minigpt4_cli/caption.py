@@ -60,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'the table)',
     )
     parser.add_argument(
+        '--references',
+        type=path,
+        metavar='FILE',
+        help='captions of the images, such as captions_*.json of COCO; the '
+        'gallery shows them below the answers',
+    )
+    parser.add_argument(
         '--overwrite',
         action='store_true',
         help='answer everything again; replaces the table',
@@ -87,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
     from minigpt4.captioning.run import caption_sources
+    from minigpt4.evaluation.captioned_images import read_references
     from minigpt4.utils.errors import printable
 
     if args.out.suffix not in SUFFIXES:
@@ -95,6 +103,10 @@ def run(args: argparse.Namespace) -> int:
             f'{printable(args.out.suffix) or "(none)"}; expected '
             f'{", ".join(SUFFIXES)}'
         )
+    if args.references is not None:
+        if args.gallery is None:
+            raise UsageError('--references needs --gallery, which shows them')
+        args.references = read_references(args.references)
     if args.gallery is not None:
         page = args.gallery or args.out.with_suffix('.html')
         args.gallery = Path(page).expanduser()

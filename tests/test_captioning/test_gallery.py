@@ -94,3 +94,16 @@ def test_the_page_in_a_browser(chromium, folder):
     assert cards.locator('img').evaluate('i => i.naturalWidth') == 64
     assert page.title() == 'MiniGPT-4 captions' and not errors
     page.close()
+
+
+def test_reference_captions_are_shown(folder):
+    results = [
+        CaptionResult(f'images/{i}.png', HOW_MANY, 'two') for i in range(2)
+    ]
+    references = {'1': ['a <b>', 'another\x1b'], '7': ['of no image']}
+    write_gallery(results, Path('out.html'), references=references)
+    page = Path('out.html').read_text('utf-8')
+    first, second = items(page)
+    assert 'references' not in first
+    assert second['references'] == ['a <b>', 'another\\x1b']
+    assert '<b>' not in page and 'of no image' not in page

@@ -10,6 +10,7 @@ from PIL import Image
 
 from minigpt4.datasets import (
     CleanCaption,
+    DrawFlip,
     DrawQuestion,
     LoadImages,
     PackSample,
@@ -165,3 +166,55 @@ def test_invalid_questions_are_refused(questions, message):
 def test_one_string_is_one_key_to_pack():
     sample = PackSample(keys='task')(dict(images=[], task='t'))
     assert sample.metainfo == dict(task='t')
+
+
+def flips(texts, number=200, **options):
+    """Whether the first samples of a run are flipped."""
+    turns = [Turn(*texts)]
+    transform = DrawFlip(**options)
+    return [
+        transform(dict(turns=turns, sample_index=i))['flipped']
+        for i in range(number)
+    ]
+
+
+def test_half_of_the_samples_are_flipped():
+    drawn = flips(('', 'a cat'))
+    assert 80 < sum(drawn) < 120
+    assert drawn == flips(('', 'a cat'))
+    assert drawn != flips(('', 'a cat'), seed=1)
+    assert sum(flips(('', 'a cat'), prob=0)) == 0
+    assert sum(flips(('', 'a cat'), prob=1)) == 200
+
+
+@pytest.mark.parametrize(
+    ('texts', 'can_flip'),
+    [
+        (('', 'A cat LEFT of a dog.'), False),
+        (('what is on the right?', 'a cat'), False),
+        (('', 'a right-hand turn'), False),
+        (('', 'the leftmost cat'), False),
+        (('', 'leftovers in a bright kitchen'), True),
+        (('', 'a cat'), True),
+        (('', None), True),
+    ],
+)
+def test_a_text_that_names_a_side_is_not_flipped(texts, can_flip):
+    assert any(flips(texts)) == can_flip
+
+
+def test_flipped_images_are_mirrored(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :4] = 255
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    record = dict(images=[tmp_path / 'a.png'], turns=[Turn('', 'a')])
+    load = LoadImages(size=8)
+    plain = load(record)['images'][0]
+    flipped = load(DrawFlip(prob=1)(record))['images'][0]
+    assert plain[0, 0].tolist() == [255] * 4 + [0] * 4
+    assert torch.equal(flipped, plain.flip(-1))
+
+
+def test_invalid_probability_of_flips_is_refused():
+    with pytest.raises(ValueError, match='prob of DrawFlip is 2'):
+        DrawFlip(prob=2)

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from minigpt4.datasets.feature_cache import (
     FeatureCache,
+    LoadFeatures,
     image_digest,
 )
 from minigpt4.engine import cache_features as features
@@ -202,6 +203,42 @@ def test_a_cache_of_another_folder_is_refused(
     change(cfg, tmp_path / 'clip')
     with pytest.raises(ValueError, match=message):
         use_features(cfg, str(tmp_path / 'cache'))
+def test_flips_are_cached_and_give_the_same_losses(make, tmp_path, scalars):
+    def with_flips(**options):
+        cfg = make('sampler', **options)
+        for data in (cfg.train_dataloader.dataset,):
+            data.pipeline.insert(0, dict(type='minigpt4.DrawFlip', seed=1))
+        return cfg
+
+    folder = tmp_path / 'cache'
+    cfg = make('sampler')
+    cache_features(cfg, folder, dtype='float32')  # an older cache, no flips
+    counts = cache_features(with_flips(), folder, dtype='float32')
+    assert counts == dict(added=5, known=5, skipped=0)
+    losses = []
+    for cached in (False, True):
+        cfg = with_flips(max_iters=4)
+        if cached:
+            use_features(cfg, str(folder))
+        build_runner(cfg).train()
+        losses.append([scalars(cfg)[i]['loss'] for i in range(1, 5)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    cfg = make('sampler', max_iters=4)
+    build_runner(cfg).train()
+    assert [scalars(cfg)[i]['loss'] for i in range(1, 5)] != pytest.approx(
+        losses[0], abs=1e-3
+    )
+
+
+def test_flips_that_are_not_cached_are_an_error(make, tmp_path):
+    cfg = make('sampler')
+    cache_features(cfg, tmp_path / 'cache')
+    image = next(tmp_path.rglob('pairs/image/*.jpg'))
+    load = LoadFeatures(str(tmp_path / 'cache'))
+    record = dict(id=1, images=[str(image)])
+    assert load(record)['images'][0].shape == (3, 24)
+    with pytest.raises(ValueError, match='flipped, of 1 is not in .* flips'):
+        load(dict(record, flipped=True))
 
 
 def test_half_precision_is_close_to_single_precision(make, tmp_path):

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A run that is killed and resumed equals an uninterrupted run."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -284,3 +285,35 @@ def test_latest_checkpoint_counts_iterations(tmp_path):
     for number in (900, 1000, 20):
         (tmp_path / f'iter_{number}.pth').touch()
     assert latest_checkpoint(str(tmp_path)).endswith('iter_1000.pth')
+
+
+def test_drawn_captions_and_flips_are_the_same_after_a_resume(
+    make_cfg, losses, pair_data
+):
+    """Stage 1 on images with several captions each."""
+    records = [
+        dict(image_id=str(i), caption=f'the {colour} square, {number}')
+        for i in range(5)
+        for number, colour in enumerate(('red', 'blue', 'green'))
+    ]
+    (pair_data / 'filter_cap.json').write_text(json.dumps(records))
+
+    def make():
+        cfg = make_cfg('sampler', **{'model.prompt_template': 'bare'})
+        data = cfg.train_dataloader.dataset
+        data.draw_caption = True
+        cfg.train_dataloader.sampler.seed = 0
+        data.pipeline = [
+            dict(type='minigpt4.DrawFlip'),
+            data.pipeline[0],
+            dict(type='minigpt4.CleanCaption'),
+            dict(type='minigpt4.PackSample'),
+        ]
+        return cfg
+
+    whole, cut = make(), make()
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, Interrupt())
+    resume(cut)
+    assert losses(cut)[-5:] == pytest.approx(losses(whole)[-5:], abs=1e-6)

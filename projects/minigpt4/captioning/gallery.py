@@ -5,7 +5,7 @@ import errno
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,10 @@ _ITEMS_START = '<script type="application/json" id="items">['
 
 
 def write_gallery(
-    results: Iterable[CaptionResult], path: Path, workers: int = 1
+    results: Iterable[CaptionResult],
+    path: Path,
+    workers: int = 1,
+    references: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write the page; a failure leaves the old file.
 
@@ -32,6 +35,8 @@ def write_gallery(
         results: Results; those about one image are adjacent.
         path: The HTML file.
         workers: Threads that make thumbnails.
+        references: Reference captions by the name of the image file without
+            folder and suffix; they are shown below the answers.
 
     Raises:
         OSError: It cannot be written.
@@ -45,7 +50,9 @@ def write_gallery(
         ) as file,
     ):
         file.write(head + start + '\n')
-        for number, item in enumerate(_items(results, workers)):
+        for number, item in enumerate(
+            _items(results, workers, references or {})
+        ):
             file.write(',\n' * bool(number) + _script_json(item))
         file.write('\n' + tail)
 
@@ -72,7 +79,9 @@ def check_gallery(path: Path) -> None:
 
 
 def _items(
-    results: Iterable[CaptionResult], workers: int
+    results: Iterable[CaptionResult],
+    workers: int,
+    references: Mapping[str, Sequence[str]],
 ) -> Iterator[dict[str, Any]]:
     """Yield one item for each image; threads make the thumbnails."""
     pending: deque[tuple[dict[str, Any], Future[str | None]]] = deque()
@@ -83,6 +92,8 @@ def _items(
                 for r in group
             ]
             item = dict(image=printable(image), answers=answers)
+            if known := references.get(Path(image).stem):
+                item['references'] = [printable(text) for text in known]
             pending.append((item, pool.submit(_thumbnail_url, image)))
             if len(pending) > 4 * workers:
                 yield _with_thumbnail(*pending.popleft())

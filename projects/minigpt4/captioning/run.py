@@ -89,7 +89,9 @@ def _run(
     database.sort([_key(task) for task in tasks])
     write_export(database.results(), args.out)
     if args.gallery is not None:
-        write_gallery(database.results(), args.gallery, workers=args.workers)
+        write_gallery(
+            database.results(), args.gallery, args.workers, args.references
+        )
     if not args.quiet:
         seconds = time.perf_counter() - start
         done = f'{n_answered:,} answered in {seconds:.1f} s'

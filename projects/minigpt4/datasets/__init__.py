@@ -7,10 +7,17 @@ from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .instruction import InstructionDataset
 from .samplers import EndlessSampler
-from .transforms import CleanCaption, DrawQuestion, LoadImages, PackSample
+from .transforms import (
+    CleanCaption,
+    DrawFlip,
+    DrawQuestion,
+    LoadImages,
+    PackSample,
+)
 
 __all__ = [
     'CleanCaption',
+    'DrawFlip',
     'DrawQuestion',
     'EndlessSampler',
     'ImageTextPairs',

@@ -46,9 +46,16 @@ def read_source(source: 'str | Path | bytes') -> bytes:
     return source if isinstance(source, bytes) else read_file(source)
 
 
-def image_digest(data: bytes) -> bytes:
-    """Return the digest of an image's bytes, its key in a cache."""
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+def image_digest(data: bytes, flipped: bool = False) -> bytes:
+    """Return the digest of an image's bytes, its key in a cache.
+
+    Args:
+        data: The bytes of the image.
+        flipped: Whether the features are those of the flipped image.
+    """
+    return hashlib.blake2b(
+        data, digest_size=DIGEST_BYTES, person=b'flipped' if flipped else b''
+    ).digest()
 
 
 class FeatureCache:
@@ -249,15 +256,21 @@ class LoadFeatures:
     def __call__(self, record: dict) -> dict:
         """Replace the images by features ``(tokens, width)``.
 
+        They are those of the flipped images where ``DrawFlip`` has set
+        ``flipped``.
+
         Raises:
             SampleError: The image could not be read when the cache was made,
                 or its record in the cache is damaged.
             ValueError: The cache does not contain the image.
         """
         images = []
+        flipped = record.get('flipped', False)
         for source in record.get('images', []):
-            digest = image_digest(read_source(source))
+            digest = image_digest(read_source(source), flipped)
             name = 'an image' if isinstance(source, bytes) else source
+            if flipped:
+                name = f'{name}, flipped,'
             try:
                 images.append(self.cache[digest])
             except KeyError:
@@ -268,8 +281,9 @@ class LoadFeatures:
                     ) from None
                 raise ValueError(
                     f'{name} of {record.get("id")} is not in '
-                    f'{self.cache.folder} ({len(self.cache):,} images); it '
-                    'was added or changed later: run minigpt4 cache-features '
-                    'again, which keeps the cached images.'
+                    f'{self.cache.folder} ({len(self.cache):,} images); '
+                    f'{"flips were" if flipped else "it was"} added '
+                    f'{"" if flipped else "or changed "}later: run minigpt4 '
+                    'cache-features again, which keeps the cached images.'
                 ) from None
         return {**record, 'images': images}

@@ -11,8 +11,10 @@ from typing import Any
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
+from ..prompts import Turn
 from ..registry import DATASETS
 from ..utils.sample_errors import RECORD
+from .caption_groups import drawn_caption, group_captions
 from .image_folder import ImageFolder
 from .parse_records import read_record
 from .record_files import read_record_file
@@ -36,14 +38,16 @@ class InstructionDataset(Dataset):
     - flat: ``[{"image": ..., "question": ..., "answer": ...}]``; other keys
       remain in the record, for metrics.
 
-    A file is JSON or JSON lines. Invalid records are logged with the field
-    and the reason when the file is read (the first 20, and their number).
+    A file is JSON or JSON lines, or a table or folder of
+    :mod:`~minigpt4.datasets.caption_files`. Invalid records are logged with
+    the field and the reason when the file is read (the first 20, and their
+    number).
     The sample of an invalid record is None and is counted as skipped. A file
     without a valid record, or with more invalid ones than ``max_bad``, is
     refused.
 
     Args:
-        ann_file: The JSON file, below ``data_root`` unless absolute.
+        ann_file: The file or folder, below ``data_root`` unless absolute.
         data_root: Folder of the data; an integer is used as its name.
         image_folder: Folder of the images, below ``data_root``.
         pipeline: Transforms.
@@ -52,6 +56,11 @@ class InstructionDataset(Dataset):
         keep_answers: Whether answers remain in the turns (training); else
             they move to the record's ``answer`` (evaluation).
         max_bad: Largest fraction of invalid records, 0 to 1.
+        draw_caption: Whether all captions of an image (records without a
+            question) are one record. Each pass over the data uses another of
+            them, in a seeded order; after as many passes as there are
+            captions, each one was used.
+        seed: Seed of the captions' order.
 
     Attributes:
         records: The records in their order; None for an invalid one.
@@ -73,6 +82,8 @@ class InstructionDataset(Dataset):
         limit: int | None = None,
         keep_answers: bool = True,
         max_bad: float = 1.0,
+        draw_caption: bool = False,
+        seed: int = 0,
     ) -> None:
         root = _path('data_root', data_root)
         path = root / _path('ann_file', ann_file)
@@ -99,6 +110,9 @@ class InstructionDataset(Dataset):
                 self.records.append(record.content)
                 num_dropped += record.dropped_turn
         self._report(path, errors, num_dropped, max_bad)
+        self.seed = seed
+        if draw_caption:
+            self.records = group_captions(self.records)
 
     def _report(
         self, path: Path, errors: list[str], num_dropped: int, max_bad: float
@@ -179,6 +193,15 @@ class InstructionDataset(Dataset):
         if content is None:
             self.pipeline.skip(RECORD)  # logged when the file was read
             return None
+        if 'captions' in content:
+            captions = content['captions']
+            number = drawn_caption(
+                sample_index // len(self),
+                len(captions),
+                f'{self.seed}-{content["id"]}',
+            )
+            content = {**content, 'turns': [Turn('', captions[number])]}
+            del content['captions']
         images = [self._images.find(name) for name in content['images']]
         return self.pipeline.run(
             f'record {str(content["id"])[:60]}',

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Read the records of stage 2 from a file of JSON or JSON lines."""
+"""Read the records of a dataset: JSON, JSON lines, a table, text files."""
 
 import json
 import os
@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 from ..utils.errors import printable
 from ..utils.file_types import HEAD_BYTES, archive_format, unexpected_content
 from ..utils.regular_files import read_regular
+from .caption_files import (
+    TABLE_SUFFIXES,
+    read_caption_folder,
+    read_caption_table,
+)
 
 # of lists and objects; deeper values become null
 MAX_DEPTH = 50
@@ -76,13 +81,16 @@ def read_record_file(path: Path) -> RecordFile:
     """Read a file of records; its content decides on JSON or JSON lines.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark.
+        path: The file, UTF-8 with or without a byte order mark; or a table
+            or a folder of :mod:`.caption_files`.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is not a regular file, not JSON, or has no
             records.
     """
+    if path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
+        return RecordFile(_read_captions(path), None)
     data = _parse_file(path, _read_text(path))
     file_names = None
     if isinstance(data, dict):
@@ -104,6 +112,24 @@ def read_record_file(path: Path) -> RecordFile:
     if not data or not isinstance(data, list):
         raise ValueError(f'{path} has no records; {_EXPECTED}.')
     return RecordFile(data, file_names)
+
+
+def _read_captions(path: Path) -> list:
+    """Read a table, or the text files of a folder."""
+    if path.is_dir():
+        records = read_caption_folder(path)
+        expected = 'a text file next to each image, such as cat.txt of cat.jpg'
+    else:
+        if not path.exists():
+            raise FileNotFoundError(
+                f'{path} does not exist; expected a table with the columns '
+                'image and caption.'
+            )
+        records = read_caption_table(path)
+        expected = 'a line for each image and caption'
+    if not records:
+        raise ValueError(f'{path} has no captions; expected {expected}.')
+    return records
 
 
 def _read_text(path: Path) -> str:

@@ -43,6 +43,8 @@ class LoadImages:
     def __call__(self, record: dict) -> dict:
         """Replace the sources by ``(3, size, size)`` uint8 tensors.
 
+        They are flipped where :class:`DrawFlip` has set ``flipped``.
+
         Raises:
             SampleError: An image cannot be read.
         """
@@ -50,7 +52,57 @@ class LoadImages:
         if 'img' in record:
             sources = [record['img']]
         images = [load_image(s, self.size, self.exact) for s in sources]
+        if record.get('flipped'):
+            images = [image.flip(-1) for image in images]
         return {**record, 'images': images}
+
+
+@TRANSFORMS.register_module()
+class DrawFlip:
+    """Decides whether the images of a sample are flipped left to right.
+
+    It precedes :class:`LoadImages` or ``LoadFeatures``, which flip. A sample
+    with one of ``words`` in a question or answer is never flipped. The choice
+    depends only on ``seed`` and the index of the sample in the run, so a
+    resumed run makes the same choice.
+
+    Args:
+        prob: Probability of a flip, 0 to 1.
+        words: Words that a flip would make wrong.
+        seed: Seed.
+
+    Raises:
+        ValueError: ``prob`` is not a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        words: Sequence[str] = ('left', 'right', 'leftmost', 'rightmost'),
+        seed: int = 0,
+    ) -> None:
+        if not (isinstance(prob, (int, float)) and 0 <= prob <= 1):
+            raise ValueError(
+                f'prob of DrawFlip is {prob!r}; expected a number from 0 to 1.'
+            )
+        self.prob = prob
+        self.seed = seed
+        names = '|'.join(map(re.escape, words)) or '(?!)'
+        self._words = re.compile(rf'\b(?:{names})\b', re.IGNORECASE)
+
+    def __call__(self, record: dict) -> dict:
+        """Set ``flipped``."""
+        index = record.get('sample_index', 0)
+        rng = random.Random(f'flip-{self.seed}-{index}')
+        texts = (
+            text
+            for turn in record.get('turns') or ()
+            for text in (turn.question, turn.answer)
+        )
+        flipped = rng.random() < self.prob and not any(
+            text and self._words.search(text) for text in texts
+        )
+        return {**record, 'flipped': flipped}
 
 
 @TRANSFORMS.register_module()

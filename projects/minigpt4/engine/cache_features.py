@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -133,6 +134,14 @@ def _load_images_config(pipeline: list) -> dict:
     )
 
 
+def _has_flips(dataset: dict) -> bool:
+    """Whether the pipeline of a dataset config flips images."""
+    return any(
+        _class_name(transform['type']) == 'DrawFlip'
+        for transform in dataset.get('pipeline', ())
+    )
+
+
 def _dataset_configs(cfg: Config) -> list:
     """Return the configs of all datasets that a training reads."""
     found = [
@@ -185,13 +194,17 @@ class _UncachedImages(IterableDataset):
     data worker of every rank reads its own shards or images.
 
     Args:
-        datasets: The datasets.
+        datasets: The datasets, each with whether it flips images: then both
+            orientations are encoded.
         transform: Config of LoadImages.
         cache: The cache as it was opened.
     """
 
     def __init__(
-        self, datasets: list, transform: dict, cache: FeatureCache
+        self,
+        datasets: list[tuple[Any, bool]],
+        transform: dict,
+        cache: FeatureCache,
     ) -> None:
         self.datasets, self.cache = datasets, cache
         self.size = transform.get('size', 224)
@@ -207,23 +220,27 @@ class _UncachedImages(IterableDataset):
         )
         start = self.rank * num_workers + worker_id
         step = self.world_size * num_workers
-        for dataset in self.datasets:
+        for dataset, flips in self.datasets:
             for name, source in dataset.image_sources(start, step):
                 try:
                     data = read_source(source)
                 except SampleError as error:
                     yield b'', None, str(error)
                     continue
-                digest = image_digest(data)
-                if digest in self.cache or digest in self.cache.skipped:
-                    yield digest, None, ''
-                    continue
-                try:
-                    pixels = load_image(data, self.size, self.exact)
-                except SampleError as error:
-                    yield digest, None, f'{name}: {error}'
-                else:
-                    yield digest, pixels, ''
+                for flipped in (False, True)[: 1 + flips]:
+                    yield self._encoder_input(name, data, flipped)
+
+    def _encoder_input(
+        self, name: str, data: bytes, flipped: bool
+    ) -> tuple[bytes, 'torch.Tensor | None', str]:
+        digest = image_digest(data, flipped)
+        if digest in self.cache or digest in self.cache.skipped:
+            return digest, None, ''
+        try:
+            pixels = load_image(data, self.size, self.exact)
+        except SampleError as error:
+            return digest, None, f'{name}: {error}'
+        return digest, pixels.flip(-1) if flipped else pixels, ''
 
 
 def cache_features(
@@ -247,7 +264,8 @@ def cache_features(
 
     Returns:
         How many images were ``added``, already cached (``known``), and
-        unreadable (``skipped``), over all ranks.
+        unreadable (``skipped``), over all ranks; with flips, a flipped
+        image counts as another one.
 
     Raises:
         ValueError: The folder contains a cache of another provenance or
@@ -274,7 +292,10 @@ def cache_features(
         dtype,
         compute_vision_fingerprint(backbone, neck, normalizer),
     )
-    datasets = [DATASETS.build(config) for config in _dataset_configs(cfg)]
+    datasets = [
+        (DATASETS.build(config), _has_flips(config))
+        for config in _dataset_configs(cfg)
+    ]
     transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
     loader = DataLoader(
         _UncachedImages(datasets, transform, FeatureCache(folder)),
@@ -292,7 +313,7 @@ def cache_features(
             counts['added'] += len(batch)
             batch.clear()
 
-    total = sum(dataset.num_images or 0 for dataset in datasets)
+    total = sum((d.num_images or 0) * (1 + flips) for d, flips in datasets)
     try:
         with (
             StopRequest() as stop,

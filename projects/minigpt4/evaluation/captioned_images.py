@@ -1,9 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Images of a folder with their reference captions, from a file of records."""
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
 
 from ..datasets.image_folder import ImageFolder
 from ..datasets.parse_records import read_record
@@ -39,7 +42,7 @@ class CaptionedImage:
 
     name: str
     file: str
-    captions: list[ReferenceCaption] = field(default_factory=list)
+    captions: list[ReferenceCaption]
 
 
 @dataclass
@@ -55,6 +58,16 @@ class CaptionedImages:
     images: list[CaptionedImage]
     invalid: list[str]
     uncaptioned: list[str]
+
+    def digest(self) -> str:
+        """Digest names and captions: 16 hexadecimal digits."""
+        content = [
+            [image.name, *((c.question, c.text) for c in image.captions)]
+            for image in self.images
+        ]
+        return hashlib.blake2b(
+            json.dumps(content).encode(), digest_size=8
+        ).hexdigest()
 
 
 def read_captioned_images(
@@ -80,9 +93,65 @@ def read_captioned_images(
         raise FileNotFoundError(
             f'{folder} {found}; give the folder of the images as --images.'
         )
-    records, file_names = read_record_file(annotations)
+    captions, invalid, file_names = _read_captions(annotations)
     finder = ImageFolder(folder)
-    images: dict[str, CaptionedImage] = {}
+    images = {
+        name: CaptionedImage(name, finder.find(name), captions[name])
+        for name in sorted(captions)
+    }
+    if not any(os.path.isfile(image.file) for image in images.values()):
+        example = printable(min(images))
+        raise ValueError(
+            f'{folder} has none of the {len(images):,} images of '
+            f'{annotations} (such as {example}); give the folder of these '
+            'images as --images.'
+        )
+    listed = {name for name in (file_names or {}).values() if name}
+    if not any(os.path.isfile(image.file) for image in images.values()):
+        example = printable(min(images))
+        raise ValueError(
+            f'{folder} has none of the {len(images):,} images of '
+            f'{annotations} (such as {example}); give the folder of these '
+            'images as --images.'
+        )
+    return CaptionedImages(
+        [*images.values()][:limit],
+        invalid,
+        sorted(listed - images.keys()),
+    )
+
+
+def read_references(annotations: Path) -> dict[str, list[str]]:
+    """Read the captions of each image, by the file name of the image.
+
+    The key is the last part of the name in the records, without its suffix.
+
+    Args:
+        annotations: As for :func:`read_captioned_images`.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It has no valid record.
+    """
+    captions, _, _ = _read_captions(annotations)
+    return {
+        PurePath(name).stem: [caption.text for caption in group]
+        for name, group in captions.items()
+    }
+
+
+def _read_captions(
+    annotations: Path,
+) -> tuple[
+    dict[str, list[ReferenceCaption]], list[str], dict[str, Any] | None
+]:
+    """Captions by image, errors of invalid records, COCO's file names."""
+    if not annotations.exists():
+        raise FileNotFoundError(
+            f'{annotations} does not exist; give the file of the captions.'
+        )
+    records, file_names = read_record_file(annotations)
+    captions: dict[str, list[ReferenceCaption]] = {}
     invalid = []
     for number, item in enumerate(records):
         try:
@@ -98,27 +167,13 @@ def read_captioned_images(
                 printable(f'record {number} of {annotations.name} {error}')
             )
             continue
-        (name,), (turn,) = names, turns
-        if name not in images:
-            images[name] = CaptionedImage(name, finder.find(name))
-        images[name].captions.append(
+        (turn,) = turns
+        captions.setdefault(names[0], []).append(
             ReferenceCaption(content['id'], turn.question, turn.answer)
         )
-    if not images:
+    if not captions:
         raise ValueError(
             f'{annotations} has no caption that can be used ({invalid[0]}); '
             'expected captions with the names of their images.'
         )
-    listed = {name for name in (file_names or {}).values() if name}
-    if not any(os.path.isfile(image.file) for image in images.values()):
-        example = printable(min(images))
-        raise ValueError(
-            f'{folder} has none of the {len(images):,} images of '
-            f'{annotations} (such as {example}); give the folder of these '
-            'images as --images.'
-        )
-    return CaptionedImages(
-        [images[name] for name in sorted(images)][:limit],
-        invalid,
-        sorted(listed - images.keys()),
-    )
+    return captions, invalid, file_names

@@ -71,7 +71,7 @@ def run_match(args: argparse.Namespace) -> int:
         with ResultFolder(
             args.out,
             'match',
-            _settings(args),
+            _settings(args, data),
             'losses.jsonl',
             args.overwrite,
         ) as results:
@@ -165,7 +165,9 @@ class _ChunkLoader:
             else:
                 images.append(image)
         del self._pending[number]
-        tokens = self.scorer.encode(pixels) if pixels else []
+        tokens: Sequence[Tensor] = ()
+        if pixels:
+            tokens = list(self.scorer.encode(pixels))
         if len(self._encoded) > 1:
             self._encoded.pop(next(iter(self._encoded)))
         self._encoded[number] = (
@@ -196,10 +198,14 @@ def _rows(
     others: Sequence[_Encoded],
 ) -> list[dict[str, Any]]:
     """Measure the captions of some images, each with two images."""
-    rows, pairs, measured = [], [], []
+    rows: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
+    pairs = []
     for (image, tokens), other in zip(own, others, strict=True):
         for caption in image.captions:
-            row = dict(image=image.name, id=caption.id, caption=caption.text)
+            row: dict[str, Any] = dict(
+                image=image.name, id=caption.id, caption=caption.text
+            )
             rows.append(row)
             try:
                 prompt = scorer.tokenize(caption.question, caption.text)
@@ -210,9 +216,9 @@ def _rows(
             pairs += [(prompt, tokens), (prompt, other.tokens)]
             measured.append(row)
     losses = list(scorer.losses(pairs))
-    for row, right, other in zip(measured, losses[::2], losses[1::2]):
+    for row, right, wrong in zip(measured, losses[::2], losses[1::2]):
         row |= dict(
-            tokens=right.tokens, loss=right.loss, other_loss=other.loss
+            tokens=right.tokens, loss=right.loss, other_loss=wrong.loss
         )
     return rows
 
@@ -290,12 +296,14 @@ def _clean(data: CaptionedImages) -> None:
     data.images = [image for image in data.images if image.captions]
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(
+    args: argparse.Namespace, data: CaptionedImages
+) -> dict[str, Any]:
     """What the losses depend on."""
     return dict(
         model=args.model,
         pretrained=args.pretrained and file_digest(args.pretrained),
-        annotations=file_digest(args.annotations),
+        captions=data.digest(),
         template=args.template,
         prompt=args.prompt,
         clean=args.clean,

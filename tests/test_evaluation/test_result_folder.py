@@ -1,0 +1,75 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The result folder: resuming, settings, damaged and locked files."""
+
+import json
+
+import pytest
+
+from minigpt4.evaluation.result_folder import ResultFolder
+
+
+def open_folder(folder, overwrite=False, **settings):
+    return ResultFolder(folder, 'p', settings, 'rows.jsonl', overwrite)
+
+
+def test_rows_of_an_earlier_run_are_read(tmp_path):
+    with open_folder(tmp_path / 'new', seed=0) as first:
+        first.add([dict(a=1), dict(a='ü\n')])
+    with open_folder(tmp_path / 'new', seed=0) as second:
+        assert second.rows == [dict(a=1), dict(a='ü\n')]
+        second.keep(1)
+        second.add([dict(a=3)])
+        second.write_summary(dict(score=2))
+    with open_folder(tmp_path / 'new', seed=0) as third:
+        assert third.rows == [dict(a=1), dict(a=3)]
+    summary = json.loads((tmp_path / 'new' / 'summary.json').read_text())
+    assert summary == dict(protocol='p', settings=dict(seed=0), score=2)
+
+
+def test_a_line_that_was_cut_is_removed(tmp_path):
+    with open_folder(tmp_path) as first:
+        first.add([dict(a=1), dict(a=2)])
+    file = tmp_path / 'rows.jsonl'
+    file.write_bytes(file.read_bytes()[:-3])
+    with open_folder(tmp_path) as second:
+        assert second.rows == [dict(a=1)]
+    assert file.read_text() == '{"a": 1}\n'
+
+
+def test_a_damaged_file_is_refused_and_kept(tmp_path):
+    with open_folder(tmp_path) as first:
+        first.add([dict(a=1)])
+    file = tmp_path / 'rows.jsonl'
+    file.write_text('x\n{"a": 1}\n')
+    with pytest.raises(ValueError, match='is damaged .byte 0'):
+        open_folder(tmp_path)
+    assert file.read_text() == 'x\n{"a": 1}\n'
+    with open_folder(tmp_path, overwrite=True) as third:
+        assert third.rows == []
+
+
+def test_other_settings_are_refused(tmp_path):
+    open_folder(tmp_path, seed=0, model='a').close()
+    with pytest.raises(ValueError, match='seed 0 instead of 1'):
+        open_folder(tmp_path, seed=1, model='a')
+    (tmp_path / 'settings.json').write_text('[]')
+    with pytest.raises(ValueError, match='is not the settings'):
+        open_folder(tmp_path, seed=0, model='a')
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with (
+        open_folder(tmp_path),
+        pytest.raises(ValueError, match='another process writes'),
+    ):
+        open_folder(tmp_path)
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ResultFolder(None, 'p', {}, 'rows.jsonl') as results:
+        results.add([dict(a=1)])
+        results.keep(0)
+        results.write_summary({})
+        assert results.rows == []
+    assert not list(tmp_path.iterdir())
