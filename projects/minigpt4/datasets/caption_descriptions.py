@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """One description of an image from its captions and object classes.
 
-For stage 2 where nobody has written descriptions. Each sentence is a caption
+For stage 2 without written descriptions. Each sentence is a caption
 that a person wrote; nothing is generated:
 
 1. Captions are cleaned, and equal ones are dropped.
