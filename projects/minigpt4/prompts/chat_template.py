@@ -29,6 +29,16 @@ _PLACEHOLDER = re.compile(f'{_START}(\\d+)&Aa{_END}')
 # ids of a prompt do not depend on the day. It is the one that the template
 # of Llama 3.2 writes where it knows none.
 DATE = datetime.datetime(2024, 7, 26)
+# The function of that date in Jinja: transformers 5.24 passes only data, no
+# functions, to a template.
+_FIELDS = [[f'%{x}', f'{DATE:%{x}}'] for x in 'aAbBdHIjmMpSyY']
+FIXED_DATE = (
+    '{%- macro strftime_now(format) -%}'
+    '{%- set fixed = namespace(date=format) -%}'
+    f'{{%- for field in {_FIELDS} -%}}'
+    '{%- set fixed.date = fixed.date | replace(field[0], field[1]) -%}'
+    '{%- endfor -%}{{- fixed.date -}}{%- endmacro %}'
+)
 _MAX_OUTLINES = 64  # shapes of conversations that are stored
 
 
@@ -186,7 +196,9 @@ class ChatTemplate:
                 add_generation_prompt=generation,
                 enable_thinking=False,
                 date_string=f'{DATE:%d %b %Y}',
-                strftime_now=DATE.strftime,
+                chat_template=(
+                    FIXED_DATE + self._tokenizer.get_chat_template()
+                ),
             )
         except Exception as error:  # a template may raise anything
             raise self._refused(
