@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from ..prompts import IMAGE_HERE, ChatTemplate, PromptTemplate, Template
-from ..prompts.chat_template import DATE
+from ..prompts.chat_template import FIXED_DATE
 from ..prompts.special_tokens import adds_bos
 from .huggingface_tokenizer import SEGMENT
 
@@ -89,13 +89,6 @@ none can be; expected system once, then user and assistant in turn.') -}}
 _CHAT = (
     """\
 {%- set enable_thinking = false -%}
-{%- macro strftime_now(format) -%}
-  {%- set ns = namespace(date=format) -%}
-  {%- for field in DATE -%}
-    {%- set ns.date = ns.date | replace(field[0], field[1]) -%}
-  {%- endfor -%}
-  {{- ns.date -}}
-{%- endmacro -%}
 {%- set date_string = strftime_now('%d %b %Y') -%}
 {%- set ns = namespace(messages=[], system='') -%}
 {%- if SYSTEM is not none and (not messages or messages[0]['role'] != \
@@ -160,12 +153,11 @@ def chat_template(
         if not (system or template.system):
             system = None
         variables = dict(
-            DATE=[(f'%{x}', f'{DATE:%{x}}') for x in 'aAbBdHIjmMpSyY'],
             HAS_SYSTEM=template.has_system_role,
             IMAGE=image,
             SYSTEM=system,
         )
-        body = _CHAT + tokenizer.get_chat_template()
+        body = FIXED_DATE + _CHAT + tokenizer.get_chat_template()
     else:
         assert isinstance(template, PromptTemplate)
         # the text behind an image is a segment of its own

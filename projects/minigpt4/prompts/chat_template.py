@@ -30,7 +30,7 @@ _PLACEHOLDER = re.compile(f'{_START}(\\d+)&Aa{_END}')
 # of Llama 3.2 writes where it knows none.
 DATE = datetime.datetime(2024, 7, 26)
 # replaces the function of transformers that formats the day of today
-_DATE_MACRO = (
+FIXED_DATE = (
     '{% macro strftime_now(format) %}{{ format'
     + ''.join(
         f' | replace("%{code}", "{DATE.strftime("%" + code)}")'
@@ -191,7 +191,7 @@ class ChatTemplate:
         try:
             source = self._tokenizer.get_chat_template()
             if 'strftime_now' in source:
-                source = _DATE_MACRO + source
+                source = FIXED_DATE + source
             text = self._tokenizer.apply_chat_template(
                 messages,
                 chat_template=source,

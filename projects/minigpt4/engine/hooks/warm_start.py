@@ -66,7 +66,7 @@ class WarmStartHook(Hook):
     """
 
     def __init__(
-        self, num_samples: int = 10_000, ridge: float = 0.3, gain: float = 6.0
+        self, num_samples: int = 10_000, ridge: float = 0.3, gain: float = 10.0
     ) -> None:
         self.num_samples = num_samples
         self.ridge = ridge
