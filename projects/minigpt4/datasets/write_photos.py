@@ -3,11 +3,10 @@
 
 import json
 import random
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..utils.atomic import replacing
-from .describe_photo import describe
+from .caption_descriptions import describe
 from .photo_folder import Photo, PhotoFolder
 
 _TEST_SHARE = 0.1
@@ -19,9 +18,9 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
 
     ``captions_train.json`` and ``captions_test.json`` have COCO's layout,
     with absolute names of the images, which are not copied.
-    ``descriptions_train.json`` has one description of each training
-    photograph, made of its captions; see
-    :func:`~minigpt4.datasets.describe_photo.describe`.
+    ``descriptions_train.json`` has a description of each training photograph
+    whose captions together give one; see
+    :mod:`~minigpt4.datasets.caption_descriptions`.
 
     Args:
         photos: The photographs. Without held-out ones a tenth of them, at
@@ -37,13 +36,14 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
         OSError: A file cannot be written.
     """
     photos = _divide(photos, seed)
-    _write(out / 'captions_train.json', photos.train, None)
-    _write(out / 'captions_test.json', photos.test, None)
-    _write(
-        out / 'descriptions_train.json',
-        photos.train,
-        (describe(photo.captions) for photo in photos.train),
-    )
+    described = [
+        photo._replace(captions=(text,))
+        for photo in photos.train
+        if (text := describe(photo.captions)) is not None
+    ]
+    _write(out / 'captions_train.json', photos.train)
+    _write(out / 'captions_test.json', photos.test)
+    _write(out / 'descriptions_train.json', described)
     return photos
 
 
@@ -67,19 +67,12 @@ def _divide(photos: PhotoFolder, seed: int) -> PhotoFolder:
     )
 
 
-def _write(
-    path: Path, photos: list[Photo], descriptions: Iterable[str] | None
-) -> None:
-    """Write a COCO caption file of the captions or of one text for each."""
-    texts = (
-        [photo.captions for photo in photos]
-        if descriptions is None
-        else [(description,) for description in descriptions]
-    )
+def _write(path: Path, photos: list[Photo]) -> None:
+    """Write a COCO caption file."""
     annotations = [
         dict(image_id=photo.name, caption=caption)
-        for photo, captions in zip(photos, texts, strict=True)
-        for caption in captions
+        for photo in photos
+        for caption in photo.captions
     ]
     content = dict(
         images=[dict(id=p.name, file_name=str(p.file)) for p in photos],
