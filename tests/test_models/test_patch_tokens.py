@@ -7,11 +7,10 @@ import torch
 from minigpt4.models import PatchTokens
 
 
-def make(grid, keep_global=False, size=(4, 6), prefix=0, **settings):
+def make(grid, keep_global=False, size=(4, 6), prefix=0):
     return PatchTokens(
         grid,
         keep_global,
-        **settings,
         in_channels=5,
         grid_size=size,
         num_prefix_tokens=prefix,
@@ -75,43 +74,3 @@ def test_a_grid_finer_than_the_patches_is_refused():
         make(5)
     with pytest.raises(ValueError, match='from 1 to 4'):
         make(0)
-
-
-def test_constant_tokens_and_slots():
-    """A linear layer after them has a bias of its own for each token."""
-    patches = torch.randn(2, 24, 5)
-    neck = make(2, True, num_constant_tokens=3, slot_scale=10.0)
-    tokens = neck(patches)
-    assert tokens.shape == (2, neck.num_tokens, neck.out_channels)
-    assert (neck.num_tokens, neck.out_channels) == (8, 13)
-    assert (tokens[:, :3, :5] == 0).all()
-    torch.testing.assert_close(tokens[:, 3:, :5], make(2, True)(patches))
-    for image in tokens:
-        assert torch.equal(image[:, 5:], 10 * torch.eye(8))
-
-
-@pytest.mark.parametrize('prefix', [0, 1])
-def test_the_mean_is_subtracted(tmp_path, prefix):
-    path = str(tmp_path / 'mean.pth')
-    mean = torch.randn(5)
-    torch.save(dict(mean=mean.half()), path)
-    features = torch.randn(2, prefix + 24, 5)
-    neck = make(2, True, prefix=prefix, mean=path, num_constant_tokens=1)
-    expected = make(2, True, prefix=prefix)(features) - mean.half().float()
-    tokens = neck(features)
-    torch.testing.assert_close(tokens[:, 1:], expected)
-    assert (tokens[:, 0] == 0).all()
-    with torch.device('meta'):
-        assert make(2, mean='a file that is not read.pth').mean.is_meta
-
-
-def test_other_files_of_a_mean_are_refused(tmp_path):
-    path = str(tmp_path / 'mean.pth')
-    torch.save(dict(mean=torch.randn(4)), path)
-    with pytest.raises(ValueError, match=r'mean \(4,\); expected .*\(5,\)'):
-        make(2, mean=path)
-    torch.save(dict(std=torch.randn(5)), path)
-    with pytest.raises(ValueError, match='as tensor mean none; expected'):
-        make(2, mean=path)
-    with pytest.raises(FileNotFoundError, match='neck.mean .* does not'):
-        make(2, mean=str(tmp_path / 'none.pth'))

@@ -54,18 +54,7 @@ class FastVlmFormat:
                 f'{self.class_name} has no place; serve this model with '
                 'minigpt4 itself.'
             )
-        neck = model.neck
-        if (
-            neck.num_constant_tokens
-            or neck.slot_scale
-            or neck.mean is not None
-        ):
-            raise ValueError(
-                'the neck has constant tokens, a slot scale or a mean, for '
-                f'which {self.class_name} has no place; serve this model '
-                'with minigpt4 itself.'
-            )
-        refuse_pooling(model.backbone, neck)
+        refuse_pooling(model.backbone, model.neck)
 
     def tensors(self, model: EmptyModel, parts: Parts) -> Tensors:
         """Rename all tensors as the class has them."""

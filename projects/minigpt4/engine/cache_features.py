@@ -78,10 +78,7 @@ def provenance_of(cfg: Config) -> dict:
                 [*values] for values in read_normalization(folder) or ()
             ]
             provenance['backbone weights'] = _weights_digest(folder)
-        elif settings['type'] in _WITHOUT_WEIGHTS:
-            if settings.get('mean') is not None:
-                settings['mean'] = _weights_digest(settings['mean'])
-        else:
+        elif settings['type'] not in _WITHOUT_WEIGHTS:
             source = _weights_source(cfg, module)
             provenance[f'{module} weights'] = _weights_digest(source)
     if cfg.model.get('data_preprocessor'):

@@ -78,10 +78,8 @@ def _sample_weights(module: nn.Module) -> dict[str, list[float]]:
     """Return a few values of a few tensors, evenly spread over a module."""
     tensors = {
         name: tensor
-        for name, tensor in sorted(
-            (*module.named_parameters(), *module.named_buffers())
-        )
-        if tensor.numel() > 1 and tensor.is_floating_point()
+        for name, tensor in sorted(module.named_parameters())
+        if tensor.numel() > 1
     }
     names = [*tensors]
     chosen = {
