@@ -203,6 +203,8 @@ def test_a_cache_of_another_folder_is_refused(
     change(cfg, tmp_path / 'clip')
     with pytest.raises(ValueError, match=message):
         use_features(cfg, str(tmp_path / 'cache'))
+
+
 def test_flips_are_cached_and_give_the_same_losses(make, tmp_path, scalars):
     def with_flips(**options):
         cfg = make('sampler', **options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models import MiniGPT4
 from ..models.packing import build_inputs
-from ..prompts import PromptTemplate, TokenizedPrompt, Turn
+from ..prompts import Template, TokenizedPrompt, Turn
 
 
 class CaptionLoss(NamedTuple):
@@ -41,7 +41,7 @@ class CaptionScorer:
     def __init__(
         self,
         model: MiniGPT4,
-        template: PromptTemplate | None = None,
+        template: Template | None = None,
         prompt: str | None = None,
         batch_size: int = 64,
     ) -> None:

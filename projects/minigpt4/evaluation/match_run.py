@@ -231,7 +231,9 @@ def _measure(
 ) -> None:
     """Load the model and measure the chunks."""
     model = load_model(args.model, args.pretrained, args.device)
-    template = None if args.template is None else get_template(args.template)
+    template = None
+    if args.template is not None:
+        template = get_template(args.template, model.decoder.tokenizer)
     scorer = CaptionScorer(model, template, args.prompt, args.batch_size)
     done = len(circle) - sum(
         len(circle[n * CHUNK : (n + 1) * CHUNK]) for n in chunks

@@ -14,7 +14,7 @@ from .download import download_file, is_remote
 from .layouts import from_layout
 from .package_sources import is_package_source
 from .read import LazyTensor, open_tensors
-from .shipped import PREFIX, shipped_or_local
+from .shipped import PREFIXES, shipped_or_local
 
 _PLACEHOLDER = re.compile(
     r'your[_ -]?path|path[_/ ]to|please set|^<.*>$|^\.\.\.$', re.IGNORECASE
@@ -78,7 +78,7 @@ def local_path(name: str, what: str) -> Path | None:
     if (
         re.fullmatch(r'[\w.-]+/[\w.-]+', name)
         and name[0] not in './~'
-        and not name.startswith(PREFIX)
+        and not name.startswith(PREFIXES)
         and path.suffix not in ('.pth', '.pt', '.bin', '.safetensors', '.gguf')
     ):
         return None

@@ -15,7 +15,7 @@ from modelindex.models.Model import Model
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
 from .download import download_file, is_remote
-from .shipped import FOLDER, PREFIX
+from .shipped import PREFIXES, shipped_or_local
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -67,8 +67,8 @@ def our_models() -> dict[str, Model]:
     index.build_models_with_collections()
     for model in index.models:
         model.config = str(root / model.config)
-        if model.weights and model.weights.startswith(PREFIX):
-            model.weights = str(FOLDER / model.weights.removeprefix(PREFIX))
+        if model.weights and model.weights.startswith(PREFIXES):
+            model.weights = str(shipped_or_local(model.weights))
     return {model.name.lower(): model for model in index.models}
 
 

@@ -26,14 +26,14 @@ class _Moments(NamedTuple):
     """Sums over images of mean query ``x`` and target ``y``, fp64.
 
     Attributes:
-        count: Number of images, ``(1,)``.
+        number: Number of images, ``(1,)``.
         x: Sum of the mean queries, ``(C,)``.
         y: Sum of the targets, ``(D,)``.
         xx: Sum of their outer products, ``(C, C)``.
         xy: The same of queries and targets, ``(C, D)``.
     """
 
-    count: Tensor
+    number: Tensor
     x: Tensor
     y: Tensor
     xx: Tensor
@@ -91,11 +91,11 @@ class WarmStartHook(Hook):
         weight, bias = self._solve(moments)
         layer.weight.data.copy_(weight)
         layer.bias.data.copy_(bias)
-        model.head.set_prefix(moments.y / moments.count)
+        model.head.set_prefix(moments.y / moments.number)
         for parameter in model.head.parameters():
             dist.broadcast(parameter.data)
         runner.logger.info(
-            f'warm start done: {int(moments.count)} images, norm of the '
+            f'warm start done: {int(moments.number)} images, norm of the '
             f'weights {float(layer.weight.data.norm()):.3f}'
         )
 
@@ -174,10 +174,10 @@ class WarmStartHook(Hook):
 
     def _solve(self, moments: _Moments) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the regression, with the gain."""
-        count = moments.count
-        x_mean, y_mean = moments.x / count, moments.y / count
-        covariance = moments.xx / count - torch.outer(x_mean, x_mean)
-        cross = moments.xy / count - torch.outer(x_mean, y_mean)
+        number = moments.number
+        x_mean, y_mean = moments.x / number, moments.y / number
+        covariance = moments.xx / number - torch.outer(x_mean, x_mean)
+        cross = moments.xy / number - torch.outer(x_mean, y_mean)
         penalty = self.ridge * covariance.diagonal().mean()
         covariance.diagonal().add_(penalty)
         weight = self.gain * torch.linalg.solve(covariance, cross).T
