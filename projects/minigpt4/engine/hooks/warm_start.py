@@ -77,7 +77,7 @@ class WarmStartHook(Hook):
         if runner.iter or runner.cfg.get('load_from'):
             return
         model = unwrapped_model(runner)
-        layers = getattr(model.head, 'layers', ())
+        layers: Any = getattr(model.head, 'layers', ())
         if not isinstance(model.head, LinearProjector) or len(layers) != 1:
             raise ValueError(
                 'WarmStartHook sets one linear layer, but the head is '
