@@ -6,6 +6,7 @@ The object classes of a held-out photograph are those that its captions name.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def main() -> None:
     write_atomically(
         args.out / 'objects_test.json', json.dumps(objects, indent=1).encode()
     )
+    files = ''.join(f'{photo.file}\n' for photo in photos.test)
+    write_atomically(args.out / 'images_test.txt', os.fsencode(files))
     if photos.skipped:
         print(f'skipped {describe_skipped(photos.skipped)}')
     print(
