@@ -106,6 +106,11 @@ small() {
     run minigpt4 eval chair --model minigpt-4_small_caption \
         --pretrained "$checkpoint" --truth "$data/objects_test.json" \
         --images "$photos" -o "$out/chair"
+    head -40 "$data/images_test.txt" > "$out/images_gallery.txt"
+    run minigpt4 caption "$out/images_gallery.txt" \
+        --model minigpt-4_small_caption --pretrained "$checkpoint" \
+        -o "$out/captions.csv" --gallery \
+        --references "$data/captions_test.json"
 }
 
 if [ -n "$photos" ]; then small; else nano; fi

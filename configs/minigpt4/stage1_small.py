@@ -46,6 +46,7 @@ default_hooks['sample_captions'].update(
         ann_file='captions_test.json',
         data_root='data/photos',
         image_folder='',
+        draw_caption=True,  # one record for each photograph
         limit=4,
         keep_answers=False,
         pipeline=[
