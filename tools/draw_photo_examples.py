@@ -14,8 +14,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from minigpt4_cli.openmp import limit_spinning
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from minigpt4_cli.openmp import limit_spinning
 
 limit_spinning()
 
