@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 from transformers import CONFIG_MAPPING
 
 import minigpt4
@@ -229,3 +230,18 @@ def test_memory_is_measured(capsys, monkeypatch):
         tool('memory').main()
         out = capsys.readouterr().out
         assert line in out and 'GB own' in out
+
+
+def test_photo_examples_are_drawn_with_their_descriptions(tmp_path, capsys):
+    scene = ROOT / 'demo' / 'scene.png'
+    out = tmp_path / 'photos.png'
+    tool('draw_photo_examples').main(
+        [str(scene)] * 4
+        + ['--model', 'minigpt-4_nano_caption', '--out', str(out)]
+    )
+    text = capsys.readouterr().out
+    assert text.count('scene.png: The image shows three shapes') == 4
+    assert f'{out.stat().st_size:,} bytes' in text
+    with Image.open(out) as page:
+        assert page.width == 948  # three photographs in the first row
+        assert page.height > 2 * 200
