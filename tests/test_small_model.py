@@ -82,7 +82,8 @@ def test_captions_prefer_the_right_image(model, photos, monkeypatch, tmp_path):
 
 @torch.no_grad()
 def test_engine_gives_the_ids_of_transformers(model, samples):
-    answers = model.generate(samples, max_new_tokens=TOKENS)
+    settings = {**model.generation, 'max_new_tokens': TOKENS}
+    answers = model.generate(samples, **settings)
     collator = model.collator(training=False)
     for sample, answer in zip(samples, answers, strict=True):
         inputs = build_inputs(
@@ -96,7 +97,7 @@ def test_engine_gives_the_ids_of_transformers(model, samples):
             inputs.attention_mask,
             model.template.stop,
             stop_ids=model.stop_ids,
-            max_new_tokens=TOKENS,
+            **settings,
         )
         assert answer.token_ids == expected.token_ids
         assert answer.text == expected.text

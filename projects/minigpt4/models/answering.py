@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..prompts import PromptTemplate
+from ..prompts import Template
 from .collator import Collator, log_skipped
 from .packing import MultimodalInputs
 
@@ -34,7 +34,7 @@ class AnsweringModel(BaseModel):
     """
 
     decoder: Any
-    template: PromptTemplate
+    template: Template
     max_context: int | None
 
     @property
