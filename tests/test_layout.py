@@ -45,6 +45,7 @@ CROSS_MODULE_TESTS = {
     'test_engine/test_old_runs.py': 'work dirs and configs of release 0.1',
     'test_engine/test_resume.py': 'training that continues from a checkpoint',
     'test_engine/test_stop.py': 'training that ends by a signal',
+    'test_engine/test_warm_start.py': 'a hook in runs, resumed or on ranks',
     'test_models/test_placement.py': 'devices, types and shards of a model',
     'test_serving/test_web/test_browser.py': 'the web page in a browser',
 }

@@ -50,7 +50,7 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
     options = (
         *('max_iters=2', 'global_batch_size=2'),
         *(f'model.decoder.name_or_path={llm}', 'model.decoder.arch=None'),
-        *('model.backbone.checkpoint=None', 'model.backbone.arch=lite0'),
+        'model.backbone.checkpoint=None',
         *('train_dataloader.num_workers=0', 'default_hooks.logger.interval=1'),
         'train_dataloader.persistent_workers=False',
         'train_dataloader.dataset.data_root=data',
