@@ -83,11 +83,11 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    'caption': Task('captions', PHOTOGRAPHS, True, 3),
     'ttft': Task('to the first token', 1, False, 16),
     'stage-1': Task('samples', STAGES['stage-1'].samples, True, 5),
-    'stage-1-cached': Task('samples', STAGES['stage-1'].samples, True, 5),
     'stage-2': Task('samples', STAGES['stage-2'].samples, True, 5),
+    'stage-1-cached': Task('samples', STAGES['stage-1'].samples, True, 5),
+    'caption': Task('captions', PHOTOGRAPHS, True, 3),
 }
 
 
