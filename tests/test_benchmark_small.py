@@ -33,23 +33,27 @@ def sides(small, build_tiny, chat_llm_dir):
     """Function of settings to both sides, with a tiny model of ChatML."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # so that answers depend on the image
+    prepare = importlib.import_module('generation').prepare_llm
+
     def make(**settings):
         folder = chat_llm_dir('smollm2')
         settings = dict(prompt_template='chat') | settings
 
         def model():
-            return build_tiny(
+            built = build_tiny(
                 decoder=dict(name_or_path=str(folder)),
                 generation=dict(max_new_tokens=NEW_TOKENS),
                 **settings,
             )
+            prepare(built.decoder.llm, built.decoder.tokenizer)
+            return built
 
-        plain = small.Plain(
-            model(),
-            AutoModelForCausalLM.from_pretrained(folder),
-            AutoTokenizer.from_pretrained(folder),
-        )
-        return small.Ours(model()), plain
+        llm = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prepare(llm, tokenizer)
+
+        return small.Ours(model()), small.Plain(model(), llm, tokenizer)
 
     return make
 
@@ -148,7 +152,7 @@ def test_wall_times_are_stored(small, tmp_path):
     assert all(0 <= a < b for a, b in zip(cpu, walls))
 
 
-def test_wall_times_stand_in_a_row_of_their_own(small, tmp_path, monkeypatch):
+def test_wall_times_have_a_row_of_their_own(small, tmp_path, monkeypatch):
     walls = iter([2.0, 4.0])
 
     def compare(name, ours, peer, unit, goal, **settings):
