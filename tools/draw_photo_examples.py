@@ -14,10 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from minigpt4_cli.openmp import limit_spinning
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-limit_spinning()
 
 from minigpt4.utils.errors import add_debug_option, reports_errors
 
