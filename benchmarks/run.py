@@ -48,6 +48,7 @@ ROWS = {
     'batch-scale': 'batch_scale',
     'serve-load': 'serve_load',
     'serve-fuzz': 'serve_fuzz',
+    'small': 'small',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

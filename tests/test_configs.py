@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1] / 'configs/minigpt4'
 FILES = sorted(ROOT.rglob('*.py'))
 CONFIGS = [path for path in FILES if '_base_' not in path.parts]
 VICUNA_7B = 768 * 4096 + 4096
+SMALL = 1280 * 576 + 576 + 8 * 576  # a linear layer and a prefix
 TRAINED = dict(
     minigpt_4_nano_caption=128 * 192 + 192,
     minigpt_4_llama2_7b_caption=23_072_768,
@@ -38,6 +39,9 @@ TRAINED = dict(
     stage2_ablation_b=VICUNA_7B + 2 * (4096 * 4096 + 4096),
     stage2_llama2_7b=23_072_768,
     stage2_nano=128 * 192 + 192,
+    minigpt_4_small_caption=SMALL,
+    stage1_small=SMALL,
+    stage2_small=SMALL,
     minigpt_4_smollm2_135m_caption=768 * 576 + 576,
     stage1_smollm2_135m=768 * 576 + 576,
     stage2_smollm2_135m=768 * 576 + 576,
@@ -65,7 +69,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 32
+    assert len(CONFIGS) == 35
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'stage1_ablation_c',
@@ -77,7 +81,10 @@ def test_inference_reads_images_exactly():
     for path in ROOT.glob('*_caption.py'):
         cfg = Config.fromfile(path)
         step = cfg.test_dataloader.dataset.pipeline[0]
-        assert step.exact and step.size == cfg.model.backbone.img_size
+        backbone = {**cfg.model.backbone, 'checkpoint': None}
+        with torch.device('meta'):
+            size = MODELS.build(backbone).img_size
+        assert step.exact and step.size == size
 
 
 @each_config
@@ -138,6 +145,7 @@ def test_stages_differ_in_template_and_length():
 @pytest.mark.parametrize(
     'name, parameters',
     [
+        ('small', 134_515_008),
         ('smollm2_135m', 134_515_008),
         ('smollm2_1_7b', 1_711_376_384),
         ('qwen3_0_6b', 596_049_920),

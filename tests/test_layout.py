@@ -36,7 +36,7 @@ RANK = {room: i for i, rooms in enumerate(IMPORT_ORDER) for room in rooms}
 BASE_MODULES = {'compat', 'deprecated', 'registry'}
 # The only import against the order, inside a function: mode='predict' of the
 # model, which MMEngine's loops call, needs the generation API.
-DOCUMENTED_EDGES = {('models.minigpt4', 'generation')}
+DOCUMENTED_EDGES = {('models.answering', 'generation')}
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
     'test_convert/test_transformers_serve.py': 'an export in a stock server',

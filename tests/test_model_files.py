@@ -77,6 +77,11 @@ def test_list_has_every_model(capsys):
     for name in model_files.our_models():
         assert name in out
     assert 'LAVIS/models/BLIP2/eva_vit_g.pth' in out
+    small = out[out.index('minigpt-4_small_caption') :]
+    small = small[: small.index('minigpt-4_vicuna-7b_caption')]
+    for name in ('efficientnet-lite2-9656183e.pth', 'SmolLM2-135M-Instruct'):
+        assert name in small
+    assert 'minigpt4_small.pth' in small
 
 
 @pytest.mark.parametrize(

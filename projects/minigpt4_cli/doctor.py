@@ -19,7 +19,7 @@ from .doctor_packages import check_versions
 from .doctor_report import Report, print_report
 from .doctor_weights import (
     check_llm,
-    check_nano_weights,
+    check_shipped_weights,
     describe_package_files,
 )
 
@@ -71,7 +71,7 @@ def examine() -> Report:
         warnings.simplefilter('ignore')
         check_versions(report)
         check_devices(report)
-        check_nano_weights(report)
+        check_shipped_weights(report)
         describe_package_files(report)
         check_llm(report)
     return report

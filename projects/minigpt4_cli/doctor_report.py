@@ -13,7 +13,7 @@ class Report:
         packages: A dict for each required or optional package: ``name``,
             ``found``, ``required``, ``extra``, ``state``.
         devices: Lines on the CPU and the GPUs.
-        weights: Lines on the nano weights and the user's LLM.
+        weights: Lines on the shipped weights and the user's LLM.
         faults: A dict for each fault: ``what`` does not work, and its
             ``fix``.
     """

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Check for ``minigpt4 doctor`` the nano weights and the user's LLM.
+"""Check for ``minigpt4 doctor`` the shipped weights and the user's LLM.
 
 Of the package only modules that need the standard library alone are imported,
 without the package itself; see :func:`import_alone`.
@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from .doctor_report import Report
 
 LLM_VARIABLE = 'MINIGPT4_LLM'
 PACKAGE = Path(__file__).resolve().parents[1] / 'minigpt4'
-NANO_WEIGHTS = PACKAGE / 'nano' / 'weights'
-NANO_FILES = (
-    'eva_vit.safetensors',
-    'q_former.safetensors',
-    'minigpt4_nano.pth',
-    'llm/config.json',
-    'llm/model.safetensors',
-    'llm/tokenizer.model',
-)
+# files that each model's folder of shipped weights must have
+SHIPPED_FILES = {
+    'nano': (
+        'eva_vit.safetensors',
+        'q_former.safetensors',
+        'minigpt4_nano.pth',
+        'llm/config.json',
+        'llm/model.safetensors',
+        'llm/tokenizer.model',
+    ),
+    'small': ('minigpt4_small.pth',),
+}
 
 
 def import_alone(name: str) -> types.ModuleType:
@@ -46,32 +50,50 @@ def import_alone(name: str) -> types.ModuleType:
     return importlib.import_module(f'{stub}.{name}')
 
 
-def check_nano_weights(report: Report, folder: Path = NANO_WEIGHTS) -> None:
-    """Check that the weights of the nano model are complete.
+def check_shipped_weights(report: Report, package: Path = PACKAGE) -> None:
+    """Check that the weights in the package are complete.
 
     Args:
         report: The report to add to.
-        folder: Their folder.
+        package: The folder of the package.
     """
-    files = sorted(folder.rglob('*.safetensors')) if folder.is_dir() else []
-    missing = [f for f in NANO_FILES if not (folder / f).is_file()]
+    for model in SHIPPED_FILES:
+        _check_shipped(report, model, package / model / 'weights')
+
+
+def _check_shipped(report: Report, model: str, folder: Path) -> None:
+    """Check the shipped weights of one model.
+
+    Args:
+        report: The report to add to.
+        model: Its name in ``SHIPPED_FILES``.
+        folder: The folder of its weights.
+    """
+    names = SHIPPED_FILES[model]
+    missing = [name for name in names if not (folder / name).is_file()]
     fix = (
         'pip install --force-reinstall --no-deps minigpt4, or in a checkout: '
-        'git checkout -- projects/minigpt4/nano/weights'
+        f'git checkout -- projects/minigpt4/{model}/weights'
     )
     if missing:
-        report.weights.append('nano: incomplete' if files else 'nano: missing')
+        state = 'missing' if len(missing) == len(names) else 'incomplete'
+        report.weights.append(f'{model}: {state}')
         report.add_fault(
-            f'the nano model cannot run: no {missing[0]} under {folder}', fix
+            f'the {model} model cannot run: no {missing[0]} under {folder}',
+            fix,
         )
         return
     file_errors = import_alone('weights.file_errors')
-    for file in files:
+    for file in sorted(folder.rglob('*.safetensors')):
         found = file_errors.safetensors_error(file)
         if found:
             report.add_fault(f'{file} {found[0]}', fix)
-    n_bytes = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
-    report.weights.append(f'nano: {len(files)} files, {n_bytes / 1e6:.1f} MB')
+    for file in sorted(folder.rglob('*.pth')):
+        if not zipfile.is_zipfile(file):
+            report.add_fault(f'{file} is damaged: it is no zip archive', fix)
+    n_bytes = sum((folder / name).stat().st_size for name in names)
+    count = f'{len(names)} file{"s" * (len(names) > 1)}'
+    report.weights.append(f'{model}: {count}, {n_bytes / 1e6:.1f} MB')
 
 
 def describe_package_files(report: Report) -> None:
@@ -100,8 +122,8 @@ def check_llm(report: Report) -> None:
     value = os.environ.get(LLM_VARIABLE)
     if not value:
         report.weights.append(
-            f'LLM: {LLM_VARIABLE} is not set; the nano model needs none, '
-            'Vicuna is read from the folder it names'
+            f'LLM: {LLM_VARIABLE} is not set; the nano and the small model '
+            'need none, Vicuna is read from the folder it names'
         )
         return
     folder = Path(value).expanduser()

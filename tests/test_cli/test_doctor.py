@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,51 +124,84 @@ def test_failing_import_of_the_package(environment):
     assert 'TypeError: NoneType' in fault['what']
 
 
-def safetensors(folder: Path, n_missing: int = 0) -> None:
+def safetensors(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     header = json.dumps(
         {'x': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
     ).encode()
     content = len(header).to_bytes(8, 'little') + header + bytes(8)
-    (folder / 'x.safetensors').write_bytes(content[: len(content) - n_missing])
+    (folder / 'x.safetensors').write_bytes(content)
+
+
+def write_shipped(package: Path) -> None:
+    """Write a file of each name, valid in its format."""
+    for model, names in doctor_weights.SHIPPED_FILES.items():
+        for name in names:
+            path = package / model / 'weights' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == '.safetensors':
+                safetensors(path.parent)
+                (path.parent / 'x.safetensors').rename(path)
+            elif path.suffix == '.pth':
+                with zipfile.ZipFile(path, 'w') as archive:
+                    archive.writestr('x', 'x')
+            else:
+                path.write_bytes(b'x')
+
+
+def shipped_report(package: Path) -> Report:
+    report = Report()
+    doctor_weights.check_shipped_weights(report, package)
+    return report
+
+
+def test_complete_shipped_weights(tmp_path):
+    write_shipped(tmp_path)
+    report = shipped_report(tmp_path)
+    assert report.faults == []
+    nano, small = report.weights
+    assert nano.startswith('nano: 6 files, 0.0 MB')
+    assert small.startswith('small: 1 file, 0.0 MB')
 
 
 @pytest.mark.parametrize(
-    ('state', 'message'),
+    ('name', 'content', 'message'),
     [
-        ('complete', None),
-        ('cut', 'its header says'),
-        ('pointer', 'Git LFS pointer'),
-        ('junk', 'no safetensors file'),
-        ('no tokenizer', 'no llm/tokenizer.model'),
-        ('no projection', 'no minigpt4_nano.pth'),
-        ('empty', 'no eva_vit.safetensors'),
+        ('nano/weights/eva_vit.safetensors', 'cut', 'its header says'),
+        (
+            'nano/weights/eva_vit.safetensors',
+            b'version https://git-lfs',
+            'Git LFS pointer',
+        ),
+        (
+            'nano/weights/eva_vit.safetensors',
+            b'\xff' * 40,
+            'no safetensors file',
+        ),
+        ('nano/weights/llm/tokenizer.model', None, 'no llm/tokenizer.model'),
+        ('nano/weights/minigpt4_nano.pth', None, 'no minigpt4_nano.pth'),
+        ('small/weights/minigpt4_small.pth', None, 'no minigpt4_small.pth'),
+        ('small/weights/minigpt4_small.pth', 'cut', 'is damaged'),
     ],
 )
-def test_nano_weights(tmp_path, state, message):
-    lacking = {
-        'no tokenizer': 'llm/tokenizer.model',
-        'no projection': 'minigpt4_nano.pth',
-    }
-    (tmp_path / 'llm').mkdir()
-    for name in doctor_weights.NANO_FILES if state != 'empty' else ():
-        if name.endswith('.safetensors'):
-            safetensors(tmp_path, n_missing=3 if state == 'cut' else 0)
-            (tmp_path / 'x.safetensors').rename(tmp_path / name)
-        elif name != lacking.get(state):
-            (tmp_path / name).write_bytes(b'x')
-    file = tmp_path / 'eva_vit.safetensors'
-    if state == 'pointer':
-        file.write_bytes(b'version https://git-lfs')
-    if state == 'junk':
-        file.write_bytes(b'\xff' * 40)
-    report = Report()
-    doctor_weights.check_nano_weights(report, tmp_path)
-    if message is None:
-        assert report.faults == []
-        assert report.weights[0].startswith('nano: 3 files')
+def test_faulty_shipped_weights(tmp_path, name, content, message):
+    write_shipped(tmp_path)
+    path = tmp_path / name
+    if content is None:
+        path.unlink()
     else:
-        assert message in report.faults[0]['what']
+        cut = path.read_bytes()[:-3] if content == 'cut' else content
+        path.write_bytes(cut)
+    (fault,) = shipped_report(tmp_path).faults
+    model = name.partition('/')[0]
+    assert message in fault['what'] and model in fault['what']
+    assert f'projects/minigpt4/{model}/weights' in fault['fix']
+
+
+def test_missing_shipped_weights(tmp_path):
+    report = shipped_report(tmp_path)
+    assert report.weights == ['nano: missing', 'small: missing']
+    assert 'no eva_vit.safetensors' in report.faults[0]['what']
 
 
 @pytest.mark.parametrize(

@@ -39,5 +39,6 @@ model = dict(
     ),
     prompt_template='chat',
     prompt='Describe this image in detail.',
-    generation=dict(max_new_tokens=160),
+    # without it a small LLM repeats its sentence
+    generation=dict(max_new_tokens=160, repetition_penalty=1.1),
 )

@@ -2,13 +2,11 @@
 """The model: backbone, neck, head and decoder, with loss and train step."""
 
 import math
-import types
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -16,8 +14,9 @@ from torch import Tensor
 from ..deprecated import warn_renamed
 from ..prompts import get_template
 from ..registry import MODELS
+from .answering import AnsweringModel
 from .checkpoint import register_hooks
-from .collator import Collator, log_skipped
+from .collator import Collator
 from .gradient_accumulation import accumulate_gradients
 from .packed_attention import PackedLayout
 from .packing import MultimodalInputs
@@ -27,18 +26,8 @@ from .vision import build_vision
 _UNSET = 'unset'
 
 
-def _generation_api() -> types.ModuleType:
-    """Import :mod:`minigpt4.generation.api` when an answer is needed.
-
-    This is the only import of the generation package, which imports models.
-    """
-    from ..generation import api
-
-    return api
-
-
 @MODELS.register_module()
-class MiniGPT4(BaseModel):
+class MiniGPT4(AnsweringModel):
     """Frozen vision encoder and LLM, joined by a trained projection.
 
     A forward pass: (1) the backbone encodes the images, (2) the neck reduces
@@ -191,30 +180,6 @@ class MiniGPT4(BaseModel):
     def trained_names(self) -> list[str]:
         """Names of the trained parameters."""
         return [n for n, p in self.named_parameters() if p.requires_grad]
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that end an answer and are not in its text.
-
-        The tokenizer's end-of-text token comes first. With the template
-        ``'chat'`` the template's and those of the LLM's folder follow.
-        """
-        eos = self.decoder.tokenizer.eos_token_id
-        ids = [] if eos is None else [eos]
-        if self.template.stop_ids:
-            ids += [*self.template.stop_ids, *self.decoder.stop_ids]
-        return tuple(dict.fromkeys(ids))
-
-    @property
-    def context_length(self) -> int | None:
-        """The most tokens of a prompt and its answer; None is no limit.
-
-        It is what the LLM takes, or ``max_context`` if that is less.
-        """
-        config = getattr(self.decoder.llm, 'config', None)
-        llm_limit = getattr(config, 'max_position_embeddings', None)
-        limits = [n for n in (self.max_context, llm_limit) if n is not None]
-        return min(limits, default=None)
 
     def collator(
         self, training: bool, max_new_tokens: int | None = None
@@ -427,51 +392,3 @@ class MiniGPT4(BaseModel):
         optim_wrapper.step()
         optim_wrapper.zero_grad()
         return dict(loss=loss)
-
-    def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
-        """Answer a batch of samples, collated or not."""
-        if not isinstance(data, dict):
-            params = _generation_api().sampling_params(self)
-            data = self.collator(False, params.max_new_tokens)(data)
-        log_skipped(data)
-        if data['inputs'] is None:
-            # mmengine's loops look for a loss in the last output
-            return [BaseDataElement(loss={})]
-        return super().val_step(data)
-
-    test_step = val_step
-
-    def predict(
-        self,
-        images: Tensor | None,
-        inputs: MultimodalInputs,
-        samples: Sequence[BaseDataElement] | None = None,
-    ) -> list[BaseDataElement]:
-        """Answer each sample's last question.
-
-        Returns:
-            The samples (new ones where None are given) with
-            ``pred_caption`` and ``finished`` set.
-        """
-        answers = _generation_api().answer_batch(self, images, inputs)
-        if samples is None:
-            samples = [BaseDataElement() for _ in answers]
-        for sample, answer in zip(samples, answers, strict=True):
-            sample.pred_caption = answer.text
-            sample.finished = answer.finished
-        return list(samples)
-
-    def generate(
-        self,
-        samples: Sequence[BaseDataElement],
-        batch_size: int | None = None,
-        **settings: Any,
-    ) -> list[Any]:
-        """Answer samples; see :func:`minigpt4.generation.api.generate`.
-
-        Returns:
-            One :class:`~minigpt4.generation.request.Answer` for each sample.
-        """
-        return _generation_api().generate(
-            self, samples, batch_size, **settings
-        )

@@ -62,7 +62,8 @@ class WarmStartHook(Hook):
             alone predicts vectors that are too close to the mean.
 
     Raises:
-        ValueError: The head is not one linear layer.
+        ValueError: The head is not one linear layer, or no training sample
+            can be read.
     """
 
     def __init__(
@@ -79,14 +80,22 @@ class WarmStartHook(Hook):
         model = unwrapped_model(runner)
         layers: Any = getattr(model.head, 'layers', ())
         if not isinstance(model.head, LinearProjector) or len(layers) != 1:
+            count = sum(isinstance(x, torch.nn.Linear) for x in layers)
             raise ValueError(
-                'WarmStartHook sets one linear layer, but the head is '
-                f'{model.head}; remove the hook from the config.'
+                'WarmStartHook sets one linear layer, but the head is a '
+                f'{type(model.head).__name__} with {count} layers; remove '
+                'the hook from the config.'
             )
         runner.logger.info(
             f'warm start of the projection from {self.num_samples} samples'
         )
         moments = self._sum_moments(model, self._samples(runner))
+        if not moments.number:
+            raise ValueError(
+                f'none of the first {self.num_samples} training samples has '
+                'an image that can be read; WarmStartHook needs images with '
+                'captions.'
+            )
         layer = layers[0]
         weight, bias = self._solve(moments)
         layer.weight.data.copy_(weight)
