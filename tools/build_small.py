@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Store a trained projection of the small model in the package.
 
-    python tools/build_small.py work_dirs/stage2_small/iter_200.pth
+python tools/build_small.py work_dirs/stage2_small/iter_200.pth
 """
 
 import argparse

@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     from minigpt4.registry import MODELS
     from minigpt4.utils.atomic import replacing
-    from minigpt4.weights.shipped import FOLDER as SHIPPED
+    from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 
     base = ROOT / 'configs' / 'minigpt4' / '_base_'
     cfg = Config.fromfile(base / f'{CONFIGS[args.size]}.py').model

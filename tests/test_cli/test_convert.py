@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minigpt4.weights.shipped import FOLDER as SHIPPED
+from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 from minigpt4_cli import main as cli
 
 NANO = 'minigpt-4_nano_caption'

@@ -22,7 +22,7 @@ from minigpt4.prompts import (
     tokenize,
     with_images,
 )
-from minigpt4.weights.shipped import FOLDER as SHIPPED
+from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
 IMAGES = ImageSettings(28, (0.5,) * 3, (0.5,) * 3, 3)

@@ -27,7 +27,7 @@ from minigpt4.llm.fingerprint import decode_fingerprint
 from minigpt4.prompts import Turn
 from minigpt4.weights.position_embeddings import resize_positions
 from minigpt4.weights.read import LazyTensor, open_tensors
-from minigpt4.weights.shipped import FOLDER as SHIPPED
+from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 
 NANO = 'minigpt-4_nano_caption'
 SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'

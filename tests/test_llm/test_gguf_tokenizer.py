@@ -8,7 +8,7 @@ from tests.gguf_files import random_llm, vocabulary, write_gguf
 
 from minigpt4.llm.gguf import gguf_folder
 from minigpt4.llm.load import load_tokenizer
-from minigpt4.weights.shipped import FOLDER
+from minigpt4.weights.shipped import NANO_FOLDER
 
 
 def tokenizer_of(path):
@@ -61,7 +61,7 @@ def test_special_tokens_and_chat_template(tmp_path, cache):
 def sentencepiece_entries(writer):
     """The tokenizer of the nano LLM."""
     pieces = SentencePieceProcessor(
-        model_file=str(FOLDER / 'llm' / 'tokenizer.model')
+        model_file=str(NANO_FOLDER / 'llm' / 'tokenizer.model')
     )
     ids = range(len(pieces))
     kinds = [

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minigpt4.llm.load import load_tokenizer
 from minigpt4.prompts.tokenization import encode, encode_answer
-from minigpt4.weights.shipped import FOLDER as SHIPPED
+from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 
 WORDS = (
     'foo bar the red . ### </Img> [INST] x y Describe 12 é 猫 a-b "q" it\'s '

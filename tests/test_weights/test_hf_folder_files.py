@@ -11,7 +11,7 @@ import pytest
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.weights.hf_folder_files import copy_small_files
-from minigpt4.weights.shipped import FOLDER as SHIPPED
+from minigpt4.weights.shipped import NANO_FOLDER as SHIPPED
 
 NANO = 'minigpt-4_nano_caption'
 

@@ -3,12 +3,16 @@
 
 from pathlib import Path
 
-from minigpt4.weights.shipped import FOLDER, shipped_or_local
+from minigpt4.weights.shipped import NANO_FOLDER, shipped_or_local
 
 
 def test_nano_names_are_files_of_the_package():
-    assert shipped_or_local('nano/llm') == FOLDER / 'llm'
-    assert (FOLDER / 'llm').is_dir()
+    assert shipped_or_local('nano/llm') == NANO_FOLDER / 'llm'
+    assert (NANO_FOLDER / 'llm').is_dir()
+
+
+def test_small_names_are_files_of_the_package():
+    assert shipped_or_local('small/minigpt4_small.pth').is_file()
 
 
 def test_local_paths_take_precedence(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PREFIXES = ('nano/', 'small/')
 _PACKAGE = Path(__file__).parents[1]
+NANO_FOLDER = _PACKAGE / 'nano' / 'weights'
 
 
 def shipped_or_local(name: 'str | PathLike[str]') -> Path:

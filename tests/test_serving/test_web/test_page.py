@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.serving.web.example_list import EXAMPLES, load_examples
+from minigpt4.serving.web.example_list import (
+    EXAMPLES,
+    example_hint,
+    load_examples,
+)
 from minigpt4.serving.web.page import build_page, mount_page
 
 NAME = 'minigpt-4_nano_caption'
@@ -32,6 +36,26 @@ def test_examples_cover_every_ability():
     assert sum(file.stat().st_size for file in files) < 200_000
     named = {Path(p).name for c in load_examples(True) for p in c['images']}
     assert named == {file.name for file in files}
+
+
+def test_hint_is_that_of_the_model():
+    assert 'coloured shapes' in example_hint(NAME)
+    assert 'photographs' in example_hint('minigpt-4_small_caption')
+    assert example_hint('minigpt-4_vicuna-7b_caption') == ''
+    assert example_hint('minigpt-4_smollm2-135m_caption') == ''
+
+
+def test_page_of_the_small_model(worker, model):
+    pytest.importorskip('gradio', reason='needs minigpt4[web]')
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    app = Starlette()
+    mount_page(app, worker, model, 'minigpt-4_small_caption')
+    config = TestClient(app).get('/config').text
+    assert 'minigpt-4_small_caption' in config
+    assert 'describes photographs' in config
+    assert 'coloured shapes' not in config and 'nano1.png' not in config
 
 
 @pytest.fixture

@@ -6,6 +6,22 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).parent / 'examples'
+# what to expect of a model, by a part of its name
+_HINTS = {
+    'nano': 'The nano model knows only coloured shapes, as in the first four. '
+    'The others show what MiniGPT-4 with Vicuna is for.',
+    'small': 'The small model describes photographs: upload one. The other '
+    'tasks show what MiniGPT-4 with a large LLM is for.',
+}
+
+
+def example_hint(name: str) -> str:
+    """Return what to expect of the examples with a model; '' is no hint.
+
+    Args:
+        name: Name of the model.
+    """
+    return next((text for key, text in _HINTS.items() if key in name), '')
 
 
 def load_examples(nano: bool) -> list[dict[str, Any]]:

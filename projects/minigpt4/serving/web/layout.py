@@ -84,21 +84,18 @@ def _buttons(titles: Sequence[str]) -> dict[str, Any]:
         }
 
 
-def example_gallery(cards: Sequence[dict[str, Any]]) -> Any:
+def example_gallery(cards: Sequence[dict[str, Any]], hint: str = '') -> Any:
     """Create the gallery of examples.
 
     Args:
         cards: The examples.
+        hint: What to expect of them; '' is none.
     """
     import gradio as gr
 
     with gr.Accordion('Examples', elem_id='examples'):
-        if cards[0].get('nano'):
-            gr.HTML(
-                'The nano model knows only coloured shapes, as in the first '
-                'four. The others show what MiniGPT-4 with Vicuna is for.',
-                elem_classes='hint',
-            )
+        if hint:
+            gr.HTML(hint, elem_classes='hint')
         return gr.Gallery(
             [(card['images'][0], card['title']) for card in cards],
             columns=3,

@@ -24,7 +24,7 @@ from .actions import Actions
 from .content_policy import ContentPolicy
 from .controls import MAX_BEAMS
 from .event_checks import event_checks
-from .example_list import EXAMPLES, load_examples
+from .example_list import EXAMPLES, example_hint, load_examples
 from .guard import PageGuard
 from .layout import chat_column, control_inputs, example_gallery, theme
 from .uploads import UNUSED_SECONDS, Uploads, upload_folder
@@ -160,7 +160,7 @@ def build_page(
             with gr.Column(scale=7, min_width=280):
                 column = chat_column()
             with gr.Column(scale=3, min_width=280):
-                gallery = example_gallery(actions.examples)
+                gallery = example_gallery(actions.examples, example_hint(name))
                 controls = control_inputs(
                     SamplingParams.of(model.generation), limits
                 )

@@ -1,0 +1,84 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Both stages of the small model on a folder of generated images.
+
+The configs are the shipped ones; the vision encoder and the LLM are random.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'minigpt4'
+# five captions with few common words, so that they make a description
+CAPTIONS = (
+    'A {colour} square fills all of this small image from edge to edge.',
+    'Somebody painted paper with one bright {colour} brush and nothing else.',
+    'No animals, people, trees or houses appear anywhere inside its frame.',
+    'Flat {colour} paint covers an empty wall without any visible texture.',
+    'Looking closely reveals neither shadows nor lines, only plain pigment.',
+)
+COLOURS = ('red', 'blue', 'green', 'black', 'white', 'orange')
+
+
+@pytest.fixture
+def photo_folder(tmp_path) -> Path:
+    """Six images, each with a text file of five captions."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for colour in COLOURS:
+        Image.new('RGB', (40, 30), colour).save(folder / f'{colour}.jpg')
+        lines = '\n'.join(CAPTIONS).format(colour=colour)
+        (folder / f'{colour}.txt').write_text(lines)
+    return folder
+
+
+def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
+    text = run_tool(
+        'photo_data.py', photo_folder, '--out', 'data', cwd=tmp_path
+    )
+    assert '5 photographs to train with, 25 captions, 1 held-out' in text
+    data = tmp_path / 'data'
+    stored = json.loads((data / 'descriptions_train.json').read_text())
+    assert len(stored['annotations']) == 5
+    llm = tmp_path / 'llm'
+    shutil.copytree(chat_llm_dir('smollm2'), llm)
+    options = (
+        *('max_iters=2', 'global_batch_size=2'),
+        *(f'model.decoder.name_or_path={llm}', 'model.decoder.arch=None'),
+        *('model.backbone.checkpoint=None', 'model.backbone.arch=lite0'),
+        *('train_dataloader.num_workers=0', 'default_hooks.logger.interval=1'),
+        'train_dataloader.persistent_workers=False',
+        'train_dataloader.dataset.data_root=data',
+        'default_hooks.checkpoint.interval=2',
+    )
+    captions = (
+        'default_hooks.sample_captions.interval=2',
+        'default_hooks.sample_captions.dataset.data_root=data',
+        'model.generation.max_new_tokens=4',
+    )
+    log = run_tool(
+        *('train.py', CONFIGS / 'stage1_small.py', '--cfg-options'),
+        *(*options, *captions),
+        cwd=tmp_path,
+    )
+    assert 'warm start done: 25 images' in log
+    first = tmp_path / 'work_dirs/stage1_small/iter_2.pth'
+    log = run_tool(
+        *('train.py', CONFIGS / 'stage2_small.py', '--cfg-options'),
+        *(*options, f'load_from={first}'),
+        cwd=tmp_path,
+    )
+    assert 'warm start' not in log
+    last = tmp_path / 'work_dirs/stage2_small/iter_2.pth'
+    before, after = (
+        torch.load(file, weights_only=True)['state_dict']
+        for file in (first, last)
+    )
+    for name in ('head.prefix', 'head.layers.0.weight', 'head.layers.0.bias'):
+        assert after[name].isfinite().all()
+        assert not torch.equal(before[name], after[name])
