@@ -148,7 +148,7 @@ def test_wall_times_are_stored(small, tmp_path):
     assert all(0 <= a < b for a, b in zip(cpu, walls))
 
 
-def test_wall_times_stand_in_a_row_of_their_own(small, tmp_path, monkeypatch):
+def test_wall_times_have_a_row_of_their_own(small, tmp_path, monkeypatch):
     walls = iter([2.0, 4.0])
 
     def compare(name, ours, peer, unit, goal, **settings):
