@@ -16,10 +16,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from minigpt4_cli.openmp import limit_spinning
-
-limit_spinning()
-
 from minigpt4.utils.errors import add_debug_option, reports_errors
 
 COLUMNS = 3
