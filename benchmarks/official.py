@@ -145,7 +145,10 @@ class OfficialModel(nn.Module):
         )
         self.llm.requires_grad_(False)
         self.tokenizer = Folded(
-            AutoTokenizer.from_pretrained(folder / 'llm', use_fast=False),
+            # transformers 5 leaves out LLaMA's BOS where the file is silent
+            AutoTokenizer.from_pretrained(
+                folder / 'llm', use_fast=False, add_bos_token=True
+            ),
             self.llm.config.vocab_size,
         )
         self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -21,7 +21,8 @@ def photos(tmp_path):
         file = tmp_path / f'photos/{i:02d}.jpg'
         file.parent.mkdir(exist_ok=True)
         Image.new('RGB', (8, 8)).save(file)
-        found.append(Photo(f'{i:02d}', file, (f'a dog {i}', f'cat {i}')))
+        long = ' '.join(f'word{i}{j}' for j in range(40))
+        found.append(Photo(f'{i:02d}', file, (f'a dog {i}', long)))
     return PhotoFolder(found, [], Counter())
 
 
@@ -53,7 +54,8 @@ def test_files_are_read_by_the_dataset(photos, tmp_path):
     assert record['images'] == [str(divided.train[0].file)]
     descriptions = InstructionDataset('descriptions_train.json', str(out), '')
     assert len(descriptions) == 27
-    assert descriptions.records[0]['turns'][0].answer.count('.') == 2
+    answer = descriptions.records[0]['turns'][0].answer
+    assert answer.count('.') == 2 and 'A dog' in answer
     test = read(out / 'captions_test.json')
     assert len(test['images']) == 3 and len(test['annotations']) == 6
 
