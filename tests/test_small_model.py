@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 
 from minigpt4.captioning.inferencer import make_sample
 from minigpt4.evaluation import match_run
 from minigpt4.generation.hf_generate import hf_generate
 from minigpt4.loading import get_model
 from minigpt4.models.packing import build_inputs
+from minigpt4.prompts import Turn
 from minigpt4.weights.shipped import shipped_or_local
 from minigpt4_cli import main as cli
 
@@ -106,7 +108,7 @@ def test_engine_gives_the_ids_of_transformers(model, samples):
 def test_a_batch_gives_the_ids_of_single_samples(model, samples):
     questions = ('What is this?', model.prompt, 'Is it day or night?')
     batch = [
-        make_sample(sample.images, question, model.image_size)
+        BaseDataElement(images=sample.images, turns=[Turn(question)])
         for sample, question in zip(samples, questions, strict=True)
     ]
     answers = model.generate(batch, max_new_tokens=TOKENS)
@@ -131,12 +133,8 @@ def refusal(cfg: Config) -> str:
 
 
 def test_another_backbone_is_refused(small_cfg):
-    small_cfg.model.backbone = dict(
-        type='minigpt4.EVAViT',
-        arch='nano',
-        img_size=64,
-        checkpoint='nano/eva_vit.safetensors',
-    )
+    nano = Config.fromfile(CONFIG.with_name('minigpt_4_nano_caption.py'))
+    small_cfg.model.backbone = nano.model.backbone
     message = refusal(small_cfg)
     assert 'EfficientNetLite' in message and 'EVAViT' in message
 
