@@ -145,7 +145,7 @@ class OfficialModel(nn.Module):
         )
         self.llm.requires_grad_(False)
         self.tokenizer = Folded(
-            # transformers 5 leaves out LLaMA's BOS where the file is silent
+            # transformers 5 omits LLaMA's BOS where the file is silent
             AutoTokenizer.from_pretrained(
                 folder / 'llm', use_fast=False, add_bos_token=True
             ),
