@@ -60,6 +60,9 @@ def test_files_are_read_by_the_dataset(photos, tmp_path):
     assert len(test['images']) == 3 and len(test['annotations']) == 6
 
 
-def test_one_photograph_is_too_few(photos, tmp_path):
-    with pytest.raises(ValueError, match='at least two'):
-        write_photos(photos._replace(train=photos.train[:1]), tmp_path / 'o')
+def test_two_photographs_are_too_few(photos, tmp_path):
+    few = photos._replace(train=photos.train[:2])
+    with pytest.raises(ValueError, match='2 photographs .* at least 3'):
+        write_photos(few, tmp_path / 'o')
+    three = photos._replace(train=photos.train[:3])
+    assert len(write_photos(three, tmp_path / 'o').test) == 2

@@ -10,7 +10,7 @@ from .caption_descriptions import describe
 from .photo_folder import Photo, PhotoFolder
 
 _TEST_SHARE = 0.1
-_MAX_TEST = 200  # photographs
+_MIN_TEST, _MAX_TEST = 2, 200  # photographs; match compares two
 
 
 def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
@@ -23,8 +23,8 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
     :mod:`~minigpt4.datasets.caption_descriptions`.
 
     Args:
-        photos: The photographs. Without held-out ones a tenth of them, at
-            most 200, is drawn.
+        photos: The photographs. Without held-out ones a tenth of them, 2 to
+            200, is drawn.
         out: The folder to write into.
         seed: Seed of the draw.
 
@@ -32,7 +32,7 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
         The photographs as they were divided.
 
     Raises:
-        ValueError: There are fewer than two photographs.
+        ValueError: There are fewer than three photographs.
         OSError: A file cannot be written.
     """
     photos = _divide(photos, seed)
@@ -51,12 +51,14 @@ def _divide(photos: PhotoFolder, seed: int) -> PhotoFolder:
     """Draw held-out photographs where there are none."""
     if photos.test:
         return photos
-    if len(photos.train) < 2:
+    found = len(photos.train)
+    if found <= _MIN_TEST:
         raise ValueError(
-            'one photograph was found; expected at least two, of which one '
-            'is held out for the evaluation.'
+            f'{found} photographs have captions; expected at least '
+            f'{_MIN_TEST + 1}, of which {_MIN_TEST} are held out for the '
+            'evaluation.'
         )
-    number = min(_MAX_TEST, max(1, round(_TEST_SHARE * len(photos.train))))
+    number = min(_MAX_TEST, max(_MIN_TEST, round(_TEST_SHARE * found)))
     order = random.Random(f'held out {seed}').sample(
         range(len(photos.train)), len(photos.train)
     )
