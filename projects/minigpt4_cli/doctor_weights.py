@@ -6,6 +6,7 @@ without the package itself; see :func:`import_alone`.
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -107,7 +108,7 @@ def describe_package_files(report: Report) -> None:
             state = 'installed'
         elif (Path(cache).expanduser() / f'{name}.json').is_file():
             state = 'downloaded'
-        elif importlib.util.find_spec('pip') is None:
+        elif not _has_pip():
             state = (
                 'not downloaded, and there is no pip to do it (python -m '
                 'ensurepip)'
@@ -241,3 +242,16 @@ def _describe_llm(folder: Path) -> str:
     names = ('hidden_size', 'n_embd', 'd_model', 'dim')
     width = next((config[n] for n in names if n in config), 'unknown')
     return f'{config.get("model_type", "model")}, hidden_size {width}'
+
+
+def _has_pip() -> bool:
+    """Whether pip is installed.
+
+    ``find_spec('pip')`` would tell setuptools that pip runs in this process,
+    and a later import of setuptools would fail.
+    """
+    try:
+        importlib.metadata.version('pip')
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """``minigpt4 doctor`` finds each fault and names its fix."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -372,3 +373,15 @@ def test_weights_of_packages_are_described(tmp_path, monkeypatch):
     doctor_weights.describe_package_files(report)
     assert len(report.weights) == 2
     assert report.weights[1].endswith('9656183e.pth: downloaded')
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason='Python has no distutils'
+)
+def test_setuptools_can_be_imported_after_doctor(monkeypatch, tmp_path):
+    """A search for the module pip lets setuptools take Python's distutils."""
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path))
+    report = Report()
+    doctor_weights.describe_package_files(report)
+    assert any('not downloaded' in line for line in report.weights)
+    assert 'setuptools' in importlib.util.find_spec('distutils').origin

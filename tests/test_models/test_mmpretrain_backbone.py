@@ -104,8 +104,12 @@ def test_tokens_are_those_of_the_feature_map():
         (RESNET | dict(init_cfg={}), 'init_cfg, .* set checkpoint'),
         (dict(type='mmpretrain.Nothing'), 'has no backbone Nothing'),
         (
-            dict(type='mmpretrain.LinearClsHead', num_classes=2)
-            | dict(in_channels=3),
+            dict(
+                type='mmpretrain.LinearClsHead',
+                num_classes=2,
+                in_channels=3,
+                loss=dict(type='mmpretrain.CrossEntropyLoss'),
+            ),
             'LinearClsHead cannot encode',
         ),
     ],

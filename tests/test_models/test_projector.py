@@ -65,7 +65,9 @@ def test_learned_prefix_precedes_the_tokens_of_each_image():
 
 def test_model_with_prefix_trains_and_answers(build_tiny, mixed_samples):
     plain = build_tiny()
-    model = build_tiny(head=dict(type='LinearProjector', num_prefix_tokens=3))
+    model = build_tiny(
+        head=dict(type='minigpt4.LinearProjector', num_prefix_tokens=3)
+    )
     assert 'head.prefix' in model.trained_names
     assert model.num_image_tokens == plain.num_image_tokens + 3
     data = model.collator(training=True)(mixed_samples)
