@@ -158,7 +158,7 @@ def export_huggingface(
     parts = open_parts(
         cfg, model, trained, checkpoint or config, folder, report
     )
-    prefix = prefix_embeddings(model, parts.head)
+    prefix = prefix_embeddings(parts.head)
     names = [] if prefix is None else prefix_token_names(len(prefix))
     if prefix is not None:
         first = len(model.decoder.tokenizer)
