@@ -10,7 +10,8 @@ import transformers
 from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
-from minigpt4.weights.read import open_tensors
+from minigpt4.weights.read import LazyTensor, open_tensors
+from minigpt4.weights.write import write_safetensors
 
 if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
     pytest.skip('this transformers has no FastVLM', allow_module_level=True)
@@ -54,4 +55,21 @@ def test_fast_vlm_of_another_project_is_refused(tmp_path):
     (tmp_path / 'fast' / 'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match='is no EfficientNet-Lite that'):
         import_huggingface(tmp_path / 'fast', tmp_path / 'back')
+    assert not (tmp_path / 'back').exists()
+
+
+def test_damaged_tensor_is_refused(small_cfg, save_head, tmp_path):
+    """One of another width than the export wrote is not cut."""
+    small_cfg.model.head.position_bias = True
+    save_head(tmp_path / 'head.pth', 32, tokens=4)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (file,) = (tmp_path / 'hf').glob('model*.safetensors')
+    tensors = {name: t.read() for name, t in open_tensors(file).items()}
+    name = 'model.vision_tower.embeddings.batchnorm.weight'
+    tensors[name] = torch.ones(len(tensors[name]) + 1)
+    write_safetensors(
+        file, {name: LazyTensor.of(t) for name, t in tensors.items()}
+    )
+    with pytest.raises(ValueError, match=r'stem.norm.weight'):
+        import_huggingface(tmp_path / 'hf', tmp_path / 'back')
     assert not (tmp_path / 'back').exists()
