@@ -7,6 +7,7 @@ bash tools/dist_train.sh configs/minigpt4/stage1_small.py 1
 from mmengine.config import read_base
 
 from minigpt4.datasets import (
+    DrawFlip,
     EndlessSampler,
     InstructionDataset,
     LoadImages,
@@ -32,8 +33,13 @@ train_dataloader['dataset'] = dict(
     ann_file='captions_train.json',
     data_root='data/photos',
     image_folder='',
-    pipeline=[dict(type=LoadImages, size=image_size), dict(type=PackSample)],
+    pipeline=[
+        dict(type=DrawFlip),
+        dict(type=LoadImages, size=image_size),
+        dict(type=PackSample),
+    ],
 )
+optim_wrapper.update(small_optim_wrapper)
 optim_wrapper['optimizer'].update(lr=2e-4, betas=(0.9, 0.99))
 param_scheduler[0].update(warmup=20, start=1e-5, minimum=1e-5)
 default_hooks['warm_start'] = dict(type=WarmStartHook)
