@@ -19,7 +19,7 @@ with read_base():
     from ._base_.small import *
     from ._base_.stage1 import *
 
-max_iters = 450
+max_iters = 800
 global_batch_size = 20
 model.update(stage_model)
 
@@ -42,8 +42,8 @@ train_dataloader['dataset'] = dict(
 optim_wrapper.update(small_optim_wrapper)
 optim_wrapper['optimizer'].update(lr=2e-4, betas=(0.9, 0.99))
 param_scheduler[0].update(warmup=20, start=1e-5, minimum=1e-5)
-default_hooks['warm_start'] = dict(type=WarmStartHook)
-default_hooks['checkpoint'].update(interval=150)
+default_hooks['warm_start'] = dict(type=WarmStartHook, gain=6)
+default_hooks['checkpoint'].update(interval=200)
 default_hooks['logger'].update(interval=20)
 default_hooks['sample_captions'].update(
     interval=200,
