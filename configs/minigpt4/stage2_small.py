@@ -21,6 +21,7 @@ train_dataloader['dataset'].update(
     image_folder='',
 )
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
+optim_wrapper.update(small_optim_wrapper)
 optim_wrapper['optimizer'].update(lr=2e-4, betas=(0.9, 0.99))
 param_scheduler[0].update(warmup=10, start=1e-5, minimum=1e-5)
 default_hooks['logger'].update(interval=20)
