@@ -230,7 +230,9 @@ def backbone_tensors(
         source = name.replace(_TOP, expansion)
         if source not in exported:
             source = name
-        tensor = tensors.get(source)
-        if tensor is not None and tensor.shape == exported[source].shape:
-            found[name] = cut(tensor, lazy.shape)
+        tensor = found.pop(source, None)
+        found.pop(name, None)  # the identity, if the source is an expansion
+        if tensor is not None:
+            same = tensor.shape == exported[source].shape
+            found[name] = cut(tensor, lazy.shape) if same else tensor
     return found
