@@ -58,18 +58,28 @@ def test_fast_vlm_of_another_project_is_refused(tmp_path):
     assert not (tmp_path / 'back').exists()
 
 
-def test_damaged_tensor_is_refused(small_cfg, save_head, tmp_path):
-    """One of another width than the export wrote is not cut."""
-    small_cfg.model.head.position_bias = True
-    save_head(tmp_path / 'head.pth', 32, tokens=4)
+@pytest.mark.parametrize(
+    ('name', 'replacement', 'ours'),
+    [
+        # of another width than the export wrote: it is not cut
+        ('embeddings.batchnorm.weight', torch.ones(72), 'stem.norm.weight'),
+        # the last norm of the folder has the shape of ours, but is constant
+        ('encoder.blocks.16.expansion.expand_bn.weight', None, 'head.norm.w'),
+    ],
+)
+def test_damaged_backbone_is_refused(
+    small_cfg, save_head, tmp_path, name, replacement, ours
+):
+    save_head(tmp_path / 'head.pth', 32)
     export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
     (file,) = (tmp_path / 'hf').glob('model*.safetensors')
-    tensors = {name: t.read() for name, t in open_tensors(file).items()}
-    name = 'model.vision_tower.embeddings.batchnorm.weight'
-    tensors[name] = torch.ones(len(tensors[name]) + 1)
+    tensors = {key: t.read().clone() for key, t in open_tensors(file).items()}
+    del tensors[f'model.vision_tower.{name}']
+    if replacement is not None:
+        tensors[f'model.vision_tower.{name}'] = replacement
     write_safetensors(
-        file, {name: LazyTensor.of(t) for name, t in tensors.items()}
+        file, {key: LazyTensor.of(t) for key, t in tensors.items()}
     )
-    with pytest.raises(ValueError, match=r'stem.norm.weight'):
+    with pytest.raises(ValueError, match=ours):
         import_huggingface(tmp_path / 'hf', tmp_path / 'back')
     assert not (tmp_path / 'back').exists()
