@@ -1,7 +1,7 @@
 """Stage 2 on the small model: learn to describe from a few descriptions.
 
 bash tools/dist_train.sh configs/minigpt4/stage2_small.py 2 \
-    --cfg-options load_from=work_dirs/stage1_small/iter_450.pth
+    --cfg-options load_from=work_dirs/stage1_small/iter_800.pth
 """
 
 from mmengine.config import read_base
