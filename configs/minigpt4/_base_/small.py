@@ -34,9 +34,9 @@ model = dict(
     ),
     prompt_template='chat',
     prompt='Describe this image in detail.',
-    # without the penalty the answers for nine of nine sample photographs
-    # repeated one sentence
-    generation=dict(max_new_tokens=160, repetition_penalty=1.1),
+    # chosen on 80 training photographs; with 1.1 one of six sample photographs
+    # was described by one phrase again and again
+    generation=dict(max_new_tokens=160, repetition_penalty=1.15),
 )
 # settings of the optimizer in both stages
 small_optim_wrapper = dict(
