@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL_BACKBONE, SMALL_LLM
+from mmengine.config import Config
 from tests.test_convert.conftest import CHAT_LLMS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -14,12 +14,15 @@ from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.weights.read import open_tensors
+from minigpt4.weights.shipped import shipped_or_local
 
 transformers = pytest.importorskip('transformers')
 if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
     pytest.skip('this transformers has no FastVLM', allow_module_level=True)
 
-SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+ROOT = Path(__file__).parents[2]
+SCENE = ROOT / 'demo/scene.png'
+SMALL_CONFIG = ROOT / 'configs/minigpt4/minigpt_4_small_caption.py'
 QUESTION = 'what is this'
 
 
@@ -265,24 +268,17 @@ def test_llm_with_a_bias_in_its_output_layer_is_refused(
 
 
 @pytest.mark.slow
-def test_real_parts(small_cfg, small_cache, save_head, tmp_path):
-    """SmolLM2-135M and EfficientNet-Lite2, with all parts of a random head."""
-    small_cfg.model.backbone = dict(
-        type='minigpt4.EfficientNetLite', checkpoint=SMALL_BACKBONE
-    )
-    small_cfg.model.neck.update(grid=4, with_mean=True)
-    small_cfg.model.decoder.name_or_path = SMALL_LLM
-    small_cfg.model.prompt_template = 'chat'
-    small_cfg.model.head.update(num_prefix_tokens=8, position_bias=True)
-    head = save_head(tmp_path / 'head.pth', 576, channels=2560, tokens=16)
-    head['head.position_bias'] /= 20
-    head['head.prefix'] = torch.randn(8, 576) / 200
-    torch.save(head, tmp_path / 'head.pth')
-    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+def test_the_shipped_projection(small_cache, tmp_path):
+    """The small model itself, without the penalty, which differs there."""
+    cfg = Config.fromfile(SMALL_CONFIG)
+    cfg.model.generation = dict(max_new_tokens=40)
+    checkpoint = shipped_or_local('small/minigpt4_small.pth')
+    export_huggingface(cfg, checkpoint, tmp_path / 'hf')
+    head = torch.load(checkpoint, weights_only=True)['state_dict']
     (ids, logits), (expected, expected_logits) = ask_both(
-        small_cfg, head, tmp_path / 'hf'
+        cfg, head, tmp_path / 'hf'
     )
-    assert len(expected) > 4
+    assert len(expected) > 10
     assert ids == expected
     torch.testing.assert_close(
         logits[:-8], expected_logits, atol=1e-3, rtol=1e-3

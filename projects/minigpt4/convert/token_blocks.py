@@ -203,7 +203,7 @@ class TokenBlocks:
             matrix = torch.zeros(shape, dtype=dtype)
             matrix[:start, :start, 0, 0].fill_diagonal_(1)
             if self.positions:
-                line = torch.eye(self.grid)
+                line = torch.diag(torch.ones(self.grid))
                 line -= torch.diag(torch.ones(self.grid - 1), 1)
                 matrix[start:end, start:end, 0, 0] = torch.kron(line, line)
             return matrix

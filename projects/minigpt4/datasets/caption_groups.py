@@ -43,7 +43,7 @@ def _is_caption(record: dict) -> bool:
 
 
 def _caption(record: dict) -> str | None:
-    """The answer of the only turn; evaluation has it beside the turns."""
+    """The answer of the only turn; in evaluation it is a key of the record."""
     answer = record['turns'][0].answer
     return record.get('answer') if answer is None else answer
 

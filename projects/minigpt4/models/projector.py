@@ -34,7 +34,7 @@ class LinearProjector(nn.Module):
             for all images. They condition the LLM on the style of the
             answers; tried with a small LLM only.
         position_bias: Whether each token of an image has a learned bias of
-            its own, beside that of the layer.
+            its own, together with that of the layer.
         num_tokens: Tokens of an image, for the position biases.
 
     Attributes:
