@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1] / 'configs/minigpt4'
 FILES = sorted(ROOT.rglob('*.py'))
 CONFIGS = [path for path in FILES if '_base_' not in path.parts]
 VICUNA_7B = 768 * 4096 + 4096
-SMALL = 1280 * 576 + 576 + 8 * 576  # a linear layer and a prefix
+# a linear layer, 8 tokens of the prefix and 16 position biases
+SMALL = 2560 * 576 + 576 + (8 + 16) * 576
 TRAINED = dict(
     minigpt_4_nano_caption=128 * 192 + 192,
     minigpt_4_llama2_7b_caption=23_072_768,
