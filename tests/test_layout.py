@@ -26,6 +26,7 @@ IMPORT_ORDER = (
     ('loading',),
     ('chat', 'captioning', 'datasets'),
     ('evaluation',),
+    ('data_tools', 'curation'),
     ('engine',),
     ('convert', 'nano'),
     ('terminal', 'serving'),

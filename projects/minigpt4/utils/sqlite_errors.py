@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..utils.regular_files import NotRegularFileError
+from .regular_files import NotRegularFileError
 
 
 class DatabaseError(ValueError):

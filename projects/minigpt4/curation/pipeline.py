@@ -1,0 +1,174 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Run the steps of a curation on a ledger."""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..utils.signals import StopRequest
+from .ledger import Ledger, LedgerImage, Result
+
+_CLAIMED = 64  # images that a process claims at a time
+_FLUSH_SECONDS = 0.5
+_RENEW_SECONDS = 60.0
+
+
+class StepItem(NamedTuple):
+    """An image as a step gets it.
+
+    Attributes:
+        image: The image.
+        text: The text of the step before; empty for the first step.
+        details: The details of its result.
+    """
+
+    image: LedgerImage
+    text: str
+    details: dict[str, Any]
+
+
+class Step(Protocol):
+    """A step that runs without a person.
+
+    Attributes:
+        name: Of the step, e.g. ``'describe'``.
+        settings: What its results depend on, as JSON. What they do not
+            depend on (batch sizes, numbers of requests at a time) is not
+            here.
+    """
+
+    name: str
+    settings: dict[str, Any]
+
+    def run(self, items: Iterator[StepItem]) -> Iterator[Result]:
+        """Yield one result for each item, in any order, as soon as possible.
+
+        The failure of one item is its result (``'failed'``). An exception
+        ends the run; what was yielded before is kept.
+
+        Args:
+            items: The items; a step that works on several at a time takes
+                the next ones before it yields.
+        """
+
+
+class PlannedStep(NamedTuple):
+    """A step with its place in the ledger.
+
+    Attributes:
+        step: The step.
+        number: Its number in the ledger.
+        previous: The number of the step before it; None for the first.
+    """
+
+    step: Step
+    number: int
+    previous: int | None
+
+
+def plan(ledger: Ledger, steps: Sequence[Step]) -> list[PlannedStep]:
+    """Find the numbers of steps in a ledger, adding those that are new.
+
+    The key of a step is a digest of its name and settings and of the key of
+    the step before it.
+
+    Args:
+        ledger: The ledger.
+        steps: The steps, in their order.
+    """
+    planned: list[PlannedStep] = []
+    key = ''
+    for step in steps:
+        content = json.dumps([key, step.name, step.settings], sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()
+        number = ledger.add_step(key, step.name, step.settings)
+        previous = planned[-1].number if planned else None
+        planned.append(PlannedStep(step, number, previous))
+    return planned
+
+
+def run_step(
+    ledger: Ledger,
+    planned: PlannedStep,
+    stop: StopRequest,
+    report: Callable[[int], None] = lambda number: None,
+) -> int:
+    """Run a step on all images that it has no result for.
+
+    Results are stored every half second. After a stop signal no further
+    images are claimed; those in work are finished and stored.
+
+    Args:
+        ledger: The ledger.
+        planned: The step.
+        stop: Records a stop signal.
+        report: Called with the number of results that were stored.
+
+    Returns:
+        How many results were stored, with failures.
+    """
+    total = 0
+    stored: list[Result] = []
+    flushed = time.monotonic()
+
+    def flush() -> None:
+        nonlocal total, flushed
+        if stored:
+            ledger.add_results(planned.number, stored)
+            report(len(stored))
+            total += len(stored)
+            stored.clear()
+        flushed = time.monotonic()
+
+    with _renewed_claims(ledger):
+        try:
+            for result in planned.step.run(_claimed(ledger, planned, stop)):
+                stored.append(result)
+                if time.monotonic() - flushed > _FLUSH_SECONDS:
+                    flush()
+        finally:
+            flush()
+            ledger.release_claims(planned.number)
+    return total
+
+
+def _claimed(
+    ledger: Ledger, planned: PlannedStep, stop: StopRequest
+) -> Iterator[StepItem]:
+    """Claim images and yield them, each once."""
+    after = 0
+    while stop.signum is None:
+        found = ledger.claim(planned.number, planned.previous, _CLAIMED, after)
+        if not found:
+            return
+        for image, result in found:
+            if stop.signum is not None:
+                return
+            after = image.id
+            text, details = (
+                (result.text, result.details) if result else ('', {})
+            )
+            yield StepItem(image, text, details)
+
+
+class _renewed_claims:
+    """Context manager that renews the claims in a thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEW_SECONDS):
+            self._ledger.renew_claims()
