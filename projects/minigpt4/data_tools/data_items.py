@@ -16,12 +16,13 @@ from ..datasets.image_folder import ImageFolder
 from ..datasets.parse_records import read_record
 from ..datasets.record_files import read_record_file
 from ..datasets.record_layouts import RecordError
-from ..datasets.shard_files import ShardBytes
+from ..datasets.shard_files import ShardBytes, is_remote
 from ..datasets.shard_samples import group_samples, image_bytes
 from ..datasets.tar_reader import TarReader
 from ..images.read import read_file
 from ..prompts import Turn
 from ..utils.errors import printable
+from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.sample_errors import SampleError
 from .find_data import DataPart
@@ -291,18 +292,35 @@ def samples_with_spans(
 
 
 def read_sample(span: Span) -> dict:
-    """Read a sample of an uncompressed shard again.
+    """Read a sample of a shard again.
+
+    An uncompressed file is read at the place of the sample; of another
+    shard everything before it is read too.
 
     Raises:
         OSError: The shard cannot be read.
         ValueError: The shard has changed.
     """
-    with open_regular(span.shard) as file:
-        file.seek(span.start)
-        data = file.read(span.end - span.start)
-    reader = TarReader([data], lambda kind, message: None)
-    for files in group_samples(reader, span.shard, lambda k, m: None):
-        return files
+
+    def ignore(kind: str, message: str) -> None:
+        pass
+
+    remote = is_remote(span.shard)
+    if not remote:
+        with open_regular(span.shard) as file:
+            compressed = archive_format(file.read(8))
+            file.seek(span.start)
+            data = file.read(span.end - span.start)
+        if not compressed:
+            for files in group_samples(
+                TarReader([data], ignore), span.shard, ignore
+            ):
+                return files
+    with ShardBytes(span.shard, remote) as chunks:
+        reader = TarReader(chunks, ignore, lambda: chunks.size)
+        for files, found in samples_with_spans(reader, span.shard, ignore):
+            if found == span:
+                return files
     raise ValueError(f'{span.shard} has changed since it was read.')
 
 
@@ -312,7 +330,7 @@ def read_image_bytes(ref: ImageRef) -> bytes:
     Raises:
         SampleError: The file cannot be read.
         OSError: The shard cannot be read.
-        ValueError: The shard has changed, or is compressed or a URL.
+        ValueError: The shard has changed.
     """
     if ref.data is not None:
         return ref.data

@@ -15,12 +15,14 @@ from mmengine.config import Config
 from ..datasets.transforms import DrawFlip, LoadImages, PackSample
 from ..llm.load import load_tokenizer
 from ..prompts import Turn, get_template
-from ..prompts.tokenization import IMAGE_SLOT
+from ..prompts.tokenization import IMAGE_SLOT, encode
 from ..registry import MODELS, TRANSFORMS
 from ..utils.errors import one_line
 from ..utils.sample_errors import SampleError
 from ..weights.model_hub import our_models, unknown_model_error
 
+_INCOMPLETE = '\ufffd'  # the text of a part of a character
+_MAX_BYTES = 4  # of a character
 # transforms that change images, not texts
 _IMAGE_TRANSFORMS = ('LoadFeatures', 'ResizeEdge', 'PackInputs')
 
@@ -30,14 +32,17 @@ class Token(NamedTuple):
 
     Attributes:
         id: Its id; None for an image slot.
-        text: Its text, as the tokenizer writes it.
+        text: Its text. Where several tokens are one character, the first
+            has it and the others have none.
         supervised: Whether the loss includes it.
+        cut: Whether it is cut, because its answer is too long.
         count: Positions that it takes in the LLM: 1, or those of an image.
     """
 
     id: int | None
     text: str
     supervised: bool
+    cut: bool = False
     count: int = 1
 
 
@@ -45,23 +50,22 @@ class Prompt(NamedTuple):
     """The tokens of a record.
 
     Attributes:
-        tokens: The tokens, in their order.
-        length: Positions in the LLM, those of the images included.
-        supervised: Tokens that the loss includes.
-        truncated: Answers that were cut at ``max_text_length``.
+        ids: The token ids with ``IMAGE_SLOT`` for an image, those that are
+            cut included.
+        supervised: For each id, whether it belongs to an answer.
+        length: Positions in the LLM without what is cut, images included.
+        truncated: Answers that are cut at ``max_text_length``.
         answer_lengths: Tokens of each answer before it is cut.
         fits: Whether the prompt fits into the context; training skips
             another one.
-        turns: The turns after the transforms.
     """
 
-    tokens: list[Token]
+    ids: Sequence[int]
+    supervised: Sequence[bool]
     length: int
-    supervised: int
     truncated: int
     answer_lengths: list[int]
     fits: bool
-    turns: Sequence[Turn]
 
 
 class PromptTokens:
@@ -101,6 +105,7 @@ class PromptTokens:
         name = settings.get('prompt_template', 'vicuna_v0')
         built.template = get_template(name, tokenizer)
         self._tokenizer = tokenizer
+        self._anchor = encode(tokenizer, 'a')
         self._collator = built.collator(training=True)
         self._complete = built.collator(training=True)
         self._complete.max_text_length = None
@@ -139,29 +144,64 @@ class PromptTokens:
         prompt = complete = self._collator.tokenize(sample)
         if prompt.truncated:
             complete = self._complete.tokenize(sample)
-        tokens = []
-        texts = self._tokenizer.convert_ids_to_tokens(
-            [i for i in prompt.ids if i != IMAGE_SLOT]
-        )
-        remaining = iter(texts)
-        for token_id, supervised in zip(
-            prompt.ids, prompt.supervised, strict=True
-        ):
-            if token_id == IMAGE_SLOT:
-                tokens.append(Token(None, '', False, self.num_image_tokens))
-            else:
-                tokens.append(Token(token_id, next(remaining), supervised))
         length = self._collator.length(prompt)
         limit = self.context_length
         return Prompt(
-            tokens,
+            complete.ids,
+            complete.supervised,
             length,
-            sum(prompt.supervised),
             prompt.truncated,
             _run_lengths(complete.supervised),
             limit is None or length <= limit,
-            sample.turns,
         )
+
+    def tokens(self, prompt: Prompt) -> list[Token]:
+        """Return the tokens of a prompt with their texts."""
+        found: list[Token] = []
+        position = 0  # in the answer
+        for token_id, text, supervised in zip(
+            prompt.ids,
+            self._texts(prompt.ids),
+            prompt.supervised,
+            strict=True,
+        ):
+            position = position + 1 if supervised else 0
+            if token_id == IMAGE_SLOT:
+                count = self.num_image_tokens
+                found.append(Token(None, '', False, count=count))
+                continue
+            limit = self.max_text_length
+            cut = bool(limit) and position > (limit or 0)
+            found.append(Token(token_id, text, supervised and not cut, cut))
+        return found
+
+    def _texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token."""
+        texts: list[str] = []
+        start = 0  # of the tokens of an incomplete character
+        for i, token_id in enumerate(ids):
+            if token_id == IMAGE_SLOT:
+                texts.append('')
+                start = i + 1
+                continue
+            text = self._decode(ids[start : i + 1])
+            texts.append('')
+            if text.endswith(_INCOMPLETE) and i - start < _MAX_BYTES - 1:
+                continue
+            texts[start] = text
+            start = i + 1
+        if start < len(ids):
+            texts[start] = self._decode(ids[start:])
+        return texts
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """Decode tokens inside a text, so that a first space remains."""
+        options = dict(
+            skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        before = self._tokenizer.decode(self._anchor, **options)
+        after = self._tokenizer.decode([*self._anchor, *ids], **options)
+        return after.removeprefix(before)
 
 
 class _Sample(SimpleNamespace):
