@@ -51,5 +51,5 @@ def test_thumbnails():
 
 def test_without_imagehash_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'imagehash', None)
-    with pytest.raises(ImportError, match=r"minigpt4\[curate\].*--near 0"):
+    with pytest.raises(ImportError, match=r'minigpt4\[curate\].*--near 0'):
         require_imagehash()

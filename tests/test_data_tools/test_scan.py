@@ -1,5 +1,5 @@
-from tests.data_sets import jpeg, noise
 from PIL import Image
+from tests.data_sets import jpeg
 
 from minigpt4.data_tools.find_data import find_data
 from minigpt4.data_tools.scan import HELD_OUT, TRAIN, Scan
