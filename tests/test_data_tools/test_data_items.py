@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 from tests.data_sets import jpeg, noise, pair, write_shard
 

@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 from tests.data_sets import jpeg, noise
 
@@ -29,7 +30,7 @@ def scan(folder, split=None, perceptual=False):
 def problems(first, second=None, distance=0):
     groups = image_groups(first, second, distance)
     return [
-        (p.kind, p.name, p.count)
+        (p.kind, p.name, p.number)
         for p in (
             *image_problems(groups, first, second),
             *text_problems(first, second),

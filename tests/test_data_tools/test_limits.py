@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 
 from minigpt4.data_tools.limits import (
@@ -36,7 +37,7 @@ def test_limits_of_numbers_and_shares(limits, exceeded):
     problems = [Problem('invalid', 'a', 'b', 2)]
     counts = {c.kind: c for c in count_problems(scan, problems, limits)}
     assert set(counts) == set(KINDS)
-    assert counts['invalid'].count == 2
+    assert counts['invalid'].number == 2
     assert counts['invalid'].share == 0.2
     assert counts['invalid'].exceeded is exceeded
     assert not counts['unreadable'].exceeded

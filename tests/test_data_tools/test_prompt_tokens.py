@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 
 from minigpt4.data_tools.prompt_tokens import PromptTokens
@@ -34,8 +35,8 @@ def test_the_answer_and_its_end_are_supervised(nano):
     assert '###Human:' in text_of(tokens, supervised=False)
     assert nano.prompt('1', [Turn('', 'a')], 1).length < prompt.length
     (slot,) = [token for token in tokens if token.id is None]
-    assert slot.count == nano.num_image_tokens == 22
-    assert prompt.length == sum(token.count for token in tokens)
+    assert slot.positions == nano.num_image_tokens == 22
+    assert prompt.length == sum(token.positions for token in tokens)
     assert prompt.fits and not prompt.truncated
 
 

@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import json
 import re
 from html.parser import HTMLParser

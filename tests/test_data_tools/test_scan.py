@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 from PIL import Image
 from tests.data_sets import jpeg
 

@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 
 from minigpt4.data_tools.statistics import (
@@ -38,7 +39,7 @@ def test_summary_and_share():
 )
 def test_a_histogram_counts_every_number_once(values):
     bars = collected(values).histogram()
-    assert sum(bar.count for bar in bars) == len(values)
+    assert sum(bar.number for bar in bars) == len(values)
     assert len(bars) <= 32
     assert bars[0].low == min(values) and bars[-1].high >= max(values)
     for bar, after in zip(bars, bars[1:]):

@@ -5,7 +5,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .data_items import count_records
 from .duplicates import image_groups, image_problems, text_problems
 from .find_data import FoundData, find_data
 from .image_facts import require_imagehash
-from .limits import KINDS, Count, Limit, count_problems
+from .limits import KINDS, Count, count_problems
 from .manifest import (
     Difference,
     build_manifest,
@@ -194,7 +194,7 @@ def _print(
             print(f'note: {line}', file=sys.stderr)
         print(headline(summary))
     for count in counts:
-        if count.count and (count.exceeded or not args.quiet):
+        if count.number and (count.exceeded or not args.quiet):
             print(_line(count))
             _print_first(count.kind, problems)
     for difference in differences[:_DIFFERENCES]:
@@ -227,14 +227,13 @@ def _line(count: Count) -> str:
         limit = f'{count.limit.value:g}{"%" * count.limit.percent}'
     mark = 'x' if count.exceeded else '-'
     return (
-        f'{mark} {count.kind}: {count.count:,} {KINDS[count.kind].title} '
+        f'{mark} {count.kind}: {count.number:,} {KINDS[count.kind].title} '
         f'({100 * count.share:.2f} %; accepted: {limit})'
     )
 
 
 def _print_first(kind: str, problems: Sequence[Problem]) -> None:
-    own: Callable[[Problem], bool] = lambda problem: problem.kind == kind  # noqa: E731
-    listed = list(filter(own, problems))
+    listed = [problem for problem in problems if problem.kind == kind]
     for problem in listed[:_NAMED]:
         reason = printable(problem.reason)
         name = printable(problem.name)
@@ -242,6 +241,3 @@ def _print_first(kind: str, problems: Sequence[Problem]) -> None:
         print(f'    {reason if named else f"{name}: {reason}"}'[:240])
     if len(listed) > _NAMED:
         print(f'    ... and {len(listed) - _NAMED:,} more')
-
-
-__all__ = ['Limit', 'check_data', 'headline']

@@ -195,15 +195,13 @@ def _record_items(
 def _invalid(
     part: DataPart, item: object, number: int, reason: str
 ) -> DataItem:
-    found = item.get('id', item.get('image_id')) if _is_dict(item) else None
+    found = None
+    if isinstance(item, dict):
+        found = item.get('id', item.get('image_id'))
     name = f'record {number}'
     if isinstance(found, (int, str)):
         name += f' (id {printable(str(found))[:60]})'
     return DataItem(part.name, name, error=reason, held_out=part.held_out)
-
-
-def _is_dict(item: object) -> bool:
-    return isinstance(item, dict)
 
 
 def _image_ref(part: DataPart, parent: Path, name: str, path: str) -> ImageRef:

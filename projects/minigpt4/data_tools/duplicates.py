@@ -100,12 +100,12 @@ def image_problems(
 def text_problems(scan: Scan, other: Scan | None) -> Iterator[Problem]:
     """Yield a problem for each text that several records have."""
     for digest, text in scan.texts.items():
-        if text.count > 1:
+        if text.records > 1:
             yield Problem(
                 'duplicate-texts',
                 text.name,
-                f'{text.count} records have the text {text.start!r}',
-                text.count - 1,
+                f'{text.records} records have the text {text.start!r}',
+                text.records - 1,
             )
         found: KnownText | None = other.texts.get(digest) if other else None
         if found is not None or text.splits == _BOTH:
@@ -114,5 +114,5 @@ def text_problems(scan: Scan, other: Scan | None) -> Iterator[Problem]:
                 text.name,
                 'the training and the held-out data have the text '
                 f'{text.start!r}',
-                text.count,
+                text.records,
             )

@@ -62,14 +62,14 @@ class Count(NamedTuple):
 
     Attributes:
         kind: The kind.
-        count: Their number.
+        number: Their number.
         share: Their share of the records, images or answers, 0 to 1.
         limit: What is accepted; None is any number.
         exceeded: Whether there are more.
     """
 
     kind: str
-    count: int
+    number: int
     share: float
     limit: Limit | None
     exceeded: bool
@@ -108,7 +108,7 @@ def count_problems(
     """
     counts: Counter[str] = Counter()
     for problem in problems:
-        counts[problem.kind] += problem.count
+        counts[problem.kind] += problem.number
     totals = dict(
         records=scan.num_records,
         images=len(scan.images),

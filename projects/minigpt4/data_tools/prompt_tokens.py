@@ -36,14 +36,14 @@ class Token(NamedTuple):
             has it and the others have none.
         supervised: Whether the loss includes it.
         cut: Whether it is cut, because its answer is too long.
-        count: Positions that it takes in the LLM: 1, or those of an image.
+        positions: Positions that it takes in the LLM: 1, or those of an image.
     """
 
     id: int | None
     text: str
     supervised: bool
     cut: bool = False
-    count: int = 1
+    positions: int = 1
 
 
 class Prompt(NamedTuple):
@@ -167,8 +167,8 @@ class PromptTokens:
         ):
             position = position + 1 if supervised else 0
             if token_id == IMAGE_SLOT:
-                count = self.num_image_tokens
-                found.append(Token(None, '', False, count=count))
+                size = self.num_image_tokens
+                found.append(Token(None, '', False, positions=size))
                 continue
             limit = self.max_text_length
             cut = bool(limit) and position > (limit or 0)

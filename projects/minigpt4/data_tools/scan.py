@@ -32,13 +32,13 @@ class Problem(NamedTuple):
         kind: A key of :data:`~.limits.KINDS`.
         name: The record or image.
         reason: What is wrong.
-        count: How many records or images it concerns.
+        number: How many records or images it concerns.
     """
 
     kind: str
     name: str
     reason: str
-    count: int = 1
+    number: int = 1
 
 
 class KnownText(NamedTuple):
@@ -46,13 +46,13 @@ class KnownText(NamedTuple):
 
     Attributes:
         splits: Bits of the splits that have it.
-        count: Records that have it.
+        records: Records that have it.
         name: The first of these records.
         start: Its first characters.
     """
 
     splits: int
-    count: int
+    records: int
     name: str
     start: str
 
@@ -224,7 +224,7 @@ class Scan:
             self.texts[digest] = KnownText(bits, 1, item.name, start)
         else:
             self.texts[digest] = known._replace(
-                splits=known.splits | bits, count=known.count + 1
+                splits=known.splits | bits, records=known.records + 1
             )
 
     def _measure_prompt(self, item: DataItem, prompts: PromptTokens) -> None:

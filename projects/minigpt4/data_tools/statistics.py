@@ -6,7 +6,6 @@ import math
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 _NEAR_EMPTY_LETTERS = 3
@@ -22,12 +21,12 @@ class Bar(NamedTuple):
     Attributes:
         low: Smallest value that it counts.
         high: Value above those that it counts; of the last bar the largest.
-        count: Number of values.
+        number: How many values it counts.
     """
 
     low: float
     high: float
-    count: int
+    number: int
 
 
 class Numbers:
@@ -120,13 +119,3 @@ def main_script(text: str) -> str:
         return 'none'
     script = scripts.most_common(1)[0][0]
     return script if script == 'CJK' else script.capitalize()
-
-
-def share(part: int, total: int) -> float:
-    """Return ``part / total``; 0 for an empty total."""
-    return part / total if total else 0.0
-
-
-def describe_shares(counts: 'Counter[str]', names: Sequence[str]) -> str:
-    """Describe counts of a counter, e.g. ``12 Latin, 1 Arabic``."""
-    return ', '.join(f'{counts[name]:,} {name}' for name in names)

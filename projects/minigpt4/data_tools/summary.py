@@ -79,7 +79,7 @@ def summarise(
         problems={
             count.kind: dict(
                 title=KINDS[count.kind].title,
-                count=count.count,
+                count=count.number,
                 share=round(count.share, 6),
                 limit=None if count.limit is None else count.limit._asdict(),
                 exceeded=count.exceeded,

@@ -31,14 +31,14 @@ def histogram_plot(
     )
     shapes = []
     width = (_WIDTH - 2 * _LEFT) / max(len(bars), 1)
-    top = max((bar.count for bar in bars), default=1) or 1
+    top = max((bar.number for bar in bars), default=1) or 1
     for i, bar in enumerate(bars):
         colour = _COLOUR
         if limit is not None and bar.low > limit:
             colour = _OVER_COLOUR
-        name = f'{bar.low:g} to {bar.high:g}: {bar.count:,}'
+        name = f'{bar.low:g} to {bar.high:g}: {bar.number:,}'
         shapes.append(
-            _bar(_LEFT + i * width, width, bar.count / top, colour, name)
+            _bar(_LEFT + i * width, width, bar.number / top, colour, name)
         )
     labels = _label(_LEFT, f'{bars[0].low:g}', 'start') + _label(
         _WIDTH - _LEFT, f'{bars[-1].high:g}', 'end'

@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 import pytest
 from starlette.testclient import TestClient
 from tests.data_sets import jpeg, noise
@@ -51,7 +52,9 @@ def test_the_prompt_of_a_record(client):
     prompt = record['prompt']
     supervised = [t['text'] for t in prompt['tokens'] if t['supervised']]
     assert ''.join(supervised).strip() == 'a red star###'
-    assert [t['count'] for t in prompt['tokens'] if t['id'] is None] == [22]
+    assert [t['positions'] for t in prompt['tokens'] if t['id'] is None] == [
+        22
+    ]
     assert prompt['supervised'] == len(supervised)
 
 

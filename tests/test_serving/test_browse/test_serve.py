@@ -1,3 +1,4 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """``minigpt4 data browse`` in a real browser."""
 
 import json
@@ -50,9 +51,7 @@ def server(tmp_path_factory):
         )
     try:
         deadline = time.monotonic() + 240
-        while not (
-            found := re.search(r'browse page: (\S+)', log.read_text())
-        ):
+        while not (found := re.search(r'browse page: (\S+)', log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -73,8 +72,10 @@ def page(chromium, server):
     page.on('pageerror', lambda error: errors.append(str(error)))
     page.on(
         'request',
-        lambda request: request.url.startswith((server, 'blob:', 'data:'))
-        or external.append(request.url),
+        lambda request: (
+            request.url.startswith((server, 'blob:', 'data:'))
+            or external.append(request.url)
+        ),
     )
     page.goto(server)
     page.locator('#record[data-number="1"]').wait_for()
@@ -139,7 +140,9 @@ def test_texts_of_the_data_are_no_markup(page):
     page.keyboard.press('j')
     current(page, 2)
     assert SCRIPT in page.locator('#turns').inner_text()
-    assert page.locator('#turns img, #tokens img, #list .text img').count() == 0
+    assert (
+        page.locator('#turns img, #tokens img, #list .text img').count() == 0
+    )
 
 
 def test_text_from_right_to_left(page):

@@ -196,7 +196,7 @@ function drawPrompt() {
   setText('warning', warnings.join(' '));
   find('tokens').replaceChildren(...prompt.tokens.map((token) => {
     if (token.id === null) {
-      return make('span', 'slot', `image: ${token.count} tokens`);
+      return make('span', 'slot', `image: ${token.positions} tokens`);
     }
     let kind = 'token';
     if (token.supervised) kind += ' supervised';
