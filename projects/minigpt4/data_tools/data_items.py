@@ -164,7 +164,11 @@ def _record_items(
     content = part.records or read_record_file(part.path)
     parent = part.path if part.path.is_dir() else part.path.parent
     folders = (
-        [ImageFolder(parent / name) for name in IMAGE_FOLDERS]
+        [
+            ImageFolder(parent / name)
+            for name in IMAGE_FOLDERS
+            if (parent / name).is_dir()
+        ]
         if image_folder is None
         else [ImageFolder(image_folder)]
     )
