@@ -472,7 +472,7 @@ class Ledger:
     ) -> list[Review]:
         """Return the last review of each image, text and reviewer.
 
-        Undone decisions (``'none'``) are left out.
+        Undone decisions (``'none'``) are omitted.
 
         Args:
             images: Number of an image, or several; None is all.

@@ -173,7 +173,7 @@ def _english(text: str) -> tuple[float, str]:
 def _detector() -> Any:
     from lingua import LanguageDetectorBuilder
 
-    return LanguageDetectorBuilder.from_all_spoken_languages().build()
+    return LanguageDetectorBuilder.from_all_languages().build()
 
 
 def _plain_quotes(text: str) -> str:
