@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from ..utils.signals import StopRequest
 from .ledger import Ledger, LedgerImage, Result
@@ -43,8 +43,12 @@ class Step(Protocol):
     name: str
     settings: dict[str, Any]
 
-    def run(self, items: Iterator[StepItem]) -> Iterator[Result]:
+    def run(self, items: Iterator[StepItem]) -> Iterator[Result | None]:
         """Yield one result for each item, in any order, as soon as possible.
+
+        A step that waits long for its next result yields None from time to
+        time: what it yielded before is stored then, so that a killed process
+        loses no answer that was paid for.
 
         The failure of one item is its result (``'failed'``). An exception
         ends the run; what was yielded before is kept.
@@ -53,6 +57,13 @@ class Step(Protocol):
             items: The items; a step that works on several at a time takes
                 the next ones before it yields.
         """
+
+
+class LedgerStep(Step, Protocol):
+    """A step that reads earlier results, e.g. what they cost."""
+
+    def use_ledger(self, ledger: Ledger) -> None:
+        """Take the ledger of the run; called before :meth:`run`."""
 
 
 class PlannedStep(NamedTuple):
@@ -123,16 +134,23 @@ def run_step(
             stored.clear()
         flushed = time.monotonic()
 
+    if hasattr(planned.step, 'use_ledger'):
+        cast(LedgerStep, planned.step).use_ledger(ledger)
     with _renewed_claims(ledger):
         try:
             for result in planned.step.run(_claimed(ledger, planned, stop)):
-                stored.append(result)
-                if time.monotonic() - flushed > _FLUSH_SECONDS:
+                if result is not None:
+                    stored.append(result)
+                if result is None or _is_due(flushed):
                     flush()
         finally:
             flush()
             ledger.release_claims(planned.number)
     return total
+
+
+def _is_due(flushed: float) -> bool:
+    return time.monotonic() - flushed > _FLUSH_SECONDS
 
 
 def _claimed(
