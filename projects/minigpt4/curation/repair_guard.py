@@ -17,9 +17,18 @@ from .repair_words import added_nouns, numbers_of, resembles, tokens_of
 
 _WORDS_OF_A_LEAK = 6  # in succession, of the prompt
 _FREE_WORDS = 5  # that a repair may add without being "grown"
+_MIN_CONFIDENCE = 0.8  # of a language, to name it
+_UNLIKELY = 0.2  # confidence of the repair's language in the draft
 _MIN_LANGUAGE_WORDS = 5  # fewer have no reliable language
 _CONTEXT = 4  # words before a noun in which its count may be
+_ENDS_OF_A_COUNT = ('and', 'a', 'an', 'the', ',', '.', ';')
+_NOT_A_DESCRIPTION = {'prompt_leak', 'explanation', 'language_model'}
 _SENTENCE = re.compile(r'[^.!?\n]+')
+_FUNCTION_WORDS = frozenset(
+    'a an the is are was were be been being am do does has have had of in on '
+    'at to by with and or it its he she they his her their there this that '
+    'which who'.split()
+)
 _PERSON_PRONOUNS = frozenset('he she him her his hers who they'.split())
 _START = (
     r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|below is|"
@@ -100,11 +109,16 @@ class RepairGuard:
         """
         if draft == repair:
             return []
-        return [
-            Flag(name, text, getattr(self._settings, name))
-            for name, check in self._checks.items()
-            if (text := check(draft, repair)) is not None
-        ]
+        found: dict[str, Flag] = {}
+        for name, check in self._checks.items():
+            # the nouns of an explanation are no news
+            if name == 'added_noun' and _NOT_A_DESCRIPTION & set(found):
+                continue
+            text = check(draft, repair)
+            if text is not None:
+                action = getattr(self._settings, name)
+                found[name] = Flag(name, text, action)
+        return [*found.values()]
 
     def _prompt_leak(self, draft: str, repair: str) -> str | None:
         ours = set(_sequences(self._prompt)) - set(_sequences(draft))
@@ -114,20 +128,21 @@ class RepairGuard:
         return None
 
     def _shrunk(self, draft: str, repair: str) -> str | None:
-        before, after = len(_words(_unrepeated(draft))), len(_words(repair))
+        before = len(_content(_unrepeated(draft)))
+        after = len(_content(repair))
         if after >= self._settings.min_share * before:
             return None
         return (
-            f'The repair has {after} words, the draft {before} without '
-            'repetition.'
+            f'The repair has {after} content words, the draft {before} '
+            'without repetition.'
         )
 
     def _grown(self, draft: str, repair: str) -> str | None:
-        before, after = len(_words(draft)), len(_words(repair))
+        before, after = len(_content(draft)), len(_content(repair))
         most = max(self._settings.max_share * before, before + _FREE_WORDS)
         if after <= most:
             return None
-        return f'The repair has {after} words, the draft {before}.'
+        return f'The repair has {after} content words, the draft {before}.'
 
 
 def _explanation(draft: str, repair: str) -> str | None:
@@ -163,17 +178,30 @@ def _language(draft: str, repair: str) -> str | None:
         # a script without spaces is one word; its language is certain
         if repair.isascii() or draft.isascii() == repair.isascii():
             return None
-    before, after = language_of(draft), language_of(repair)
-    if None in (before, after) or before == after:
+    after, confidence = _best(confidences_of(repair))
+    before = confidences_of(draft)
+    # short English texts often look Danish or the like
+    if after == 'English':
+        name, certain = _best(before)
+        if name == after or min(certain, confidence) < _MIN_CONFIDENCE:
+            return None
+        return f'The draft is in {name}, the repair in {after}.'
+    if confidence < _MIN_CONFIDENCE or before.get(after, 0.0) > _UNLIKELY:
         return None
-    return f'The draft is in {before}, the repair in {after}.'
+    return f'The repair is in {after}, the draft is not.'
+
+
+def _best(confidences: dict[str, float]) -> tuple[str, float]:
+    name = max(confidences, key=confidences.__getitem__, default='')
+    return name, confidences.get(name, 0.0)
 
 
 def _added_object(draft: str, repair: str) -> str | None:
     finder = coco_words()
     before = set(finder.find(draft))
     words = tokens_of(draft)
-    known = {singular(word) for word in words}
+    # "peoples" is a mistake that drafts have
+    known = {singular(singular(word)) for word in words}
     present = {singular(word) for word in tokens_of(repair)}
     if known & _PERSON_PRONOUNS:
         before.add('person')
@@ -211,17 +239,8 @@ def _added_number(draft: str, repair: str) -> str | None:
     for number in numbers_of(repair):
         if number.value not in values:
             return f'The repair has the number {number.words}, the draft not.'
-        places = [i for i, word in enumerate(words) if word == number.counted]
-        if not places:
-            continue
-        counts = {
-            found.value
-            for place in places
-            for found in numbers_of(
-                ' '.join(words[max(place - _CONTEXT, 0) : place + 1]), True
-            )
-        }
-        if number.value not in counts:
+        counts = _counts_of(number.counted, words)
+        if counts is not None and number.value not in counts:
             return (
                 f'The repair counts {number.words} {number.counted}, the '
                 'draft does not.'
@@ -229,14 +248,35 @@ def _added_number(draft: str, repair: str) -> str | None:
     return None
 
 
-def language_of(text: str) -> str | None:
-    """Return the English name of a text's language; None if it has none.
+def _counts_of(noun: str, words: list[str]) -> set[str] | None:
+    """Return the numbers that count a noun; None if the noun is absent.
+
+    Args:
+        noun: The noun, singular.
+        words: All words and marks of the draft, singular.
+    """
+    counts: set[str] | None = None
+    for i, word in enumerate(words):
+        if word != noun:
+            continue
+        counts = counts if counts is not None else set()
+        before = words[max(i - _CONTEXT, 0) : i]
+        while any(stop in before for stop in _ENDS_OF_A_COUNT):
+            del before[0]
+        counts |= {n.value for n in numbers_of(' '.join(before), True)}
+    return counts
+
+
+def confidences_of(text: str) -> dict[str, float]:
+    """Return the confidence of each language of a text, by English name.
 
     Raises:
         ImportError: lingua is not installed.
     """
-    language = _detector().detect_language_of(text)
-    return language.name.title() if language is not None else None
+    return {
+        found.language.name.title(): found.value
+        for found in _detector().compute_language_confidence_values(text)
+    }
 
 
 @functools.cache
@@ -255,6 +295,11 @@ def _detector() -> Any:
 
 def _words(text: str) -> list[str]:
     return [token for token in tokens_of(text) if token[0].isalnum()]
+
+
+def _content(text: str) -> list[str]:
+    """The words without those that a correct sentence may need more of."""
+    return [word for word in _words(text) if word not in _FUNCTION_WORDS]
 
 
 def _sequences(text: str) -> Iterator[tuple[str, ...]]:

@@ -58,17 +58,17 @@ class GuardSettings(BaseModel):
     )
     grown: Action = Field('flag', description='is much longer than the draft')
     min_share: float = Field(
-        0.5,
+        0.4,
         ge=0,
         le=1,
-        description='flag "shrunk" below this share of the words of the '
-        'draft, whose repeated sentences count once',
+        description='flag "shrunk" below this share of the content words of '
+        'the draft, where repetition counts once',
     )
     max_share: float = Field(
         1.3,
         ge=1,
-        description='flag "grown" above this share of the words of the draft '
-        '(and more than 5 additional words)',
+        description='flag "grown" above this share of the content words of '
+        'the draft, and more than 5 additional ones',
     )
 
 

@@ -255,7 +255,8 @@ def resembles(word: str, known: set[str], present: set[str]) -> bool:
         if word.startswith(other) and 2 * len(other) >= len(word):
             return True  # a word that was cut off
         if other[0] == word[0] and len(word) >= 4:
-            if difflib.SequenceMatcher(None, word, other).ratio() >= 0.8:
+            similar = difflib.SequenceMatcher(None, word, other).ratio()
+            if similar >= (0.7 if len(word) >= 6 else 0.8):
                 return True
     return False
 
