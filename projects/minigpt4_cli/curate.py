@@ -135,8 +135,28 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar='NAME,...',
         help='the steps to run (default: all)',
     )
+    parser.add_argument(
+        '--estimate',
+        action='store_true',
+        help='print what the repairs would need and cost, and end',
+    )
+    parser.add_argument(
+        '--max-cost',
+        type=non_negative,
+        metavar='USD',
+        help='repair.max_cost: stop before all repairs in the ledger cost '
+        'more (needs repair.price_prompt and repair.price_completion)',
+    )
     add_settings_options(parser)
     _add_quiet(parser)
+
+
+def non_negative(text: str) -> float:
+    """Parse a number that is not negative."""
+    value = float(text)
+    if not 0 <= value < float('inf'):
+        raise ValueError(text)
+    return value
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -231,11 +231,14 @@ def create_backend(settings: RepairSettings) -> RepairBackend:
 
         return OpenAIBackend(settings)
     if settings.backend == 'model':
-        from ..loading import load_model
+        from .describe import shared_model
         from .repair_model import ModelBackend
 
-        model = load_model(
-            settings.model, settings.pretrained, settings.device
+        model = shared_model(
+            settings.model,
+            settings.pretrained,
+            settings.device,
+            settings.template,
         )
         return ModelBackend(model, settings)
     return RecordedAnswers(str(settings.recorded), settings.model)

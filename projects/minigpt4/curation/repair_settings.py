@@ -75,7 +75,7 @@ class GuardSettings(BaseModel):
 class RepairSettings(BaseModel):
     """Settings of the step ``repair``, as plain fields of a config."""
 
-    model_config = ConfigDict(extra='forbid')
+    model_config = ConfigDict(extra='forbid', protected_namespaces=())
 
     backend: Literal['none', 'openai', 'model', 'recorded'] = Field(
         'none',
@@ -186,6 +186,10 @@ class RepairSettings(BaseModel):
     device: str | None = Field(
         None, description='of the local model; null is the GPU if there is one'
     )
+    template: str | None = Field(
+        None,
+        description='prompt template of the local model; null as in describe',
+    )
     # recorded answers
     recorded: str | None = Field(
         None, description='JSONL file of answers, for the backend recorded'
@@ -248,8 +252,10 @@ class RepairSettings(BaseModel):
         settings['max_tokens'] = self.max_tokens
         if self.backend == 'openai':
             settings['extra_body'] = self.extra_body
-        if self.pretrained is not None and self.backend == 'model':
-            settings['pretrained'] = _digest(self.pretrained)
+        if self.backend == 'model':
+            settings['template'] = self.template
+            if self.pretrained is not None:
+                settings['pretrained'] = _digest(self.pretrained)
         return settings
 
     def key_settings(self) -> dict[str, Any]:
