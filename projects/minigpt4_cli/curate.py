@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .options import path, positive_int
+from .options import path, positive_float, positive_int
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
 ACTIONS = {
@@ -142,21 +142,13 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--max-cost',
-        type=non_negative,
+        type=positive_float,
         metavar='USD',
         help='repair.max_cost: stop before all repairs in the ledger cost '
         'more (needs repair.price_prompt and repair.price_completion)',
     )
     add_settings_options(parser)
     _add_quiet(parser)
-
-
-def non_negative(text: str) -> float:
-    """Parse a number that is not negative."""
-    value = float(text)
-    if not 0 <= value < float('inf'):
-        raise ValueError(text)
-    return value
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:

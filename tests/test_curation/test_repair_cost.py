@@ -4,11 +4,13 @@
 import pytest
 
 from minigpt4.curation.ledger import Ledger, Result
+from minigpt4.curation.pipeline import plan
 from minigpt4.curation.repair_cost import (
     StoredCost,
     Tally,
     cost_usd,
     estimate,
+    estimate_run,
 )
 from minigpt4.curation.repair_settings import RepairSettings
 
@@ -116,3 +118,30 @@ def test_the_costs_of_all_settings_and_failures_are_stored(tmp_path):
         ledger.add_results(one, [Result(2, 'ok', 'x', {'cost_usd': 0.5})])
         assert stored() == 4 == StoredCost(ledger)()
     assert StoredCost(None)() == 0
+
+
+def test_texts_that_do_not_exist_yet_count_as_the_mean():
+    found = estimate(settings(), ['d' * 40, 'd' * 120], unknown=8)
+    assert found.requests == 10 and found.completion_tokens == 40 + 160
+    assert found.prompt_tokens == 10 * 100 + 200
+    assert '20 for each of 8 texts that do not exist yet' in str(found)
+
+
+def test_a_run_is_estimated_from_its_ledger(tmp_path):
+    class Step:
+        settings = {}
+
+        def __init__(self, name):
+            self.name = name
+
+    with Ledger(tmp_path / 'l.sqlite') as ledger:
+        ledger.add_images((str(i), f'/{i}', {}) for i in range(10))
+        steps = plan(ledger, [Step('describe'), Step('repair')])
+        ledger.add_results(
+            steps[0].number,
+            [Result(i, 'ok', 'd' * 40, {}) for i in range(1, 7)],
+        )
+        ledger.add_results(steps[1].number, [Result(1, 'ok', 'x', {})])
+        found = estimate_run(ledger, steps, settings())
+    # 5 drafts without a repair, and 4 images without a draft
+    assert found[:3] == (9, 990, 90)

@@ -33,39 +33,46 @@ class GuardSettings(BaseModel):
     model_config = ConfigDict(extra='forbid')
 
     added_object: Action = Field(
-        'flag', description='names an object (COCO class) that the draft lacks'
+        default='flag',
+        description='names an object (COCO class) that the draft lacks',
     )
     added_noun: Action = Field(
-        'flag', description='has a noun that no word of the draft resembles'
+        default='flag',
+        description='has a noun that no word of the draft resembles',
     )
     added_number: Action = Field(
-        'flag', description='has a number or count that the draft lacks'
+        default='flag',
+        description='has a number or count that the draft lacks',
     )
     prompt_leak: Action = Field(
-        'flag', description='repeats a part of the prompt'
+        default='flag', description='repeats a part of the prompt'
     )
     explanation: Action = Field(
-        'flag', description='explains itself instead of only the paragraph'
+        default='flag',
+        description='explains itself instead of only the paragraph',
     )
     language_model: Action = Field(
-        'flag', description='says that it is a language model, or refuses'
+        default='flag',
+        description='says that it is a language model, or refuses',
     )
     language: Action = Field(
-        'flag', description='is in another language than the draft'
+        default='flag', description='is in another language than the draft'
     )
     shrunk: Action = Field(
-        'flag', description='is much shorter than the draft'
+        default='flag', description='is much shorter than the draft'
     )
-    grown: Action = Field('flag', description='is much longer than the draft')
+    grown: Action = Field(
+        default='flag', description='is much longer than the draft'
+    )
     min_share: float = Field(
-        0.4,
+        default=0.4,
         ge=0,
         le=1,
         description='flag "shrunk" below this share of the content words of '
         'the draft, where repetition counts once',
     )
     max_share: float = Field(
-        1.3,
+        default=1.3,
         ge=1,
         description='flag "grown" above this share of the content words of '
         'the draft, and more than 5 additional ones',
@@ -78,44 +85,44 @@ class RepairSettings(BaseModel):
     model_config = ConfigDict(extra='forbid', protected_namespaces=())
 
     backend: Literal['none', 'openai', 'model', 'recorded'] = Field(
-        'none',
+        default='none',
         description='none: texts pass unchanged; openai: an endpoint that '
         "follows OpenAI's API; model: a local model of ours, without image; "
         'recorded: answers from a file',
     )
     prompt: str = Field(
-        REPAIR_PROMPT,
+        default=REPAIR_PROMPT,
         min_length=1,
         description='what precedes the paragraph in the message',
     )
     model: str = Field(
-        '',
+        default='',
         description='openai and recorded: the name of the model; model: a '
         'name of our hub, or the file of a config',
     )
     temperature: float | None = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description='of the sampling; null leaves it to the endpoint',
     )
     max_tokens: int = Field(
-        512,
+        default=512,
         ge=1,
         description='the most tokens of an answer; a longer one fails',
     )
     # openai
     base_url: str | None = Field(
-        None,
+        default=None,
         description='address of the endpoint, e.g. http://127.0.0.1:8000/v1; '
         "null is that of OpenAI's client (OPENAI_BASE_URL)",
     )
     api_key_env: str | None = Field(
-        'OPENAI_API_KEY',
+        default='OPENAI_API_KEY',
         description='environment variable that holds the key; null for an '
         'endpoint without a key',
     )
     max_tokens_field: Literal['max_tokens', 'max_completion_tokens'] = Field(
-        'max_tokens',
+        default='max_tokens',
         description='the field of the request that limits the answer; newer '
         'models of OpenAI take only max_completion_tokens',
     )
@@ -124,81 +131,86 @@ class RepairSettings(BaseModel):
         description='other fields of each request, e.g. {"top_p": 0.9}',
     )
     concurrency: int = Field(
-        8, ge=1, le=256, description='requests at the same time'
+        default=8, ge=1, le=256, description='requests at the same time'
     )
     timeout_seconds: float = Field(
-        60.0, gt=0, description='the longest wait for an answer'
+        default=60.0, gt=0, description='the longest wait for an answer'
     )
     retries: int = Field(
-        5,
+        default=5,
         ge=0,
         le=20,
         description='further attempts after 408, 409, 429, 5xx, a timeout or '
         'a lost connection',
     )
     backoff_seconds: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description='wait before the first further attempt; each next wait '
         'is twice as long, up to 30 s',
     )
     max_wait_seconds: float = Field(
-        120.0,
+        default=120.0,
         ge=0,
         description='the longest wait that a Retry-After of the endpoint may '
         'ask for; after a longer one the image fails',
     )
     max_failures: int = Field(
-        10,
+        default=10,
         ge=1,
         description='failures of the endpoint in succession that end the run',
     )
     requests_per_minute: float | None = Field(
-        None, gt=0, description='limit of the rate; null is none'
+        default=None, gt=0, description='limit of the rate; null is none'
     )
     tokens_per_minute: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description='limit of prompt and answer tokens, as estimated before '
         'each request; null is none',
     )
     price_prompt: float | None = Field(
-        None, ge=0, description='US dollars per million prompt tokens'
+        default=None, ge=0, description='US dollars per million prompt tokens'
     )
     price_completion: float | None = Field(
-        None, ge=0, description='US dollars per million tokens of answers'
+        default=None,
+        ge=0,
+        description='US dollars per million tokens of answers',
     )
     max_cost: float | None = Field(
-        None,
+        default=None,
         ge=0,
         description='US dollars that all repairs in the ledger may cost; the '
         'run stops before it would exceed them',
     )
     tokenizer: str | None = Field(
-        None,
+        default=None,
         description='folder of a tokenizer for the estimate of the cost; '
         'null counts 4 characters per token',
     )
     # model
     pretrained: str | None = Field(
-        None, description='checkpoint of the local model; null is its own'
+        default=None,
+        description='checkpoint of the local model; null is its own',
     )
     device: str | None = Field(
-        None, description='of the local model; null is the GPU if there is one'
+        default=None,
+        description='of the local model; null is the GPU if there is one',
     )
     template: str | None = Field(
-        None,
+        default=None,
         description='prompt template of the local model; null as in describe',
     )
     # recorded answers
     recorded: str | None = Field(
-        None, description='JSONL file of answers, for the backend recorded'
+        default=None,
+        description='JSONL file of answers, for the backend recorded',
     )
     record: str | None = Field(
-        None, description='JSONL file to which each answer is appended'
+        default=None, description='JSONL file to which each answer is appended'
     )
     guard: GuardSettings = Field(
-        default_factory=lambda: GuardSettings(),
+        default_factory=GuardSettings,
         description='what to do with suspicious repairs',
     )
 
