@@ -289,7 +289,7 @@ def _detector() -> Any:
             'pip install "minigpt4[curate]", or set '
             'repair.guard.language=off.'
         ) from error
-    builder = LanguageDetectorBuilder.from_all_spoken_languages()
+    builder = LanguageDetectorBuilder.from_all_languages()
     return builder.with_low_accuracy_mode().build()
 
 

@@ -3,12 +3,14 @@
 
 The nouns are a guess: the last word of a group of words that begins with an
 article, another determiner, a number or a preposition. ``docs/curation.md``
-has its measured errors.
+has its measured errors; ``repair_words.json`` has the lists of words.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from ..evaluation.object_words import singular
@@ -33,56 +35,18 @@ _TENS = dict(
 _SCALES = dict(hundred=100, thousand=1000, million=10**6, dozen=12)
 # of a draft only: "the couple" of a repair may be a man and a woman
 _PAIRS = dict(pair=2, couple=2, both=2, twin=2, trio=3, single=1)
-_DETERMINERS = frozenset(
-    'a an the this that these those his her its their my our your some '
-    'several many few another each every no any other various numerous '
-    'multiple more'.split()
+
+
+_LISTS = json.loads(
+    Path(__file__).with_name('repair_words.json').read_text('utf-8')
 )
-_PREPOSITIONS = frozenset(
-    'of with in on at near by from under behind beside above below into onto '
-    'over through along around between against among across towards toward '
-    'next inside outside without holding wearing riding eating carrying using '
-    'has have having contains containing including and or while as'.split()
-)
-_STOP = frozenset(
-    'is are was were be been being am do does did done has have had can could '
-    'will would may might must should shall not also very too so just only '
-    'then there here it he she they them him who which what where when while '
-    'because if but nor than that to for up down out off away back about like '
-    'such both all i you we us me one ones something someone anything '
-    "everything nothing as well it’s it's they're he's she's there's "
-    'yet still even however therefore overall perhaps possibly likely '
-    'probably'.split()
-)
-_VERBS = frozenset(
-    'show depict feature sit stand look appear run walk play wear hold '
-    'contain seem suggest add create give make lie hang lead fly eat drink '
-    'ride drive take capture display include indicate provide enhance fill '
-    'cover surround rest lean face watch smile enjoy prepare use carry pull '
-    'push go come get see find place park reflect convey consist evoke '
-    'stretch cast sat stood wore held ran gave made took seen shown taken '
-    'parked seated located placed'.split()
-)
-# nouns that say nothing about what is in an image
-_GENERIC = frozenset(
-    'image photo photograph picture scene background foreground view side '
-    'front back top bottom left right center centre middle area part way day '
-    'time lot group number variety sense atmosphere addition appearance '
-    'setting color colour shade detail description distance camera viewer '
-    'kind type sort piece pair couple end edge surface corner style object '
-    'item thing element feature shape size feeling mood impression animal '
-    'person people individual man woman position place location moment '
-    'overall general front row line set bit use activity case fact order '
-    'subject composition focus attention hand ground direction rest total '
-    'variety range collection arrangement design pattern material purpose '
-    'figure form spot midst presence touch look name example other both '
-    'others same first second last main day-time lighting light dark small '
-    'large big little old young new white black red blue green yellow brown '
-    'orange gray grey pink purple'.split()
-)
-_ADJECTIVE_ENDINGS = (
-    'ful ous ive able ible less ish ical ic ly al ary ent ant'.split()
-)
+_DETERMINERS = frozenset(_LISTS['determiners'])
+_PREPOSITIONS = frozenset(_LISTS['prepositions'])
+_STOP = frozenset(_LISTS['stop_words'])
+_VERBS = frozenset(_LISTS['verbs'])
+# nouns that state nothing about what is in an image
+_GENERIC = frozenset(_LISTS['generic_nouns'])
+_ADJECTIVE_ENDINGS = tuple(_LISTS['adjective_endings'])
 
 
 class Number(NamedTuple):
