@@ -16,7 +16,7 @@ from minigpt4_cli.main import main
 
 FAST = (
     'describe.generation={max_new_tokens: 12}',
-    'rules.off=[language, fragment, unfinished, near_duplicate_image]',
+    'rules.skip=[language, fragment, unfinished, near_duplicate_image]',
     'rules.min_words=5',
 )
 # In one process: it loads the model once, and each run is a forked child that

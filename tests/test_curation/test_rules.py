@@ -67,7 +67,7 @@ def test_a_repaired_encoding_is_kept_and_flagged():
 
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match='did you mean apology'):
-        RulesSettings(off=('apologies',))
+        RulesSettings(skip=('apologies',))
 
 
 def make_ledger(path, n):
@@ -202,7 +202,7 @@ def test_an_unreadable_image_without_a_hash_fails(tmp_path, fixed_texts):
         (failure,) = ledger.failures(steps[1].number)
         assert 'none.png' in failure.text
         # without the rule it is not read
-        off = RulesSettings(off=('near_duplicate_image',))
+        off = RulesSettings(skip=('near_duplicate_image',))
         steps = plan(ledger, [fixed_texts({1: GOOD}), RulesStep(off)])
         for step in steps:
             run_step(ledger, step, stop)

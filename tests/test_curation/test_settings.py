@@ -23,13 +23,13 @@ def test_a_file_and_overrides(tmp_path):
     )
     settings = read_settings(
         file,
-        ['rules.min_words=3', 'rules.off=[language]', 'describe.slots=2'],
+        ['rules.min_words=3', 'rules.skip=[language]', 'describe.slots=2'],
     )
     assert settings.describe.slots == 2
     assert settings.describe.generation == dict(max_new_tokens=50)
     assert settings.continue_.min_tokens == 10
     assert settings.rules.min_words == 3
-    assert settings.rules.off == ('language',)
+    assert settings.rules.skip == ('language',)
 
 
 def test_the_settings_of_the_last_run_are_the_default(ledger, tmp_path):
@@ -73,10 +73,10 @@ def test_the_settings_of_the_last_run_are_the_default(ledger, tmp_path):
             'curation.yml: there is no setting rule; did you mean rules?',
         ),
         (
-            'rules: {off: [lenght]}',
+            'rules: {skip: [lenght]}',
             [],
-            'curation.yml: rules.off is ["lenght"]; there is no rule '
-            "'lenght'; did you mean length?.",
+            'curation.yml: rules.skip is ["lenght"]; there is no rule '
+            "'lenght'; did you mean length?",
         ),
         (
             'rules: 3',
@@ -98,8 +98,8 @@ def test_the_settings_of_the_last_run_are_the_default(ledger, tmp_path):
         ),
         (
             '',
-            ['rules.off=[a'],
-            'the value of --set rules.off=[a is not YAML (line 1: ',
+            ['rules.skip=[a'],
+            'the value of --set rules.skip=[a is not YAML (line 1: ',
         ),
     ],
 )
@@ -131,6 +131,6 @@ def test_the_steps_depend_on_what_changes_their_results(ledger):
     changed = keys('describe.generation={max_new_tokens: 3}')
     assert not set(changed) & set(base)
     # parameters of a rule that is off do not matter
-    assert keys('rules.off=[length]') == keys(
-        'rules.off=[length]', 'rules.min_words=3'
+    assert keys('rules.skip=[length]') == keys(
+        'rules.skip=[length]', 'rules.min_words=3'
     )

@@ -57,7 +57,7 @@ class RulesSettings(BaseModel):
 
     model_config = ConfigDict(extra='forbid')
 
-    off: tuple[str, ...] = Field(
+    skip: tuple[str, ...] = Field(
         default=(), description='rules that are not applied'
     )
     warn: tuple[str, ...] = Field(
@@ -118,7 +118,7 @@ class RulesSettings(BaseModel):
         'differ',
     )
 
-    @field_validator('off', 'warn')
+    @field_validator('skip', 'warn')
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = [rule.id for rule in RULES]
@@ -253,7 +253,7 @@ class RulesStep:
 
     def __init__(self, settings: RulesSettings) -> None:
         self._settings = settings
-        self._on = [rule for rule in RULES if rule.id not in settings.off]
+        self._on = [rule for rule in RULES if rule.id not in settings.skip]
         values = settings.model_dump(mode='json')
         self.settings: dict[str, Any] = {
             rule.id: dict(
@@ -315,7 +315,7 @@ class RulesStep:
         number = item.image.id
         text, rule, reason, flags = self._check(item)
         try:
-            found = () if rule else self._near_duplicates(item, text)
+            found = [] if rule else [*self._near_duplicates(item, text)]
         except (OSError, ValueError) as error:
             return Result(number, 'failed', one_line(error), {})
         flags = [*flags]
