@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from tests.chat_endpoint import chat_endpoint
 
 from minigpt4.curation import describe, pipeline
 from minigpt4.curation.ledger import Ledger
@@ -257,3 +258,40 @@ def test_a_process_that_is_killed_from_outside(command, images, tmp_path):
     assert command('run')[0] == 0
     _, out, _ = command('status')
     assert out.splitlines()[2].split() == ['describe', '12', '0', '0', '0']
+
+
+def test_repairs_are_estimated_counted_and_limited(
+    command, images, monkeypatch
+):
+    pytest.importorskip('openai')
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    command('add', images)
+    with chat_endpoint(lambda message: 'A red circle is here.') as endpoint:
+        repair = sets(
+            'repair.backend=openai',
+            'repair.model=fixer',
+            f'repair.base_url={endpoint.url}',
+            'repair.api_key_env=null',
+            'repair.guard.language=ignore',
+            'repair.price_prompt=0',
+            'repair.price_completion=1000',
+            'repair.max_tokens=50',
+            'repair.concurrency=1',
+        )
+        status, out, _ = command('run', '--estimate', *repair)
+        assert status == 0 and endpoint.messages == []
+        assert out.startswith('repair: ') and 'do not exist yet' in out
+        status, _, err = command('run', '--max-cost', 0.11, *repair)
+        assert status == 1 and len(endpoint.messages) == 2
+        assert 'repair: 2 answers, 200 prompt tokens, 100 tokens' in err
+        assert err.endswith(
+            'error: repairs have cost $0.100000, and the next request might '
+            'exceed max_cost = $0.110000; what was repaired is kept, raise '
+            'max_cost to continue.\n'
+        )
+        # the settings of the last run count, with a higher limit
+        status, _, err = command('run', '--max-cost', 10)
+        asked = len(endpoint.messages)
+        assert asked == len(set(endpoint.messages)) > 2
+    _, out, _ = command('status')
+    assert f'repair {asked}' in ' '.join(out.split())

@@ -20,7 +20,7 @@ from minigpt4.curation.repair_cost import CostLimitError
 from minigpt4.curation.repair_settings import RepairSettings
 from minigpt4.utils.signals import StopRequest
 
-OFF = dict(language='off')
+OFF = dict(language='ignore')
 
 
 class Drafts:
@@ -115,7 +115,7 @@ def test_no_backend_and_no_text_pass_unchanged(ledger):
         ('flag', 'ok', 'A dog runs and a cat.'),
         ('reject', 'ok', 'A dog runs on beach number 1.'),
         ('fail', 'failed', 'The repair names objects that the draft lacks'),
-        ('off', 'ok', 'A dog runs and a cat.'),
+        ('ignore', 'ok', 'A dog runs and a cat.'),
     ],
 )
 def test_the_action_of_a_flag(ledger, action, status, text):
@@ -127,7 +127,7 @@ def test_the_action_of_a_flag(ledger, action, status, text):
     found = [*ledger.results(number), *ledger.failures(number)][0]
     assert found.status == status and found.text.startswith(text)
     reasons = [flag['reason'] for flag in found.details['flags']]
-    assert reasons == ([] if action == 'off' else ['added_object'])
+    assert reasons == ([] if action == 'ignore' else ['added_object'])
     if action == 'reject':
         assert found.details['answer'] == 'A dog runs and a cat.'
         assert found.details['changed'] is False
@@ -136,7 +136,7 @@ def test_the_action_of_a_flag(ledger, action, status, text):
 def test_another_guard_asks_nothing_again(ledger):
     backend = Backend(lambda draft: 'A dog runs and a cat.')
     prices = dict(price_prompt=1.0, price_completion=1.0)
-    for action in ('flag', 'reject', 'off', 'flag'):
+    for action in ('flag', 'reject', 'ignore', 'flag'):
         number = run(
             ledger,
             RepairStep(
@@ -269,7 +269,7 @@ PROGRAM = """
     settings = RepairSettings(
         backend='openai', model='m', base_url=url, api_key_env=None,
         concurrency=3, price_prompt=1, price_completion=1,
-        guard=dict(language='off'),
+        guard=dict(language='ignore'),
     )
 
     class Drafts:

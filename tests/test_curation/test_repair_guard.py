@@ -102,7 +102,7 @@ def damaged_captions(count=1000):
 
 def measure_captions():
     """Shares of flagged texts: nothing added, and a sentence of another."""
-    checked = guard(language='off')
+    checked = guard(language='ignore')
     pairs = list(damaged_captions())
     texts = [text for _, text in pairs]
     counts = {}
@@ -138,7 +138,7 @@ def test_an_unchanged_text_has_no_flags():
 
 
 def test_each_flag_is_a_sentence_with_what_was_added():
-    flags = guard(language='off').flags(
+    flags = guard(language='ignore').flags(
         'A man is on a bench.', 'A man is on a bench with 3 dogs and a harp.'
     )
     assert [flag.text for flag in flags] == [
@@ -149,9 +149,9 @@ def test_each_flag_is_a_sentence_with_what_was_added():
     assert {flag.action for flag in flags} == {'flag'}
 
 
-def test_checks_can_be_off_or_have_other_actions():
+def test_checks_can_be_ignored_or_have_other_actions():
     found = guard(
-        language='off', added_object='reject', added_number='off'
+        language='ignore', added_object='reject', added_number='ignore'
     ).flags('A man.', 'A man with 3 dogs.')
     assert [(f.reason, f.action) for f in found] == [
         ('added_object', 'reject')
@@ -177,28 +177,28 @@ def test_checks_can_be_off_or_have_other_actions():
     ],
 )
 def test_what_the_draft_has_in_other_words_is_not_added(draft, repair):
-    assert reasons(draft, repair, language='off', added_noun='off') == []
+    assert reasons(draft, repair, language='ignore', added_noun='ignore') == []
 
 
 def test_a_prompt_of_the_user_leaks_too():
     own = 'Please correct all the errors of this little text now.'
-    checked = RepairGuard(GuardSettings(language='off'), own)
+    checked = RepairGuard(GuardSettings(language='ignore'), own)
     repair = f'{own} A dog runs.'
     assert 'prompt_leak' in {f.reason for f in checked.flags('A dog.', repair)}
 
 
 def test_the_share_of_words_ignores_repetition():
     draft = 'A dog runs in the park. ' * 20
-    assert reasons(draft, 'A dog runs in the park.', language='off') == []
+    assert reasons(draft, 'A dog runs in the park.', language='ignore') == []
     draft = 'A dog runs and ' + 'runs and ' * 30
-    assert reasons(draft, 'A dog runs.', language='off') == []
+    assert reasons(draft, 'A dog runs.', language='ignore') == []
     assert (
         reasons(
-            'A dog runs in a park.', 'A dog.', language='off', min_share=0.3
+            'A dog runs in a park.', 'A dog.', language='ignore', min_share=0.3
         )
         == []
     )
-    assert reasons('A dog runs in a park.', 'A dog.', language='off') == [
+    assert reasons('A dog runs in a park.', 'A dog.', language='ignore') == [
         'shrunk'
     ]
 
@@ -208,14 +208,14 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setitem(__import__('sys').modules, 'lingua', None)
     repair_guard._detector.cache_clear()
-    with pytest.raises(ImportError, match='minigpt4.curate.*language=off'):
+    with pytest.raises(ImportError, match='minigpt4.curate.*language=ignore'):
         confidences_of('A dog runs.')
 
 
 def test_drafts_with_any_characters_are_checked():
     for text in ('', '\ud800', '\0\n', '…' * 1000, '1/2 10:30 3.5 ٣ ²'):
-        assert isinstance(reasons(text, 'A dog.', language='off'), list)
-        assert isinstance(reasons('A dog.', text, language='off'), list)
+        assert isinstance(reasons(text, 'A dog.', language='ignore'), list)
+        assert isinstance(reasons('A dog.', text, language='ignore'), list)
 
 
 if __name__ == '__main__':

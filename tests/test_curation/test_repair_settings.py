@@ -38,7 +38,10 @@ def test_the_prompt_is_that_of_the_paper():
             'max_cost is set, but price_prompt and price_completion are not',
         ),
         (dict(backend='chatgpt'), "'none', 'openai', 'model' or 'recorded'"),
-        (dict(guard=dict(shrunk='drop')), "'off', 'flag', 'reject' or 'fail'"),
+        (
+            dict(guard=dict(shrunk='drop')),
+            "'ignore', 'flag', 'reject' or 'fail'",
+        ),
         (dict(concurency=3), 'Extra inputs are not permitted'),
         (dict(guard=dict(min_share=2)), 'less than or equal to 1'),
     ],
@@ -73,7 +76,7 @@ def test_what_does_not_change_an_answer_is_not_in_the_key(fields):
         dict(temperature=None),
         dict(max_tokens=100),
         dict(extra_body=dict(top_p=0.5)),
-        dict(guard=dict(grown='off')),
+        dict(guard=dict(grown='ignore')),
     ],
 )
 def test_what_changes_a_result_is_in_the_key(fields):

@@ -98,7 +98,7 @@ class RepairGuard:
         self._checks = {
             name: check
             for name, check in checks.items()
-            if getattr(settings, name) != 'off'
+            if getattr(settings, name) != 'ignore'
         }
 
     def flags(self, draft: str, repair: str) -> list[Flag]:
@@ -287,7 +287,7 @@ def _detector() -> Any:
         raise ImportError(
             'the repair guard needs the package lingua-language-detector; '
             'pip install "minigpt4[curate]", or set '
-            'repair.guard.language=off.'
+            'repair.guard.language=ignore.'
         ) from error
     builder = LanguageDetectorBuilder.from_all_languages()
     return builder.with_low_accuracy_mode().build()

@@ -18,13 +18,13 @@ REPAIR_PROMPT = (
     'directly the results without explanation. Return directly the input '
     'paragraph if it is already correct without explanation.'
 )
-Action = Literal['off', 'flag', 'reject', 'fail']
+Action = Literal['ignore', 'flag', 'reject', 'fail']
 
 
 class GuardSettings(BaseModel):
     """What to do with a repair that the guard finds suspicious.
 
-    Each of the first fields is the id of a flag. ``off``: not checked.
+    Each of the first fields is the id of a flag. ``ignore``: not checked.
     ``flag``: the repair is kept and the flag is stored, for the review.
     ``reject``: the draft is kept, with the flag. ``fail``: the image fails,
     and the next run asks again.
