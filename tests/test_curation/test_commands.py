@@ -119,14 +119,14 @@ def test_add_run_and_status(command, images, tmp_path):
     # the settings of the run are those of status
     status, out, _ = command('status')
     rows = dict(
-        (row.split()[0], row.split()[1:]) for row in out.splitlines()[2:5]
+        (row.split()[0], row.split()[1:]) for row in out.splitlines()[2:6]
     )
     assert rows['describe'] == rows['continue'] == ['12', '0', '0', '0']
     ok, dropped, failed, missing = map(int, rows['rules'])
     assert ok + dropped == 12 and failed == missing == 0
     # nothing is left
     with Ledger(tmp_path / 'curation.sqlite') as ledger:
-        steps = [step[0] for step in ledger.steps()][-3:]
+        steps = [step[0] for step in ledger.steps()][-4:]
         before = [list(ledger.results(step)) for step in steps]
     assert command('run')[0] == 0
     with Ledger(tmp_path / 'curation.sqlite') as ledger:
@@ -291,7 +291,6 @@ def test_repairs_are_estimated_counted_and_limited(
         )
         # the settings of the last run count, with a higher limit
         status, _, err = command('run', '--max-cost', 10)
-        asked = len(endpoint.messages)
-        assert asked == len(set(endpoint.messages)) > 2
+        assert len(endpoint.messages) == 12  # one for each image
     _, out, _ = command('status')
-    assert f'repair {asked}' in ' '.join(out.split())
+    assert 'repair 12 0 0 0' in ' '.join(out.split())
