@@ -204,13 +204,10 @@ class OpenAIBackend:
             what = 'HTML' if start == b'<' else 'no JSON'
             return self._problem(f'the answer is {what}')
         usage = _get(data, 'usage')
-        counts = [
-            value if isinstance(value, int) and value >= 0 else None
-            for value in (
-                _get(usage, 'prompt_tokens'),
-                _get(usage, 'completion_tokens'),
-            )
-        ]
+        counts = (
+            _count(_get(usage, 'prompt_tokens')),
+            _count(_get(usage, 'completion_tokens')),
+        )
         choices = _get(data, 'choices')
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = _get(choice, 'message')
@@ -232,9 +229,18 @@ class OpenAIBackend:
             return Answer('', 'the answer has no text.', *counts)
         return Answer(text.strip(), '', *counts)
 
-    def _problem(self, what: str, *counts: int | None) -> Answer:
+    def _problem(
+        self,
+        what: str,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+    ) -> Answer:
         return Answer(
-            '', f'{self.endpoint}: {what}.', *counts, endpoint_failed=True
+            '',
+            f'{self.endpoint}: {what}.',
+            prompt_tokens,
+            completion_tokens,
+            endpoint_failed=True,
         )
 
     def _raise_if_fatal(self, error: Any) -> None:
@@ -313,3 +319,7 @@ def _read_key(settings: RepairSettings) -> str:
 
 def _get(value: object, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
