@@ -32,7 +32,7 @@ def test_readable_images_are_added_in_their_order(ledger, entries, tmp_path):
     added = add_images(ledger, entries, notes, 3, counted.append)
     assert (added.new, added.known, added.copies) == (12, 0, 1)
     ((path, reason),) = added.unreadable
-    assert path.endswith('06b.png') and 'is not an image' in reason
+    assert path.endswith('06b.png') and 'cannot be read as an image' in reason
     assert sum(counted) == 14
     found = ledger.images()
     assert [i.path for i in found] == [

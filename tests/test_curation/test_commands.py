@@ -166,7 +166,7 @@ def test_unreadable_images_are_named(command, images, tmp_path):
     (tmp_path / 'x.png').write_bytes(b'no image')
     status, _, err = command('add', images, 'x.png')
     assert status == 1
-    assert 'unreadable: x.png is not an image' in err
+    assert 'unreadable: x.png cannot be read as an image' in err
     assert '12 images added, 1 unreadable; 12 in curation.sqlite' in err
 
 

@@ -1,12 +1,21 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The step rules: reasons, settings, near duplicates in any order."""
 
+import os
 import random
+import socket
 
 import pytest
 
+from minigpt4.curation import pipeline
 from minigpt4.curation.ledger import Ledger
-from minigpt4.curation.pipeline import count, plan, run_step, run_steps
+from minigpt4.curation.pipeline import (
+    StepItem,
+    count,
+    plan,
+    run_step,
+    run_steps,
+)
 from minigpt4.curation.rules import (
     RULES,
     RulesSettings,
@@ -164,6 +173,32 @@ def test_a_late_near_duplicate_of_a_kept_one_is_dropped(tmp_path, fixed_texts):
         steps = plan(ledger, [late, RulesStep(RulesSettings())])
         run_steps(ledger, steps, ['repair', 'rules'], stop)
         assert outcome(ledger, steps[1])[3] == 'near_duplicate_text'
+
+
+def test_the_step_waits_for_other_processes(
+    tmp_path, fixed_texts, monkeypatch
+):
+    path = tmp_path / 'l.sqlite'
+    first = fixed_texts(TEXTS)
+    waits = []
+    with (
+        make_ledger(path, 7) as ledger,
+        Ledger(path) as other,
+        StopRequest() as stop,
+    ):
+        other.owner = f'{socket.gethostname()}:{os.getppid()}'
+        steps = plan(ledger, [first, RulesStep(RulesSettings())])
+        claimed = other.claim(steps[0].number, None, 3)
+
+        def finish(seconds):
+            waits.append(seconds)
+            items = [StepItem(image, '', {}) for image, _ in claimed]
+            other.add_results(steps[0].number, first.run(items))
+
+        monkeypatch.setattr(pipeline.time, 'sleep', finish)
+        run_steps(ledger, steps, ['repair', 'rules'], stop)
+        assert len(waits) == 1
+        assert outcome(ledger, steps[1]) == EXPECTED
 
 
 def test_near_duplicates_may_only_warn(tmp_path, fixed_texts):

@@ -146,7 +146,7 @@ def other_language(text: str, min_english: float) -> str | None:
     parts = [text]
     parts += [p for p in sentences(text) if len(p) >= _LANGUAGE_CHARACTERS]
     for part in parts:
-        if not words(part):
+        if not any(char.isalpha() for char in part):
             continue
         confidence, language = _english(part)
         if language != 'English' and confidence < min_english:
