@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .options import path, positive_int
+from .options import path, positive_float, positive_int
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
 ACTIONS = {
@@ -134,6 +134,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         '--steps',
         metavar='NAME,...',
         help='the steps to run (default: all)',
+    )
+    parser.add_argument(
+        '--estimate',
+        action='store_true',
+        help='print what the repairs would need and cost, and end',
+    )
+    parser.add_argument(
+        '--max-cost',
+        type=positive_float,
+        metavar='USD',
+        help='repair.max_cost: stop before all repairs in the ledger cost '
+        'more (needs repair.price_prompt and repair.price_completion)',
     )
     add_settings_options(parser)
     _add_quiet(parser)

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from tests.chat_endpoint import chat_endpoint
 
 from minigpt4.curation import describe, pipeline
 from minigpt4.curation.ledger import Ledger
@@ -118,14 +119,14 @@ def test_add_run_and_status(command, images, tmp_path):
     # the settings of the run are those of status
     status, out, _ = command('status')
     rows = dict(
-        (row.split()[0], row.split()[1:]) for row in out.splitlines()[2:5]
+        (row.split()[0], row.split()[1:]) for row in out.splitlines()[2:6]
     )
     assert rows['describe'] == rows['continue'] == ['12', '0', '0', '0']
     ok, dropped, failed, missing = map(int, rows['rules'])
     assert ok + dropped == 12 and failed == missing == 0
     # nothing is left
     with Ledger(tmp_path / 'curation.sqlite') as ledger:
-        steps = [step[0] for step in ledger.steps()][-3:]
+        steps = [step[0] for step in ledger.steps()][-4:]
         before = [list(ledger.results(step)) for step in steps]
     assert command('run')[0] == 0
     with Ledger(tmp_path / 'curation.sqlite') as ledger:
@@ -257,3 +258,39 @@ def test_a_process_that_is_killed_from_outside(command, images, tmp_path):
     assert command('run')[0] == 0
     _, out, _ = command('status')
     assert out.splitlines()[2].split() == ['describe', '12', '0', '0', '0']
+
+
+def test_repairs_are_estimated_counted_and_limited(
+    command, images, monkeypatch
+):
+    pytest.importorskip('openai')
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    command('add', images)
+    with chat_endpoint(lambda message: 'A red circle is here.') as endpoint:
+        repair = sets(
+            'repair.backend=openai',
+            'repair.model=fixer',
+            f'repair.base_url={endpoint.url}',
+            'repair.api_key_env=null',
+            'repair.guard.language=ignore',
+            'repair.price_prompt=0',
+            'repair.price_completion=1000',
+            'repair.max_tokens=50',
+            'repair.concurrency=1',
+        )
+        status, out, _ = command('run', '--estimate', *repair)
+        assert status == 0 and endpoint.messages == []
+        assert out.startswith('repair: ') and 'do not exist yet' in out
+        status, _, err = command('run', '--max-cost', 0.11, *repair)
+        assert status == 1 and len(endpoint.messages) == 2
+        assert 'repair: 2 answers, 200 prompt tokens, 100 tokens' in err
+        assert err.endswith(
+            'error: repairs have cost $0.100000, and the next request might '
+            'exceed max_cost = $0.110000; what was repaired is kept, raise '
+            'max_cost to continue.\n'
+        )
+        # the settings of the last run count, with a higher limit
+        status, _, err = command('run', '--max-cost', 10)
+        assert len(endpoint.messages) == 12  # one for each image
+    _, out, _ = command('status')
+    assert 'repair 12 0 0 0' in ' '.join(out.split())

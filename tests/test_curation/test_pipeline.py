@@ -104,3 +104,20 @@ def test_a_stop_ends_after_the_images_in_work(ledger):
     again = Append('a', 'x')
     run(ledger, again)
     assert again.seen == list(range(2, 151))
+
+
+def test_what_was_yielded_before_a_wait_is_stored(ledger):
+    class Waiting(Append):
+        def run(self, items):
+            for result in super().run(items):
+                yield result
+                if result.image == 3:
+                    yield None
+                    self.stored = ledger.counts(self.number)['ok']
+
+    step = Waiting('a', 'x')
+    (planned,) = plan(ledger, [step])
+    step.number = planned.number
+    run(ledger, step)
+    assert step.stored == 3
+    assert ledger.counts(planned.number)['ok'] == 150

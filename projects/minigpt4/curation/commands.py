@@ -24,8 +24,10 @@ from ..utils.signals import StopRequest, StopSignal, raise_on_signals
 from .add_images import AddedImages, ImageNotes, add_images, sample_images
 from .ledger import Ledger
 from .pipeline import PlannedStep, StepCounts, count, plan, run_steps
+from .repair_cost import estimate_run
 from .settings import (
     STEP_NAMES,
+    CurationSettings,
     build_steps,
     dump_settings,
     load_settings,
@@ -96,11 +98,21 @@ def run(args: argparse.Namespace) -> int:
     require_packages()
     names = _step_names(args.steps)
     with opened(args.ledger) as ledger, quiet_logs(not args.quiet):
-        settings = load_settings(ledger, args.config, args.set)
+        settings = load_settings(ledger, args.config, _overrides(args))
         planned = plan(ledger, build_steps(settings))
+        if args.estimate:
+            print(estimate_run(ledger, planned, settings.repair))
+            return 0
+        if _is_paid(settings, names) and not args.quiet:
+            estimated = estimate_run(ledger, planned, settings.repair)
+            print(estimated, file=sys.stderr)
         ledger.save_settings(dump_settings(settings))
         with StopRequest() as stop:
-            stored = _run(ledger, planned, names, stop, args.quiet)
+            try:
+                stored = _run(ledger, planned, names, stop, args.quiet)
+            finally:
+                if _is_paid(settings, names) and not args.quiet:
+                    _print_tally(planned)
         failed = sum(
             count(ledger, step).failed
             for step in planned
@@ -124,6 +136,23 @@ def status(args: argparse.Namespace) -> int:
         print(f'{ledger.num_images:,} images: {printable(str(args.ledger))}')
         _print_table(ledger, plan(ledger, build_steps(settings)), sys.stdout)
     return 0
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    if args.max_cost is None:
+        return args.set
+    return [*args.set, f'repair.max_cost={args.max_cost}']
+
+
+def _is_paid(settings: CurationSettings, names: Sequence[str]) -> bool:
+    return settings.repair.backend == 'openai' and 'repair' in names
+
+
+def _print_tally(planned: Sequence[PlannedStep]) -> None:
+    for step in planned:
+        tally = getattr(step.step, 'tally', None)
+        if tally is not None:
+            print(tally, file=sys.stderr)
 
 
 @contextlib.contextmanager

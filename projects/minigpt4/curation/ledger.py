@@ -449,6 +449,29 @@ class Ledger:
             failed=len(self.failures(step)),
         )
 
+    def sum_details(
+        self, name: str, field: str, after: int = 0
+    ) -> tuple[float, int]:
+        """Add up a number in the details of all results of a step.
+
+        Args:
+            name: Name of the step; with any settings it ever had.
+            field: The key of the number; results without it count 0.
+            after: Only results that are newer than an earlier call's.
+
+        Returns:
+            The sum, failures included, and what ``after`` is next time.
+        """
+        total, last = next(
+            self._execute(
+                "SELECT TOTAL(json_extract(details, '$.' || :field)), "
+                'COALESCE(MAX(id), :after) FROM results WHERE id > :after '
+                'AND step IN (SELECT id FROM steps WHERE name = :name)',
+                dict(name=name, field=field, after=after),
+            )
+        )
+        return total, last
+
     def add_review(self, review: Review) -> None:
         """Store a decision; it is on disk when this returns.
 

@@ -46,8 +46,12 @@ class Step(Protocol):
     name: str
     settings: dict[str, Any]
 
-    def run(self, items: Iterator[StepItem]) -> Iterator[Result]:
+    def run(self, items: Iterator[StepItem]) -> Iterator[Result | None]:
         """Yield one result for each item, in any order, as soon as possible.
+
+        A step that waits long for its next result yields None from time to
+        time: what it yielded before is stored then, so that a killed process
+        loses no answer that was paid for.
 
         The failure of one item is its result (``'failed'``). An exception
         ends the run; what was yielded before is kept.
@@ -56,6 +60,13 @@ class Step(Protocol):
             items: The items; a step that works on several at a time takes
                 the next ones before it yields.
         """
+
+
+class LedgerStep(Step, Protocol):
+    """A step that reads earlier results, e.g. what they cost."""
+
+    def use_ledger(self, ledger: Ledger) -> None:
+        """Take the ledger of the run; called before :meth:`run`."""
 
 
 class ComparingStep(Step, Protocol):
@@ -274,18 +285,25 @@ def run_step(
             stored.clear()
         flushed = time.monotonic()
 
+    if hasattr(planned.step, 'use_ledger'):
+        cast(LedgerStep, planned.step).use_ledger(ledger)
     with _renewed_claims(ledger):
         try:
             for result in planned.step.run(
                 _claimed(ledger, planned, stop, retry)
             ):
-                stored.append(result)
-                if time.monotonic() - flushed > _FLUSH_SECONDS:
+                if result is not None:
+                    stored.append(result)
+                if result is None or _is_due(flushed):
                     flush()
         finally:
             flush()
             ledger.release_claims(planned.number)
     return total
+
+
+def _is_due(flushed: float) -> bool:
+    return time.monotonic() - flushed > _FLUSH_SECONDS
 
 
 def _claimed(

@@ -21,6 +21,8 @@ from .continue_step import ContinueSettings, ContinueStep
 from .describe import DescribeSettings, DescribeStep
 from .ledger import Ledger
 from .pipeline import Step
+from .repair import RepairStep
+from .repair_settings import RepairSettings
 from .rules import RulesSettings, RulesStep
 
 
@@ -38,6 +40,10 @@ class CurationSettings(BaseModel):
         alias='continue',
         description='when and how a description is continued',
     )
+    repair: RepairSettings = Field(
+        default_factory=RepairSettings,
+        description='which language model corrects a description',
+    )
     rules: RulesSettings = Field(
         default_factory=RulesSettings,
         description='which texts are dropped',
@@ -48,6 +54,7 @@ class CurationSettings(BaseModel):
 _STEPS: dict[str, Callable[[CurationSettings], Step]] = {
     'describe': lambda s: DescribeStep(s.describe),
     'continue': lambda s: ContinueStep(s.continue_, s.describe),
+    'repair': lambda s: RepairStep(s.repair),
     'rules': lambda s: RulesStep(s.rules),
 }
 STEP_NAMES = tuple(_STEPS)
