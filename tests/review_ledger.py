@@ -22,6 +22,11 @@ class NamedStep:
         raise NotImplementedError
 
 
+def step_numbers(ledger: Ledger) -> dict[str, int]:
+    planned = plan(ledger, [NamedStep(name) for name in STEPS])
+    return {step.step.name: step.number for step in planned}
+
+
 def final_text(number: int) -> str:
     return f'Image {number} shows a red car on a wide street. It is sunny.'
 

@@ -1,8 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """One text under review: its image, its history and its flags."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,39 +96,3 @@ def load_items(
         ]
         items.append(ReviewItem(image, texts, final.text, flags))
     return items
-
-
-def recorded_steps(ledger: Ledger) -> dict[str, int]:
-    """Find the steps that were added to a ledger last.
-
-    Args:
-        ledger: The ledger.
-
-    Returns:
-        Names and numbers of the steps, in their order.
-
-    Raises:
-        ValueError: The ledger has no step.
-    """
-    known = {
-        key: (id_, name, settings)
-        for id_, key, name, settings in ledger.steps()
-    }
-    if not known:
-        raise ValueError(
-            f'{ledger.path} has no texts yet; run the automatic steps first: '
-            'minigpt4 curate run.'
-        )
-    key = max(known, key=lambda k: known[k][0])
-    chain: list[tuple[str, int]] = []
-    while key:
-        id_, name, settings = known[key]
-        chain.append((name, id_))
-        for previous in ('', *known):
-            content = json.dumps([previous, name, settings], sort_keys=True)
-            if hashlib.sha256(content.encode()).hexdigest() == key:
-                key = previous
-                break
-        else:
-            break  # a step that was not added by pipeline.plan
-    return dict(reversed(chain))

@@ -85,6 +85,26 @@ class ReviewQueue:
         """Iterate over the numbers of the images, riskiest first."""
         return iter(self._order[:])
 
+    def listed(self, shown: str, reviewer: str = '') -> list[int]:
+        """List the texts of one kind, riskiest first.
+
+        Args:
+            shown: One of :data:`SHOWN`.
+            reviewer: The reviewer, where the kind depends on one.
+        """
+        self._update()
+        with self._lock:
+            own = self._decisions.get(reviewer, {})
+            if shown == 'todo':
+                return [image for image in self._order if image not in own]
+            if shown == 'open':
+                decided = self._times_decided
+                return [i for i in self._order if i not in decided]
+            if shown == 'all':
+                return list(self._order)
+            some = own if shown == 'decided' else self._disputed()
+            return sorted(some, key=self._key)
+
     def risk(self, image: int) -> float:
         """The risk of the text of an image."""
         return self._risk.get(image, 0.0)
@@ -224,8 +244,7 @@ class ReviewQueue:
                 return True
 
             if shown in ('decided', 'disputed'):
-                some = own if shown == 'decided' else self._disputed()
-                order: Any = array('q', sorted(some, key=self._key))
+                order: Any = self.listed(shown, reviewer)
             else:
                 order = self._order
             if after is None:

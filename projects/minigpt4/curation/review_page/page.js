@@ -298,7 +298,8 @@ function askName() {
 }
 
 async function start() {
-  byId('reviewer').value = store.get('reviewer') || '';
+  byId('reviewer').value = byId('reviewer').value ||
+    store.get('reviewer') || '';
   byId('shown').value = store.get('shown') || 'todo';
   if (!byId('shown').value) byId('shown').value = 'todo';
   if (!reviewer()) return askName();

@@ -6,10 +6,8 @@ A decision is on disk before its response is sent. The page itself is in
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +17,7 @@ from starlette.responses import Response
 
 from ...curation.decisions import check_reviewer, make_review
 from ...curation.ledger import Review
+from ...curation.review_export import item_json, ledger_name
 from ...curation.review_item import ReviewItem
 from ...curation.review_page import page_file
 from ...curation.review_queue import SHOWN, ReviewQueue
@@ -82,10 +81,7 @@ class _ReviewRoutes:
     def __init__(self, queue: ReviewQueue) -> None:
         self.queue = queue
         self.ledger = queue.ledger
-        path = str(self.ledger.path.resolve())
-        self._name = hashlib.sha256(
-            path.encode(errors='surrogateescape')
-        ).hexdigest()[:16]
+        self._name = ledger_name(queue)
         self._image = functools.lru_cache(_STORED_IMAGES)(_displayed)
 
     def add_to(self, app: FastAPI) -> None:
@@ -255,24 +251,6 @@ class _ReviewRoutes:
             # so that decisions are independent
             others=others if own else [],
         )
-
-
-def item_json(item: ReviewItem) -> dict[str, Any]:
-    """The part of an item that does not depend on the reviewer."""
-    details = item.image.details
-    return dict(
-        image=item.image.id,
-        reviewed=item.digest,
-        name=Path(item.image.path).name,
-        about={
-            name: str(details[name])
-            for name in ('source', 'licence')
-            if details.get(name)
-        },
-        text=item.text,
-        stages=item.stages(),
-        flags=item.flags,
-    )
 
 
 def _review_json(review: Review | None) -> dict[str, Any] | None:
