@@ -521,7 +521,6 @@ class Ledger:
             None,
         )
 
-    def reviews(self, image: int | None = None) -> list[Review]:
     def reviews(
         self, images: int | Sequence[int] | None = None
     ) -> list[Review]:
