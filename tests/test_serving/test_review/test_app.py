@@ -287,7 +287,9 @@ def test_a_full_disk_is_reported(client, ledger, monkeypatch):
     monkeypatch.setattr(ledger, '_database', FullDisk(ledger._database))
     response = decide(client, item)
     assert response.status_code == 507
-    assert 'full' in response.json()['error']['message']
+    message = response.json()['error']['message']
+    assert message.startswith('nothing was stored: ')
+    assert 'No space left on device' in message
     monkeypatch.undo()
     assert decisions(ledger) == {}
     assert decide(client, item).status_code == 200

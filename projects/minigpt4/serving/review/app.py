@@ -5,6 +5,7 @@ A decision is on disk before its response is sent. The page itself is in
 ``curation/review_page``, because the offline copy of it has the same files.
 """
 
+import errno
 import functools
 import json
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ...curation.review_queue import SHOWN, ReviewQueue
 from ...images.read import SampleError
 from ...images.thumbnail import thumbnail_of_file
 from ...prompts.text_validation import check_text
+from ...utils.errors import one_line
 from ...utils.sqlite_errors import DatabaseError
 from ..http.errors import (
     ApiError,
@@ -64,15 +66,18 @@ def review_app(queue: ReviewQueue, rules: HostRules | None = None) -> FastAPI:
     _ReviewRoutes(queue).add_to(app)
     app.add_exception_handler(ApiError, handle_api_error)  # type: ignore
     app.add_exception_handler(HTTPException, handle_http_error)  # type: ignore
-    app.add_exception_handler(DatabaseError, _handle_full_disk)
+    for kind in (OSError, DatabaseError):
+        app.add_exception_handler(kind, _handle_ledger_error)
     app.add_middleware(HostGuard, rules=rules or HostRules())
     app.add_middleware(ContentPolicy, policy=_POLICY)
     return app
 
 
-async def _handle_full_disk(request: Request, error: Exception) -> Response:
-    """Respond to a ledger that cannot be written."""
-    return error_response(ApiError(507, str(error)))
+async def _handle_ledger_error(request: Request, error: Exception) -> Response:
+    """Respond to a ledger that cannot be read or written."""
+    full = getattr(error, 'errno', None) == errno.ENOSPC
+    message = f'nothing was stored: {one_line(error)}'
+    return error_response(ApiError(507 if full else 503, message))
 
 
 class _ReviewRoutes:
