@@ -35,14 +35,19 @@ class NamedStep:
 
 
 def fill(ledger: Ledger, number: int) -> dict[str, int]:
-    """Add texts of 100 words; every tenth has a flag of the guard."""
+    """Add texts; every tenth has a flag of the guard.
+
+    They have 100 words; above 100,000 texts 40, because only the number of
+    texts matters for the start, and the file would have gigabytes.
+    """
+    sentences = 6 if number <= 100_000 else 1
     planned = plan(ledger, [NamedStep(name) for name in STEPS])
     flags = dict(flags=[dict(reason='object', text='The repair adds "cat".')])
     for start in range(1, number + 1, _PART):
         ids = range(start, min(start + _PART, number + 1))
         ledger.add_images((f'{i:064x}', f'/images/{i}.jpg', {}) for i in ids)
         for place, step in enumerate(planned):
-            text = SENTENCE * (6 + place)
+            text = SENTENCE * (sentences + place)
             ledger.add_results(
                 step.number,
                 [

@@ -517,7 +517,7 @@ class Ledger:
                 'SELECT text, saved FROM drafts WHERE image = ? AND '
                 'reviewed = ? AND reviewer = ?',
                 (image, reviewed, reviewer),
-            ),  # type: ignore[arg-type]
+            ),
             None,
         )
 

@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """One text under review: its image, its history and its flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .invented_objects import object_flags
@@ -51,7 +51,7 @@ class ReviewItem(NamedTuple):
 
 
 def load_items(
-    ledger: Ledger, steps: Mapping[str, int], ids: Sequence[int]
+    ledger: Ledger, steps: dict[str, int], ids: Sequence[int]
 ) -> list[ReviewItem]:
     """Load texts under review from a ledger.
 

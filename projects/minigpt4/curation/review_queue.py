@@ -30,6 +30,7 @@ SHOWN = {
 }
 _HELD_SECONDS = 300.0  # that a text stays with the reviewer who sees it
 _REFRESH_SECONDS = 5.0
+_FEW = 5000  # decided texts; with more, kappa is computed less often
 _SORT_SECONDS = 3.0  # between two times while objects are searched
 _SCORED = 200  # texts whose objects are searched at a time
 
@@ -70,6 +71,9 @@ class ReviewQueue:
         self._digests: dict[int, str] = {}  # of texts with reviews
         self._decisions: dict[str, dict[int, str]] = {}
         self._times_decided: Counter[int] = Counter()
+        self._disputed: set[int] = set()
+        self._pairs: list[dict[str, Any]] = []
+        self._compared = 0.0
         self._held: dict[int, tuple[str, float]] = {}
         self.refresh()
         if not self._order:
@@ -102,7 +106,7 @@ class ReviewQueue:
                 return [i for i in self._order if i not in decided]
             if shown == 'all':
                 return list(self._order)
-            some = own if shown == 'decided' else self._disputed()
+            some: Any = own if shown == 'decided' else self._disputed
             return sorted(some, key=self._key)
 
     def risk(self, image: int) -> float:
@@ -291,17 +295,13 @@ class ReviewQueue:
             return dict(
                 total=len(self._order),
                 open=len(self._order) - len(self._times_decided),
-                disputed=len(self._disputed()),
+                disputed=len(self._disputed),
                 reviewers={
                     name: dict(Counter(decisions.values()))
                     for name, decisions in sorted(self._decisions.items())
                     if decisions
                 },
-                agreement=[
-                    pair._asdict()
-                    for pair in agreements(self._decisions)
-                    if pair.both
-                ],
+                agreement=self._agreement(),
             )
 
     def _select(self, query: str, **values: Any) -> Iterator[tuple]:
@@ -321,14 +321,18 @@ class ReviewQueue:
         rest = sorted(present - self._risk.keys())
         self._order = array('q', [*risky, *rest])
 
-    def _disputed(self) -> list[int]:
-        return [
-            image
-            for image, number in self._times_decided.items()
-            if number > 1
-            and len({d.get(image) for d in self._decisions.values()} - {None})
-            > 1
-        ]
+    def _agreement(self) -> list[dict[str, Any]]:
+        """Compare the reviewers; seldom while there are many decisions."""
+        age = time.monotonic() - self._compared
+        few = len(self._times_decided) < _FEW
+        if few or age > _REFRESH_SECONDS:
+            self._compared = time.monotonic()
+            self._pairs = [
+                pair._asdict()
+                for pair in agreements(self._decisions)
+                if pair.both
+            ]
+        return self._pairs
 
     def _update(self) -> None:
         """Take over new reviews, and every few seconds new texts."""
@@ -361,3 +365,8 @@ class ReviewQueue:
                 self._times_decided[image] += change
                 if not self._times_decided[image]:
                     del self._times_decided[image]
+                found = {d.get(image) for d in self._decisions.values()}
+                if len(found - {None}) > 1:
+                    self._disputed.add(image)
+                else:
+                    self._disputed.discard(image)

@@ -16,13 +16,13 @@ class ReviewSettings(BaseModel):
     model_config = ConfigDict(extra='forbid')
 
     guard_weight: float = Field(
-        2.0, ge=0, description='of a flag of the repair guard'
+        default=2.0, ge=0, description='of a flag of the repair guard'
     )
     warning_weight: float = Field(
-        1.0, ge=0, description='of a flag of another step'
+        default=1.0, ge=0, description='of a flag of another step'
     )
     object_weight: float = Field(
-        1.5,
+        default=1.5,
         ge=0,
         description='of an object that neither the objects nor the captions '
         'of the image have',

@@ -216,12 +216,18 @@ const undo = () => act(async () => {
   const last = stack.pop();
   if (!last) throw new Error('There is no decision of yours to undo.');
   const before = last.before || { decision: 'none', text: null, note: '' };
-  const answer = await backend.decide({
-    reviewer: reviewer(), image: last.image, reviewed: last.reviewed,
-    decision: before.decision, note: before.note, go: 'here',
-    text: before.decision === 'edit' ? before.text : null,
-    shown: byId('shown').value,
-  });
+  let answer;
+  try {
+    answer = await backend.decide({
+      reviewer: reviewer(), image: last.image, reviewed: last.reviewed,
+      decision: before.decision, note: before.note, go: 'here',
+      text: before.decision === 'edit' ? before.text : null,
+      shown: byId('shown').value,
+    });
+  } catch (error) { // a text that has changed cannot be undone any more
+    if ([404, 409].includes(error.status)) store.set(undoKey(), stack);
+    throw error;
+  }
   store.set(undoKey(), stack);
   if (last.text) { // the text of an undone edit is a draft again
     item = answer.item;

@@ -17,8 +17,10 @@ const backend = {
       throw new Error(`The server answered with status ${response.status}.`);
     }
     if (!response.ok) {
-      throw new Error(content.error ? content.error.message
+      const error = new Error(content.error ? content.error.message
         : `The server answered with status ${response.status}.`);
+      error.status = response.status;
+      throw error;
     }
     return content;
   },
