@@ -11,6 +11,9 @@ import sys
 import urllib.request
 
 import pytest
+
+pytest.importorskip('datasketch', reason='needs minigpt4[curate]')
+
 from tests.review_ledger import make_ledger
 
 from minigpt4.curation.ledger import Ledger
