@@ -38,7 +38,7 @@ class ImageNotes(NamedTuple):
     objects: Mapping[str, list[str]] = {}
 
     def of(self, path: str) -> dict[str, Any]:
-        """The notes on an image; what is unknown is left out."""
+        """The notes on an image; what is unknown is omitted."""
         stem = os.path.splitext(os.path.basename(path))[0]
         found = dict(
             source=self.source,

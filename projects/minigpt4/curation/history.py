@@ -22,7 +22,7 @@ class History(NamedTuple):
             image or has no result yet.
         dropped: The rule that dropped the image; None if none did.
         reviews: The last decision of each reviewer on ``final``. Decisions
-            on other texts of the image are left out.
+            on other texts of the image are omitted.
     """
 
     image: LedgerImage

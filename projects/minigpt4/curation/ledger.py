@@ -36,6 +36,7 @@ from ..utils.sqlite_errors import (
 )
 
 CLAIM_SECONDS = 900.0
+_OPTION = '--ledger'  # for errors
 _APPLICATION_ID = 0x4D475043  # 'MGPC', in the header of the file
 _SCHEMA_VERSION = 1
 _LOCK_SECONDS = 60.0
@@ -187,8 +188,8 @@ class Ledger:
         self._lock = threading.RLock()  # one connection, several threads
         self.owner = f'{socket.gethostname()}:{os.getpid()}'
         make_folder(self.path.parent)
-        check_writable(self.path)
-        with translated_errors(self.path):
+        check_writable(self.path, _OPTION)
+        with translated_errors(self.path, _OPTION):
             # absolute, or SQLite may read "file:..." as a URI
             self._database = sqlite3.connect(
                 os.path.abspath(self.path),
@@ -270,7 +271,7 @@ class Ledger:
     @property
     def num_images(self) -> int:
         """Number of images."""
-        with translated_errors(self.path):
+        with translated_errors(self.path, _OPTION):
             return self._count('images')
 
     def add_step(self, key: str, name: str, settings: Mapping) -> int:
@@ -526,7 +527,7 @@ class Ledger:
     ) -> list[Review]:
         """Return the last review of each image, text and reviewer.
 
-        Undone decisions (``'none'``) are left out.
+        Undone decisions (``'none'``) are omitted.
 
         Args:
             images: Number of an image, or several; None is all.
@@ -573,7 +574,7 @@ class Ledger:
 
     def _create_or_check(self) -> None:
         """Create the tables of a new file; refuse other databases."""
-        with translated_errors(self.path):
+        with translated_errors(self.path, _OPTION):
             # before the first read: the mode stays in the file
             self._database.execute('PRAGMA journal_mode = WAL')
             self._database.execute('PRAGMA synchronous = NORMAL')
@@ -631,7 +632,7 @@ class Ledger:
         self, query: str, values: 'Sequence | Mapping' = ()
     ) -> Iterator[tuple]:
         """Iterate over the rows of a query, from any thread."""
-        with translated_errors(self.path):
+        with translated_errors(self.path, _OPTION):
             with self._lock:
                 cursor = self._database.execute(query, values)
                 rows = cursor.fetchmany(_FETCHED)
@@ -647,7 +648,7 @@ class Ledger:
         Args:
             durable: Whether it survives a power failure.
         """
-        with translated_errors(self.path), self._lock:
+        with translated_errors(self.path, _OPTION), self._lock:
             if durable:
                 self._database.execute('PRAGMA synchronous = FULL')
             self._database.execute('BEGIN IMMEDIATE')

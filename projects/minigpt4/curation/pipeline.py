@@ -185,6 +185,7 @@ def _finish(
             return
         for step in missing:
             if step.step.name in names:
+                left = count(ledger, step).missing
                 run_step(
                     ledger,
                     step,
@@ -192,6 +193,14 @@ def _finish(
                     functools.partial(report, step),
                     retry=False,
                 )
+                if stop.signum is not None:
+                    return
+                claimed = ledger.is_claimed(step.number)
+                if not claimed and count(ledger, step).missing == left:
+                    raise RuntimeError(
+                        f'the step {step.step.name} gives no result for '
+                        f'{left} images.'
+                    )
             elif not ledger.is_claimed(step.number):
                 raise ValueError(
                     f'{waiting.step.name} compares all images, but '

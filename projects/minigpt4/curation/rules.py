@@ -57,7 +57,7 @@ class RulesSettings(BaseModel):
 
     model_config = ConfigDict(extra='forbid')
 
-    off: tuple[str, ...] = Field(
+    skip: tuple[str, ...] = Field(
         default=(), description='rules that are not applied'
     )
     warn: tuple[str, ...] = Field(
@@ -97,10 +97,11 @@ class RulesSettings(BaseModel):
         description='of "fragment": the largest share of sentences',
     )
     min_english: float = Field(
-        default=0.5,
+        default=0.2,
         ge=0,
         le=1,
-        description='of "language": the least probability of English',
+        description='of "language": where another language is likelier, the '
+        'least probability of English',
     )
     min_text_similarity: float = Field(
         default=0.8,
@@ -117,7 +118,7 @@ class RulesSettings(BaseModel):
         'differ',
     )
 
-    @field_validator('off', 'warn')
+    @field_validator('skip', 'warn')
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = [rule.id for rule in RULES]
@@ -252,7 +253,7 @@ class RulesStep:
 
     def __init__(self, settings: RulesSettings) -> None:
         self._settings = settings
-        self._on = [rule for rule in RULES if rule.id not in settings.off]
+        self._on = [rule for rule in RULES if rule.id not in settings.skip]
         values = settings.model_dump(mode='json')
         self.settings: dict[str, Any] = {
             rule.id: dict(
@@ -314,7 +315,7 @@ class RulesStep:
         number = item.image.id
         text, rule, reason, flags = self._check(item)
         try:
-            found = () if rule else self._near_duplicates(item, text)
+            found = [] if rule else [*self._near_duplicates(item, text)]
         except (OSError, ValueError) as error:
             return Result(number, 'failed', one_line(error), {})
         flags = [*flags]

@@ -189,8 +189,10 @@ def _sentence(
         )
         return f'{source}: there is no setting {printable(name)}; {advice}'
     message = first['msg'].removeprefix('Value error, ')
-    message = message[:1].lower() + message[1:].rstrip('.')
-    return f'{source}: {name} is {short_json(first["input"])}; {message}.'
+    message = message[:1].lower() + message[1:]
+    if not message.endswith(('.', '?')):
+        message += '.'
+    return f'{source}: {name} is {short_json(first["input"])}; {message}'
 
 
 def _model_at(path: Sequence[str]) -> type[BaseModel]:
