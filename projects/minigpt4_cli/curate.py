@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .curate_options import add_settings_options
+from .curate_review import REVIEW_ACTIONS, REVIEW_OPTIONS, REVIEW_RUN
 from .options import path, positive_float, positive_int
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
@@ -13,6 +15,7 @@ ACTIONS = {
     'add': 'add images to the ledger',
     'run': 'run the steps on all images that have no result yet',
     'status': 'count the results of each step',
+    **REVIEW_ACTIONS,
 }
 
 
@@ -50,25 +53,6 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         default=argparse.SUPPRESS,
         help='show the traceback of an error',
-    )
-
-
-def add_settings_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config`` and ``--set``."""
-    parser.add_argument(
-        '--config',
-        type=path,
-        metavar='FILE.yml',
-        help='settings by section (default: those of the last run on the '
-        'ledger)',
-    )
-    parser.add_argument(
-        '--set',
-        action='append',
-        default=[],
-        metavar='SECTION.FIELD=VALUE',
-        help='change a setting, e.g. rules.min_words=10; may be given '
-        'several times',
     )
 
 
@@ -179,9 +163,11 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     'add': _add_add_options,
     'run': _add_run_options,
     'status': add_settings_options,
+    **REVIEW_OPTIONS,
 }
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     'add': _run_add,
     'run': _run_run,
     'status': _run_status,
+    **REVIEW_RUN,
 }

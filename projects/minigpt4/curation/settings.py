@@ -23,6 +23,7 @@ from .ledger import Ledger
 from .pipeline import Step
 from .repair import RepairStep
 from .repair_settings import RepairSettings
+from .review_settings import ReviewSettings
 from .rules import RulesSettings, RulesStep
 
 
@@ -47,6 +48,10 @@ class CurationSettings(BaseModel):
     rules: RulesSettings = Field(
         default_factory=RulesSettings,
         description='which texts are dropped',
+    )
+    review: ReviewSettings = Field(
+        default_factory=ReviewSettings,
+        description='the order in which people get the texts',
     )
 
 
