@@ -86,6 +86,11 @@ CREATE TABLE reviews (
     created REAL NOT NULL
 );
 CREATE INDEX reviews_of ON reviews (image, reviewed, reviewer, id);
+CREATE TABLE settings (
+    id INTEGER PRIMARY KEY,  -- the last one counts
+    settings TEXT NOT NULL,  -- JSON
+    created REAL NOT NULL
+);
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
@@ -222,18 +227,32 @@ class Ledger:
             )
             return self._count('images') - before
 
-    def images(self, ids: Sequence[int] | None = None) -> list[LedgerImage]:
-        """Return images in their order; all, or those of some numbers."""
-        where, values = '', ()
+    def images(
+        self,
+        ids: Sequence[int] | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[LedgerImage]:
+        """Return images in their order.
+
+        Args:
+            ids: Numbers of images; None is all.
+            after: Only images of larger numbers.
+            limit: The most images; None is all.
+        """
+        where = ''
         if ids is not None:
-            where = 'WHERE id IN (SELECT value FROM json_each(?))'
-            values = (json.dumps([*ids]),)
+            where = 'AND id IN (SELECT value FROM json_each(:ids))'
         return [
             _image(row)
             for row in self._execute(
-                f'SELECT id, digest, path, details FROM images {where} '
-                'ORDER BY id',
-                values,
+                'SELECT id, digest, path, details FROM images WHERE id > '
+                f':after {where} ORDER BY id LIMIT :limit',
+                dict(
+                    ids=json.dumps([*(ids or ())]),
+                    after=after,
+                    limit=-1 if limit is None else limit,
+                ),
             )
         ]
 
@@ -266,7 +285,12 @@ class Ledger:
         ]
 
     def claim(
-        self, step: int, previous: int | None, limit: int, after: int = 0
+        self,
+        step: int,
+        previous: int | None,
+        limit: int,
+        after: int = 0,
+        retry: bool = True,
     ) -> list[tuple[LedgerImage, Result | None]]:
         """Claim images that a step has no result for.
 
@@ -277,6 +301,7 @@ class Ledger:
             limit: The most images.
             after: Only images of larger numbers, so that a run tries each
                 image once.
+            retry: Whether images that failed are claimed again.
 
         Returns:
             The images in their order, with their results of the step before.
@@ -287,6 +312,7 @@ class Ledger:
             else 'SELECT image FROM results WHERE step = :previous '
             "AND status = 'ok' AND status != 'failed' AND image > :after"
         )
+        final = '' if not retry else "AND r.status != 'failed'"
         with self._transaction():
             self._release_dead_claims(step)
             found = [
@@ -294,7 +320,7 @@ class Ledger:
                 for (image,) in self._database.execute(
                     f'SELECT s.image FROM ({source}) s WHERE NOT EXISTS '
                     '(SELECT 1 FROM results r WHERE r.step = :step AND '
-                    "r.image = s.image AND r.status != 'failed') AND NOT "
+                    f'r.image = s.image {final}) AND NOT '
                     'EXISTS (SELECT 1 FROM claims c WHERE c.step = :step AND '
                     'c.image = s.image) ORDER BY s.image LIMIT :limit',
                     dict(
@@ -311,6 +337,17 @@ class Ledger:
         if previous is not None:
             results = {r.image: r for r in self.results(previous, found)}
         return [(image, results.get(image.id)) for image in self.images(found)]
+
+    def is_claimed(self, step: int) -> bool:
+        """Whether a process works on a step."""
+        with self._transaction():
+            self._release_dead_claims(step)
+            return bool(
+                self._database.execute(
+                    'SELECT EXISTS (SELECT 1 FROM claims WHERE step = ?)',
+                    (step,),
+                ).fetchone()[0]
+            )
 
     def renew_claims(self) -> None:
         """Extend the claims of this process, e.g. once a minute."""
@@ -365,6 +402,15 @@ class Ledger:
             'SELECT image, status, text, details FROM results WHERE step = ? '
             f"AND status != 'failed' {where} ORDER BY image",
             values,
+        ):
+            yield Result(image, status, text, json.loads(details))
+
+    def dropped(self, step: int) -> Iterator[Result]:
+        """Iterate over the images that a step dropped, in their order."""
+        for image, status, text, details in self._execute(
+            'SELECT image, status, text, details FROM results WHERE step = ? '
+            "AND status = 'dropped' ORDER BY image",
+            (step,),
         ):
             yield Result(image, status, text, json.loads(details))
 
@@ -440,17 +486,22 @@ class Ledger:
                 (*review[:-1], review.created or time.time()),
             )
 
-    def reviews(self, image: int | None = None) -> list[Review]:
+    def reviews(
+        self, images: int | Sequence[int] | None = None
+    ) -> list[Review]:
         """Return the last review of each image, text and reviewer.
 
         Undone decisions (``'none'``) are left out.
 
         Args:
-            image: Number of an image; None is all.
+            images: Number of an image, or several; None is all.
         """
-        where, values = (
-            ('', ()) if image is None else ('WHERE image = ?', (image,))
-        )
+        where = ''
+        values: tuple = ()
+        if images is not None:
+            numbers = [images] if isinstance(images, int) else [*images]
+            where = 'WHERE image IN (SELECT value FROM json_each(?))'
+            values = (json.dumps(numbers),)
         return [
             Review(*row)
             for row in self._execute(
@@ -458,9 +509,26 @@ class Ledger:
                 'created FROM reviews WHERE id IN (SELECT MAX(id) FROM '
                 f'reviews {where} GROUP BY image, reviewed, reviewer) AND '
                 "decision != 'none' ORDER BY image, id",
-                dict(image=image),
+                values,
             )
         ]
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Store the settings of a run, unless they are the last ones."""
+        if settings == self.settings():
+            return
+        with self._transaction():
+            self._database.execute(
+                'INSERT INTO settings (settings, created) VALUES (?, ?)',
+                (_dump(settings), time.time()),
+            )
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings of the last run; None before the first."""
+        rows = self._execute(
+            'SELECT settings FROM settings ORDER BY id DESC LIMIT 1'
+        )
+        return next((json.loads(row[0]) for row in rows), None)
 
     def _create_or_check(self) -> None:
         """Create the tables of a new file; refuse other databases."""
