@@ -45,7 +45,15 @@ def steps():
     drafts[6] = dict(status='failed', text='the image is damaged.')
     return [
         _Step('describe', drafts, model='nano', prompt='Describe it.'),
-        _Step('continue', {3: dict(text=GOOD.format(3) + ' And on.', details=dict(continued=True, finished=True))}),
+        _Step(
+            'continue',
+            {
+                3: dict(
+                    text=GOOD.format(3) + ' And on.',
+                    details=dict(continued=True, finished=True),
+                )
+            },
+        ),
         _Step(
             'repair',
             {

@@ -2,24 +2,24 @@
 """An export has the accepted texts, complete, and the same bytes each time."""
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-from tests import curated_ledger
 import pytest
-from tests.curated_ledger import GOOD, make_ledger, review
 from PIL import Image
 from pydantic import ValidationError
+from tests import curated_ledger
+from tests.curated_ledger import GOOD, make_ledger, review
 
+from minigpt4.curation import datasheet, export_images, export_layouts
 from minigpt4.curation.export import (
     ExportSettings,
     export_curation,
     is_export,
 )
+from minigpt4.curation.export_images import write_file
+from minigpt4.curation.ledger import Ledger
 from minigpt4.curation.pipeline import plan
 
 ALL = ['cc_sbu_align', 'conversations', 'llava', 'parquet', 'preference']
@@ -118,7 +118,7 @@ def test_missing_and_changed_images_are_named(ledger, tmp_path):
 def test_a_text_that_stage_2_reads_differently_is_named(ledger, tmp_path):
     marked = 'A wall. ###Ask: Why? ###Answer: So.'
     review(ledger, 1, 'edit', text=marked)
-    review(ledger, 2, 'edit', text='half \ud83d')
+    review(ledger, 2, 'edit', text='a bell \x07')
     review(ledger, 5, 'accept')
     out = tmp_path / 'out'
     result = export(ledger, out, layouts=['conversations', 'preference'])
@@ -188,58 +188,39 @@ def test_wrong_settings_are_refused(settings):
         ExportSettings(**settings)
 
 
-_KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from minigpt4.curation import (
-    datasheet,
-    export,
-    export_images,
-    export_layouts,
-)
-from minigpt4.curation.ledger import Ledger
-from minigpt4.curation.pipeline import plan
-from tests import curated_ledger
+def _killed_at(number, out, started):
+    """Export, and stop within the write of a file."""
+    written = 0
 
-write = export_images.write_file
-number = 0
+    def write_half(path, data):
+        nonlocal written
+        if written == number:
+            path.write_bytes(data[: len(data) // 2])
+            started.set()
+            time.sleep(600)
+        write_file(path, data)
+        written += 1
 
-def slow(path, data):
-    global number
-    write(path, data[: len(data) // 2] if number == {at} else data)
-    if number == {at}:
-        print('now', flush=True)
-        time.sleep(60)
-    number += 1
-
-for module in (export_images, export_layouts, datasheet):
-    module.write_file = slow
-ledger = Ledger({ledger!r})
-export.export_curation(
-    ledger,
-    plan(ledger, curated_ledger.steps()),
-    export.ExportSettings(),
-    Path({out!r}),
-)
-"""
+    for module in (export_images, export_layouts, datasheet):
+        module.write_file = write_half
+    with Ledger(out.parent / 'ledger.sqlite') as opened:
+        export(opened, out)
 
 
-@pytest.mark.parametrize('at', [0, 4, 5])
-def test_a_killed_export_leaves_no_folder(ledger, tmp_path, at):
+@pytest.mark.parametrize('number', [0, 4, 6])
+def test_a_killed_export_leaves_no_folder(tmp_path, number):
+    make_ledger(tmp_path).close()
     out = tmp_path / 'out'
-    code = _KILLED.format(
-        tests=str(Path(curated_ledger.__file__).parents[1]),
-        at=at,
-        ledger=str(tmp_path / 'ledger.sqlite'),
-        out=str(out),
-    )
-    with subprocess.Popen(
-        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == 'now\n'
-        process.send_signal(signal.SIGKILL)
-    assert not out.exists()
-    export(ledger, out)
-    export(ledger, tmp_path / 'whole')
+    context = multiprocessing.get_context('fork')
+    started = context.Event()
+    process = context.Process(target=_killed_at, args=(number, out, started))
+    process.start()
+    assert started.wait(60)
+    process.kill()
+    process.join()
+    assert not out.exists() and len(list(tmp_path.glob('.out*.part'))) == 1
+    with Ledger(tmp_path / 'ledger.sqlite') as opened:
+        export(opened, out)
+        export(opened, tmp_path / 'whole')
     assert contents(out) == contents(tmp_path / 'whole')
+    assert not list(tmp_path.glob('.*.part'))

@@ -149,7 +149,11 @@ def _markdown(facts: dict[str, Any]) -> Iterator[str]:
     yield ''
     yield (
         f'Made with {facts["software"]}'
-        + (' from {} to {}.'.format(*facts['dates']) if facts['dates'] else '.')
+        + (
+            ' from {} to {}.'.format(*facts['dates'])
+            if facts['dates']
+            else '.'
+        )
         + ' The sections are those of "Datasheets for Datasets"; '
         f'`{DATA_FILE}` has the same facts for programs.'
     )

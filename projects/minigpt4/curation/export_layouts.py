@@ -130,9 +130,7 @@ class Llava(Layout):
             {'from': 'human', 'value': f'<image>\n{row.question}'},
             {'from': 'gpt', 'value': row.selected.text},
         ]
-        record = dict(
-            id=row.name, image=row.file_name, conversations=messages
-        )
+        record = dict(id=row.name, image=row.file_name, conversations=messages)
         return _checked(record, row, f'{IMAGE_HERE} {row.question}')
 
 
@@ -274,7 +272,9 @@ def _checked(
     """
     content = read_record(record, 0).content
     text = row.selected.text.strip()
-    found = [Turn(t.question, (t.answer or '').strip()) for t in content['turns']]
+    found = [
+        Turn(t.question, (t.answer or '').strip()) for t in content['turns']
+    ]
     if found != [Turn(question, text)]:
         answer = found[0].answer or ''
         raise RecordError(

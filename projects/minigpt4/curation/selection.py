@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from .history import History
-from .ledger import LedgerImage, Review, text_digest
+from .ledger import LedgerImage, Review
 
 Agreement = Literal['all', 'any']
 # why an image is not exported, in the order of the tables
@@ -71,12 +71,6 @@ def draft_of(history: History) -> str:
     return next(iter(history.texts.values()), '')
 
 
-def current_reviews(history: History) -> list[Review]:
-    """Return the reviews of the text that the image has now."""
-    digest = text_digest(history.final)
-    return [r for r in history.reviews if r.reviewed == digest]
-
-
 def select_images(
     found: Iterable[History],
     unreviewed: bool = False,
@@ -95,14 +89,14 @@ def select_images(
     texts_differ = overruled = 0
     any_review = False
     for history in found:
-        reviews = current_reviews(history) if history.final else []
+        reviews = history.reviews
         any_review |= bool(reviews)
         accepted = [r for r in reviews if r.decision in ('accept', 'edit')]
         reason = _reason(history, reviews, accepted, agree)
         if reason is not None:
             omitted[reason] += 1
             continue
-        decision, text = 'none', history.final
+        decision, text = 'none', history.final or ''
         if accepted:
             decision, text = _accepted_text(history, accepted)
             texts_differ += len({_text(history, r) for r in accepted}) > 1
@@ -133,7 +127,7 @@ def _reason(
     """Return why an image is not exported; None if it may be."""
     if history.dropped is not None:
         return 'dropped'
-    if not history.final:
+    if history.final is None:
         return 'no result'
     if reviews and not accepted:
         return 'rejected'
@@ -143,7 +137,7 @@ def _reason(
 
 
 def _text(history: History, review: Review) -> str:
-    return review.text if review.decision == 'edit' else history.final
+    return review.text if review.decision == 'edit' else history.final or ''
 
 
 def _accepted_text(
@@ -152,5 +146,5 @@ def _accepted_text(
     """Return decision and text: the last edit, else the text as it is."""
     edits = [r for r in accepted if r.decision == 'edit']
     if not edits:
-        return 'accept', history.final
+        return 'accept', history.final or ''
     return 'edit', max(edits, key=lambda r: (r.created, r.reviewer)).text

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .history import History
 from .ledger import Ledger, LedgerImage
 from .pipeline import PlannedStep
-from .selection import current_reviews, draft_of
+from .selection import draft_of
 
 EXAMPLES = 3  # of each reason
 _MAX_REASONS = 20
@@ -239,7 +239,7 @@ def collect_numbers(
                 history.dropped,
                 Example(history.image, _last_text(history), note=reason),
             )
-        elif history.final:
+        elif history.final is not None:
             finals.append(history.final)
         reviews.add(history)
     numbers.drops, numbers.flags = drops.ordered(), flags.ordered()
@@ -253,7 +253,7 @@ def collect_numbers(
             key=lambda item: (-item[1], tuple(map(str, item[0]))),
         )
     ]
-    numbers.reviewing = reviews.numbers()
+    numbers.reviewing = reviews.numbers(len(ledger.reviews()))
     _add_steps(numbers, ledger, planned, images)
     return numbers
 
@@ -275,16 +275,16 @@ def _add_steps(
                 step.step.settings,
                 entered,
                 **counts,
-                days=None if period is None else (_day(period[0]), _day(period[1])),
+                days=None
+                if period is None
+                else (_day(period[0]), _day(period[1])),
             )
         )
         entered = counts['ok']
         failures = _Reasons()
         for failure in ledger.failures(step.number):
             if failure.image in images:
-                failures.add(
-                    failure.text, Example(images[failure.image], '')
-                )
+                failures.add(failure.text, Example(images[failure.image], ''))
         numbers.failures += [(step.step.name, r) for r in failures.ordered()]
 
 
@@ -331,13 +331,12 @@ class _Reviews:
     """Counts the reviews of the texts that images have now."""
 
     def __init__(self) -> None:
-        self._images = self._twice = self._disagreements = self._outdated = 0
+        self._images = self._twice = self._disagreements = 0
         self._decisions: Counter[str] = Counter()
         self._reviewers: Counter[str] = Counter()
 
     def add(self, history: History) -> None:
-        current = current_reviews(history) if history.final else []
-        self._outdated += len(history.reviews) - len(current)
+        current = history.reviews
         if not current:
             return
         self._images += 1
@@ -347,14 +346,14 @@ class _Reviews:
         rejects = sum(r.decision == 'reject' for r in current)
         self._disagreements += 0 < rejects < len(current)
 
-    def numbers(self) -> Reviewing:
+    def numbers(self, stored: int) -> Reviewing:
         return Reviewing(
             self._images,
             dict(sorted(self._decisions.items())),
             dict(sorted(self._reviewers.items())),
             self._twice,
             self._disagreements,
-            self._outdated,
+            stored - self._decisions.total(),
         )
 
 
