@@ -6,6 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .curate_export import (
+    add_export_options,
+    add_report_options,
+    run_export,
+    run_report,
+)
 from .options import path, positive_int
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
@@ -13,6 +19,8 @@ ACTIONS = {
     'add': 'add images to the ledger',
     'run': 'run the steps on all images that have no result yet',
     'status': 'count the results of each step',
+    'report': 'show the funnel, reasons with examples, costs and reviews',
+    'export': 'write the accepted texts in the layouts of trainings',
 }
 
 
@@ -139,6 +147,16 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_quiet(parser)
 
 
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    add_export_options(parser)
+    add_settings_options(parser)
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    add_report_options(parser)
+    add_settings_options(parser)
+
+
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='print errors only'
@@ -167,9 +185,13 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     'add': _add_add_options,
     'run': _add_run_options,
     'status': add_settings_options,
+    'report': _add_report_options,
+    'export': _add_export_options,
 }
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     'add': _run_add,
     'run': _run_run,
     'status': _run_status,
+    'report': run_report,
+    'export': run_export,
 }

@@ -19,6 +19,7 @@ from ..utils.regular_files import read_regular
 from ..utils.suggest import suggest
 from .continue_step import ContinueSettings, ContinueStep
 from .describe import DescribeSettings, DescribeStep
+from .export import ExportSettings
 from .ledger import Ledger
 from .pipeline import Step
 from .rules import RulesSettings, RulesStep
@@ -41,6 +42,10 @@ class CurationSettings(BaseModel):
     rules: RulesSettings = Field(
         default_factory=RulesSettings,
         description='which texts are dropped',
+    )
+    export: ExportSettings = Field(
+        default_factory=ExportSettings,
+        description='what is exported, and in which layouts',
     )
 
 
