@@ -63,7 +63,7 @@ def test_repairs_costs_and_lengths(ledger):
     assert found.costs['describe']['seconds'] == 2.5
     assert (found.continued, found.unfinished) == (1, 0)
     assert found.draft_lengths.texts == 5 and found.final_lengths.texts == 4
-    assert found.draft_lengths.maximum == 13
+    assert found.draft_lengths.maximum == 14
     assert found.sources == [('camera', 'CC0', 3), (None, None, 3)]
 
 

@@ -250,7 +250,10 @@ def collect_numbers(
         (source, licence, count)
         for (source, licence), count in sorted(
             sources.items(),
-            key=lambda item: (-item[1], tuple(map(str, item[0]))),
+            key=lambda item: (
+                -item[1],
+                [(t is None, t or '') for t in item[0]],
+            ),
         )
     ]
     numbers.reviewing = reviews.numbers(len(ledger.reviews()))
