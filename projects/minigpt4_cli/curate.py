@@ -6,12 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .curate_export import (
-    add_export_options,
-    add_report_options,
-    run_export,
-    run_report,
-)
+from .curate_export import EXPORT_ACTIONS, EXPORT_OPTIONS, EXPORT_RUN
+from .curate_options import add_settings_options
+from .curate_review import REVIEW_ACTIONS, REVIEW_OPTIONS, REVIEW_RUN
 from .options import path, positive_int
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
@@ -19,8 +16,8 @@ ACTIONS = {
     'add': 'add images to the ledger',
     'run': 'run the steps on all images that have no result yet',
     'status': 'count the results of each step',
-    'report': 'show the funnel, reasons with examples, costs and reviews',
-    'export': 'write the accepted texts in the layouts of trainings',
+    **REVIEW_ACTIONS,
+    **EXPORT_ACTIONS,
 }
 
 
@@ -58,25 +55,6 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         default=argparse.SUPPRESS,
         help='show the traceback of an error',
-    )
-
-
-def add_settings_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config`` and ``--set``."""
-    parser.add_argument(
-        '--config',
-        type=path,
-        metavar='FILE.yml',
-        help='settings by section (default: those of the last run on the '
-        'ledger)',
-    )
-    parser.add_argument(
-        '--set',
-        action='append',
-        default=[],
-        metavar='SECTION.FIELD=VALUE',
-        help='change a setting, e.g. rules.min_words=10; may be given '
-        'several times',
     )
 
 
@@ -147,16 +125,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_quiet(parser)
 
 
-def _add_export_options(parser: argparse.ArgumentParser) -> None:
-    add_export_options(parser)
-    add_settings_options(parser)
-
-
-def _add_report_options(parser: argparse.ArgumentParser) -> None:
-    add_report_options(parser)
-    add_settings_options(parser)
-
-
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='print errors only'
@@ -185,13 +153,13 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     'add': _add_add_options,
     'run': _add_run_options,
     'status': add_settings_options,
-    'report': _add_report_options,
-    'export': _add_export_options,
+    **REVIEW_OPTIONS,
+    **EXPORT_OPTIONS,
 }
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     'add': _run_add,
     'run': _run_run,
     'status': _run_status,
-    'report': run_report,
-    'export': run_export,
+    **REVIEW_RUN,
+    **EXPORT_RUN,
 }

@@ -3,14 +3,20 @@
 
 import argparse
 import json
+from collections.abc import Callable
 
+from .curate_options import add_settings_options
 from .options import path
 
+EXPORT_ACTIONS = {
+    'report': 'show the funnel, reasons with examples, costs and reviews',
+    'export': 'write the accepted texts in the layouts of trainings',
+}
 _LAYOUTS = ('cc_sbu_align', 'conversations', 'llava', 'parquet', 'preference')
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``export``, without those of the settings."""
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``export``."""
     parser.add_argument(
         '-o',
         '--out',
@@ -35,10 +41,11 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         '--overwrite', action='store_true', help='replace an earlier export'
     )
     _add_selection_options(parser)
+    add_settings_options(parser)
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``report``, without those of the settings."""
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``report``."""
     parser.add_argument(
         '-o',
         '--out',
@@ -47,16 +54,17 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         help='write the report with examples as one HTML page too',
     )
     _add_selection_options(parser)
+    add_settings_options(parser)
 
 
-def run_export(args: argparse.Namespace) -> int:
+def _run_export(args: argparse.Namespace) -> int:
     """Run ``minigpt4 curate export``."""
     from minigpt4.curation.export_commands import export
 
     return export(with_flags(args))
 
 
-def run_report(args: argparse.Namespace) -> int:
+def _run_report(args: argparse.Namespace) -> int:
     """Run ``minigpt4 curate report``."""
     from minigpt4.curation.export_commands import report
 
@@ -90,3 +98,13 @@ def _add_selection_options(parser: argparse.ArgumentParser) -> None:
         choices=('all', 'any'),
         help='reviewers of an image that must accept it (default: all)',
     )
+
+
+EXPORT_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    'report': _add_report_options,
+    'export': _add_export_options,
+}
+EXPORT_RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+    'report': _run_report,
+    'export': _run_export,
+}

@@ -77,6 +77,9 @@ def test_reviews(ledger):
     assert found.decisions == dict(accept=1, edit=1, reject=1)
     assert found.reviewers == dict(ann=2, bob=1)
     assert found.outdated == 1
+    (pair,) = found.agreements
+    assert pair.reviewers == ('ann', 'bob') and pair.both == 1
+    assert pair.kappa == 0
 
 
 def test_lengths_of_no_text():

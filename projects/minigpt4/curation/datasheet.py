@@ -72,6 +72,10 @@ def _facts(folder: Path, sheet: Datasheet) -> dict[str, Any]:
         decisions=reviewing.decisions,
         reviewed_twice=reviewing.twice,
         disagreements=reviewing.disagreements,
+        kappas=[
+            None if pair.kappa is None else round(pair.kappa, 4)
+            for pair in reviewing.agreements
+        ],
     )
     if settings['name_reviewers']:
         reviews['by_reviewer'] = reviewing.reviewers
@@ -267,6 +271,11 @@ def _reviews(reviews: dict[str, Any]) -> Iterator[str]:
         f'{reviews["reviewed_twice"]:,} images have several reviews, '
         f'{reviews["disagreements"]:,} of which disagree.'
     )
+    kappas = [k for k in reviews['kappas'] if k is not None]
+    if kappas:
+        shown = ', '.join(f'{kappa:.2f}' for kappa in kappas)
+        yield ''
+        yield f"Cohen's kappa of each two persons: {shown}."
     if 'by_reviewer' in reviews:
         yield ''
         yield from _table(

@@ -36,7 +36,7 @@ from .export_layouts import (
 from .history import histories
 from .ledger import Ledger
 from .pipeline import PlannedStep
-from .selection import Agreement, SelectedImage, Selection, select_images
+from .selection import AgreeRule, SelectedImage, Selection, select_images
 from .statistics import collect_numbers, measure_lengths
 
 INVALID = 'invalid text'
@@ -71,7 +71,7 @@ class ExportSettings(BaseModel):
         default=False,
         description='export images without review too, where others have one',
     )
-    agree: Agreement = Field(
+    agree: AgreeRule = Field(
         default='all',
         description='all or any: reviewers of an image that must accept it',
     )

@@ -1,10 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The ledger of a curation: every result of every step, in one SQLite file.
 
-Rows are added and never changed, except claims. A step is identified by its
-key, a digest of its settings and of the keys of the steps before it
-(:mod:`.pipeline`): with other settings it has another key, so its old
-results no longer count, while those of earlier steps do. An image is
+Rows are added and never changed, except claims and drafts. A step is
+identified by its key, a digest of its settings and of the keys of the steps
+before it (:mod:`.pipeline`): with other settings it has another key, so its
+old results no longer count, while those of earlier steps do. An image is
 identified by the digest of its file.
 
 Several processes may work on one ledger. A process claims images before it
@@ -68,6 +68,9 @@ CREATE UNIQUE INDEX final_results ON results (step, image)
 CREATE INDEX failed_results ON results (step, image) WHERE status = 'failed';
 CREATE INDEX dropped_results ON results (step, image)
     WHERE status = 'dropped';
+CREATE INDEX flagged_results ON results
+    (step, image, json_array_length(details, '$.flags'))
+    WHERE json_array_length(details, '$.flags') > 0;
 CREATE TABLE claims (
     step INTEGER NOT NULL,
     image INTEGER NOT NULL,
@@ -86,6 +89,14 @@ CREATE TABLE reviews (
     created REAL NOT NULL
 );
 CREATE INDEX reviews_of ON reviews (image, reviewed, reviewer, id);
+CREATE TABLE drafts (  -- edits in progress
+    image INTEGER NOT NULL,
+    reviewed TEXT NOT NULL,
+    reviewer TEXT NOT NULL,
+    text TEXT NOT NULL,
+    saved REAL NOT NULL,
+    PRIMARY KEY (image, reviewed, reviewer)
+) WITHOUT ROWID;
 CREATE TABLE settings (
     id INTEGER PRIMARY KEY,  -- the last one counts
     settings TEXT NOT NULL,  -- JSON
@@ -474,17 +485,61 @@ class Ledger:
         Raises:
             ValueError: The decision is none of :data:`DECISIONS`.
         """
-        if review.decision not in DECISIONS:
-            raise ValueError(
-                f'the decision is {review.decision!r}; expected one of '
-                f'{", ".join(DECISIONS)}.'
-            )
+        self.add_reviews([review])
+
+    def add_reviews(self, reviews: Sequence[Review]) -> None:
+        """Store decisions, all or none; they are on disk when this returns.
+
+        Raises:
+            ValueError: A decision is none of :data:`DECISIONS`.
+        """
+        for review in reviews:
+            if review.decision not in DECISIONS:
+                raise ValueError(
+                    f'the decision is {review.decision!r}; expected one of '
+                    f'{", ".join(DECISIONS)}.'
+                )
+        now = time.time()
         with self._transaction(durable=True):
-            self._database.execute(
+            self._database.executemany(
                 'INSERT INTO reviews (image, reviewed, reviewer, decision, '
                 'text, note, created) VALUES (?, ?, ?, ?, ?, ?, ?)',
-                (*review[:-1], review.created or time.time()),
+                [(*review[:-1], review.created or now) for review in reviews],
             )
+
+    def save_draft(
+        self, image: int, reviewed: str, reviewer: str, text: str | None
+    ) -> None:
+        """Store an edit in progress instead of the last; None deletes it.
+
+        It is on disk when this returns.
+        """
+        key = (image, reviewed, reviewer)
+        with self._transaction(durable=True):
+            if text is None:
+                self._database.execute(
+                    'DELETE FROM drafts WHERE image = ? AND reviewed = ? AND '
+                    'reviewer = ?',
+                    key,
+                )
+            else:
+                self._database.execute(
+                    'INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?, ?)',
+                    (*key, text, time.time()),
+                )
+
+    def draft(
+        self, image: int, reviewed: str, reviewer: str
+    ) -> tuple[str, float] | None:
+        """Return an edit in progress and when it was saved, or None."""
+        return next(
+            self.select(
+                'SELECT text, saved FROM drafts WHERE image = ? AND '
+                'reviewed = ? AND reviewer = ?',
+                (image, reviewed, reviewer),
+            ),  # type: ignore[arg-type]
+            None,
+        )
 
     def reviews(
         self, images: int | Sequence[int] | None = None
@@ -512,6 +567,12 @@ class Ledger:
                 values,
             )
         ]
+
+    def select(
+        self, query: str, values: 'Sequence | Mapping' = ()
+    ) -> Iterator[tuple]:
+        """Iterate over the rows of a SELECT statement, from any thread."""
+        return self._execute(query, values)
 
     def save_settings(self, settings: Mapping[str, Any]) -> None:
         """Store the settings of a run, unless they are the last ones."""

@@ -118,6 +118,15 @@ def review_rows(numbers: Numbers, selection: Selection) -> list[Row]:
             'accepted by one reviewer, rejected by another',
             f'{reviewing.disagreements:,}',
         ),
+        *(
+            (
+                f"Cohen's kappa of {' and '.join(pair.reviewers)}",
+                'not defined'
+                if pair.kappa is None
+                else f'{pair.kappa:.2f} ({pair.both:,} texts)',
+            )
+            for pair in reviewing.agreements
+        ),
         ('accepted with different texts', f'{selection.texts_differ:,}'),
         (
             'reviews of texts that are no longer current',

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from .history import History
 from .ledger import LedgerImage, Review
 
-Agreement = Literal['all', 'any']
+AgreeRule = Literal['all', 'any']
 # why an image is not exported, in the order of the tables
 REASONS = {
     'dropped': 'dropped by a rule',
@@ -74,7 +74,7 @@ def draft_of(history: History) -> str:
 def select_images(
     found: Iterable[History],
     unreviewed: bool = False,
-    agree: Agreement = 'all',
+    agree: AgreeRule = 'all',
 ) -> Selection:
     """Select the images to export.
 
@@ -122,7 +122,7 @@ def _reason(
     history: History,
     reviews: list[Review],
     accepted: list[Review],
-    agree: Agreement,
+    agree: AgreeRule,
 ) -> str | None:
     """Return why an image is not exported; None if it may be."""
     if history.dropped is not None:

@@ -22,6 +22,7 @@ from .describe import DescribeSettings, DescribeStep
 from .export import ExportSettings
 from .ledger import Ledger
 from .pipeline import Step
+from .review_settings import ReviewSettings
 from .rules import RulesSettings, RulesStep
 
 
@@ -42,6 +43,10 @@ class CurationSettings(BaseModel):
     rules: RulesSettings = Field(
         default_factory=RulesSettings,
         description='which texts are dropped',
+    )
+    review: ReviewSettings = Field(
+        default_factory=ReviewSettings,
+        description='the order in which people get the texts',
     )
     export: ExportSettings = Field(
         default_factory=ExportSettings,

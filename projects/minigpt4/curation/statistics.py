@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .agreement import Agreement, agreements, by_reviewer
 from .history import History
-from .ledger import Ledger, LedgerImage
+from .ledger import Ledger, LedgerImage, Review
 from .pipeline import PlannedStep
 from .selection import draft_of
 
@@ -103,6 +104,7 @@ class Reviewing(NamedTuple):
         twice: Images that at least two persons reviewed.
         disagreements: Those that one accepts and another rejects.
         outdated: Reviews of texts that are no longer the images' texts.
+        agreements: Of each two persons.
     """
 
     images: int
@@ -111,6 +113,7 @@ class Reviewing(NamedTuple):
     twice: int
     disagreements: int
     outdated: int
+    agreements: list[Agreement]
 
 
 @dataclass
@@ -152,7 +155,7 @@ class Numbers:
     sources: list[tuple[str | None, str | None, int]] = field(
         default_factory=list
     )
-    reviewing: Reviewing = Reviewing(0, {}, {}, 0, 0, 0)
+    reviewing: Reviewing = Reviewing(0, {}, {}, 0, 0, 0, [])
 
 
 class _Reasons:
@@ -335,6 +338,7 @@ class _Reviews:
 
     def __init__(self) -> None:
         self._images = self._twice = self._disagreements = 0
+        self._reviews: list[Review] = []
         self._decisions: Counter[str] = Counter()
         self._reviewers: Counter[str] = Counter()
 
@@ -343,6 +347,7 @@ class _Reviews:
         if not current:
             return
         self._images += 1
+        self._reviews += current
         self._decisions.update(r.decision for r in current)
         self._reviewers.update(r.reviewer for r in current)
         self._twice += len(current) > 1
@@ -357,6 +362,7 @@ class _Reviews:
             self._twice,
             self._disagreements,
             stored - self._decisions.total(),
+            agreements(by_reviewer(self._reviews)),
         )
 
 

@@ -14,10 +14,12 @@ class ContentPolicy:
 
     Args:
         app: The application.
+        policy: The Content-Security-Policy.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, policy: str = _POLICY) -> None:
         self.app = app
+        self.policy = policy
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
@@ -26,7 +28,7 @@ class ContentPolicy:
             if message['type'] == 'http.response.start':
                 message['headers'] = [
                     *message.get('headers', ()),
-                    (b'content-security-policy', _POLICY.encode()),
+                    (b'content-security-policy', self.policy.encode()),
                     (b'referrer-policy', b'same-origin'),
                 ]
             await send(message)
