@@ -13,7 +13,7 @@ from .export import Export, export_curation
 from .export_images import PROBLEMS
 from .history import histories
 from .pipeline import plan
-from .report import write_report
+from .report import check_report, write_report
 from .report_tables import omitted_rows, print_report
 from .selection import Selection, select_images
 from .settings import build_steps, load_settings
@@ -56,6 +56,8 @@ def report(args: argparse.Namespace) -> int:
         ValueError: A setting is wrong, or the file exists and is no report.
         OSError: A file cannot be read or written.
     """
+    if args.out is not None:
+        check_report(args.out)
     with opened(args.ledger) as ledger:
         settings = load_settings(ledger, args.config, args.set)
         planned = plan(ledger, build_steps(settings))

@@ -14,6 +14,7 @@ from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import replacing
 from ..utils.errors import printable
+from ..utils.regular_files import read_regular
 from .report_tables import (
     Row,
     cost_rows,
@@ -28,7 +29,7 @@ from .statistics import Example, Numbers, Reason
 
 _THUMBNAIL_SIDE, _QUALITY = 192, 80  # pixels; JPEG quality
 _SHOWN = 1200  # characters of a text
-_MARK = '<!-- content -->'
+_MARK, _TITLE = '<!-- content -->', '<title>Curation report</title>'
 
 
 def write_report(
@@ -57,6 +58,21 @@ def write_report(
         for part in _content(numbers, selection, title):
             file.write(part + '\n')
         file.write(tail)
+
+
+def check_report(path: Path) -> None:
+    """Refuse to replace a file that is no report.
+
+    Raises:
+        ValueError: The file exists and is not a report of a curation.
+    """
+    if path.is_dir() or (
+        path.exists() and _TITLE.encode() not in read_regular(path)
+    ):
+        raise ValueError(
+            f'{printable(str(path))} exists and is not a report of a '
+            'curation; give another name.'
+        )
 
 
 def _content(
