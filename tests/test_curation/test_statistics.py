@@ -42,7 +42,7 @@ def test_the_funnel(ledger):
 def test_reasons_have_examples(ledger):
     found = numbers(ledger)
     (drop,) = found.drops
-    assert (drop.name, drop.count) == ('apology', 1)
+    assert (drop.name, drop.number) == ('apology', 1)
     assert drop.examples[0].image.id == 4
     assert drop.examples[0].note == 'It apologises.'
     assert drop.examples[0].text == curated_ledger.SORRY

@@ -130,7 +130,7 @@ def _facts(folder: Path, sheet: Datasheet) -> dict[str, Any]:
 
 
 def _reasons(reasons: list[Reason]) -> dict[str, int]:
-    return {reason.name: reason.count for reason in reasons}
+    return {reason.name: reason.number for reason in reasons}
 
 
 def _lengths(lengths: Lengths | None) -> dict[str, Any] | None:

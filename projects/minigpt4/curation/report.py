@@ -161,7 +161,7 @@ def _reasons(reasons: Sequence[Reason], none: str) -> Iterator[str]:
     if not reasons:
         yield f'<p class="dim">{_text(none)}</p>'
     for reason in reasons:
-        yield f'<h3>{_text(reason.name)}: {reason.count:,}</h3>'
+        yield f'<h3>{_text(reason.name)}: {reason.number:,}</h3>'
         for example in reason.examples:
             yield _figure(example)
 

@@ -50,7 +50,7 @@ def funnel_rows(numbers: Numbers, selection: Selection) -> list[Row]:
 def failure_rows(numbers: Numbers) -> list[Row]:
     """Return step, reason and number of images."""
     return [
-        (step, reason.name, f'{reason.count:,}')
+        (step, reason.name, f'{reason.number:,}')
         for step, reason in numbers.failures
     ]
 
@@ -71,7 +71,7 @@ def repair_rows(numbers: Numbers) -> list[Row]:
 
 def length_rows(numbers: Numbers) -> list[Row]:
     """Return the lengths before the repair and after the last step."""
-    rows = []
+    rows: list[Row] = []
     for name, found in (
         ('drafts', numbers.draft_lengths),
         ('after the last step', numbers.final_lengths),
@@ -157,13 +157,13 @@ def print_report(
         (
             'Dropped',
             ('rule', 'images'),
-            [(r.name, f'{r.count:,}') for r in numbers.drops],
+            [(r.name, f'{r.number:,}') for r in numbers.drops],
         ),
         ('Failed', ('step', 'reason', 'images'), failure_rows(numbers)),
         (
             'Flags',
             ('reason', 'images'),
-            [(r.name, f'{r.count:,}') for r in numbers.flags],
+            [(r.name, f'{r.number:,}') for r in numbers.flags],
         ),
         ('Repair', ('', ''), repair_rows(numbers)),
         (

@@ -67,12 +67,12 @@ class Reason(NamedTuple):
 
     Attributes:
         name: Short identifier, or the reason in words.
-        count: Number of images.
+        number: Number of images.
         examples: The first of them, at most :data:`EXAMPLES`.
     """
 
     name: str
-    count: int
+    number: int
     examples: list[Example]
 
 
