@@ -49,6 +49,7 @@ ROWS = {
     'serve-load': 'serve_load',
     'serve-fuzz': 'serve_fuzz',
     'small': 'small',
+    'curation': 'curation',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import importlib.util
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from .settings import (
 
 _PACKAGES = ('datasketch', 'ftfy', 'imagehash', 'lingua')
 _NAMED_FAILURES = 10  # in the summary
+_COUNT_SECONDS = 5.0  # a count reads the whole index
 _NAMED_REASONS = 3  # of each step, in the table
 
 
@@ -189,9 +191,17 @@ def _run(
         if step.step.name in names
     }
 
+    counted: dict[int, float] = {}  # step: when
+
     def report(step: PlannedStep, number: int) -> None:
         nonlocal stored
         stored += number
+        bar.start()  # after the model is loaded, which may print
+        now = time.monotonic()
+        if now - counted.get(step.number, 0.0) < _COUNT_SECONDS:
+            bar.update(tasks[step.number], advance=number)
+            return
+        counted[step.number] = now
         found = count(ledger, step)
         done = found.ok + found.dropped + found.failed
         bar.update(
@@ -207,7 +217,6 @@ def _run(
                 if value
             ),
         )
-        bar.start()  # after the model is loaded, which may print
 
     try:
         run_steps(ledger, planned, names, stop, report)

@@ -97,10 +97,11 @@ class RulesSettings(BaseModel):
         description='of "fragment": the largest share of sentences',
     )
     min_english: float = Field(
-        default=0.5,
+        default=0.2,
         ge=0,
         le=1,
-        description='of "language": the least probability of English',
+        description='of "language": where another language is likelier, the '
+        'least probability of English',
     )
     min_text_similarity: float = Field(
         default=0.8,

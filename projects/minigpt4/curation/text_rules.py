@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE_END = re.compile(r'(?<=[.!?])["\'”’)\]]*\s+|\n+')
+_SENTENCE_END = re.compile(r'(?<=[.!?])["\'”’)\]]*\s+|\n\s*\n')
 _END = re.compile(r'[.!?…]["\'”’)\]]*$')
 _LANGUAGE_CHARACTERS = 40  # a shorter sentence says too little
 # categories of letters, marks, digits, punctuation, spaces, currency
@@ -22,7 +22,7 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; a line end ends one too."""
+    """The sentences of a text; an empty line ends one too."""
     parts = (part.strip() for part in _SENTENCE_END.split(text))
     return [part for part in parts if part]
 
@@ -139,7 +139,9 @@ def other_language(text: str, min_english: float) -> str | None:
 
     Args:
         text: The text.
-        min_english: The least probability of English.
+        min_english: English is accepted from this probability on, and always
+            where it is the likeliest language. There are 75 languages, so
+            that even a plain sentence may have a low one.
     """
     parts = [text]
     parts += [p for p in sentences(text) if len(p) >= _LANGUAGE_CHARACTERS]
@@ -147,7 +149,7 @@ def other_language(text: str, min_english: float) -> str | None:
         if not words(part):
             continue
         confidence, language = _english(part)
-        if confidence < min_english:
+        if language != 'English' and confidence < min_english:
             return (
                 f'"{part[:40]}" is {language} rather than English '
                 f'(probability of English {confidence:.2f}).'
