@@ -239,8 +239,12 @@ def _steps(facts: dict[str, Any]) -> Iterator[str]:
     yield ''
     yield (
         f'{facts["continued"]:,} descriptions were continued. '
-        f'The repair changed {facts["changed_by_repair"]:,} of '
-        f'{facts["repaired"]:,} texts.'
+        + (
+            f'The repair changed {facts["changed_by_repair"]:,} of '
+            f'{facts["repaired"]:,} texts.'
+            if facts['repaired']
+            else 'No text was repaired.'
+        )
     )
     for title, key in (
         ('Dropped by rule', 'dropped_by_rule'),
