@@ -3,7 +3,7 @@
 
 ```shell
 # of the drafts in a ledger and of an export
-python benchmarks/description_failures.py curation.sqlite export/filter_cap.json
+python benchmarks/description_failures.py curation.sqlite out/filter_cap.json
 # of a model before and after stage 2: files of "minigpt4 caption"
 python benchmarks/description_failures.py before.jsonl after.jsonl
 ```
