@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .curate_export import EXPORT_ACTIONS, EXPORT_OPTIONS, EXPORT_RUN
 from .curate_options import add_settings_options
 from .curate_review import REVIEW_ACTIONS, REVIEW_OPTIONS, REVIEW_RUN
 from .options import path, positive_float, positive_int
@@ -16,6 +17,7 @@ ACTIONS = {
     'run': 'run the steps on all images that have no result yet',
     'status': 'count the results of each step',
     **REVIEW_ACTIONS,
+    **EXPORT_ACTIONS,
 }
 
 
@@ -164,10 +166,12 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     'run': _add_run_options,
     'status': add_settings_options,
     **REVIEW_OPTIONS,
+    **EXPORT_OPTIONS,
 }
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     'add': _run_add,
     'run': _run_run,
     'status': _run_status,
     **REVIEW_RUN,
+    **EXPORT_RUN,
 }

@@ -483,6 +483,26 @@ class Ledger:
         )
         return total, last
 
+    def period(self, step: int) -> tuple[float, float] | None:
+        """Return when the first and the last result of a step were stored.
+
+        Failures do not count.
+
+        Args:
+            step: Number of the step.
+
+        Returns:
+            Seconds since 1970; None without a result.
+        """
+        first, last = next(
+            self._execute(
+                'SELECT MIN(created), MAX(created) FROM results WHERE '
+                "step = ? AND status != 'failed'",
+                (step,),
+            )
+        )
+        return None if first is None else (first, last)
+
     def add_review(self, review: Review) -> None:
         """Store a decision; it is on disk when this returns.
 

@@ -19,6 +19,7 @@ from ..utils.regular_files import read_regular
 from ..utils.suggest import suggest
 from .continue_step import ContinueSettings, ContinueStep
 from .describe import DescribeSettings, DescribeStep
+from .export import ExportSettings
 from .ledger import Ledger
 from .pipeline import Step
 from .repair import RepairStep
@@ -52,6 +53,10 @@ class CurationSettings(BaseModel):
     review: ReviewSettings = Field(
         default_factory=ReviewSettings,
         description='the order in which people get the texts',
+    )
+    export: ExportSettings = Field(
+        default_factory=ExportSettings,
+        description='what is exported, and in which layouts',
     )
 
 
