@@ -49,6 +49,7 @@ ROWS = {
     'serve-load': 'serve_load',
     'serve-fuzz': 'serve_fuzz',
     'small': 'small',
+    'data-import': 'data_import',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

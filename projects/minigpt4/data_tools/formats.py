@@ -273,8 +273,9 @@ def _of_record(key: str | None, record: dict, path: Path) -> str | None:
     if key is not None and 'category_id' in keys:
         return 'coco-instances'
     if {'image_id', 'caption'} <= keys:
-        with_images = key == 'annotations+images'
-        return 'coco-captions' if with_images else 'cc_sbu_align'
+        # cc_sbu_align has no ids of annotations and no table of images
+        is_coco = key == 'annotations+images' or (key and 'id' in keys)
+        return 'coco-captions' if is_coco else 'cc_sbu_align'
     if 'question' in keys:
         return 'questions'
     return 'json' if keys else None
