@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_no_part(captions, tmp_path, capsys, monkeypatch):
     ('arguments', 'message'),
     [
         (['missing.json', '-o', 'x'], 'missing.json does not exist'),
-        (['a.json', '-o', 'x', '--format', 'coco'], 'did you mean'),
+        (['a.json', '-o', 'x', '--format', 'coco-caption'], 'did you mean'),
         (['a.json', '-o', 'x'], 'has no known format'),
     ],
 )

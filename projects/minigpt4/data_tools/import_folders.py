@@ -53,19 +53,22 @@ def shard_files(path: Path) -> list[Path]:
 def read_shards(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Read tar shards, as stage 1 does; the images are part of the items."""
     for shard in shard_files(path):
-        problems: list[str] = []
+        yield from _read_shard(shard)
 
-        def report(kind: str, message: str, to: list = problems) -> None:
-            to.append(message.rstrip('.'))
 
-        number = 0
-        with ShardBytes(str(shard)) as chunks:
-            members = TarReader(chunks, report, lambda c=chunks: c.size)
-            for files in group_samples(members, str(shard), report):
-                number += 1
-                yield _sample(shard, number, files)
-        for problem in problems:
-            yield Item(shard, 0, None, f'is damaged: {problem}')
+def _read_shard(shard: Path) -> Iterator[Item]:
+    problems: list[str] = []
+
+    def report(kind: str, message: str) -> None:
+        problems.append(message.rstrip('.'))
+
+    with ShardBytes(str(shard)) as chunks:
+        members = TarReader(chunks, report, lambda: chunks.size)
+        samples = group_samples(members, str(shard), report)
+        for number, files in enumerate(samples, 1):
+            yield _sample(shard, number, files)
+    for problem in problems:
+        yield Item(shard, 0, None, f'is damaged: {problem}')
 
 
 def _sample(shard: Path, number: int, files: dict) -> Item:

@@ -87,7 +87,9 @@ class Spool:
         self._image_of = array('i')
         self._several: dict[int, list[int]] = {}
         self._files: list[tuple[Path, str]] = []
-        self._file_of, self._number_of = array('H'), array('q')
+        self._last_file: Path | None = None
+        self._file_of, self._number_of = array('i'), array('q')
+        self._end = 0
         self._ids: set[Any] = set()
         self.num_same_ids = 0
 
@@ -203,24 +205,14 @@ class Spool:
             self._several[number] = images
         else:
             self._image_of.append(_NONE)
-        self._offsets.append(self._records.tell())
-        self._records.write(body + b'\n')
-        source = (item.file, item.unit)
-        if not self._files or self._files[-1] != source:
-            if source not in self._files[-1000:]:
-                # beyond 65,535 files the last one is named
-                if len(self._files) < 65_535:
-                    self._files.append(source)
-        self._file_of.append(self._file_index(source))
+        self._offsets.append(self._end)
+        self._end += self._records.write(body + b'\n')
+        # most readers pass the same object for all records of a file
+        if item.file is not self._last_file:
+            self._last_file = item.file
+            self._files.append((item.file, item.unit))
+        self._file_of.append(len(self._files) - 1)
         self._number_of.append(item.number)
-
-    def _file_index(self, source: tuple[Path, str]) -> int:
-        if self._files[-1] == source:
-            return len(self._files) - 1
-        recent = self._files[-1000:]
-        if source in recent:
-            return len(self._files) - len(recent) + recent.index(source)
-        return len(self._files) - 1
 
     def images_of(self, number: int) -> list[int]:
         """The images of a record, as indices in ``images``."""

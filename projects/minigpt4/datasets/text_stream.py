@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from ..utils.file_types import HEAD_BYTES
 from ..utils.regular_files import open_regular
@@ -42,10 +42,10 @@ def open_text(path: 'str | os.PathLike') -> Iterator[TextIO]:
         ValueError: The file is not a regular file or no text.
     """
     with open_regular(path) as file:
-        stream = cast(BinaryIO, file)
-        if file.peek(2)[:2] == _GZIP:  # type: ignore[attr-defined]
-            stream = cast(BinaryIO, gzip.GzipFile(fileobj=file))
-        buffered = io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
+        raw: Any = file
+        if raw.peek(2)[:2] == _GZIP:
+            raw = gzip.GzipFile(fileobj=file)
+        buffered = io.BufferedReader(raw, 1 << 20)
         try:
             head = buffered.peek(HEAD_BYTES)[:HEAD_BYTES]
         except DAMAGED as error:
