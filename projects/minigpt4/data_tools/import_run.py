@@ -5,7 +5,6 @@ import hashlib
 import json
 import shutil
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -227,7 +226,6 @@ def _divide(
 ) -> list[int]:
     """The split of each record; -1 for one that is skipped."""
     num_images = len(spool.images)
-    dropped: Counter[str] = Counter()
     used = []
     split_of = [0] * len(spool)
     for number in range(len(spool)):
@@ -241,7 +239,6 @@ def _divide(
             else:
                 continue
             split_of[number] = -1
-            dropped['records'] += 1
             break
         else:
             used.append(number)
@@ -249,17 +246,17 @@ def _divide(
         return split_of
     # a record without images is a group of its own
     groups = join_groups(num_images, spool.several())
-    group_of = {
-        number: groups[images[0]] if images else num_images + number
+    group_of = [
+        groups[images[0]] if images else num_images + number
         for number in used
         for images in (spool.images_of(number),)
-    }
-    names = sorted(set(group_of.values()))
+    ]
+    names = sorted(set(group_of))
     splits = dict(
         zip(names, split_images(names, args.split, args.seed), strict=True)
     )
-    for number in used:
-        split_of[number] = splits[group_of[number]]
+    for number, group in zip(used, group_of, strict=True):
+        split_of[number] = splits[group]
     return split_of
 
 

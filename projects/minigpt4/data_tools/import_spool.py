@@ -114,6 +114,8 @@ class Spool:
                 break
         self._records.flush()
         self._blobs.flush()
+        self._ids.clear()  # of a million records 100 MB
+        self._index.clear()
 
     def _add(self, item: Item) -> None:
         if item.record is None:

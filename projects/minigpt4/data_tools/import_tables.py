@@ -39,6 +39,8 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[Item]:
         found = split_header(
             header, lambda names: _has_columns(names, options)
         )
+        if found is None and (options.image_column or options.text_column):
+            found = split_header(header, lambda names: True)
         first: list[str] = []
         if found is not None:
             separator, columns = found
@@ -93,8 +95,10 @@ def _without_header(path: Path, line: str) -> tuple[str, list[str]]:
     """
 
     def is_image(cell: str) -> bool:
-        suffix = os.path.splitext(cell.strip())[1].lower()
-        return bool(_URL.match(cell.strip())) or suffix in SUFFIXES
+        cell = cell.strip()
+        suffix = os.path.splitext(cell)[1].lower()
+        is_name = suffix in SUFFIXES and '\t' not in cell
+        return bool(_URL.match(cell)) or is_name
 
     found = split_header(
         line, lambda cells: len(cells) == 2 and sum(map(is_image, cells)) == 1
@@ -151,12 +155,11 @@ def column_names_of(
     has_record = any(key in names for key in RECORD_KEYS)
     for kind, column, name in zip(('image', 'text'), (image, text), given):
         if column is None and (name or kind == 'image' or not has_record):
+            missing = repr(name) if name else f'that is known as the {kind}'
             raise ValueError(
-                f'{path} has no column {name!r}'
-                if name
-                else f'{path} has no column that is known as the {kind}; '
-                f'name it with --{kind}-column'
-                f' (its columns: {printable(", ".join(names[:20]))}).'
+                f'{path} has no column {missing}; name it with '
+                f'--{kind}-column (its columns: '
+                f'{printable(", ".join(names[:20]))}).'
             )
     assert image is not None
     return image, None if has_record and not given[1] else text

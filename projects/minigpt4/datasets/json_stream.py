@@ -20,6 +20,8 @@ MAX_VALUE_CHARACTERS = 1 << 26
 _CHUNK_CHARACTERS = 1 << 20
 # an error nearer than this to the end of the text may be a cut value
 _LONGEST_TOKEN = 32
+_MAX_FIRST_LINE = 1 << 23
+_PLACE = re.compile('^line [0-9]+, column [0-9]+: ')
 _SPACE = re.compile(r'[ \t\r\n]*')
 
 
@@ -72,11 +74,12 @@ def stream_json(path: Path) -> Iterator[Entry]:
                 number = entry.number
                 yield entry
         except json.JSONDecodeError as error:
-            reason = describe_error(error, text.text)
+            # lines are counted from the last value, not from the start
+            reason = _PLACE.sub('', describe_error(error, text.text))
+            if text.ended and error.msg.startswith('Unterminated'):
+                reason += '; the file ends too early, download it again'
             yield _damage(
-                f'is no JSON after {number:,} values '
-                f'({re.sub("^line [0-9]+, column [0-9]+: ", "", reason)})',
-                number,
+                f'is no JSON after {number:,} values ({reason})', number
             )
         except RecursionError:
             yield _damage('has a value that is nested too deeply', number)
@@ -172,6 +175,12 @@ def _has_lines(text: _Text, suffix: str) -> bool:
     """Whether a file has a value on each line, or values without commas."""
     if text.next_character() != '{':
         return suffix in LINES_SUFFIXES and text.next_character() != '['
+    while (
+        '\n' not in text.text[text.start :]
+        and len(text.text) - text.start < _MAX_FIRST_LINE
+        and not text.ended
+    ):
+        text.read_more()
     try:
         value, end = DECODER.raw_decode(text.text, text.start)
     except (json.JSONDecodeError, RecursionError):
@@ -261,3 +270,9 @@ def _elements(text: _Text) -> Iterator[tuple[int, Any]]:
         yield number, text.value()
         if text.expect(',]') == ']':
             return
+        if text.next_character() == ']':
+            raise json.JSONDecodeError(
+                'There is a comma after the last entry, remove it',
+                text.text,
+                text.start,
+            )
