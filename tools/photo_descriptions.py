@@ -19,7 +19,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Join the captions of each image to one description of '
-        '40 to 120 words, in the layout of stage 2.'
+        '50 to 120 words, in the layout of stage 2.'
     )
     parser.add_argument(
         'captions', type=Path, help='captions_*.json of COCO, or another file'
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             annotations.append(dict(image_id=name, caption=text))
     if not annotations:
         raise ValueError(
-            f'{args.captions} has no image whose captions give 40 words; '
+            f'{args.captions} has no image whose captions give 50 words; '
             'expected several captions of each image.'
         )
     content = json.dumps(dict(annotations=annotations), indent=1)

@@ -1,7 +1,7 @@
 """Stage 2 on the small model: learn to describe from a few descriptions.
 
 bash tools/dist_train.sh configs/minigpt4/stage2_small.py 2 \
-    --cfg-options load_from=work_dirs/stage1_small/iter_450.pth
+    --cfg-options load_from=work_dirs/stage1_small/iter_800.pth
 """
 
 from mmengine.config import read_base
@@ -21,6 +21,7 @@ train_dataloader['dataset'].update(
     image_folder='',
 )
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
+optim_wrapper.update(small_optim_wrapper)
 optim_wrapper['optimizer'].update(lr=2e-4, betas=(0.9, 0.99))
 param_scheduler[0].update(warmup=10, start=1e-5, minimum=1e-5)
 default_hooks['logger'].update(interval=20)

@@ -142,14 +142,16 @@ def small_cfg(lite_file, tiny_llm_dir):
 def save_head():
     """Function that saves a projection whose images change the answers."""
 
-    def save(path, width, layers=1):
+    def save(path, width, layers=1, channels=1280, tokens=0):
         torch.manual_seed(1)
         state = {}
         for i in range(layers):
             name = f'head.layers.{2 * i}.'
-            columns = width if i else 1280
+            columns = width if i else channels
             state[f'{name}weight'] = torch.randn(width, columns) / columns**0.5
             state[f'{name}bias'] = torch.randn(width) / 10
+        if tokens:
+            state['head.position_bias'] = torch.randn(tokens, width)
         torch.save(state, path)
         return state
 

@@ -8,7 +8,6 @@ from transformers import EfficientNetConfig, EfficientNetModel
 from minigpt4.convert.efficientnet_format import (
     efficientnet_config,
     efficientnet_tensors,
-    pooling_windows,
     refuse_pooling,
 )
 from minigpt4.models import EfficientNetLite, PatchTokens
@@ -34,9 +33,9 @@ def make_neck(backbone, grid, **settings):
     )
 
 
-def export(backbone, neck):
+def export(backbone, neck, position_bias=False):
     """EfficientNetModel with the exported settings and tensors."""
-    settings = efficientnet_config(backbone, neck)
+    settings = efficientnet_config(backbone, neck, position_bias)
     settings.pop('model_type')
     theirs = EfficientNetModel(EfficientNetConfig(**settings)).eval()
     tensors = {
@@ -44,7 +43,7 @@ def export(backbone, neck):
         for name, tensor in backbone.state_dict().items()
         if tensor.is_floating_point()
     }
-    exported = efficientnet_tensors(backbone, neck, tensors)
+    exported = efficientnet_tensors(backbone, neck, tensors, position_bias)
     theirs.load_state_dict(
         {name: lazy.read() for name, lazy in exported.items()}
     )
@@ -78,21 +77,40 @@ def test_map_equals_pooled_patches(arch, img_size, grid):
 
 
 @pytest.mark.parametrize(
-    ('side', 'grid', 'windows'),
+    ('arch', 'img_size', 'grid', 'with_mean', 'position_bias'),
     [
-        (9, 9, []),
-        (9, 4, [3]),
-        (8, 4, [2]),
-        (8, 2, [2, 2]),
-        (7, 3, [3]),
-        (6, 1, [2, 3]),
-        (9, 3, None),
-        (9, 5, None),
-        (9, 2, None),  # overlapping windows of overlapping windows
+        ('lite0', 260, 4, True, False),
+        ('lite0', 260, 4, False, True),
+        ('lite0', 260, 4, True, True),
+        ('lite0', 128, 4, True, True),  # no pooling
+        ('lite0', 160, None, True, True),
+        ('lite0', 128, 1, True, True),
+        ('lite2', 128, 2, True, True),
+        ('lite4', 128, 2, True, True),
     ],
 )
-def test_windows(side, grid, windows):
-    assert pooling_windows(side, grid) == windows
+@torch.no_grad()
+def test_mean_and_positions(arch, img_size, grid, with_mean, position_bias):
+    """The channels are those of our tokens, one per position, and zeros."""
+    backbone = make_backbone(arch, img_size=img_size)
+    neck = make_neck(backbone, grid, with_mean=with_mean)
+    theirs = export(backbone, neck, position_bias)
+    images = torch.randn(2, 3, img_size, img_size)
+    expected = neck(backbone(images))
+    tokens = theirs(images).last_hidden_state.flatten(2).permute(0, 2, 1)
+    width = neck.out_channels
+    torch.testing.assert_close(
+        tokens[:, :, :width], expected, atol=1e-5, rtol=1e-5
+    )
+    count = neck.num_tokens if position_bias else 0
+    torch.testing.assert_close(
+        tokens[:, :, width : width + count],
+        torch.eye(neck.num_tokens)[:, :count].expand(2, -1, -1),
+        atol=1e-6,
+        rtol=0,
+    )
+    assert not tokens[:, :, width + count :].any()
+    assert tokens.shape[2] - width - count < 8
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import SMALL_BACKBONE, SMALL_LLM
+from mmengine.config import Config
 from tests.test_convert.conftest import CHAT_LLMS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -14,12 +14,15 @@ from minigpt4.convert.folder_extras import LLM_FOLDER
 from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.huggingface_import import import_huggingface
 from minigpt4.weights.read import open_tensors
+from minigpt4.weights.shipped import shipped_or_local
 
 transformers = pytest.importorskip('transformers')
 if not hasattr(transformers, 'FastVlmForConditionalGeneration'):
     pytest.skip('this transformers has no FastVLM', allow_module_level=True)
 
-SCENE = Path(__file__).parents[2] / 'demo' / 'scene.png'
+ROOT = Path(__file__).parents[2]
+SCENE = ROOT / 'demo/scene.png'
+SMALL_CONFIG = ROOT / 'configs/minigpt4/minigpt_4_small_caption.py'
 QUESTION = 'what is this'
 
 
@@ -136,6 +139,79 @@ def test_learned_prefix(small_cfg, chat_llm, save_head, tmp_path, family):
         assert torch.equal(back[name].read(), tensor.read()), name
 
 
+@pytest.mark.parametrize(
+    ('with_mean', 'position_bias', 'prefix'),
+    [
+        (True, False, 0),
+        (False, True, 0),
+        (True, True, 0),
+        (True, True, 3),
+    ],
+)
+def test_mean_and_position_biases(
+    small_cfg,
+    lite_file,
+    chat_llm,
+    save_head,
+    tmp_path,
+    with_mean,
+    position_bias,
+    prefix,
+):
+    llm = chat_llm('smollm2')
+    small_cfg.model.prompt_template = 'chat'
+    small_cfg.model.decoder.name_or_path = str(llm)
+    small_cfg.model.neck.with_mean = with_mean
+    small_cfg.model.head.update(
+        position_bias=position_bias, num_prefix_tokens=prefix
+    )
+    head = save_head(
+        tmp_path / 'head.pth',
+        32,
+        channels=2560 if with_mean else 1280,
+        tokens=4 if position_bias else 0,
+    )
+    if prefix:
+        head['head.prefix'] = torch.randn(prefix, 32) / 20
+        torch.save(head, tmp_path / 'head.pth')
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (ids, logits), (expected, expected_logits) = ask_both(
+        small_cfg, head, tmp_path / 'hf'
+    )
+    assert len(expected) > 4
+    assert ids == expected
+    torch.testing.assert_close(
+        logits[: len(logits) - prefix],
+        expected_logits,
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+    import_huggingface(tmp_path / 'hf', tmp_path / 'back')
+    for file, source in (
+        ('minigpt4.pth', tmp_path / 'head.pth'),
+        ('efficientnet_lite.safetensors', lite_file),
+        (LLM_FOLDER, llm),
+    ):
+        back = open_tensors(tmp_path / 'back' / file)
+        for name, tensor in open_tensors(source).items():
+            if not name.endswith('num_batches_tracked'):
+                assert torch.equal(back[name].read(), tensor.read()), name
+
+
+def test_position_biases_change_the_answer(small_cfg, save_head, tmp_path):
+    """Without them the comparison of answers would show nothing."""
+    small_cfg.model.head.position_bias = True
+    head = save_head(tmp_path / 'head.pth', 32, tokens=4)
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+    (_, logits), _ = ask_both(small_cfg, head, tmp_path / 'hf')
+    head['head.position_bias'] = head['head.position_bias'].flip(0)
+    torch.save(head, tmp_path / 'head.pth')
+    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'flipped')
+    (_, flipped), _ = ask_both(small_cfg, head, tmp_path / 'flipped')
+    assert (flipped - logits).abs().max() > 0.01
+
+
 def test_dtype(small_cfg, save_head, tmp_path):
     save_head(tmp_path / 'head.pth', 32)
     export_huggingface(
@@ -155,6 +231,11 @@ def test_dtype(small_cfg, save_head, tmp_path):
     ('part', 'settings', 'message'),
     [
         ('head', dict(num_layers=3), 'the head has 3 layers'),
+        (
+            'head',
+            dict(num_layers=2, position_bias=True),
+            'position_bias=True and num_layers=2',
+        ),
         ('neck', dict(grid=3), '4 x 4 patches to 3 x 3'),
         ('neck', dict(keep_global=True), 'keep_global=True'),
     ],
@@ -187,23 +268,17 @@ def test_llm_with_a_bias_in_its_output_layer_is_refused(
 
 
 @pytest.mark.slow
-def test_real_parts(small_cfg, small_cache, save_head, tmp_path):
-    """SmolLM2-135M and EfficientNet-Lite2, with a random head and prefix."""
-    small_cfg.model.backbone = dict(
-        type='minigpt4.EfficientNetLite', checkpoint=SMALL_BACKBONE
-    )
-    small_cfg.model.neck.grid = 4
-    small_cfg.model.decoder.name_or_path = SMALL_LLM
-    small_cfg.model.prompt_template = 'chat'
-    small_cfg.model.head.num_prefix_tokens = 8
-    head = save_head(tmp_path / 'head.pth', 576)
-    head['head.prefix'] = torch.randn(8, 576) / 200
-    torch.save(head, tmp_path / 'head.pth')
-    export_huggingface(small_cfg, tmp_path / 'head.pth', tmp_path / 'hf')
+def test_the_shipped_projection(small_cache, tmp_path):
+    """The small model itself, without the penalty, which differs there."""
+    cfg = Config.fromfile(SMALL_CONFIG)
+    cfg.model.generation = dict(max_new_tokens=40)
+    checkpoint = shipped_or_local('small/minigpt4_small.pth')
+    export_huggingface(cfg, checkpoint, tmp_path / 'hf')
+    head = torch.load(checkpoint, weights_only=True)['state_dict']
     (ids, logits), (expected, expected_logits) = ask_both(
-        small_cfg, head, tmp_path / 'hf'
+        cfg, head, tmp_path / 'hf'
     )
-    assert len(expected) > 4
+    assert len(expected) > 10
     assert ids == expected
     torch.testing.assert_close(
         logits[:-8], expected_logits, atol=1e-3, rtol=1e-3

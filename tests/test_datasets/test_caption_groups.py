@@ -115,3 +115,20 @@ def test_conversations_are_not_joined(tmp_path):
         'what?',
         'where?',
     ]
+
+
+def test_limit_counts_images(make):
+    assert [record['id'] for record in make(limit=2).records] == [
+        '000000000000.jpg',
+        '000000000001.jpg',
+    ]
+
+
+def test_captions_of_an_evaluation_are_joined(make):
+    """The caption is the sample's answer, and not in its turns."""
+    dataset = make(keep_answers=False, limit=2)
+    assert len(dataset) == 2
+    answers = {dataset[0, 2 * i]['answer'] for i in range(3)}
+    assert answers == {f'caption {j} of 0' for j in range(3)}
+    (turn,) = dataset[0]['turns']
+    assert turn.question == '' and turn.answer is None

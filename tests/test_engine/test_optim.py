@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The official learning rates, and what the optimizer is given."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,9 @@ def test_epochs_are_refused():
         WarmupCosineLR(optimizer(1.0), warmup=1, end=2, by_epoch=True)
 
 
-def wrapper_of(model):
+def wrapper_of(model, **paramwise_cfg):
     cfg = Config.fromfile(CONFIGS / 'stage1.py').optim_wrapper
+    cfg.paramwise_cfg = paramwise_cfg
     return build_optim_wrapper(model, cfg)
 
 
@@ -108,6 +110,56 @@ def test_two_groups_of_trained_parameters(tiny_model):
     assert [g['weight_decay'] for g in groups] == [0.05, 0.0]
     assert all(g['betas'] == (0.9, 0.999) for g in groups)
     assert all(g['lr'] == 1e-4 for g in groups)
+
+
+def test_factors_by_name(build_tiny):
+    model = build_tiny(
+        head=dict(
+            type='minigpt4.LinearProjector',
+            num_prefix_tokens=3,
+            position_bias=True,
+        )
+    )
+    wrapper = wrapper_of(
+        model,
+        custom_keys={
+            'head': dict(lr_mult=2),
+            'head.prefix': dict(lr_mult=100),
+            'head.position_bias': dict(lr_mult=50, decay_mult=0.1),
+        },
+    )
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = [
+        ([names[id(p)] for p in g['params']], g['lr'], g['weight_decay'])
+        for g in wrapper.optimizer.param_groups
+        if g['params']
+    ]
+    assert sorted(groups) == [
+        (['head.layers.0.bias'], 2e-4, 0.0),
+        (['head.layers.0.weight'], 2e-4, 0.05),
+        (['head.position_bias'], pytest.approx(5e-3), pytest.approx(5e-3)),
+        (['head.prefix'], pytest.approx(1e-2), 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(bias_lr_mult=2), 'paramwise_cfg has bias_lr_mult, which'),
+        (dict(custom_keys=dict(head=dict(lr=2))), "'head'] has lr, which"),
+        (
+            dict(custom_keys=dict(head=dict(lr_mult=-1))),
+            'lr_mult=-1; expected a number from 0',
+        ),
+        (
+            dict(custom_keys=dict(tail=dict(lr_mult=1))),
+            "custom_keys has 'tail', but no trained parameter",
+        ),
+    ],
+)
+def test_wrong_factors_are_refused(tiny_model, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        wrapper_of(tiny_model, **settings)
 
 
 def test_nothing_trained_is_refused(tiny_model):

@@ -34,7 +34,7 @@ def test_images_are_sorted_and_have_all_captions(folder):
         [
             dict(image='b.jpg', caption='one'),
             dict(image='a', question='what?', answer='a cat'),
-            dict(image='b.jpg', caption='two'),
+            dict(image='b.jpg', caption=' two  words \n'),
             dict(image='c.jpg', caption='absent'),
             dict(image=['a.jpg', 'b.jpg'], question='both?', answer='yes'),
             dict(image='a.jpg'),
@@ -47,7 +47,7 @@ def test_images_are_sorted_and_have_all_captions(folder):
     }
     assert found == {
         'a': [(1, 'what?', 'a cat')],
-        'b.jpg': [(0, '', 'one'), (2, '', 'two')],
+        'b.jpg': [(0, '', 'one'), (2, '', 'two words')],
         'c.jpg': [(3, '', 'absent')],
     }
     assert list(found) == sorted(found)

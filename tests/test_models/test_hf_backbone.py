@@ -95,7 +95,7 @@ def test_tokens_are_the_hidden_states(folders, kind, prefix, registers, layer):
     images = torch.randn(2, 3, 28, 28)
     tokens = backbone(images)
     assert backbone.img_size == 28 and backbone.grid_size == (2, 2)
-    assert backbone.num_prefix_tokens == prefix
+    assert backbone.num_class_tokens == prefix
     assert tokens.shape == (2, prefix + 4, backbone.out_channels)
     states, last = expected_states(kind, images)
     expected = last if layer is None else states[layer]
@@ -110,7 +110,7 @@ def test_tokens_are_the_hidden_states(folders, kind, prefix, registers, layer):
 def test_another_image_size(folders, kind):
     backbone = HFVisionBackbone(str(folders(kind)), img_size=42)
     tokens = backbone(torch.randn(1, 3, 42, 42))
-    assert tokens.shape[1] == backbone.num_prefix_tokens + 9
+    assert tokens.shape[1] == backbone.num_class_tokens + 9
     with pytest.raises(ValueError, match=r'expected \(B, 3, 42, 42\)'):
         backbone(torch.randn(1, 3, 28, 28))
     with pytest.raises(ValueError, match='img_size=40, .* no multiple of'):

@@ -69,7 +69,7 @@ def test_tokens_of_every_kind(config, prefix, grid, width):
     backbone = MMPretrainBackbone(**config)
     side = backbone.img_size
     tokens = backbone(torch.randn(2, 3, side, side))
-    assert backbone.num_prefix_tokens == prefix
+    assert backbone.num_class_tokens == prefix
     assert backbone.grid_size == grid
     assert backbone.out_channels == width
     assert tokens.shape == (2, prefix + grid[0] * grid[1], width)

@@ -7,13 +7,14 @@ import torch
 from minigpt4.models import PatchTokens
 
 
-def make(grid, keep_global=False, size=(4, 6), prefix=0):
+def make(grid, keep_global=False, size=(4, 6), prefix=0, with_mean=False):
     return PatchTokens(
         grid,
         keep_global,
+        with_mean,
         in_channels=5,
         grid_size=size,
-        num_prefix_tokens=prefix,
+        num_class_tokens=prefix,
     )
 
 
@@ -60,6 +61,19 @@ def test_the_global_token_is_the_class_token_or_the_mean(grid):
     torch.testing.assert_close(
         make(grid, prefix=1)(features), make(grid)(patches)
     )
+
+
+@pytest.mark.parametrize('keep_global', [False, True])
+def test_mean_of_the_tokens_follows_the_channels_of_each(keep_global):
+    patches = torch.randn(2, 24, 5)
+    neck = make(2, keep_global, with_mean=True)
+    tokens = neck(patches)
+    assert tokens.shape == (2, neck.num_tokens, neck.out_channels)
+    pooled = make(2, keep_global)(patches)
+    torch.testing.assert_close(tokens[..., :5], pooled)
+    mean = pooled[:, keep_global:].mean(1, keepdim=True)
+    torch.testing.assert_close(tokens[..., 5:], mean.expand_as(pooled))
+    assert neck.settings != make(2, keep_global).settings
 
 
 def test_low_precision_is_pooled_in_fp32():

@@ -56,11 +56,38 @@ def test_learned_prefix_precedes_the_tokens_of_each_image():
     queries = torch.randn(3, 5, 4)
     out = head(queries)
     assert out.shape == (3, 7, 6)
-    prefix = head.prefix_embeddings()
-    torch.testing.assert_close(out[:, :2], prefix.expand(3, 2, 6))
+    torch.testing.assert_close(out[:, :2], head.prefix.expand(3, 2, 6))
     torch.testing.assert_close(out[:, 2:], head.layers(queries))
     out[:, :2].sum().backward()
     assert head.prefix.grad.abs().min() > 0
+
+
+def test_position_biases_belong_to_the_tokens_of_an_image():
+    head = LinearProjector(
+        4, 6, num_prefix_tokens=2, position_bias=True, num_tokens=5
+    )
+    queries = torch.randn(3, 5, 4)
+    torch.testing.assert_close(head(queries)[:, 2:], head.layers(queries))
+    biases = torch.randn(5, 6)
+    with torch.no_grad():
+        head.position_bias.copy_(biases)
+    torch.testing.assert_close(
+        head(queries)[:, 2:], head.layers(queries) + biases
+    )
+    with pytest.raises(ValueError, match='num_tokens is not set'):
+        LinearProjector(4, 6, position_bias=True)
+
+
+def test_model_with_position_biases_trains(build_tiny, mixed_samples):
+    model = build_tiny(
+        head=dict(type='minigpt4.LinearProjector', position_bias=True)
+    )
+    biases = model.head.position_bias
+    assert biases.shape[0] == model.num_image_tokens
+    data = model.collator(training=True)(mixed_samples)
+    piece = model.data_preprocessor(data['pieces'][0])
+    model.loss(piece['images'], piece['inputs'])['loss'].backward()
+    assert biases.grad.abs().amax(1).min() > 0
 
 
 def test_model_with_prefix_trains_and_answers(build_tiny, mixed_samples):

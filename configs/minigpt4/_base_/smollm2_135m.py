@@ -3,21 +3,11 @@
 from mmengine.config import read_base
 
 with read_base():
+    from .smollm2_135m_arch import *
     from .vicuna_7b import *
 
 model['decoder'].update(
     name_or_path='HuggingFaceTB/SmolLM2-135M-Instruct',
-    # sizes of its published config.json
-    arch=dict(
-        model_type='llama',
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ),
+    arch=smollm2_135m_arch,
 )
 model.update(prompt_template='chat')

@@ -31,8 +31,15 @@ class Blip2Format:
         """Refuse a model that the class cannot represent.
 
         Raises:
-            ValueError: Its head has several layers.
+            ValueError: Its head has several layers, or position biases.
         """
+        if getattr(model.head, 'position_bias', None) is not None:
+            raise ValueError(
+                f'the head has position_bias=True, but {self.class_name} has '
+                'one bias for all image tokens; train with '
+                'position_bias=False, or serve this model with minigpt4 '
+                'itself.'
+            )
         names = set(module_shapes(model.head, 'head.'))
         if names - {'head.prefix'} != HEAD_NAMES:
             raise ValueError(

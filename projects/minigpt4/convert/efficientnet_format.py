@@ -1,25 +1,25 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""EfficientNet-Lite and its pooling as ``EfficientNetModel`` of transformers.
+"""EfficientNet-Lite and its image tokens as ``EfficientNetModel``.
 
-That class has squeeze-and-excitation in each block; with weights of zero and
-a large bias it multiplies by exactly 1. Pooling is one more block: its
-depthwise kernel is the mean of a window, and ReLU6 does not change means of
-values in 0..6.
+That class of transformers has squeeze-and-excitation in each block; with
+weights of zero and a large bias it multiplies by exactly 1. One factor scales
+all widths there, that of the stem too: a wider stem has channels of zeros.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from ..models import EfficientNetLite, PatchTokens
+from ..models.efficientnet_lite import scale_width
 from ..weights.layouts import to_layout
 from ..weights.read import LazyTensor
+from .constant_tensors import Constants, cut, extend
 from .export_sources import Tensors
+from .token_blocks import TokenBlocks, pooling_windows
 
-# the sigmoid of it is 1 in fp32
-_OPEN_GATE = 30.0
+_TOP = 'encoder.top_'
+_FIRST = 'encoder.blocks.0.'
 
 
 def refuse_pooling(backbone: EfficientNetLite, neck: PatchTokens) -> None:
@@ -58,61 +58,47 @@ def refuse_pooling(backbone: EfficientNetLite, neck: PatchTokens) -> None:
         )
 
 
-def pooling_windows(side: int, grid: int) -> list[int] | None:
-    """Return windows of mean poolings of stride 2 that give a grid.
-
-    Args:
-        side: Rows and columns of the map.
-        grid: Rows and columns of the adaptive mean pooling.
-
-    Returns:
-        The side of each window, 2 or 3; none if nothing is pooled. None if
-        they do not give the same means.
-    """
-    windows = []
-    means = torch.diag(torch.ones(side))
-    expected = F.adaptive_avg_pool1d(means, grid)
-    while means.shape[1] > grid:
-        windows.append(3 if means.shape[1] % 2 else 2)
-        means = F.avg_pool1d(means, windows[-1], stride=2)
-    same = means.shape == expected.shape and torch.allclose(means, expected)
-    return windows if same else None
-
-
 def efficientnet_config(
-    backbone: EfficientNetLite, neck: PatchTokens
+    backbone: EfficientNetLite, neck: PatchTokens, position_bias: bool = False
 ) -> dict[str, Any]:
     """Return the ``vision_config`` of a folder.
 
     Args:
         backbone: The vision encoder.
         neck: The pooling, which :func:`refuse_pooling` accepts.
+        position_bias: Whether the head has position biases.
     """
+    tokens = TokenBlocks(backbone, neck, position_bias)
     stages, odd = _stages(backbone)
-    width = backbone.out_channels
-    for window, expand in _pooling_blocks(backbone, neck):
-        stages.append(
-            dict(
-                in_channels=stages[-1]['out_channels'],
-                out_channels=width,
-                kernel_sizes=window,
-                strides=2,
-                num_block_repeats=1,
-                expand_ratios=expand,
-            )
+    stages += [
+        dict(
+            in_channels=block.in_channels,
+            out_channels=block.out_channels,
+            kernel_sizes=block.kernel,
+            strides=block.stride,
+            num_block_repeats=1,
+            expand_ratios=block.expand,
         )
+        for block in tokens.blocks
+    ]
+    lists = {key: [stage[key] for stage in stages] for key in stages[0]}
+    factor = tokens.channels / tokens.width
+    for key in ('in_channels', 'out_channels'):
+        # the class multiplies and rounds to a multiple of 8, as all are
+        lists[key] = [round(width / factor) for width in lists[key]]
+    lists['in_channels'][0] = backbone.stem.conv.out_channels
     return dict(
         model_type='efficientnet',
         image_size=backbone.img_size,
-        width_coefficient=1.0,
+        width_coefficient=factor,
         depth_coefficient=1.0,
         depth_divisor=8,
-        **{key: [stage[key] for stage in stages] for key in stages[0]},
+        **lists,
         depthwise_padding=odd,
         squeeze_expansion_ratio=1e-6,  # one channel
         hidden_act='relu6',
-        hidden_dim=width,
-        hidden_size=width,  # FastVLM reads this name
+        hidden_dim=tokens.channels,
+        hidden_size=tokens.channels,  # FastVLM reads this name
         batch_norm_eps=backbone.stem.norm.eps,
         dropout_rate=0.0,
         drop_connect_rate=0.0,
@@ -160,23 +146,11 @@ def _stages(
     return stages, odd
 
 
-def _pooling_blocks(
-    backbone: EfficientNetLite, neck: PatchTokens
-) -> list[tuple[int, int]]:
-    """Return window and expansion of each block that pools.
-
-    The first one expands as the backbone's last convolution does; channels
-    beyond those of the convolution are zero.
-    """
-    side = backbone.grid_size[0]
-    windows = pooling_windows(side, neck.grid or side) or []
-    head = backbone.head.conv
-    expand = -(-head.out_channels // head.in_channels)
-    return [(w, 1 if i else expand) for i, w in enumerate(windows)]
-
-
 def efficientnet_tensors(
-    backbone: EfficientNetLite, neck: PatchTokens, tensors: Tensors
+    backbone: EfficientNetLite,
+    neck: PatchTokens,
+    tensors: Tensors,
+    position_bias: bool = False,
 ) -> Tensors:
     """Return the tensors of ``EfficientNetModel`` by their names there.
 
@@ -184,139 +158,81 @@ def efficientnet_tensors(
         backbone: The vision encoder.
         neck: The pooling, which :func:`refuse_pooling` accepts.
         tensors: The tensors of the vision encoder by our names.
+        position_bias: Whether the head has position biases.
     """
-    constants = _Constants(
+    tokens = TokenBlocks(backbone, neck, position_bias)
+    constants = Constants(
         tensors['head.conv.weight'].dtype, backbone.stem.norm.eps
     )
     found = to_layout('efficientnet_lite', 'huggingface', tensors)
+    factor = tokens.channels / tokens.width
+    stem = scale_width(backbone.stem.conv.out_channels, factor)
+    found = _extend_stem(found, stem)
     blocks: Any = backbone.blocks
     for i, block in enumerate(blocks):
-        channels = block.depthwise.conv.in_channels
+        channels = block.depthwise.conv.in_channels if i else stem
         found |= constants.open_gate(f'encoder.blocks.{i}.', channels)
-    count = len(blocks)
-    width = backbone.out_channels
-    channels = width
-    for window, expand in _pooling_blocks(backbone, neck):
-        block_name = f'encoder.blocks.{count}.'
-        count += 1
-        if expand > 1:
-            channels = backbone.head.conv.in_channels * expand
-            for name, fill in (
-                ('conv.weight', 0.0),
-                ('bn.weight', 1.0),
-                ('bn.bias', 0.0),
-                ('bn.running_mean', 0.0),
-                ('bn.running_var', 1.0),
-            ):
-                found[f'{block_name}expansion.expand_{name}'] = _extend(
-                    found.pop(f'encoder.top_{name}'), channels, fill
-                )
-        else:
-            channels = width
-        depthwise = f'{block_name}depthwise_conv.depthwise_'
-        found[f'{depthwise}conv.weight'] = constants.fill(
-            1 / window**2, channels, 1, window, window
-        )
-        found |= constants.norm(f'{depthwise}norm.', channels)
-        found |= constants.open_gate(block_name, channels)
-        projection = f'{block_name}projection.project_'
-        found[f'{projection}conv.weight'] = constants.identity(width, channels)
-        found |= constants.norm(f'{projection}bn.', width)
-    if count > len(blocks):
-        found['encoder.top_conv.weight'] = constants.identity(width, width)
-        found |= constants.norm('encoder.top_bn.', width)
+    head = {
+        name.removeprefix(_TOP): found.pop(name)
+        for name in [*found]
+        if name.startswith(_TOP)
+    }
+    found |= tokens.tensors(len(blocks), head, constants)
     for name in [name for name in found if name.endswith('.running_mean')]:
         counter = name.removesuffix('running_mean') + 'num_batches_tracked'
         found[counter] = LazyTensor.of(torch.tensor(0))
     return found
 
 
-def without_pooling(backbone: EfficientNetLite, tensors: Tensors) -> Tensors:
-    """Return exported tensors as if nothing had been pooled.
+def _extend_stem(tensors: Tensors, width: int) -> Tensors:
+    """Add channels of zeros to the stem.
 
     Args:
-        backbone: The vision encoder.
         tensors: Tensors by the names of ``EfficientNetModel``.
+        width: Channels of the stem there.
     """
-    blocks: Any = backbone.blocks
-    prefix = f'encoder.blocks.{len(blocks)}.expansion.expand_'
     found = dict(tensors)
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            found['encoder.top_' + name.removeprefix(prefix)] = cut_rows(
-                tensor, backbone.out_channels
-            )
+    for name, lazy in tensors.items():
+        fill = float(name.endswith('.running_var'))
+        if name.startswith(('embeddings.', f'{_FIRST}depthwise_conv.')):
+            found[name] = extend(lazy, 0, width, fill)
+        elif name == f'{_FIRST}projection.project_conv.weight':
+            found[name] = extend(lazy, 1, width, fill)
     return found
 
 
-class _Constants:
-    """Tensors of layers that change nothing.
+def backbone_tensors(
+    backbone: EfficientNetLite,
+    neck: PatchTokens,
+    position_bias: bool,
+    tensors: Tensors,
+) -> Tensors:
+    """Return exported tensors as if the backbone alone had been exported.
 
     Args:
-        dtype: Their type.
-        eps: The eps of the batch norms.
+        backbone: The vision encoder, without weights.
+        neck: The pooling of the export.
+        position_bias: Whether the head has position biases.
+        tensors: Tensors by the names of ``EfficientNetModel``. Those of
+            another shape than in an export are not changed.
     """
-
-    def __init__(self, dtype: torch.dtype, eps: float) -> None:
-        self.dtype = dtype
-        self.eps = eps
-
-    def fill(self, value: float, *shape: int) -> LazyTensor:
-        """Return a tensor of one value."""
-        return LazyTensor(
-            shape,
-            self.dtype,
-            lambda: torch.full(shape, value, dtype=self.dtype),
-        )
-
-    def identity(self, rows: int, columns: int) -> LazyTensor:
-        """Return a convolution that keeps the first ``rows`` channels."""
-        return LazyTensor(
-            (rows, columns, 1, 1),
-            self.dtype,
-            lambda: torch.nn.init.dirac_(
-                torch.empty(rows, columns, 1, 1, dtype=self.dtype)
-            ),
-        )
-
-    def norm(self, prefix: str, channels: int) -> Tensors:
-        """Return the tensors of a batch norm."""
-        return {
-            f'{prefix}weight': self.fill(1.0, channels),
-            f'{prefix}bias': self.fill(0.0, channels),
-            f'{prefix}running_mean': self.fill(0.0, channels),
-            f'{prefix}running_var': self.fill(1 - self.eps, channels),
-        }
-
-    def open_gate(self, block_name: str, channels: int) -> Tensors:
-        """Return the tensors of a squeeze-and-excitation of factor 1."""
-        prefix = f'{block_name}squeeze_excite.'
-        return {
-            f'{prefix}reduce.weight': self.fill(0.0, 1, channels, 1, 1),
-            f'{prefix}reduce.bias': self.fill(0.0, 1),
-            f'{prefix}expand.weight': self.fill(0.0, channels, 1, 1, 1),
-            f'{prefix}expand.bias': self.fill(_OPEN_GATE, channels),
-        }
-
-
-def _extend(lazy: LazyTensor, length: int, value: float) -> LazyTensor:
-    """Lengthen a tensor along its first dimension with one value."""
-
-    def read() -> Tensor:
-        tensor = lazy.read()
-        extended = tensor.new_full((length, *lazy.shape[1:]), value)
-        extended[: lazy.shape[0]] = tensor
-        return extended
-
-    return LazyTensor((length, *lazy.shape[1:]), lazy.dtype, read)
-
-
-def cut_rows(lazy: LazyTensor, length: int) -> LazyTensor:
-    """Keep the start of a tensor along its first dimension."""
-    if not lazy.shape:
-        return lazy  # a counter
-    return LazyTensor(
-        (length, *lazy.shape[1:]),
-        lazy.dtype,
-        lambda: lazy.read()[:length].clone(),
-    )
+    own = {
+        name: LazyTensor.of(tensor)
+        for name, tensor in backbone.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    exported = efficientnet_tensors(backbone, neck, own, position_bias)
+    expansion = f'encoder.blocks.{len(backbone.blocks)}.expansion.expand_'
+    found = dict(tensors)
+    for name, lazy in to_layout(
+        'efficientnet_lite', 'huggingface', own
+    ).items():
+        source = name.replace(_TOP, expansion)
+        if source not in exported:
+            source = name
+        tensor = found.pop(source, None)
+        found.pop(name, None)  # the identity, if the source is an expansion
+        if tensor is not None:
+            same = tensor.shape == exported[source].shape
+            found[name] = cut(tensor, lazy.shape) if same else tensor
+    return found

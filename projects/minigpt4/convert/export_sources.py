@@ -123,9 +123,7 @@ def build_empty(cfg: Config, folder: Path, text_config: dict) -> EmptyModel:
         decoder.tokenizer = load_tokenizer(str(folder))
         backbone = build_backbone(cfg.model.backbone)
         neck: Any = build_neck(cfg.model.neck, backbone)
-        head = build_head(
-            cfg.model.head, neck.out_channels, decoder.hidden_size
-        )
+        head = build_head(cfg.model.head, neck, decoder.hidden_size)
     return EmptyModel(backbone, neck, head, decoder)
 
 

@@ -4,13 +4,14 @@
 FastVLM projects each position of the feature map of a CNN. Its vision encoder
 is any of transformers; its projector is linear - activation - linear, which
 is one linear layer if the activation is ``linear`` and the second matrix the
-identity.
+identity. Position biases are columns of the first matrix, for channels that
+mark the positions.
 """
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import EfficientNetLite, PatchTokens
 from ..weights.read import LazyTensor
@@ -20,6 +21,7 @@ from .efficientnet_format import (
     refuse_pooling,
 )
 from .export_sources import EmptyModel, Parts, Tensors
+from .token_blocks import TokenBlocks
 
 LLM_PREFIX = 'model.language_model.'
 TOWER = 'model.vision_tower.'
@@ -38,15 +40,23 @@ class FastVlmFormat:
         """Refuse a model that the class cannot represent.
 
         Raises:
-            ValueError: Its head has more than two layers, the output layer
-                of its LLM has a bias, or :func:`.refuse_pooling` refuses its
-                image tokens.
+            ValueError: Its head has more than two layers, or position biases
+                after two, the output layer of its LLM has a bias, or
+                :func:`.refuse_pooling` refuses its image tokens.
         """
         linears = _linears(model.head)
         if len(linears) > 2:
             raise ValueError(
                 f'the head has {len(linears)} layers, but {self.class_name} '
                 'has room for two; serve this model with minigpt4 itself.'
+            )
+        if len(linears) == 2 and _has_position_bias(model.head):
+            raise ValueError(
+                'the head has position_bias=True and num_layers=2, but '
+                f'{self.class_name} has no place for biases of positions '
+                'after a second layer; train with num_layers=1 or '
+                'position_bias=False, or serve this model with minigpt4 '
+                'itself.'
             )
         if model.decoder.llm.get_output_embeddings().bias is not None:
             raise ValueError(
@@ -61,7 +71,10 @@ class FastVlmFormat:
         tensors = {
             TOWER + name: tensor
             for name, tensor in efficientnet_tensors(
-                model.backbone, model.neck, parts.backbone
+                model.backbone,
+                model.neck,
+                parts.backbone,
+                _has_position_bias(model.head),
             ).items()
         }
         indices = _linears(model.head)
@@ -70,6 +83,13 @@ class FastVlmFormat:
                 tensors[f'{PROJECTOR}linear_{i}.{name}'] = parts.head[
                     f'head.layers.{index}.{name}'
                 ]
+        if _has_position_bias(model.head):
+            name = f'{PROJECTOR}linear_1.weight'
+            tensors[name] = _with_position_columns(
+                tensors[name],
+                parts.head['head.position_bias'],
+                TokenBlocks(model.backbone, model.neck, True),
+            )
         if len(indices) == 1:
             width = model.decoder.hidden_size
             tensors[f'{PROJECTOR}linear_2.weight'] = LazyTensor(
@@ -110,7 +130,9 @@ class FastVlmFormat:
                 'linear' if len(_linears(model.head)) == 1 else 'gelu'
             ),
             tie_word_embeddings=llm_config.tie_word_embeddings,
-            vision_config=efficientnet_config(model.backbone, model.neck),
+            vision_config=efficientnet_config(
+                model.backbone, model.neck, _has_position_bias(model.head)
+            ),
             text_config=text_config,
         )
 
@@ -119,3 +141,28 @@ def _linears(head: nn.Module) -> list[int]:
     """Return the indices of the linear layers of a head."""
     layers: Any = head.layers
     return [i for i, x in enumerate(layers) if isinstance(x, nn.Linear)]
+
+
+def _has_position_bias(head: nn.Module) -> bool:
+    """Whether a head has position biases."""
+    return getattr(head, 'position_bias', None) is not None
+
+
+def _with_position_columns(
+    weight: LazyTensor, position_bias: LazyTensor, tokens: TokenBlocks
+) -> LazyTensor:
+    """Add the position biases to a matrix, for the channels of positions.
+
+    Args:
+        weight: ``(width of the LLM, tokens.first_position)``.
+        position_bias: ``(number of tokens, width of the LLM)``.
+        tokens: The channels.
+    """
+    shape = (weight.shape[0], tokens.channels)
+
+    def read() -> Tensor:
+        biases = position_bias.read().to(weight.dtype)
+        columns = torch.cat((weight.read(), biases.T), dim=1)
+        return nn.functional.pad(columns, (0, shape[1] - columns.shape[1]))
+
+    return LazyTensor(shape, weight.dtype, read)

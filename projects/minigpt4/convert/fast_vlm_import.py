@@ -2,6 +2,7 @@
 """Import a FastVLM folder that this package exported as our files."""
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,9 @@ from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
 from ..weights.read import open_tensors
 from ..weights.write import write_safetensors
+from .constant_tensors import cut
 from .convert_files import real_output
-from .efficientnet_format import (
-    cut_rows,
-    efficientnet_config,
-    without_pooling,
-)
+from .efficientnet_format import backbone_tensors, efficientnet_config
 from .export_sources import Tensors
 from .fast_vlm_format import HEAD_NAME, LLM_PREFIX, PROJECTOR, TOWER
 from .folder_extras import HEAD_FILE, LLM_FOLDER, write_head_and_llm
@@ -49,12 +47,12 @@ def import_fast_vlm(
         ValueError: It is not one of our exports, or is damaged.
     """
     config = read_json(folder / 'config.json')
-    backbone = _find_backbone(folder, config)
+    backbone, neck, position_bias = _find_vision(folder, config)
     tensors = open_tensors(folder)
     tower = _under(TOWER, tensors)
     vision, report = from_layout(
         'efficientnet_lite',
-        without_pooling(backbone, tower),
+        backbone_tensors(backbone, neck, position_bias, tower),
         {
             name: tuple(tensor.shape)
             for name, tensor in backbone.state_dict().items()
@@ -84,8 +82,9 @@ def import_fast_vlm(
     }
     if HEAD_NAME in tensors:
         llm[HEAD_NAME] = tensors[HEAD_NAME]
-    if (folder / HEAD_FILE).is_file():  # a head with a prefix
+    if (folder / HEAD_FILE).is_file():  # the class has another form of it
         head = open_tensors(folder / HEAD_FILE)
+    if 'head.prefix' in head:
         llm = _without_prefix_rows(llm, folder, config['text_config'])
     report.matched = [
         *(f'backbone.{name}' for name in report.matched),
@@ -103,11 +102,16 @@ def import_fast_vlm(
     return report
 
 
-def _find_backbone(folder: Path, config: dict[str, Any]) -> EfficientNetLite:
-    """Build the backbone without weights whose export has a config.
+def _find_vision(
+    folder: Path, config: dict[str, Any]
+) -> tuple[EfficientNetLite, PatchTokens, bool]:
+    """Return the vision parts without weights whose export has a config.
+
+    Returns:
+        Backbone and neck, and whether the head has position biases.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There are none.
     """
     vision = config.get('vision_config')
     if isinstance(vision, dict) and isinstance(vision.get('image_size'), int):
@@ -115,14 +119,20 @@ def _find_backbone(folder: Path, config: dict[str, Any]) -> EfficientNetLite:
         for arch in ARCHS:
             with torch.device('meta'):
                 backbone = EfficientNetLite(arch, vision['image_size'])
-            for grid in range(1, side + 1):
+            for grid, with_mean, position_bias in product(
+                range(1, side + 1), (False, True), (False, True)
+            ):
                 neck = PatchTokens(
                     grid,
+                    with_mean=with_mean,
                     in_channels=backbone.out_channels,
                     grid_size=backbone.grid_size,
                 )
-                if efficientnet_config(backbone, neck) == vision:
-                    return backbone
+                if (
+                    efficientnet_config(backbone, neck, position_bias)
+                    == vision
+                ):
+                    return backbone, neck, position_bias
     raise ValueError(
         f'the vision encoder of {folder} is no EfficientNet-Lite that '
         'minigpt4 exported; other FastVLM folders cannot be imported.'
@@ -143,7 +153,7 @@ def _without_prefix_rows(
     dtypes = {t.dtype for t in llm.values() if t.dtype != torch.float32}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     return {
-        name: cut_rows(tensor, rows).to(dtype, name)
+        name: cut(tensor, (rows,)).to(dtype, name)
         if tensor.shape[0] == text_config['vocab_size']
         else tensor
         for name, tensor in llm.items()

@@ -158,7 +158,7 @@ def export_huggingface(
     parts = open_parts(
         cfg, model, trained, checkpoint or config, folder, report
     )
-    prefix = prefix_embeddings(model, parts.head)
+    prefix = prefix_embeddings(parts.head)
     names = [] if prefix is None else prefix_token_names(len(prefix))
     if prefix is not None:
         first = len(model.decoder.tokenizer)
@@ -208,7 +208,7 @@ def export_huggingface(
             folder,
             template.name,
             None if fingerprint is None else fingerprint.read(),
-            {} if prefix is None else parts.head,
+            _head_in_another_form(parts.head),
         )
         write_sharded(temporary, tensors, progress='writing')
     return report
@@ -242,6 +242,15 @@ def _class_name(config: Mapping[str, Any]) -> str:
     """Return the class that a config names."""
     kind = config['type']
     return kind if isinstance(kind, str) else kind.__name__
+
+
+def _head_in_another_form(head: Tensors) -> Tensors:
+    """Return the tensors of a head, unless the class stores all as they are.
+
+    It has no place for a prefix and position biases.
+    """
+    layers = all(name.startswith('head.layers.') for name in head)
+    return {} if layers else head
 
 
 def _stop_ids(

@@ -109,11 +109,7 @@ def _build_empty(cfg: Mapping[str, Any]) -> dict[str, nn.Module]:
             )
         )
         components = dict(backbone=backbone, neck=neck)
-        components['head'] = build_head(
-            cfg['head'],
-            components['neck'].out_channels,
-            arch['hidden_size'],
-        )
+        components['head'] = build_head(cfg['head'], neck, arch['hidden_size'])
     return components
 
 

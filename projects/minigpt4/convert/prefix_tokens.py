@@ -7,10 +7,9 @@ writes before each image token, and which generation suppresses.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..weights.read import LazyTensor
 from .export_sources import EmptyModel, Tensors
@@ -21,22 +20,17 @@ def prefix_token_names(count: int) -> list[str]:
     return [f'<|image_prefix_{i}|>' for i in range(count)]
 
 
-def prefix_embeddings(model: EmptyModel, head: Tensors) -> Tensor | None:
+def prefix_embeddings(head: Tensors) -> Tensor | None:
     """Return the learned prefix of a head, if it has one.
 
     Args:
-        model: The modules; the prefix is loaded into the head.
         head: The tensors of the head.
 
     Returns:
         ``(P, width of the LLM)`` fp32.
     """
-    module: Any = model.head
-    if not getattr(module, 'num_prefix_tokens', 0):
-        return None
-    module.prefix = nn.Parameter(head['head.prefix'].read().float())
-    with torch.no_grad():
-        return module.prefix_embeddings().clone()
+    prefix = head.get('head.prefix')
+    return None if prefix is None else prefix.read().float()
 
 
 def with_prefix_rows(

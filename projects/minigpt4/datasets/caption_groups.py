@@ -24,11 +24,11 @@ def group_captions(records: Sequence[dict | None]) -> list[dict | None]:
         if record is None or not _is_caption(record):
             result.append(record)
             continue
-        (name,), (turn,) = record['images'], record['turns']
+        (name,) = record['images']
         if name not in groups:
             groups[name] = {**record, 'id': name, 'captions': []}
             result.append(groups[name])
-        groups[name]['captions'].append(turn.answer)
+        groups[name]['captions'].append(_caption(record))
     return result
 
 
@@ -38,8 +38,14 @@ def _is_caption(record: dict) -> bool:
         len(record['images']) == 1
         and len(turns) == 1
         and not turns[0].question
-        and turns[0].answer is not None
+        and _caption(record) is not None
     )
+
+
+def _caption(record: dict) -> str | None:
+    """The answer of the only turn; in evaluation it is a key of the record."""
+    answer = record['turns'][0].answer
+    return record.get('answer') if answer is None else answer
 
 
 def drawn_caption(number: int, num_captions: int, key: str) -> int:

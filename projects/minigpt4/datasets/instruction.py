@@ -52,7 +52,7 @@ class InstructionDataset(Dataset):
         image_folder: Folder of the images, below ``data_root``.
         pipeline: Transforms.
         limit: Number of records to use, from the first, at least 1; None for
-            all.
+            all. With ``draw_caption`` it is a number of images.
         keep_answers: Whether answers remain in the turns (training); else
             they move to the record's ``answer`` (evaluation).
         max_bad: Largest fraction of invalid records, 0 to 1.
@@ -100,7 +100,10 @@ class InstructionDataset(Dataset):
         self.records: list[dict | None] = []
         errors: list[str] = []
         num_dropped = 0
-        for number, item in enumerate(items[:limit]):
+        # captions are joined to records before these are counted
+        for number, item in enumerate(
+            items[: None if draw_caption else limit]
+        ):
             try:
                 record = read_record(item, number, file_names, keep_answers)
             except RecordError as error:
@@ -112,7 +115,7 @@ class InstructionDataset(Dataset):
         self._report(path, errors, num_dropped, max_bad)
         self.seed = seed
         if draw_caption:
-            self.records = group_captions(self.records)
+            self.records = group_captions(self.records)[:limit]
 
     def _report(
         self, path: Path, errors: list[str], num_dropped: int, max_bad: float
@@ -200,8 +203,11 @@ class InstructionDataset(Dataset):
                 len(captions),
                 f'{self.seed}-{content["id"]}',
             )
-            content = {**content, 'turns': [Turn('', captions[number])]}
-            del content['captions']
+            content = {k: v for k, v in content.items() if k != 'captions'}
+            if self.keep_answers:
+                content['turns'] = [Turn('', captions[number])]
+            else:
+                content['answer'] = captions[number]
         images = [self._images.find(name) for name in content['images']]
         return self.pipeline.run(
             f'record {str(content["id"])[:60]}',

@@ -2,6 +2,7 @@
 """Optimizer of the trained parameters and learning rate schedule."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -14,19 +15,45 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainedParameters(DefaultOptimWrapperConstructor):
-    """Build an optimizer of the trained parameters, in two groups.
+    """Build an optimizer of the trained parameters, in a few groups.
 
-    The second group, biases and norms, has no weight decay. mmengine's own
+    Biases, norms and the head's prefix have no weight decay. mmengine's own
     constructor makes one group for each parameter, also for frozen ones.
+
+    ``paramwise_cfg`` may have mmengine's ``custom_keys``: ``lr_mult`` and
+    ``decay_mult``, factors of the learning rate and the weight decay, by a
+    part of the parameters' names. The longest part that matches counts.
+
+    Raises:
+        ValueError: ``paramwise_cfg`` has another key, or a factor is no
+            number from zero.
 
     Source: MiniGPT-4 ``runners/runner_base.py`` @ d94738a.
     """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        self.factors = dict(self.paramwise_cfg.get('custom_keys', {}))
+        _require_keys(self.paramwise_cfg, {'custom_keys'}, 'paramwise_cfg')
+        for part, factors in self.factors.items():
+            where = f'paramwise_cfg.custom_keys[{part!r}]'
+            _require_keys(factors, {'lr_mult', 'decay_mult'}, where)
+            for name, factor in factors.items():
+                number = type(factor) in (int, float)
+                if not number or not 0 <= factor < math.inf:
+                    raise ValueError(
+                        f'{where} has {name}={factor!r}; expected a number '
+                        'from 0.'
+                    )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapped optimizer of a model.
 
         Raises:
-            ValueError: The model has no trained parameters.
+            ValueError: The model has no trained parameters, or a part in
+                ``custom_keys`` is in none of their names.
         """
         trained = {
             n: p for n, p in model.named_parameters() if p.requires_grad
@@ -35,27 +62,60 @@ class TrainedParameters(DefaultOptimWrapperConstructor):
             raise ValueError(
                 'nothing of the model is trained; expected at least the head.'
             )
-        # by name, because sharded parameters (FSDP) have another shape
-        without_decay = {
-            name
-            for name in trained
-            if name.endswith('bias') or 'norm' in name or '.ln_' in name
+        for part in self.factors:
+            if not any(part in name for name in trained):
+                raise ValueError(
+                    f'paramwise_cfg.custom_keys has {part!r}, but no trained '
+                    f'parameter has that in its name; they are '
+                    f'{", ".join([*trained][:4])}'
+                    f'{", ..." if len(trained) > 4 else ""}.'
+                )
+        # by the factors of learning rate and weight decay; the first two
+        # groups exist even if they are empty
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {
+            (1.0, 1.0): [],
+            (1.0, 0.0): [],
         }
-        groups = [
-            dict(
-                params=[
-                    p for n, p in trained.items() if n not in without_decay
-                ]
-            ),
-            dict(
-                params=[p for n, p in trained.items() if n in without_decay],
-                weight_decay=0.0,
-            ),
-        ]
-        optimizer = OPTIMIZERS.build({**self.optimizer_cfg, 'params': groups})
+        for name, parameter in trained.items():
+            groups.setdefault(self._factors(name), []).append(parameter)
+        params: list[dict[str, Any]] = []
+        for (lr_mult, decay_mult), parameters in groups.items():
+            group: dict[str, Any] = dict(params=parameters)
+            if lr_mult != 1:
+                group['lr'] = lr_mult * self.base_lr
+            if decay_mult != 1:
+                group['weight_decay'] = decay_mult * (self.base_wd or 0.0)
+            params.append(group)
+        optimizer = OPTIMIZERS.build({**self.optimizer_cfg, 'params': params})
         wrapper_cfg = {'type': 'OptimWrapper', **self.optim_wrapper_cfg}
         return OPTIM_WRAPPERS.build(
             wrapper_cfg, default_args=dict(optimizer=optimizer)
+        )
+
+    def _factors(self, name: str) -> tuple[float, float]:
+        """Return the factors of learning rate and decay of a parameter."""
+        # by name, because sharded parameters (FSDP) have another shape
+        no_decay = name.endswith(('bias', '.prefix'))
+        no_decay = no_decay or 'norm' in name or '.ln_' in name
+        matching = [part for part in self.factors if part in name]
+        found = self.factors[max(matching, key=len)] if matching else {}
+        return (
+            float(found.get('lr_mult', 1)),
+            float(found.get('decay_mult', not no_decay)),
+        )
+
+
+def _require_keys(settings: Mapping, allowed: set[str], where: str) -> None:
+    """Refuse other keys than the allowed ones.
+
+    Raises:
+        ValueError: There are some.
+    """
+    unknown = [str(key) for key in settings if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f'{where} has {", ".join(unknown)}, which TrainedParameters does '
+            f'not take; expected {" and ".join(sorted(allowed))}.'
         )
 
 

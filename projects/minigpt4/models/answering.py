@@ -2,6 +2,7 @@
 """The steps of a model that answer samples: validation, test, generation."""
 
 import types
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,11 +62,11 @@ class AnsweringModel(BaseModel):
         limits = [n for n in (self.max_context, llm_limit) if n is not None]
         return min(limits, default=None)
 
+    @abstractmethod
     def collator(
         self, training: bool, max_new_tokens: int | None = None
     ) -> Collator:
         """Return a collator for this model."""
-        raise NotImplementedError
 
     def val_step(self, data: 'dict | Sequence') -> list[BaseDataElement]:
         """Answer a batch of samples, collated or not."""

@@ -16,7 +16,7 @@ class Backbone(Protocol):
         img_size: Side of the square input in pixels.
         frozen: Whether the weights are not trained.
         out_channels: Width of the tokens.
-        num_prefix_tokens: 1 if a class token precedes the patches, else 0.
+        num_class_tokens: 1 if a class token precedes the patches, else 0.
         grid_size: Rows and columns of the patches.
         normalization: Mean and standard deviation of the RGB channels, for
             images in 0..1, that the weights need; None where only the config
@@ -27,7 +27,7 @@ class Backbone(Protocol):
     img_size: int
     frozen: bool
     out_channels: int
-    num_prefix_tokens: int
+    num_class_tokens: int
     grid_size: tuple[int, int]
     normalization: Normalization | None
 
@@ -38,7 +38,7 @@ class Backbone(Protocol):
             images: ``(B, 3, img_size, img_size)``, normalised.
 
         Returns:
-            ``(B, num_prefix_tokens + h * w, out_channels)``.
+            ``(B, num_class_tokens + h * w, out_channels)``.
         """
 
     def compile_layers(self, backend: str = 'inductor') -> None:

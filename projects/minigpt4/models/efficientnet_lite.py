@@ -159,7 +159,7 @@ class EfficientNetLite(nn.Module):
     # (x - 127) / 128 for x in 0..255
     normalization: Normalization = ((127 / 255,) * 3, (128 / 255,) * 3)
     name = 'EfficientNetLite'
-    num_prefix_tokens = 0
+    num_class_tokens = 0
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ class EVAViT(nn.Module):
     """
 
     name = 'EVAViT'
-    num_prefix_tokens = 1
+    num_class_tokens = 1
     normalization: Normalization | None = None
 
     def __init__(
@@ -175,7 +175,7 @@ class EVAViT(nn.Module):
         resize = functools.partial(
             resize_lazily,
             grid_size=self.grid_size,
-            num_prefix_tokens=self.num_prefix_tokens,
+            num_class_tokens=self.num_class_tokens,
         )
         return dict(pos_embed=resize)
 

@@ -99,7 +99,7 @@ class HFVisionBackbone(nn.Module):
             )
         self.grid_size = (side, side)
         self.out_channels = config.hidden_size
-        self.num_prefix_tokens = int(self.name != 'siglip_vision_model')
+        self.num_class_tokens = int(self.name != 'siglip_vision_model')
         self._registers = getattr(config, 'num_register_tokens', 0)
         # DINOv2 interpolates by itself
         self._options: dict = {}
@@ -129,7 +129,7 @@ class HFVisionBackbone(nn.Module):
             images: ``(B, 3, img_size, img_size)``, normalised, any float.
 
         Returns:
-            ``(B, num_prefix_tokens + h * w, out_channels)`` in the module's
+            ``(B, num_class_tokens + h * w, out_channels)`` in the module's
             dtype, the class token first.
 
         Raises:

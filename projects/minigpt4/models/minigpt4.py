@@ -123,9 +123,7 @@ class MiniGPT4(AnsweringModel):
         self.neck = vision.neck
         self.decoder = MODELS.build(decoder)
         self.template = get_template(prompt_template, self.decoder.tokenizer)
-        self.head = build_head(
-            head, self.neck.out_channels, self.decoder.hidden_size
-        )
+        self.head = build_head(head, self.neck, self.decoder.hidden_size)
         # weights of a checkpoint, until they are compared after loading
         self.loaded_weights: dict[str, Tensor] = {}
         register_hooks(self)

@@ -116,7 +116,7 @@ class MMPretrainBackbone(nn.Module):
         else:
             self.out_channels = features.shape[2]
             self.extra_tokens, self.grid_size = self._split(features.shape[1])
-        self.num_prefix_tokens = min(self.extra_tokens, 1)
+        self.num_class_tokens = min(self.extra_tokens, 1)
 
     def _last(self, output: Any) -> Tensor:
         """Return the only output of the class.
@@ -168,7 +168,7 @@ class MMPretrainBackbone(nn.Module):
                 grid_size=getattr(
                     self.model, 'patch_resolution', self.grid_size
                 ),
-                num_prefix_tokens=getattr(
+                num_class_tokens=getattr(
                     self.model, 'num_extra_tokens', self.extra_tokens
                 ),
             )
@@ -191,7 +191,7 @@ class MMPretrainBackbone(nn.Module):
             images: ``(B, 3, img_size, img_size)``, normalised, any float.
 
         Returns:
-            ``(B, num_prefix_tokens + h * w, out_channels)`` in the module's
+            ``(B, num_class_tokens + h * w, out_channels)`` in the module's
             dtype; of several class tokens only the first.
 
         Raises:

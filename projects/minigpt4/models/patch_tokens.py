@@ -24,19 +24,23 @@ class PatchTokens(nn.Module):
             patches.
         keep_global: Whether a token of the whole image comes first: the class
             token of the backbone, or the mean of its patches if it has none.
+        with_mean: Whether the mean of all ``grid * grid`` tokens follows the
+            channels of each, which doubles the width: each token then shows
+            its part and the whole image.
         in_channels: Width of the backbone's tokens.
         grid_size: Rows and columns of its patches.
-        num_prefix_tokens: Class tokens before the patches, 0 or 1.
+        num_class_tokens: Class tokens before the patches, 0 or 1.
     """
 
     def __init__(
         self,
         grid: int | None = None,
         keep_global: bool = False,
+        with_mean: bool = False,
         *,
         in_channels: int,
         grid_size: Sequence[int],
-        num_prefix_tokens: int = 0,
+        num_class_tokens: int = 0,
     ) -> None:
         super().__init__()
         height, width = grid_size
@@ -48,35 +52,41 @@ class PatchTokens(nn.Module):
             )
         self.grid = grid
         self.keep_global = keep_global
+        self.with_mean = with_mean
         self.grid_size = (height, width)
-        self.num_prefix_tokens = num_prefix_tokens
-        self.settings = dict(grid=grid, keep_global=keep_global)
+        self.num_class_tokens = num_class_tokens
+        self.settings = dict(
+            grid=grid, keep_global=keep_global, with_mean=with_mean
+        )
         patches = height * width if grid is None else grid * grid
         self.num_tokens = patches + keep_global
-        self.out_channels = in_channels
+        self.out_channels = in_channels * (1 + with_mean)
         self.frozen = True
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool the tokens of a backbone.
 
         Args:
-            features: ``(B, num_prefix_tokens + h * w, C)``, any float.
+            features: ``(B, num_class_tokens + h * w, C)``, any float.
 
         Returns:
-            ``(B, num_tokens, C)`` fp32.
+            ``(B, num_tokens, out_channels)`` fp32.
         """
         features = features.float()
-        patches = features[:, self.num_prefix_tokens :]
+        patches = features[:, self.num_class_tokens :]
         tokens = patches
         if self.grid is not None:
             grid_map = patches.transpose(1, 2).unflatten(2, self.grid_size)
             pooled = F.adaptive_avg_pool2d(grid_map, self.grid)
             tokens = pooled.flatten(2).transpose(1, 2)
-        if not self.keep_global:
-            return tokens
-        whole = (
-            features[:, :1]
-            if self.num_prefix_tokens
-            else patches.mean(1, keepdim=True)
-        )
-        return torch.cat((whole, tokens), dim=1)
+        mean = tokens.mean(1, keepdim=True)
+        if self.keep_global:
+            whole = (
+                features[:, :1]
+                if self.num_class_tokens
+                else patches.mean(1, keepdim=True)
+            )
+            tokens = torch.cat((whole, tokens), dim=1)
+        if self.with_mean:
+            tokens = torch.cat((tokens, mean.expand_as(tokens)), dim=2)
+        return tokens

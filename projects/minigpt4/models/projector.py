@@ -2,16 +2,15 @@
 """The head: the trained projection of MiniGPT-4."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..registry import MODELS
 
-# factor of the learned prefix, so that AdamW's steps, which are as large as
-# the learning rate of the matrix, also suit its values
-_PREFIX_SCALE = 100.0
-_PREFIX_STD = 0.02  # of its first values, as of the embeddings of many LLMs
+# of the first values of the prefix, as of the embeddings of many LLMs
+_PREFIX_STD = 0.02
 
 
 @MODELS.register_module()
@@ -22,6 +21,11 @@ class LinearProjector(nn.Module):
     one there is a GELU between the layers, which would be equivalent to one
     layer without it (the paper's ablation b does not state this).
 
+    The learned prefix and the position biases, which are not in the paper,
+    need a larger learning rate than the matrix: AdamW's steps are as large as
+    its rate whatever the size of the values. See
+    :class:`~.engine.TrainedParameters`.
+
     Args:
         in_channels: Width of the neck's output.
         out_channels: Width of the LLM's embeddings.
@@ -29,10 +33,21 @@ class LinearProjector(nn.Module):
         num_prefix_tokens: Learned tokens before those of each image, the same
             for all images. They condition the LLM on the style of the
             answers; tried with a small LLM only.
+        position_bias: Whether each token of an image has a learned bias of
+            its own, together with that of the layer.
+        num_tokens: Tokens of an image, for the position biases.
+
+    Attributes:
+        prefix: ``(num_prefix_tokens, out_channels)``, or None.
+        position_bias: ``(num_tokens, out_channels)``, zeros at first, or
+            None.
+
+    Raises:
+        ValueError: There are position biases, but no number of tokens.
 
     Source: MiniGPT-4 ``llama_proj`` of ``models/minigpt4.py`` @ d94738a;
-    paper sections 3.1 and 4.4 (b). The prefix, which is not in the paper, is
-    prompt tuning (arXiv 2104.08691).
+    paper sections 3.1 and 4.4 (b). The prefix is prompt tuning (arXiv
+    2104.08691).
     """
 
     def __init__(
@@ -41,6 +56,8 @@ class LinearProjector(nn.Module):
         out_channels: int,
         num_layers: int = 1,
         num_prefix_tokens: int = 0,
+        position_bias: bool = False,
+        num_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.frozen = False
@@ -49,25 +66,23 @@ class LinearProjector(nn.Module):
             layers += [nn.GELU(), nn.Linear(out_channels, out_channels)]
         self.layers = nn.Sequential(*layers)
         self.num_prefix_tokens = num_prefix_tokens
+        self.prefix: nn.Parameter | None = None
         if num_prefix_tokens:
             # not zeros: their gradient overflows in the norms of the LLM
             self.prefix = nn.Parameter(
-                torch.randn(num_prefix_tokens, out_channels)
-                * (_PREFIX_STD / _PREFIX_SCALE)
+                torch.randn(num_prefix_tokens, out_channels) * _PREFIX_STD
             )
-
-    def prefix_embeddings(self) -> Tensor:
-        """Return the learned prefix, ``(num_prefix_tokens, out_channels)``."""
-        return _PREFIX_SCALE * self.prefix
-
-    def set_prefix(self, embedding: Tensor) -> None:
-        """Set every token of the learned prefix to one embedding.
-
-        Args:
-            embedding: ``(out_channels,)``.
-        """
-        if self.num_prefix_tokens:
-            self.prefix.data.copy_(embedding / _PREFIX_SCALE)
+        self.position_bias: nn.Parameter | None = None
+        if position_bias:
+            if num_tokens is None:
+                raise ValueError(
+                    'LinearProjector has position_bias=True, but num_tokens '
+                    'is not set, and the neck has none; set num_tokens to '
+                    'the number of tokens of an image.'
+                )
+            self.position_bias = nn.Parameter(
+                torch.zeros(num_tokens, out_channels)
+            )
 
     def forward(self, queries: Tensor) -> Tensor:
         """``(B, Q, in_channels)`` to ``(B, P + Q, out_channels)``, fp32.
@@ -77,22 +92,23 @@ class LinearProjector(nn.Module):
         """
         with torch.autocast(queries.device.type, enabled=False):
             tokens = self.layers(queries.float())
-            if not self.num_prefix_tokens:
+            if self.position_bias is not None:
+                tokens = tokens + self.position_bias
+            if self.prefix is None:
                 return tokens
-            prefix = self.prefix_embeddings().expand(len(tokens), -1, -1)
+            prefix = self.prefix.expand(len(tokens), -1, -1)
             return torch.cat((prefix, tokens), dim=1)
 
 
-def build_head(
-    config: Mapping, in_channels: int, out_channels: int
-) -> nn.Module:
+def build_head(config: Mapping, neck: Any, out_channels: int) -> nn.Module:
     """Build the head of a config between a neck and an LLM.
 
     Args:
         config: The head's config; it may set the widths itself.
-        in_channels: Width of the neck's output.
+        neck: The neck, which has ``out_channels`` and ``num_tokens``.
         out_channels: Width of the LLM's embeddings.
     """
-    return MODELS.build(
-        dict(in_channels=in_channels, out_channels=out_channels) | {**config}
-    )
+    sizes = dict(in_channels=neck.out_channels, out_channels=out_channels)
+    if config.get('position_bias'):
+        sizes['num_tokens'] = neck.num_tokens
+    return MODELS.build(sizes | {**config})

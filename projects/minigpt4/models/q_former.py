@@ -192,7 +192,7 @@ class PatchMerge(nn.Module):
         in_channels: Width of the image features.
         num_patches: Patches of an image, without the class token.
         merge: Patches in one token.
-        num_prefix_tokens: Class tokens before the patches, which are dropped.
+        num_class_tokens: Class tokens before the patches, which are dropped.
 
     In a model, width and numbers are those of the backbone.
 
@@ -207,7 +207,7 @@ class PatchMerge(nn.Module):
         in_channels: int = 1408,
         num_patches: int = 256,
         merge: int = 4,
-        num_prefix_tokens: int = 1,
+        num_class_tokens: int = 1,
     ) -> None:
         super().__init__()
         if num_patches % merge:
@@ -216,7 +216,7 @@ class PatchMerge(nn.Module):
                 f'{num_patches} patches of the backbone; give another merge, '
                 'or the neck PatchTokens.'
             )
-        self.num_prefix_tokens = num_prefix_tokens
+        self.num_class_tokens = num_class_tokens
         self.settings = dict(merge=merge)
         self.num_tokens = num_patches // merge
         self.out_channels = in_channels * merge
@@ -227,7 +227,7 @@ class PatchMerge(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``(B, 1 + patches, C)`` to ``(B, num_tokens, merge * C)``."""
         x = self.ln_vision(features.to(self.ln_vision.weight.dtype))
-        x = x[:, self.num_prefix_tokens :]
+        x = x[:, self.num_class_tokens :]
         return x.reshape(len(x), self.num_tokens, self.out_channels)
 
 

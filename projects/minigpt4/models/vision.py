@@ -102,7 +102,7 @@ def build_neck(config: Mapping, backbone: Any) -> nn.Module:
         in_channels=backbone.out_channels,
         grid_size=(height, width),
         num_patches=height * width,
-        num_prefix_tokens=backbone.num_prefix_tokens,
+        num_class_tokens=backbone.num_class_tokens,
     )
     kind = config['type']
     kind = MODELS.get(kind) if isinstance(kind, str) else kind

@@ -22,7 +22,7 @@ _SETTINGS = {
     'img_size': 'image size',
     'out_channels': 'width',
     'num_tokens': 'number of tokens',
-    'num_prefix_tokens': 'number of class tokens',
+    'num_class_tokens': 'number of class tokens',
     'grid_size': 'grid of patches',
     'settings': 'settings',
 }

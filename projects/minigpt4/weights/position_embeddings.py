@@ -12,18 +12,18 @@ from .read import LazyTensor
 
 
 def resize_positions(
-    table: Tensor, grid_size: tuple[int, int], num_prefix_tokens: int
+    table: Tensor, grid_size: tuple[int, int], num_class_tokens: int
 ) -> Tensor:
     """Interpolate position embeddings, bicubic, in fp32.
 
     Args:
-        table: ``(1, num_prefix_tokens + n * n, C)``; those of the prefix do
+        table: ``(1, num_class_tokens + n * n, C)``; those of the prefix do
             not change.
         grid_size: Rows and columns of the patches ``(h, w)``.
-        num_prefix_tokens: Class tokens before the patches.
+        num_class_tokens: Class tokens before the patches.
 
     Returns:
-        ``(1, num_prefix_tokens + h * w, C)`` in the type of ``table``.
+        ``(1, num_class_tokens + h * w, C)`` in the type of ``table``.
 
     Raises:
         ValueError: The patches of ``table`` are no square.
@@ -31,14 +31,14 @@ def resize_positions(
     Source: MiniGPT-4 ``interpolate_pos_embed`` of ``models/eva_vit.py`` @
     d94738a.
     """
-    side = _side(table.shape[1] - num_prefix_tokens)
+    side = _side(table.shape[1] - num_class_tokens)
     if side is None:
         raise ValueError(
             f'the position embeddings are of {table.shape[1]} tokens; '
-            f'expected {num_prefix_tokens} and a square number of patches.'
+            f'expected {num_class_tokens} and a square number of patches.'
         )
     prefix, patches = table.split(
-        (num_prefix_tokens, table.shape[1] - num_prefix_tokens), dim=1
+        (num_class_tokens, table.shape[1] - num_class_tokens), dim=1
     )
     grid = patches.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
     grid = F.interpolate(
@@ -49,7 +49,7 @@ def resize_positions(
 
 
 def resize_lazily(
-    tensor: LazyTensor, grid_size: tuple[int, int], num_prefix_tokens: int
+    tensor: LazyTensor, grid_size: tuple[int, int], num_class_tokens: int
 ) -> LazyTensor:
     """Resize the position embeddings of a file when they are read.
 
@@ -57,13 +57,13 @@ def resize_lazily(
         tensor: The tensor of the file. One that is no table of a square grid,
             or that has the right size, is returned as it is.
         grid_size: As for :func:`resize_positions`.
-        num_prefix_tokens: As for :func:`resize_positions`.
+        num_class_tokens: As for :func:`resize_positions`.
     """
     height, width = grid_size
-    tokens = num_prefix_tokens + height * width
+    tokens = num_class_tokens + height * width
     if len(tensor.shape) != 3 or tensor.shape[1] == tokens:
         return tensor
-    side = _side(tensor.shape[1] - num_prefix_tokens)
+    side = _side(tensor.shape[1] - num_class_tokens)
     if side is None or not tensor.dtype.is_floating_point:
         return tensor  # reported as misshaped
     print_log(
@@ -74,7 +74,7 @@ def resize_lazily(
     return LazyTensor(
         (tensor.shape[0], tokens, tensor.shape[2]),
         tensor.dtype,
-        lambda: resize_positions(tensor.read(), grid_size, num_prefix_tokens),
+        lambda: resize_positions(tensor.read(), grid_size, num_class_tokens),
     )
 
 

@@ -100,7 +100,8 @@ class WarmStartHook(Hook):
         weight, bias = self._solve(moments)
         layer.weight.data.copy_(weight)
         layer.bias.data.copy_(bias)
-        model.head.set_prefix(moments.y / moments.number)
+        if model.head.prefix is not None:
+            model.head.prefix.data.copy_(moments.y / moments.number)
         for parameter in model.head.parameters():
             dist.broadcast(parameter.data)
         runner.logger.info(
