@@ -237,6 +237,9 @@ def test_localized_narratives(read):
     name, items = read({'coco_val_localized_narratives.jsonl': content})
     assert name == 'narratives'
     assert len(good(items)) == 2 and 'traces' not in good(items)[0]
+    assert set(good(items)[1]) == {
+        *('dataset_id', 'image_id', 'annotator_id', 'caption')
+    }
 
 
 QUESTIONS = dict(

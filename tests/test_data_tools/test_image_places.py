@@ -29,7 +29,7 @@ def place(tmp_path):
         ('images/a.JPG', 'a'),
         ('b/a.jpg', 'b\\a.jpg'),
         ('a.jpg', 'C:\\Users\\x\\a.jpg'),
-        ('images/a.jpg', '/home/other/a.jpg'),
+        ('images/a.jpg', '/data/of/others/a.jpg'),
         ('val2017/000000000139.jpg', '139'),
         ('val2017/000000000139.jpg', '139.jpg'),
         ('val2014/COCO_val2014_000000000139.jpg', '139'),

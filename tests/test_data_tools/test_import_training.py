@@ -13,8 +13,10 @@ CONFIGS = Path(__file__).parents[2] / 'configs/minigpt4'
 OPTIONS = (
     *('max_iters=1', 'train_dataloader.num_workers=0'),
     *('train_dataloader.persistent_workers=False', 'global_batch_size=4'),
-    *('default_hooks.logger.interval=1', 'default_hooks.sample_captions=None'),
-    'default_hooks.checkpoint.interval=1',
+    *(
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=1',
+    ),
 )
 
 
@@ -35,8 +37,10 @@ def test_both_stages_train(tmp_path, photos, run_tool):
         out = str(data / 'stage1' / name)
         arguments = [str(photos), '-o', out, '--to', 'stage1', '-q']
         assert main(['data', 'import', *arguments]) == 0
-    out = str(data / 'stage2')
-    assert main(['data', 'import', str(photos), '-o', out, '-q']) == 0
+    for name, file in (('stage2', 'filter_cap'), ('test', 'descriptions')):
+        out = str(data / name)
+        arguments = [str(photos), '-o', out, '--name', file, '-q']
+        assert main(['data', 'import', *arguments]) == 0
     assert len(json.loads((data / 'stage2/filter_cap.json').read_text())) == 24
     log = run_tool(
         *('train.py', CONFIGS / 'stage1_nano.py', '--cfg-options', *OPTIONS),

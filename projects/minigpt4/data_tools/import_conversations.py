@@ -8,8 +8,8 @@ from ..datasets.json_stream import stream_json
 from ..datasets.json_values import DuplicateKey
 from .import_items import Item, ReadOptions, invalid_item
 
-# of Localized Narratives: the place of each word, and the recording
-_TRACES = ('timed_caption', 'traces', 'voice_recording')
+# of Localized Narratives: the time and the place of each word
+_TRACES = ('timed_caption', 'traces')
 
 
 def read_records(path: Path, options: ReadOptions) -> Iterator[Item]:
@@ -28,8 +28,8 @@ def read_records(path: Path, options: ReadOptions) -> Iterator[Item]:
 def read_narratives(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Read Localized Narratives: a caption in each line, with its traces.
 
-    The traces are not kept. ``image_id`` names the image: a number of COCO,
-    or a file name without its suffix.
+    The traces and the recording are not kept. ``image_id`` names the image:
+    a number of COCO, or a file name without its suffix.
     """
     files = [path] if path.is_file() else sorted(path.glob('*.jsonl*'))
     for file in files:
@@ -39,5 +39,9 @@ def read_narratives(path: Path, options: ReadOptions) -> Iterator[Item]:
                 continue
             record = entry.value
             if not isinstance(record, DuplicateKey):
-                record = {k: v for k, v in record.items() if k not in _TRACES}
+                record = {
+                    key: value
+                    for key, value in record.items()
+                    if key not in _TRACES and not key.endswith('_recording')
+                }
             yield Item(file, entry.number, record, unit='line')
