@@ -1,20 +1,23 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 data``: import data sets and look at them."""
+"""``minigpt4 data``: import, check and browse data sets."""
 
 import argparse
 import importlib
-from types import ModuleType
 
-# action: what it does; its module is data_ACTION
+# action: what it does; its module is data_ACTION, with the options
 ACTIONS = {
-    'import': 'import a data set, for stage 1 or stage 2',
+    'browse': 'a local page of the records, with the tokens that the LLM '
+    'receives',
+    'check': 'count, measure and find what is wrong with data; for scripts '
+    'too',
+    'import': 'read a data set of any common format for stage 1 or stage 2',
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
-        'Tools for data. Each action has its own options: '
+        'Work with data sets. Each action has its own options: '
         'minigpt4 data ACTION --help.'
     )
     actions = parser.add_subparsers(
@@ -34,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
-    return _module(args.action).run(args) or 0
+    return _module(args.action).run(args)
 
 
-def _module(action: str) -> ModuleType:
+def _module(action: str):  # type: ignore[no-untyped-def]
     return importlib.import_module(f'{__package__}.data_{action}')

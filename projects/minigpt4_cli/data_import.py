@@ -149,11 +149,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the action."""
     from minigpt4.data_tools.image_splits import parse_shares
+    from minigpt4.data_tools.import_duplicates import DEFAULT_DISTANCE
     from minigpt4.data_tools.import_run import list_formats, run_import
-    from minigpt4.data_tools.near_duplicates import (
-        DEFAULT_DISTANCE,
-        MAX_DISTANCE,
-    )
+    from minigpt4.data_tools.near_duplicates import MAX_DISTANCE
 
     if args.formats:
         print(list_formats())

@@ -302,7 +302,7 @@ def test_a_wrong_source(tmp_path, capsys, monkeypatch, arguments, message):
     [
         (['a'], 'give SOURCE and -o DIR'),
         (['a', '-o', 'x', '--split', '0.9,0.2'], 'with the sum 1'),
-        (['a', '-o', 'x', '--dedup', '40'], 'from 0 to 15'),
+        (['a', '-o', 'x', '--dedup', '40'], 'from 0 to 10'),
         (['a', '-o', 'x', '--name', 'b/c'], 'not the name of a file'),
     ],
 )

@@ -14,13 +14,14 @@ from ..utils.locks import FolderLock
 from ..utils.sample_errors import SampleError
 from .fetch_images import fetch_images
 from .formats import FORMATS, Format, find_format
+from .image_facts import require_imagehash
 from .image_places import ImagePlaces
 from .image_splits import NAMES, join_groups, split_images
+from .import_duplicates import find_duplicates, hash_images
 from .import_items import ReadOptions
 from .import_json import split_files, write_json
 from .import_shards import ShardProgress, write_shards
 from .import_spool import Image, Spool
-from .near_duplicates import find_duplicates, hash_images, load_hash
 from .skipped_items import DUPLICATE, FETCH, UNREADABLE, SkippedItems
 
 WORK = '.import'
@@ -66,7 +67,7 @@ def run_import(args: Namespace) -> int:
     """
     format_, source = find_format(args.source, args.format)
     if args.dedup is not None:
-        load_hash()  # a missing library is reported before the work
+        require_imagehash()  # a missing library is reported before the work
     outputs = _outputs(args)
     make_folder(args.out)
     with FolderLock(args.out / WORK, 'import'):

@@ -1,162 +1,111 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Near duplicates of images by a perceptual hash of 64 bits."""
+"""Find pairs of 64-bit hashes that differ in few bits.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+The hashes are split into one band more than bits may differ, so that two
+such hashes agree in at least one band. Only hashes with an equal band are
+compared.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..images.read import read_image
-from ..utils.sample_errors import SampleError
+from .image_facts import HASH_BITS
 
-HASH_BITS = 64
-DEFAULT_DISTANCE = 4
-# beyond it a part of the hash that must be equal has fewer than 4 bits
-MAX_DISTANCE = 15
-_THREADS = 4
-_PAIRS_PER_STEP = 1 << 22
+MAX_DISTANCE = 10  # bits; more than that are other images
+_ROWS = 2048  # hashes that are compared with a bucket at a time
 
 
-def load_hash() -> Callable[[Any], int]:
-    """The function that hashes an RGB image: pHash of imagehash.
-
-    Raises:
-        ImportError: imagehash is not installed.
-    """
-    try:
-        import imagehash
-        import scipy.fftpack  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'near duplicates are found with ImageHash, which is not '
-            "installed; run: pip install 'minigpt4[curate]'."
-        ) from error
-
-    def hash_of(image: Any) -> int:
-        bits = imagehash.phash(image).hash.flatten()
-        return int.from_bytes(np.packbits(bits).tobytes(), 'big')
-
-    return hash_of
-
-
-def hash_images(
-    sources: Iterable['str | bytes'],
-) -> Iterator['int | SampleError']:
-    """Hash images in threads.
+def near_pairs(hashes: Sequence[int], distance: int) -> list[tuple[int, int]]:
+    """Return the pairs of hashes that differ in at most ``distance`` bits.
 
     Args:
-        sources: Paths or encoded images.
+        hashes: Hashes of 64 bits.
+        distance: Bits that may differ, 0 to ``MAX_DISTANCE``.
 
-    Yields:
-        The hash of each image; the error of one that cannot be read.
+    Returns:
+        The indices of each pair, the smaller first, sorted. Of equal hashes
+        only the pairs with the first of them are returned.
 
     Raises:
-        ImportError: imagehash is not installed.
+        ValueError: ``distance`` is out of its range.
     """
-    hash_of = load_hash()
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ValueError(
+            f'the distance of hashes is {distance}; expected 0 to '
+            f'{MAX_DISTANCE} bits.'
+        )
+    first: dict[int, int] = {}
+    pairs = set()
+    for index, value in enumerate(hashes):
+        if (known := first.setdefault(value, index)) != index:
+            pairs.add((known, index))
+    values = np.fromiter(first, np.uint64, len(first))
+    indices = list(first.values())
+    if distance and len(values) > 1:
+        for i, j in _pairs_of_bands(values, distance):
+            a, b = indices[i], indices[j]
+            pairs.add((min(a, b), max(a, b)))
+    return sorted(pairs)
 
-    def hash_one(source: 'str | bytes') -> 'int | SampleError':
-        try:
-            return hash_of(read_image(source))
-        except SampleError as error:
-            return error
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        batch: list[str | bytes] = []
-        for source in sources:
-            batch.append(source)
-            if len(batch) == 16 * _THREADS:
-                yield from pool.map(hash_one, batch)
-                batch = []
-        yield from pool.map(hash_one, batch)
-
-
-def near_pairs(hashes: Sequence[int], distance: int) -> Iterator[np.ndarray]:
-    """Find all pairs of hashes that differ in at most ``distance`` bits.
-
-    The bits are cut into ``distance + 1`` bands. Two such hashes have an
-    equal band, so only hashes with an equal band are compared.
-
-    Args:
-        hashes: Different hashes of ``HASH_BITS`` bits.
-        distance: Number of bits, 0 to ``MAX_DISTANCE``.
-
-    Yields:
-        Arrays ``(N, 2)`` of two indices, the smaller one first; a pair may
-        be in several arrays.
-    """
-    values = np.array(hashes, dtype=np.uint64)
+def _pairs_of_bands(values: np.ndarray, distance: int) -> set[tuple[int, int]]:
+    """Return the near pairs of different hashes, as positions."""
     edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
+    found: set[tuple[int, int]] = set()
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         mask = np.uint64((1 << int(high - low)) - 1)
         bands = (values >> np.uint64(low)) & mask
         order = np.argsort(bands, kind='stable')
-        changes = np.flatnonzero(np.diff(bands[order])) + 1
-        for group in np.split(order, changes):
-            if len(group) > 1:
-                yield from _pairs_in(values, np.sort(group), distance)
+        ordered = bands[order]
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        ends = np.r_[starts[1:], len(ordered)]
+        for start, end in zip(starts, ends, strict=True):
+            if end - start > 1:
+                found |= _pairs_in(values, order[start:end], distance)
+    return found
 
 
 def _pairs_in(
-    values: np.ndarray, group: np.ndarray, distance: int
-) -> Iterator[np.ndarray]:
-    """Compare all hashes of a group, some rows at a time."""
-    members = values[group]
-    rows = max(1, _PAIRS_PER_STEP // len(group))
-    for start in range(0, len(group), rows):
-        part = members[start : start + rows]
-        near = _bits(part[:, None] ^ members[None, :]) <= distance
-        first, second = np.nonzero(near)
-        later = second > first + start
-        if later.any():
-            yield np.stack(
-                (group[first[later] + start], group[second[later]]), 1
-            )
+    values: np.ndarray, bucket: np.ndarray, distance: int
+) -> set[tuple[int, int]]:
+    """Compare all hashes of a bucket."""
+    found = set()
+    for start in range(0, len(bucket), _ROWS):
+        rows = bucket[start : start + _ROWS]
+        differences = values[rows][:, None] ^ values[bucket][None, :]
+        near = count_bits(differences) <= distance
+        for i, j in np.argwhere(near):
+            a, b = int(rows[i]), int(bucket[j])
+            if a < b:
+                found.add((a, b))
+    return found
 
 
-def _bits(values: np.ndarray) -> np.ndarray:
-    """The number of bits that are set; NumPy 1.26 has no bitwise_count."""
-    if hasattr(np, 'bitwise_count'):
-        return np.bitwise_count(values)
-    counts = np.unpackbits(values[..., None].view(np.uint8), axis=-1)
-    return counts.sum(-1, dtype=np.uint8)
+def count_bits(values: np.ndarray) -> np.ndarray:
+    """Count the bits that are set in each value of 64 bits."""
+    octets = values[..., None].view(np.uint8)
+    return _BITS_OF_OCTET[octets].sum(-1)
 
 
-def find_duplicates(
-    hashes: Sequence['int | None'], distance: int = DEFAULT_DISTANCE
-) -> dict[int, int]:
-    """Find the images that are near duplicates of an earlier image.
+_BITS_OF_OCTET = np.array([i.bit_count() for i in range(256)], np.uint8)
 
-    An image is kept unless an earlier image that is kept is near it.
 
-    Args:
-        hashes: The hash of each image; None for one without a hash, which is
-            kept.
-        distance: The largest number of bits in which near duplicates differ.
+def group_pairs(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Join pairs to groups: the connected components, each sorted."""
+    parent: dict[int, int] = {}
 
-    Returns:
-        For each duplicate the earlier image: indices in ``hashes``.
-    """
-    first: dict[int, int] = {}
-    duplicates: dict[int, int] = {}
-    for index, value in enumerate(hashes):
-        if value is not None and first.setdefault(value, index) != index:
-            duplicates[index] = first[value]
-    unique = list(first.values())
-    if distance and len(unique) > 1:
-        near: dict[int, set[int]] = {}
-        for pairs in near_pairs(list(first), distance):
-            for earlier, later in pairs.tolist():
-                near.setdefault(later, set()).add(earlier)
-        for later in sorted(near):
-            kept = [
-                i for i in sorted(near[later]) if unique[i] not in duplicates
-            ]
-            if kept:
-                duplicates[unique[later]] = unique[kept[0]]
-    # a copy of a dropped image is a duplicate of the image that is kept
-    return {
-        index: duplicates.get(earlier, earlier)
-        for index, earlier in sorted(duplicates.items())
-    }
+    def root(index: int) -> int:
+        parent.setdefault(index, index)
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for a, b in pairs:
+        a, b = root(a), root(b)
+        parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = {}
+    for index in sorted(parent):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())
