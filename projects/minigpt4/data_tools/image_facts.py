@@ -85,7 +85,7 @@ def require_imagehash() -> None:
             'near-duplicate images are found with the package imagehash, '
             f"which is not installed ({error}); run: pip install 'minigpt4"
             "[curate]', or omit that search (check: --near 0; import: no "
-            "--dedup)."
+            '--dedup).'
         ) from error
 
 
