@@ -50,6 +50,7 @@ ROWS = {
     'serve-fuzz': 'serve_fuzz',
     'small': 'small',
     'curation': 'curation',
+    'data-import': 'data_import',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

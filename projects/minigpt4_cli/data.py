@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""``minigpt4 data``: check and browse data sets."""
+"""``minigpt4 data``: import, check and browse data sets."""
 
 import argparse
 import importlib
@@ -10,6 +10,7 @@ ACTIONS = {
     'receives',
     'check': 'count, measure and find what is wrong with data; for scripts '
     'too',
+    'import': 'read a data set of any common format for stage 1 or stage 2',
 }
 
 

@@ -28,7 +28,7 @@ VERBS = {
     'Hugging Face',
     'curate': 'make descriptions for stage 2 from images: describe, repair, '
     'review, export',
-    'data': 'check and browse data sets',
+    'data': 'import, check and browse data sets',
     'doctor': 'check versions, devices and weights; print how to repair them',
     'download': 'download and check the weights of a model; mirrors, resume, '
     'offline',

@@ -84,7 +84,8 @@ def require_imagehash() -> None:
         raise ImportError(
             'near-duplicate images are found with the package imagehash, '
             f"which is not installed ({error}); run: pip install 'minigpt4"
-            "[curate]', or omit that search with --near 0."
+            "[curate]', or omit that search (check: --near 0; import: no "
+            '--dedup).'
         ) from error
 
 
