@@ -85,8 +85,8 @@ def _print_export(result: Export, args: argparse.Namespace) -> None:
         print(f'  {file}: {number:,} records')
     if result.converted:
         print(f'  {result.converted:,} images were converted to JPEG')
-    for reason, number in omitted_rows(result.selection):
-        print(f'  {number} not exported: {reason}')
+    for reason, count in omitted_rows(result.selection):
+        print(f'  {count} not exported: {reason}')
     _print_rule(result.selection)
     kinds = [item.kind for item in result.omitted]
     for kind in dict.fromkeys(kinds):
@@ -94,8 +94,8 @@ def _print_export(result: Export, args: argparse.Namespace) -> None:
             f'{kinds.count(kind):,} not exported: {PROBLEMS.get(kind, kind)}',
             file=sys.stderr,
         )
-    for item in result.omitted[:_NAMED]:
-        print(f'  {item.reason}', file=sys.stderr)
+    for omitted in result.omitted[:_NAMED]:
+        print(f'  {omitted.reason}', file=sys.stderr)
     if len(result.omitted) > _NAMED:
         more = len(result.omitted) - _NAMED
         print(f'  ... and {more:,} more in datasheet.json', file=sys.stderr)

@@ -33,12 +33,12 @@ def measure_failures(
 
     Args:
         texts: The descriptions.
-        settings: Parameters of the rules. Those in ``off`` are not counted.
+        settings: Parameters of the rules. Those in ``skip`` are not counted.
     """
     rules = [
         (rule.id, rule.check)
         for rule in RULES
-        if rule.check is not None and rule.id not in settings.off
+        if rule.check is not None and rule.id not in settings.skip
     ]
     counts: Counter[str] = Counter()
     total = any_rule = 0
