@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE')
     parser.add_argument(
-        '--off', nargs='*', default=[], help='rules that are not counted'
+        '--skip', nargs='*', default=[], help='rules that are not counted'
     )
     parser.add_argument(
         '--min-words',
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         '--json', type=Path, metavar='FILE', help='write the numbers too'
     )
     args = parser.parse_args(argv)
-    settings = RulesSettings(off=tuple(args.off), min_words=args.min_words)
+    settings = RulesSettings(skip=tuple(args.skip), min_words=args.min_words)
     rates = {
         name: measure_failures(texts, settings)
         for path in args.files

@@ -5,7 +5,7 @@ from minigpt4.curation.failure_rates import measure_failures
 from minigpt4.curation.rules import RulesSettings
 
 GOOD = 'A large red ball is on the green grass near two old white houses.'
-SETTINGS = RulesSettings(off=('language', 'encoding'), min_words=5)
+SETTINGS = RulesSettings(skip=('language', 'encoding'), min_words=5)
 
 
 def test_faults_are_counted_by_rule():
