@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The curation: its step "describe", and its ledger.
 
-The step writes the descriptions of 64 images of the nano world into a new
+The step writes the descriptions of 256 images of the nano world into a new
 ledger; the peer is the engine alone, which gets the same images decoded in
 the same threads, all at the start. Answers have 48 tokens. The ledger is
 measured with a step that does nothing, and with a million images that have a
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import harness
 
-IMAGES, SLOTS, TOKENS = 64, 8, 48
+IMAGES, SLOTS, TOKENS = 256, 8, 48
 ROWS, MANY = 20_000, 1_000_000
 PAGE = 50
 TEXT = 'The image shows a red circle on a white background. ' * 8
@@ -31,7 +31,7 @@ def draw(folder: Path) -> None:
 
     rng = random.Random(0)
     for i in range(IMAGES):
-        render(sample_scene(rng), rng).save(folder / f'{i:02}.png')
+        render(sample_scene(rng), rng).save(folder / f'{i:03}.png')
 
 
 def step(folder: Path) -> Callable:
