@@ -49,6 +49,8 @@ ROWS = {
     'serve-load': 'serve_load',
     'serve-fuzz': 'serve_fuzz',
     'small': 'small',
+    'curation': 'curation',
+    'data-import': 'data_import',
 }
 GPU_ROWS = {
     's1-h200': 'gpu_training',

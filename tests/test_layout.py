@@ -26,6 +26,7 @@ IMPORT_ORDER = (
     ('loading',),
     ('chat', 'captioning', 'datasets'),
     ('evaluation',),
+    ('data_tools', 'curation'),
     ('engine',),
     ('convert', 'nano'),
     ('terminal', 'serving'),
@@ -40,6 +41,8 @@ DOCUMENTED_EDGES = {('models.answering', 'generation')}
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
     'test_convert/test_transformers_serve.py': 'an export in a stock server',
+    'test_data_tools/test_import_training.py': 'training on imported data',
+    'test_engine/test_curated_data.py': 'stage 2 on the export of a curation',
     'test_engine/test_distributed.py': 'training on several ranks',
     'test_engine/test_hooks.py': 'the modules of engine/hooks in one run',
     'test_engine/test_old_runs.py': 'work dirs and configs of release 0.1',
@@ -47,6 +50,7 @@ CROSS_MODULE_TESTS = {
     'test_engine/test_stop.py': 'training that ends by a signal',
     'test_engine/test_warm_start.py': 'a hook in runs, resumed or on ranks',
     'test_models/test_placement.py': 'devices, types and shards of a model',
+    'test_serving/test_review/test_browser.py': 'the review in a browser',
     'test_serving/test_web/test_browser.py': 'the web page in a browser',
 }
 

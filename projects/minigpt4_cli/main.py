@@ -26,6 +26,9 @@ VERBS = {
     'chat': 'chat about images in the terminal',
     'convert': 'convert weights from and to LAVIS, MiniGPT-4, MMPretrain and '
     'Hugging Face',
+    'curate': 'make descriptions for stage 2 from images: describe, repair, '
+    'review, export',
+    'data': 'import, check and browse data sets',
     'doctor': 'check versions, devices and weights; print how to repair them',
     'download': 'download and check the weights of a model; mirrors, resume, '
     'offline',

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from minigpt4.datasets.json_values import DuplicateKey, InvalidJson
 from minigpt4.datasets.parse_records import read_record
-from minigpt4.datasets.record_files import DuplicateKey, InvalidJson
 from minigpt4.datasets.record_layouts import RecordError
 
 NAN = float('nan')

@@ -7,11 +7,8 @@ import os
 
 import pytest
 
-from minigpt4.datasets.record_files import (
-    DuplicateKey,
-    InvalidJson,
-    read_record_file,
-)
+from minigpt4.datasets.json_values import DuplicateKey, InvalidJson
+from minigpt4.datasets.record_files import read_record_file
 
 ITEM = {'image_id': '1', 'caption': 'a dog'}
 TEXT = json.dumps(ITEM)

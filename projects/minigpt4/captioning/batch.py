@@ -1,9 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Answer prompts about many images with one engine, decoding in threads."""
 
+import itertools
 import os
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -33,11 +35,40 @@ class CaptionTask(NamedTuple):
         image: Path of the image.
         prompt: The prompt.
         error: Why it cannot be answered; None if it can.
+        history: The turns of the conversation before the prompt, with their
+            answers. The image belongs to the first question.
+        id: What the caller knows the task by.
     """
 
     image: str
     prompt: str
     error: str | None = None
+    history: tuple[Turn, ...] = ()
+    id: Any = None
+
+
+class TaskAnswer(NamedTuple):
+    """What a task gave.
+
+    Attributes:
+        task: The task.
+        error: Why it has no answer; None if it has one.
+        text: The answer.
+        tokens: Its tokens, those of a stop string included.
+        finished: Whether it ended before ``max_new_tokens``.
+        seconds: From its submission to its end.
+        bytes: Size of the image file.
+        modified_ns: Time of the image file.
+    """
+
+    task: CaptionTask
+    error: Exception | None = None
+    text: str = ''
+    tokens: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+    bytes: int = 0
+    modified_ns: int = 0
 
 
 class _LoadedImage(NamedTuple):
@@ -54,6 +85,7 @@ class _RunningTask(NamedTuple):
     task: CaptionTask
     image: _LoadedImage
     request: GenerationRequest
+    started: float
 
 
 def run_tasks(
@@ -63,6 +95,23 @@ def run_tasks(
     workers: int,
     settings: dict[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
+    """Answer many prompts, as :func:`answer_tasks`.
+
+    Yields:
+        The tasks that ended in one step, in any order: for each the fields of
+        a :class:`~.results.CaptionResult` without its provenance.
+    """
+    for answers in answer_tasks(model, tasks, slots, workers, settings):
+        yield [_result_fields(answer) for answer in answers]
+
+
+def answer_tasks(
+    model: MiniGPT4,
+    tasks: Iterable[CaptionTask],
+    slots: int,
+    workers: int,
+    settings: dict[str, Any],
+) -> Iterator[list[TaskAnswer]]:
     """Answer many prompts while threads decode the next images.
 
     The failure of one task (its image, a prompt that is too long, an error
@@ -72,14 +121,13 @@ def run_tasks(
 
     Args:
         model: The model.
-        tasks: What to answer.
+        tasks: What to answer; the next ones are taken when there is room.
         slots: Requests that are generated at the same time.
         workers: Threads that decode images.
         settings: Sampling parameters.
 
     Yields:
-        The tasks that ended in one step, in any order: for each the fields of
-        a :class:`~.results.CaptionResult` without its provenance.
+        The tasks that ended in one step, in any order.
 
     Raises:
         ModelFailureError: The model fails on every request.
@@ -111,7 +159,8 @@ def run_tasks(
                     try:
                         image = future.result()
                         sample = BaseDataElement(
-                            images=[image.tensor], turns=[Turn(task.prompt)]
+                            images=[image.tensor],
+                            turns=[*task.history, Turn(task.prompt)],
                         )
                         request = engine.submit(
                             collator.tokenize(sample),
@@ -119,13 +168,14 @@ def run_tasks(
                             **settings,
                         )
                     except Exception as error:  # of any kind, of one task
-                        ended.append(failure_fields(task, error))
+                        ended.append(TaskAnswer(task, error))
                     else:
-                        running.append(_RunningTask(task, image, request))
+                        now = time.perf_counter()
+                        running.append(_RunningTask(task, image, request, now))
                 engine.step()
                 finished = [r for r in running if r.request.finished]
                 running = [r for r in running if not r.request.finished]
-                ended.extend(map(_result_fields, finished))
+                ended.extend(map(_answer, finished))
                 if ended:
                     yield ended
                 for item in finished:
@@ -142,7 +192,7 @@ def run_tasks(
 
 
 def sort_by_prompt_length(
-    tasks: Sequence[CaptionTask], window: int
+    tasks: Iterable[CaptionTask], window: int
 ) -> Iterator[CaptionTask]:
     """Sort the tasks by the length of their prompts within each window.
 
@@ -154,10 +204,9 @@ def sort_by_prompt_length(
         tasks: The tasks.
         window: Tasks per window.
     """
-    for start in range(0, len(tasks), window):
-        yield from sorted(
-            tasks[start : start + window], key=lambda task: len(task.prompt)
-        )
+    remaining = iter(tasks)
+    while chunk := list(itertools.islice(remaining, window)):
+        yield from sorted(chunk, key=_prompt_length)
 
 
 def check_image_file(path: str) -> os.stat_result:
@@ -193,16 +242,36 @@ def _load(path: str, size: int) -> _LoadedImage:
     )
 
 
-def _result_fields(item: _RunningTask) -> dict[str, Any]:
-    task, image, request = item
+def _prompt_length(task: CaptionTask) -> int:
+    answers = sum(len(turn.answer or '') for turn in task.history)
+    return len(task.prompt) + answers
+
+
+def _answer(item: _RunningTask) -> TaskAnswer:
+    task, image, request, started = item
     if request.error is not None:
-        return failure_fields(task, request.error)
+        return TaskAnswer(task, request.error)
+    return TaskAnswer(
+        task,
+        text=request.answer().text,
+        tokens=len(request.token_ids),
+        finished=request.finish_reason == 'stop',
+        seconds=time.perf_counter() - started,
+        bytes=image.bytes,
+        modified_ns=image.modified_ns,
+    )
+
+
+def _result_fields(answer: TaskAnswer) -> dict[str, Any]:
+    task = answer.task
+    if answer.error is not None:
+        return failure_fields(task, answer.error)
     return dict(
         image=task.image,
         prompt=task.prompt,
-        caption=request.answer().text,
-        finished=request.finish_reason == 'stop',
-        tokens=len(request.token_ids),
-        bytes=image.bytes,
-        modified_ns=image.modified_ns,
+        caption=answer.text,
+        finished=answer.finished,
+        tokens=answer.tokens,
+        bytes=answer.bytes,
+        modified_ns=answer.modified_ns,
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.atomic import make_folder
-from .sqlite_errors import (
+from ..utils.sqlite_errors import (
     DamagedDatabaseError,
     DatabaseError,
     check_writable,

@@ -12,10 +12,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..prompts import Turn
 from ..registry import DATASETS
-from ..utils.errors import printable
-from ..utils.sample_errors import NO_IMAGE, SampleError
+from ..utils.sample_errors import SampleError
 from .captions import parse_caption
-from .shard_samples import IMAGE_SUFFIXES
+from .shard_samples import image_bytes
 from .shard_source import ShardStream, Source
 from .skipped_samples import SkippingPipeline
 
@@ -120,7 +119,7 @@ class ImageTextPairs(IterableDataset):
         for source, shard in shards[start::step]:
             for files in source.samples_of(shard):
                 try:
-                    yield f'{shard} {files["__key__"]}', _image_bytes(files)
+                    yield f'{shard} {files["__key__"]}', image_bytes(files)
                 except SampleError:
                     continue  # without an image; training counts it
 
@@ -192,7 +191,7 @@ class ImageTextPairs(IterableDataset):
             lambda: dict(
                 id=key,
                 sample_index=sample_index,
-                images=[_image_bytes(files)],
+                images=[image_bytes(files)],
                 turns=[Turn('', parse_caption(files))],
             ),
         )
@@ -226,15 +225,3 @@ def _check_sources(sources: Sequence[dict]) -> None:
                 f'the weight of source {name!r} is {weight!r}; expected a '
                 'number above 0.'
             )
-
-
-def _image_bytes(files: dict) -> bytes:
-    for suffix in IMAGE_SUFFIXES:
-        if suffix in files:
-            return files[suffix]
-    suffixes = sorted(name for name in files if not name.startswith('__'))
-    raise SampleError(
-        f'it has {printable(str(suffixes))} but no image '
-        f'({", ".join(IMAGE_SUFFIXES)}).',
-        NO_IMAGE,
-    )

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from ..prompts import IMAGE_HERE, Turn
 from ..prompts.text_validation import json_type
-from .record_files import RECORD_KEYS, DuplicateKey, InvalidJson
+from .json_values import DuplicateKey, InvalidJson
+from .record_files import RECORD_KEYS
 from .record_layouts import (
     ALTERNATING,
     Caption,
@@ -32,7 +33,7 @@ _WRAPPED_SLOT = re.compile(r'<Img>\s*<ImageHere>\s*</Img>')
 # an image in the format of Qwen-VL
 _PATH_IN_TEXT = re.compile(r'<img>[^<>\n]+</img>')
 # keys of image names in other projects
-_IMAGE_KEYS = (
+IMAGE_KEYS = (
     *('image_path', 'img_path', 'image_file', 'image_name', 'file_name'),
     *('img', 'filename'),
 )
@@ -232,7 +233,7 @@ def _images(
         raise RecordError('has both image and images; expected one of them')
     if 'image' in item or 'images' in item:
         images = identifiers.image or identifiers.images
-    elif key := next((k for k in _IMAGE_KEYS if item.get(k)), None):
+    elif key := next((k for k in IMAGE_KEYS if item.get(k)), None):
         images = [_checked_name(key, item[key])]
     elif identifiers.image_id is not None or 'image_id' in item:
         images = _images_by_id('image_id', identifiers.image_id, file_names)

@@ -1,10 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Read the records of a dataset: JSON, JSON lines, a table, text files."""
 
-import json
 import os
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +13,14 @@ from .caption_files import (
     read_caption_folder,
     read_caption_table,
 )
+from .json_values import (
+    DECODER,
+    DuplicateKey,
+    describe_error,
+    parse_json,
+    parse_line,
+)
 
-# of lists and objects; deeper values become null
-MAX_DEPTH = 50
-# a longer integer becomes a float; Python refuses more than 4,300 digits
-_MAX_DIGITS = 300
 # a record has one of these keys
 RECORD_KEYS = (
     'conversations',
@@ -29,7 +29,7 @@ RECORD_KEYS = (
     'caption',
     'question',
 )
-_LINES_SUFFIXES = ('.jsonl', '.ndjson')
+LINES_SUFFIXES = ('.jsonl', '.ndjson')
 _EXPECTED = 'expected a list of records, or {"annotations": [...]}'
 _CONTENT_ERRORS = {
     'empty': 'it is empty',
@@ -57,26 +57,6 @@ class RecordFile(NamedTuple):
     file_names: dict[str, Any] | None
 
 
-class InvalidJson(NamedTuple):
-    """A line that is not JSON.
-
-    Attributes:
-        reason: The error, as a phrase that follows the number of the record.
-    """
-
-    reason: str
-
-
-class DuplicateKey(dict):
-    """A JSON object with a duplicate key.
-
-    Attributes:
-        key: The duplicate key.
-    """
-
-    key: str
-
-
 def read_record_file(path: Path) -> RecordFile:
     """Read a file of records; its content decides on JSON or JSON lines.
 
@@ -102,7 +82,7 @@ def read_record_file(path: Path) -> RecordFile:
         if any(key in data for key in RECORD_KEYS):
             data = [data]  # JSON lines with one line
         else:
-            file_names = _file_names(data.get('images'))
+            file_names = image_file_names(data.get('images'))
             keys = ', '.join(printable(key) for key in list(data)[:9])
             found = f' (found an object with the keys {keys})' if keys else ''
             data = data.get('annotations')
@@ -145,7 +125,7 @@ def _read_text(path: Path) -> str:
         raise OSError(
             f'{path} cannot be read ({os.strerror(error.errno or 0)}).'
         ) from error
-    reason = _content_error(data)
+    reason = content_error(data)
     if not reason:
         try:
             return data.decode('utf-8-sig')
@@ -154,7 +134,7 @@ def _read_text(path: Path) -> str:
     raise ValueError(f'{path} is no JSON file ({reason}).')
 
 
-def _content_error(data: bytes) -> str:
+def content_error(data: bytes) -> str:
     """Return why a file is not UTF-8 text, and what to do; '' if it is."""
     head = data[:HEAD_BYTES].removeprefix(_UTF_8_BOM).lstrip()
     if not head and data.removeprefix(_UTF_8_BOM).strip():
@@ -175,30 +155,22 @@ def _content_error(data: bytes) -> str:
 def _parse_file(path: Path, text: str) -> Any:
     """Parse JSON, or JSON lines as a list."""
     try:
-        return _parse(text)
+        return parse_json(text)
     except ValueError as error:
         if objects := _parse_objects(text):
             return objects
         lines = [line for line in text.split('\n') if line.strip()]
-        if path.suffix.lower() in _LINES_SUFFIXES or any(
-            isinstance(_parse_line(line), dict) for line in lines[:2]
+        if path.suffix.lower() in LINES_SUFFIXES or any(
+            isinstance(parse_line(line), dict) for line in lines[:2]
         ):
-            return [_parse_line(line) for line in lines]
+            return [parse_line(line) for line in lines]
         raise ValueError(
-            f'{path} is no JSON file ({_reason(error, text)}).'
+            f'{path} is no JSON file ({describe_error(error, text)}).'
         ) from error
-
-
-def _parse_line(line: str) -> Any:
-    try:
-        return _parse(line)
-    except ValueError as error:
-        return InvalidJson(f'is no JSON ({_reason(error, line)})')
 
 
 def _parse_objects(text: str) -> list:
     """Parse a sequence of objects without commas; [] for anything else."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
     objects = []
     offset = 0
     text = text.strip()
@@ -206,7 +178,7 @@ def _parse_objects(text: str) -> list:
         if text[offset] != '{':
             return []
         try:
-            value, offset = decoder.raw_decode(text, offset)
+            value, offset = DECODER.raw_decode(text, offset)
         except (ValueError, RecursionError):
             return []
         objects.append(value)
@@ -215,67 +187,7 @@ def _parse_objects(text: str) -> list:
     return objects
 
 
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
-    except RecursionError:
-        text = _replace_deep_values(text)
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
-    except ValueError as error:
-        raise ValueError(
-            f'it has lists or objects that are nested more than {MAX_DEPTH} '
-            'levels deep and are not closed'
-        ) from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-    value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    duplicate = DuplicateKey(value)
-    counts = Counter(key for key, _ in pairs)
-    duplicate.key = next(key for key in value if counts[key] > 1)
-    return duplicate
-
-
-def _integer(digits: str) -> 'int | float':
-    return int(digits) if len(digits) < _MAX_DIGITS else float(digits)
-
-
-def _replace_deep_values(text: str) -> str:
-    """Replace the values of JSON that are nested too deeply by null."""
-    parts = []
-    depth = start = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
-        if found[0] in '[{':
-            depth += 1
-            if depth == MAX_DEPTH + 1:
-                parts.append(text[start : found.start()])
-        elif found[0] in ']}':
-            if depth == MAX_DEPTH + 1:
-                parts.append('null')
-                start = found.end()
-            depth -= 1
-    return ''.join(parts) + (text[start:] if depth <= MAX_DEPTH else '')
-
-
-def _reason(error: ValueError, text: str) -> str:
-    """Describe a JSON error and its repair."""
-    if not isinstance(error, json.JSONDecodeError):
-        return printable(str(error))
-    before = text[: error.pos].rstrip()
-    hint = ''
-    if before.endswith(',') and text[error.pos : error.pos + 1] in (']', '}'):
-        hint = '; there is a comma after the last entry, remove it'
-    elif before.endswith(',') and error.msg.startswith('Illegal trailing'):
-        hint = '; remove the comma'
-    elif error.pos >= len(text.rstrip()):
-        hint = '; the file ends too early, download it again'
-    return f'line {error.lineno}, column {error.colno}: {error.msg}{hint}'
-
-
-def _file_names(images: Any) -> dict[str, Any] | None:
+def image_file_names(images: Any) -> dict[str, Any] | None:
     """Return the file names in COCO's table of images by image id."""
     if not isinstance(images, list):
         return None

@@ -4,6 +4,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from ..utils.errors import printable
+from ..utils.sample_errors import NO_IMAGE, SampleError
 from .tar_reader import Report
 
 IMAGE_SUFFIXES = (
@@ -132,3 +134,23 @@ def _make_sample(group: _Group, shard: str, report: Report) -> dict:
         else:
             sample[suffix] = data
     return sample
+
+
+def image_bytes(files: dict) -> bytes:
+    """Return the image of a sample: the first of ``IMAGE_SUFFIXES``.
+
+    Args:
+        files: Bytes of the sample's files by suffix.
+
+    Raises:
+        SampleError: The sample has no image.
+    """
+    for suffix in IMAGE_SUFFIXES:
+        if suffix in files:
+            return files[suffix]
+    suffixes = sorted(name for name in files if not name.startswith('__'))
+    raise SampleError(
+        f'it has {printable(str(suffixes))} but no image '
+        f'({", ".join(IMAGE_SUFFIXES)}).',
+        NO_IMAGE,
+    )

@@ -75,6 +75,11 @@ class TarReader:
         except ShardReadError as error:
             self._report_rest(f'cannot be read ({error})')
 
+    @property
+    def offset(self) -> int:
+        """Byte after the last member that was read, its padding included."""
+        return self._stream.offset
+
     def _report_rest(self, reason: str) -> None:
         self._report(
             'damaged',

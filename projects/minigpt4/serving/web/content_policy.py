@@ -14,10 +14,13 @@ class ContentPolicy:
 
     Args:
         app: The application.
+        policy: The value of the header; by default that of Gradio's page,
+            which needs inline scripts.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, policy: str = _POLICY) -> None:
         self.app = app
+        self.policy = policy.encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
@@ -26,7 +29,7 @@ class ContentPolicy:
             if message['type'] == 'http.response.start':
                 message['headers'] = [
                     *message.get('headers', ()),
-                    (b'content-security-policy', _POLICY.encode()),
+                    (b'content-security-policy', self.policy),
                     (b'referrer-policy', b'same-origin'),
                 ]
             await send(message)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..utils.regular_files import NotRegularFileError
+from .regular_files import NotRegularFileError
 
 
 class DatabaseError(ValueError):
@@ -21,11 +21,16 @@ class DamagedDatabaseError(DatabaseError):
     """A file cannot be read as a database."""
 
 
-def check_writable(path: Path) -> None:
-    """Refuse early, and with the system's reason, what SQLite cannot open."""
+def check_writable(path: Path, option: str = '-o') -> None:
+    """Refuse early, and with the system's reason, what SQLite cannot open.
+
+    Args:
+        path: The database.
+        option: The option that names it, for errors.
+    """
     if path.exists() and not path.is_file():
         raise NotRegularFileError(
-            f'{path} is not a regular file; give another -o.'
+            f'{path} is not a regular file; give another {option}.'
         )
     for file in (path.parent, path):
         if file.exists() and not os.access(file, os.W_OK):
@@ -35,10 +40,14 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
+def translated_errors(path: Path, option: str = '-o') -> Iterator[None]:
     """Raise errors of SQLite as errors for the user.
 
     Python 3.10 has no error codes of SQLite, so its fixed messages decide.
+
+    Args:
+        path: The database.
+        option: The option that names it, for errors.
     """
     try:
         yield
@@ -52,7 +61,8 @@ def translated_errors(path: Path) -> Iterator[None]:
                 ) from error
             raise OSError(
                 errno.ENOLCK,
-                'is on a file system without locks; give a -o on another one',
+                f'is on a file system without locks; give a {option} on '
+                'another one',
                 str(path),
             ) from error
         if 'full' in reason:
@@ -65,18 +75,21 @@ def translated_errors(path: Path) -> Iterator[None]:
         if 'readonly' in reason or 'open' in reason or 'I/O' in reason:
             raise OSError(
                 errno.EIO,
-                f'cannot be read and written ({reason}); give a -o in '
+                f'cannot be read and written ({reason}); give a {option} in '
                 'another folder',
                 str(path),
             ) from error
-        raise damaged_error(path, reason) from error
+        raise damaged_error(path, reason, option) from error
 
 
-def damaged_error(path: Path, reason: str) -> DamagedDatabaseError:
+def damaged_error(
+    path: Path, reason: str, option: str = '-o'
+) -> DamagedDatabaseError:
     """Build the error for a damaged file."""
+    again = ', or --overwrite to begin again' if option == '-o' else ''
     return DamagedDatabaseError(
         f'{path} is damaged or no results database ({reason}); give another '
-        '-o, or --overwrite to begin again.'
+        f'{option}{again}.'
     )
 
 

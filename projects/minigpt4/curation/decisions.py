@@ -1,0 +1,81 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Check a person's decision before it is stored."""
+
+from typing import Any
+
+from ..prompts.text_validation import check_text, is_blank
+from ..utils.errors import short_json
+from .ledger import Review
+from .review_item import ReviewItem
+
+KINDS = ('accept', 'edit', 'reject')
+MAX_NAME = 64  # characters of a reviewer's name
+MAX_TEXT = 20_000  # characters of an edited text
+MAX_NOTE = 2_000
+
+
+def check_reviewer(name: Any) -> str:
+    """Check the name of a reviewer; returns it without outer white space.
+
+    Raises:
+        ValueError: It is empty, too long, or has control characters.
+    """
+    if (
+        not isinstance(name, str)
+        or is_blank(name)
+        or len(name.strip()) > MAX_NAME
+        or not name.strip().isprintable()
+    ):
+        raise ValueError(
+            f'the reviewer is {short_json(name)}; expected a name of 1 to '
+            f'{MAX_NAME} characters.'
+        )
+    return name.strip()
+
+
+def make_review(
+    item: ReviewItem,
+    reviewer: Any,
+    decision: Any,
+    text: Any = None,
+    note: Any = '',
+    undo: bool = False,
+) -> Review:
+    """Check a decision.
+
+    Args:
+        item: The text under review.
+        reviewer: Name of the person.
+        decision: One of :data:`KINDS`; an edit that changes nothing is
+            accepted as ``'accept'``.
+        text: The new text of an edit.
+        note: A remark.
+        undo: Whether ``'none'``, which undoes a decision, is allowed.
+
+    Raises:
+        ValueError: One of the values is wrong.
+    """
+    reviewer = check_reviewer(reviewer)
+    kinds = (*KINDS, 'none') if undo else KINDS
+    if decision not in kinds:
+        raise ValueError(
+            f'the decision is {short_json(decision)}; expected one of '
+            f'{", ".join(kinds)}.'
+        )
+    note = check_text(
+        '' if note is None else note,
+        'the note',
+        allow_empty=True,
+        max_characters=MAX_NOTE,
+    )
+    accepted = item.text if decision == 'accept' else ''
+    if decision == 'edit':
+        if text is None or text == '':
+            raise ValueError('the decision is edit, but there is no new text.')
+        accepted = check_text(text, 'the new text', max_characters=MAX_TEXT)
+        accepted = accepted.strip()
+        if accepted == item.text:
+            decision = 'accept'
+    return Review(
+        item.image.id, item.digest, reviewer, decision, accepted, note.strip()
+    )

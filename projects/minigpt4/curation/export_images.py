@@ -1,0 +1,130 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The images of an export: checked, copied or linked, or converted.
+
+A file is exported only if it has the digest that the ledger has, so that
+each text belongs to the image that was described. JPEG files keep their
+bytes. Files of other formats are converted to JPEG, as stage 2 and the other
+readers of the layouts expect it.
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from ..images.read import SampleError, read_file, read_image
+from ..utils.sample_errors import NO_IMAGE
+from .ledger import LedgerImage
+
+Placement = Literal['copy', 'hardlink', 'symlink']
+JPEG_QUALITY = 95
+# why an image cannot be exported
+MISSING, CHANGED, UNREADABLE = 'missing', 'changed', 'unreadable'
+PROBLEMS = {
+    MISSING: 'the file is missing',
+    CHANGED: 'the file has changed since it was added',
+    UNREADABLE: 'the file cannot be read',
+}
+
+
+class ImageProblem(Exception):
+    """An image that cannot be exported.
+
+    Args:
+        kind: A key of :data:`PROBLEMS`.
+        reason: The reason, one sentence.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class ExportedImage(NamedTuple):
+    """The content of an image file.
+
+    Attributes:
+        data: The bytes of a JPEG file.
+        converted: Whether the ledger's file has another format.
+    """
+
+    data: bytes
+    converted: bool
+
+
+def read_exported(image: LedgerImage) -> ExportedImage:
+    """Read and check an image; convert it to JPEG where necessary.
+
+    Raises:
+        ImageProblem: The file is missing, cannot be read, or is not the one
+            that was added.
+    """
+    try:
+        data = read_file(image.path)
+    except SampleError as error:
+        kind = MISSING if error.reason == NO_IMAGE else UNREADABLE
+        raise ImageProblem(kind, str(error)) from error
+    if hashlib.sha256(data).hexdigest() != image.digest:
+        raise ImageProblem(
+            CHANGED,
+            f'{image.path} is not the file that was added to the ledger; '
+            'add it again, or restore it.',
+        )
+    if data.startswith(b'\xff\xd8\xff'):
+        return ExportedImage(data, False)
+    try:
+        pixels = read_image(data, image.path)
+    except SampleError as error:
+        raise ImageProblem(UNREADABLE, str(error)) from error
+    return ExportedImage(_jpeg(pixels), True)
+
+
+def place_image(
+    image: LedgerImage,
+    content: ExportedImage,
+    path: Path,
+    placement: Placement,
+) -> None:
+    """Create the file of an image in an export.
+
+    Args:
+        image: The image.
+        content: Its content.
+        path: The new file.
+        placement: Whether a JPEG file is copied or linked; a converted image
+            is always a new file.
+
+    Raises:
+        OSError: The file cannot be written, or not be linked.
+    """
+    if placement == 'copy' or content.converted:
+        write_file(path, content.data)
+        return
+    try:
+        if placement == 'symlink':
+            path.symlink_to(image.path)
+        else:
+            os.link(os.path.realpath(image.path), path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f'{image.path} cannot be linked ({error.strerror or error}); '
+            'export with copies of the images instead',
+        ) from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on disk."""
+    with open(path, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,121 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The actions of ``minigpt4 curate`` that exchange reviews with files."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from ..utils.errors import printable
+from .commands import opened
+from .label_studio import read_annotations, write_tasks
+from .pipeline import plan
+from .review_export import write_review
+from .review_import import (
+    ImportReport,
+    Record,
+    import_decisions,
+    read_decisions,
+)
+from .review_queue import ReviewQueue
+from .settings import build_steps, load_settings
+
+_NAMED = 20  # errors, and conflicts, that are printed
+
+
+@contextlib.contextmanager
+def opened_queue(args: argparse.Namespace) -> Iterator[ReviewQueue]:
+    """Open the queue of a ledger.
+
+    Args:
+        args: Has ``ledger``, ``config`` and ``set``.
+
+    Raises:
+        ValueError: A setting is wrong, or there is no text to review.
+        OSError: A file cannot be read.
+    """
+    with opened(args.ledger) as ledger:
+        settings = load_settings(ledger, args.config, args.set)
+        planned = plan(ledger, build_steps(settings))
+        steps = {step.step.name: step.number for step in planned}
+        yield ReviewQueue(ledger, steps, settings.review)
+
+
+def export_review(args: argparse.Namespace) -> int:
+    """Run ``minigpt4 curate export-review``."""
+    with opened_queue(args) as queue:
+        ids = _chosen(queue, args)
+        write_review(queue, ids, args.file, args.reviewer, args.image_side)
+    print(
+        f'{len(ids):,} texts written to {printable(str(args.file))}',
+        file=sys.stderr,
+    )
+    return 0
+
+
+def import_review(args: argparse.Namespace) -> int:
+    """Run ``minigpt4 curate import-review``; 1 if a record is wrong."""
+    return _import(args, read_decisions(args.file))
+
+
+def label_studio(args: argparse.Namespace) -> int:
+    """Run ``minigpt4 curate label-studio``."""
+    if args.exchange == 'import':
+        return _import(args, read_annotations(args.file))
+    with opened_queue(args) as queue:
+        ids = _chosen(queue, args)
+        config = write_tasks(queue, ids, args.file, args.image_prefix)
+    print(
+        f'{len(ids):,} tasks written to {printable(str(args.file))}; the '
+        f'labelling configuration of the project is in '
+        f'{printable(str(config))}',
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _chosen(queue: ReviewQueue, args: argparse.Namespace) -> list[int]:
+    """The texts to write.
+
+    Raises:
+        ValueError: There is none.
+    """
+    queue.score_objects()
+    shown = 'todo' if args.reviewer else 'open'
+    ids = queue.listed('all' if args.all else shown, args.reviewer)
+    if not ids:
+        raise ValueError(
+            'all texts are decided; give --all to write them again.'
+        )
+    return ids[: args.limit]
+
+
+def _import(args: argparse.Namespace, records: list[Record]) -> int:
+    with opened_queue(args) as queue:
+        report = import_decisions(queue, records, args.reviewer, args.replace)
+    _print_report(report)
+    return 1 if report.errors or report.conflicts else 0
+
+
+def _print_report(report: ImportReport) -> None:
+    for kind, sentences in (
+        ('wrong', report.errors),
+        ('conflict', report.conflicts),
+    ):
+        for sentence in sentences[:_NAMED]:
+            print(f'{kind}: {printable(sentence)}', file=sys.stderr)
+        if len(sentences) > _NAMED:
+            more = len(sentences) - _NAMED
+            print(f'{kind}: ... and {more:,} more', file=sys.stderr)
+    counts = (
+        ('already there', report.known),
+        ('without a decision', report.undecided),
+        ("against another reviewer's decision", report.disputed),
+        ('wrong', len(report.errors)),
+        ('in conflict', len(report.conflicts)),
+    )
+    parts = [f'{number:,} {name}' for name, number in counts if number]
+    print(
+        ', '.join([f'{report.stored:,} decisions stored', *parts]),
+        file=sys.stderr,
+    )

@@ -1,0 +1,243 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Run of ``minigpt4 data check``: read, count, compare, write the report."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..loading import quiet_logs
+from ..utils.atomic import make_folder, write_atomically
+from ..utils.errors import printable
+from ..utils.progress import progress_bar
+from ..utils.signals import StopRequest, StopSignal
+from .data_items import count_records
+from .duplicates import image_groups, image_problems, text_problems
+from .find_data import FoundData, find_data
+from .image_facts import require_imagehash
+from .limits import KINDS, Count, count_problems
+from .manifest import (
+    Difference,
+    build_manifest,
+    compare_manifests,
+    read_manifest,
+)
+from .prompt_tokens import PromptTokens
+from .report import write_report
+from .scan import HELD_OUT, Problem, Scan
+from .summary import summarise
+
+_NAMED = 5  # problems of a kind that are printed
+_DIFFERENCES = 20  # from a manifest that are printed
+_OUTPUTS = ('report.html', 'summary.json', 'problems.jsonl', 'manifest.json')
+
+
+def check_data(args: argparse.Namespace) -> int:
+    """Check data and report.
+
+    Args:
+        args: The options of :mod:`minigpt4_cli.data_check`.
+
+    Returns:
+        0 if no limit is exceeded and the manifest agrees, else 1; 128 + N
+        after signal N, which ends the reading and not the report.
+
+    Raises:
+        ValueError: A source or a manifest is invalid.
+        OSError: A file cannot be read or written.
+        ImportError: A package is missing.
+    """
+    if args.near:
+        require_imagehash()
+    old = None if args.verify is None else read_manifest(args.verify)
+    if args.out is not None:
+        _check_output(args.out)
+    start = time.perf_counter()
+    with quiet_logs(not args.quiet):
+        found = find_data(args.sources)
+        against = find_data(args.against) if args.against else None
+        prompts = PromptTokens(args.model)
+        scan = Scan(prompts, args.near > 0, args.workers)
+        other = Scan(None, args.near > 0, args.workers, num_samples=0)
+        with StopRequest() as stop:
+            try:
+                _read(found, scan, args, stop, None)
+                if against is not None:
+                    _read(against, other, args, stop, HELD_OUT)
+            except StopSignal:
+                pass  # what was read is reported
+            return _finish(
+                args,
+                found,
+                scan,
+                other if against is not None else None,
+                old,
+                stop.signum,
+                start,
+            )
+
+
+def _read(
+    found: FoundData,
+    scan: Scan,
+    args: argparse.Namespace,
+    stop: StopRequest,
+    split: int | None,
+) -> None:
+    """Read the parts of the data with a progress bar."""
+    sizes = [count_records(part) for part in found.parts]
+    known = [size for size in sizes if size is not None]
+    total = sum(known) if len(known) == len(sizes) else None
+    with progress_bar(visible=not args.quiet) as bar:
+        task = bar.add_task('reading', total=total)
+
+        def on_record() -> None:
+            bar.advance(task)
+            stop.raise_if_requested()
+
+        for part in found.parts:
+            scan.read(part, args.images, split, on_record)
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse a folder that has other files than those of a check.
+
+    Raises:
+        ValueError: It is not empty and has no report.
+        OSError: It cannot be created.
+    """
+    make_folder(folder)
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & set(_OUTPUTS):
+        raise ValueError(
+            f'{folder} has other files; give a new folder as -o, for the '
+            f'report ({", ".join(_OUTPUTS)}).'
+        )
+
+
+def _finish(
+    args: argparse.Namespace,
+    found: FoundData,
+    scan: Scan,
+    other: Scan | None,
+    old: 'Mapping[str, Any] | None',
+    signum: int | None,
+    start: float,
+) -> int:
+    """Report; returns the exit status."""
+    groups = image_groups(scan, other, args.near)
+    problems = [
+        *scan.problems,
+        *image_problems(groups, scan, other),
+        *text_problems(scan, other),
+    ]
+    counts = count_problems(scan, problems, args.limits)
+    differences: list[Difference] = []
+    manifest = None
+    if signum is None and (args.out is not None or old is not None):
+        manifest = build_manifest(args.sources, found.parts, scan)
+        if old is not None:
+            differences = compare_manifests(old, manifest)
+    summary = summarise(args.sources, found, scan, counts, differences)
+    summary['complete'] = signum is None
+    summary['seconds'] = round(time.perf_counter() - start, 2)
+    if args.out is not None:
+        _write(args.out, summary, problems, manifest)
+        write_report(args.out / 'report.html', summary, scan, problems, groups)
+    _print(args, summary, counts, problems, differences, found.ignored)
+    if signum is not None:
+        print(
+            f'\nstopped by signal {signum}; the figures are those of the '
+            f'first {scan.num_records:,} records, and no manifest is '
+            'written.',
+            file=sys.stderr,
+        )
+        return 128 + signum
+    exceeded = any(count.exceeded for count in counts)
+    return 1 if exceeded or differences else 0
+
+
+def _write(
+    folder: Path,
+    summary: Mapping[str, Any],
+    problems: Sequence[Problem],
+    manifest: 'Mapping[str, Any] | None',
+) -> None:
+    def dump(name: str, content: Any) -> None:
+        text = json.dumps(content, indent=1, ensure_ascii=True)
+        write_atomically(folder / name, text.encode() + b'\n')
+
+    dump('summary.json', summary)
+    lines = [json.dumps(problem._asdict()) for problem in problems]
+    write_atomically(
+        folder / 'problems.jsonl',
+        ''.join(f'{line}\n' for line in lines).encode(),
+    )
+    if manifest is not None:
+        dump('manifest.json', manifest)
+
+
+def _print(
+    args: argparse.Namespace,
+    summary: Mapping[str, Any],
+    counts: Sequence[Count],
+    problems: Sequence[Problem],
+    differences: Sequence[Difference],
+    ignored: Sequence[str],
+) -> None:
+    """Print the result."""
+    if not args.quiet:
+        for line in ignored:
+            print(f'note: {line}', file=sys.stderr)
+        print(headline(summary))
+    for count in counts:
+        if count.number and (count.exceeded or not args.quiet):
+            print(_line(count))
+            _print_first(count.kind, problems)
+    for difference in differences[:_DIFFERENCES]:
+        print(f'{difference.change} since the manifest: {difference.name}')
+    if len(differences) > _DIFFERENCES:
+        print(f'... and {len(differences) - _DIFFERENCES:,} more')
+    if args.out is not None and not args.quiet:
+        print(f'report: {printable(str(args.out / "report.html"))}')
+    exceeded = [count.kind for count in counts if count.exceeded]
+    if exceeded:
+        print(f'result: more problems than accepted: {", ".join(exceeded)}')
+    elif differences:
+        print('result: the data are not those of the manifest')
+    elif not args.quiet:
+        print('result: accepted')
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return the counts in one line."""
+    return (
+        f'{summary["records"]:,} records ({summary["valid"]:,} valid), '
+        f'{summary["images"]:,} images, {summary["turns"]:,} turns in '
+        f'{summary["seconds"]:g} s'
+    )
+
+
+def _line(count: Count) -> str:
+    limit = 'any'
+    if count.limit is not None:
+        limit = f'{count.limit.value:g}{"%" * count.limit.percent}'
+    mark = 'x' if count.exceeded else '-'
+    return (
+        f'{mark} {count.kind}: {count.number:,} {KINDS[count.kind].title} '
+        f'({100 * count.share:.2f} %; accepted: {limit})'
+    )
+
+
+def _print_first(kind: str, problems: Sequence[Problem]) -> None:
+    listed = [problem for problem in problems if problem.kind == kind]
+    for problem in listed[:_NAMED]:
+        reason = printable(problem.reason)
+        name = printable(problem.name)
+        named = not name or name in reason
+        print(f'    {reason if named else f"{name}: {reason}"}'[:240])
+    if len(listed) > _NAMED:
+        print(f'    ... and {len(listed) - _NAMED:,} more')

@@ -1,0 +1,197 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Read COCO's captions and instances, and cc_sbu_align."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..datasets.json_stream import stream_json
+from ..datasets.json_values import DuplicateKey, InvalidJson
+from .import_items import Item, ReadOptions, invalid_item
+
+OBJECTS_QUESTION = 'Which objects are in this image?'
+_ANNOTATION_FILE = re.compile(r'(?:captions|instances)_?.*[.]json(?:[.]gz)?')
+
+
+class _Images:
+    """COCO's table of images: file names by image id."""
+
+    def __init__(self) -> None:
+        self.names: dict[Any, Any] = {}
+
+    def add(self, image: Any) -> None:
+        if not isinstance(image, dict) or 'id' not in image:
+            return
+        key = _image_id(image['id'])
+        name = image.get('file_name')
+        if self.names.setdefault(key, name) != name:
+            self.names[key] = None  # two files have this id
+
+
+def _image_id(value: Any) -> Any:
+    """An id, the same for ``139`` and ``"139"``; None if it is no id."""
+    if isinstance(value, str):
+        # a longer number would not be written as the same text again
+        digits = value.isdecimal() and len(value) < 19 and value[0] != '0'
+        return int(value) if digits else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def annotation_files(path: Path, kind: str) -> list[Path]:
+    """The files of a kind in a folder, or in its folder ``annotations``.
+
+    Args:
+        path: The folder, or a file, which is returned.
+        kind: The beginning of their names, ``'captions'`` or
+            ``'instances'``.
+    """
+    if path.is_file():
+        return [path]
+    return [
+        file
+        for folder in (path, path / 'annotations')
+        for file in sorted(folder.glob(f'{kind}*.json*'))
+        if _ANNOTATION_FILE.fullmatch(file.name)
+    ]
+
+
+def read_captions(path: Path, options: ReadOptions) -> Iterator[Item]:
+    """Read COCO's captions, or cc_sbu_align, which has no table of images."""
+    objects = None if options.objects is None else read_classes(options)
+    for file in annotation_files(path, 'captions'):
+        yield from _read_captions(file, objects)
+
+
+def _read_captions(
+    path: Path, objects: dict[Any, list[str]] | None
+) -> Iterator[Item]:
+    table = _Images()
+    complete = False
+    for entry in stream_json(path):
+        if entry.key == 'images':
+            table.add(entry.value)
+            continue
+        if entry.key not in (None, 'annotations') or not entry.in_list:
+            continue
+        if invalid := invalid_item(path, entry):
+            yield invalid
+            continue
+        if not table.names and not complete and entry.key is not None:
+            _read_table(path, table)  # it may follow the annotations
+            complete = True
+        record = entry.value
+        if isinstance(record, DuplicateKey):
+            yield Item(path, entry.number, record)
+            continue
+        image_id = _image_id(record.get('image_id'))
+        if objects is not None:
+            record['objects'] = objects.get(image_id, [])
+        if table.names and 'image' not in record:
+            name = table.names.get(image_id)
+            if name is None:
+                yield Item(
+                    path, entry.number, None, _no_name(image_id, table.names)
+                )
+                continue
+            record['image'] = name
+        yield Item(path, entry.number, record)
+
+
+def _no_name(image_id: Any, names: dict[Any, Any]) -> str:
+    if image_id is None:
+        return 'has no image_id'
+    if image_id in names:
+        return (
+            f'has the image_id {image_id!r}, which has no or more than one '
+            'file_name in the table "images"'
+        )
+    return f'has the image_id {image_id!r}, which the table "images" lacks'
+
+
+def _read_table(path: Path, table: _Images) -> None:
+    for entry in stream_json(path):
+        if entry.key == 'images':
+            table.add(entry.value)
+
+
+def read_instances(path: Path, options: ReadOptions) -> Iterator[Item]:
+    """Read the object classes of each image of COCO's instances file.
+
+    Yields:
+        A question about the objects; the answer lists their classes, and
+        ``objects`` of the record has them as a list.
+    """
+    for file in annotation_files(path, 'instances'):
+        table, classes, problems = _classes(file)
+        yield from problems
+        for number, (image_id, names) in enumerate(classes.items(), 1):
+            name = table.names.get(image_id)
+            if name is None:
+                reason = _no_name(image_id, table.names)
+                yield Item(file, number, None, reason, 'image')
+                continue
+            yield Item(
+                file,
+                number,
+                dict(
+                    id=image_id,
+                    image=name,
+                    question=OBJECTS_QUESTION,
+                    answer=', '.join(names),
+                    objects=names,
+                ),
+                unit='image',
+            )
+
+
+def read_classes(options: ReadOptions) -> dict[Any, list[str]]:
+    """The names of the object classes by image id.
+
+    Raises:
+        ValueError: The file has no objects.
+    """
+    assert options.objects is not None
+    _, classes, _ = _classes(options.objects)
+    if not classes:
+        raise ValueError(
+            f'{options.objects} has no objects; expected '
+            "instances_*.json of COCO, with the tables 'annotations' and "
+            "'categories'."
+        )
+    return classes
+
+
+def _classes(
+    path: Path,
+) -> tuple[_Images, dict[Any, list[str]], list[Item]]:
+    table = _Images()
+    category_names: dict[Any, str] = {}
+    found: dict[Any, dict[Any, None]] = {}
+    problems = []
+    for entry in stream_json(path):
+        value = entry.value
+        if entry.key == 'images':
+            table.add(value)
+        elif entry.key == 'categories' and isinstance(value, dict):
+            category_names[value.get('id')] = str(value.get('name'))
+        elif isinstance(value, InvalidJson):
+            problems.append(Item(path, entry.number, None, value.reason))
+        elif entry.key == 'annotations' and isinstance(value, dict):
+            image_id = _image_id(value.get('image_id'))
+            category = value.get('category_id')
+            if image_id is None or not isinstance(category, (int, str)):
+                reason = 'has no image_id or no category_id'
+                problems.append(Item(path, entry.number, None, reason))
+                continue
+            found.setdefault(image_id, {})[category] = None
+    classes = {
+        image_id: sorted(
+            category_names.get(category, str(category))
+            for category in categories
+        )
+        for image_id, categories in found.items()
+    }
+    return table, classes, problems

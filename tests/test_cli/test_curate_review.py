@@ -1,0 +1,125 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 curate review`` and the exchange of reviews with files."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+pytest.importorskip('datasketch', reason='needs minigpt4[curate]')
+
+from tests.review_ledger import make_ledger
+
+from minigpt4.curation.ledger import Ledger
+from minigpt4.curation.settings import (
+    CurationSettings,
+    build_steps,
+    dump_settings,
+)
+from minigpt4_cli.main import main
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    settings = CurationSettings()
+    with make_ledger(tmp_path, steps=build_steps(settings)) as opened:
+        opened.save_settings(dump_settings(settings))
+        return str(opened.path)
+
+
+def decisions(ledger):
+    with Ledger(ledger) as opened:
+        return {(r.image, r.reviewer): r.decision for r in opened.reviews()}
+
+
+def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):
+    table = tmp_path / 'review.csv'
+    words = ['--ledger', ledger]
+    command = ['curate', 'export-review', str(table), '--limit', '3', *words]
+    assert main(command) == 0
+    assert '3 texts written to' in capsys.readouterr().err
+    with open(table, encoding='utf-8-sig', newline='') as file:
+        rows = list(csv.DictReader(file))
+    places = {row['file']: place for place, row in enumerate(rows)}
+    assert places['image5.png'] < places['image3.png']  # by risk
+    rows[places['image5.png']]['decision'] = 'accept'
+    rows[places['image3.png']]['decision'] = 'remove'
+    with open(table, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    command = ['curate', 'import-review', str(table), *words]
+    assert main([*command, '--reviewer', 'Ann']) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f'wrong: row {places["image3.png"] + 2}: the decision is "remove"; '
+        'expected one of accept, edit, reject.',
+        '1 decisions stored, 1 without a decision, 1 wrong',
+    ]
+    assert decisions(ledger) == {(5, 'Ann'): 'accept'}
+
+
+def test_label_studio_makes_the_round_trip(ledger, tmp_path, capsys):
+    path = tmp_path / 'tasks.json'
+    words = ['curate', 'label-studio', '--ledger', ledger]
+    assert main([*words, 'export', str(path), '--limit', '1']) == 0
+    assert 'tasks.xml' in capsys.readouterr().err
+    tasks = json.loads(path.read_text())
+    value = dict(choices=['reject'])
+    result = dict(from_name='decision', type='choices', value=value)
+    tasks[0]['annotations'] = [dict(completed_by=5, result=[result])]
+    path.write_text(json.dumps(tasks))
+    assert main([*words, 'import', str(path)]) == 0
+    image = int(tasks[0]['data']['image_digest'], 16)
+    assert decisions(ledger) == {(image, 'label-studio-5'): 'reject'}
+
+
+def test_wrong_calls_are_refused(ledger, tmp_path, capsys):
+    words = ['--ledger', ledger]
+    with pytest.raises(SystemExit):
+        main(['curate', 'export-review', 'file.txt', *words])
+    assert 'neither .html nor .csv' in capsys.readouterr().err
+    missing = str(tmp_path / 'none.csv')
+    assert main(['curate', 'import-review', missing, *words]) == 1
+    assert 'does not exist' in capsys.readouterr().err
+    other = ['--ledger', str(tmp_path / 'other.sqlite')]
+    assert main(['curate', 'review', *other]) == 1
+    assert 'curate add' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['curate', 'review', '--port', '99999', *words])
+    assert '99999 is not a port' in capsys.readouterr().err
+
+
+def test_the_page_is_served_until_a_signal(ledger):
+    pytest.importorskip('fastapi', reason='needs minigpt4[serve]')
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'minigpt4_cli.main', 'curate', 'review']
+        + ['--ledger', ledger, '--port', '0'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ, PYTHONUNBUFFERED='1'),
+    )
+    try:
+        lines = []
+        while not lines or 'texts to review' not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        url = re.search(r'http://127\.0\.0\.1:\d+/', lines[-1])[0]
+        with urllib.request.urlopen(url) as response:
+            assert b'Review' in response.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+        output = process.stdout.read()
+        assert 'All decisions are stored' in output
+        assert 'Traceback' not in output
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,296 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The actions add, run and status of minigpt4 curate, and killed runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.chat_endpoint import chat_endpoint
+
+from minigpt4.curation import describe, pipeline
+from minigpt4.curation.ledger import Ledger
+from minigpt4_cli.main import main
+
+FAST = (
+    'describe.generation={max_new_tokens: 12}',
+    'rules.skip=[language, fragment, unfinished, near_duplicate_image]',
+    'rules.min_words=5',
+)
+# In one process: it loads the model once, and each run is a forked child that
+# ends itself with SIGKILL at one point.
+KILLED = '''
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from minigpt4.curation import describe
+from minigpt4.curation.history import histories
+from minigpt4.curation.ledger import Ledger
+from minigpt4.curation.pipeline import plan, run_steps
+from minigpt4.curation.settings import *
+from minigpt4.curation import pipeline
+from minigpt4.utils.signals import StopRequest
+
+folder, images, *overrides = sys.argv[1:]
+folder = Path(folder)
+pipeline._FLUSH_SECONDS = 0.0  # a point after each result
+with Ledger(folder / 'base.sqlite') as ledger:
+    settings = load_settings(ledger, None, overrides)
+    settings.describe.device = 'cpu'
+describe.shared_model(settings.describe.model, None, 'cpu', None)
+
+def run(path):
+    with Ledger(path) as ledger, StopRequest() as stop:
+        planned = plan(ledger, build_steps(settings))
+        run_steps(ledger, planned, STEP_NAMES, stop)
+        return [
+            (h.image.id, h.texts, h.final, h.dropped)
+            for h in histories(ledger, planned)
+        ]
+
+def killed(path, calls, before):
+    """Run in a child that dies at a call of add_results."""
+    child = os.fork()
+    if child == 0:
+        add, count = Ledger.add_results, 0
+        def add_results(self, step, results):
+            nonlocal count
+            count += 1
+            if count == calls and before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            add(self, step, results)
+            if count == calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Ledger.add_results = add_results
+        run(path)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+path = folder / 'killed.sqlite'
+shutil.copy(folder / 'base.sqlite', path)
+deaths = 0
+for calls, before in [(1, True), (3, False), (2, True), (7, False), (4, False),
+                      (9, True), (1, False)]:
+    status = killed(path, calls, before)
+    if status == -signal.SIGKILL:
+        deaths += 1
+continued = run(path)
+whole = folder / 'whole.sqlite'
+shutil.copy(folder / 'base.sqlite', whole)
+expected = run(whole)
+print('deaths', deaths, 'images', len(expected))
+print('kept', sum(final is not None for _, _, final, _ in expected))
+assert continued == expected, (continued, expected)
+'''
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs the verb in the current folder: status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capsys.readouterr()
+        status = main(['curate', *map(str, words)])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def sets(*overrides):
+    return [word for o in (*FAST, *overrides) for word in ('--set', o)]
+
+
+def test_add_run_and_status(command, images, tmp_path):
+    status, _, err = command('add', images, '--licence', 'CC0')
+    assert status == 0 and err.endswith(
+        '12 images added; 12 in curation.sqlite\n'
+    )
+    status, out, _ = command('status')
+    assert out.startswith('12 images: curation.sqlite\n')
+    assert out.split()[-5:] == ['rules', '0', '0', '0', '0']
+    status, _, err = command('run', *sets('describe.device=cpu'))
+    assert status == 0
+    # the settings of the run are those of status
+    status, out, _ = command('status')
+    rows = dict(
+        (row.split()[0], row.split()[1:]) for row in out.splitlines()[2:6]
+    )
+    assert rows['describe'] == rows['continue'] == ['12', '0', '0', '0']
+    ok, dropped, failed, missing = map(int, rows['rules'])
+    assert ok + dropped == 12 and failed == missing == 0
+    # nothing is left
+    with Ledger(tmp_path / 'curation.sqlite') as ledger:
+        steps = [step[0] for step in ledger.steps()][-4:]
+        before = [list(ledger.results(step)) for step in steps]
+    assert command('run')[0] == 0
+    with Ledger(tmp_path / 'curation.sqlite') as ledger:
+        assert before == [list(ledger.results(step)) for step in steps]
+
+
+def test_some_steps(command, images):
+    command('add', images, '--limit', '2')
+    status, _, err = command('run', '--steps', 'rules')
+    assert status == 1
+    assert 'but 2 have no result of describe; run describe too' in err
+    status, _, err = command(
+        'run', '--steps', 'describe', *sets('describe.device=cpu')
+    )
+    assert status == 0
+    _, out, _ = command('status')
+    assert out.splitlines()[2].split() == ['describe', '2', '0', '0', '0']
+    assert out.splitlines()[3].split()[-1] == '2'
+    status, _, err = command('run', '--steps', 'repiar')
+    assert status == 1 and "there is no step 'repiar'" in err
+
+
+def test_failures_are_named_and_tried_again(command, images, tmp_path):
+    file = tmp_path / 'lost.png'
+    file.write_bytes((images / '00.png').read_bytes())
+    command('add', file)
+    file.rename(tmp_path / 'away.png')
+    options = sets('describe.device=cpu')
+    status, _, err = command('run', *options)
+    assert status == 1
+    assert 'describe: 1 failed: ' in err and 'lost.png' in err
+    (tmp_path / 'away.png').rename(file)
+    assert command('run')[0] == 0
+
+
+def test_unreadable_images_are_named(command, images, tmp_path):
+    (tmp_path / 'x.png').write_bytes(b'no image')
+    status, _, err = command('add', images, 'x.png')
+    assert status == 1
+    assert 'unreadable: x.png cannot be read as an image' in err
+    assert '12 images added, 1 unreadable; 12 in curation.sqlite' in err
+
+
+def test_captions_and_objects(command, images, tmp_path):
+    objects = tmp_path / 'objects.json'
+    objects.write_text(json.dumps({'3': ['cat']}))
+    assert command('add', images, '--objects', objects)[0] == 0
+    with Ledger(tmp_path / 'curation.sqlite') as ledger:
+        assert ledger.images([4])[0].details['objects'] == ['cat']
+    objects.write_text(json.dumps({'99': ['cat']}))
+    status, _, err = command('add', images, '--objects', objects)
+    assert status == 1 and 'has objects of none of the 12 images' in err
+
+
+@pytest.mark.parametrize('action', ['run', 'status'])
+def test_without_images(command, tmp_path, action):
+    status, _, err = command(action)
+    assert status == 1 and 'curation.sqlite does not exist; add images' in err
+    assert not (tmp_path / 'curation.sqlite').exists()
+    Ledger(tmp_path / 'curation.sqlite').close()
+    status, _, err = command(action)
+    assert status == 1 and 'curation.sqlite has no images; add some' in err
+
+
+def test_a_signal_keeps_the_results(command, images, tmp_path, monkeypatch):
+    command('add', images)
+    monkeypatch.setattr(pipeline, '_FLUSH_SECONDS', 0.0)
+    monkeypatch.setattr(pipeline, '_CLAIMED', 2)
+    answers = describe.answers
+
+    def stopped(*args, **kwargs):
+        for i, answer in enumerate(answers(*args, **kwargs)):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield answer
+
+    monkeypatch.setattr(describe, 'answers', stopped)
+    options = sets('describe.device=cpu', 'describe.slots=1')
+    status, _, err = command('run', *options)
+    assert status == 128 + signal.SIGTERM
+    stored = int(err.split('stopped; ')[1].split()[0])
+    assert err.strip().endswith(
+        f'stopped; {stored} results kept; the same command continues'
+    )
+    _, out, _ = command('status')
+    _, ok, _, _, missing = out.splitlines()[2].split()
+    assert int(ok) == stored and 3 <= stored < 12
+    assert int(missing) == 12 - stored
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert command('run')[0] == 0
+
+
+def test_missing_packages_are_named(command, images, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'lingua', None)
+    status, _, err = command('add', images)
+    assert status == 1
+    assert "lingua; install them with: pip install 'minigpt4[curate]'" in err
+
+
+def test_a_killed_run_gives_the_same_texts(command, images, tmp_path):
+    command('add', images, '--ledger', 'base.sqlite')
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, tmp_path, images, *FAST],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.split()
+    assert int(found[found.index('deaths') + 1]) >= 5
+    assert int(found[found.index('images') + 1]) == 12
+    assert int(found[found.index('kept') + 1]) >= 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_from_outside(command, images, tmp_path):
+    command('add', images)
+    words = ['curate', 'run', '-q', *sets('describe.device=cpu')]
+    program = [sys.executable, '-m', 'minigpt4_cli.main', *words]
+    process = subprocess.Popen(program, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with Ledger(tmp_path / 'curation.sqlite') as ledger:
+            if any(list(ledger.results(s[0])) for s in ledger.steps()):
+                break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert command('run')[0] == 0
+    _, out, _ = command('status')
+    assert out.splitlines()[2].split() == ['describe', '12', '0', '0', '0']
+
+
+def test_repairs_are_estimated_counted_and_limited(
+    command, images, monkeypatch
+):
+    pytest.importorskip('openai')
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    command('add', images)
+    with chat_endpoint(lambda message: 'A red circle is here.') as endpoint:
+        repair = sets(
+            'repair.backend=openai',
+            'repair.model=fixer',
+            f'repair.base_url={endpoint.url}',
+            'repair.api_key_env=null',
+            'repair.guard.language=ignore',
+            'repair.price_prompt=0',
+            'repair.price_completion=1000',
+            'repair.max_tokens=50',
+            'repair.concurrency=1',
+        )
+        status, out, _ = command('run', '--estimate', *repair)
+        assert status == 0 and endpoint.messages == []
+        assert out.startswith('repair: ') and 'do not exist yet' in out
+        status, _, err = command('run', '--max-cost', 0.11, *repair)
+        assert status == 1 and len(endpoint.messages) == 2
+        assert 'repair: 2 answers, 200 prompt tokens, 100 tokens' in err
+        assert err.endswith(
+            'error: repairs have cost $0.100000, and the next request might '
+            'exceed max_cost = $0.110000; what was repaired is kept, raise '
+            'max_cost to continue.\n'
+        )
+        # the settings of the last run count, with a higher limit
+        status, _, err = command('run', '--max-cost', 10)
+        assert len(endpoint.messages) == 12  # one for each image
+    _, out, _ = command('status')
+    assert 'repair 12 0 0 0' in ' '.join(out.split())

@@ -1,0 +1,74 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Repairs by the LLM of a local model."""
+
+import pytest
+
+from minigpt4.curation.ledger import LedgerImage
+from minigpt4.curation.pipeline import StepItem
+from minigpt4.curation.repair import create_backend
+from minigpt4.curation.repair_answers import Answer, EndpointError, Request
+from minigpt4.curation.repair_settings import RepairSettings
+
+NAME = 'minigpt-4_nano_caption'
+
+
+def backend(**fields):
+    return create_backend(
+        RepairSettings(
+            backend='model',
+            model=NAME,
+            device='cpu',
+            concurrency=2,
+            **{'max_tokens': 24, **fields},
+        )
+    )
+
+
+def requests(*messages):
+    for number, message in enumerate(messages):
+        item = StepItem(LedgerImage(number, 'd', '/x', {}), message, {})
+        yield Request(item, message)
+
+
+def answers(asked, *messages):
+    return {
+        request.message: answer
+        for request, answer in filter(None, asked.answers(requests(*messages)))
+    }
+
+
+def test_every_message_has_an_answer_of_its_own():
+    messages = [f'What is this? {i}' for i in range(5)]
+    found = answers(backend(), *messages)
+    assert set(found) == set(messages)
+    alone = answers(backend(), messages[3])
+    assert alone[messages[3]] == found[messages[3]]
+    for answer in found.values():
+        assert bool(answer.text) is not bool(answer.problem)
+        assert answer.prompt_tokens > 0 and answer.completion_tokens > 0
+
+
+def test_a_limit_and_a_long_message_fail_their_text_alone():
+    long = 'word ' * 5000
+    found = answers(backend(max_tokens=1), 'Hello', long)
+    assert 'reached 1 tokens and is cut off' in found['Hello'].problem
+    assert 'exceed' in found[long].problem and not found[long].endpoint_failed
+
+
+def test_a_model_that_always_fails_ends_the_run(monkeypatch):
+    asked = backend(max_failures=3)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(
+        'minigpt4.generation.model_runner.ModelRunner.prefill', fail
+    )
+    with pytest.raises(EndpointError, match='failed 3 times in succession'):
+        answers(asked, *map(str, range(9)))
+
+
+def test_known_answers_pass():
+    (request,) = requests('x')
+    known = request._replace(known=Answer('X'))
+    assert list(backend().answers(iter([known]))) == [(known, Answer('X'))]

@@ -1,0 +1,82 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+import json
+
+import pytest
+from tests.data_sets import jpeg, noise, pair, write_shard
+
+from minigpt4.data_tools.find_data import find_data
+
+
+def kinds(found):
+    return {part.name: (part.kind, part.held_out) for part in found.parts}
+
+
+def test_a_folder_of_several_sets(tmp_path, records):
+    write_shard(tmp_path / 'web' / '00000.tar', {'1': pair(1, 'a dog')})
+    write_shard(tmp_path / 'web' / '00001.TAR', {'2': pair(2, 'a cat')})
+    (tmp_path / 'test').mkdir()
+    (tmp_path / 'test' / 'all.jsonl').write_text(
+        '{"question": "What?", "image_id": 1}\n'
+    )
+    (tmp_path / 'set' / 'notes.json').write_text('{"a": 1}')
+    (tmp_path / '.hidden').mkdir()
+    (tmp_path / '.hidden' / 'x.json').write_text('[{"caption": "a"}]')
+    found = find_data([str(tmp_path)])
+    assert kinds(found) == {
+        'set/filter_cap.json': ('records', False),
+        'test/all.jsonl': ('records', True),
+        'web': ('shards', False),
+    }
+    assert [len(part.shards) for part in found.parts][-1] == 2
+    (ignored,) = found.ignored
+    assert ignored.startswith('set/notes.json is not used: ')
+
+
+def test_photographs_with_texts_and_without(tmp_path):
+    (tmp_path / 'dog.JPG').write_bytes(jpeg(noise(1)))
+    (part,) = find_data([str(tmp_path)]).parts
+    assert (part.kind, len(part.images)) == ('images', 1)
+    (tmp_path / 'dog.txt').write_text('a dog')
+    (part,) = find_data([str(tmp_path)]).parts
+    assert (part.kind, len(part.photos.train)) == ('photos', 1)
+
+
+def test_coco_captions(tmp_path):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'train' / '1.jpg').write_bytes(jpeg(noise(1)))
+    (tmp_path / 'captions_train.json').write_text(
+        json.dumps(
+            dict(
+                images=[dict(id=1, file_name='1.jpg')],
+                annotations=[dict(image_id=1, caption='a dog')],
+            )
+        )
+    )
+    (part,) = find_data([str(tmp_path)]).parts
+    assert part.kind == 'photos'
+
+
+def test_a_pattern_of_shards(tmp_path):
+    write_shard(tmp_path / '00000.tar', {'1': pair(1, 'a dog')})
+    found = find_data([str(tmp_path / '{00000..00002}.tar')])
+    assert len(found.parts[0].shards) == 1
+    assert found.ignored[0].startswith('2 of 3 shards')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('gone.json', None, 'gone.json does not exist'),
+        ('gone.tar', None, 'no shard matches'),
+        ('cat.jpg', b'x', 'is no data that is known'),
+        ('empty/', None, 'has no data; expected shards'),
+    ],
+)
+def test_no_data(tmp_path, name, content, message):
+    path = tmp_path / name
+    if name.endswith('/'):
+        path.mkdir()
+    elif content:
+        path.write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        find_data([str(path)])

@@ -1,0 +1,430 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Each format is recognised, and its records are read; damage is reported."""
+
+import gzip
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from minigpt4.data_tools.formats import FORMATS, find_format
+from minigpt4.data_tools.import_items import ReadOptions
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Function that writes files, and reads one as (format, items)."""
+
+    def read(files, source=None, name=None, **options):
+        for file, content in files.items():
+            path = tmp_path / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not isinstance(content, (bytes, str)):
+                content = json.dumps(content)
+            if isinstance(content, str):
+                content = content.encode()
+            path.write_bytes(content)
+        source = next(iter(files)) if source is None else source
+        format_, path = find_format(tmp_path / source, name)
+        items = list(format_.read(path, ReadOptions(**options)))
+        return format_.name, items
+
+    return read
+
+
+def good(items):
+    return [item.record for item in items if item.record is not None]
+
+
+def bad(items):
+    return [(item.number, item.problem) for item in items if item.problem]
+
+
+def png(colour=0):
+    buffer = io.BytesIO()
+    Image.new('RGB', (8, 8), colour).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def test_folder_of_images_with_texts(read, tmp_path):
+    name, items = read(
+        {
+            'd/Zoë 1.JPG': png(),
+            'd/Zoë 1.TXT': '\ufeffa café\r\n\r\nun café\r\n',
+            'd/b/c.png': png(),
+            'd/b/c.caption': 'a caption',
+            'd/lonely.png': png(),
+            'd/latin.png': png(),
+            'd/latin.txt': b'caf\xe9',
+        },
+        'd',
+    )
+    assert name == 'folder'
+    assert [(r['image'], r['caption']) for r in good(items)] == [
+        (str(tmp_path / 'd/Zoë 1.JPG'), 'a café'),
+        (str(tmp_path / 'd/Zoë 1.JPG'), 'un café'),
+        (str(tmp_path / 'd/b/c.png'), 'a caption'),
+    ]
+    problems = ' '.join(text for _, text in bad(items))
+    assert 'no text file' in problems and 'not UTF-8' in problems
+
+
+def test_a_text_file_can_be_one_text(read):
+    files = {'d/a.png': png(), 'd/a.txt': 'One.\nTwo.'}
+    _, items = read(files, 'd', whole_files=True)
+    assert [r['caption'] for r in good(items)] == ['One.\nTwo.']
+
+
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        ('Image,Caption,Note\na.jpg,"a, b",x\n', {'note': 'x'}),
+        ('\ufeffurl;text\r\nhttp://h/a.jpg;"a, b"\r\n', {}),
+        ('filepath\tdescription\na.jpg\ta, b\n', {}),
+        ('a, b\thttp://h/a.jpg\n', {}),
+        ('a.jpg|a, b\n', {}),
+        (gzip.compress(b'path,text\na.jpg,"a, b"'), {}),
+        ('path,text\na.jpg,"a, b"'.encode('utf-16'), {}),
+    ],
+)
+def test_tables(read, content, expected):
+    name, items = read({'data.csv': content})
+    assert name == 'csv'
+    (record,) = good(items)
+    assert record.pop('image').endswith('a.jpg')
+    assert record == {'caption': 'a, b', **expected}
+
+
+def test_columns_are_named(read):
+    files = {'a.tsv': 'x\ty\tcaption\nthe dog\ta.jpg\tno\n'}
+    _, items = read(files, image_column='y', text_column='x')
+    (record,) = good(items)
+    assert (record['image'], record['caption']) == ('a.jpg', 'the dog')
+
+
+def test_wrong_rows_of_a_table(read):
+    text = 'image,caption\na.jpg,two dogs, a cat\nb.jpg,a cat\n"c.jpg,open\n'
+    _, items = read({'a.csv': text})
+    assert good(items)[0] == dict(image='b.jpg', caption='a cat')
+    ((line, problem),) = bad(items)
+    assert line == 2 and 'has 3 cells, the header has 2' in problem
+
+
+def test_a_table_without_known_columns(read):
+    with pytest.raises(ValueError, match='--image-column'):
+        read({'a.csv': 'x,y\n1,2\n'})
+    with pytest.raises(ValueError, match="no column 'z'.*its columns: image"):
+        read(
+            {'a.csv': 'image,y\n1,2\n'}, image_column='image', text_column='z'
+        )
+
+
+def test_json_lines_of_urls_and_texts(read):
+    lines = [
+        '{"url": "http://h/1.jpg", "text": "one", "n": NaN}',
+        '{"url": "http://h/2.jpg", "text"',
+        '{"url": "http://h/3.jpg", "text": ["a", "b"]}',
+        '{"url": "http://h/4.jpg", "url": "x", "text": "four"}',
+        '{"text": "five"}',
+        '[6]',
+    ]
+    name, items = read({'a.jsonl': '\r\n'.join(lines)})
+    assert name == 'json'
+    records = good(items)
+    assert [r['caption'] for r in records[:3]] == ['one', 'a', 'b']
+    assert records[3].key == 'url'  # reported by the check of the record
+    assert [line for line, _ in bad(items)] == [2, 5, 6]
+    assert all(item.unit == 'line' for item in items)
+
+
+COCO = dict(
+    info={},
+    images=[dict(id=1, file_name='1.jpg'), dict(id='2', file_name='2.jpg')],
+    licenses=[],
+    annotations=[
+        dict(id=7, image_id=1, caption='one'),
+        dict(id=8, image_id='2', caption=None),
+        dict(id=9, image_id=3, caption='three'),
+    ],
+)
+
+
+@pytest.mark.parametrize('reverse', [False, True])
+@pytest.mark.parametrize('compressed', [False, True])
+def test_coco_captions(read, reverse, compressed):
+    items = list(COCO.items())
+    content = json.dumps(dict(items[::-1] if reverse else items), indent=1)
+    if compressed:
+        content = gzip.compress(content.encode())
+    file = 'captions_a.json.gz' if compressed else 'captions_a.json'
+    name, items = read({file: content})
+    assert name == 'coco-captions'
+    assert [r['image'] for r in good(items)] == ['1.jpg', '2.jpg']
+    ((number, problem),) = bad(items)
+    assert number == 3 and 'which the table "images" lacks' in problem
+
+
+INSTANCES = dict(
+    images=COCO['images'],
+    categories=[dict(id=1, name='person'), dict(id=18, name='dog')],
+    annotations=[
+        dict(id=1, image_id=1, category_id=18, bbox=[0, 0, 1, 1]),
+        dict(id=2, image_id=1, category_id=1, bbox=[0, 0, 1, 1]),
+        dict(id=3, image_id=1, category_id=18, bbox=[0, 0, 1, 1]),
+        dict(id=4, bbox=[0, 0, 1, 1]),
+    ],
+)
+
+
+def test_coco_instances(read, tmp_path):
+    name, items = read({'instances_a.json': INSTANCES})
+    assert name == 'coco-instances'
+    (record,) = good(items)
+    assert record['objects'] == ['dog', 'person']
+    assert record['answer'] == 'dog, person'
+    assert bad(items)[0][0] == 4
+    _, items = read(
+        {'captions_a.json': COCO}, objects=tmp_path / 'instances_a.json'
+    )
+    assert [r['objects'] for r in good(items)] == [['dog', 'person'], []]
+
+
+def test_a_folder_of_coco(read):
+    name, items = read({'c/annotations/captions_val2017.json': COCO}, 'c')
+    assert name == 'coco-captions' and len(good(items)) == 2
+
+
+def test_cc_sbu_align(read):
+    content = dict(annotations=[dict(image_id='2', caption='The image')])
+    name, items = read({'d/filter_cap.json': content}, 'd')
+    assert name == 'cc_sbu_align'
+    assert good(items) == content['annotations']
+
+
+MESSAGES = [
+    {'from': 'human', 'value': '<image>\nWhat?'},
+    {'from': 'gpt', 'value': 'A dog.'},
+]
+
+
+@pytest.mark.parametrize('lines', [False, True])
+def test_llava(read, lines):
+    records = [dict(id=i, image='1.jpg', conversations=MESSAGES) for i in 'ab']
+    content = '\n'.join(map(json.dumps, records)) if lines else records
+    name, items = read({'llava.json': content})
+    assert name == 'llava' and good(items) == records
+
+
+def test_mmpretrain(read):
+    records = [dict(id='2', conversation='###Ask: a ###Answer: b')]
+    name, items = read({'a.json': records})
+    assert name == 'mmpretrain' and good(items) == records
+
+
+def test_localized_narratives(read):
+    line = dict(
+        dataset_id='mscoco_val2017',
+        image_id='137576',
+        annotator_id=93,
+        caption='In this image there are cows.',
+        timed_caption=[dict(utterance='In', start_time=0, end_time=1)],
+        traces=[[dict(x=0.2, y=-0.05, t=0.022)] * 40_000],
+        voice_recording='x.ogg',
+    )
+    content = f'{json.dumps(line)}\n' * 2
+    name, items = read({'coco_val_localized_narratives.jsonl': content})
+    assert name == 'narratives'
+    assert len(good(items)) == 2 and 'traces' not in good(items)[0]
+    assert set(good(items)[1]) == {
+        *('dataset_id', 'image_id', 'annotator_id', 'caption')
+    }
+
+
+QUESTIONS = dict(
+    data_subtype='val2014',
+    questions=[
+        dict(image_id=262148, question='Where?', question_id=262148000),
+        dict(image_id=262148, question='Who?', question_id=262148001),
+    ],
+)
+
+
+def answers(*texts, **more):
+    return dict(
+        answers=[dict(answer=t, answer_id=i) for i, t in enumerate(texts)],
+        image_id=262148,
+        **more,
+    )
+
+
+@pytest.mark.parametrize('source', ['annotations', 'questions', 'folder'])
+def test_vqa(read, source):
+    annotations = dict(
+        annotations=[
+            answers(
+                *('down', 'left'),
+                question_id=262148000,
+                multiple_choice_answer='down',
+            ),
+            answers('a', 'man', 'man', question_id=262148001),  # OK-VQA
+            answers('x', question_id=5),
+        ]
+    )
+    files = dict(
+        annotations='v/v2_mscoco_val2014_annotations.json',
+        questions='v/v2_OpenEnded_mscoco_val2014_questions.json',
+        folder='v',
+    )
+    name, items = read(
+        {files['annotations']: annotations, files['questions']: QUESTIONS},
+        files[source],
+    )
+    assert name == 'vqa'
+    assert [(r['question'], r['answer']) for r in good(items)] == [
+        ('Where?', 'down'),
+        ('Who?', 'man'),
+    ]
+    assert good(items)[1]['answers'] == ['a', 'man', 'man']
+    assert bad(items)[0][0] == 3
+
+
+def test_vqa_without_its_questions(read):
+    content = dict(annotations=[answers('x', question_id=5)])
+    with pytest.raises(ValueError, match='--questions FILE'):
+        read({'a_mscoco_val2014_annotations.json': content})
+
+
+def test_aokvqa(read):
+    record = dict(
+        image_id=299207,
+        question_id='22Mex',
+        question='What is it?',
+        choices=['a', 'b', 'c', 'd'],
+        correct_choice_idx=3,
+        direct_answers=['d', 'e'],
+        rationales=['because'],
+    )
+    test = dict(image_id=1, question_id='x', question='?', choices=['a'])
+    test.update(rationales=[])
+    name, items = read({'aokvqa_v1p0_val.json': [record, test]})
+    assert name == 'a-okvqa'
+    assert good(items) == [{**record, 'answer': 'd', 'id': '22Mex'}]
+    assert 'has no answer' in bad(items)[0][1]
+
+
+def test_gqa(read):
+    content = {
+        '02930152': dict(
+            question='Is it red?',
+            imageId='n161313',
+            answer='no',
+            fullAnswer='No.',
+            semantic=[dict(operation='select')],
+        ),
+        '3': dict(question='Is it?', imageId='n1'),
+    }
+    name, items = read({'testdev_balanced_questions.json': content})
+    assert name == 'gqa'
+    assert good(items) == [
+        dict(
+            question='Is it red?',
+            answer='no',
+            fullAnswer='No.',
+            id='02930152',
+            image='n161313',
+        )
+    ]
+    assert 'has no answer' in bad(items)[0][1]
+
+
+def test_shards(read):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode='w') as tar:
+        for name, content in (
+            ('1.JPG', png()),
+            ('1.json', b'{"caption": "one", "url": "u"}'),
+            ('2.png', png()),
+            ('2.txt', 'zwei \u00e4'.encode()),
+            ('3.txt', b'three'),
+            ('4.jpg', png()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    name, items = read({'s/00000.tar': buffer.getvalue()}, 's')
+    assert name == 'shards'
+    assert [(r['image'], r['caption']) for r in good(items)] == [
+        ('1.jpg', 'one'),
+        ('2.png', 'zwei ä'),
+    ]
+    assert items[0].image == png()
+    assert [number for number, _ in bad(items)] == [3, 4]
+    _, items = read({'s/00000.tar': buffer.getvalue()[:2700]}, 's')
+    assert any('is damaged' in problem for _, problem in bad(items))
+
+
+def parquet_columns():
+    return dict(
+        image=[
+            dict(bytes=png(), path=None),
+            dict(bytes=None, path='b.png'),
+            dict(bytes=png(1), path='c.png'),
+        ],
+        text=['one', 'two', None],
+        score=[0.5, 1.5, None],
+    )
+
+
+def test_parquet(read, tmp_path):
+    pyarrow = pytest.importorskip('pyarrow')
+    parquet = pytest.importorskip('pyarrow.parquet')
+    (tmp_path / 'p').mkdir()
+    table = pyarrow.table(parquet_columns())
+    parquet.write_table(table, tmp_path / 'p/a.parquet')
+    name, items = read({'p/b.parquet': b'PAR1 damaged'}, 'p')
+    assert name == 'parquet'
+    assert [(r['image'], r['caption']) for r in good(items)] == [
+        ('a-00000001', 'one'),
+        ('b.png', 'two'),
+        ('a-00000003', None),
+    ]
+    assert items[0].image == png() and items[1].image is None
+    assert 'cannot be read' in bad(items)[0][1]
+
+
+def test_a_saved_data_set(read, tmp_path):
+    pyarrow = pytest.importorskip('pyarrow')
+    folder = tmp_path / 'h/train'
+    folder.mkdir(parents=True)
+    table = pyarrow.table(parquet_columns())
+    with pyarrow.OSFile(str(folder / 'data-00000.arrow'), 'wb') as file:
+        with pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    state = dict(_data_files=[dict(filename='data-00000.arrow')])
+    name, items = read(
+        {
+            'h/dataset_dict.json': dict(splits=['train']),
+            'h/train/state.json': state,
+        },
+        'h',
+    )
+    assert name == 'hf'
+    assert [r['caption'] for r in good(items)] == ['one', 'two', None]
+
+
+def test_a_missing_library_is_named(read, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'pyarrow', None)
+    monkeypatch.setitem(__import__('sys').modules, 'pyarrow.parquet', None)
+    with pytest.raises(ImportError, match=r"pip install 'minigpt4\[parquet\]"):
+        read({'a.parquet': b'PAR1'})
+
+
+def test_an_unknown_folder_lists_what_it_contains(read):
+    with pytest.raises(ValueError, match='the folder contains x.doc'):
+        read({'d/x.doc': 'text'}, 'd')
+
+
+def test_names_are_unique():
+    assert len({f.name for f in FORMATS}) == len(FORMATS)

@@ -1,0 +1,75 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+from PIL import Image
+from tests.data_sets import jpeg
+
+from minigpt4.data_tools.find_data import find_data
+from minigpt4.data_tools.scan import HELD_OUT, TRAIN, Scan
+
+
+def scan(source, **options):
+    found = Scan(perceptual=False, **options)
+    for part in find_data([str(source)]).parts:
+        found.read(part)
+    return found
+
+
+def test_counts_and_problems(records):
+    found = scan(records)
+    assert (found.num_records, found.num_valid) == (4, 4)
+    assert (len(found.images), found.num_images, found.num_turns) == (4, 4, 4)
+    (problem,) = found.problems
+    assert (problem.kind, problem.name) == ('unreadable', 'image/4.jpg')
+    assert found.scripts == dict(Latin=4)
+    assert set(found.splits.values()) == {TRAIN}
+
+
+def test_an_image_of_several_records_is_read_once(records):
+    path = records / 'test.jsonl'
+    path.write_text('{"image_id": 1, "caption": "a"}\n' * 3)
+    found = scan(records)
+    assert (len(found.images), found.num_images) == (4, 7)
+    shared = [bits for bits in found.splits.values() if bits != TRAIN]
+    assert shared == [TRAIN | HELD_OUT]
+
+
+def test_strange_images_and_texts(records):
+    (records / 'image' / '1.jpg').write_bytes(
+        jpeg(Image.new('RGB', (200, 20)))
+    )
+    (records / 'filter_cap.json').write_text(
+        '[{"image_id": 1, "caption": "."}, {"image_id": 1}]'
+    )
+    kinds = sorted(problem.kind for problem in scan(records).problems)
+    assert kinds == ['aspect', 'empty', 'invalid', 'tiny']
+
+
+def test_images_without_texts(records):
+    (records / 'filter_cap.json').unlink()
+    found = scan(records)
+    assert sum(p.kind == 'no-text' for p in found.problems) == 4
+
+
+def test_samples_are_drawn_from_all_records(records):
+    path = records / 'filter_cap.json'
+    path.write_text('{"image_id": 1, "caption": "a text"}\n' * 200)
+    found = scan(records, num_samples=10)
+    assert len(found.samples) == 10
+    assert scan(records, num_samples=0).samples == []
+
+
+def test_what_was_read_before_a_stop_remains(records):
+    found = Scan(perceptual=False)
+
+    class Stop(Exception):
+        pass
+
+    def stop():
+        if found.num_records == 2:
+            raise Stop
+
+    (part,) = find_data([str(records)]).parts
+    try:
+        found.read(part, on_record=stop)
+    except Stop:
+        pass
+    assert found.num_records == len(found.images) == 2
