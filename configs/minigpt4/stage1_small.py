@@ -46,18 +46,5 @@ default_hooks['warm_start'] = dict(type=WarmStartHook, gain=6)
 default_hooks['checkpoint'].update(interval=200)
 default_hooks['logger'].update(interval=20)
 default_hooks['sample_captions'].update(
-    interval=200,
-    dataset=dict(
-        type=InstructionDataset,
-        ann_file='captions_test.json',
-        data_root='data/photos',
-        image_folder='',
-        draw_caption=True,  # one record for each photograph
-        limit=4,
-        keep_answers=False,
-        pipeline=[
-            dict(type=LoadImages, size=image_size),
-            dict(type=PackSample),
-        ],
-    ),
+    interval=200, dataset=held_out_photographs
 )

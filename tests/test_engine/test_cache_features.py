@@ -232,6 +232,19 @@ def test_flips_are_cached_and_give_the_same_losses(make, tmp_path, scalars):
     )
 
 
+def test_sample_captions_may_change_settings_of_the_training_data(
+    make, tmp_path, written
+):
+    cfg = make('sampler', max_iters=1)
+    cfg.default_hooks.sample_captions = dict(
+        type='minigpt4.SampleCaptionsHook', interval=1, dataset=dict(limit=1)
+    )
+    assert cache_features(cfg, tmp_path / 'cache')['added'] == 5
+    use_features(cfg, str(tmp_path / 'cache'))
+    build_runner(cfg).train()
+    assert 'captions at iteration 1' in written(cfg)
+
+
 def test_flips_that_are_not_cached_are_an_error(make, tmp_path):
     cfg = make('sampler')
     cache_features(cfg, tmp_path / 'cache')

@@ -111,7 +111,7 @@ def test_run_starts_from_it_for_each_kind_of_data(kind, make_cfg, written):
         if not key.endswith('warm_start')
     }
     _, at_random = start(make_cfg(kind, max_iters=1, **random_options))
-    assert 'warm start done: 5 images' in written(cfg)
+    assert 'warm start done: 5 samples' in written(cfg)
     for name, value in state.items():
         assert value.isfinite().all()
         assert torch.equal(value, repeated[name])
@@ -152,7 +152,7 @@ def test_two_ranks_start_like_one(make_cfg, tmp_path, run_tool):
     two = make_cfg('sampler', max_iters=1, **OPTIONS)
     two.dump(tmp_path / 'cfg.py')
     text = run_tool('train.py', tmp_path / 'cfg.py', cwd=tmp_path, ranks=2)
-    assert 'warm start done: 5 images' in text
+    assert 'warm start done: 5 samples' in text
     states = [
         torch.load(latest_checkpoint(cfg.work_dir), weights_only=True)
         for cfg in (alone, two)

@@ -3,6 +3,7 @@
 
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import time
@@ -99,6 +100,21 @@ def test_second_use_neither_converts_nor_writes(file, cache, monkeypatch):
     monkeypatch.setattr('minigpt4.llm.gguf.read_header', pytest.fail)
     assert gguf_folder(file) == folder
     assert {p: p.stat().st_mtime_ns for p in cache.rglob('*')} == before
+
+
+@pytest.mark.parametrize('damage', ['truncate', 'change', 'remove'])
+def test_a_damaged_folder_is_converted_again(file, cache, damage):
+    weights = gguf_folder(file) / 'model.safetensors'
+    content = weights.read_bytes()
+    if damage == 'truncate':
+        weights.write_bytes(content[:-100])
+    elif damage == 'change':
+        weights.write_bytes(content[:-4] + b'\1\1\1\1')
+        os.utime(weights, ns=(1, 1))
+    else:
+        weights.unlink()
+    assert gguf_folder(file) / 'model.safetensors' == weights
+    assert weights.read_bytes() == content
 
 
 def test_changed_file_is_another_llm(file, cache):

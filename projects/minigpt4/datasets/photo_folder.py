@@ -176,6 +176,8 @@ def _read_text_files(root: Path, skipped: Counter[str]) -> dict[str, Photo]:
         captions = tuple(_usable(text.splitlines(), skipped))
         if captions:
             photos[name] = Photo(name, file, captions)
+        elif not text.strip():
+            skipped['text file is empty'] += 1
     return photos
 
 

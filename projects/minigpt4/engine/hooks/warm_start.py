@@ -87,7 +87,8 @@ class WarmStartHook(Hook):
                 'the hook from the config.'
             )
         runner.logger.info(
-            f'warm start of the projection from {self.num_samples} samples'
+            f'warm start of the projection from at most {self.num_samples:,} '
+            'samples'
         )
         moments = self._sum_moments(model, self._samples(runner))
         if not moments.number:
@@ -105,7 +106,7 @@ class WarmStartHook(Hook):
         for parameter in model.head.parameters():
             dist.broadcast(parameter.data)
         runner.logger.info(
-            f'warm start done: {int(moments.number)} images, norm of the '
+            f'warm start done: {int(moments.number)} samples, norm of the '
             f'weights {float(layer.weight.data.norm()):.3f}'
         )
 
