@@ -51,7 +51,7 @@ mkdir -p "$out"
 
 log=$out/quickstart.log
 trap 'echo "stopped by an error; the complete output is in $log" >&2' ERR
-progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out|downloading|converting|%'
+progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out|^loss|for stage 2|downloading|converting|%'
 : > "$log"
 SECONDS=0
 
@@ -59,7 +59,8 @@ step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS" | tee -a "$log"; }
 
 # Run a command; its output goes to the log, its progress to the screen.
 run() {
-    "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$progress" || true; }
+    "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$progress" |
+        grep --line-buffered -v 'Build settings' || true; }
 }
 
 newest() { ls -t "$1"/iter_*.pth | head -1; }
@@ -87,7 +88,7 @@ nano() {
 }
 
 small() {
-    local data=$out/data root
+    local data=$out/data name root
     # a run of other photographs is not continued
     if [ -f "$out/photos.txt" ] && [ "$(< "$out/photos.txt")" != "$photos" ]
     then
@@ -114,20 +115,21 @@ small() {
             --resume --cfg-options "${root[@]}" \
             ${checkpoint:+load_from="$checkpoint"}
         checkpoint=$(newest "$out/stage$stage")
+        name=$(basename "$checkpoint" .pth)
         step "evaluate after stage $stage"
         run minigpt4 eval match --model $configs/stage${stage}_small.py \
             --pretrained "$checkpoint" --template bare \
             --annotations "$data/captions_test.json" --images "$photos" \
-            -o "$out/match_stage$stage"
+            -o "$out/match_stage${stage}_$name"
     done
     step 'describe held-out photographs'
     run minigpt4 eval chair --model minigpt-4_small_caption \
         --pretrained "$checkpoint" --truth "$data/objects_test.json" \
-        --images "$photos" -o "$out/chair"
+        --images "$photos" -o "$out/chair_$name"
     head -40 "$data/images_test.txt" > "$out/images_gallery.txt"
     run minigpt4 caption "$out/images_gallery.txt" \
         --model minigpt-4_small_caption --pretrained "$checkpoint" \
-        -o "$out/captions.csv" --gallery \
+        -o "$out/captions_$name.csv" --gallery \
         --references "$data/captions_test.json"
 }
 
@@ -138,6 +140,6 @@ if [ -z "$photos" ]; then
 else
     echo "data, checkpoints, logs, scores, gallery: $out"
     echo "to use it: minigpt4 caption IMAGE --model minigpt-4_small_caption" \
-        "--pretrained $checkpoint"
+        "--pretrained $(printf %q "$checkpoint")"
 fi
 echo "to continue: source ${MINIGPT4_VENV:-.venv}/bin/activate"

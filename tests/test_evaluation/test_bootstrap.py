@@ -32,8 +32,8 @@ def test_the_seed_decides():
     assert first != ratio_interval(values, np.ones(30), seed=2)
 
 
-def test_a_score_without_denominator_is_0():
-    assert ratio_score([0, 0], [0, 0]) == dict(value=0.0, interval=[0.0, 0.0])
+def test_a_score_without_denominator_is_not_defined():
+    assert ratio_score([0, 0], [0, 0]) == dict(value=None, interval=None)
 
 
 def test_draws_without_denominator_are_not_counted():

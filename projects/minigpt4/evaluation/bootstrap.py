@@ -55,13 +55,13 @@ def ratio_score(
     denominators: Sequence[float],
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict[str, float | list[float]]:
+) -> dict[str, float | list[float] | None]:
     """``value`` and 95 % ``interval`` of a ratio; see ratio_interval.
 
-    Both are 0 where all denominators are 0.
+    Both are None where all denominators are 0.
     """
     if not sum(denominators):
-        return dict(value=0.0, interval=[0.0, 0.0])
+        return dict(value=None, interval=None)
     low, high = ratio_interval(numerators, denominators, seed, resamples)
     value = sum(numerators) / sum(denominators)
     return dict(

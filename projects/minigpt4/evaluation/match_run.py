@@ -370,9 +370,12 @@ def format_score(score: dict[str, Any], unit: str = '') -> str:
     """Write a value with its interval: ``2.861 (2.790 to 2.935)``.
 
     Args:
-        score: ``value`` and ``interval``.
+        score: ``value`` and ``interval``; None where there was nothing to
+            count.
         unit: ``'%'`` for a share.
     """
+    if score['value'] is None:
+        return 'not defined'
     factor, digits = (100, 2) if unit == '%' else (1, 3)
     value, low, high = (
         f'{factor * number:.{digits}f}'

@@ -126,8 +126,8 @@ def _is_intact(folder: Path) -> bool:
     Digests of files whose size and time have not changed are not computed
     again.
     """
-    files = read_json_or_empty(folder / RECORD).get('files')
-    return bool(files) and all(
+    files = read_json_or_empty(folder / RECORD).get('files') or {}
+    return len(files) > 0 and all(
         (folder / name).is_file() and file_digest(folder / name) == digest
         for name, digest in files.items()
     )
