@@ -373,6 +373,22 @@ def test_without_a_tokenizer_no_prompt_is_rendered():
             "message['content'] | e",
             'drops, repeats, changes or',
         ),
+        (
+            "message['content']",
+            "(message['content'] | replace('<Img>', ''))",
+            'changes, drops or moves <Img><ImageHere></Img>',
+        ),
+        (
+            "message['content']",
+            "(message['content'] | replace('<ImageHere>', ''))",
+            'changes, drops or moves <Img><ImageHere></Img>',
+        ),
+        (
+            "message['content']",
+            "(message['content'].split('<Img><ImageHere></Img>')"
+            " | reverse | join('<Img><ImageHere></Img>'))",
+            'changes, drops or moves <Img><ImageHere></Img>',
+        ),
         ('{% for', '{% four', 'cannot be rendered .*TemplateSyntaxError'),
         ("message['content']", '1 / 0', 'rendered .*ZeroDivisionError'),
         (

@@ -94,8 +94,9 @@ class ChatTemplate:
 
     Raises:
         ValueError: The tokenizer has no chat template, or one that cannot be
-            rendered, that drops, repeats or reorders messages, or that has
-            no generation prompt or no end symbol.
+            rendered, that drops, repeats or reorders messages, that changes
+            or moves image slots, or that has no generation prompt or no end
+            symbol.
     """
 
     name = CHAT
@@ -120,6 +121,7 @@ class ChatTemplate:
             )
         context_encoder(tokenizer)
         self._check_generation_prompt()
+        self._check_image_slots()
         self._outline(2, False)
         self._set_system()
         self._set_stop()
@@ -315,6 +317,17 @@ class ChatTemplate:
                 'has no generation prompt: with add_generation_prompt=True '
                 f'it writes {prompt!r} behind a question, but '
                 f'{before_answer!r} before an answer'
+            )
+
+    def _check_image_slots(self) -> None:
+        """Refuse a template that changes or moves the text of a slot."""
+        before, after = self._apply(['user'], True, '', '')
+        left, right = f'{self.image} ', f' {self.image} end'
+        texts = self._apply(['user'], True, left, right)
+        if texts != [before + left, right + after]:
+            raise self._refused(
+                f'changes, drops or moves {self.image}, the text of an image '
+                'slot, in a question'
             )
 
     def _set_system(self) -> None:
