@@ -21,7 +21,7 @@ def photos(tmp_path):
         file = tmp_path / f'photos/{i:02d}.jpg'
         file.parent.mkdir(exist_ok=True)
         Image.new('RGB', (8, 8)).save(file)
-        long = ' '.join(f'word{i}{j}' for j in range(40))
+        long = ' '.join(f'word{i}{j}' for j in range(50))
         found.append(Photo(f'{i:02d}', file, (f'a dog {i}', long)))
     return PhotoFolder(found, [], Counter())
 

@@ -83,7 +83,9 @@ def token_counter(
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(
+            settings.tokenizer, trust_remote_code=False
+        )
     except Exception as error:  # of many types, e.g. of a repository
         raise ValueError(
             f'the tokenizer {settings.tokenizer} cannot be loaded; give the '

@@ -356,6 +356,10 @@ def test_settings_are_used(new_page):
     length = chat.page.get_by_label('number input for Maximum length')
     length.fill('5')
     length.press('Tab')
+    # the value has reached the page's state when the slider shows it
+    slider = chat.page.get_by_label('range slider for Maximum length')
+    sync_api = pytest.importorskip('playwright.sync_api')
+    sync_api.expect(slider).to_have_value('5')
     chat.ask('Describe this image in detail.', IMAGES[0])
     assert chat.usage.endswith('5 tokens, cut at the maximum length.')
 
