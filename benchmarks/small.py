@@ -7,7 +7,8 @@ chat template of the tokenizer, a batch with padding and an attention mask,
 ``generate``, and a training loop with labels of -100. transformers has no
 EfficientNet-Lite, so the frozen vision parts are ours on both sides.
 
-Captions end by themselves, or after 24 tokens. Each row is followed by one of
+Captions end by themselves, or after 24 tokens, without a repetition
+penalty. Each row is followed by one of
 the wall time of the same repetitions. ``MINIGPT4_PHOTOS`` names a folder of
 photographs: ``captions_train.json`` and ``captions_test.json`` in COCO's
 layout, and the images in ``train`` and ``test``.
@@ -42,8 +43,11 @@ LEARNING_RATE = 2e-4
 TOLERANCE = 1e-4  # of losses and gradients
 CACHED = '-cached'  # end of the name of a task that reads stored features
 SIDES = ('ours', 'plain')
-# of get_model; at most 24 tokens, a sentence, so that a run takes minutes
-SETTINGS: dict = dict(generation=dict(max_new_tokens=24))
+# of get_model; at most 24 tokens, a sentence, so that a run takes minutes;
+# transformers applies a penalty to the words of the prompt too
+SETTINGS: dict = dict(
+    generation=dict(max_new_tokens=24, repetition_penalty=1.0)
+)
 RUN_FILE = 'run.json'
 
 
