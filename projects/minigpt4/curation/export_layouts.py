@@ -8,6 +8,7 @@ layouts of one export share them. The same rows give the same bytes.
 import hashlib
 import importlib.util
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ class ExportRow(NamedTuple):
         return f'{self.name}.jpg'
 
 
-class Layout:
+class Layout(ABC):
     """A layout: collects rows and writes one file.
 
     Args:
@@ -68,13 +69,13 @@ class Layout:
         """Number of rows of the file."""
         return len(self._records)
 
+    @abstractmethod
     def record(self, row: ExportRow) -> dict[str, Any] | None:
         """Return the record of a row; None if the layout has no use for it.
 
         Raises:
             RecordError: The layout cannot represent the text.
         """
-        raise NotImplementedError
 
     def add(self, row: ExportRow, record: dict[str, Any] | None) -> None:
         """Add a row with its record, of :meth:`record`."""
