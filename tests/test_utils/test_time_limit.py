@@ -24,6 +24,7 @@ def test_blocked_call_is_abandoned_and_named(monkeypatch):
     release = threading.Event()
     with pytest.raises(ReadTimeoutError, match=r'data/a\.jpg .* 0\.05 sec'):
         call_with_limit(release.wait, 'data/a.jpg')
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '60')
     # the blocked thread is not reused
     assert call_with_limit(lambda: 7, 'b.jpg') == 7
     release.set()
