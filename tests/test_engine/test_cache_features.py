@@ -245,6 +245,22 @@ def test_sample_captions_may_change_settings_of_the_training_data(
     assert 'captions at iteration 1' in written(cfg)
 
 
+def test_uncached_sample_images_are_an_error_before_the_first_step(
+    make, tmp_path
+):
+    cfg = make('sampler', max_iters=9)
+    cfg.train_dataloader.dataset.limit = 2
+    cache_features(cfg, tmp_path / 'cache')
+    cfg.default_hooks.sample_captions = dict(
+        type='minigpt4.SampleCaptionsHook', interval=9, dataset=dict(limit=4)
+    )
+    use_features(cfg, str(tmp_path / 'cache'))
+    runner = build_runner(cfg)
+    with pytest.raises(ValueError, match=r'is not in .* \(2 images\)'):
+        runner.train()
+    assert runner.iter == 0
+
+
 def test_flips_that_are_not_cached_are_an_error(make, tmp_path):
     cfg = make('sampler')
     cache_features(cfg, tmp_path / 'cache')

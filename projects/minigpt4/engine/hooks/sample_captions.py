@@ -49,6 +49,10 @@ class SampleCaptionsHook(Hook):
         self.max_new_tokens = max_new_tokens
         self._samples: list = []
 
+    def before_train(self, runner: Runner) -> None:
+        """Load the samples: what is wrong with them shows before step 1."""
+        self._samples = self._load_samples(runner)
+
     def after_train_iter(
         self,
         runner: Runner,
@@ -57,15 +61,11 @@ class SampleCaptionsHook(Hook):
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Caption the samples on all ranks, whose layers may be sharded."""
-        if not (
+        if not self._samples or not (
             self.every_n_train_iters(runner, self.interval)
             or self.is_last_train_iter(runner)
         ):
             return
-        if not self._samples:
-            self._samples = self._load_samples(runner)
-            if not self._samples:
-                return
         model = unwrapped_model(runner)
         model.eval()
         answers = model.generate(
