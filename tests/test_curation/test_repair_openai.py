@@ -309,9 +309,9 @@ def test_requests_run_at_the_same_time():
 
 def test_the_rate_is_kept():
     with chat_endpoint() as endpoint:
+        start = time.monotonic()
         ask(endpoint.url, 4, requests_per_minute=300, concurrency=4)
-    times = sorted(endpoint.times)
-    assert times[-1] - times[0] >= 0.55  # three waits of 0.2 s
+    assert max(endpoint.times) - start >= 0.6  # three waits of 0.2 s
 
 
 def test_the_backend_reports_that_it_waits():

@@ -297,7 +297,7 @@ def test_failures_of_web_servers_are_reported(web):
     assert 'at most 5,000 are allowed' in why('/endless')
     began = time.monotonic()
     assert 'did not arrive within 0.5 seconds' in why('/slow')
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert 'cannot be fetched' in why('/garbage')
     assert 'cannot be fetched' in why('/cut')
     assert 'answered with status 404' in why('/gone')

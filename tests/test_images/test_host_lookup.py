@@ -38,7 +38,7 @@ def test_slow_names_delay_no_other_call(slow):
     async def run():
         lookups = [
             asyncio.ensure_future(
-                names.addresses(f'slow{i}.example{i}.com', 80, 0.5)
+                names.addresses(f'slow{i}.example{i}.com', 80, 2)
             )
             for i in range(80)
         ]
@@ -52,8 +52,8 @@ def test_slow_names_delay_no_other_call(slow):
         return seconds, errors, time.monotonic() - began
 
     seconds, errors, total = asyncio.run(run())
-    assert seconds < 0.4 and total < 4
-    assert all('within 0.5 seconds' in str(error) for error in errors)
+    assert seconds < 1.9 and total < 9
+    assert all('within 2 seconds' in str(error) for error in errors)
 
 
 def test_one_domain_cannot_use_all_threads(slow):
