@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from minigpt4.curation.ledger import Ledger, Result, Review, text_digest
+from minigpt4.curation.ledger import Ledger, Result
 from minigpt4.curation.pipeline import plan, run_step
+from minigpt4.curation.reviews import Review, text_digest
 from minigpt4.utils.signals import StopRequest
 
 GOOD = 'The image shows a red square on a grey wall, number {}.'
@@ -114,6 +115,6 @@ def make_ledger(folder: Path) -> Ledger:
 def review(ledger, image, decision, reviewer='ann', text='', of=None):
     """Store a review of an image's present text."""
     final = of or GOOD.format(image) + ' And on.' * (image == 3)
-    ledger.add_review(
+    ledger.reviews.add(
         Review(image, text_digest(final), reviewer, decision, text or final)
     )

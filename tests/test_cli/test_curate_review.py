@@ -35,7 +35,9 @@ def ledger(tmp_path):
 
 def decisions(ledger):
     with Ledger(ledger) as opened:
-        return {(r.image, r.reviewer): r.decision for r in opened.reviews()}
+        return {
+            (r.image, r.reviewer): r.decision for r in opened.reviews.latest()
+        }
 
 
 def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):

@@ -8,7 +8,7 @@ from minigpt4.curation.agreement import (
     by_reviewer,
     cohens_kappa,
 )
-from minigpt4.curation.ledger import Review
+from minigpt4.curation.reviews import Review
 
 
 def test_the_example_of_two_raters():

@@ -4,8 +4,9 @@
 import pytest
 
 from minigpt4.curation.decisions import check_reviewer, make_review
-from minigpt4.curation.ledger import LedgerImage, text_digest
+from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.review_item import ReviewItem
+from minigpt4.curation.reviews import text_digest
 
 ITEM = ReviewItem(LedgerImage(3, 'd', '/x', {}), {}, 'A car.', [])
 

@@ -4,8 +4,9 @@
 import pytest
 
 from minigpt4.curation.history import histories
-from minigpt4.curation.ledger import Result, Review, text_digest
+from minigpt4.curation.ledger import Result
 from minigpt4.curation.pipeline import plan
+from minigpt4.curation.reviews import Review, text_digest
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_pages_and_single_images(ledger, planned):
 def test_the_ledger_may_change_between_two_histories(ledger, planned):
     for history in histories(ledger, planned):
         if history.final:
-            ledger.add_review(
+            ledger.reviews.add(
                 Review(
                     history.image.id,
                     text_digest(history.final),
@@ -70,12 +71,14 @@ def test_the_ledger_may_change_between_two_histories(ledger, planned):
                     history.final,
                 )
             )
-    assert len(ledger.reviews()) == 2
+    assert len(ledger.reviews.latest()) == 2
 
 
 def test_only_reviews_of_the_final_text_count(ledger, planned):
     def review(reviewer, decision, of, text=''):
-        ledger.add_review(Review(1, text_digest(of), reviewer, decision, text))
+        ledger.reviews.add(
+            Review(1, text_digest(of), reviewer, decision, text)
+        )
 
     review('ann', 'reject', 'an older text')
     review('ann', 'reject', 'One.')
@@ -88,4 +91,4 @@ def test_only_reviews_of_the_final_text_count(ledger, planned):
         ('ann', 'edit'),
         ('ben', 'accept'),
     ]
-    assert len(ledger.reviews(1)) == 3
+    assert len(ledger.reviews.latest(1)) == 3

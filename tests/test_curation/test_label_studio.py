@@ -94,7 +94,7 @@ def test_an_export_is_read_back(queue, tmp_path):
     report = import_decisions(queue, read_annotations(path))
     assert {
         (r.image, r.reviewer): (r.decision, r.text)
-        for r in queue.ledger.reviews()
+        for r in queue.ledger.reviews.latest()
     } == {
         (1, 'label-studio-1'): ('accept', final_text(1)),
         (2, 'label-studio-2'): ('edit', 'Another text.'),

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from minigpt4.curation.ledger import Ledger, Result, Review, text_digest
+from minigpt4.curation.ledger import Ledger, Result
+from minigpt4.curation.reviews import Review, text_digest
 from minigpt4.utils.sqlite_errors import DatabaseError
 
 
@@ -84,17 +85,17 @@ def test_claims_of_another_process_are_respected_until_it_ends(ledger):
 
 def test_reviews_belong_to_a_text(ledger):
     digest = text_digest('a cat')
-    ledger.add_review(Review(1, digest, 'ann', 'accept', 'a cat'))
-    ledger.add_review(Review(1, digest, 'bob', 'reject', ''))
-    ledger.add_review(Review(1, digest, 'ann', 'edit', 'a black cat'))
-    assert [(r.reviewer, r.text) for r in ledger.reviews(1)] == [
+    ledger.reviews.add(Review(1, digest, 'ann', 'accept', 'a cat'))
+    ledger.reviews.add(Review(1, digest, 'bob', 'reject', ''))
+    ledger.reviews.add(Review(1, digest, 'ann', 'edit', 'a black cat'))
+    assert [(r.reviewer, r.text) for r in ledger.reviews.latest(1)] == [
         ('bob', ''),
         ('ann', 'a black cat'),
     ]
-    ledger.add_review(Review(1, digest, 'bob', 'none', ''))
-    assert [r.reviewer for r in ledger.reviews()] == ['ann']
+    ledger.reviews.add(Review(1, digest, 'bob', 'none', ''))
+    assert [r.reviewer for r in ledger.reviews.latest()] == ['ann']
     with pytest.raises(ValueError, match="decision is 'maybe'"):
-        ledger.add_review(Review(1, digest, 'ann', 'maybe', ''))
+        ledger.reviews.add(Review(1, digest, 'ann', 'maybe', ''))
 
 
 def test_images_are_known_by_their_digest(ledger):

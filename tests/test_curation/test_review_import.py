@@ -7,7 +7,6 @@ import json
 import pytest
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
-from minigpt4.curation.ledger import text_digest
 from minigpt4.curation.review_export import write_review
 from minigpt4.curation.review_import import (
     FORMAT,
@@ -15,6 +14,7 @@ from minigpt4.curation.review_import import (
     read_decisions,
 )
 from minigpt4.curation.review_queue import ReviewQueue
+from minigpt4.curation.reviews import text_digest
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def imported(queue, tmp_path):
 def stored(queue):
     return {
         (r.image, r.reviewer): (r.decision, r.text)
-        for r in queue.ledger.reviews()
+        for r in queue.ledger.reviews.latest()
     }
 
 

@@ -27,7 +27,7 @@ def decide(queue, image, reviewer, decision, text=None):
     review = make_review(
         queue.item(image), reviewer, decision, text, undo=True
     )
-    queue.ledger.add_review(review)
+    queue.ledger.reviews.add(review)
 
 
 def test_the_riskiest_text_is_first(queue):
@@ -91,14 +91,14 @@ def test_progress_counts_decisions_and_agreement(queue):
 
 def test_decisions_of_another_process_are_seen(queue, tmp_path):
     with Ledger(queue.ledger.path) as other:
-        other.add_review(make_review(queue.item(4), 'ben', 'accept'))
+        other.reviews.add(make_review(queue.item(4), 'ben', 'accept'))
     assert queue.next('ben') == 5
     assert queue.progress()['open'] == 5
 
 
 def test_decisions_on_another_text_do_not_count(queue):
     review = make_review(queue.item(4), 'ann', 'accept')
-    queue.ledger.add_review(review._replace(reviewed='0' * 64))
+    queue.ledger.reviews.add(review._replace(reviewed='0' * 64))
     assert queue.next('ann') == 4
 
 

@@ -4,7 +4,8 @@
 import pytest
 
 from minigpt4.curation.history import History
-from minigpt4.curation.ledger import LedgerImage, Review
+from minigpt4.curation.ledger import LedgerImage
+from minigpt4.curation.reviews import Review
 from minigpt4.curation.selection import draft_of, select_images
 
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from .ledger import Review
+from .reviews import Review
 
 
 class Agreement(NamedTuple):

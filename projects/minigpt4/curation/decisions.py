@@ -5,8 +5,8 @@ from typing import Any
 
 from ..prompts.text_validation import check_text, is_blank
 from ..utils.errors import short_json
-from .ledger import Review
 from .review_item import ReviewItem
+from .reviews import Review
 
 KINDS = ('accept', 'edit', 'reject')
 MAX_NAME = 64  # characters of a reviewer's name

@@ -4,8 +4,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .ledger import Ledger, LedgerImage, Result, Review, text_digest
+from .ledger import Ledger, LedgerImage, Result
 from .pipeline import PlannedStep
+from .reviews import Review, text_digest
 
 _READ = 256  # images at a time
 
@@ -76,7 +77,7 @@ def _histories(
         for step in planned
     ]
     reviews: dict[int, list[Review]] = {}
-    for review in ledger.reviews(numbers):
+    for review in ledger.reviews.latest(numbers):
         reviews.setdefault(review.image, []).append(review)
     for image in images:
         texts: dict[str, str] = {}

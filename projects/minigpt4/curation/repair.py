@@ -9,7 +9,7 @@ add what is not in it.
 from collections.abc import Iterator
 from typing import Any
 
-from .ledger import Ledger, Result, text_digest
+from .ledger import Ledger, Result
 from .pipeline import StepItem
 from .repair_answers import (
     Answer,
@@ -21,6 +21,7 @@ from .repair_answers import (
 from .repair_cost import StoredCost, Tally, token_counter
 from .repair_guard import RepairGuard
 from .repair_settings import RepairSettings
+from .reviews import text_digest
 
 _DIGEST_DIGITS = 16  # hexadecimal, of a draft in the details of its repair
 

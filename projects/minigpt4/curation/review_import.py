@@ -14,9 +14,9 @@ from ..captioning.csv_escaping import plain_text
 from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
 from .decisions import make_review
-from .ledger import Review
 from .review_item import ReviewItem, load_items
 from .review_queue import ReviewQueue
+from .reviews import Review
 
 FORMAT = 'minigpt4 review'  # of JSON files of the offline page
 COLUMNS = (
@@ -123,7 +123,7 @@ def import_decisions(
         items = _items_of(queue, part)
         ids = [item.image.id for item in items.values()]
         known: dict[tuple[int, str], dict[str, Review]] = {}
-        for review in queue.ledger.reviews(ids):
+        for review in queue.ledger.reviews.latest(ids):
             key = (review.image, review.reviewed)
             known.setdefault(key, {})[review.reviewer] = review
         new: list[Review] = []
@@ -167,7 +167,7 @@ def import_decisions(
             )
             new.append(review)
         if new:
-            queue.ledger.add_reviews(new)
+            queue.ledger.reviews.add(*new)
             report.stored += len(new)
     return report
 

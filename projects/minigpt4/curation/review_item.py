@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .invented_objects import object_flags
-from .ledger import Ledger, LedgerImage, text_digest
+from .ledger import Ledger, LedgerImage
+from .reviews import text_digest
 from .word_diff import word_diff
 
 

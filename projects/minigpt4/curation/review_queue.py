@@ -16,9 +16,10 @@ from typing import Any
 
 from .agreement import agreements
 from .invented_objects import invented_objects
-from .ledger import Ledger, text_digest
+from .ledger import Ledger
 from .review_item import ReviewItem, load_items
 from .review_settings import ReviewSettings
+from .reviews import text_digest
 
 # Which texts a reviewer goes through.
 SHOWN = {

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from .history import History
-from .ledger import LedgerImage, Review
+from .ledger import LedgerImage
+from .reviews import Review
 
 AgreeRule = Literal['all', 'any']
 # why an image is not exported, in the order of the tables

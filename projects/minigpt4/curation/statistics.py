@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from .agreement import Agreement, agreements, by_reviewer
 from .history import History
-from .ledger import Ledger, LedgerImage, Review
+from .ledger import Ledger, LedgerImage
 from .pipeline import PlannedStep
+from .reviews import Review
 from .selection import draft_of
 
 EXAMPLES = 3  # of each reason
@@ -259,7 +260,7 @@ def collect_numbers(
             ),
         )
     ]
-    numbers.reviewing = reviews.numbers(len(ledger.reviews()))
+    numbers.reviewing = reviews.numbers(len(ledger.reviews.latest()))
     _add_steps(numbers, ledger, planned, images)
     return numbers
 

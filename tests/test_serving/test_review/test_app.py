@@ -2,7 +2,6 @@
 """The HTTP application of the review page."""
 
 import io
-import sqlite3
 import subprocess
 import sys
 
@@ -56,7 +55,7 @@ def decide(client, item, decision='accept', reviewer='ann', **values):
 def decisions(ledger):
     return {
         (r.image, r.reviewer): (r.decision, r.text, r.note)
-        for r in ledger.reviews()
+        for r in ledger.reviews.latest()
     }
 
 
@@ -183,7 +182,7 @@ def test_drafts_are_kept_until_the_edit_is_saved(client, ledger):
     )
     assert client.post('/api/draft', json=draft).status_code == 200
     with Ledger(ledger.path) as other:  # as after kill -9
-        assert other.draft(4, item['reviewed'], 'ann')[0] == 'A dra'
+        assert other.reviews.draft(4, item['reviewed'], 'ann')[0] == 'A dra'
     assert item_of(client)['item']['draft']['text'] == 'A dra'
     assert item_of(client, 'ben')['item']['draft'] is None
     decide(client, item)  # without the edit: it stays
@@ -271,25 +270,14 @@ def test_html_and_right_to_left_texts_are_data(tmp_path):
             assert content['text'] == ARABIC
 
 
-def test_a_full_disk_is_reported(client, ledger, monkeypatch):
+def test_a_full_disk_is_reported(client, ledger):
     item = item_of(client)['item']
-
-    class FullDisk:
-        def __init__(self, database):
-            self._database = database
-
-        def executemany(self, *_):
-            raise sqlite3.OperationalError('database or disk is full')
-
-        def __getattr__(self, name):
-            return getattr(self._database, name)
-
-    monkeypatch.setattr(ledger, '_database', FullDisk(ledger._database))
-    response = decide(client, item)
+    list(ledger.select('PRAGMA max_page_count = 1'))  # the file cannot grow
+    response = decide(client, item, 'edit', text='word ' * 1500)
     assert response.status_code == 507
     message = response.json()['error']['message']
     assert message.startswith('nothing was stored: ')
     assert 'No space left on device' in message
-    monkeypatch.undo()
     assert decisions(ledger) == {}
+    list(ledger.select('PRAGMA max_page_count = 1000000'))
     assert decide(client, item).status_code == 200

@@ -86,7 +86,7 @@ def decisions(server):
     with Ledger(server.ledger) as ledger:
         return {
             (r.image, r.reviewer): (r.decision, r.text)
-            for r in ledger.reviews()
+            for r in ledger.reviews.latest()
         }
 
 
@@ -181,7 +181,7 @@ def test_a_review_with_the_keyboard(chromium, server):
     page.keyboard.press('Escape')
     review.press('a', 3)
     with Ledger(server.ledger) as ledger:
-        assert ledger.reviews(5)[0].note == 'a note'
+        assert ledger.reviews.latest(5)[0].note == 'a note'
     assert '2 of 6 decided by you' in page.locator('#counts').inner_text()
     assert not review.errors and not review.external
     context.close()
@@ -395,7 +395,8 @@ def test_the_offline_page_makes_the_round_trip(chromium, tmp_path):
         report = import_decisions(queue, found['CSV'])
         assert report.known == 2 and not report.errors
         assert {
-            r.image: (r.reviewer, r.decision, r.text) for r in ledger.reviews()
+            r.image: (r.reviewer, r.decision, r.text)
+            for r in ledger.reviews.latest()
         } == {
             4: ('ann', 'accept', final_text(4)),
             3: ('ann', 'edit', '=An edit'),

@@ -17,11 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ...curation.decisions import check_reviewer, make_review
-from ...curation.ledger import Review
 from ...curation.review_export import item_json, ledger_name
 from ...curation.review_item import ReviewItem
 from ...curation.review_page import page_file
 from ...curation.review_queue import SHOWN, ReviewQueue
+from ...curation.reviews import Review
 from ...images.read import SampleError
 from ...images.thumbnail import thumbnail_of_file
 from ...prompts.text_validation import check_text
@@ -169,9 +169,11 @@ class _ReviewRoutes:
             content.get('note'),
             undo=True,
         )
-        self.ledger.add_reviews([review])
+        self.ledger.reviews.add(review)
         if review.decision in ('accept', 'edit') and content.get('text'):
-            self.ledger.save_draft(item.image.id, item.digest, reviewer, None)
+            self.ledger.reviews.save_draft(
+                item.image.id, item.digest, reviewer, None
+            )
         image: int | None = item.image.id
         if content.get('go') == 'next':
             image = self.queue.next(reviewer, shown, image, hold=True)
@@ -188,7 +190,9 @@ class _ReviewRoutes:
         text = content.get('text')
         if text is not None:
             text = check_text(text, 'the draft', True, _MAX_DRAFT)
-        self.ledger.save_draft(item.image.id, item.digest, reviewer, text)
+        self.ledger.reviews.save_draft(
+            item.image.id, item.digest, reviewer, text
+        )
         return dict(saved=True)
 
     def _item_of(self, content: dict[str, Any]) -> ReviewItem:
@@ -211,7 +215,7 @@ class _ReviewRoutes:
         return next(
             (
                 review
-                for review in self.ledger.reviews(item.image.id)
+                for review in self.ledger.reviews.latest(item.image.id)
                 if review.reviewer == reviewer
                 and review.reviewed == item.digest
             ),
@@ -240,10 +244,10 @@ class _ReviewRoutes:
 
     def _item_json(self, item: ReviewItem, reviewer: str) -> dict[str, Any]:
         own = self._own_review(item, reviewer)
-        draft = self.ledger.draft(item.image.id, item.digest, reviewer)
+        draft = self.ledger.reviews.draft(item.image.id, item.digest, reviewer)
         others = [
             dict(reviewer=review.reviewer, decision=review.decision)
-            for review in self.ledger.reviews(item.image.id)
+            for review in self.ledger.reviews.latest(item.image.id)
             if review.reviewed == item.digest and review.reviewer != reviewer
         ]
         return dict(
