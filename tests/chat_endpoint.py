@@ -102,7 +102,11 @@ def chat_endpoint(answer=draft_of):
                 self.end_headers()
                 self.wfile.write(content)
 
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request, address):
+            pass  # a client was killed
+
+    server = Server(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -1,12 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The actions add, run and status of minigpt4 curate, and killed runs."""
+"""The actions add, run and status of minigpt4 curate."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from tests.chat_endpoint import chat_endpoint
@@ -20,72 +18,6 @@ FAST = (
     'rules.skip=[language, fragment, unfinished, near_duplicate_image]',
     'rules.min_words=5',
 )
-# In one process: it loads the model once, and each run is a forked child that
-# ends itself with SIGKILL at one point.
-KILLED = '''
-import os, shutil, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from minigpt4.curation import describe
-from minigpt4.curation.history import histories
-from minigpt4.curation.ledger import Ledger
-from minigpt4.curation.pipeline import plan, run_steps
-from minigpt4.curation.settings import *
-from minigpt4.curation import pipeline
-from minigpt4.utils.signals import StopRequest
-
-folder, images, *overrides = sys.argv[1:]
-folder = Path(folder)
-pipeline._FLUSH_SECONDS = 0.0  # a point after each result
-with Ledger(folder / 'base.sqlite') as ledger:
-    settings = load_settings(ledger, None, overrides)
-    settings.describe.device = 'cpu'
-describe.shared_model(settings.describe.model, None, 'cpu', None)
-
-def run(path):
-    with Ledger(path) as ledger, StopRequest() as stop:
-        planned = plan(ledger, build_steps(settings))
-        run_steps(ledger, planned, STEP_NAMES, stop)
-        return [
-            (h.image.id, h.texts, h.final, h.dropped)
-            for h in histories(ledger, planned)
-        ]
-
-def killed(path, calls, before):
-    """Run in a child that dies at a call of add_results."""
-    child = os.fork()
-    if child == 0:
-        add, count = Ledger.add_results, 0
-        def add_results(self, step, results):
-            nonlocal count
-            count += 1
-            if count == calls and before:
-                os.kill(os.getpid(), signal.SIGKILL)
-            add(self, step, results)
-            if count == calls:
-                os.kill(os.getpid(), signal.SIGKILL)
-        Ledger.add_results = add_results
-        run(path)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-path = folder / 'killed.sqlite'
-shutil.copy(folder / 'base.sqlite', path)
-deaths = 0
-for calls, before in [(1, True), (3, False), (2, True), (7, False), (4, False),
-                      (9, True), (1, False)]:
-    status = killed(path, calls, before)
-    if status == -signal.SIGKILL:
-        deaths += 1
-continued = run(path)
-whole = folder / 'whole.sqlite'
-shutil.copy(folder / 'base.sqlite', whole)
-expected = run(whole)
-print('deaths', deaths, 'images', len(expected))
-print('kept', sum(final is not None for _, _, final, _ in expected))
-assert continued == expected, (continued, expected)
-'''
 
 
 @pytest.fixture
@@ -225,39 +157,6 @@ def test_missing_packages_are_named(command, images, monkeypatch):
     status, _, err = command('add', images)
     assert status == 1
     assert "lingua; install them with: pip install 'minigpt4[curate]'" in err
-
-
-def test_a_killed_run_gives_the_same_texts(command, images, tmp_path):
-    command('add', images, '--ledger', 'base.sqlite')
-    done = subprocess.run(
-        [sys.executable, '-c', KILLED, tmp_path, images, *FAST],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = done.stdout.split()
-    assert int(found[found.index('deaths') + 1]) >= 5
-    assert int(found[found.index('images') + 1]) == 12
-    assert int(found[found.index('kept') + 1]) >= 1
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_from_outside(command, images, tmp_path):
-    command('add', images)
-    words = ['curate', 'run', '-q', *sets('describe.device=cpu')]
-    program = [sys.executable, '-m', 'minigpt4_cli.main', *words]
-    process = subprocess.Popen(program, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        with Ledger(tmp_path / 'curation.sqlite') as ledger:
-            if any(list(ledger.results(s[0])) for s in ledger.steps()):
-                break
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert command('run')[0] == 0
-    _, out, _ = command('status')
-    assert out.splitlines()[2].split() == ['describe', '12', '0', '0', '0']
 
 
 def test_repairs_are_estimated_counted_and_limited(
