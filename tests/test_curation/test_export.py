@@ -1,10 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """An export has the accepted texts, complete, and the same bytes each time."""
 
+import errno
 import json
 import multiprocessing
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -224,3 +227,63 @@ def test_a_killed_export_leaves_no_folder(tmp_path, number):
         export(opened, tmp_path / 'whole')
     assert contents(out) == contents(tmp_path / 'whole')
     assert not list(tmp_path.glob('.*.part'))
+
+
+def _killed_before_the_new_name(out):
+    """Replace an export; die before the new one gets its name."""
+    rename = os.replace
+
+    def replace(source, target):
+        if Path(target) == out:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    os.replace = replace
+    with Ledger(out.parent / 'ledger.sqlite') as opened:
+        export(opened, out, overwrite=True)
+
+
+def test_a_kill_between_two_renames_loses_nothing(ledger, tmp_path):
+    out = tmp_path / 'out'
+    export(ledger, out)
+    before = contents(out)
+    review(ledger, 1, 'accept')
+    process = multiprocessing.get_context('fork').Process(
+        target=_killed_before_the_new_name, args=(out,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not out.exists()
+    with pytest.raises(FileExistsError, match='not empty'):
+        export(ledger, out)
+    assert contents(out) == before
+    export(ledger, out, overwrite=True)
+    assert list(captions(out)) == ['1']
+    assert not list(tmp_path.glob('.out*'))
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+@pytest.mark.parametrize('number', [0, 4, 6])
+def test_a_full_disk_leaves_what_there_was(
+    ledger, tmp_path, monkeypatch, overwrite, number
+):
+    out = tmp_path / 'out'
+    if overwrite:
+        export(ledger, out)
+    before = contents(out)
+    written = 0
+
+    def fill_disk(path, data):
+        nonlocal written
+        if written == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_file(path, data)
+        written += 1
+
+    for module in (export_images, export_layouts, datasheet):
+        monkeypatch.setattr(module, 'write_file', fill_disk)
+    with pytest.raises(OSError, match='No space left on device') as caught:
+        export(ledger, out, overwrite)
+    assert Path(caught.value.filename).parent == tmp_path
+    assert contents(out) == before
+    assert not list(tmp_path.glob('.out*'))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..datasets.parse_records import RecordError
 from ..prompts.text_validation import check_text
-from ..utils.atomic import make_folder, replacing
+from ..utils.atomic import replacing
 from ..utils.errors import printable
 from .datasheet import DATA_FILE, FORMAT, Datasheet, write_datasheet
 from .export_images import (
@@ -278,26 +278,32 @@ def _nothing(selection: Selection) -> str:
 def _replacing_export(out: Path, overwrite: bool) -> Iterator[Path]:
     """Write a folder that replaces an earlier export, completely or not.
 
-    A folder cannot be renamed to one that is not empty, so the new export is
-    completed as ``NAME.new``, and the old one is renamed to ``NAME.old``
-    before it is removed. A kill in between leaves complete folders.
+    A folder cannot be renamed to one that is not empty, so the earlier export
+    is renamed to ``.NAME.replaced`` first. If the process is killed before
+    the new one has its name, the next export renames the earlier one back.
     """
+    new, earlier = (
+        out.with_name(f'.{out.name}.{suffix}')
+        for suffix in ('new', 'replaced')
+    )
+    if is_export(earlier):
+        if os.path.lexists(out):
+            shutil.rmtree(earlier)
+        else:
+            os.replace(earlier, out)
     if not (overwrite and out.is_dir() and any(out.iterdir())):
         with replacing(out) as folder:
             yield folder
         return
-    new, old = (out.with_name(out.name + s) for s in ('.new', '.old'))
-    for folder in (out, new, old):
-        if folder.exists() and not is_export(folder):
-            raise ValueError(
-                f'{folder} is not an export of a curation and is not '
-                'replaced; give another name.'
-            )
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    make_folder(out.parent)
+    if not is_export(out):
+        raise ValueError(
+            f'{out} is not an export of a curation and is not replaced; give '
+            'another name.'
+        )
+    if is_export(new):
+        shutil.rmtree(new)
     with replacing(new) as folder:
         yield folder
-    os.replace(out, old)
+    os.replace(out, earlier)
     os.replace(new, out)
-    shutil.rmtree(old)
+    shutil.rmtree(earlier)
