@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from minigpt4.curation import pipeline
-from minigpt4.curation.ledger import Ledger
+from minigpt4.curation.ledger import Ledger, LedgerImage
 from minigpt4.curation.pipeline import (
     StepItem,
     count,
@@ -72,6 +72,33 @@ def test_a_repaired_encoding_is_kept_and_flagged():
     assert found.rule is None
     assert 'a man’s son' in found.text
     assert [flag['reason'] for flag in found.flags] == ['encoding']
+
+
+def test_invented_objects_drop_where_the_objects_are_known():
+    def rule(details, **settings):
+        return check_text(OTHER, RulesSettings(**settings), details=details)
+
+    known = dict(objects=['pizza', 'fork'])  # not the dining table
+    assert rule(known).rule is None  # off
+    found = rule(known, max_invented=0)
+    assert found.rule == 'invented_object'
+    assert 'names dining table, which the image is not' in found.reason
+    assert rule(known, max_invented=1).rule is None
+    for details in (
+        dict(known, captions=['a meal on a table']),
+        dict(objects=[]),
+        {},
+        None,
+    ):
+        assert rule(details, max_invented=0).rule is None
+    steps = [RulesStep(RulesSettings(max_invented=n)) for n in (None, 0, 1)]
+    assert 'invented_object' not in steps[0].settings
+    assert steps[1].settings != steps[2].settings
+    image = LedgerImage(1, 'd1', '/i/1.jpg', dict(known, phash='0' * 16))
+    for step, status in zip(steps, ('ok', 'dropped', 'ok'), strict=True):
+        items = [StepItem(image, OTHER, {})]
+        step.prepare(items, [])
+        assert [r.status for r in step.run(iter(items))] == [status]
 
 
 def test_an_unknown_rule_is_refused():

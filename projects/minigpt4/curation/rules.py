@@ -15,7 +15,7 @@ its description of the errors.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -24,6 +24,7 @@ from ..images.read import read_image
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
 from . import text_rules
+from .invented_objects import invented_objects
 from .ledger import LedgerImage, Result
 from .near_duplicates import ImageIndex, TextIndex, image_hash
 from .pipeline import StepItem
@@ -103,6 +104,13 @@ class RulesSettings(BaseModel):
         description='of "language": where another language is likelier, the '
         'least probability of English',
     )
+    max_invented: int | None = Field(
+        default=None,
+        ge=0,
+        description='of "invented_object": the most classes of COCO that the '
+        'text names and that the objects and captions of the image lack; '
+        'null: the rule is off',
+    )
     min_text_similarity: float = Field(
         default=0.8,
         gt=0,
@@ -144,8 +152,7 @@ class Rule(NamedTuple):
         description: What it drops.
         parameters: The fields of :class:`RulesSettings` that it uses.
         check: From a text and the settings to the reason, or None. None for
-            the rules that compare images with each other, and for the
-            repair of the encoding.
+            the rules that need more than the text.
         version: Raised when the rule changes; it then runs again.
     """
 
@@ -219,6 +226,12 @@ RULES: tuple[Rule, ...] = (
         lambda text, s: text_rules.other_language(text, s.min_english),
     ),
     Rule(
+        'invented_object',
+        'objects that the image is known not to have',
+        ('max_invented',),
+        None,
+    ),
+    Rule(
         'near_duplicate_text',
         'an image of a lower number has nearly the same text',
         ('min_text_similarity',),
@@ -253,7 +266,10 @@ class RulesStep:
 
     def __init__(self, settings: RulesSettings) -> None:
         self._settings = settings
-        self._on = [rule for rule in RULES if rule.id not in settings.skip]
+        off = {*settings.skip}
+        if settings.max_invented is None:
+            off.add('invented_object')
+        self._on = [rule for rule in RULES if rule.id not in off]
         values = settings.model_dump(mode='json')
         self.settings: dict[str, Any] = {
             rule.id: dict(
@@ -333,7 +349,9 @@ class RulesStep:
         """Apply the rules on texts, once to each."""
         known = self._checked.get(item.image.id)
         if known is None:
-            known = check_text(item.text, self._settings, self._on)
+            known = check_text(
+                item.text, self._settings, self._on, item.image.details
+            )
             self._checked[item.image.id] = known
         return known
 
@@ -390,7 +408,10 @@ class RulesStep:
 
 
 def check_text(
-    text: str, settings: RulesSettings, rules: Sequence[Rule] = RULES
+    text: str,
+    settings: RulesSettings,
+    rules: Sequence[Rule] = RULES,
+    details: Mapping[str, Any] | None = None,
 ) -> _Checked:
     """Apply the rules that need no other text.
 
@@ -398,6 +419,7 @@ def check_text(
         text: The text.
         settings: Their parameters.
         rules: The rules that are on.
+        details: What is known about the image.
 
     Returns:
         The text with its encoding repaired, the rule that drops it with its
@@ -412,8 +434,23 @@ def check_text(
                 flags.append(dict(reason='encoding', text=sentence))
                 text = fixed
         reason = rule.check and rule.check(text, settings)
+        if rule.id == 'invented_object' and details:
+            reason = _invented(text, settings.max_invented, details)
         if reason and rule.id not in settings.warn:
             return _Checked(text, rule.id, reason, flags)
         if reason:
             flags.append(dict(reason=rule.id, text=reason))
     return _Checked(text, None, '', flags)
+
+
+def _invented(
+    text: str, most: int | None, details: Mapping[str, Any]
+) -> str | None:
+    """Return the reason of the rule "invented_object", or None."""
+    found = invented_objects(text, details)
+    if most is None or len(found) <= most:
+        return None
+    return (
+        f'the text names {", ".join(found)}, which the image is not known to '
+        'have.'
+    )
