@@ -43,6 +43,7 @@ TRAINED = dict(
     minigpt_4_small_caption=SMALL,
     stage1_small=SMALL,
     stage2_small=SMALL,
+    stage2_small_curated=SMALL,
     minigpt_4_smollm2_135m_caption=768 * 576 + 576,
     stage1_smollm2_135m=768 * 576 + 576,
     stage2_smollm2_135m=768 * 576 + 576,
@@ -70,7 +71,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 35
+    assert len(CONFIGS) == 36
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'stage1_ablation_c',

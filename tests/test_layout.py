@@ -41,6 +41,7 @@ DOCUMENTED_EDGES = {('models.answering', 'generation')}
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
     'test_convert/test_transformers_serve.py': 'an export in a stock server',
+    'test_curation/test_killed_runs.py': 'runs killed in each step',
     'test_data_tools/test_import_training.py': 'training on imported data',
     'test_engine/test_curated_data.py': 'stage 2 on the export of a curation',
     'test_engine/test_distributed.py': 'training on several ranks',
