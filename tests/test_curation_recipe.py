@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
+from benchmarks.description_failures import main as compare
 from tests.chat_endpoint import chat_endpoint, draft_of
 
-from benchmarks.description_failures import main as compare
 from minigpt4.nano.world import render, sample_scene
 from minigpt4_cli.main import main
 

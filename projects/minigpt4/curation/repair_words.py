@@ -231,6 +231,6 @@ def _stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             word = word[: -len(ending)]
             break
-    if len(word) > 3 and word[-1] == word[-2]:  # runn(ing)
+    if len(word) > 3 and word[-1] == word[-2]:  # "running"
         word = word[:-1]
     return word
