@@ -6,12 +6,12 @@ it adds is not known to be there. The guard compares a repair with its draft
 and flags what a person should look at.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..evaluation.object_words import coco_words, singular
+from .languages import language_confidences
 from .repair_settings import GuardSettings
 from .repair_words import added_nouns, numbers_of, resembles, tokens_of
 
@@ -178,8 +178,8 @@ def _language(draft: str, repair: str) -> str | None:
         # a script without spaces is one word; its language is certain
         if repair.isascii() or draft.isascii() == repair.isascii():
             return None
-    after, confidence = _best(confidences_of(repair))
-    before = confidences_of(draft)
+    after, confidence = _best(language_confidences(repair))
+    before = language_confidences(draft)
     # short English texts often look Danish or the like
     if after == 'English':
         name, certain = _best(before)
@@ -265,32 +265,6 @@ def _counts_of(noun: str, words: list[str]) -> set[str] | None:
             del before[0]
         counts |= {n.value for n in numbers_of(' '.join(before), True)}
     return counts
-
-
-def confidences_of(text: str) -> dict[str, float]:
-    """Return the confidence of each language of a text, by English name.
-
-    Raises:
-        ImportError: lingua is not installed.
-    """
-    return {
-        found.language.name.title(): found.value
-        for found in _detector().compute_language_confidence_values(text)
-    }
-
-
-@functools.cache
-def _detector() -> Any:
-    try:
-        from lingua import LanguageDetectorBuilder
-    except ImportError as error:
-        raise ImportError(
-            'the repair guard needs the package lingua-language-detector; '
-            'pip install "minigpt4[curate]", or set '
-            'repair.guard.language=ignore.'
-        ) from error
-    builder = LanguageDetectorBuilder.from_all_languages()
-    return builder.with_low_accuracy_mode().build()
 
 
 def _words(text: str) -> list[str]:

@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Rules on a text alone. Each returns why it objects, or None."""
 
-import functools
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+
+from .languages import language_confidences
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE_END = re.compile(r'(?<=[.!?])["\'”’)\]]*\s+|\n\s*\n')
@@ -148,32 +148,15 @@ def other_language(text: str, min_english: float) -> str | None:
     for part in parts:
         if not any(char.isalpha() for char in part):
             continue
-        confidence, language = _english(part)
+        confidences = language_confidences(part)
+        language = next(iter(confidences), 'no language')
+        confidence = confidences.get('English', 0.0)
         if language != 'English' and confidence < min_english:
             return (
                 f'"{part[:40]}" is {language} rather than English '
                 f'(probability of English {confidence:.2f}).'
             )
     return None
-
-
-def _english(text: str) -> tuple[float, str]:
-    """The probability of English, and the likeliest language."""
-    from lingua import Language
-
-    values = _detector().compute_language_confidence_values(text)
-    best = values[0].language.name.title() if values else 'no language'
-    return (
-        next((v.value for v in values if v.language == Language.ENGLISH), 0.0),
-        best,
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _detector() -> Any:
-    from lingua import LanguageDetectorBuilder
-
-    return LanguageDetectorBuilder.from_all_languages().build()
 
 
 def _plain_quotes(text: str) -> str:
