@@ -7,8 +7,14 @@ MINIGPT4_REQUIRE_BROWSER is set, as in CI.
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +52,40 @@ def started_playwright(*packages: str) -> Iterator[tuple[Any, str]]:
 
     with sync_playwright() as playwright:
         yield playwright, str(path)
+
+
+@contextlib.contextmanager
+def running_server(
+    arguments: Sequence, address: str, log: Path
+) -> Iterator[str]:
+    """Run a server as users do; stop it as Ctrl-C does.
+
+    Args:
+        arguments: Of the Python interpreter.
+        address: A pattern of the printed address, which is its group.
+        log: The file of the output.
+
+    Yields:
+        The address.
+    """
+    with log.open('w') as out:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ, PYTHONUNBUFFERED='1'),
+        )
+    try:
+        deadline = time.monotonic() + 240
+        while not (found := re.search(address, log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+        assert 'Traceback' not in log.read_text(), log.read_text()
+    finally:
+        process.kill()
+        process.wait()

@@ -2,14 +2,9 @@
 """``minigpt4 data browse`` in a real browser."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from tests.browser import running_server
 from tests.data_sets import jpeg, noise, pair, write_shard
 
 pytestmark = pytest.mark.slow
@@ -41,27 +36,9 @@ def server(tmp_path_factory):
     log = folder / 'log'
     words = ['data', 'browse', str(folder), '--port', '0']
     words += ['--config', 'configs/minigpt4/stage2_nano.py']
-    with log.open('w') as out:
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'minigpt4_cli.main', *words],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ, PYTHONUNBUFFERED='1'),
-        )
-    try:
-        deadline = time.monotonic() + 240
-        while not (found := re.search(r'browse page: (\S+)', log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        yield found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
-        assert 'Traceback' not in log.read_text(), log.read_text()
-    finally:
-        process.kill()
-        process.wait()
+    program = ['-m', 'minigpt4_cli.main', *words]
+    with running_server(program, r'browse page: (\S+)', log) as address:
+        yield address
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ MINIGPT4_SCREENSHOT=docs/images/web.png takes the screenshot of the docs.
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.browser import running_server
 
 from minigpt4.serving.web.example_list import EXAMPLES
 
@@ -61,27 +59,9 @@ def slow(log):
 def server(log):
     """The address of a server, started with the command of users."""
     words = ('serve', '--web', '--quiet', '--model', NAME, '--port', '0')
-    with log.open('w') as out:
-        process = subprocess.Popen(
-            [sys.executable, '-c', SERVER, log.with_name('slow'), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ, PYTHONUNBUFFERED='1'),
-        )
-    try:
-        deadline = time.monotonic() + 240
-        while not (found := re.search(r'chat page: (\S+)', log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        yield found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
-        assert 'Traceback' not in log.read_text(), log.read_text()
-    finally:
-        process.kill()
-        process.wait()
+    program = ['-c', SERVER, log.with_name('slow'), *words]
+    with running_server(program, r'chat page: (\S+)', log) as address:
+        yield address
 
 
 class ChatPage:
