@@ -150,8 +150,8 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
         '--images',
         type=path,
         metavar='DIR',
-        help='generate captions of the images in this folder that the truth '
-        'has',
+        help='generate captions of the images in this folder and its '
+        'subfolders that the truth has',
     )
     parser.add_argument(
         '--prompt',

@@ -124,6 +124,39 @@ def test_wrong_captions_end_with_one_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_ids_may_be_absolute_paths_of_files_in_subfolders(nano_set, loads):
+    """Files of one name in two folders are two images."""
+    images = nano_set / 'images'
+    paths = []
+    for name in ('a', 'b'):
+        (images / name).mkdir()
+        paths.append(images / name / '001.png')
+        paths[-1].write_bytes((images / '001.png').read_bytes())
+    truth = nano_set / 'truth.json'
+    truth.write_text(json.dumps({str(path): ['dog'] for path in paths}))
+    options = (
+        *('--images', images, '--truth', truth, '-o', nano_set / 'out'),
+        *('--max-new-tokens', 9),
+    )
+    assert run(*options) == 0
+    assert run(*options) == 0  # nothing is left to do
+    lines = (nano_set / 'out' / 'captions.jsonl').read_text().splitlines()
+    ids = [json.loads(line)['image_id'] for line in lines]
+    assert ids == [str(path) for path in paths]
+
+
+def test_two_images_of_one_id_are_refused(nano_set, capsys):
+    images = nano_set / 'images'
+    (images / 'a').mkdir()
+    (images / 'a' / '001.png').write_bytes((images / '001.png').read_bytes())
+    truth = nano_set / 'truth.json'
+    truth.write_text('{"001": ["dog"]}')
+    assert run('--images', images, '--truth', truth) == 1
+    err = capsys.readouterr().err
+    assert '001.png both have the id 001 of' in err
+    assert 'or absolute paths as ids' in err
+
+
 def test_images_of_another_truth_are_refused(nano_set, truth, capsys):
     (nano_set / 'images' / '001.png').unlink()
     (nano_set / 'images' / '002.png').unlink()
@@ -144,7 +177,9 @@ def test_captions_and_images_exclude_each_other(truth, capsys):
         ('COCO_val2014_000000000139.jpg', '139'),
         ('a7.png', 'a7'),
         ('cat.png', 'cat'),
-        ('b8.png', '8'),
+        ('b8.png', 'b8'),
+        ('COCO_train2017_139.jpg', '139'),
+        ('IMG_139.jpg', 'IMG_139'),
     ],
 )
 def test_the_id_of_an_image_file(name, expected):

@@ -44,7 +44,7 @@ class ImageNotes(NamedTuple):
             source=self.source,
             licence=self.licence,
             captions=self.captions.get(stem),
-            objects=self.objects.get(image_id(path, dict(self.objects))),
+            objects=self.objects.get(image_id(path, self.objects)),
         )
         return {
             name: value

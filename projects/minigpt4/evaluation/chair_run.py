@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .chair import score_captions
 from .match_run import format_score
 from .result_folder import ResultFolder, file_digest, read_json_lines
 
+_COCO_NAME = re.compile(r'(?:COCO_\w+_)?(\d+)')
 _NAMED = 5  # errors or invented classes on the terminal
 _SCORES = (
     ('CHAIR_i, invented mentions', 'chair_i', '%'),
@@ -142,16 +143,21 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(f'{path} is empty; expected one caption a line.')
 
 
-def image_id(path: str, known: 'dict[str, Any]') -> str:
+def image_id(path: str, known: Mapping[str, Any]) -> str:
     """The id of an image file in a truth.
 
     Args:
         path: The file.
-        known: Ids; the name without suffix if it is one of them, else the
-            number at its end (``COCO_val2014_000000000139.jpg`` is 139).
+        known: Ids. That of the file is its absolute path or its name without
+            suffix if this is one of them, else the number in a name of COCO
+            (``COCO_val2014_000000000139.jpg`` and ``000000000139.jpg`` are
+            139), else its name without suffix.
     """
+    for absolute in (os.path.abspath(path), os.path.realpath(path)):
+        if absolute in known:
+            return absolute
     stem = Path(path).stem
-    number = re.search(r'(\d+)$', stem)
+    number = _COCO_NAME.fullmatch(stem)
     if stem in known or not number:
         return stem
     return str(int(number[1]))
@@ -170,15 +176,27 @@ def _find_tasks(
     prompt = args.prompt
     if prompt is None:
         prompt = read_prompt(args.model)
-    files = [entry.image for entry in find_images([str(args.images)])]
-    chosen = [file for file in files if image_id(file, truth) in truth]
+    files = [
+        entry.image
+        for entry in find_images([str(args.images)], recursive=True)
+    ]
+    chosen: dict[str, str] = {}
+    for file in files:
+        id_ = image_id(file, truth)
+        if id_ in truth and chosen.setdefault(id_, file) != file:
+            raise ValueError(
+                f'{printable(chosen[id_])} and {printable(file)} both have '
+                f'the id {printable(id_)} of {args.truth}; give a folder '
+                'with one of them, or absolute paths as ids.'
+            )
     if not chosen:
         raise ValueError(
             f'{args.truth} has none of the {len(files):,} images in '
             f'{args.images} (such as {printable(os.path.basename(files[0]))});'
             ' give the truth of these images.'
         )
-    return [CaptionTask(file, prompt) for file in chosen[: args.limit]]
+    used = list(chosen.values())[: args.limit]
+    return [CaptionTask(file, prompt) for file in used]
 
 
 def _model_settings(args: argparse.Namespace, prompt: str) -> dict[str, Any]:
@@ -198,8 +216,8 @@ def _generate(
     results: ResultFolder,
 ) -> None:
     """Caption the images that have no row yet."""
-    done = {row['file'] for row in results.rows}
-    missing = [t for t in tasks if os.path.basename(t.image) not in done]
+    done = {row['image_id'] for row in results.rows}
+    missing = [t for t in tasks if image_id(t.image, truth) not in done]
     if not missing:
         return
     model = load_model(args.model, args.pretrained, args.device)
@@ -216,7 +234,7 @@ def _generate(
             results.add([_row(fields, truth) for fields in batch])
             bar.advance(task, len(batch))
     # the engine finishes answers in any order
-    results.rows.sort(key=lambda row: row['file'])
+    results.rows.sort(key=lambda row: (row['file'], row['image_id']))
 
 
 def _row(fields: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:

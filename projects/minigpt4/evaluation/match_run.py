@@ -178,16 +178,18 @@ class _ChunkLoader:
 
     def first_after(self, number: int) -> _Encoded:
         """Return the first image of the circle after a chunk."""
-        own, _ = self.load(number)
+        own, unreadable = self.load(number)
         for step in range(1, len(self.parts)):
-            encoded, _ = self.load((number + step) % len(self.parts))
+            encoded, rows = self.load((number + step) % len(self.parts))
             if encoded:
                 return encoded[0]
+            unreadable = [*unreadable, *rows]
         if len(own) < 2:
             raise ValueError(
                 f'of the {sum(map(len, self.parts)):,} images only '
                 f'{printable(own[0].image.name)} can be read; expected at '
-                'least two.'
+                'least two. The first of the others: '
+                f'{unreadable[0]["error"]}'
             )
         return own[0]
 
