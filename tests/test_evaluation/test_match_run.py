@@ -188,8 +188,8 @@ def test_results_of_other_settings_are_not_mixed(nano_set, loads, capsys):
                 (folder / 'images' / f'{i:03d}.png').write_bytes(b'x')
                 for i in range(1, 18)
             ],
-            'only 000.png can be read; expected at least two. The first of the '
-            'others: ',
+            'only 000.png can be read; expected at least two. The first of '
+            'the others: ',
         ),
         (
             lambda folder: (folder / 'captions.json').unlink(),
