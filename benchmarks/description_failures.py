@@ -16,6 +16,7 @@ is what captions of images show that are not in the set.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     settings = RulesSettings(skip=tuple(args.skip), min_words=args.min_words)
+    stems = Counter(path.stem for path in args.files)
     rates = {
         name: measure_failures(texts, settings)
         for path in args.files
-        for name, texts in read_texts(path).items()
+        for name, texts in read_texts(
+            path, path.stem if stems[path.stem] == 1 else str(path)
+        ).items()
     }
     Console(width=120).print(make_table(rates))
     if args.json is not None:
@@ -63,16 +67,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_texts(path: Path) -> dict[str, list[str]]:
+def read_texts(path: Path, name: str) -> dict[str, list[str]]:
     """Return the texts of a file by name.
 
     Args:
         path: A ledger, or a file of records.
+        name: That of the file.
     """
     with open(path, 'rb') as file:
         is_ledger = file.read(15) == b'SQLite format 3'
     if not is_ledger:
-        return {path.stem: list(_record_texts(path))}
+        return {name: list(_record_texts(path))}
     drafts, repaired = [], []
     with Ledger(path) as ledger:
         planned = plan(ledger, build_steps(load_settings(ledger)))
@@ -84,7 +89,7 @@ def read_texts(path: Path) -> dict[str, list[str]]:
                 text for step, text in history.texts.items() if step != 'rules'
             ]
             repaired.append(before_rules[-1])
-    return {f'{path.stem}: drafts': drafts, f'{path.stem}: repaired': repaired}
+    return {f'{name}: drafts': drafts, f'{name}: repaired': repaired}
 
 
 def _record_texts(path: Path) -> Iterator[str]:

@@ -91,12 +91,10 @@ def test_from_images_to_a_better_stage_2(
         ('before', ()),
         ('after', ('--pretrained', checkpoint)),
     ):
-        run('caption', 'photos', '-o', f'{name}.jsonl', *words)
-    assert (
-        compare(['before.jsonl', 'after.jsonl', '--json', 'rates.json']) == 0
-    )
+        run('caption', 'photos', '-o', f'{name}/captions.jsonl', *words)
+    files = [f'{name}/captions.jsonl' for name in ('before', 'after')]
+    assert compare([*files, '--json', 'rates.json']) == 0
     rates = json.loads(Path('rates.json').read_text())
-    assert {name: found['texts'] for name, found in rates.items()} == {
-        'before': 8,
-        'after': 8,
+    assert {name: rates[name]['texts'] for name in files} == {
+        name: 8 for name in files
     }
