@@ -45,6 +45,10 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
     )
     assert '4 photographs to train with, 20 captions, 2 held-out' in text
     data = tmp_path / 'data'
+    held_out = (data / 'images_test.txt').read_text().splitlines()
+    objects = json.loads((data / 'objects_test.json').read_text())
+    assert sorted(objects) == sorted(held_out)
+    assert all(Path(name).is_file() for name in objects)
     stored = json.loads((data / 'descriptions_train.json').read_text())
     assert len(stored['annotations']) == 4
     llm = tmp_path / 'llm'
@@ -94,6 +98,28 @@ def test_folder_without_descriptions_is_refused_for_stage_2(
     arguments = ('photo_data.py', photo_folder, '--out', 'data')
     text = run_tool(*arguments, cwd=tmp_path)
     assert '0 photographs have a description for stage 2' in text
-    assert '1 captions: text file is empty' in text
+    assert 'skipped 1 text file without text (red.txt)' in text
     with pytest.raises(AssertionError, match='together give 50 to 120 words'):
         run_tool(*arguments, '--stage2', cwd=tmp_path)
+
+
+def test_skipped_images_and_both_layouts_are_reported(
+    photo_folder, tmp_path, run_tool
+):
+    (photo_folder / 'red.jpg').write_bytes(b'')
+    (photo_folder / 'blue.txt').unlink()
+    records = [dict(image='blue.jpg', caption='A blue wall with a dog.')]
+    (photo_folder / 'captions_test.json').write_text(json.dumps(records))
+    arguments = ('photo_data.py', photo_folder, '--out', 'data')
+    text = run_tool(*arguments, cwd=tmp_path)
+    assert f'skipped 1 image not readable ({photo_folder}/red.jpg: ' in text
+    assert '1 photograph with captions from captions_test.json' in text
+    assert '4 photographs with captions from text files' in text
+    assert '1 photograph named as held-out, too few' in text
+    assert '3 photographs to train with, 15 captions, 2 held-out' in text
+    objects = json.loads((tmp_path / 'data/objects_test.json').read_text())
+    assert objects[str(photo_folder / 'blue.jpg')] == ['dog']
+    for file in photo_folder.glob('*.jpg'):
+        file.write_bytes(b'')
+    with pytest.raises(AssertionError, match='skipped 6 images .*'):
+        run_tool(*arguments, cwd=tmp_path)

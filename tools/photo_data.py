@@ -6,11 +6,15 @@ The object classes of a held-out photograph are those that its captions name.
 
 import argparse
 import json
-import os
 import sys
+from collections import Counter
 from pathlib import Path
 
-from minigpt4.utils.errors import add_debug_option, reports_errors
+from minigpt4.utils.errors import (
+    add_debug_option,
+    printable,
+    reports_errors,
+)
 
 
 @reports_errors
@@ -19,8 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument(
         'folder',
-        help='photographs with captions*.json (COCO), or with a .txt file '
-        'next to each image',
+        help='photographs with captions*.json (COCO), with a .txt file next '
+        'to each image, or both',
     )
     parser.add_argument('--out', type=Path, default=Path('data/photos'))
     parser.add_argument(
@@ -35,7 +39,9 @@ def main() -> None:
     add_debug_option(parser)
     args = parser.parse_args()
     from minigpt4.datasets.caption_descriptions import MAX_WORDS, MIN_WORDS
-    from minigpt4.datasets.photo_folder import describe_skipped, read_photos
+    from minigpt4.datasets.photo_folder import read_photos
+    from minigpt4.datasets.readable_photos import keep_readable
+    from minigpt4.datasets.skipped_items import counted
     from minigpt4.datasets.write_photos import (
         DESCRIPTIONS_FILE,
         write_photos,
@@ -43,11 +49,30 @@ def main() -> None:
     from minigpt4.evaluation.object_words import coco_words
     from minigpt4.utils.atomic import write_atomically
 
-    photos = write_photos(read_photos(args.folder), args.out, args.seed)
+    found = keep_readable(read_photos(args.folder))
+    for line in found.skipped.lines():
+        print(f'skipped {line}')
+    sources = Counter(
+        source
+        for photo in (*found.train, *found.test)
+        for source in photo.sources
+    )
+    if len(sources) > 1:
+        for source, number in sources.items():
+            print(
+                f'{counted(number, "photograph")} with captions from '
+                f'{printable(source)}'
+            )
+    photos = write_photos(found, args.out, args.seed)
+    drawn = len(photos.test) - len(found.test)
+    if found.test and drawn:
+        print(
+            f'{counted(len(found.test), "photograph")} named as held-out, '
+            f'too few for "minigpt4 eval match"; drew {drawn} more'
+        )
     words = coco_words()
-    # the names by which minigpt4 eval chair finds the classes of an image
     objects = {
-        photo.name if photo.name.isdigit() else photo.file.stem: sorted(
+        str(photo.file): sorted(
             {name for text in photo.captions for name in words.find(text)}
         )
         for photo in photos.test
@@ -56,18 +81,18 @@ def main() -> None:
         args.out / 'objects_test.json', json.dumps(objects, indent=1).encode()
     )
     files = ''.join(f'{photo.file}\n' for photo in photos.test)
-    write_atomically(args.out / 'images_test.txt', os.fsencode(files))
-    if photos.skipped:
-        print(f'skipped {describe_skipped(photos.skipped)}')
+    write_atomically(args.out / 'images_test.txt', files.encode())
+    num_captions = sum(len(photo.captions) for photo in photos.train)
     print(
-        f'{len(photos.train)} photographs to train with, '
-        f'{sum(len(p.captions) for p in photos.train)} captions, '
-        f'{len(photos.test)} held-out photographs are in {args.out}'
+        f'{counted(len(photos.train), "photograph")} to train with, '
+        f'{counted(num_captions, "caption")}, '
+        f'{counted(len(photos.test), "held-out photograph")} are in {args.out}'
     )
     described = json.loads((args.out / DESCRIPTIONS_FILE).read_bytes())
-    found = len(described['images'])
-    print(f'{found} photographs have a description for stage 2')
-    if args.stage2 and not found:
+    number = len(described['images'])
+    verb = 'has' if number == 1 else 'have'
+    print(f'{counted(number, "photograph")} {verb} a description for stage 2')
+    if args.stage2 and not number:
         raise ValueError(
             f'no photograph in {args.folder} has captions that together give '
             f'{MIN_WORDS} to {MAX_WORDS} words, as stage 2 needs; add '

@@ -2,7 +2,6 @@
 """The data of both stages from photographs with captions."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image
 
 from minigpt4.datasets import InstructionDataset
 from minigpt4.datasets.photo_folder import Photo, PhotoFolder
+from minigpt4.datasets.skipped_items import SkippedItems
 from minigpt4.datasets.write_photos import write_photos
 
 
@@ -23,7 +23,7 @@ def photos(tmp_path):
         Image.new('RGB', (8, 8)).save(file)
         long = ' '.join(f'word{i}{j}' for j in range(50))
         found.append(Photo(f'{i:02d}', file, (f'a dog {i}', long)))
-    return PhotoFolder(found, [], Counter())
+    return PhotoFolder(found, [], SkippedItems())
 
 
 def read(path: Path) -> dict:
@@ -62,7 +62,29 @@ def test_files_are_read_by_the_dataset(photos, tmp_path):
 
 def test_two_photographs_are_too_few(photos, tmp_path):
     few = photos._replace(train=photos.train[:2])
-    with pytest.raises(ValueError, match='2 photographs .* at least 3'):
+    with pytest.raises(ValueError, match='2 photographs can .* at least 3'):
         write_photos(few, tmp_path / 'o')
     three = photos._replace(train=photos.train[:3])
     assert len(write_photos(three, tmp_path / 'o').test) == 2
+
+
+def test_one_named_test_photograph_is_too_few(photos, tmp_path):
+    given = photos._replace(train=photos.train[1:], test=photos.train[:1])
+    divided = write_photos(given, tmp_path / 'out')
+    assert len(divided.test) == 3 and divided.test[0] == given.test[0]
+    assert sorted(divided.train + divided.test) == photos.train
+    few = given._replace(train=photos.train[1:2])
+    with pytest.raises(ValueError, match='2 photographs can'):
+        write_photos(few, tmp_path / 'o')
+
+
+def test_photographs_of_one_name_keep_their_captions(photos, tmp_path):
+    """Their ids in the files differ."""
+    same = [photo._replace(name='0') for photo in photos.train]
+    out = tmp_path / 'out'
+    divided = write_photos(photos._replace(train=same), out)
+    data = InstructionDataset('captions_train.json', str(out), '')
+    assert [
+        (record['images'][0], record['turns'][0].answer)
+        for record in data.records
+    ] == [(str(p.file), text) for p in divided.train for text in p.captions]

@@ -140,8 +140,8 @@ def iterate(
 def _photo_items(part: DataPart, report: Report) -> Iterator[DataItem]:
     assert part.photos is not None
     root = part.path.resolve()
-    for reason, number in part.photos.skipped.items():
-        report('skipped', f'{part.name}: {number} captions: {reason}')
+    for line in part.photos.skipped.lines():
+        report('skipped', f'{part.name}: {line}')
     for photos, held_out in (
         (part.photos.train, False),
         (part.photos.test, True),

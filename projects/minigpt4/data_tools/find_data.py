@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 from ..datasets.caption_files import TABLE_SUFFIXES
 from ..datasets.parse_records import read_record
-from ..datasets.photo_folder import COCO_URLS, PhotoFolder, read_photos
+from ..datasets.photo_folder import (
+    COCO_URLS,
+    PhotoFolder,
+    caption_files,
+    read_photos,
+)
 from ..datasets.record_files import RecordFile, read_record_file
 from ..datasets.record_layouts import RecordError
 from ..datasets.shard_files import find_shards, is_remote
@@ -19,7 +24,6 @@ from ..utils.errors import one_line, printable
 RECORD_SUFFIXES = ('.json', '.jsonl', '.ndjson', *TABLE_SUFFIXES)
 _TAR = re.compile(r'\.(tar(\.\w+)?|tgz|txz|tbz2?)\Z', re.IGNORECASE)
 _HELD_OUT = re.compile(r'(test|val|valid|validation|dev|eval)\d*(_.*)?\Z')
-_COCO_FILE = re.compile(r'captions(_\w+)?\.json\Z')
 _MAX_DEPTH = 3  # of subfolders in which data are searched
 _RECOGNISED_BY = 100  # first records of a file, one of which is valid
 
@@ -153,7 +157,7 @@ def _search(found: FoundData, root: Path) -> None:
     Raises:
         FileNotFoundError: It has no data.
     """
-    if _has_coco(root):
+    if caption_files(root):
         found.parts.append(
             DataPart(root.name, 'photos', root, photos=read_photos(root))
         )
@@ -174,14 +178,6 @@ def _search(found: FoundData, root: Path) -> None:
                 _recognise(found, folder / file, root)
     if len(found.parts) == before:
         found.parts.append(_photos_or_images(root))
-
-
-def _has_coco(root: Path) -> bool:
-    return any(
-        _COCO_FILE.match(path.name)
-        for folder in (root, root / 'annotations')
-        for path in folder.glob('captions*.json')
-    )
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:

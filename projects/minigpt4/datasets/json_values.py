@@ -93,13 +93,14 @@ def describe_error(error: ValueError, text: str) -> str:
     if not isinstance(error, json.JSONDecodeError):
         return printable(str(error))
     before = text[: error.pos].rstrip()
-    hint = ''
     if before.endswith(',') and text[error.pos : error.pos + 1] in (']', '}'):
         hint = '; there is a comma after the last entry, remove it'
     elif before.endswith(',') and error.msg.startswith('Illegal trailing'):
         hint = '; remove the comma'
     elif error.pos >= len(text.rstrip()):
         hint = '; the file ends too early, download it again'
+    else:
+        hint = '; correct it there'
     return f'line {error.lineno}, column {error.colno}: {error.msg}{hint}'
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..utils.atomic import replacing
 from .caption_descriptions import describe
 from .photo_folder import Photo, PhotoFolder
+from .skipped_items import counted
 
 DESCRIPTIONS_FILE = 'descriptions_train.json'
 _TEST_SHARE = 0.1
@@ -24,8 +25,8 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
     :mod:`~minigpt4.datasets.caption_descriptions`.
 
     Args:
-        photos: The photographs. Without held-out ones a tenth of them, 2 to
-            200, is drawn.
+        photos: The photographs. With fewer than two held-out ones more are
+            drawn, until a tenth of all, 2 to 200, is held out.
         out: The folder to write into.
         seed: Seed of the draw.
 
@@ -49,36 +50,43 @@ def write_photos(photos: PhotoFolder, out: Path, seed: int = 0) -> PhotoFolder:
 
 
 def _divide(photos: PhotoFolder, seed: int) -> PhotoFolder:
-    """Draw held-out photographs where there are none."""
-    if photos.test:
+    """Draw held-out photographs where there are too few."""
+    if len(photos.test) >= _MIN_TEST:
         return photos
-    found = len(photos.train)
+    found = len(photos.train) + len(photos.test)
     if found <= _MIN_TEST:
         raise ValueError(
-            f'{found} photographs have captions; expected at least '
+            f'{counted(found, "photograph")} can be used; expected at least '
             f'{_MIN_TEST + 1}, of which {_MIN_TEST} are held out for the '
-            'evaluation.'
+            'evaluation; add photographs with captions (docs/small.md).'
         )
     number = min(_MAX_TEST, max(_MIN_TEST, round(_TEST_SHARE * found)))
+    number -= len(photos.test)
     order = random.Random(f'held out {seed}').sample(
         range(len(photos.train)), len(photos.train)
     )
     held_out = set(order[:number])
     return photos._replace(
         train=[p for i, p in enumerate(photos.train) if i not in held_out],
-        test=[p for i, p in enumerate(photos.train) if i in held_out],
+        test=[
+            *photos.test,
+            *(p for i, p in enumerate(photos.train) if i in held_out),
+        ],
     )
 
 
 def _write(path: Path, photos: list[Photo]) -> None:
-    """Write a COCO caption file."""
+    """Write a COCO caption file.
+
+    The path is the id: several photographs may have the same name.
+    """
     annotations = [
-        dict(image_id=photo.name, caption=caption)
+        dict(image_id=str(photo.file), caption=caption)
         for photo in photos
         for caption in photo.captions
     ]
     content = dict(
-        images=[dict(id=p.name, file_name=str(p.file)) for p in photos],
+        images=[dict(id=str(p.file), file_name=str(p.file)) for p in photos],
         annotations=[
             dict(id=number, **annotation)
             for number, annotation in enumerate(annotations)
