@@ -41,7 +41,7 @@ def main() -> None:
     from minigpt4.datasets.caption_descriptions import MAX_WORDS, MIN_WORDS
     from minigpt4.datasets.photo_folder import read_photos
     from minigpt4.datasets.readable_photos import keep_readable
-    from minigpt4.datasets.skipped_items import counted
+    from minigpt4.datasets.skip_summary import counted
     from minigpt4.datasets.write_photos import (
         DESCRIPTIONS_FILE,
         write_photos,

@@ -71,7 +71,7 @@ source "${MINIGPT4_VENV:-.venv}/bin/activate"
 configs=configs/minigpt4
 
 log=$out/quickstart.log
-progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  .+: '"'"'| are in |gallery: |[│┃━]|held-out|^loss|^right image|^CHAIR|^recall|for stage 2|downloading|converting'
+progress='nothing to resume|resumed|stopped by|Iter\(|skipped|[Ee]rror|warm start|captions at|^  .+: '"'"'| are in |gallery: |[│┃━]|held-out|captions from|^loss|^right image|^CHAIR|^recall|for stage 2|downloading|converting'
 printf '\n== %s\n' "$(date)" >> "$log"
 SECONDS=0
 

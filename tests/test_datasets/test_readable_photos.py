@@ -6,7 +6,7 @@ from PIL import Image
 
 from minigpt4.datasets.photo_folder import Photo, PhotoFolder
 from minigpt4.datasets.readable_photos import keep_readable
-from minigpt4.datasets.skipped_items import SkippedItems
+from minigpt4.datasets.skip_summary import SkipSummary
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def photos(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-500])
     found[3].file.write_bytes(b'')
     found[4].file.write_text('no image')
-    return PhotoFolder(found, [], SkippedItems())
+    return PhotoFolder(found, [], SkipSummary())
 
 
 def test_unreadable_images_are_named(photos):

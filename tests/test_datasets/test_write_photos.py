@@ -9,7 +9,7 @@ from PIL import Image
 
 from minigpt4.datasets import InstructionDataset
 from minigpt4.datasets.photo_folder import Photo, PhotoFolder
-from minigpt4.datasets.skipped_items import SkippedItems
+from minigpt4.datasets.skip_summary import SkipSummary
 from minigpt4.datasets.write_photos import write_photos
 
 
@@ -23,7 +23,7 @@ def photos(tmp_path):
         Image.new('RGB', (8, 8)).save(file)
         long = ' '.join(f'word{i}{j}' for j in range(50))
         found.append(Photo(f'{i:02d}', file, (f'a dog {i}', long)))
-    return PhotoFolder(found, [], SkippedItems())
+    return PhotoFolder(found, [], SkipSummary())
 
 
 def read(path: Path) -> dict:

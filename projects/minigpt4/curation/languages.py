@@ -31,7 +31,7 @@ def _detector() -> Any:
         from lingua import LanguageDetectorBuilder
     except ImportError as error:
         raise ImportError(
-            'languages are told apart by the package '
+            'finding the language needs the package '
             "lingua-language-detector: pip install 'minigpt4[curate]', or "
             'set repair.guard.language=ignore and rules.skip=[language].'
         ) from error

@@ -19,7 +19,7 @@ from .captions import check_caption, decode_text
 from .image_folder import ImageFolder
 from .json_values import InvalidJson
 from .record_files import read_record_file
-from .skipped_items import SkippedItems
+from .skip_summary import SkipSummary
 
 TEXT_FILES = 'text files'
 _NAME_KEYS = ('image', 'file_name')
@@ -54,7 +54,7 @@ def path_below(root: Path, file: Path) -> str:
     return os.path.relpath(file, root) if root in file.parents else str(file)
 
 
-def join_photos(photos: Photos, others: Photos, skipped: SkippedItems) -> None:
+def join_photos(photos: Photos, others: Photos, skipped: SkipSummary) -> None:
     """Add photographs of another caption file, each caption once."""
     for key, other in others.items():
         known = photos.setdefault(key, other)
@@ -74,7 +74,7 @@ def join_photos(photos: Photos, others: Photos, skipped: SkippedItems) -> None:
 
 
 def read_coco_captions(
-    path: Path, root: Path, name: str, skipped: SkippedItems
+    path: Path, root: Path, name: str, skipped: SkipSummary
 ) -> Photos:
     """Read a COCO caption file whose images are below ``root``."""
     records, file_names = read_record_file(path)
@@ -152,7 +152,7 @@ def _find(folders: Iterable[ImageFolder], name: str) -> Path | None:
     return None
 
 
-def _refuse_name(file: Path, skipped: SkippedItems) -> bool:
+def _refuse_name(file: Path, skipped: SkipSummary) -> bool:
     """Skip a file whose name no list of images can contain."""
     refused = any(
         unicodedata.category(char) in _REFUSED_IN_NAMES for char in str(file)
@@ -168,7 +168,7 @@ def _refuse_name(file: Path, skipped: SkippedItems) -> bool:
 
 
 def read_text_captions(
-    root: Path, known: Collection[Path], unnamed: str, skipped: SkippedItems
+    root: Path, known: Collection[Path], unnamed: str, skipped: SkipSummary
 ) -> Photos:
     """Read images with a text file of the same name.
 
@@ -203,7 +203,7 @@ def read_text_captions(
 
 
 def _read_text_file(
-    root: Path, path: Path, skipped: SkippedItems
+    root: Path, path: Path, skipped: SkipSummary
 ) -> tuple[str, ...]:
     """Return the captions of a text file."""
     name = path_below(root, path)
@@ -226,7 +226,7 @@ def _read_text_file(
     )
 
 
-def _usable(value: object, where: str, skipped: SkippedItems) -> list[str]:
+def _usable(value: object, where: str, skipped: SkipSummary) -> list[str]:
     """Return a caption as one line in a list; an empty list if invalid."""
     try:
         return [check_caption(value, where)]

@@ -14,7 +14,7 @@ from .photo_captions import (
     read_coco_captions,
     read_text_captions,
 )
-from .skipped_items import SkippedItems
+from .skip_summary import SkipSummary
 
 COCO_URLS = (
     'http://images.cocodataset.org/zips/val2017.zip',
@@ -39,7 +39,7 @@ class PhotoFolder(NamedTuple):
 
     train: list[Photo]
     test: list[Photo]
-    skipped: SkippedItems
+    skipped: SkipSummary
 
 
 def read_photos(folder: 'str | Path') -> PhotoFolder:
@@ -65,7 +65,7 @@ def read_photos(folder: 'str | Path') -> PhotoFolder:
             f'{folder} is not a folder; expected a folder of photographs '
             'with captions.'
         )
-    skipped = SkippedItems()
+    skipped = SkipSummary()
     train: Photos = {}
     test: Photos = {}
     files = caption_files(root)
@@ -99,7 +99,7 @@ def read_photos(folder: 'str | Path') -> PhotoFolder:
 
 
 def _nothing_found(
-    folder: 'str | Path', imported: list[Path], skipped: SkippedItems
+    folder: 'str | Path', imported: list[Path], skipped: SkipSummary
 ) -> str:
     found = '; '.join(f'skipped {line}' for line in skipped.lines())
     message = (

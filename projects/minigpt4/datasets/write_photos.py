@@ -8,7 +8,7 @@ from pathlib import Path
 from ..utils.atomic import replacing
 from .caption_descriptions import describe
 from .photo_folder import Photo, PhotoFolder
-from .skipped_items import counted
+from .skip_summary import counted
 
 DESCRIPTIONS_FILE = 'descriptions_train.json'
 _TEST_SHARE = 0.1

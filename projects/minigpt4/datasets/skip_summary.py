@@ -8,7 +8,7 @@ from ..utils.errors import printable
 MAX_NAMES = 3  # of each kind and reason
 
 
-class SkippedItems:
+class SkipSummary:
     """Counts skipped items by kind and reason."""
 
     def __init__(self) -> None:

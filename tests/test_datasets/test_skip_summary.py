@@ -1,11 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Counts and names of what a reader skips."""
 
-from minigpt4.datasets.skipped_items import SkippedItems, counted
+from minigpt4.datasets.skip_summary import SkipSummary, counted
 
 
 def test_lines_have_counts_and_the_first_names():
-    skipped = SkippedItems()
+    skipped = SkipSummary()
     assert not skipped and skipped.lines() == []
     for i in range(1200):
         skipped.add('image', 'without a caption', f'{i}.jpg')
