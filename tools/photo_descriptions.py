@@ -40,8 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from minigpt4.datasets.caption_descriptions import describe
     from minigpt4.evaluation.captioned_images import read_references
-    from minigpt4.evaluation.chair_run import image_id, read_truth
+    from minigpt4.evaluation.chair_run import read_truth
     from minigpt4.evaluation.object_words import coco_words
+    from minigpt4.images.image_ids import image_id
     from minigpt4.utils.atomic import write_atomically
 
     objects = read_truth(args.objects) if args.objects else {}

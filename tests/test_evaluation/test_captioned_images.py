@@ -85,6 +85,18 @@ def test_references_are_found_by_the_name_of_the_file(folder):
     assert read_references(write(folder, table)) == {'000007': ['one', 'two']}
 
 
+def test_references_of_images_of_one_name(folder, tmp_path):
+    def annotations(*names):
+        return [dict(image_id=n, caption=f'of {n}') for n in names]
+
+    path = write(folder, annotations('a/1.jpg', 'b/1.jpg'))
+    with pytest.raises(ValueError, match='a/1.jpg and b/1.jpg are two images'):
+        read_references(path)
+    names = [f'{tmp_path}/{letter}/1.jpg' for letter in 'ab']
+    found = read_references(write(folder, annotations(*names)))
+    assert found == {name: [f'of {name}'] for name in names}
+
+
 def test_a_missing_file_of_references_is_refused(folder):
     with pytest.raises(FileNotFoundError, match='captions.json does not'):
         read_references(folder / 'captions.json')

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from minigpt4.evaluation import chair_run
-from minigpt4.evaluation.chair_run import image_id
 from minigpt4_cli import main as cli
 
 
@@ -168,19 +167,3 @@ def test_captions_and_images_exclude_each_other(truth, capsys):
     with pytest.raises(SystemExit):
         run('--truth', truth)
     assert 'either --captions' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ('name', 'expected'),
-    [
-        ('000000000139.jpg', '139'),
-        ('COCO_val2014_000000000139.jpg', '139'),
-        ('a7.png', 'a7'),
-        ('cat.png', 'cat'),
-        ('b8.png', 'b8'),
-        ('COCO_train2017_139.jpg', '139'),
-        ('IMG_139.jpg', 'IMG_139'),
-    ],
-)
-def test_the_id_of_an_image_file(name, expected):
-    assert image_id(f'folder/{name}', {'139': [], 'a7': []}) == expected

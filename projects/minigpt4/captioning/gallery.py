@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..images.image_ids import image_id
 from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import make_folder, replacing
@@ -92,7 +93,7 @@ def _items(
                 for r in group
             ]
             item = dict(image=printable(image), answers=answers)
-            if known := references.get(Path(image).stem):
+            if known := references.get(image_id(image, references)):
                 item['references'] = [printable(text) for text in known]
             pending.append((item, pool.submit(_thumbnail_url, image)))
             if len(pending) > 4 * workers:

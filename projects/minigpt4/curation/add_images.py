@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..captioning.batch import check_image_file
 from ..captioning.image_lists import ImageEntry
-from ..evaluation.chair_run import image_id
+from ..images.image_ids import image_id
 from ..images.read import read_file, read_image
 from ..utils.errors import one_line
 from .ledger import Ledger
@@ -26,8 +26,8 @@ class ImageNotes(NamedTuple):
     Attributes:
         source: Where they come from, for the datasheet; '' if unknown.
         licence: Their licence; '' if unknown.
-        captions: Captions that people wrote, by the image's file name
-            without suffix.
+        captions: Captions that people wrote, by the image's id
+            (:mod:`minigpt4.images.image_ids`).
         objects: COCO classes in an image, by its id; see
             :func:`~minigpt4.evaluation.chair_run.read_truth`.
     """
@@ -39,11 +39,10 @@ class ImageNotes(NamedTuple):
 
     def of(self, path: str) -> dict[str, Any]:
         """The notes on an image; what is unknown is omitted."""
-        stem = os.path.splitext(os.path.basename(path))[0]
         found = dict(
             source=self.source,
             licence=self.licence,
-            captions=self.captions.get(stem),
+            captions=self.captions.get(image_id(path, self.captions)),
             objects=self.objects.get(image_id(path, self.objects)),
         )
         return {

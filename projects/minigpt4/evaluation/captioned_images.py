@@ -116,22 +116,32 @@ def read_captioned_images(
 
 
 def read_references(annotations: Path) -> dict[str, list[str]]:
-    """Read the captions of each image, by the file name of the image.
+    """Read the captions of each image, by its id.
 
-    The key is the last part of the name in the records, without its suffix.
+    The id is the name in the records if it is an absolute path, else the last
+    part of the name without its suffix (:mod:`minigpt4.images.image_ids`).
 
     Args:
         annotations: As for :func:`read_captioned_images`.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It has no valid record.
+        ValueError: It has no valid record, or two names have one id.
     """
     captions, _, _ = _read_captions(annotations)
-    return {
-        PurePath(name).stem: [caption.text for caption in group]
-        for name, group in captions.items()
-    }
+    names: dict[str, str] = {}
+    references: dict[str, list[str]] = {}
+    for name, group in captions.items():
+        id_ = name if os.path.isabs(name) else PurePath(name).stem
+        if names.setdefault(id_, name) != name:
+            raise ValueError(
+                f'{annotations}: {printable(names[id_])} and '
+                f'{printable(name)} are two images of the name '
+                f'{printable(id_)}; expected different names, or absolute '
+                'paths.'
+            )
+        references[id_] = [caption.text for caption in group]
+    return references
 
 
 def _read_captions(

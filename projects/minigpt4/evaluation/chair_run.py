@@ -4,15 +4,15 @@
 import argparse
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..captioning.batch import CaptionTask, run_tasks
 from ..captioning.image_sources import find_images
 from ..generation.sampling_params import SamplingParams
+from ..images.image_ids import image_id
 from ..loading import load_model, quiet_logs, read_prompt
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
@@ -22,7 +22,6 @@ from .chair import score_captions
 from .match_run import format_score
 from .result_folder import ResultFolder, file_digest, read_json_lines
 
-_COCO_NAME = re.compile(r'(?:COCO_\w+_)?(\d+)')
 _NAMED = 5  # errors or invented classes on the terminal
 _SCORES = (
     ('CHAIR_i, invented mentions', 'chair_i', '%'),
@@ -141,26 +140,6 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
         yield row
     if empty:
         raise ValueError(f'{path} is empty; expected one caption a line.')
-
-
-def image_id(path: str, known: Mapping[str, Any]) -> str:
-    """The id of an image file in a truth.
-
-    Args:
-        path: The file.
-        known: Ids. That of the file is its absolute path or its name without
-            suffix if this is one of them, else the number in a name of COCO
-            (``COCO_val2014_000000000139.jpg`` and ``000000000139.jpg`` are
-            139), else its name without suffix.
-    """
-    for absolute in (os.path.abspath(path), os.path.realpath(path)):
-        if absolute in known:
-            return absolute
-    stem = Path(path).stem
-    number = _COCO_NAME.fullmatch(stem)
-    if stem in known or not number:
-        return stem
-    return str(int(number[1]))
 
 
 def _find_tasks(
