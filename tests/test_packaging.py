@@ -275,3 +275,9 @@ def test_python_files_have_the_header():
         and header not in path.read_text('utf-8')[:200]
     ]
     assert not found
+
+
+def test_every_extra_is_in_the_table_of_the_docs():
+    text = (ROOT / 'docs/install.md').read_text('utf-8')
+    for extra in pyproject()['project']['optional-dependencies']:
+        assert f'\n| `{extra}` | ' in text, extra
