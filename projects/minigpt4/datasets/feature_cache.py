@@ -268,7 +268,9 @@ class LoadFeatures:
         flipped = record.get('flipped', False)
         for source in record.get('images', []):
             digest = image_digest(read_source(source), flipped)
-            name = 'an image' if isinstance(source, bytes) else source
+            name = source
+            if isinstance(source, bytes):
+                name = f'an image of {record.get("id")}'
             if flipped:
                 name = f'{name}, flipped,'
             try:
@@ -276,12 +278,12 @@ class LoadFeatures:
             except KeyError:
                 if digest in self.cache.skipped:
                     raise SampleError(
-                        f'{name} of {record.get("id")} could not be read when '
-                        f'{self.cache.folder} was made.'
+                        f'{name} could not be read when {self.cache.folder} '
+                        'was made.'
                     ) from None
                 raise ValueError(
-                    f'{name} of {record.get("id")} is not in '
-                    f'{self.cache.folder} ({len(self.cache):,} images); '
+                    f'{name} is not in {self.cache.folder} '
+                    f'({len(self.cache):,} images); '
                     f'{"flips were" if flipped else "it was"} added '
                     f'{"" if flipped else "or changed "}later: run minigpt4 '
                     'cache-features again, which keeps the cached images.'
