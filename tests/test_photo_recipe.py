@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from minigpt4.models import EfficientNetLite
 from minigpt4.weights.checkpoint_files import read_checkpoint
+from minigpt4_cli.main import main
 
 pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'minigpt4'
@@ -39,7 +41,9 @@ def photo_folder(tmp_path) -> Path:
     return folder
 
 
-def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
+def test_both_stages_train(
+    photo_folder, tmp_path, run_tool, chat_llm_dir, monkeypatch
+):
     text = run_tool(
         'photo_data.py', photo_folder, '--out', 'data', cwd=tmp_path
     )
@@ -53,10 +57,12 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
     assert len(stored['annotations']) == 4
     llm = tmp_path / 'llm'
     shutil.copytree(chat_llm_dir('smollm2'), llm)
+    backbone = tmp_path / 'backbone.pth'
+    torch.save(EfficientNetLite('lite2').state_dict(), backbone)
     options = (
         *('max_iters=2', 'global_batch_size=2'),
         *(f'model.decoder.name_or_path={llm}', 'model.decoder.arch=None'),
-        'model.backbone.checkpoint=None',
+        f'model.backbone.checkpoint={backbone}',
         *('train_dataloader.num_workers=0', 'default_hooks.logger.interval=1'),
         'train_dataloader.persistent_workers=False',
         'train_dataloader.dataset.data_root=data',
@@ -66,12 +72,18 @@ def test_both_stages_train(photo_folder, tmp_path, run_tool, chat_llm_dir):
         'default_hooks.sample_captions.interval=2',
         'model.generation.max_new_tokens=4',
     )
+    # as tools/quickstart.sh does it: from cached features
+    monkeypatch.chdir(tmp_path)
+    config = str(CONFIGS / 'stage1_small.py')
+    cache = ('cache-features', config, '-o', 'features')
+    assert main([*cache, '--cfg-options', *options]) == 0
     log = run_tool(
-        *('train.py', CONFIGS / 'stage1_small.py', '--cfg-options'),
+        *('train.py', config, '--features', 'features', '--cfg-options'),
         *(*options, *captions),
         cwd=tmp_path,
     )
     assert 'warm start done: 20 samples' in log
+    assert 'captions at iteration 2' in log
     first = tmp_path / 'work_dirs/stage1_small/iter_2.pth'
     log = run_tool(
         *('train.py', CONFIGS / 'stage2_small.py', '--cfg-options'),

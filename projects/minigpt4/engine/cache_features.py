@@ -155,10 +155,10 @@ def _dataset_configs(cfg: Config) -> list:
         if hook is None or not hook.get('dataset'):
             continue
         if 'type' not in hook.dataset:  # changes the training data's
-            hook.dataset = {
-                **copy.deepcopy(cfg.train_dataloader.dataset),
-                **hook.dataset,
-            }
+            merged = copy.deepcopy(cfg.train_dataloader.dataset)
+            # keeps lazy types, so that the config can be logged as text
+            merged.update(hook.dataset)
+            hook.dataset = merged
         found.append(hook.dataset)
     return found
 
