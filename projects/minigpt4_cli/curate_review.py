@@ -50,6 +50,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
         'file', type=path, metavar='FILE.html|FILE.csv', help='what to write'
     )
     _add_choice(parser)
+    _add_overwrite(parser)
     parser.add_argument(
         '--image-side',
         type=positive_int,
@@ -75,6 +76,14 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         metavar='N',
         help='the N texts of the highest risk (default: all)',
+    )
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace a file that exists, with the decisions in it',
     )
 
 
@@ -112,6 +121,7 @@ def _add_label_studio_options(parser: argparse.ArgumentParser) -> None:
     )
     write.add_argument('file', type=path, metavar='FILE.json')
     _add_choice(write)
+    _add_overwrite(write)
     write.add_argument(
         '--image-prefix',
         metavar='URL',
@@ -172,6 +182,8 @@ def _run_import(args: argparse.Namespace) -> int:
 def _run_label_studio(args: argparse.Namespace) -> int:
     from minigpt4.curation.review_commands import label_studio
 
+    if args.exchange == 'export' and args.file.suffix.lower() != '.json':
+        raise UsageError(f'{args.file} is not .json; give another name')
     return label_studio(args)
 
 

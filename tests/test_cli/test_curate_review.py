@@ -82,6 +82,40 @@ def test_label_studio_makes_the_round_trip(ledger, tmp_path, capsys):
     assert decisions(ledger) == {(image, 'label-studio-5'): 'reject'}
 
 
+@pytest.mark.parametrize(
+    'words, existing',
+    [
+        (['export-review', 'review.csv'], 'review.csv'),
+        (['export-review', 'review.html'], 'review.html'),
+        (['label-studio', 'export', 'tasks.json'], 'tasks.json'),
+        (['label-studio', 'export', 'tasks.json'], 'tasks.xml'),
+    ],
+)
+def test_a_file_with_decisions_is_not_replaced(
+    ledger, tmp_path, monkeypatch, capsys, words, existing
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / existing
+    file.write_text('decisions of a person')
+    words = ['curate', *words, '--ledger', ledger]
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f'error: {existing} exists; it may have decisions: import it first, '
+        'give another name, or --overwrite.\n'
+    )
+    assert file.read_text() == 'decisions of a person'
+    assert main([*words, '--overwrite']) == 0
+    assert file.read_text() != 'decisions of a person'
+
+
+def test_tasks_and_their_configuration_are_two_files(tmp_path, capsys):
+    path = tmp_path / 'tasks.xml'
+    with pytest.raises(SystemExit):
+        main(['curate', 'label-studio', 'export', str(path)])
+    assert 'tasks.xml is not .json' in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_wrong_calls_are_refused(ledger, tmp_path, capsys):
     words = ['--ledger', ledger]
     with pytest.raises(SystemExit):

@@ -7,7 +7,11 @@ import xml.etree.ElementTree
 import pytest
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
-from minigpt4.curation.label_studio import read_annotations, write_tasks
+from minigpt4.curation.label_studio import (
+    config_file,
+    read_annotations,
+    write_tasks,
+)
 from minigpt4.curation.review_import import import_decisions
 from minigpt4.curation.review_queue import ReviewQueue
 
@@ -46,7 +50,7 @@ def annotation(decision, text=None, **values):
 
 def test_tasks_have_image_text_and_configuration(queue, tmp_path):
     path = tmp_path / 'tasks.json'
-    config = write_tasks(queue, [4, 1], path)
+    write_tasks(queue, [4, 1], path)
     first, second = json.loads(path.read_text())
     assert first['data']['image'].startswith('data:image/jpeg;base64,')
     assert first['data']['flags'].startswith('The repair adds "horse".')
@@ -54,7 +58,7 @@ def test_tasks_have_image_text_and_configuration(queue, tmp_path):
     ((result,),) = (p['result'] for p in first['predictions'])
     assert result['type'] == 'textarea'
     assert result['value'] == dict(text=[final_text(4)])
-    view = xml.etree.ElementTree.parse(config).getroot()
+    view = xml.etree.ElementTree.parse(config_file(path)).getroot()
     named = {e.get('name'): e.tag for e in view.iter() if e.get('name')}
     assert named[result['from_name']] == 'TextArea'
     assert named[result['to_name']] == 'Image'

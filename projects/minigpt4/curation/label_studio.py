@@ -39,13 +39,20 @@ CONFIG = """<View>
 _CHUNK = 64  # texts in memory
 
 
+def config_file(path: Path) -> Path:
+    """The file of the labelling configuration next to a file of tasks."""
+    return path.with_suffix('.xml')
+
+
 def write_tasks(
     queue: ReviewQueue,
     ids: Sequence[int],
     path: Path,
     image_prefix: str | None = None,
-) -> Path:
+) -> None:
     """Write tasks, and the labelling configuration next to them.
+
+    Files that exist are replaced.
 
     Args:
         queue: The texts under review.
@@ -55,13 +62,9 @@ def write_tasks(
             ``/data/local-files/?d=`` for Label Studio's local storage; None
             embeds reduced images.
 
-    Returns:
-        The file of the labelling configuration, ``NAME.xml``.
-
     Raises:
         OSError: A file cannot be written.
     """
-    config = path.with_suffix('.xml')
     with (
         replacing(path) as temporary,
         open(temporary, 'w', encoding='utf-8') as file,
@@ -75,9 +78,8 @@ def write_tasks(
                 first = False
                 file.write(json.dumps(_task(item, image_prefix)))
         file.write('\n]\n')
-    with replacing(config) as temporary:
+    with replacing(config_file(path)) as temporary:
         Path(temporary).write_text(CONFIG, 'utf-8')
-    return config
 
 
 def read_annotations(path: 'str | Path') -> list[Record]:

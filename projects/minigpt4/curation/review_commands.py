@@ -3,12 +3,14 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..utils.errors import printable
 from .commands import opened
-from .label_studio import read_annotations, write_tasks
+from .label_studio import config_file, read_annotations, write_tasks
 from .pipeline import plan
 from .review_export import write_review
 from .review_import import (
@@ -43,6 +45,7 @@ def opened_queue(args: argparse.Namespace) -> Iterator[ReviewQueue]:
 
 def export_review(args: argparse.Namespace) -> int:
     """Run ``minigpt4 curate export-review``."""
+    _refuse_existing(args.overwrite, args.file)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
         write_review(queue, ids, args.file, args.reviewer, args.image_side)
@@ -62,9 +65,11 @@ def label_studio(args: argparse.Namespace) -> int:
     """Run ``minigpt4 curate label-studio``."""
     if args.exchange == 'import':
         return _import(args, read_annotations(args.file))
+    config = config_file(args.file)
+    _refuse_existing(args.overwrite, args.file, config)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
-        config = write_tasks(queue, ids, args.file, args.image_prefix)
+        write_tasks(queue, ids, args.file, args.image_prefix)
     print(
         f'{len(ids):,} tasks written to {printable(str(args.file))}; the '
         f'labelling configuration of the project is in '
@@ -72,6 +77,20 @@ def label_studio(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _refuse_existing(overwrite: bool, *paths: Path) -> None:
+    """Refuse to replace files in which a person may have decided.
+
+    Raises:
+        FileExistsError: One of them exists, and ``overwrite`` is not given.
+    """
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError(
+                f'{printable(str(path))} exists; it may have decisions: '
+                'import it first, give another name, or --overwrite.'
+            )
 
 
 def _chosen(queue: ReviewQueue, args: argparse.Namespace) -> list[int]:

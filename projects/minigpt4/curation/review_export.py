@@ -42,7 +42,7 @@ def write_review(
     reviewer: str = '',
     side: int = IMAGE_SIDE,
 ) -> None:
-    """Write texts in their order; a failure leaves the old file.
+    """Write texts in their order; a file that exists is replaced.
 
     Args:
         queue: The texts under review.
