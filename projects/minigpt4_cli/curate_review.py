@@ -4,7 +4,11 @@
 import argparse
 from collections.abc import Callable
 
-from .curate_options import add_settings_options
+from .curate_options import (
+    add_common_options,
+    add_settings_options,
+    joined_settings,
+)
 from .options import UsageError, path, positive_int
 
 REVIEW_ACTIONS = {
@@ -132,6 +136,9 @@ def _add_label_studio_options(parser: argparse.ArgumentParser) -> None:
     read.add_argument('file', type=path, metavar='FILE.json')
     _add_store(read)
     add_settings_options(parser)
+    for action in (write, read):
+        add_settings_options(action, nested=True)
+        add_common_options(action, nested=True)
 
 
 def _port(text: str) -> int:
@@ -184,7 +191,7 @@ def _run_label_studio(args: argparse.Namespace) -> int:
 
     if args.exchange == 'export' and args.file.suffix.lower() != '.json':
         raise UsageError(f'{args.file} is not .json; give another name')
-    return label_studio(args)
+    return label_studio(joined_settings(args))
 
 
 REVIEW_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -116,6 +116,31 @@ def test_tasks_and_their_configuration_are_two_files(tmp_path, capsys):
     assert not path.exists()
 
 
+def test_options_may_stand_on_both_sides_of_an_action(
+    ledger, tmp_path, capsys
+):
+    path = str(tmp_path / 'tasks.json')
+    words = ['curate', 'label-studio', 'export', path, '--ledger', ledger]
+    assert main([*words, '--debug']) == 0
+    config = tmp_path / 'settings.yml'
+    config.write_text('')
+    missing = str(tmp_path / 'none.json')
+    words = ['curate', 'label-studio', 'import', missing]
+    assert main([*words, '--ledger', ledger, '--config', str(config)]) == 1
+    assert 'none.json does not exist' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('place', [2, 4])
+def test_settings_on_either_side_of_an_action_count(
+    ledger, tmp_path, capsys, place
+):
+    words = ['curate', 'label-studio', 'export', str(tmp_path / 't.json')]
+    words[place:place] = ['--set', 'review.guard_weight=-1']
+    words += ['--set', 'review.object_weight=3', '--ledger', ledger]
+    assert main(words) == 1
+    assert 'review.guard_weight is -1' in capsys.readouterr().err
+
+
 def test_wrong_calls_are_refused(ledger, tmp_path, capsys):
     words = ['--ledger', ledger]
     with pytest.raises(SystemExit):
