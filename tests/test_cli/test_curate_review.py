@@ -52,6 +52,8 @@ def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):
     assert places['image5.png'] < places['image3.png']  # by risk
     rows[places['image5.png']]['decision'] = 'accept'
     rows[places['image3.png']]['decision'] = 'remove'
+    (other,) = {*range(3)} - {places['image5.png'], places['image3.png']}
+    rows[other]['note'] = 'blurred'
     with open(table, 'w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -62,7 +64,10 @@ def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):
     assert lines == [
         f'wrong: row {places["image3.png"] + 2}: the decision is "remove"; '
         'expected one of accept, edit, reject.',
-        '1 decisions stored, 1 without a decision, 1 wrong',
+        f'note: row {other + 2}: there is a note but no decision, so the '
+        'note is not stored; write a decision too.',
+        '1 decisions stored, 1 without a decision, 1 notes not stored, '
+        '1 wrong',
     ]
     assert decisions(ledger) == {(5, 'Ann'): 'accept'}
 

@@ -114,6 +114,21 @@ def test_an_export_is_read_back(queue, tmp_path):
     assert '"image_digest"' in report.errors[1]
 
 
+def test_a_rejected_text_has_no_new_text(queue, tmp_path):
+    path = tmp_path / 'tasks.json'
+    write_tasks(queue, [1, 2], path)
+    first, second = tasks = json.loads(path.read_text())
+    first['annotations'] = [annotation('reject', 'Another text.')]
+    second['annotations'] = [annotation('reject', final_text(2))]
+    path.write_text(json.dumps(tasks))
+    report = import_decisions(queue, read_annotations(path))
+    assert report.errors == [
+        'task 1: the decision is reject, but there is a new text; write edit '
+        'as the decision, or clear the new text.'
+    ]
+    assert report.stored == 1
+
+
 @pytest.mark.parametrize(
     'content, message',
     [

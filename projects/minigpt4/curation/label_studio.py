@@ -211,7 +211,7 @@ def _record(
         data.get('reviewed'),
         _reviewer(annotation.get('completed_by')),
         decision,
-        text if decision == 'edit' else None,
+        text,
     )
 
 

@@ -120,6 +120,7 @@ def _print_report(report: ImportReport) -> None:
     for kind, sentences in (
         ('wrong', report.errors),
         ('conflict', report.conflicts),
+        ('note', report.notes),
     ):
         for sentence in sentences[:_NAMED]:
             print(f'{kind}: {printable(sentence)}', file=sys.stderr)
@@ -129,6 +130,7 @@ def _print_report(report: ImportReport) -> None:
     counts = (
         ('already there', report.known),
         ('without a decision', report.undecided),
+        ('notes not stored', len(report.notes)),
         ("against another reviewer's decision", report.disputed),
         ('wrong', len(report.errors)),
         ('in conflict', len(report.conflicts)),
