@@ -83,8 +83,35 @@ def test_label_studio_makes_the_round_trip(ledger, tmp_path, capsys):
     tasks[0]['annotations'] = [dict(completed_by=5, result=[result])]
     path.write_text(json.dumps(tasks))
     assert main([*words, 'import', str(path)]) == 0
-    image = int(tasks[0]['data']['image_digest'], 16)
+    digest = tasks[0]['data']['image_digest']
+    with Ledger(ledger) as opened:
+        (image,) = (i.id for i in opened.images() if i.digest == digest)
     assert decisions(ledger) == {(image, 'label-studio-5'): 'reject'}
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['export-review', 'review.csv'],
+        ['export-review', 'review.html'],
+        ['label-studio', 'export', 'tasks.json'],
+    ],
+)
+def test_images_that_are_left_out_are_named(
+    ledger, tmp_path, monkeypatch, capsys, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'image1.png').unlink()
+    (tmp_path / 'image2.png').write_bytes(b'another file')
+    assert main(['curate', *words, '--ledger', ledger]) == 1
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines[:2] == [
+        '1 without their image: the file is missing',
+        '1 without their image: the file has changed since it was added',
+    ]
+    assert 'image1.png does not exist; restore it, or add the' in lines[2]
+    assert 'image2.png is not the file that was added' in lines[3]
+    assert len(lines) == 4 and (tmp_path / words[-1]).exists()
 
 
 @pytest.mark.parametrize(

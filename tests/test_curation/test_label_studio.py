@@ -5,6 +5,7 @@ import json
 import xml.etree.ElementTree
 
 import pytest
+from PIL import Image
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
 from minigpt4.curation.label_studio import (
@@ -73,6 +74,24 @@ def test_a_prefix_replaces_embedded_images(queue, tmp_path):
     image = task['data']['image']
     assert image.startswith('/data/local-files/?d=')
     assert image.endswith('/image1.png')
+
+
+@pytest.mark.parametrize('prefix', [None, '/data/local-files/?d='])
+def test_an_image_that_has_changed_is_left_out(queue, tmp_path, prefix):
+    Image.new('RGB', (64, 48)).save(tmp_path / 'image3.png')
+    (tmp_path / 'image1.png').unlink()
+    path = tmp_path / 'tasks.json'
+    problems = write_tasks(queue, [3, 1, 2], path, prefix)
+    assert [p.kind for p in problems] == ['changed', 'missing']
+    changed, missing, right = (
+        task['data'] for task in json.loads(path.read_text())
+    )
+    assert changed['image'] == missing['image'] == '' != right['image']
+    assert changed['flags'].splitlines() == [
+        'This image cannot be displayed: the file has changed since it was '
+        'added.',
+        'The text is short.',
+    ]
 
 
 def test_an_export_is_read_back(queue, tmp_path):

@@ -59,6 +59,7 @@ def test_a_table_is_filled_in_and_read_back(queue, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row['file'] for row in rows][:2] == ['image4.png', 'image3.png']
     assert rows[0]['flags'].splitlines() == [
+        'This image cannot be displayed: the file is missing.',
         'The repair adds "horse".',
         'The repair adds "two".',
     ]

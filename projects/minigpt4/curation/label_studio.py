@@ -18,7 +18,9 @@ from urllib.parse import quote
 from ..utils.atomic import replacing
 from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
-from .review_export import IMAGE_SIDE, image_url
+from .export_images import ImageProblem, read_added
+from .ledger import LedgerImage
+from .review_export import IMAGE_SIDE, flag_lines, image_url
 from .review_import import Record
 from .review_item import ReviewItem, load_items
 from .review_queue import ReviewQueue
@@ -49,10 +51,11 @@ def write_tasks(
     ids: Sequence[int],
     path: Path,
     image_prefix: str | None = None,
-) -> None:
+) -> list[ImageProblem]:
     """Write tasks, and the labelling configuration next to them.
 
-    Files that exist are replaced.
+    Files that exist are replaced. An image that is missing, unreadable or no
+    longer the one that was added is left out, and the reviewer reads why.
 
     Args:
         queue: The texts under review.
@@ -62,9 +65,13 @@ def write_tasks(
             ``/data/local-files/?d=`` for Label Studio's local storage; None
             embeds reduced images.
 
+    Returns:
+        The problems of the images that are left out.
+
     Raises:
         OSError: A file cannot be written.
     """
+    problems = []
     with (
         replacing(path) as temporary,
         open(temporary, 'w', encoding='utf-8') as file,
@@ -76,10 +83,16 @@ def write_tasks(
             for item in load_items(queue.ledger, queue.steps, part):
                 file.write('\n' if first else ',\n')
                 first = False
-                file.write(json.dumps(_task(item, image_prefix)))
+                url, problem = '', None
+                try:
+                    url = _url(item.image, image_prefix)
+                except ImageProblem as error:
+                    problems.append(problem := error)
+                file.write(json.dumps(_task(item, url, problem)))
         file.write('\n]\n')
     with replacing(config_file(path)) as temporary:
         Path(temporary).write_text(CONFIG, 'utf-8')
+    return problems
 
 
 def read_annotations(path: 'str | Path') -> list[Record]:
@@ -119,16 +132,26 @@ def read_annotations(path: 'str | Path') -> list[Record]:
     ]
 
 
-def _task(item: ReviewItem, prefix: str | None) -> dict[str, Any]:
-    path = item.image.path
+def _url(image: LedgerImage, prefix: str | None) -> str:
+    """The URL of an image.
+
+    Raises:
+        ImageProblem: The file is missing, cannot be read, or is not the one
+            that was added.
+    """
     if prefix is None:
-        url = image_url(path, IMAGE_SIDE)
-    else:
-        url = prefix + quote(path.lstrip('/'), errors='surrogateescape')
+        return image_url(image, IMAGE_SIDE)
+    read_added(image)
+    return prefix + quote(image.path.lstrip('/'), errors='surrogateescape')
+
+
+def _task(
+    item: ReviewItem, url: str, problem: ImageProblem | None
+) -> dict[str, Any]:
     return dict(
         data=dict(
-            image=url or '',
-            flags='\n'.join(flag['text'] for flag in item.flags) or 'no flags',
+            image=url,
+            flags=flag_lines(item, problem) or 'no flags',
             text=item.text,
             image_digest=item.image.digest,
             reviewed=item.digest,

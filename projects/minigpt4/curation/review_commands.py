@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..utils.errors import printable
 from .commands import opened
+from .export_images import PROBLEMS, ImageProblem
 from .label_studio import config_file, read_annotations, write_tasks
 from .pipeline import plan
 from .review_export import write_review
@@ -22,7 +23,7 @@ from .review_import import (
 from .review_queue import ReviewQueue
 from .settings import build_steps, load_settings
 
-_NAMED = 20  # errors, and conflicts, that are printed
+_NAMED = 20  # errors, conflicts or images that are printed
 
 
 @contextlib.contextmanager
@@ -44,16 +45,19 @@ def opened_queue(args: argparse.Namespace) -> Iterator[ReviewQueue]:
 
 
 def export_review(args: argparse.Namespace) -> int:
-    """Run ``minigpt4 curate export-review``."""
+    """Run ``minigpt4 curate export-review``; 1 if an image is left out."""
     _refuse_existing(args.overwrite, args.file)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
-        write_review(queue, ids, args.file, args.reviewer, args.image_side)
+        problems = write_review(
+            queue, ids, args.file, args.reviewer, args.image_side
+        )
     print(
         f'{len(ids):,} texts written to {printable(str(args.file))}',
         file=sys.stderr,
     )
-    return 0
+    _print_problems(problems)
+    return 1 if problems else 0
 
 
 def import_review(args: argparse.Namespace) -> int:
@@ -62,21 +66,22 @@ def import_review(args: argparse.Namespace) -> int:
 
 
 def label_studio(args: argparse.Namespace) -> int:
-    """Run ``minigpt4 curate label-studio``."""
+    """Run ``minigpt4 curate label-studio``; 1 if something is wrong."""
     if args.exchange == 'import':
         return _import(args, read_annotations(args.file))
     config = config_file(args.file)
     _refuse_existing(args.overwrite, args.file, config)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
-        write_tasks(queue, ids, args.file, args.image_prefix)
+        problems = write_tasks(queue, ids, args.file, args.image_prefix)
     print(
         f'{len(ids):,} tasks written to {printable(str(args.file))}; the '
         f'labelling configuration of the project is in '
         f'{printable(str(config))}',
         file=sys.stderr,
     )
-    return 0
+    _print_problems(problems)
+    return 1 if problems else 0
 
 
 def _refuse_existing(overwrite: bool, *paths: Path) -> None:
@@ -91,6 +96,20 @@ def _refuse_existing(overwrite: bool, *paths: Path) -> None:
                 f'{printable(str(path))} exists; it may have decisions: '
                 'import it first, give another name, or --overwrite.'
             )
+
+
+def _print_problems(problems: list[ImageProblem]) -> None:
+    """Count and name the images that were left out."""
+    kinds = [problem.kind for problem in problems]
+    for kind in dict.fromkeys(kinds):
+        print(
+            f'{kinds.count(kind):,} without their image: {PROBLEMS[kind]}',
+            file=sys.stderr,
+        )
+    for problem in problems[:_NAMED]:
+        print(f'  {printable(str(problem))}', file=sys.stderr)
+    if len(problems) > _NAMED:
+        print(f'  ... and {len(problems) - _NAMED:,} more', file=sys.stderr)
 
 
 def _chosen(queue: ReviewQueue, args: argparse.Namespace) -> list[int]:
