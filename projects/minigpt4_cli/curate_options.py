@@ -2,8 +2,8 @@
 """Options that several actions of ``minigpt4 curate`` have.
 
 An action may have actions of its own. Their parsers have these options too
-(``nested``), so that an option can stand on either side of their name. They
-have no default there, because it would replace what stands before the name.
+(``nested``), so that an option can be on either side of their name. They
+have no default there, because it would replace a value before that name.
 """
 
 import argparse

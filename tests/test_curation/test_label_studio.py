@@ -77,7 +77,7 @@ def test_a_prefix_replaces_embedded_images(queue, tmp_path):
 
 
 @pytest.mark.parametrize('prefix', [None, '/data/local-files/?d='])
-def test_an_image_that_has_changed_is_left_out(queue, tmp_path, prefix):
+def test_an_image_that_has_changed_is_omitted(queue, tmp_path, prefix):
     Image.new('RGB', (64, 48)).save(tmp_path / 'image3.png')
     (tmp_path / 'image1.png').unlink()
     path = tmp_path / 'tasks.json'

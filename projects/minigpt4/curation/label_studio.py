@@ -55,7 +55,7 @@ def write_tasks(
     """Write tasks, and the labelling configuration next to them.
 
     Files that exist are replaced. An image that is missing, unreadable or no
-    longer the one that was added is left out, and the reviewer reads why.
+    longer the one that was added is omitted, and the reviewer reads why.
 
     Args:
         queue: The texts under review.
@@ -66,7 +66,7 @@ def write_tasks(
             embeds reduced images.
 
     Returns:
-        The problems of the images that are left out.
+        The problems of the images that are omitted.
 
     Raises:
         OSError: A file cannot be written.

@@ -47,7 +47,7 @@ def write_review(
     """Write texts in their order; a file that exists is replaced.
 
     An image that is missing, unreadable or no longer the one that was added
-    is left out, and the reviewer reads why.
+    is omitted, and the reviewer reads why.
 
     Args:
         queue: The texts under review.
@@ -57,7 +57,7 @@ def write_review(
         side: The longer side of the images in HTML, in pixels.
 
     Returns:
-        The problems of the images that are left out.
+        The problems of the images that are omitted.
 
     Raises:
         OSError: It cannot be written.
