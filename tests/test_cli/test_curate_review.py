@@ -16,7 +16,8 @@ pytest.importorskip('datasketch', reason='needs minigpt4[curate]')
 
 from tests.review_ledger import make_ledger
 
-from minigpt4.curation.ledger import Ledger
+from minigpt4.curation.ledger import Ledger, Result
+from minigpt4.curation.pipeline import plan
 from minigpt4.curation.settings import (
     CurationSettings,
     build_steps,
@@ -97,7 +98,7 @@ def test_label_studio_makes_the_round_trip(ledger, tmp_path, capsys):
         ['label-studio', 'export', 'tasks.json'],
     ],
 )
-def test_images_that_are_left_out_are_named(
+def test_images_that_are_omitted_are_named(
     ledger, tmp_path, monkeypatch, capsys, words
 ):
     monkeypatch.chdir(tmp_path)
@@ -148,9 +149,7 @@ def test_tasks_and_their_configuration_are_two_files(tmp_path, capsys):
     assert not path.exists()
 
 
-def test_options_may_stand_on_both_sides_of_an_action(
-    ledger, tmp_path, capsys
-):
+def test_options_may_be_on_both_sides_of_an_action(ledger, tmp_path, capsys):
     path = str(tmp_path / 'tasks.json')
     words = ['curate', 'label-studio', 'export', path, '--ledger', ledger]
     assert main([*words, '--debug']) == 0
@@ -171,6 +170,40 @@ def test_settings_on_either_side_of_an_action_count(
     words += ['--set', 'review.object_weight=3', '--ledger', ledger]
     assert main(words) == 1
     assert 'review.guard_weight is -1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('action', ['review', 'export-review'])
+def test_steps_of_other_settings_are_named(ledger, tmp_path, capsys, action):
+    words = ['curate', action]
+    if action == 'export-review':
+        words.append(str(tmp_path / 'review.csv'))
+    words += ['--ledger', ledger, '--set', 'rules.min_words=3']
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f'error: {ledger} has texts of other settings only: the steps were '
+        'not run with these settings; run them first: minigpt4 curate run '
+        f'--ledger {ledger} --set rules.min_words=3\n'
+    )
+
+
+def test_no_text_yet_and_no_text_left_are_distinguished(tmp_path, capsys):
+    path = tmp_path / 'curation.sqlite'
+    words = ['curate', 'review', '--ledger', str(path)]
+    with Ledger(path) as opened:
+        opened.add_images([('a', '/a.png', {})])
+    assert main(words) == 1
+    assert (
+        'has no texts to review yet; run the automatic steps first: minigpt4 '
+        f'curate run --ledger {path}\n'
+    ) in capsys.readouterr().err
+    with Ledger(path) as opened:
+        (first, *_) = plan(opened, build_steps(CurationSettings()))
+        opened.add_results(first.number, [Result(1, 'dropped', '', {})])
+    assert main(words) == 1
+    assert (
+        'with these settings each image was dropped or failed; the reasons '
+        f'are printed by: minigpt4 curate status --ledger {path}\n'
+    ) in capsys.readouterr().err
 
 
 def test_wrong_calls_are_refused(ledger, tmp_path, capsys):

@@ -4,15 +4,17 @@
 import argparse
 import contextlib
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..utils.errors import printable
 from .commands import opened
 from .export_images import PROBLEMS, ImageProblem
 from .label_studio import config_file, read_annotations, write_tasks
-from .pipeline import plan
+from .ledger import Ledger
+from .pipeline import PlannedStep, count, plan
 from .review_export import write_review
 from .review_import import (
     ImportReport,
@@ -40,12 +42,53 @@ def opened_queue(args: argparse.Namespace) -> Iterator[ReviewQueue]:
     with opened(args.ledger) as ledger:
         settings = load_settings(ledger, args.config, args.set)
         planned = plan(ledger, build_steps(settings))
+        _check_texts(ledger, planned, args)
         steps = {step.step.name: step.number for step in planned}
         yield ReviewQueue(ledger, steps, settings.review)
 
 
+def _check_texts(
+    ledger: Ledger, planned: Sequence[PlannedStep], args: argparse.Namespace
+) -> None:
+    """Name the command that gives texts for these settings.
+
+    Raises:
+        ValueError: There is no text for them.
+    """
+    last = planned[-1]
+    if ledger.counts(last.number)['ok']:
+        return
+    name = printable(str(args.ledger))
+    words = ['--ledger', str(args.ledger)]
+    if args.config is not None:
+        words += ['--config', str(args.config)]
+    for setting in args.set:
+        words += ['--set', setting]
+    options = printable(shlex.join(words))
+    if not any(count(ledger, step).missing for step in planned):
+        raise ValueError(
+            f'{name} has no text to review: with these settings each image '
+            'was dropped or failed; the reasons are printed by: minigpt4 '
+            f'curate status {options}'
+        )
+    if any(
+        ledger.counts(number)['ok']
+        for number, _, step, _ in ledger.steps()
+        if step == last.step.name
+    ):
+        raise ValueError(
+            f'{name} has texts of other settings only: the steps were not '
+            'run with these settings; run them first: minigpt4 curate run '
+            f'{options}'
+        )
+    raise ValueError(
+        f'{name} has no texts to review yet; run the automatic steps first: '
+        f'minigpt4 curate run {options}'
+    )
+
+
 def export_review(args: argparse.Namespace) -> int:
-    """Run ``minigpt4 curate export-review``; 1 if an image is left out."""
+    """Run ``minigpt4 curate export-review``; 1 if an image is omitted."""
     _refuse_existing(args.overwrite, args.file)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
@@ -99,7 +142,7 @@ def _refuse_existing(overwrite: bool, *paths: Path) -> None:
 
 
 def _print_problems(problems: list[ImageProblem]) -> None:
-    """Count and name the images that were left out."""
+    """Count and name the images that were omitted."""
     kinds = [problem.kind for problem in problems]
     for kind in dict.fromkeys(kinds):
         print(
