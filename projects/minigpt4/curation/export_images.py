@@ -67,8 +67,9 @@ def read_added(image: LedgerImage) -> bytes:
         if error.reason == NO_IMAGE:
             raise ImageProblem(
                 MISSING,
+                # adding replaces what is known of it, e.g. its licence
                 f'{image.path} does not exist; restore it, or add the image '
-                'again from its new place.',
+                'again from its new place with the same options.',
             ) from error
         raise ImageProblem(UNREADABLE, str(error)) from error
     if hashlib.sha256(data).hexdigest() != image.digest:
