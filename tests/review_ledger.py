@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A small ledger with texts under review."""
 
+import hashlib
 from pathlib import Path
 
 from PIL import Image
@@ -52,7 +53,10 @@ def make_ledger(
             details['objects'] = ['dog', 'person']
         if i == 6:
             details['objects'] = ['car']
-        rows.append((f'{i:064x}', str(path), details))
+        digest = f'{i:064x}'
+        if images:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        rows.append((digest, str(path), details))
     ledger.add_images(rows)
     planned = plan(ledger, steps or [NamedStep(name) for name in STEPS])
     for step in planned:

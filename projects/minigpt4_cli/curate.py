@@ -4,10 +4,9 @@
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from .curate_export import EXPORT_ACTIONS, EXPORT_OPTIONS, EXPORT_RUN
-from .curate_options import add_settings_options
+from .curate_options import add_common_options, add_settings_options
 from .curate_review import REVIEW_ACTIONS, REVIEW_OPTIONS, REVIEW_RUN
 from .options import path, positive_float, positive_int
 
@@ -33,29 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, help_ in ACTIONS.items():
         action = actions.add_parser(name, help=help_, description=help_)
         _OPTIONS[name](action)
-        _add_common_options(action)
+        add_common_options(action)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
     return _RUN[args.action](args)
-
-
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--ledger',
-        type=path,
-        default=Path('curation.sqlite'),
-        metavar='FILE',
-        help='the file of all results (default: %(default)s)',
-    )
-    # of this parser too, so that it can follow the action
-    parser.add_argument(
-        '--debug',
-        action='store_true',
-        default=argparse.SUPPRESS,
-        help='show the traceback of an error',
-    )
 
 
 def _add_add_options(parser: argparse.ArgumentParser) -> None:

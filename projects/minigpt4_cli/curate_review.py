@@ -4,7 +4,11 @@
 import argparse
 from collections.abc import Callable
 
-from .curate_options import add_settings_options
+from .curate_options import (
+    add_common_options,
+    add_settings_options,
+    joined_settings,
+)
 from .options import UsageError, path, positive_int
 
 REVIEW_ACTIONS = {
@@ -50,6 +54,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
         'file', type=path, metavar='FILE.html|FILE.csv', help='what to write'
     )
     _add_choice(parser)
+    _add_overwrite(parser)
     parser.add_argument(
         '--image-side',
         type=positive_int,
@@ -75,6 +80,14 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         metavar='N',
         help='the N texts of the highest risk (default: all)',
+    )
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace a file that exists, with the decisions in it',
     )
 
 
@@ -112,6 +125,7 @@ def _add_label_studio_options(parser: argparse.ArgumentParser) -> None:
     )
     write.add_argument('file', type=path, metavar='FILE.json')
     _add_choice(write)
+    _add_overwrite(write)
     write.add_argument(
         '--image-prefix',
         metavar='URL',
@@ -122,6 +136,9 @@ def _add_label_studio_options(parser: argparse.ArgumentParser) -> None:
     read.add_argument('file', type=path, metavar='FILE.json')
     _add_store(read)
     add_settings_options(parser)
+    for action in (write, read):
+        add_settings_options(action, nested=True)
+        add_common_options(action, nested=True)
 
 
 def _port(text: str) -> int:
@@ -172,7 +189,9 @@ def _run_import(args: argparse.Namespace) -> int:
 def _run_label_studio(args: argparse.Namespace) -> int:
     from minigpt4.curation.review_commands import label_studio
 
-    return label_studio(args)
+    if args.exchange == 'export' and args.file.suffix.lower() != '.json':
+        raise UsageError(f'{args.file} is not .json; give another name')
+    return label_studio(joined_settings(args))
 
 
 REVIEW_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

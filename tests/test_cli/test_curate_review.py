@@ -16,7 +16,8 @@ pytest.importorskip('datasketch', reason='needs minigpt4[curate]')
 
 from tests.review_ledger import make_ledger
 
-from minigpt4.curation.ledger import Ledger
+from minigpt4.curation.ledger import Ledger, Result
+from minigpt4.curation.pipeline import plan
 from minigpt4.curation.settings import (
     CurationSettings,
     build_steps,
@@ -52,6 +53,8 @@ def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):
     assert places['image5.png'] < places['image3.png']  # by risk
     rows[places['image5.png']]['decision'] = 'accept'
     rows[places['image3.png']]['decision'] = 'remove'
+    (other,) = {*range(3)} - {places['image5.png'], places['image3.png']}
+    rows[other]['note'] = 'blurred'
     with open(table, 'w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -62,7 +65,10 @@ def test_the_table_makes_the_round_trip(ledger, tmp_path, capsys):
     assert lines == [
         f'wrong: row {places["image3.png"] + 2}: the decision is "remove"; '
         'expected one of accept, edit, reject.',
-        '1 decisions stored, 1 without a decision, 1 wrong',
+        f'note: row {other + 2}: there is a note but no decision, so the '
+        'note is not stored; write a decision too.',
+        '1 decisions stored, 1 without a decision, 1 notes not stored, '
+        '1 wrong',
     ]
     assert decisions(ledger) == {(5, 'Ann'): 'accept'}
 
@@ -78,8 +84,126 @@ def test_label_studio_makes_the_round_trip(ledger, tmp_path, capsys):
     tasks[0]['annotations'] = [dict(completed_by=5, result=[result])]
     path.write_text(json.dumps(tasks))
     assert main([*words, 'import', str(path)]) == 0
-    image = int(tasks[0]['data']['image_digest'], 16)
+    digest = tasks[0]['data']['image_digest']
+    with Ledger(ledger) as opened:
+        (image,) = (i.id for i in opened.images() if i.digest == digest)
     assert decisions(ledger) == {(image, 'label-studio-5'): 'reject'}
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['export-review', 'review.csv'],
+        ['export-review', 'review.html'],
+        ['label-studio', 'export', 'tasks.json'],
+    ],
+)
+def test_images_that_are_omitted_are_named(
+    ledger, tmp_path, monkeypatch, capsys, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'image1.png').unlink()
+    (tmp_path / 'image2.png').write_bytes(b'another file')
+    assert main(['curate', *words, '--ledger', ledger]) == 1
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines[:2] == [
+        '1 without their image: the file is missing',
+        '1 without their image: the file has changed since it was added',
+    ]
+    assert 'image1.png does not exist; restore it, or add the' in lines[2]
+    assert 'image2.png is not the file that was added' in lines[3]
+    assert len(lines) == 4 and (tmp_path / words[-1]).exists()
+
+
+@pytest.mark.parametrize(
+    'words, existing',
+    [
+        (['export-review', 'review.csv'], 'review.csv'),
+        (['export-review', 'review.html'], 'review.html'),
+        (['label-studio', 'export', 'tasks.json'], 'tasks.json'),
+        (['label-studio', 'export', 'tasks.json'], 'tasks.xml'),
+    ],
+)
+def test_a_file_with_decisions_is_not_replaced(
+    ledger, tmp_path, monkeypatch, capsys, words, existing
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / existing
+    file.write_text('decisions of a person')
+    words = ['curate', *words, '--ledger', ledger]
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f'error: {existing} exists; it may have decisions: import it first, '
+        'give another name, or --overwrite.\n'
+    )
+    assert file.read_text() == 'decisions of a person'
+    assert main([*words, '--overwrite']) == 0
+    assert file.read_text() != 'decisions of a person'
+
+
+def test_tasks_and_their_configuration_are_two_files(tmp_path, capsys):
+    path = tmp_path / 'tasks.xml'
+    with pytest.raises(SystemExit):
+        main(['curate', 'label-studio', 'export', str(path)])
+    assert 'tasks.xml is not .json' in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_options_may_be_on_both_sides_of_an_action(ledger, tmp_path, capsys):
+    path = str(tmp_path / 'tasks.json')
+    words = ['curate', 'label-studio', 'export', path, '--ledger', ledger]
+    assert main([*words, '--debug']) == 0
+    config = tmp_path / 'settings.yml'
+    config.write_text('')
+    missing = str(tmp_path / 'none.json')
+    words = ['curate', 'label-studio', 'import', missing]
+    assert main([*words, '--ledger', ledger, '--config', str(config)]) == 1
+    assert 'none.json does not exist' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('place', [2, 4])
+def test_settings_on_either_side_of_an_action_count(
+    ledger, tmp_path, capsys, place
+):
+    words = ['curate', 'label-studio', 'export', str(tmp_path / 't.json')]
+    words[place:place] = ['--set', 'review.guard_weight=-1']
+    words += ['--set', 'review.object_weight=3', '--ledger', ledger]
+    assert main(words) == 1
+    assert 'review.guard_weight is -1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('action', ['review', 'export-review'])
+def test_steps_of_other_settings_are_named(ledger, tmp_path, capsys, action):
+    words = ['curate', action]
+    if action == 'export-review':
+        words.append(str(tmp_path / 'review.csv'))
+    words += ['--ledger', ledger, '--set', 'rules.min_words=3']
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        f'error: {ledger} has texts of other settings only: the steps were '
+        'not run with these settings; run them first: minigpt4 curate run '
+        f'--ledger {ledger} --set rules.min_words=3\n'
+    )
+
+
+def test_no_text_yet_and_no_text_left_are_distinguished(tmp_path, capsys):
+    path = tmp_path / 'curation.sqlite'
+    words = ['curate', 'review', '--ledger', str(path)]
+    with Ledger(path) as opened:
+        opened.add_images([('a', '/a.png', {})])
+    assert main(words) == 1
+    assert (
+        'has no texts to review yet; run the automatic steps first: minigpt4 '
+        f'curate run --ledger {path}\n'
+    ) in capsys.readouterr().err
+    with Ledger(path) as opened:
+        (first, *_) = plan(opened, build_steps(CurationSettings()))
+        opened.add_results(first.number, [Result(1, 'dropped', '', {})])
+    assert main(words) == 1
+    assert (
+        'with these settings each image was dropped or failed; the reasons '
+        f'are printed by: minigpt4 curate status --ledger {path}\n'
+    ) in capsys.readouterr().err
 
 
 def test_wrong_calls_are_refused(ledger, tmp_path, capsys):

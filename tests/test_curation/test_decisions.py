@@ -22,7 +22,20 @@ def test_a_decision_becomes_a_review():
         'short',
     )
     assert make_review(ITEM, 'Ann', 'accept').text == 'A car.'
-    assert make_review(ITEM, 'Ann', 'reject', 'x').text == ''
+    assert make_review(ITEM, 'Ann', 'reject').text == ''
+
+
+@pytest.mark.parametrize('decision', ['accept', 'reject', 'none'])
+def test_only_an_edit_has_a_new_text(decision):
+    for text in (None, '', ' \n', 'A car.', ' A car.\r\n'):
+        review = make_review(ITEM, 'Ann', decision, text, undo=True)
+        assert review.decision == decision
+    with pytest.raises(
+        ValueError, match=f'the decision is {decision}, but there is a new'
+    ):
+        make_review(ITEM, 'Ann', decision, 'A red car.', undo=True)
+    with pytest.raises(ValueError, match='the new text is a number'):
+        make_review(ITEM, 'Ann', decision, 0, undo=True)
 
 
 def test_an_edit_that_changes_nothing_is_accepted():

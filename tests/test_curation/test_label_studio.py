@@ -5,9 +5,14 @@ import json
 import xml.etree.ElementTree
 
 import pytest
+from PIL import Image
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
-from minigpt4.curation.label_studio import read_annotations, write_tasks
+from minigpt4.curation.label_studio import (
+    config_file,
+    read_annotations,
+    write_tasks,
+)
 from minigpt4.curation.review_import import import_decisions
 from minigpt4.curation.review_queue import ReviewQueue
 
@@ -46,7 +51,7 @@ def annotation(decision, text=None, **values):
 
 def test_tasks_have_image_text_and_configuration(queue, tmp_path):
     path = tmp_path / 'tasks.json'
-    config = write_tasks(queue, [4, 1], path)
+    write_tasks(queue, [4, 1], path)
     first, second = json.loads(path.read_text())
     assert first['data']['image'].startswith('data:image/jpeg;base64,')
     assert first['data']['flags'].startswith('The repair adds "horse".')
@@ -54,7 +59,7 @@ def test_tasks_have_image_text_and_configuration(queue, tmp_path):
     ((result,),) = (p['result'] for p in first['predictions'])
     assert result['type'] == 'textarea'
     assert result['value'] == dict(text=[final_text(4)])
-    view = xml.etree.ElementTree.parse(config).getroot()
+    view = xml.etree.ElementTree.parse(config_file(path)).getroot()
     named = {e.get('name'): e.tag for e in view.iter() if e.get('name')}
     assert named[result['from_name']] == 'TextArea'
     assert named[result['to_name']] == 'Image'
@@ -69,6 +74,24 @@ def test_a_prefix_replaces_embedded_images(queue, tmp_path):
     image = task['data']['image']
     assert image.startswith('/data/local-files/?d=')
     assert image.endswith('/image1.png')
+
+
+@pytest.mark.parametrize('prefix', [None, '/data/local-files/?d='])
+def test_an_image_that_has_changed_is_omitted(queue, tmp_path, prefix):
+    Image.new('RGB', (64, 48)).save(tmp_path / 'image3.png')
+    (tmp_path / 'image1.png').unlink()
+    path = tmp_path / 'tasks.json'
+    problems = write_tasks(queue, [3, 1, 2], path, prefix)
+    assert [p.kind for p in problems] == ['changed', 'missing']
+    changed, missing, right = (
+        task['data'] for task in json.loads(path.read_text())
+    )
+    assert changed['image'] == missing['image'] == '' != right['image']
+    assert changed['flags'].splitlines() == [
+        'This image cannot be displayed: the file has changed since it was '
+        'added.',
+        'The text is short.',
+    ]
 
 
 def test_an_export_is_read_back(queue, tmp_path):
@@ -108,6 +131,21 @@ def test_an_export_is_read_back(queue, tmp_path):
     ]
     assert 'the decision is null' in report.errors[0]
     assert '"image_digest"' in report.errors[1]
+
+
+def test_a_rejected_text_has_no_new_text(queue, tmp_path):
+    path = tmp_path / 'tasks.json'
+    write_tasks(queue, [1, 2], path)
+    first, second = tasks = json.loads(path.read_text())
+    first['annotations'] = [annotation('reject', 'Another text.')]
+    second['annotations'] = [annotation('reject', final_text(2))]
+    path.write_text(json.dumps(tasks))
+    report = import_decisions(queue, read_annotations(path))
+    assert report.errors == [
+        'task 1: the decision is reject, but there is a new text; write edit '
+        'as the decision, or clear the new text.'
+    ]
+    assert report.stored == 1
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The page and the table for a review without network."""
 
+import csv
 import json
 import re
 
 import pytest
+from PIL import Image
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
 from minigpt4.curation.ledger import Ledger, Result
@@ -23,16 +25,21 @@ def items_of(page):
 
 def test_the_page_has_everything_in_one_file(tmp_path):
     with make_ledger(tmp_path) as ledger:
-        (tmp_path / 'image3.png').write_bytes(b'broken')
+        Image.new('RGB', (64, 48)).save(tmp_path / 'image3.png')
         queue = ReviewQueue(ledger, step_numbers(ledger))
         path = tmp_path / 'review.html'
-        write_review(queue, list(queue), path, 'Ann')
+        (problem,) = write_review(queue, list(queue), path, 'Ann')
+    assert problem.kind == 'changed' and 'image3.png' in str(problem)
     page = path.read_text('utf-8')
     first, second, *_ = items = items_of(page)
     assert len(items) == 6
     assert first['text'] == final_text(4)
     assert first['url'].startswith('data:image/jpeg;base64,')
     assert second['image'] == 3 and second['url'] is None
+    assert second['problem'] == (
+        'This image cannot be displayed: the file has changed since it was '
+        'added.'
+    )
     assert 'src="page.js"' not in page and 'href="page.css"' not in page
     assert '"reviewer": "Ann"' in page
     assert "default-src 'none'" in page
@@ -52,6 +59,22 @@ def test_texts_end_no_element_and_names_need_not_be_unicode(tmp_path, suffix):
         assert items_of(text)[0]['text'] == EVIL
     else:
         assert EVIL in text and '\\udcff.png' in text
+
+
+def test_a_table_says_which_images_to_doubt(tmp_path):
+    with make_ledger(tmp_path) as ledger:
+        (tmp_path / 'image3.png').unlink()
+        queue = ReviewQueue(ledger, step_numbers(ledger))
+        path = tmp_path / 'review.csv'
+        (problem,) = write_review(queue, [1, 3], path)
+    assert problem.kind == 'missing'
+    with open(path, encoding='utf-8-sig', newline='') as file:
+        first, second = csv.DictReader(file)
+    assert first['flags'] == ''
+    assert second['flags'].splitlines() == [
+        'This image cannot be displayed: the file is missing.',
+        'The text is short.',
+    ]
 
 
 def test_another_suffix_is_refused(tmp_path):

@@ -59,6 +59,7 @@ def test_a_table_is_filled_in_and_read_back(queue, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row['file'] for row in rows][:2] == ['image4.png', 'image3.png']
     assert rows[0]['flags'].splitlines() == [
+        'This image cannot be displayed: the file is missing.',
         'The repair adds "horse".',
         'The repair adds "two".',
     ]
@@ -110,6 +111,57 @@ def test_each_wrong_record_has_its_place_and_reason(imported, queue):
         assert found.startswith(start)
 
 
+def test_no_new_text_is_dropped(imported, queue):
+    report = imported(
+        decision(1, text='Mine.'),
+        decision(2, 'reject', text='Mine.'),
+        decision(3, '', text='Mine.'),
+        dict(decision(3, None, text='Mine.'), image='unknown'),
+        decision(4, text=f' {final_text(4)}\n'),
+        decision(5, '', text=final_text(5)),
+    )
+    advice = 'write edit as the decision, or clear the new text.'
+    assert report.errors == [
+        f'decision 1: the decision is accept, but there is a new text; '
+        f'{advice}',
+        f'decision 2: the decision is reject, but there is a new text; '
+        f'{advice}',
+        f'decision 3: there is a new text but no decision; {advice}',
+        f'decision 4: there is a new text but no decision; {advice}',
+    ]
+    assert (report.stored, report.undecided) == (1, 1)
+    assert stored(queue) == {(4, 'ann'): ('accept', final_text(4))}
+
+
+def test_an_edit_in_the_column_of_the_old_text_is_named(queue, tmp_path):
+    path = tmp_path / 'review.csv'
+    write_review(queue, [1, 2, 3, 4], path, 'ann')
+    with open(path, encoding='utf-8-sig', newline='') as file:
+        rows = list(csv.DictReader(file))
+    rows[0] |= dict(decision='accept', text='Mine.')
+    rows[1] |= dict(text='Mine.')
+    rows[2] |= dict(decision='accept', text=f'{rows[2]["text"]}\r\n')
+    rows[3] |= dict(decision='accept', text='')
+    with open(path, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    report = import_decisions(queue, read_decisions(path))
+    for place, error in zip((2, 3), report.errors, strict=True):
+        assert error.startswith(f'row {place}: its column "text" was edited')
+    assert set(stored(queue)) == {(3, 'ann'), (4, 'ann')}
+
+
+def test_a_note_without_a_decision_is_named(imported):
+    report = imported(decision(1, '', note='blurred'), decision(2, note=None))
+    assert report.notes == [
+        'decision 1: there is a note but no decision, so the note is not '
+        'stored; write a decision too.'
+    ]
+    assert (report.stored, report.undecided) == (1, 1)
+    assert not report.errors
+
+
 def test_the_reviewer_of_the_command_fills_gaps(imported, queue):
     imported(decision(1, reviewer=None), decision(2), reviewer='ben')
     assert set(stored(queue)) == {(1, 'ben'), (2, 'ann')}
@@ -147,6 +199,10 @@ def test_another_reviewer_is_no_conflict(imported):
         (b'a,b\n1,2\n', 'has no column image, decision, new_text, reviewed'),
         (b'image,decision\n\xff\n', r'is not UTF-8 \(line 2\)'),
         (b'', 'has no column'),
+        (
+            b'image,decision,new_text,reviewed,new_text\n',
+            'has more than one column new_text',
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):

@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from minigpt4.images.read import SampleError, read_image
-from minigpt4.images.thumbnail import data_url, thumbnail, thumbnail_of_file
+from minigpt4.images.thumbnail import (
+    data_url,
+    thumbnail,
+    thumbnail_of_bytes,
+    thumbnail_of_file,
+)
 
 
 def decode(data):
@@ -26,6 +31,8 @@ def test_thumbnail_of_file(tmp_path, name):
     Image.new('RGB', (800, 400), (200, 30, 30)).save(path)
     small = decode(thumbnail_of_file(path, 64))
     assert small.size == (64, 32)
+    data = thumbnail_of_bytes(path.read_bytes(), name, 64)
+    assert data == thumbnail_of_file(path, 64)
     pixel = small.getpixel((30, 15))
     assert all(abs(a - b) < 6 for a, b in zip(pixel, (200, 30, 30)))
 
@@ -37,6 +44,11 @@ def test_unreadable_file_is_named(tmp_path, data):
         path.write_bytes(data)
     with pytest.raises(SampleError, match=r'a\.png cannot be read'):
         thumbnail_of_file(path, 64)
+
+
+def test_unreadable_bytes_are_named():
+    with pytest.raises(SampleError, match=r'a\.png cannot be read'):
+        thumbnail_of_bytes(b'no image', 'a.png', 64)
 
 
 def test_data_url_is_readable():

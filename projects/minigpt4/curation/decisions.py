@@ -33,6 +33,22 @@ def check_reviewer(name: Any) -> str:
     return name.strip()
 
 
+def is_new_text(text: Any, old: str) -> bool:
+    """Whether something else than the text under review was entered.
+
+    Args:
+        text: What was entered; nothing and white space are no text.
+        old: The text under review.
+
+    Raises:
+        ValueError: It is not a text.
+    """
+    if text is None:
+        return False
+    text = check_text(text, 'the new text', allow_empty=True)
+    return not is_blank(text) and text.strip() != old.strip()
+
+
 def make_review(
     item: ReviewItem,
     reviewer: Any,
@@ -48,7 +64,8 @@ def make_review(
         reviewer: Name of the person.
         decision: One of :data:`KINDS`; an edit that changes nothing is
             accepted as ``'accept'``.
-        text: The new text of an edit.
+        text: The new text of an edit. Other decisions may have the text
+            under review here, or none.
         note: A remark.
         undo: Whether ``'none'``, which undoes a decision, is allowed.
 
@@ -76,6 +93,11 @@ def make_review(
         accepted = accepted.strip()
         if accepted == item.text:
             decision = 'accept'
+    elif is_new_text(text, item.text):
+        raise ValueError(
+            f'the decision is {decision}, but there is a new text; write '
+            'edit as the decision, or clear the new text.'
+        )
     return Review(
         item.image.id, item.digest, reviewer, decision, accepted, note.strip()
     )

@@ -55,6 +55,32 @@ class ExportedImage(NamedTuple):
     converted: bool
 
 
+def read_added(image: LedgerImage) -> bytes:
+    """Read the file of an image, and check that it is the one that was added.
+
+    Raises:
+        ImageProblem: The file is missing, cannot be read, or has changed.
+    """
+    try:
+        data = read_file(image.path)
+    except SampleError as error:
+        if error.reason == NO_IMAGE:
+            raise ImageProblem(
+                MISSING,
+                # adding replaces what is known of it, e.g. its licence
+                f'{image.path} does not exist; restore it, or add the image '
+                'again from its new place with the same options.',
+            ) from error
+        raise ImageProblem(UNREADABLE, str(error)) from error
+    if hashlib.sha256(data).hexdigest() != image.digest:
+        raise ImageProblem(
+            CHANGED,
+            f'{image.path} is not the file that was added to the ledger; '
+            'add it again, or restore it.',
+        )
+    return data
+
+
 def read_exported(image: LedgerImage) -> ExportedImage:
     """Read and check an image; convert it to JPEG where necessary.
 
@@ -62,17 +88,7 @@ def read_exported(image: LedgerImage) -> ExportedImage:
         ImageProblem: The file is missing, cannot be read, or is not the one
             that was added.
     """
-    try:
-        data = read_file(image.path)
-    except SampleError as error:
-        kind = MISSING if error.reason == NO_IMAGE else UNREADABLE
-        raise ImageProblem(kind, str(error)) from error
-    if hashlib.sha256(data).hexdigest() != image.digest:
-        raise ImageProblem(
-            CHANGED,
-            f'{image.path} is not the file that was added to the ledger; '
-            'add it again, or restore it.',
-        )
+    data = read_added(image)
     if data.startswith(b'\xff\xd8\xff'):
         return ExportedImage(data, False)
     try:

@@ -18,7 +18,9 @@ from urllib.parse import quote
 from ..utils.atomic import replacing
 from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
-from .review_export import IMAGE_SIDE, image_url
+from .export_images import ImageProblem, read_added
+from .ledger import LedgerImage
+from .review_export import IMAGE_SIDE, flag_lines, image_url
 from .review_import import Record
 from .review_item import ReviewItem, load_items
 from .review_queue import ReviewQueue
@@ -39,13 +41,21 @@ CONFIG = """<View>
 _CHUNK = 64  # texts in memory
 
 
+def config_file(path: Path) -> Path:
+    """The file of the labelling configuration next to a file of tasks."""
+    return path.with_suffix('.xml')
+
+
 def write_tasks(
     queue: ReviewQueue,
     ids: Sequence[int],
     path: Path,
     image_prefix: str | None = None,
-) -> Path:
+) -> list[ImageProblem]:
     """Write tasks, and the labelling configuration next to them.
+
+    Files that exist are replaced. An image that is missing, unreadable or no
+    longer the one that was added is omitted, and the reviewer reads why.
 
     Args:
         queue: The texts under review.
@@ -56,12 +66,12 @@ def write_tasks(
             embeds reduced images.
 
     Returns:
-        The file of the labelling configuration, ``NAME.xml``.
+        The problems of the images that are omitted.
 
     Raises:
         OSError: A file cannot be written.
     """
-    config = path.with_suffix('.xml')
+    problems = []
     with (
         replacing(path) as temporary,
         open(temporary, 'w', encoding='utf-8') as file,
@@ -73,11 +83,16 @@ def write_tasks(
             for item in load_items(queue.ledger, queue.steps, part):
                 file.write('\n' if first else ',\n')
                 first = False
-                file.write(json.dumps(_task(item, image_prefix)))
+                url, problem = '', None
+                try:
+                    url = _url(item.image, image_prefix)
+                except ImageProblem as error:
+                    problems.append(problem := error)
+                file.write(json.dumps(_task(item, url, problem)))
         file.write('\n]\n')
-    with replacing(config) as temporary:
+    with replacing(config_file(path)) as temporary:
         Path(temporary).write_text(CONFIG, 'utf-8')
-    return config
+    return problems
 
 
 def read_annotations(path: 'str | Path') -> list[Record]:
@@ -117,16 +132,26 @@ def read_annotations(path: 'str | Path') -> list[Record]:
     ]
 
 
-def _task(item: ReviewItem, prefix: str | None) -> dict[str, Any]:
-    path = item.image.path
+def _url(image: LedgerImage, prefix: str | None) -> str:
+    """The URL of an image.
+
+    Raises:
+        ImageProblem: The file is missing, cannot be read, or is not the one
+            that was added.
+    """
     if prefix is None:
-        url = image_url(path, IMAGE_SIDE)
-    else:
-        url = prefix + quote(path.lstrip('/'), errors='surrogateescape')
+        return image_url(image, IMAGE_SIDE)
+    read_added(image)
+    return prefix + quote(image.path.lstrip('/'), errors='surrogateescape')
+
+
+def _task(
+    item: ReviewItem, url: str, problem: ImageProblem | None
+) -> dict[str, Any]:
     return dict(
         data=dict(
-            image=url or '',
-            flags='\n'.join(flag['text'] for flag in item.flags) or 'no flags',
+            image=url,
+            flags=flag_lines(item, problem) or 'no flags',
             text=item.text,
             image_digest=item.image.digest,
             reviewed=item.digest,
@@ -209,7 +234,7 @@ def _record(
         data.get('reviewed'),
         _reviewer(annotation.get('completed_by')),
         decision,
-        text if decision == 'edit' else None,
+        text,
     )
 
 

@@ -10,11 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..images.read import SampleError
-from ..images.thumbnail import data_url, thumbnail_of_file
+from ..images.thumbnail import data_url
 from ..utils.atomic import replacing
 from ..utils.errors import printable
 from ..utils.regular_files import read_regular
+from .export_images import ImageProblem
+from .ledger import LedgerImage
 from .report_tables import (
     Row,
     cost_rows,
@@ -24,6 +25,7 @@ from .report_tables import (
     repair_rows,
     review_rows,
 )
+from .review_images import reduced_image
 from .selection import Selection
 from .statistics import Example, Numbers, Reason
 
@@ -180,15 +182,15 @@ def _figure(example: Example) -> str:
             lines.append(f'<p>{label}{_text(shown)}</p>')
     caption = ''.join(lines)
     return (
-        f'<figure>{_thumbnail(example.image.path)}'
+        f'<figure>{_thumbnail(example.image)}'
         f'<figcaption>{caption}</figcaption></figure>'
     )
 
 
-def _thumbnail(path: str) -> str:
+def _thumbnail(image: LedgerImage) -> str:
     try:
-        url = data_url(thumbnail_of_file(path, _THUMBNAIL_SIDE, _QUALITY))
-    except SampleError:
+        url = data_url(reduced_image(image, _THUMBNAIL_SIDE, _QUALITY))
+    except ImageProblem:
         return '<div class="none"></div>'
     return f'<img alt="" src="{url}">'
 

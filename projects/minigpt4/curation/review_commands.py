@@ -3,13 +3,18 @@
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ..utils.errors import printable
 from .commands import opened
-from .label_studio import read_annotations, write_tasks
-from .pipeline import plan
+from .export_images import PROBLEMS, ImageProblem
+from .label_studio import config_file, read_annotations, write_tasks
+from .ledger import Ledger
+from .pipeline import PlannedStep, count, plan
 from .review_export import write_review
 from .review_import import (
     ImportReport,
@@ -20,7 +25,7 @@ from .review_import import (
 from .review_queue import ReviewQueue
 from .settings import build_steps, load_settings
 
-_NAMED = 20  # errors, and conflicts, that are printed
+_NAMED = 20  # errors, conflicts or images that are printed
 
 
 @contextlib.contextmanager
@@ -37,20 +42,65 @@ def opened_queue(args: argparse.Namespace) -> Iterator[ReviewQueue]:
     with opened(args.ledger) as ledger:
         settings = load_settings(ledger, args.config, args.set)
         planned = plan(ledger, build_steps(settings))
+        _check_texts(ledger, planned, args)
         steps = {step.step.name: step.number for step in planned}
         yield ReviewQueue(ledger, steps, settings.review)
 
 
+def _check_texts(
+    ledger: Ledger, planned: Sequence[PlannedStep], args: argparse.Namespace
+) -> None:
+    """Name the command that gives texts for these settings.
+
+    Raises:
+        ValueError: There is no text for them.
+    """
+    last = planned[-1]
+    if ledger.counts(last.number)['ok']:
+        return
+    name = printable(str(args.ledger))
+    words = ['--ledger', str(args.ledger)]
+    if args.config is not None:
+        words += ['--config', str(args.config)]
+    for setting in args.set:
+        words += ['--set', setting]
+    options = printable(shlex.join(words))
+    if not any(count(ledger, step).missing for step in planned):
+        raise ValueError(
+            f'{name} has no text to review: with these settings each image '
+            'was dropped or failed; the reasons are printed by: minigpt4 '
+            f'curate status {options}'
+        )
+    if any(
+        ledger.counts(number)['ok']
+        for number, _, step, _ in ledger.steps()
+        if step == last.step.name
+    ):
+        raise ValueError(
+            f'{name} has texts of other settings only: the steps were not '
+            'run with these settings; run them first: minigpt4 curate run '
+            f'{options}'
+        )
+    raise ValueError(
+        f'{name} has no texts to review yet; run the automatic steps first: '
+        f'minigpt4 curate run {options}'
+    )
+
+
 def export_review(args: argparse.Namespace) -> int:
-    """Run ``minigpt4 curate export-review``."""
+    """Run ``minigpt4 curate export-review``; 1 if an image is omitted."""
+    _refuse_existing(args.overwrite, args.file)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
-        write_review(queue, ids, args.file, args.reviewer, args.image_side)
+        problems = write_review(
+            queue, ids, args.file, args.reviewer, args.image_side
+        )
     print(
         f'{len(ids):,} texts written to {printable(str(args.file))}',
         file=sys.stderr,
     )
-    return 0
+    _print_problems(problems)
+    return 1 if problems else 0
 
 
 def import_review(args: argparse.Namespace) -> int:
@@ -59,19 +109,50 @@ def import_review(args: argparse.Namespace) -> int:
 
 
 def label_studio(args: argparse.Namespace) -> int:
-    """Run ``minigpt4 curate label-studio``."""
+    """Run ``minigpt4 curate label-studio``; 1 if something is wrong."""
     if args.exchange == 'import':
         return _import(args, read_annotations(args.file))
+    config = config_file(args.file)
+    _refuse_existing(args.overwrite, args.file, config)
     with opened_queue(args) as queue:
         ids = _chosen(queue, args)
-        config = write_tasks(queue, ids, args.file, args.image_prefix)
+        problems = write_tasks(queue, ids, args.file, args.image_prefix)
     print(
         f'{len(ids):,} tasks written to {printable(str(args.file))}; the '
         f'labelling configuration of the project is in '
         f'{printable(str(config))}',
         file=sys.stderr,
     )
-    return 0
+    _print_problems(problems)
+    return 1 if problems else 0
+
+
+def _refuse_existing(overwrite: bool, *paths: Path) -> None:
+    """Refuse to replace files in which a person may have decided.
+
+    Raises:
+        FileExistsError: One of them exists, and ``overwrite`` is not given.
+    """
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError(
+                f'{printable(str(path))} exists; it may have decisions: '
+                'import it first, give another name, or --overwrite.'
+            )
+
+
+def _print_problems(problems: list[ImageProblem]) -> None:
+    """Count and name the images that were omitted."""
+    kinds = [problem.kind for problem in problems]
+    for kind in dict.fromkeys(kinds):
+        print(
+            f'{kinds.count(kind):,} without their image: {PROBLEMS[kind]}',
+            file=sys.stderr,
+        )
+    for problem in problems[:_NAMED]:
+        print(f'  {printable(str(problem))}', file=sys.stderr)
+    if len(problems) > _NAMED:
+        print(f'  ... and {len(problems) - _NAMED:,} more', file=sys.stderr)
 
 
 def _chosen(queue: ReviewQueue, args: argparse.Namespace) -> list[int]:
@@ -101,6 +182,7 @@ def _print_report(report: ImportReport) -> None:
     for kind, sentences in (
         ('wrong', report.errors),
         ('conflict', report.conflicts),
+        ('note', report.notes),
     ):
         for sentence in sentences[:_NAMED]:
             print(f'{kind}: {printable(sentence)}', file=sys.stderr)
@@ -110,6 +192,7 @@ def _print_report(report: ImportReport) -> None:
     counts = (
         ('already there', report.known),
         ('without a decision', report.undecided),
+        ('notes not stored', len(report.notes)),
         ("against another reviewer's decision", report.disputed),
         ('wrong', len(report.errors)),
         ('in conflict', len(report.conflicts)),

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..captioning.csv_escaping import protected_cell
-from ..images.read import SampleError
-from ..images.thumbnail import data_url, thumbnail_of_file
+from ..images.thumbnail import data_url
 from ..utils.atomic import replacing
 from ..utils.errors import printable
+from .export_images import ImageProblem, read_added
+from .ledger import LedgerImage
+from .review_images import not_displayed, reduced_image
 from .review_import import COLUMNS
 from .review_item import ReviewItem, load_items
 from .review_page import page_file
@@ -41,8 +43,11 @@ def write_review(
     path: Path,
     reviewer: str = '',
     side: int = IMAGE_SIDE,
-) -> None:
-    """Write texts in their order; a failure leaves the old file.
+) -> list[ImageProblem]:
+    """Write texts in their order; a file that exists is replaced.
+
+    An image that is missing, unreadable or no longer the one that was added
+    is omitted, and the reviewer reads why.
 
     Args:
         queue: The texts under review.
@@ -50,6 +55,9 @@ def write_review(
         path: The file; its suffix is ``.html`` or ``.csv``.
         reviewer: Name of the person who will decide.
         side: The longer side of the images in HTML, in pixels.
+
+    Returns:
+        The problems of the images that are omitted.
 
     Raises:
         OSError: It cannot be written.
@@ -63,9 +71,8 @@ def write_review(
         )
     with replacing(path) as temporary:
         if suffix == '.csv':
-            _write_csv(queue, ids, Path(temporary), reviewer)
-        else:
-            _write_html(queue, ids, Path(temporary), reviewer, side)
+            return _write_csv(queue, ids, Path(temporary), reviewer)
+        return _write_html(queue, ids, Path(temporary), reviewer, side)
 
 
 def item_json(item: ReviewItem) -> dict[str, Any]:
@@ -86,12 +93,22 @@ def item_json(item: ReviewItem) -> dict[str, Any]:
     )
 
 
-def image_url(path: str, side: int) -> str | None:
-    """A reduced image as a data URL; None if it cannot be read."""
-    try:
-        return data_url(thumbnail_of_file(path, side, _QUALITY))
-    except SampleError:
-        return None
+def image_url(image: LedgerImage, side: int) -> str:
+    """A reduced image as a data URL.
+
+    Raises:
+        ImageProblem: The file is missing, cannot be read, or is not the one
+            that was added.
+    """
+    return data_url(reduced_image(image, side, _QUALITY))
+
+
+def flag_lines(item: ReviewItem, problem: ImageProblem | None) -> str:
+    """What a person should look at, one line each; also an image problem."""
+    lines = [flag['text'] for flag in item.flags]
+    if problem is not None:
+        lines.insert(0, not_displayed(problem))
+    return '\n'.join(lines)
 
 
 def ledger_name(queue: ReviewQueue) -> str:
@@ -113,7 +130,8 @@ def _write_html(
     path: Path,
     reviewer: str,
     side: int,
-) -> None:
+) -> list[ImageProblem]:
+    problems = []
     head, _, tail = page_file('page.html').partition(_SCRIPTS)
     head = head.replace(
         _STYLE, f'{_POLICY}\n<style>\n{page_file("page.css")}</style>'
@@ -123,10 +141,17 @@ def _write_html(
         about = dict(ledger=ledger_name(queue), reviewer=reviewer)
         file.write(_script('about', about))
         for place, item in enumerate(_items(queue, ids), 1):
+            url, problem = None, ''
+            try:
+                url = image_url(item.image, side)
+            except ImageProblem as error:
+                problems.append(error)
+                problem = not_displayed(error)
             content = dict(
                 item_json(item),
                 digest=item.image.digest,
-                url=image_url(item.image.path, side),
+                url=url,
+                problem=problem,
                 place=place,
                 risk=queue.risk(item.image.id),
             )
@@ -134,6 +159,7 @@ def _write_html(
         for name in ('offline.js', 'page.js'):
             file.write(f'<script>\n{page_file(name)}</script>\n')
         file.write(tail)
+    return problems
 
 
 def _script(kind: str, content: dict[str, Any]) -> str:
@@ -148,7 +174,8 @@ def _script(kind: str, content: dict[str, Any]) -> str:
 
 def _write_csv(
     queue: ReviewQueue, ids: Sequence[int], path: Path, reviewer: str
-) -> None:
+) -> list[ImageProblem]:
+    problems = []
     with open(
         path,
         'w',
@@ -159,10 +186,15 @@ def _write_csv(
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for item in _items(queue, ids):
+            problem = None
+            try:
+                read_added(item.image)
+            except ImageProblem as error:
+                problems.append(problem := error)
             cells = (
                 item.image.digest,
                 Path(item.image.path).name,
-                '\n'.join(flag['text'] for flag in item.flags),
+                flag_lines(item, problem),
                 item.text,
                 reviewer,
                 '',
@@ -171,3 +203,4 @@ def _write_csv(
                 item.digest,
             )
             writer.writerow(map(protected_cell, cells))
+    return problems

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..captioning.csv_escaping import plain_text
+from ..prompts.text_validation import is_blank
 from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
-from .decisions import make_review
+from .decisions import is_new_text, make_review
 from .review_item import ReviewItem, load_items
 from .review_queue import ReviewQueue
 from .reviews import Review
@@ -47,6 +48,8 @@ class Record:
         decision: The decision; empty for a text without one.
         text: The new text of an edit.
         note: A remark.
+        shown: The text under review as the file has it; None or empty where
+            it has none.
         error: What is wrong with it, if it cannot be read.
     """
 
@@ -57,6 +60,7 @@ class Record:
     decision: Any = None
     text: Any = None
     note: Any = ''
+    shown: str | None = None
     error: str | None = None
 
 
@@ -70,6 +74,7 @@ class ImportReport:
         undecided: Texts without a decision.
         disputed: Stored decisions that differ from another reviewer's.
         errors: A sentence for each wrong record.
+        notes: A sentence for each note that is not stored.
         conflicts: A sentence for each decision that differs from an earlier
             one of the same reviewer.
     """
@@ -79,6 +84,7 @@ class ImportReport:
     undecided: int = 0
     disputed: int = 0
     errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
 
 
@@ -128,10 +134,17 @@ def import_decisions(
             known.setdefault(key, {})[review.reviewer] = review
         new: list[Review] = []
         for record in part:
-            if record.error is None and not record.decision:
-                report.undecided += 1
-                continue
             try:
+                if record.error is None and not record.decision:
+                    _check_undecided(record, items)
+                    report.undecided += 1
+                    if record.note and not is_blank(str(record.note)):
+                        report.notes.append(
+                            f'{record.place}: there is a note but no '
+                            'decision, so the note is not stored; write a '
+                            'decision too.'
+                        )
+                    continue
                 review = _checked(record, items, reviewer)
             except ValueError as error:
                 report.errors.append(f'{record.place}: {error}')
@@ -209,6 +222,7 @@ def _checked(
             'the text of this image has changed since the export, or its '
             'column "reviewed" was edited; export it again.'
         )
+    _check_shown(record, item)
     return make_review(
         item,
         record.reviewer or reviewer,
@@ -216,6 +230,31 @@ def _checked(
         record.text,
         record.note,
     )
+
+
+def _check_undecided(record: Record, items: dict[str, ReviewItem]) -> None:
+    """Refuse a text that a person wrote without a decision."""
+    item = items.get(str(record.image))
+    if is_new_text(record.text, item.text if item else ''):
+        raise ValueError(
+            'there is a new text but no decision; write edit as the '
+            'decision, or clear the new text.'
+        )
+    if item is not None and record.reviewed == item.digest:
+        _check_shown(record, item)
+
+
+def _check_shown(record: Record, item: ReviewItem) -> None:
+    """Refuse an edit in the wrong column.
+
+    White space is not compared, because some spreadsheets change it.
+    """
+    shown = (record.shown or '').split()
+    if shown and shown != item.text.split():
+        raise ValueError(
+            'its column "text" was edited; write the new text in "new_text" '
+            'with the decision edit, and clear "text".'
+        )
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -263,7 +302,7 @@ def _read_json(text: str, name: str) -> Iterator[Record]:
             found.get('reviewer'),
             found.get('decision'),
             found.get('text'),
-            found.get('note') or '',
+            found.get('note'),
         )
 
 
@@ -279,6 +318,11 @@ def _read_csv(text: str, name: str) -> Iterator[Record]:
             f'{name} has no column {", ".join(missing)}; give a CSV file of '
             '"minigpt4 curate export-review", with its first row.'
         )
+    for column in COLUMNS:
+        if header.count(column) > 1:
+            raise ValueError(
+                f'{name} has more than one column {column}; keep one.'
+            )
     number = 1
     while True:
         number += 1
@@ -306,4 +350,5 @@ def _read_csv(text: str, name: str) -> Iterator[Record]:
             cells['decision'].strip().lower(),
             cells['new_text'],
             cells.get('note', ''),
+            cells.get('text'),
         )

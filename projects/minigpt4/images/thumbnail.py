@@ -2,9 +2,12 @@
 """Thumbnails of images, and images as data URLs."""
 
 import base64
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from os import PathLike
+from typing import IO
 
 from PIL import Image
 
@@ -44,20 +47,50 @@ def thumbnail_of_file(
     Raises:
         SampleError: The file is missing or is not a readable image.
     """
+    with _named_errors(str(path)), open_regular(path) as file:
+        reduced = _reduced(file, str(path), side)
+    return thumbnail(reduced, side, quality)
+
+
+def thumbnail_of_bytes(
+    data: bytes, name: str, side: int, quality: int = 85
+) -> bytes:
+    """As :func:`thumbnail_of_file`, of a file that is in memory.
+
+    Args:
+        data: The bytes of the file.
+        name: Name of the image for error messages.
+        side: The longer side of the thumbnail, in pixels.
+        quality: JPEG quality, 1 to 95.
+
+    Raises:
+        SampleError: It is not a readable image.
+    """
+    with _named_errors(name):
+        reduced = _reduced(io.BytesIO(data), name, side)
+    return thumbnail(reduced, side, quality)
+
+
+def _reduced(file: IO[bytes], name: str, side: int) -> Image.Image:
+    """Decode an image; a JPEG file at about the size of a thumbnail."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with Image.open(file) as image:
+            image.draft('RGB', (2 * side, 2 * side))
+            return read_image(image, name)
+
+
+@contextlib.contextmanager
+def _named_errors(name: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with open_regular(path) as file, Image.open(file) as image:
-                image.draft('RGB', (2 * side, 2 * side))
-                reduced = read_image(image, str(path))
+        yield
     except SampleError:
         raise
     except Exception as error:  # Pillow raises many types on broken files
         raise SampleError(
-            f'{printable(str(path))} cannot be read as an image; give the '
-            'path of an image.'
+            f'{printable(name)} cannot be read as an image; give the path of '
+            'an image.'
         ) from error
-    return thumbnail(reduced, side, quality)
 
 
 def data_url(data: bytes, media_type: str = 'image/jpeg') -> str:

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The HTTP application of the review page."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -87,7 +88,10 @@ def test_an_item_has_what_the_page_displays(client):
     ]
     assert ['insert', 'red '] in item['stages'][2]['parts']
     assert item['about'] == dict(source='set 4', licence='CC0')
-    assert content['upcoming'] == dict(image=5, url='image/5')
+    assert content['upcoming']['image'] == 5
+    url = content['upcoming']['url']
+    assert url.startswith('image/5?')  # and its digest
+    assert client.get(f'/{url}').status_code == 200
     assert content['progress']['total'] == 6
 
 
@@ -236,20 +240,28 @@ def test_large_and_broken_requests_are_refused(client):
 
 
 def test_images_are_reduced(client, ledger, tmp_path):
-    Image.new('RGB', (5000, 2500)).save(tmp_path / 'image1.png')
-    response = client.get('/image/1')
+    path = tmp_path / 'large.png'
+    Image.new('RGB', (5000, 2500)).save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    ledger.add_images([(digest, str(path), {})])
+    response = client.get('/image/7')
     assert response.headers['content-type'] == 'image/jpeg'
     with Image.open(io.BytesIO(response.content)) as image:
         assert image.size == (IMAGE_SIDE, IMAGE_SIDE // 2)
 
 
 def test_broken_images_do_not_stop_the_review(client, tmp_path):
-    (tmp_path / 'image1.png').write_bytes(b'\x89PNG\r\n\x1a\nbroken')
+    Image.new('RGB', (64, 48)).save(tmp_path / 'image1.png')
     (tmp_path / 'image2.png').unlink()
-    for number in (1, 2, 99):
+    start = 'This image cannot be displayed: the file '
+    for number, message in (
+        (1, f'{start}has changed since it was added.'),
+        (2, f'{start}is missing.'),
+        (99, 'the ledger has no image 99.'),
+    ):
         response = client.get(f'/image/{number}')
         assert response.status_code == 404
-        assert response.json()['error']['message']
+        assert response.json()['error']['message'] == message
     assert client.get('/image/x').status_code == 422
     assert item_of(client, image=1)['item']['text'] == final_text(1)
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.browser import started_playwright
 from tests.review_ledger import final_text, make_ledger, step_numbers
 
@@ -306,7 +307,7 @@ def test_html_broken_images_and_right_to_left_texts(chromium, tmp_path):
     assert page.locator('#flags li').inner_text() == EVIL
     assert page.title() == 'Review of descriptions'
     assert page.locator('#main img').count() == 1
-    page.get_by_text('This image cannot be displayed').wait_for()
+    page.get_by_text('cannot be displayed: the file is missing').wait_for()
     review.press('a', 2)
     assert review.text == ARABIC
     direction = page.evaluate(
@@ -315,6 +316,21 @@ def test_html_broken_images_and_right_to_left_texts(chromium, tmp_path):
     assert direction == 'rtl'
     context.close()
     server.kill()
+
+
+def test_another_image_under_the_same_name_is_not_displayed(
+    chromium, server, tmp_path
+):
+    Image.new('RGB', (64, 48)).save(tmp_path / 'image5.png')
+    context = chromium.new_context()
+    review = ReviewPage(context, server.url)
+    review.press('a', 5)
+    review.page.get_by_text('the file has changed since it was').wait_for()
+    assert review.page.locator('#image').is_hidden()
+    review.press('a', 3)
+    assert review.page.locator('#image').is_visible()
+    assert review.page.locator('#no-image').is_hidden()
+    context.close()
 
 
 @pytest.mark.parametrize('size', [(1280, 720), (390, 844)])
@@ -368,7 +384,7 @@ def test_the_offline_page_makes_the_round_trip(chromium, tmp_path):
         assert review.text == final_text(4)
         wait_until(page, "document.querySelector('#image').naturalWidth > 0")
         review.press('a', 3)
-        page.get_by_text('This image cannot be displayed').wait_for()
+        page.get_by_text('cannot be displayed: the file is missing').wait_for()
         review.press('r', 1)
         review.press('u', 3)
         page.keyboard.press('e')

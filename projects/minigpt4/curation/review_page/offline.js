@@ -90,6 +90,7 @@ const backend = {
       : places.get(image);
     return { saved: decision, before, ...this.answer(reviewer, place) };
   },
+  async imageProblem() { return ''; },
   async saveDraft() { /* the page keeps it in this browser */ },
 };
 

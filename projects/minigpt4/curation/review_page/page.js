@@ -108,6 +108,7 @@ function show(answer, announce) {
   byId('place').textContent = `(${item.place} of ${answer.progress.total})`;
   const image = byId('image');
   byId('no-image').hidden = Boolean(item.url);
+  byId('no-image').textContent = item.problem || '';
   image.hidden = !item.url;
   image.alt = `Image ${item.name}`;
   if (item.url) image.src = item.url;
@@ -350,9 +351,13 @@ document.addEventListener('keydown', (event) => {
   if (!event.repeat) action();
 });
 
-byId('image').addEventListener('error', () => {
+byId('image').addEventListener('error', async () => {
+  const shown = item;
   byId('image').hidden = true;
+  byId('no-image').textContent = 'This image cannot be displayed.';
   byId('no-image').hidden = false;
+  const problem = await backend.imageProblem(shown.url);
+  if (item === shown && problem) byId('no-image').textContent = problem;
 });
 byId('edit').addEventListener('input', noteDraft);
 byId('edit').addEventListener('blur', () => flushDraft());

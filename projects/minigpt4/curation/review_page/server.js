@@ -34,6 +34,15 @@ const backend = {
     const given = Object.entries(query).filter(([, v]) => v !== null);
     return this.call('api/item?' + new URLSearchParams(given));
   },
+  // why an image is not displayed
+  async imageProblem(url) {
+    try {
+      await this.call(url);
+    } catch (error) {
+      return error.message;
+    }
+    return '';
+  },
   decide(decision) { return this.post('api/review', decision); },
   saveDraft(draft, last) { return this.post('api/draft', draft, last); },
   progress() { return this.call('api/progress'); },

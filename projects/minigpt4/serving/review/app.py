@@ -17,13 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ...curation.decisions import check_reviewer, make_review
+from ...curation.export_images import ImageProblem
+from ...curation.ledger import LedgerImage
 from ...curation.review_export import item_json, ledger_name
+from ...curation.review_images import not_displayed, reduced_image
 from ...curation.review_item import ReviewItem
 from ...curation.review_page import page_file
 from ...curation.review_queue import SHOWN, ReviewQueue
 from ...curation.reviews import Review
-from ...images.read import SampleError
-from ...images.thumbnail import thumbnail_of_file
 from ...prompts.text_validation import check_text
 from ...utils.errors import one_line
 from ...utils.sqlite_errors import DatabaseError
@@ -87,7 +88,7 @@ class _ReviewRoutes:
         self.queue = queue
         self.ledger = queue.ledger
         self._name = ledger_name(queue)
-        self._image = functools.lru_cache(_STORED_IMAGES)(_displayed)
+        self._image = functools.lru_cache(_STORED_IMAGES)(self._read_image)
 
     def add_to(self, app: FastAPI) -> None:
         for path, (name, media_type) in _FILES.items():
@@ -139,13 +140,10 @@ class _ReviewRoutes:
         return json_response(self.queue.progress())
 
     def _get_image(self, number: int) -> Response:
-        images = self.ledger.images([number])
-        if not images:
-            raise ApiError(404, f'the ledger has no image {number}.')
         try:
-            data = self._image(images[0].path)
-        except SampleError as error:
-            raise ApiError(404, str(error)) from error
+            data = self._image(number)
+        except ImageProblem as error:
+            raise ApiError(404, not_displayed(error)) from error
         return Response(
             data,
             media_type='image/jpeg',
@@ -154,6 +152,13 @@ class _ReviewRoutes:
                 'X-Content-Type-Options': 'nosniff',
             },
         )
+
+    def _read_image(self, number: int) -> bytes:
+        """A JPEG of an image at the size of a screen."""
+        images = self.ledger.images([number])
+        if not images:
+            raise ApiError(404, f'the ledger has no image {number}.')
+        return reduced_image(images[0], IMAGE_SIDE)
 
     def _review(self, content: dict[str, Any]) -> dict[str, Any]:
         """Store a decision; the response has the next text."""
@@ -237,9 +242,11 @@ class _ReviewRoutes:
         if item is not None:
             content['item'] = self._item_json(item, reviewer)
             following = self.queue.next(reviewer, shown, item.image.id)
-            content['upcoming'] = following and dict(
-                image=following, url=f'image/{following}'
-            )
+            if following is not None:
+                (upcoming,) = self.ledger.images([following])
+                content['upcoming'] = dict(
+                    image=following, url=_image_url(upcoming)
+                )
         return content
 
     def _item_json(self, item: ReviewItem, reviewer: str) -> dict[str, Any]:
@@ -252,7 +259,7 @@ class _ReviewRoutes:
         ]
         return dict(
             item_json(item),
-            url=f'image/{item.image.id}',
+            url=_image_url(item.image),
             place=self.queue.place(item.image.id),
             risk=self.queue.risk(item.image.id),
             own=_review_json(own),
@@ -268,9 +275,13 @@ def _review_json(review: Review | None) -> dict[str, Any] | None:
     return dict(decision=review.decision, text=review.text, note=review.note)
 
 
-def _displayed(path: str) -> bytes:
-    """A JPEG of an image file at the size of a screen."""
-    return thumbnail_of_file(path, IMAGE_SIDE)
+def _image_url(image: LedgerImage) -> str:
+    """The address of an image.
+
+    It has the digest, because a browser may still have an image of the same
+    number in another ledger.
+    """
+    return f'image/{image.id}?{image.digest[:16]}'
 
 
 def _check_shown(shown: Any) -> str:
