@@ -11,6 +11,8 @@ from PIL import Image
 
 from minigpt4.data_tools.formats import FORMATS, find_format
 from minigpt4.data_tools.import_items import ReadOptions
+from minigpt4.datasets.json_values import InvalidJson
+from minigpt4.datasets.record_files import read_record_file
 
 
 @pytest.fixture
@@ -107,9 +109,48 @@ def test_columns_are_named(read):
 def test_wrong_rows_of_a_table(read):
     text = 'image,caption\na.jpg,two dogs, a cat\nb.jpg,a cat\n"c.jpg,open\n'
     _, items = read({'a.csv': text})
-    assert good(items)[0] == dict(image='b.jpg', caption='a cat')
-    ((line, problem),) = bad(items)
+    assert good(items) == [dict(image='b.jpg', caption='a cat')]
+    (line, problem), (last, unclosed) = bad(items)
     assert line == 2 and 'has 3 cells, the header has 2' in problem
+    assert last == 4 and 'quotation mark that is not closed' in unclosed
+
+
+@pytest.mark.parametrize(
+    ('rows', 'captions', 'lines'),
+    [
+        ('a.jpg,"open\nb.jpg,fine\nc.jpg,too\n', ['fine', 'too'], [2]),
+        # the next quotation mark closes the cell: before a text, at the end
+        ('a.jpg,"open\nb.jpg,"x, y"\n', ['x, y'], [2]),
+        ('a.jpg,"open\nb.jpg,of 12"\n', ['of 12"'], [2]),
+        # real line breaks
+        ('a.jpg,"one\ntwo, three"\nb.jpg,x\n', ['one\ntwo, three', 'x'], []),
+        ('a.jpg,"one\r\nof ""b.jpg"""\n', ['one\r\nof "b.jpg"'], []),
+        ('a.jpg,"one\n2, 3\n"\n', ['one\n2, 3\n'], []),
+        ('a.jpg,one\rb.jpg,two\r', ['one', 'two'], []),
+        ('a.jpg,\nb.jpg,NaN\nc.jpg\nd.jpg,null x\n', ['null x'], [2, 3, 4]),
+    ],
+)
+def test_rows_of_a_table(read, rows, captions, lines):
+    """The import and the training read the same rows."""
+    _, items = read({'a.csv': f'image,caption\n{rows}'})
+    assert [r['caption'] for r in good(items)] == captions
+    assert [line for line, _ in bad(items)] == lines
+    path = items[0].file
+    records = read_record_file(path).records
+    assert [r['caption'] for r in records if isinstance(r, dict)] == captions
+    problems = [r.reason for r in records if isinstance(r, InvalidJson)]
+    assert problems == [
+        f'(line {line}) {problem}' for line, problem in bad(items)
+    ]
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_a_separator_line_of_excel(read, end):
+    text = end.join(['sep=;', 'image;caption', 'a.jpg;a, b', 'c.jpg;', ''])
+    _, items = read({'a.csv': text})
+    assert good(items) == [dict(image='a.jpg', caption='a, b')]
+    assert bad(items)[0][0] == 4 and 'an empty cell' in bad(items)[0][1]
+    assert read_record_file(items[0].file).records[0] == good(items)[0]
 
 
 def test_a_table_without_known_columns(read):
