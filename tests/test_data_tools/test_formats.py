@@ -215,6 +215,8 @@ INSTANCES = dict(
         dict(id=2, image_id=1, category_id=1, bbox=[0, 0, 1, 1]),
         dict(id=3, image_id=1, category_id=18, bbox=[0, 0, 1, 1]),
         dict(id=4, bbox=[0, 0, 1, 1]),
+        dict(id=5, image_id=1, category_id=77, bbox=[0, 0, 1, 1]),
+        dict(id=6, image_id='2', category_id=77, bbox=[0, 0, 1, 1]),
     ],
 )
 
@@ -225,10 +227,12 @@ def test_coco_instances(read, tmp_path):
     (record,) = good(items)
     assert record['objects'] == ['dog', 'person']
     assert record['answer'] == 'dog, person'
-    assert bad(items)[0][0] == 4
+    assert [number for number, _ in bad(items)] == [4, 5, 6]
+    assert 'the category_id 77, which has no name' in bad(items)[1][1]
     _, items = read(
         {'captions_a.json': COCO}, objects=tmp_path / 'instances_a.json'
     )
+    assert len(bad(items)) == 4
     assert [r['objects'] for r in good(items)] == [['dog', 'person'], []]
 
 
@@ -331,6 +335,37 @@ def test_vqa(read, source):
     assert bad(items)[0][0] == 3
 
 
+def test_vqa_of_other_images(read):
+    """An answer belongs to the image of its question."""
+    questions = [
+        dict(image_id=1, question='A?', question_id=1),
+        dict(image_id=1, question='B?', question_id=2),
+        dict(image_id=2, question='B?', question_id=2),
+        dict(image_id=3, question=' ', question_id=3),
+        dict(image_id='4', question='D?', question_id=4),
+    ]
+    annotations = [
+        dict(image_id=image, question_id=question, multiple_choice_answer='x')
+        for image, question in ((9, 1), (1, 1), (1, 2), (3, 3), (4, 4))
+    ]
+    name = 'v/v2_{}mscoco_val2014_{}.json'
+    _, items = read(
+        {
+            name.format('', 'annotations'): dict(annotations=annotations),
+            name.format('a_', 'questions'): dict(questions=questions),
+        },
+        'v',
+    )
+    assert [r['question'] for r in good(items)] == ['A?', 'D?']
+    problems = bad(items)
+    assert [number for number, _ in problems] == [1, 3, 4]
+    assert 'image_id 9, and its question 1 has the image_id 1' in (
+        problems[0][1]
+    )
+    assert 'several questions or images' in problems[1][1]
+    assert "has the question ' '" in problems[2][1]
+
+
 def test_vqa_without_its_questions(read):
     content = dict(annotations=[answers('x', question_id=5)])
     with pytest.raises(ValueError, match='--questions FILE'):
@@ -349,8 +384,15 @@ def test_aokvqa(read):
     )
     test = dict(image_id=1, question_id='x', question='?', choices=['a'])
     test.update(rationales=[])
-    name, items = read({'aokvqa_v1p0_val.json': [record, test]})
+    others = [
+        {**record, 'correct_choice_idx': 4},
+        {**record, 'question': ''},
+    ]
+    content = [record, test, *others]
+    name, items = read({'aokvqa_v1p0_val.json': content})
     assert name == 'a-okvqa'
+    assert 'correct_choice_idx 4 and 4 choices' in bad(items)[1][1]
+    assert "has the question ''" in bad(items)[2][1]
     assert good(items) == [{**record, 'answer': 'd', 'id': '22Mex'}]
     assert 'has no answer' in bad(items)[0][1]
 
@@ -365,6 +407,7 @@ def test_gqa(read):
             semantic=[dict(operation='select')],
         ),
         '3': dict(question='Is it?', imageId='n1'),
+        '4': dict(question='', imageId='n1', answer='yes'),
     }
     name, items = read({'testdev_balanced_questions.json': content})
     assert name == 'gqa'
@@ -378,6 +421,7 @@ def test_gqa(read):
         )
     ]
     assert 'has no answer' in bad(items)[0][1]
+    assert "(4) has the question ''" in bad(items)[1][1]
 
 
 def test_shards(read):
