@@ -29,15 +29,12 @@ class Format(NamedTuple):
         content: What its files contain.
         recognised_by: How it is recognised.
         read: Its reader.
-        is_short: Whether its texts are short answers, which stage 1 does not
-            use.
     """
 
     name: str
     content: str
     recognised_by: str
     read: Reader
-    is_short: bool = False
 
 
 FORMATS = (
@@ -82,7 +79,6 @@ FORMATS = (
         'instances_*.json of COCO: object classes of each image',
         'annotations with category_id',
         read_instances,
-        True,
     ),
     Format(
         'cc_sbu_align',
@@ -107,7 +103,6 @@ FORMATS = (
         'records of image, question and answer',
         'records with question',
         read_records,
-        True,
     ),
     Format(
         'narratives',
@@ -120,21 +115,18 @@ FORMATS = (
         'VQAv2 and OK-VQA: *_annotations.json, questions next to it',
         'annotations with question_id',
         read_vqa,
-        True,
     ),
     Format(
         'a-okvqa',
         'aokvqa_v1p0_*.json',
         'records with direct_answers or correct_choice_idx',
         read_aokvqa,
-        True,
     ),
     Format(
         'gqa',
         '*_questions.json of GQA',
         'an object of questions by id, with imageId',
         read_gqa,
-        True,
     ),
     Format(
         'shards',

@@ -65,6 +65,7 @@ def run_import(args: Namespace) -> int:
             fit.
         OSError: A file cannot be read or written.
     """
+    _refuse_missing_folder(args.images)
     format_, source = find_format(args.source, args.format)
     if args.dedup is not None:
         require_imagehash()  # a missing library is reported before the work
@@ -78,7 +79,6 @@ def run_import(args: Namespace) -> int:
             ImagePlaces(source, args.images),
             skipped,
             captions_only=args.to == 'stage1',
-            short_answers=format_.is_short,
         )
         try:
             status = _import(args, format_, source, outputs, spool, skipped)
@@ -105,7 +105,7 @@ def _import(
         args.whole_files,
     )
     spool.add_all(format_.read(source, options), args.limit)
-    failed = _fetch(args, spool)
+    failed = spool.conflicts() | _fetch(args, spool)
     duplicates = {}
     if args.dedup is not None:
         duplicates = _find_duplicates(spool, failed, args.dedup)
@@ -125,6 +125,19 @@ def _import(
     if not sum(counts) or (args.strict and skipped.total):
         return 1
     return 0
+
+
+def _refuse_missing_folder(images: Path | None) -> None:
+    """Refuse a folder of images that does not exist: no image is in it.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+    """
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(
+            f'--images {images} is no folder; expected the folder of the '
+            'images.'
+        )
 
 
 def _outputs(args: Namespace) -> Outputs:
@@ -316,10 +329,21 @@ def _describe(summary: dict, outputs: Outputs, out: Path) -> str:
         f'{summary["records"]:,} records of the format {summary["format"]} '
         f'with {summary["images"]:,} images'
     ]
+    if not summary['records']:
+        lines[0] = (
+            f'no record of the format {summary["format"]} can be used; '
+            'no data are written'
+        )
+    elif summary['stage'] == 'stage2' and summary['images']:
+        lines.append(
+            f'  the images were not decoded; "minigpt4 data check {out}" '
+            'decodes them'
+        )
     for path, (split, count) in zip(
         outputs.paths, summary['splits'].items(), strict=True
     ):
-        lines.append(f'  {split}: {count:,} in {path}')
+        if summary['records']:
+            lines.append(f'  {split}: {count:,} in {path}')
     for kind, count in sorted(summary['skipped'].items()):
         lines.append(f'  skipped: {count:,}, {kind}')
     if summary['skipped']:
