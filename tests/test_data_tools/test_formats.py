@@ -479,6 +479,12 @@ def test_parquet(read, tmp_path):
     assert 'cannot be read' in bad(items)[0][1]
 
 
+def test_shards_with_the_tables_of_img2dataset(read):
+    files = {'s/00000.tar': b'', 's/00000.parquet': b'PAR1'}
+    name, _ = read(files, 's')
+    assert name == 'shards'
+
+
 def test_a_saved_data_set(read, tmp_path):
     pyarrow = pytest.importorskip('pyarrow')
     folder = tmp_path / 'h/train'
@@ -509,6 +515,34 @@ def test_a_missing_library_is_named(read, monkeypatch):
 def test_an_unknown_folder_lists_what_it_contains(read):
     with pytest.raises(ValueError, match='the folder contains x.doc'):
         read({'d/x.doc': 'text'}, 'd')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('a.json', "[{'image': 'a.jpg'}]", 'single quotation marks'),
+        ('a.json', '{"a.jpg": "a dog"}', "first key 'a.jpg' has a string"),
+        ('a.json', '{"a.jpg": ["a dog"]}', 'has a list with a string'),
+        ('a.json', '[]', 'contains an empty list; expected .."image"'),
+        ('a.json', '"hello"', 'contains a string; expected'),
+        ('a.json', '[1, 2]', 'its first value is a number; expected'),
+        ('a.txt', 'image,caption\na.jpg,x', 'add --format csv'),
+        ('a.png', png(), 'it is a PNG image; give a file of captions'),
+        ('d/a.png', png(), 'images without texts; expected .* a.txt next'),
+    ],
+)
+def test_an_unknown_source_is_described(read, name, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read({name: content}, 'd' if name[:2] == 'd/' else None)
+    assert '\n' not in str(error.value)
+
+
+def test_a_folder_of_several_files_of_records(read):
+    files = {'d/a.csv': 'image,caption\n', 'd/b.json': '[]'}
+    with pytest.raises(ValueError, match='2 files of records, a.csv, b.json'):
+        read(files, 'd')
+    files = {'e/a.csv': 'image,caption\n', 'e/import.json': '{}'}
+    assert read(files, 'e')[0] == 'csv'  # import.json is our own
 
 
 def test_names_are_unique():

@@ -4,12 +4,14 @@
 import hashlib
 import json
 import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..utils.atomic import make_folder, write_atomically
+from ..utils.errors import printable
 from ..utils.locks import FolderLock
 from ..utils.sample_errors import SampleError
 from .fetch_images import fetch_images
@@ -22,6 +24,7 @@ from .import_items import ReadOptions
 from .import_json import split_files, write_json
 from .import_shards import ShardProgress, write_shards
 from .import_spool import Image, Spool
+from .source_files import files_not_read
 from .skipped_items import DUPLICATE, FETCH, UNREADABLE, SkippedItems
 
 WORK = '.import'
@@ -70,6 +73,15 @@ def run_import(args: Namespace) -> int:
     if args.dedup is not None:
         require_imagehash()  # a missing library is reported before the work
     outputs = _outputs(args)
+    not_read = files_not_read(args.source, source, format_.name, args.out)
+    if not_read:
+        more = f' and {len(not_read) - 8} more' if not_read[8:] else ''
+        print(
+            f'{args.source} is read as {format_.name}; not read: '
+            f'{printable(", ".join(not_read[:8]))}{more}; import these '
+            'one by one',
+            file=sys.stderr,
+        )
     make_folder(args.out)
     with FolderLock(args.out / WORK, 'import'):
         _refuse_existing(args, outputs)
@@ -81,7 +93,9 @@ def run_import(args: Namespace) -> int:
             captions_only=args.to == 'stage1',
         )
         try:
-            status = _import(args, format_, source, outputs, spool, skipped)
+            status = _import(
+                args, format_, source, outputs, spool, skipped, not_read
+            )
         finally:
             spool.close()
     if status is not None:
@@ -96,6 +110,7 @@ def _import(
     outputs: Outputs,
     spool: Spool,
     skipped: SkippedItems,
+    not_read: list[str],
 ) -> int:
     options = ReadOptions(
         args.image_column,
@@ -117,6 +132,7 @@ def _import(
     skipped.close()
     (args.out / WORK / SKIPPED_FILE).replace(args.out / SKIPPED_FILE)
     summary = _summary(args, format_, source, outputs, counts, spool, skipped)
+    summary['not_read'] = not_read
     write_atomically(
         args.out / SUMMARY_FILE, json.dumps(summary, indent=1).encode()
     )
