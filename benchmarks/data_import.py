@@ -3,9 +3,9 @@
 
 The source is as COCO's ``captions_train2017.json``: 200,000 images with five
 captions each. The images have only the first bytes of a JPEG: the import to
-stage 2 reads these and decodes no image. Each repetition is a fresh process; the figures
-are CPU seconds and the largest resident memory, which include the import of
-the package; the wall time is kept with the row.
+stage 2 reads these and decodes no image. Each repetition is a fresh process;
+the figures are CPU seconds and the largest resident memory, which include the
+import of the package; the wall time is kept with the row.
 """
 
 import json

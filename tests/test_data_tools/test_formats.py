@@ -359,8 +359,8 @@ def test_vqa_of_other_images(read):
     assert [r['question'] for r in good(items)] == ['A?', 'D?']
     problems = bad(items)
     assert [number for number, _ in problems] == [1, 3, 4]
-    assert 'image_id 9, and its question 1 has the image_id 1' in (
-        problems[0][1]
+    assert (
+        'image_id 9, and its question 1 has the image_id 1' in (problems[0][1])
     )
     assert 'several questions or images' in problems[1][1]
     assert "has the question ' '" in problems[2][1]

@@ -81,7 +81,8 @@ def _require_complete(data: bytes, name: str) -> None:
                     image.draft(None, (1, 1))
                 image.load()
     except Exception:  # Pillow's decoders raise errors of many types
-        read_image(data, name)  # reads more than Pillow, and says what is wrong
+        # it reads more than Pillow, and says what is wrong
+        read_image(data, name)
 
 
 def file_stem(name: str) -> str:

@@ -24,8 +24,8 @@ from .import_items import ReadOptions
 from .import_json import split_files, write_json
 from .import_shards import ShardProgress, write_shards
 from .import_spool import Image, Spool
-from .source_files import files_not_read
 from .skipped_items import DUPLICATE, FETCH, UNREADABLE, SkippedItems
+from .source_files import files_not_read
 
 WORK = '.import'
 SKIPPED_FILE, SUMMARY_FILE = 'skipped.jsonl', 'import.json'

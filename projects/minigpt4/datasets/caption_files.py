@@ -136,7 +136,7 @@ def table_rows(
                 f'has {len(row)} cells, the header has {len(columns)}; put '
                 f'texts with the separator {separator!r} in quotation marks'
             )
-        elif text_column in columns:
+        elif text_column is not None and text_column in columns:
             problem = _text_problem(cells.get(text_column, ''), text_column)
         yield TableRow(number, {} if problem else cells, problem)
 
