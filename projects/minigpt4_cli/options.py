@@ -99,6 +99,10 @@ def check_model_options(args: argparse.Namespace) -> None:
 
 def path(text: str) -> Path:
     """The type of an option that names a file: ``~`` is expanded."""
+    if not text:  # an unset variable of a script, not the current folder
+        raise argparse.ArgumentTypeError(
+            "'' is no path; expected the name of a file or folder"
+        )
     return Path(text).expanduser()
 
 

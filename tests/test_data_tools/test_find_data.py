@@ -56,6 +56,17 @@ def test_coco_captions(tmp_path):
     assert part.kind == 'photos'
 
 
+def test_our_own_files_are_ignored(tmp_path, records):
+    for name in ('import.json', 'skipped.jsonl', 'datasheet.json'):
+        (records / name).write_text('{"a": 1}\n')
+    (records / 'skipped.jsonl').write_text('')
+    (records / 'a.parquet').write_bytes(b'PAR1')
+    found = find_data([str(records)])
+    assert [part.name for part in found.parts] == ['filter_cap.json']
+    (ignored,) = found.ignored
+    assert ignored.startswith('a.parquet is not used: training')
+
+
 def test_a_pattern_of_shards(tmp_path):
     write_shard(tmp_path / '00000.tar', {'1': pair(1, 'a dog')})
     found = find_data([str(tmp_path / '{00000..00002}.tar')])
@@ -69,6 +80,7 @@ def test_a_pattern_of_shards(tmp_path):
         ('gone.json', None, 'gone.json does not exist'),
         ('gone.tar', None, 'no shard matches'),
         ('cat.jpg', b'x', 'is no data that is known'),
+        ('a.parquet', b'x', 'minigpt4 data import .*a.parquet -o DIR'),
         ('empty/', None, 'has no data; expected shards'),
     ],
 )

@@ -11,6 +11,8 @@ from PIL import Image
 
 from minigpt4.data_tools.formats import FORMATS, find_format
 from minigpt4.data_tools.import_items import ReadOptions
+from minigpt4.datasets.json_values import InvalidJson
+from minigpt4.datasets.record_files import read_record_file
 
 
 @pytest.fixture
@@ -107,9 +109,48 @@ def test_columns_are_named(read):
 def test_wrong_rows_of_a_table(read):
     text = 'image,caption\na.jpg,two dogs, a cat\nb.jpg,a cat\n"c.jpg,open\n'
     _, items = read({'a.csv': text})
-    assert good(items)[0] == dict(image='b.jpg', caption='a cat')
-    ((line, problem),) = bad(items)
+    assert good(items) == [dict(image='b.jpg', caption='a cat')]
+    (line, problem), (last, unclosed) = bad(items)
     assert line == 2 and 'has 3 cells, the header has 2' in problem
+    assert last == 4 and 'quotation mark that is not closed' in unclosed
+
+
+@pytest.mark.parametrize(
+    ('rows', 'captions', 'lines'),
+    [
+        ('a.jpg,"open\nb.jpg,fine\nc.jpg,too\n', ['fine', 'too'], [2]),
+        # the next quotation mark closes the cell: before a text, at the end
+        ('a.jpg,"open\nb.jpg,"x, y"\n', ['x, y'], [2]),
+        ('a.jpg,"open\nb.jpg,of 12"\n', ['of 12"'], [2]),
+        # real line breaks
+        ('a.jpg,"one\ntwo, three"\nb.jpg,x\n', ['one\ntwo, three', 'x'], []),
+        ('a.jpg,"one\r\nof ""b.jpg"""\n', ['one\r\nof "b.jpg"'], []),
+        ('a.jpg,"one\n2, 3\n"\n', ['one\n2, 3\n'], []),
+        ('a.jpg,one\rb.jpg,two\r', ['one', 'two'], []),
+        ('a.jpg,\nb.jpg,NaN\nc.jpg\nd.jpg,null x\n', ['null x'], [2, 3, 4]),
+    ],
+)
+def test_rows_of_a_table(read, rows, captions, lines):
+    """The import and the training read the same rows."""
+    _, items = read({'a.csv': f'image,caption\n{rows}'})
+    assert [r['caption'] for r in good(items)] == captions
+    assert [line for line, _ in bad(items)] == lines
+    path = items[0].file
+    records = read_record_file(path).records
+    assert [r['caption'] for r in records if isinstance(r, dict)] == captions
+    problems = [r.reason for r in records if isinstance(r, InvalidJson)]
+    assert problems == [
+        f'(line {line}) {problem}' for line, problem in bad(items)
+    ]
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_a_separator_line_of_excel(read, end):
+    text = end.join(['sep=;', 'image;caption', 'a.jpg;a, b', 'c.jpg;', ''])
+    _, items = read({'a.csv': text})
+    assert good(items) == [dict(image='a.jpg', caption='a, b')]
+    assert bad(items)[0][0] == 4 and 'an empty cell' in bad(items)[0][1]
+    assert read_record_file(items[0].file).records[0] == good(items)[0]
 
 
 def test_a_table_without_known_columns(read):
@@ -174,6 +215,8 @@ INSTANCES = dict(
         dict(id=2, image_id=1, category_id=1, bbox=[0, 0, 1, 1]),
         dict(id=3, image_id=1, category_id=18, bbox=[0, 0, 1, 1]),
         dict(id=4, bbox=[0, 0, 1, 1]),
+        dict(id=5, image_id=1, category_id=77, bbox=[0, 0, 1, 1]),
+        dict(id=6, image_id='2', category_id=77, bbox=[0, 0, 1, 1]),
     ],
 )
 
@@ -184,10 +227,12 @@ def test_coco_instances(read, tmp_path):
     (record,) = good(items)
     assert record['objects'] == ['dog', 'person']
     assert record['answer'] == 'dog, person'
-    assert bad(items)[0][0] == 4
+    assert [number for number, _ in bad(items)] == [4, 5, 6]
+    assert 'the category_id 77, which has no name' in bad(items)[1][1]
     _, items = read(
         {'captions_a.json': COCO}, objects=tmp_path / 'instances_a.json'
     )
+    assert len(bad(items)) == 4
     assert [r['objects'] for r in good(items)] == [['dog', 'person'], []]
 
 
@@ -290,6 +335,37 @@ def test_vqa(read, source):
     assert bad(items)[0][0] == 3
 
 
+def test_vqa_of_other_images(read):
+    """An answer belongs to the image of its question."""
+    questions = [
+        dict(image_id=1, question='A?', question_id=1),
+        dict(image_id=1, question='B?', question_id=2),
+        dict(image_id=2, question='B?', question_id=2),
+        dict(image_id=3, question=' ', question_id=3),
+        dict(image_id='4', question='D?', question_id=4),
+    ]
+    annotations = [
+        dict(image_id=image, question_id=question, multiple_choice_answer='x')
+        for image, question in ((9, 1), (1, 1), (1, 2), (3, 3), (4, 4))
+    ]
+    name = 'v/v2_{}mscoco_val2014_{}.json'
+    _, items = read(
+        {
+            name.format('', 'annotations'): dict(annotations=annotations),
+            name.format('a_', 'questions'): dict(questions=questions),
+        },
+        'v',
+    )
+    assert [r['question'] for r in good(items)] == ['A?', 'D?']
+    problems = bad(items)
+    assert [number for number, _ in problems] == [1, 3, 4]
+    assert (
+        'image_id 9, and its question 1 has the image_id 1' in (problems[0][1])
+    )
+    assert 'several questions or images' in problems[1][1]
+    assert "has the question ' '" in problems[2][1]
+
+
 def test_vqa_without_its_questions(read):
     content = dict(annotations=[answers('x', question_id=5)])
     with pytest.raises(ValueError, match='--questions FILE'):
@@ -308,8 +384,15 @@ def test_aokvqa(read):
     )
     test = dict(image_id=1, question_id='x', question='?', choices=['a'])
     test.update(rationales=[])
-    name, items = read({'aokvqa_v1p0_val.json': [record, test]})
+    others = [
+        {**record, 'correct_choice_idx': 4},
+        {**record, 'question': ''},
+    ]
+    content = [record, test, *others]
+    name, items = read({'aokvqa_v1p0_val.json': content})
     assert name == 'a-okvqa'
+    assert 'correct_choice_idx 4 and 4 choices' in bad(items)[1][1]
+    assert "has the question ''" in bad(items)[2][1]
     assert good(items) == [{**record, 'answer': 'd', 'id': '22Mex'}]
     assert 'has no answer' in bad(items)[0][1]
 
@@ -324,6 +407,7 @@ def test_gqa(read):
             semantic=[dict(operation='select')],
         ),
         '3': dict(question='Is it?', imageId='n1'),
+        '4': dict(question='', imageId='n1', answer='yes'),
     }
     name, items = read({'testdev_balanced_questions.json': content})
     assert name == 'gqa'
@@ -337,6 +421,7 @@ def test_gqa(read):
         )
     ]
     assert 'has no answer' in bad(items)[0][1]
+    assert "(4) has the question ''" in bad(items)[1][1]
 
 
 def test_shards(read):
@@ -394,6 +479,12 @@ def test_parquet(read, tmp_path):
     assert 'cannot be read' in bad(items)[0][1]
 
 
+def test_shards_with_the_tables_of_img2dataset(read):
+    files = {'s/00000.tar': b'', 's/00000.parquet': b'PAR1'}
+    name, _ = read(files, 's')
+    assert name == 'shards'
+
+
 def test_a_saved_data_set(read, tmp_path):
     pyarrow = pytest.importorskip('pyarrow')
     folder = tmp_path / 'h/train'
@@ -424,6 +515,34 @@ def test_a_missing_library_is_named(read, monkeypatch):
 def test_an_unknown_folder_lists_what_it_contains(read):
     with pytest.raises(ValueError, match='the folder contains x.doc'):
         read({'d/x.doc': 'text'}, 'd')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('a.json', "[{'image': 'a.jpg'}]", 'single quotation marks'),
+        ('a.json', '{"a.jpg": "a dog"}', "first key 'a.jpg' has a string"),
+        ('a.json', '{"a.jpg": ["a dog"]}', 'has a list with a string'),
+        ('a.json', '[]', 'contains an empty list; expected .."image"'),
+        ('a.json', '"hello"', 'contains a string; expected'),
+        ('a.json', '[1, 2]', 'its first value is a number; expected'),
+        ('a.txt', 'image,caption\na.jpg,x', 'add --format csv'),
+        ('a.png', png(), 'it is a PNG image; give a file of captions'),
+        ('d/a.png', png(), 'images without texts; expected .* a.txt next'),
+    ],
+)
+def test_an_unknown_source_is_described(read, name, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read({name: content}, 'd' if name[:2] == 'd/' else None)
+    assert '\n' not in str(error.value)
+
+
+def test_a_folder_of_several_files_of_records(read):
+    files = {'d/a.csv': 'image,caption\n', 'd/b.json': '[]'}
+    with pytest.raises(ValueError, match='2 files of records, a.csv, b.json'):
+        read(files, 'd')
+    files = {'e/a.csv': 'image,caption\n', 'e/import.json': '{}'}
+    assert read(files, 'e')[0] == 'csv'  # import.json is our own
 
 
 def test_names_are_unique():

@@ -57,3 +57,34 @@ def test_a_given_folder_is_searched(tmp_path, place):
     assert places.find('1.jpg') == expected
     assert places.find('2.jpg') is None
     assert places.find(expected) == expected
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'coco/train2017/1.jpg',
+        'sub\\1.jpg',
+        '../mine/1.jpg',
+        '~/mine/1.jpg',
+        'file:///data/1.jpg',
+    ],
+)
+def test_names_below_other_folders(tmp_path, place, name, monkeypatch):
+    expected = place('mine/1.jpg')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    source = Path(place('lists/a.csv'))
+    places = ImagePlaces(source, tmp_path / 'mine')
+    assert places.find(name) == expected
+    assert places.conflicts() == {}
+
+
+def test_a_last_part_that_is_ambiguous(tmp_path, place):
+    first, other = place('1.jpg'), place('images/1.jpg')
+    place('2.jpg')
+    places = ImagePlaces(tmp_path / 'a.csv')
+    with pytest.raises(ValueError, match=f'last part: {first}, {other}'):
+        places.find('/data/1.jpg')
+    assert places.find('a/2.jpg') == places.find('b/2.jpg')
+    ((file, reason),) = places.conflicts().items()
+    assert file == str(tmp_path / '2.jpg')
+    assert "'a/2.jpg' and 'b/2.jpg' both give" in reason

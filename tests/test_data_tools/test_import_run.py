@@ -198,10 +198,13 @@ def test_stage_1_skips_what_is_no_caption(tmp_path, name):
         {'from': 'human', 'value': '<image>\nWhat?'},
         {'from': 'gpt', 'value': 'A dog.'},
     ]
+    question = '<image>\nProvide a brief description of the given image.'
+    described = [{'from': 'human', 'value': question}, messages[1]]
     lines = (
         [
             dict(image='a.png', conversations=messages),
-            dict(image='a.png', conversations=messages * 2),
+            dict(image='a.png', conversations=described),
+            dict(image='a.png', conversations=described * 2),
             dict(
                 conversations=messages[:0]
                 + [
@@ -221,7 +224,102 @@ def test_stage_1_skips_what_is_no_caption(tmp_path, name):
         assert status == 1
         return
     assert [s['txt'] for s in shard_samples(out)] == [b'A dog.']
-    assert len(skipped(out)) == 2
+    assert len(skipped(out)) == 3
+    assert "answers the question '" in skipped(out)[0]['reason']
+
+
+def test_an_image_slot_needs_an_image(tmp_path):
+    path = tmp_path / 'a.json'
+    messages = [
+        {'from': 'human', 'value': '<image>\nWhat?'},
+        {'from': 'gpt', 'value': 'A dog.'},
+    ]
+    path.write_text(json.dumps([dict(id=1, conversations=messages)]))
+    assert import_data(path, '-o', tmp_path / 'out') == 1
+    (row,) = skipped(tmp_path / 'out')
+    assert 'has <image> in a question and no image' in row['reason']
+
+
+@pytest.mark.parametrize('stage', ['stage1', 'stage2'])
+def test_files_that_are_no_images(tmp_path, stage, capsys):
+    contents = {
+        'a': b'',
+        'b': b'<!DOCTYPE html><html>404</html>',
+        'c': b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n',
+    }
+    for name, content in contents.items():
+        (tmp_path / f'{name}.jpg').write_bytes(content)
+    image = Image.effect_noise((64, 64), 90)
+    image.save(tmp_path / 'd.jpg')
+    data = (tmp_path / 'd.jpg').read_bytes()
+    (tmp_path / 'e.jpg').write_bytes(data[: len(data) // 2])
+    rows = [f'{name}.jpg,a {name}' for name in 'abcde']
+    (tmp_path / 'a.csv').write_text('\n'.join(['image,caption', *rows]))
+    out = tmp_path / 'out'
+    assert import_data(tmp_path / 'a.csv', '-o', out, '--to', stage) == 0
+    reasons = {row['line']: row['reason'] for row in skipped(out)}
+    # stage 2 does not decode images, and says so
+    assert sorted(reasons) == [2, 3, 4] + [6] * (stage == 'stage1')
+    assert 'an empty file' in reasons[2] and 'an HTML page' in reasons[3]
+    assert 'a Git LFS pointer' in reasons[4]
+    note = 'the images were not decoded; "minigpt4 data check'
+    assert (note in capsys.readouterr().out) == (stage == 'stage2')
+
+
+def test_a_folder_of_images_that_does_not_exist(captions, tmp_path, capsys):
+    arguments = (captions, '-o', tmp_path / 'out', '--images', 'nowhere')
+    assert import_data(*arguments) == 1
+    error = capsys.readouterr().err
+    assert '--images nowhere is no folder' in error
+    assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize('source', ['a', 'a/', './a', 'b/../a', '.', '..'])
+@pytest.mark.parametrize('stage', ['stage1', 'stage2'])
+def test_relative_sources(tmp_path, monkeypatch, source, stage):
+    """The same records as of the absolute path."""
+    folder = tmp_path / 'a'
+    (folder / 'b').mkdir(parents=True)
+    (tmp_path / 'b').mkdir()
+    Image.new('RGB', (8, 8)).save(folder / 'a.png')
+    (folder / 'a.txt').write_text('a dog')
+    start = {'.': folder, '..': folder / 'b'}.get(source, tmp_path)
+    monkeypatch.chdir(start)
+    out = tmp_path / 'out'
+    assert import_data(source, '-o', out, '--to', stage, '-q') == 0
+    if stage == 'stage2':
+        (record,) = records(out / 'filter_cap.json')
+        assert record['image'] == str(folder / 'a.png')
+
+
+@pytest.mark.parametrize('source', ['x.csv', './x.csv', '../a/x.csv'])
+def test_relative_files(tmp_path, monkeypatch, source):
+    folder = tmp_path / 'annotations'
+    folder.mkdir()
+    (tmp_path / 'a').symlink_to(folder)
+    (tmp_path / 'images').mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'images/a.png')
+    (folder / 'x.csv').write_text('image,caption\na.png,a dog\n')
+    monkeypatch.chdir(folder)
+    out = tmp_path / 'out'
+    assert import_data(source, '-o', out, '-q') == 0
+    (record,) = records(out / 'filter_cap.json')
+    assert record['image'] == str(tmp_path / 'images/a.png')
+
+
+def test_nothing_imported_names_no_file(captions, tmp_path, capsys):
+    path = tmp_path / 'a.csv'
+    path.write_text('image,caption\nx.jpg,a dog\n')
+    assert import_data(path, '-o', tmp_path / 'out') == 1
+    output = capsys.readouterr().out
+    assert 'no data are written' in output and 'train' not in output
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    for name in 'ab':
+        Image.new('RGB', (8, 8)).save(folder / f'{name}.png')
+        (folder / f'{name}.txt').write_text('one\ntwo')
+    assert import_data(folder, '-o', tmp_path / 'out') == 0
+    assert 'id of an earlier one' not in capsys.readouterr().out
 
 
 def test_a_killed_import_continues(captions, tmp_path):

@@ -45,9 +45,13 @@ def test_a_table_of_questions_is_read(tmp_path):
 
 
 def test_an_invalid_row_is_skipped(tmp_path, log):
-    (tmp_path / 'data.csv').write_text('image,caption\na.jpg,\nb.jpg,x\n')
+    (tmp_path / 'data.csv').write_text(
+        'image,caption\na.jpg,\nb.jpg,x\nc.jpg,a dog, a cat\n'
+    )
     assert read(tmp_path, 'data.csv') == [(['b.jpg'], '', 'x')]
     assert 'record 0 of data.csv' in log[0]
+    assert 'has an empty cell in the column caption' in log[0]
+    assert '(line 4) has 3 cells, the header has 2' in log[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..datasets.caption_files import TABLE_SUFFIXES
 from ..datasets.parse_records import read_record
 from ..datasets.photo_folder import (
     COCO_URLS,
@@ -20,10 +19,11 @@ from ..datasets.record_layouts import RecordError
 from ..datasets.shard_files import find_shards, is_remote
 from ..images.formats import SUFFIXES
 from ..utils.errors import one_line, printable
+from .source_files import OUR_FILES, RECORD_SUFFIXES
 
-RECORD_SUFFIXES = ('.json', '.jsonl', '.ndjson', *TABLE_SUFFIXES)
 _TAR = re.compile(r'\.(tar(\.\w+)?|tgz|txz|tbz2?)\Z', re.IGNORECASE)
 _HELD_OUT = re.compile(r'(test|val|valid|validation|dev|eval)\d*(_.*)?\Z')
+_IMPORTED = ('.parquet', '.arrow')  # read by "minigpt4 data import" only
 _MAX_DEPTH = 3  # of subfolders in which data are searched
 _RECOGNISED_BY = 100  # first records of a file, one of which is valid
 
@@ -93,6 +93,11 @@ def find_data(sources: Sequence[str]) -> FoundData:
             found.parts.append(_records_part(path))
         elif _TAR.search(source) or (path.is_file() and _is_tar(path)):
             _add_shards(found, source)
+        elif path.is_file() and path.suffix.lower() in _IMPORTED:
+            raise ValueError(
+                f'{source} is a file that training does not read; convert '
+                f'it first: minigpt4 data import {source} -o DIR'
+            )
         elif path.exists():
             raise ValueError(
                 f'{source} is no data that is known; expected a folder, a '
@@ -176,6 +181,12 @@ def _search(found: FoundData, root: Path) -> None:
         for file in names:
             if Path(file).suffix.lower() in RECORD_SUFFIXES:
                 _recognise(found, folder / file, root)
+            elif Path(file).suffix.lower() in _IMPORTED:
+                place = printable((folder / file).relative_to(root).as_posix())
+                found.ignored.append(
+                    f'{place} is not used: training does not read such '
+                    'files; convert it with "minigpt4 data import".'
+                )
     if len(found.parts) == before:
         found.parts.append(_photos_or_images(root))
 
@@ -196,6 +207,8 @@ def _recognise(found: FoundData, path: Path, root: Path) -> None:
     try:
         content = read_record_file(path)
     except (ValueError, OSError) as error:
+        if path.name in OUR_FILES:
+            return
         reason = one_line(error).replace(str(path), name)
         found.ignored.append(f'{printable(name)} is not used: {reason}')
         return
@@ -211,6 +224,8 @@ def _recognise(found: FoundData, path: Path, root: Path) -> None:
             )
             found.parts.append(part._replace(held_out=held_out))
             return
+    if path.name in OUR_FILES:
+        return  # counts and reports, no data
     found.ignored.append(
         f'{printable(name)} is not used: its records are no training data '
         f'(record {number}: {reason}).'

@@ -17,6 +17,7 @@ from .import_folders import read_shards, read_text_folder, shard_files
 from .import_items import Item, ReadOptions
 from .import_questions import read_aokvqa, read_gqa, read_vqa, vqa_files
 from .import_tables import read_csv, read_json_table
+from .source_files import describe_source, has_shard_tables, record_files
 
 Reader = Callable[[Path, ReadOptions], Iterator[Item]]
 
@@ -29,15 +30,12 @@ class Format(NamedTuple):
         content: What its files contain.
         recognised_by: How it is recognised.
         read: Its reader.
-        is_short: Whether its texts are short answers, which stage 1 does not
-            use.
     """
 
     name: str
     content: str
     recognised_by: str
     read: Reader
-    is_short: bool = False
 
 
 FORMATS = (
@@ -82,7 +80,6 @@ FORMATS = (
         'instances_*.json of COCO: object classes of each image',
         'annotations with category_id',
         read_instances,
-        True,
     ),
     Format(
         'cc_sbu_align',
@@ -107,7 +104,6 @@ FORMATS = (
         'records of image, question and answer',
         'records with question',
         read_records,
-        True,
     ),
     Format(
         'narratives',
@@ -120,21 +116,18 @@ FORMATS = (
         'VQAv2 and OK-VQA: *_annotations.json, questions next to it',
         'annotations with question_id',
         read_vqa,
-        True,
     ),
     Format(
         'a-okvqa',
         'aokvqa_v1p0_*.json',
         'records with direct_answers or correct_choice_idx',
         read_aokvqa,
-        True,
     ),
     Format(
         'gqa',
         '*_questions.json of GQA',
         'an object of questions by id, with imageId',
         read_gqa,
-        True,
     ),
     Format(
         'shards',
@@ -174,21 +167,10 @@ def find_format(source: Path, name: str | None = None) -> tuple[Format, Path]:
         if found is not None:
             return BY_NAME[found[0]], found[1]
         raise ValueError(
-            f'{source} has no known format ({_describe(source)}); name it '
-            'with --format (listed by --formats).'
+            f'{source} has no known format ({describe_source(source)}); '
+            '--format sets one that --formats lists.'
         )
     return BY_NAME[name], source
-
-
-def _describe(source: Path) -> str:
-    """What a source contains, for an error."""
-    if source.is_dir():
-        names = sorted(path.name for path in source.iterdir())[:8]
-        return f'the folder contains {", ".join(names)}' if names else 'empty'
-    first = _first_record(source)
-    if isinstance(first[1], dict):
-        return f'its first record has the keys {", ".join(first[1])}'[:200]
-    return 'no record is found in it'
 
 
 def _of_folder(folder: Path) -> tuple[str, Path] | None:
@@ -207,17 +189,14 @@ def _of_folder(folder: Path) -> tuple[str, Path] | None:
             return _of_file(file)
     if (folder / 'metadata.csv').is_file():
         return 'csv', folder / 'metadata.csv'
-    if parquet_files(folder):
+    parquets, shards = parquet_files(folder), shard_files(folder)
+    if parquets and not has_shard_tables(parquets, shards):
         return 'parquet', folder
-    if shard_files(folder):
+    if shards:
         return 'shards', folder
     if any(text for _, text in captioned_images(folder)):
         return 'folder', folder
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if plain_suffix(path) in (*TABLE_SUFFIXES, '.json', '.jsonl')
-    ]
+    files = record_files(folder)
     return _of_file(files[0]) if len(files) == 1 else None
 
 

@@ -2,6 +2,7 @@
 """Read COCO's captions and instances, and cc_sbu_align."""
 
 import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,10 @@ def annotation_files(path: Path, kind: str) -> list[Path]:
 
 def read_captions(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Read COCO's captions, or cc_sbu_align, which has no table of images."""
-    objects = None if options.objects is None else read_classes(options)
+    objects = None
+    if options.objects is not None:
+        objects, problems = read_classes(options)
+        yield from problems
     for file in annotation_files(path, 'captions'):
         yield from _read_captions(file, objects)
 
@@ -147,21 +151,23 @@ def read_instances(path: Path, options: ReadOptions) -> Iterator[Item]:
             )
 
 
-def read_classes(options: ReadOptions) -> dict[Any, list[str]]:
-    """The names of the object classes by image id.
+def read_classes(
+    options: ReadOptions,
+) -> tuple[dict[Any, list[str]], list[Item]]:
+    """The names of the object classes by image id, and what cannot be used.
 
     Raises:
         ValueError: The file has no objects.
     """
     assert options.objects is not None
-    _, classes, _ = _classes(options.objects)
+    _, classes, problems = _classes(options.objects)
     if not classes:
         raise ValueError(
             f'{options.objects} has no objects; expected '
             "instances_*.json of COCO, with the tables 'annotations' and "
             "'categories'."
         )
-    return classes
+    return classes, problems
 
 
 def _classes(
@@ -170,13 +176,16 @@ def _classes(
     table = _Images()
     category_names: dict[Any, str] = {}
     found: dict[Any, dict[Any, None]] = {}
+    annotations_of: dict[Any, array] = {}
     problems = []
     for entry in stream_json(path):
         value = entry.value
         if entry.key == 'images':
             table.add(value)
         elif entry.key == 'categories' and isinstance(value, dict):
-            category_names[value.get('id')] = str(value.get('name'))
+            category, name = value.get('id'), value.get('name')
+            if isinstance(category, (int, str)) and isinstance(name, str):
+                category_names[category] = name
         elif isinstance(value, InvalidJson):
             problems.append(Item(path, entry.number, None, value.reason))
         elif entry.key == 'annotations' and isinstance(value, dict):
@@ -187,11 +196,20 @@ def _classes(
                 problems.append(Item(path, entry.number, None, reason))
                 continue
             found.setdefault(image_id, {})[category] = None
-    classes = {
-        image_id: sorted(
-            category_names.get(category, str(category))
-            for category in categories
+            annotations_of.setdefault(category, array('q')).append(
+                entry.number
+            )
+    # known at the end: the table of categories may follow the annotations
+    for category in annotations_of.keys() - category_names.keys():
+        reason = (
+            f'has the category_id {category!r}, which has no name in the '
+            'table "categories"'
         )
-        for image_id, categories in found.items()
-    }
-    return table, classes, problems
+        for number in annotations_of[category]:
+            problems.append(Item(path, number, None, reason))
+    classes = {}
+    for image_id, categories in found.items():
+        names = [category_names[c] for c in categories if c in category_names]
+        if names:
+            classes[image_id] = sorted(names)
+    return table, classes, sorted(problems, key=lambda item: item.number)

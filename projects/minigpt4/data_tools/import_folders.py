@@ -13,13 +13,15 @@ from ..datasets.tar_reader import TarReader
 from ..utils.errors import one_line
 from ..utils.regular_files import read_regular
 from ..utils.sample_errors import SampleError
+from .image_places import absolute_path
 from .import_items import Item, ReadOptions
 
 
 def read_text_folder(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Read images with a text file of the same name, also in subfolders."""
+    root = absolute_path(path)  # else names would be relative to the source
     for image, text_file in captioned_images(path):
-        file = path / image
+        file = root / image
         if text_file is None:
             yield Item(file, 0, None, 'has no text file of the same name')
             continue

@@ -79,7 +79,7 @@ def read_vqa(path: Path, options: ReadOptions) -> Iterator[Item]:
         ValueError: The file of the questions is missing.
     """
     for file in vqa_files(path):
-        questions: dict[Any, tuple[Any, Any]] = {}
+        questions: dict[Any, Any] = {}
         folder = ''
         source = options.questions or questions_of(file)
         for entry in stream_json(source):
@@ -91,10 +91,9 @@ def read_vqa(path: Path, options: ReadOptions) -> Iterator[Item]:
                 value = entry.value
                 key = value.get('question_id')
                 if isinstance(key, (int, str)):
-                    questions[key] = (
-                        value.get('question'),
-                        value.get('image_id'),
-                    )
+                    found = (value.get('question'), value.get('image_id'))
+                    if questions.setdefault(key, found) != found:
+                        questions[key] = None  # two questions have this id
         for entry in stream_json(file):
             if entry.key == 'data_subtype':
                 folder = str(entry.value)
@@ -112,9 +111,10 @@ def _vqa_item(
     file: Path,
     number: int,
     answer: dict,
-    questions: dict[Any, tuple[Any, Any]],
+    questions: dict[Any, Any],
     folder: str,
 ) -> Item:
+    """The item of an answer; ``questions`` has question and image by id."""
     if isinstance(answer, DuplicateKey):
         return Item(file, number, answer)
     key = answer.get('question_id')
@@ -126,7 +126,26 @@ def _vqa_item(
             f'has the question_id {key!r}, which the file of the questions '
             'lacks',
         )
+    if questions[key] is None:
+        return Item(
+            file,
+            number,
+            None,
+            f'has the question_id {key!r}, which the file of the questions '
+            'gives to several questions or images; expected one',
+        )
     question, image_id = questions[key]
+    other = answer.get('image_id', image_id)
+    if str(other) != str(image_id):
+        return Item(
+            file,
+            number,
+            None,
+            f'has the image_id {other!r}, and its question {key!r} has the '
+            f'image_id {image_id!r}; expected the same',
+        )
+    if problem := _question_problem(question):
+        return Item(file, number, None, problem)
     answers = _answers(answer.get('answers'))
     chosen = answer.get('multiple_choice_answer') or _most_frequent(answers)
     if chosen is None:
@@ -137,6 +156,13 @@ def _vqa_item(
     if answers:
         record['answers'] = answers
     return Item(file, number, record)
+
+
+def _question_problem(question: Any) -> str:
+    """Why a short answer has no use: without a question it is a caption."""
+    if isinstance(question, str) and question.strip():
+        return ''
+    return f'has the question {question!r}; expected a text'
 
 
 def _answers(values: Any) -> list[str]:
@@ -165,18 +191,27 @@ def read_aokvqa(path: Path, options: ReadOptions) -> Iterator[Item]:
         if isinstance(record, DuplicateKey):
             yield Item(path, entry.number, record)
             continue
-        choices, index = (
-            record.get('choices'),
-            record.get('correct_choice_idx'),
-        )
-        if (
+        choices = record.get('choices')
+        index = record.get('correct_choice_idx')
+        problem = _question_problem(record.get('question'))
+        chosen = None
+        if index is None:
+            chosen = _most_frequent(_answers(record.get('direct_answers')))
+        elif (
             isinstance(choices, list)
             and type(index) is int
             and 0 <= index < len(choices)
         ):
             chosen = choices[index]
-        else:
-            chosen = _most_frequent(_answers(record.get('direct_answers')))
+        elif not problem:
+            count = len(choices) if isinstance(choices, list) else 'no'
+            problem = (
+                f'has the correct_choice_idx {index!r} and {count} choices; '
+                'expected the index of a choice, from 0'
+            )
+        if problem:
+            yield Item(path, entry.number, None, problem)
+            continue
         if chosen is None:
             reason = 'has no answer (test questions of A-OKVQA have none)'
             yield Item(path, entry.number, None, reason)
@@ -202,6 +237,10 @@ def read_gqa(path: Path, options: ReadOptions) -> Iterator[Item]:
         if 'answer' not in value:
             reason = 'has no answer (test questions of GQA have none)'
             yield Item(path, entry.number, None, reason)
+            continue
+        if problem := _question_problem(value.get('question')):
+            problem = f'({entry.key}) {problem}'
+            yield Item(path, entry.number, None, problem)
             continue
         record = {k: v for k, v in value.items() if k not in _GQA_PROGRAMS}
         record['id'] = entry.key

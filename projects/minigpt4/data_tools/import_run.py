@@ -4,12 +4,14 @@
 import hashlib
 import json
 import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..utils.atomic import make_folder, write_atomically
+from ..utils.errors import printable
 from ..utils.locks import FolderLock
 from ..utils.sample_errors import SampleError
 from .fetch_images import fetch_images
@@ -23,6 +25,7 @@ from .import_json import split_files, write_json
 from .import_shards import ShardProgress, write_shards
 from .import_spool import Image, Spool
 from .skipped_items import DUPLICATE, FETCH, UNREADABLE, SkippedItems
+from .source_files import files_not_read
 
 WORK = '.import'
 SKIPPED_FILE, SUMMARY_FILE = 'skipped.jsonl', 'import.json'
@@ -65,10 +68,20 @@ def run_import(args: Namespace) -> int:
             fit.
         OSError: A file cannot be read or written.
     """
+    _refuse_missing_folder(args.images)
     format_, source = find_format(args.source, args.format)
     if args.dedup is not None:
         require_imagehash()  # a missing library is reported before the work
     outputs = _outputs(args)
+    not_read = files_not_read(args.source, source, format_.name, args.out)
+    if not_read:
+        more = f' and {len(not_read) - 8} more' if not_read[8:] else ''
+        print(
+            f'{args.source} is read as {format_.name}; not read: '
+            f'{printable(", ".join(not_read[:8]))}{more}; import these '
+            'one by one',
+            file=sys.stderr,
+        )
     make_folder(args.out)
     with FolderLock(args.out / WORK, 'import'):
         _refuse_existing(args, outputs)
@@ -78,10 +91,11 @@ def run_import(args: Namespace) -> int:
             ImagePlaces(source, args.images),
             skipped,
             captions_only=args.to == 'stage1',
-            short_answers=format_.is_short,
         )
         try:
-            status = _import(args, format_, source, outputs, spool, skipped)
+            status = _import(
+                args, format_, source, outputs, spool, skipped, not_read
+            )
         finally:
             spool.close()
     if status is not None:
@@ -96,6 +110,7 @@ def _import(
     outputs: Outputs,
     spool: Spool,
     skipped: SkippedItems,
+    not_read: list[str],
 ) -> int:
     options = ReadOptions(
         args.image_column,
@@ -105,7 +120,7 @@ def _import(
         args.whole_files,
     )
     spool.add_all(format_.read(source, options), args.limit)
-    failed = _fetch(args, spool)
+    failed = spool.conflicts() | _fetch(args, spool)
     duplicates = {}
     if args.dedup is not None:
         duplicates = _find_duplicates(spool, failed, args.dedup)
@@ -117,6 +132,7 @@ def _import(
     skipped.close()
     (args.out / WORK / SKIPPED_FILE).replace(args.out / SKIPPED_FILE)
     summary = _summary(args, format_, source, outputs, counts, spool, skipped)
+    summary['not_read'] = not_read
     write_atomically(
         args.out / SUMMARY_FILE, json.dumps(summary, indent=1).encode()
     )
@@ -125,6 +141,19 @@ def _import(
     if not sum(counts) or (args.strict and skipped.total):
         return 1
     return 0
+
+
+def _refuse_missing_folder(images: Path | None) -> None:
+    """Refuse a folder of images that does not exist: no image is in it.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+    """
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(
+            f'--images {images} is no folder; expected the folder of the '
+            'images.'
+        )
 
 
 def _outputs(args: Namespace) -> Outputs:
@@ -316,10 +345,21 @@ def _describe(summary: dict, outputs: Outputs, out: Path) -> str:
         f'{summary["records"]:,} records of the format {summary["format"]} '
         f'with {summary["images"]:,} images'
     ]
+    if not summary['records']:
+        lines[0] = (
+            f'no record of the format {summary["format"]} can be used; '
+            'no data are written'
+        )
+    elif summary['stage'] == 'stage2' and summary['images']:
+        lines.append(
+            f'  the images were not decoded; "minigpt4 data check {out}" '
+            'decodes them'
+        )
     for path, (split, count) in zip(
         outputs.paths, summary['splits'].items(), strict=True
     ):
-        lines.append(f'  {split}: {count:,} in {path}')
+        if summary['records']:
+            lines.append(f'  {split}: {count:,} in {path}')
     for kind, count in sorted(summary['skipped'].items()):
         lines.append(f'  skipped: {count:,}, {kind}')
     if summary['skipped']:

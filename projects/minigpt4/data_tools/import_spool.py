@@ -19,9 +19,11 @@ from ..datasets.parse_records import read_record
 from ..datasets.record_layouts import RecordError
 from ..prompts import IMAGE_HERE, Turn
 from ..utils.errors import printable
+from .caption_prompts import asks_for_caption
+from .image_bytes import content_problem
 from .image_places import ImagePlaces
 from .import_items import Item
-from .skipped_items import IMAGE, RECORD, TEXT, SkippedItems
+from .skipped_items import IMAGE, RECORD, TEXT, UNREADABLE, SkippedItems
 
 _URL = re.compile(r'https?://\S+\Z', re.I)
 _NONE, _SEVERAL = -1, -2
@@ -61,7 +63,6 @@ class Spool:
         skipped: Reports what is not imported.
         captions_only: Whether records without a caption are skipped, for
             stage 1.
-        short_answers: Whether the answers of the source are no captions.
 
     Attributes:
         images: The images, each one time.
@@ -73,16 +74,15 @@ class Spool:
         places: ImagePlaces,
         skipped: SkippedItems,
         captions_only: bool = False,
-        short_answers: bool = False,
     ) -> None:
         self._records = open(folder / 'records', 'wb+')  # noqa: SIM115
         self._blobs = open(folder / 'images', 'wb+')  # noqa: SIM115
         self._places = places
         self._skipped = skipped
         self._captions_only = captions_only
-        self._short_answers = short_answers
         self.images: list[Image] = []
         self._index: dict[str, int] = {}
+        self._no_images: dict[str, str] = {}
         self._offsets = array('q')
         self._image_of = array('i')
         self._several: dict[int, list[int]] = {}
@@ -124,21 +124,25 @@ class Spool:
         raw, urls = _take_urls(item.record)
         try:
             content = read_record(raw, item.number).content
-            body = self._body(content)
+            _refuse_slots_without_image(content)
+            if self._captions_only and (reason := _no_caption(content)):
+                self._skipped.add(item, TEXT, reason)
+                return
+            has_id = raw.get('id') is not None
+            body = self._body(content, has_id)
         except RecordError as error:
             self._skipped.add(item, RECORD, str(error))
-            return
-        if body is None:
-            self._skipped.add(
-                item, TEXT, 'has no caption; stage 1 reads captions of images'
-            )
             return
         images = []
         for name in content['images']:
             if item.image is not None:
                 images.append(self._embedded(name, item.image))
                 continue
-            found = urls.get(name) or self._places.find(name)
+            try:
+                found = urls.get(name) or self._places.find(name)
+            except ValueError as error:  # several files
+                self._skipped.add(item, IMAGE, str(error))
+                return
             if found is None:
                 folders = self._places.folders
                 self._skipped.add(
@@ -150,8 +154,34 @@ class Spool:
                     + '; name the folder of the images with --images',
                 )
                 return
+            if name not in urls and (reason := self._no_image(found)):
+                self._skipped.add(item, UNREADABLE, reason)
+                return
             images.append(self._image(Image(found)))
         self._store(item, images, body)
+
+    def _no_image(self, path: str) -> str:
+        """Why a file is no image by its first bytes; '' if it may be one.
+
+        Shards need no such check: their images are decoded.
+        """
+        if self._captions_only or path in self._index:
+            return ''
+        if path not in self._no_images:
+            reason = content_problem(path)
+            if not reason:
+                return ''
+            self._no_images[path] = f'has an image that {reason}'
+        return self._no_images[path]
+
+    def conflicts(self) -> dict[int, tuple[str, str]]:
+        """Kind and reason for each image that may be the wrong one."""
+        reasons = self._places.conflicts()
+        return {
+            i: (IMAGE, reasons[image.name])
+            for i, image in enumerate(self.images)
+            if image.offset < 0 and image.name in reasons
+        }
 
     def _image(self, image: Image) -> int:
         index = self._index.setdefault(image.name, len(self.images))
@@ -169,16 +199,12 @@ class Spool:
             self.images.append(Image(name, offset, len(data)))
         return self._index[key]
 
-    def _body(self, content: dict) -> bytes | None:
-        """The JSON of a record without its images; None if not usable."""
+    def _body(self, content: dict, has_id: bool) -> bytes:
+        """The JSON of a record without its images."""
         turns: list[Turn] = content['turns']
-        if self._captions_only:
-            is_caption = len(turns) == 1 and len(content['images']) == 1
-            if not is_caption or (self._short_answers and turns[0].question):
-                return None
         record_id = content['id']
         if record_id in self._ids:
-            self.num_same_ids += 1
+            self.num_same_ids += has_id  # else it is the number of a line
             record_id = self._other_id(record_id)
         self._ids.add(record_id)
         record = {k: v for k, v in content.items() if k not in ('turns', 'id')}
@@ -247,6 +273,38 @@ class Spool:
         """The bytes of an embedded image."""
         self._blobs.seek(image.offset)
         return self._blobs.read(image.size)
+
+
+def _refuse_slots_without_image(content: dict) -> None:
+    """Refuse a record that names no image for an image slot.
+
+    Raises:
+        RecordError: It would be trained without its image.
+    """
+    if not content['images'] and any(
+        '<image>' in turn.question or IMAGE_HERE in turn.question
+        for turn in content['turns']
+    ):
+        raise RecordError(
+            'has <image> in a question and no image; expected the name of '
+            'the image under the key image'
+        )
+
+
+def _no_caption(content: dict) -> str:
+    """Why a record is no caption of an image; '' if it is one."""
+    turns: list[Turn] = content['turns']
+    if len(content['images']) != 1:
+        return f'has {len(content["images"])} images; stage 1 expects one'
+    if len(turns) > 1:
+        return f'has {len(turns)} questions; stage 1 expects a caption'
+    if not asks_for_caption(turns[0].question):
+        question = printable(turns[0].question)[:80]
+        return (
+            f'answers the question {question!r}; stage 1 expects a caption, '
+            'or a question that only asks for a description'
+        )
+    return ''
 
 
 def _take_urls(record: dict) -> tuple[dict, dict[str, str]]:

@@ -1,18 +1,22 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Read tables of images and texts: CSV, TSV, JSON lines, JSON."""
 
-import os
-import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from ..datasets.caption_files import split_header, table_rows
+from ..datasets.caption_files import (
+    TableHeader,
+    is_image_cell,
+    read_header,
+    table_lines,
+    table_rows,
+)
 from ..datasets.json_stream import stream_json
 from ..datasets.json_values import DuplicateKey
 from ..datasets.parse_records import IMAGE_KEYS
 from ..datasets.record_files import RECORD_KEYS
 from ..datasets.text_stream import DAMAGED, open_text
-from ..images.formats import SUFFIXES
 from ..utils.errors import printable
 from .import_items import Item, ReadOptions, invalid_item
 
@@ -25,7 +29,6 @@ TEXT_COLUMNS = (
     *('caption', 'text', 'description', 'captions', 'top_caption'),
     *('comment', 'sentence', 'sentences', 'alt_text', 'title'),
 )
-_URL = re.compile(r'https?://', re.I)
 
 
 def read_csv(path: Path, options: ReadOptions) -> Iterator[Item]:
@@ -35,48 +38,29 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[Item]:
         ValueError: No column of images or of texts is found.
     """
     with open_text(path) as file:
-        header = file.readline()
-        found = split_header(
-            header, lambda names: _has_columns(names, options)
-        )
+        lines = table_lines(file)
+        header = read_header(lines)
+        start = header.number + 1
+        found = header.split(lambda names: _has_columns(names, options))
         if found is None and (options.image_column or options.text_column):
-            found = split_header(header, lambda names: True)
-        first: list[str] = []
-        if found is not None:
-            separator, columns = found
-        else:
-            separator, columns = _without_header(path, header)
-            first = [header]
-        names = column_names_of(columns, options, path)
-        rows = table_rows(_chain(first, file), path, separator, columns)
-        # the reader counts its own lines
-        offset = 1 - len(first)
-        number = 0
+            found = header.split(lambda names: True)
+        if found is None:
+            found = _without_header(path, header)
+            lines = chain([header.line], lines)
+            start = header.number
+        separator, columns = found
+        image, text = column_names_of(columns, options, path)
+        number = start - 1
         try:
-            for row in rows:
-                number = row.line + offset
-                if row.num_cells > len(columns):
-                    yield Item(
-                        path,
-                        number,
-                        None,
-                        f'has {row.num_cells} cells, the header has '
-                        f'{len(columns)}; put texts with the separator '
-                        f'{separator!r} in quotation marks',
-                        'line',
-                    )
-                    continue
-                yield Item(
-                    path, number, rename(row.cells, *names), unit='line'
-                )
+            for row in table_rows(lines, separator, columns, start, text):
+                number = row.line
+                record = None
+                if not row.problem:
+                    record = rename(row.cells, image, text)
+                yield Item(path, number, record, row.problem, 'line')
         except (ValueError, *DAMAGED) as error:
             reason = f'cannot be read ({error}); the rest is not read'
             yield Item(path, number + 1, None, reason, 'line')
-
-
-def _chain(first: Iterable[str], rest: Iterable[str]) -> Iterator[str]:
-    yield from first
-    yield from rest
 
 
 def _has_columns(names: list[str], options: ReadOptions) -> bool:
@@ -84,7 +68,7 @@ def _has_columns(names: list[str], options: ReadOptions) -> bool:
     return image is not None and (text is not None or 'question' in names)
 
 
-def _without_header(path: Path, line: str) -> tuple[str, list[str]]:
+def _without_header(path: Path, header: TableHeader) -> tuple[str, list[str]]:
     """The separator and columns of a table whose first line is a row.
 
     As Conceptual Captions are published: a text, and the URL or the name of
@@ -93,25 +77,18 @@ def _without_header(path: Path, line: str) -> tuple[str, list[str]]:
     Raises:
         ValueError: The line has no image.
     """
-
-    def is_image(cell: str) -> bool:
-        cell = cell.strip()
-        suffix = os.path.splitext(cell)[1].lower()
-        is_name = suffix in SUFFIXES and '\t' not in cell
-        return bool(_URL.match(cell)) or is_name
-
-    found = split_header(
-        line, lambda cells: len(cells) == 2 and sum(map(is_image, cells)) == 1
+    found = header.split(
+        lambda cells: len(cells) == 2 and sum(map(is_image_cell, cells)) == 1
     )
     if found is None:
         raise ValueError(
             f'{path} has no columns of images and texts in its first line '
-            f'({printable(line.strip())[:80]!r}); expected a header such as '
-            'image,caption, or name the columns with --image-column and '
-            '--text-column.'
+            f'({printable(header.line.strip())[:80]!r}); expected a header '
+            'such as image,caption, or name the columns with --image-column '
+            'and --text-column.'
         )
     separator, cells = found
-    first_is_image = is_image(cells[0])
+    first_is_image = is_image_cell(cells[0])
     return separator, (
         ['image', 'caption'] if first_is_image else ['caption', 'image']
     )

@@ -18,11 +18,14 @@ from typing import Any, NamedTuple
 from ..images.formats import SUFFIXES
 from ..utils.errors import printable
 from ..utils.regular_files import read_text
+from .json_values import InvalidJson
 
 TABLE_SUFFIXES = ('.csv', '.tsv')
 TEXT_SUFFIXES = ('.txt', '.caption')
 SEPARATORS = ',;\t|'
 _MAX_CELL_CHARACTERS = 1 << 26
+# what pandas and other programs write for an empty cell
+_NO_TEXT = ('NaN', 'nan', 'NULL', 'null', 'None', '<NA>')
 _TEXT_COLUMNS = ('caption', 'question')
 
 
@@ -30,52 +33,157 @@ class TableRow(NamedTuple):
     """A row of a table.
 
     Attributes:
-        line: Number of its last line in the file, from 1.
+        line: Number of its first line in the file, from 1.
         cells: The cells that are not empty, by column.
-        num_cells: Number of cells in the row.
+        problem: Why the row cannot be used, as a phrase that follows its
+            place; '' for a row that can. It has no cells then.
     """
 
     line: int
     cells: dict[str, str]
-    num_cells: int
+    problem: str = ''
+
+
+class _Lines:
+    """The lines of a table; those of the last row can be read again.
+
+    Attributes:
+        taken: The lines that were read since the list was last emptied.
+        number: Number of the last line that was read.
+    """
+
+    def __init__(self, lines: Iterator[str], number: int) -> None:
+        self._lines = lines
+        self._again: list[str] = []  # the next line is the last of the list
+        self.taken: list[str] = []
+        self.number = number
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.pop() if self._again else next(self._lines)
+        self.taken.append(line)
+        self.number += 1
+        return line
+
+    def keep_first(self) -> None:
+        """Give all lines after the first of ``taken`` again."""
+        again = self.taken[1:]
+        self._again += again[::-1]
+        self.number -= len(again)
+
+
+def table_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a table, which may end with a carriage return."""
+    for line in lines:
+        if line.count('\r') > line.endswith(('\r', '\r\n')):
+            yield from io.StringIO(line, newline='')
+        else:
+            yield line
 
 
 def table_rows(
-    lines: Iterable[str],
-    path: Path,
+    lines: Iterator[str],
     separator: str,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str],
+    start: int,
+    text_column: str | None = None,
 ) -> Iterator[TableRow]:
     """Yield the rows of a table that are not empty.
 
-    Args:
-        lines: The lines, with their ends.
-        path: The file, for errors.
-        separator: Between two cells.
-        columns: Names of the columns; None if the first line has them.
+    A row that cannot be used has a ``problem``. After a quotation mark that
+    is not closed the rows are read from the next line on.
 
-    Raises:
-        ValueError: A row cannot be read, e.g. a quotation mark is missing.
+    Args:
+        lines: The lines of :func:`table_lines` after the header.
+        separator: Between two cells.
+        columns: Names of the columns, in lower case.
+        start: Number of the first line in the file, from 1.
+        text_column: The column that every row must have a text in; None for
+            ``caption``, in a table without questions.
     """
+    if text_column is None and 'question' not in columns:
+        text_column = 'caption'
     # a description may be longer than the default of 128 KiB
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
-    reader = csv.reader(lines, delimiter=separator)
-    if columns is None:
-        columns = column_names(next(reader, []))
+    source = _Lines(lines, start - 1)
+    reader = csv.reader(source, delimiter=separator)
+    while True:
+        source.taken = []
+        number = source.number + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            source.keep_first()
+            problem = f'cannot be read as a row of a table ({error})'
+            yield TableRow(number, {}, problem)
+            continue
+        if not any(cell.strip() for cell in row):
+            continue
+        cells = {k: v for k, v in zip(columns, row) if k and v.strip()}
+        problem = ''
+        if _is_open(source.taken, separator, len(columns)):
+            source.keep_first()
+            problem = (
+                'has a quotation mark that is not closed; close it at the '
+                'end of the cell, or remove it'
+            )
+        elif len(row) > len(columns):
+            problem = (
+                f'has {len(row)} cells, the header has {len(columns)}; put '
+                f'texts with the separator {separator!r} in quotation marks'
+            )
+        elif text_column is not None and text_column in columns:
+            problem = _text_problem(cells.get(text_column, ''), text_column)
+        yield TableRow(number, {} if problem else cells, problem)
+
+
+def _text_problem(cell: str, column: str) -> str:
+    """Why a cell has no text; '' if it has one."""
+    if not cell:
+        return f'has an empty cell in the column {column}; expected a text'
+    if cell.strip() in _NO_TEXT:
+        return (
+            f'has {cell.strip()!r} in the column {column}, which is written '
+            'for an empty cell; expected a text'
+        )
+    return ''
+
+
+def _is_open(lines: Sequence[str], separator: str, num_cells: int) -> bool:
+    """Whether a quotation mark of a row is not closed.
+
+    Then the next quotation mark closes the cell, and text follows it; or the
+    file ends. If it is at the end of a cell by chance, the lines have names
+    of images at the same place, as rows have.
+    """
+    if len(lines) == 1 and lines[0].count('"') % 2 == 0:
+        return False
     try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                cells = zip(columns, row)
-                yield TableRow(
-                    reader.line_num,
-                    {k: v for k, v in cells if k and v.strip()},
-                    len(row),
-                )
-    except csv.Error as error:
-        raise ValueError(
-            f'{path} cannot be read as a table (line {reader.line_num}: '
-            f'{error}); repair the line.'
-        ) from error
+        for _ in csv.reader(lines, delimiter=separator, strict=True):
+            pass
+    except csv.Error:
+        return True
+    images = None
+    for line in lines:
+        cells = next(csv.reader([line], delimiter=separator), [])
+        found = {i for i, cell in enumerate(cells) if is_image_cell(cell)}
+        if images is None:
+            images = found
+        elif len(cells) == num_cells and images & found:
+            return True
+    return False
+
+
+def is_image_cell(cell: str) -> bool:
+    """Whether a cell is the name of an image file, or a URL."""
+    cell = cell.strip()
+    suffix = os.path.splitext(cell)[1].lower()
+    is_name = suffix in SUFFIXES and not set(cell) & set('\t\n')
+    return cell.lower().startswith(('http://', 'https://')) or is_name
 
 
 def column_names(cells: Iterable[str]) -> list[str]:
@@ -83,49 +191,80 @@ def column_names(cells: Iterable[str]) -> list[str]:
     return [cell.strip().lower() for cell in cells]
 
 
-def split_header(
-    header: str, accept: Callable[[list[str]], bool]
-) -> tuple[str, list[str]] | None:
-    """Find the separator of a table.
+class TableHeader(NamedTuple):
+    """The first lines of a table.
+
+    Attributes:
+        line: The line of the names of the columns.
+        number: Its number in the file, from 1.
+        separators: Those that are tried.
+    """
+
+    line: str
+    number: int
+    separators: str
+
+    def split(
+        self, accept: Callable[[list[str]], bool]
+    ) -> tuple[str, list[str]] | None:
+        """Find the separator.
+
+        Args:
+            accept: Whether the cells of the line, in lower case, are right.
+
+        Returns:
+            The separator and the cells of the line; None if no separator
+            gives two cells or more that are accepted.
+        """
+        for separator in self.separators:
+            names = next(csv.reader([self.line], delimiter=separator), [])
+            columns = column_names(names)
+            if len(columns) > 1 and accept(columns):
+                return separator, columns
+        return None
+
+
+def read_header(lines: Iterator[str]) -> TableHeader:
+    """Read the header of a table.
 
     Args:
-        header: The first line.
-        accept: Whether the cells of the line, in lower case, are right.
-
-    Returns:
-        The separator and the cells of the line; None if no separator gives
-        two cells or more that are accepted.
+        lines: The lines of :func:`table_lines`. A first line ``sep=;``, as
+            Excel reads it, is followed by the header.
     """
-    for separator in SEPARATORS:
-        names = next(csv.reader([header], delimiter=separator), [])
-        columns = column_names(names)
-        if len(columns) > 1 and accept(columns):
-            return separator, columns
-    return None
+    line = next(lines, '')
+    text = line.strip('\r\n')
+    if text[:4].lower() == 'sep=' and text[4:] in set(SEPARATORS):
+        return TableHeader(next(lines, ''), 2, text[4:])
+    return TableHeader(line, 1, SEPARATORS)
 
 
-def read_caption_table(path: Path) -> list[dict[str, Any]]:
+def read_caption_table(path: Path) -> list[dict[str, Any] | InvalidJson]:
     """Read the rows of a table as unchecked records.
 
-    Names of columns become lower case; empty cells are omitted.
+    Names of columns become lower case; empty cells are omitted. A row that
+    cannot be used is an :class:`~.json_values.InvalidJson`.
 
     Raises:
         ValueError: The file is not UTF-8, or its header has no text column.
         OSError: The file cannot be read.
     """
-    text = read_text(path)
-    header = text.partition('\n')[0]
-    found = split_header(
-        header, lambda names: any(name in names for name in _TEXT_COLUMNS)
+    lines = table_lines(io.StringIO(read_text(path), newline=''))
+    header = read_header(lines)
+    found = header.split(
+        lambda names: any(name in names for name in _TEXT_COLUMNS)
     )
     if found is None:
         raise ValueError(
             f'{path} has no column caption in its first line '
-            f'({printable(header.strip())[:80]!r}); expected a header such as '
-            'image,caption.'
+            f'({printable(header.line.strip())[:80]!r}); expected a header '
+            'such as image,caption.'
         )
-    lines = io.StringIO(text, newline='')
-    return [row.cells for row in table_rows(lines, path, found[0])]
+    return [
+        InvalidJson(f'(line {row.line}) {row.problem}')
+        if row.problem
+        else row.cells
+        for row in table_rows(lines, *found, header.number + 1)
+    ]
 
 
 class CaptionedImage(NamedTuple):

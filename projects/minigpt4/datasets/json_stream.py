@@ -271,8 +271,7 @@ def _elements(text: _Text) -> Iterator[tuple[int, Any]]:
         if text.expect(',]') == ']':
             return
         if text.next_character() == ']':
+            # describe_error adds that there is a comma
             raise json.JSONDecodeError(
-                'There is a comma after the last entry, remove it',
-                text.text,
-                text.start,
+                'Expecting value', text.text, text.start
             )

@@ -96,6 +96,7 @@ def read_record_file(path: Path) -> RecordFile:
 
 def _read_captions(path: Path) -> list:
     """Read a table, or the text files of a folder."""
+    records: list
     if path.is_dir():
         records = read_caption_folder(path)
         expected = 'a text file next to each image, such as cat.txt of cat.jpg'
