@@ -54,7 +54,7 @@ def test_many_long_captions_do_not_exceed_the_limit():
 def test_the_tool_writes_the_layout_of_stage_2(tmp_path, run_tool):
     from minigpt4.datasets import InstructionDataset
 
-    records = [dict(image='a1.jpg', caption=text) for text in CAPTIONS]
+    records = [dict(image='0001.jpg', caption=text) for text in CAPTIONS]
     records.append(dict(image='b.jpg', caption='short'))
     (tmp_path / 'captions.json').write_text(json.dumps(records))
     (tmp_path / 'objects.json').write_text('{"1": ["horse", "dog"]}')
@@ -67,5 +67,5 @@ def test_the_tool_writes_the_layout_of_stage_2(tmp_path, run_tool):
     assert '1 descriptions of 2 images' in printed
     dataset = InstructionDataset('out.json', data_root=str(tmp_path))
     (record,) = dataset.records
-    assert record['images'] == ['a1']
+    assert record['images'] == ['0001']
     assert record['turns'][0].answer.endswith('The photo also shows a dog.')
