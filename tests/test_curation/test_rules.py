@@ -263,6 +263,11 @@ def test_an_unreadable_image_without_a_hash_fails(tmp_path, fixed_texts):
         run_steps(ledger, steps, ['repair', 'rules'], stop)
         (failure,) = ledger.failures(steps[1].number)
         assert 'none.png' in failure.text
+        # nor is another file read than the one that was added
+        (tmp_path / 'none.png').write_bytes(b'another')
+        run_step(ledger, steps[1], stop)
+        (failure,) = ledger.failures(steps[1].number)
+        assert 'none.png is not the file that was added' in failure.text
         # without the rule it is not read
         off = RulesSettings(skip=('near_duplicate_image',))
         steps = plan(ledger, [fixed_texts({1: GOOD}), RulesStep(off)])

@@ -7,7 +7,6 @@ bytes. Files of other formats are converted to JPEG, as stage 2 and the other
 readers of the layouts expect it.
 """
 
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from ..images.read import SampleError, read_file, read_image
+from ..images.read import SampleError, read_image
 from ..utils.sample_errors import NO_IMAGE
+from .added_files import ChangedFileError, read_added
 from .ledger import LedgerImage
 
 Placement = Literal['copy', 'hardlink', 'symlink']
@@ -63,16 +63,12 @@ def read_exported(image: LedgerImage) -> ExportedImage:
             that was added.
     """
     try:
-        data = read_file(image.path)
+        data = read_added(image)
+    except ChangedFileError as error:
+        raise ImageProblem(CHANGED, str(error)) from error
     except SampleError as error:
         kind = MISSING if error.reason == NO_IMAGE else UNREADABLE
         raise ImageProblem(kind, str(error)) from error
-    if hashlib.sha256(data).hexdigest() != image.digest:
-        raise ImageProblem(
-            CHANGED,
-            f'{image.path} is not the file that was added to the ledger; '
-            'add it again, or restore it.',
-        )
     if data.startswith(b'\xff\xd8\xff'):
         return ExportedImage(data, False)
     try:

@@ -15,6 +15,8 @@ from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import replacing
 from ..utils.errors import printable
 from ..utils.regular_files import read_regular
+from .added_files import read_added
+from .ledger import LedgerImage
 from .report_tables import (
     Row,
     cost_rows,
@@ -180,14 +182,16 @@ def _figure(example: Example) -> str:
             lines.append(f'<p>{label}{_text(shown)}</p>')
     caption = ''.join(lines)
     return (
-        f'<figure>{_thumbnail(example.image.path)}'
+        f'<figure>{_thumbnail(example.image)}'
         f'<figcaption>{caption}</figcaption></figure>'
     )
 
 
-def _thumbnail(path: str) -> str:
+def _thumbnail(image: LedgerImage) -> str:
     try:
-        url = data_url(thumbnail_of_file(path, _THUMBNAIL_SIDE, _QUALITY))
+        read_added(image)  # another image is none of this text
+        small = thumbnail_of_file(image.path, _THUMBNAIL_SIDE, _QUALITY)
+        url = data_url(small)
     except SampleError:
         return '<div class="none"></div>'
     return f'<img alt="" src="{url}">'

@@ -24,6 +24,7 @@ from ..images.read import read_image
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
 from . import text_rules
+from .added_files import read_added
 from .invented_objects import invented_objects
 from .ledger import LedgerImage, Result
 from .near_duplicates import ImageIndex, TextIndex, image_hash
@@ -360,13 +361,13 @@ class RulesStep:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is not an image.
+            ValueError: It is not an image, or not the one that was added.
         """
         known = self._hashes.get(image.id)
         if known is None:
             stored = image.details.get('phash')
             known = (
-                image_hash(read_image(image.path))
+                image_hash(read_image(read_added(image), image.path))
                 if stored is None
                 else int(stored, 16)
             )

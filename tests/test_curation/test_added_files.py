@@ -1,0 +1,21 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Only the file that was added is read."""
+
+import pytest
+
+from minigpt4.curation.added_files import ChangedFileError, read_added
+from minigpt4.images.read import SampleError
+
+
+def test_a_file_is_read_as_it_was_added(tmp_path, added):
+    path = tmp_path / 'a.png'
+    path.write_bytes(b'one')
+    image = added(1, path)
+    assert read_added(image) == b'one'
+    path.write_bytes(b'two')
+    with pytest.raises(ChangedFileError, match='a.png is not the file that'):
+        read_added(image)
+    path.unlink()
+    with pytest.raises(SampleError, match='a.png does not exist') as error:
+        read_added(image)
+    assert not isinstance(error.value, ChangedFileError)
