@@ -67,6 +67,14 @@ def test_the_papers_apologies_are_there():
         assert found.rule == 'apology'
 
 
+@pytest.mark.parametrize(
+    'tag', ['<think>', '</think>', '<reasoning>', '<|im_end|>', '[INST]']
+)
+def test_tags_of_models_are_dropped(tag):
+    found = check_text(f'{tag}hmm the user. {GOOD}', RulesSettings())
+    assert found.rule == 'marker'
+
+
 def test_a_repaired_encoding_is_kept_and_flagged():
     found = check_text(GOOD.replace('a man', 'a manâ€™s son'), RulesSettings())
     assert found.rule is None

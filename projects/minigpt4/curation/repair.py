@@ -17,6 +17,7 @@ from .repair_answers import (
     RecordedAnswers,
     RepairBackend,
     Request,
+    checked_answer,
 )
 from .repair_cost import StoredCost, Tally, token_counter
 from .repair_guard import RepairGuard
@@ -103,9 +104,12 @@ class RepairStep:
                     cost = self.tally.settle(
                         request.reserved, prompt_tokens, completion_tokens
                     )
-                    if recorder is not None and not answer.problem:
+                # after the tokens, which are paid for in any case
+                checked = checked_answer(answer)
+                if request.known is None and not checked.problem:
+                    if recorder is not None:
                         recorder.add(request, answer)
-                result = self._result(request, answer)
+                result = self._result(request, checked)
                 result.details.update(
                     cost_usd=cost,
                     prompt_tokens=prompt_tokens,
@@ -127,6 +131,8 @@ class RepairStep:
         if not draft.strip():
             return Result(image, 'ok', draft, details)
         details['draft_digest'] = text_digest(draft)[:_DIGEST_DIGITS]
+        if answer.reasoning:
+            details['reasoning'] = answer.reasoning
         flags = self._guard.flags(draft, answer.text)
         details['flags'] = [
             dict(reason=flag.reason, text=flag.text) for flag in flags
@@ -176,7 +182,11 @@ class _EarlierAnswers:
             assert self._ledger is not None
             for result in self._ledger.results(step, [item.image.id]):
                 if result.details.get('draft_digest') == digest:
-                    return Answer(result.details.get('answer', result.text))
+                    details = result.details
+                    return Answer(
+                        details.get('answer', result.text),
+                        reasoning=details.get('reasoning', ''),
+                    )
         return None
 
 
@@ -263,5 +273,6 @@ def _tokens(request: Request, answer: Answer, count: Any) -> tuple[int, int]:
     if prompt is None:
         prompt = count(request.message)
     if completion is None:
-        completion = count(answer.text)
+        # a tokenizer refuses half a character
+        completion = count(answer.text.encode(errors='replace').decode())
     return prompt, completion

@@ -48,7 +48,19 @@ MARKERS = (
     '<ImageHere>',
     '[INST]',
     '[/INST]',
+    '<<SYS>>',
     '<|',
+    '|>',
+    '<｜',  # of DeepSeek
+    # without ">": also <thinking> and tags with attributes
+    '<think',
+    '</think',
+    '<thought',
+    '</thought',
+    '<reason',
+    '</reason',
+    '<answer',
+    '</answer',
     'Human:',
     'Assistant:',
 )
@@ -72,7 +84,8 @@ class RulesSettings(BaseModel):
     )
     markers: tuple[str, ...] = Field(
         default=MARKERS,
-        description='phrases of "marker": parts of prompt templates',
+        description='phrases of "marker", in any case: parts of prompt '
+        'templates, tags of reasoning',
     )
     max_odd_characters: float = Field(
         default=0.05, ge=0, le=1, description='of "characters": a share'
@@ -186,7 +199,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         'marker',
-        'parts of a prompt template',
+        'parts of a prompt template, tags of reasoning',
         ('markers',),
         lambda text, s: text_rules.contains(text, s.markers, 'marker'),
     ),
