@@ -72,10 +72,14 @@ class RulesSettings(BaseModel):
     model_config = ConfigDict(extra='forbid')
 
     skip: tuple[str, ...] = Field(
-        default=(), description='rules that are not applied'
+        default=(),
+        description='rules that are not applied',
+        examples=['length'],
     )
     warn: tuple[str, ...] = Field(
-        default=(), description='rules that flag a text and do not drop it'
+        default=(),
+        description='rules that flag a text and do not drop it',
+        examples=['length'],
     )
     min_words: int = Field(default=20, ge=0, description='of "length"')
     max_words: int = Field(default=400, ge=1, description='of "length"')
