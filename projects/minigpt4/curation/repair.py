@@ -96,18 +96,20 @@ class RepairStep:
                     self.tally.refresh()
                     continue
                 request, answer = done
+                checked = checked_answer(answer)
                 cost, prompt_tokens, completion_tokens = 0.0, 0, 0
                 if request.known is None:
+                    # of the whole answer, which is paid for in any case
                     prompt_tokens, completion_tokens = _tokens(
                         request, answer, count
                     )
                     cost = self.tally.settle(
-                        request.reserved, prompt_tokens, completion_tokens
+                        request.reserved,
+                        prompt_tokens,
+                        completion_tokens,
+                        bool(checked.problem),
                     )
-                # after the tokens, which are paid for in any case
-                checked = checked_answer(answer)
-                if request.known is None and not checked.problem:
-                    if recorder is not None:
+                    if recorder is not None and not checked.problem:
                         recorder.add(request, answer)
                 result = self._result(request, checked)
                 result.details.update(
