@@ -126,6 +126,26 @@ ALLOWED = [
     ),
     Allowed('benchmarks/plot.py', "'re-stated'", 'the word of older results'),
     Allowed(
+        'projects/minigpt4/data_tools/caption_prompts.py',
+        'Please provide a detailed description of the picture',
+        'a prompt of the official code',
+    ),
+    Allowed(
+        'projects/minigpt4/data_tools/caption_prompts.py',
+        'Offer a succinct explanation of the picture presented',
+        'a prompt of LLaVA',
+    ),
+    Allowed(
+        'projects/minigpt4/data_tools/caption_prompts.py',
+        'Relay a brief, clear account of the picture shown',
+        'a prompt of LLaVA',
+    ),
+    Allowed(
+        'projects/minigpt4/data_tools/caption_prompts.py',
+        'Write a terse but informative summary of the picture',
+        'a prompt of LLaVA',
+    ),
+    Allowed(
         'benchmarks/mini_prop.py',
         'Please provide a detailed description of the picture.',
         'a prompt of the official code',

@@ -26,9 +26,9 @@ def test_slots_are_filled_and_few_images_are_decoded_ahead(
     model, folder, monkeypatch
 ):
     decoded, running, ahead = [], [], []
-    load, step = batch.load_image, Engine.step
+    read, step = batch.read_image, Engine.step
     monkeypatch.setattr(
-        batch, 'load_image', lambda *a: decoded.append(a) or load(*a)
+        batch, 'read_image', lambda *a: decoded.append(a) or read(*a)
     )
 
     def record(self):

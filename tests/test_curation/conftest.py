@@ -1,11 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Shared fixtures: images of the nano world, and steps that need no model."""
 
+import hashlib
 import random
+from pathlib import Path
 
 import pytest
 
-from minigpt4.curation.ledger import Ledger, Result
+from minigpt4.curation.ledger import Ledger, LedgerImage, Result
 from minigpt4.nano.world import render, sample_scene
 
 
@@ -24,6 +26,19 @@ def images(tmp_path_factory):
 def ledger(tmp_path):
     with Ledger(tmp_path / 'ledger.sqlite') as opened:
         yield opened
+
+
+@pytest.fixture
+def added():
+    """Makes the ledger's image of a file, which may be missing."""
+
+    def make(number, path, **details):
+        path = Path(path)
+        data = path.read_bytes() if path.exists() else b''
+        digest = hashlib.sha256(data).hexdigest()
+        return LedgerImage(number, digest, str(path), details)
+
+    return make
 
 
 class FixedTexts:

@@ -113,6 +113,37 @@ def test_captions_and_objects(command, images, tmp_path):
     assert status == 1 and 'has objects of none of the 12 images' in err
 
 
+@pytest.mark.parametrize('option', ['captions', 'objects'])
+def test_a_missing_file_is_named_with_its_option(command, images, option):
+    status, _, err = command('add', images, f'--{option}', 'none.json')
+    assert status == 1
+    assert f'--{option} none.json does not exist; give a file of' in err
+
+
+def test_half_a_character_in_notes_is_refused(command, images, tmp_path):
+    file = tmp_path / 'captions.json'
+    record = dict(image='03.png', caption='a dog \ud83d')
+    file.write_text(json.dumps([record]))
+    status, _, err = command('add', images, '--captions', file)
+    assert status == 1
+    status, _, err = command('add', images, '--source', 'a \udcff')
+    assert status == 1
+    assert '--source a \\udcff contains half a character or bytes' in err
+
+
+def test_the_reasons_that_are_not_named_are_counted(command, images, tmp_path):
+    for i in range(5):
+        (tmp_path / f'{i}.png').write_bytes(
+            (images / f'{i:02}.png').read_bytes()
+        )
+    command('add', *(f'{i}.png' for i in range(5)))
+    for i in range(5):
+        (tmp_path / f'{i}.png').unlink()
+    _, _, err = command('run', *sets('describe.device=cpu'))
+    assert err.count('describe: 1 failed: ') == 3
+    assert 'describe: 2 more failed for other reasons' in err
+
+
 @pytest.mark.parametrize('action', ['run', 'status'])
 def test_without_images(command, tmp_path, action):
     status, _, err = command(action)

@@ -1,9 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Short descriptions are continued, long ones pass unchanged."""
 
+import pytest
+
 from minigpt4.curation.continue_step import ContinueSettings, ContinueStep
 from minigpt4.curation.describe import DescribeSettings, shared_model
-from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
 from minigpt4.prompts import TEMPLATES, Turn, render
 
@@ -11,9 +12,12 @@ DESCRIBE = DescribeSettings(device='cpu', generation=dict(max_new_tokens=7))
 TEXT = 'The image shows a red circle.'
 
 
-def item(number, path, tokens):
-    image = LedgerImage(number, f'd{number}', str(path), {})
-    return StepItem(image, TEXT, dict(tokens=tokens, finished=True))
+@pytest.fixture
+def item(added):
+    """Makes an item of a file, with the tokens of its description."""
+    return lambda number, path, tokens: StepItem(
+        added(number, path), TEXT, dict(tokens=tokens, finished=True)
+    )
 
 
 def run(items, **settings):
@@ -21,7 +25,7 @@ def run(items, **settings):
     return {r.image: r for r in step.run(iter(items))}
 
 
-def test_at_most_80_tokens_are_continued(images):
+def test_at_most_80_tokens_are_continued(images, item):
     path = images / '00.png'
     found = run([item(1, path, 81), item(2, path, 80), item(3, path, 200)])
     assert found[1].text == found[3].text == TEXT
@@ -34,15 +38,25 @@ def test_at_most_80_tokens_are_continued(images):
     assert 80 < longer.details['tokens'] <= 87
 
 
-def test_other_limits(images):
+def test_other_limits(images, item):
     path = images / '00.png'
     assert run([item(1, path, 5)], min_tokens=4)[1].text == TEXT
     assert run([item(1, path, 5)], min_tokens=0)[1].text == TEXT
 
 
-def test_an_unreadable_image_is_a_failure(tmp_path):
+def test_an_unreadable_image_is_a_failure(tmp_path, item):
     found = run([item(1, tmp_path / 'none.png', 1)])
     assert found[1].status == 'failed' and 'none.png' in found[1].text
+
+
+def test_a_file_that_was_replaced_fails(images, tmp_path, item):
+    path = tmp_path / 'a.png'
+    path.write_bytes((images / '00.png').read_bytes())
+    known = item(1, path, 1)
+    path.write_bytes((images / '01.png').read_bytes())
+    found = run([known])[1]
+    assert found.status == 'failed'
+    assert f'{path} is not the file that was added' in found.text
 
 
 def test_the_prompt_is_the_papers():
@@ -52,7 +66,7 @@ def test_the_prompt_is_the_papers():
     assert text.endswith(f'{TEXT}###Human: Continue ###Assistant: ')
 
 
-def test_the_model_sees_its_description(images, monkeypatch):
+def test_the_model_sees_its_description(images, monkeypatch, item):
     seen = []
     model = shared_model('minigpt-4_nano_caption', None, 'cpu', None)
     collator = type(model.collator(training=False))

@@ -10,20 +10,22 @@ from minigpt4.curation.describe import (
     model_identity,
     shared_model,
 )
-from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
 
 SHORT = dict(max_new_tokens=6)
 
 
-def items(*paths):
-    for number, path in enumerate(paths, 1):
-        yield StepItem(
-            LedgerImage(number, f'd{number}', str(path), {}), '', {}
-        )
+@pytest.fixture
+def items(added):
+    """Makes the items of files, numbered from 1."""
+    return lambda *paths: iter(
+        [StepItem(added(n, path), '', {}) for n, path in enumerate(paths, 1)]
+    )
 
 
-def test_images_are_described_and_failures_are_results(images, tmp_path):
+def test_images_are_described_and_failures_are_results(
+    images, tmp_path, items
+):
     broken = tmp_path / 'broken.png'
     broken.write_bytes(b'no image')
     step = DescribeStep(DescribeSettings(generation=SHORT, device='cpu'))
@@ -46,7 +48,23 @@ def test_images_are_described_and_failures_are_results(images, tmp_path):
     assert 'broken.png' in found[2].text and 'none.png' in found[3].text
 
 
-def test_the_prompt_is_the_papers(images, monkeypatch):
+def test_a_file_that_was_replaced_fails(images, tmp_path, items):
+    path = tmp_path / 'a.png'
+    path.write_bytes((images / '00.png').read_bytes())
+    step = DescribeStep(DescribeSettings(generation=SHORT, device='cpu'))
+    known = [*items(path)]
+    path.write_bytes((images / '01.png').read_bytes())
+    (found,) = step.run(iter(known))
+    assert found.status == 'failed' and found.text == (
+        f'{path} is not the file that was added to the ledger: it has '
+        'changed since; add it again, or restore it.'
+    )
+    path.write_bytes((images / '00.png').read_bytes())
+    (found,) = step.run(iter(known))
+    assert found.status == 'ok'
+
+
+def test_the_prompt_is_the_papers(images, monkeypatch, items):
     # reference: paper section 3.2, with the template of Vicuna
     seen = []
     model = shared_model('minigpt-4_nano_caption', None, 'cpu', None)
@@ -72,7 +90,7 @@ def test_the_prompt_is_the_papers(images, monkeypatch):
     )
 
 
-def test_the_results_do_not_depend_on_the_batch(images):
+def test_the_results_do_not_depend_on_the_batch(images, items):
     paths = [images / f'{i:02}.png' for i in range(5)]
 
     def texts(slots, **sampling):
@@ -87,7 +105,7 @@ def test_the_results_do_not_depend_on_the_batch(images):
     assert texts(1, **sampling) == texts(4, **sampling) != texts(1)
 
 
-def test_no_model_is_loaded_without_images(monkeypatch):
+def test_no_model_is_loaded_without_images(monkeypatch, items):
     monkeypatch.setattr(
         describe, 'load_model', lambda *a: pytest.fail('loaded')
     )

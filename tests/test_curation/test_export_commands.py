@@ -65,6 +65,7 @@ def test_images_that_cannot_be_exported_are_named(command, tmp_path, capsys):
     (tmp_path / 'photos' / '1.jpeg').unlink()
     assert command('export', '-o', tmp_path / 'out') == 1
     error = capsys.readouterr().err
+    assert '3 of the exported texts were not reviewed' in error
     assert '1 not exported: the file is missing' in error
     assert '1.jpeg does not exist' in error
 
@@ -74,6 +75,7 @@ def test_a_report_is_printed_and_written(command, tmp_path, capsys):
     assert command('report', '-o', page) == 0
     printed = capsys.readouterr()
     assert 'about 3,500 (70 %)' in printed.out
+    assert '4 of the selected texts were not reviewed' in printed.err
     assert 'apology' in printed.out
     assert 'apology: 1' in page.read_text('utf-8')
     assert not (tmp_path / 'out').exists()

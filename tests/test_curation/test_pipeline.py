@@ -121,3 +121,22 @@ def test_what_was_yielded_before_a_wait_is_stored(ledger):
     run(ledger, step)
     assert step.stored == 3
     assert ledger.counts(planned.number)['ok'] == 150
+
+
+def test_half_a_character_is_the_failure_of_its_text(ledger):
+    class Half(Append):
+        def run(self, items):
+            for result in super().run(items):
+                if result.image == 2:
+                    result = result._replace(text='a \ud83d')
+                if result.image == 3:
+                    result = Result(3, 'failed', '\udcff is no file.', {})
+                yield result
+
+    (step,) = run(ledger, Half('a', 'x'))
+    assert ledger.counts(step.number) == dict(ok=148, dropped=0, failed=2)
+    assert [r.text for r in ledger.failures(step.number)] == [
+        'the text contains half a character or bytes that are not UTF-8 '
+        '(U+D83D, character 3); the next run tries again.',
+        '\\udcff is no file.',
+    ]

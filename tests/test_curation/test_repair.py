@@ -257,6 +257,60 @@ def test_answers_are_recorded_and_replayed(ledger, tmp_path):
     assert len(backend.asked) == 20
 
 
+def test_reasoning_before_the_answer_is_removed(ledger, tmp_path):
+    file = str(tmp_path / 'answers.jsonl')
+    backend = Backend(
+        lambda draft: f'<think>\nhmm the user\n</think>\n\n{draft.upper()}'
+    )
+    number = run(ledger, RepairStep(settings(record=file), backend))
+    # the recorded answer is the one that came, and gives the same
+    recorded = RepairSettings(
+        backend='recorded', model='m', recorded=file, guard=OFF
+    )
+    for step in (number, run(ledger, RepairStep(recorded))):
+        first = next(ledger.results(step))
+        assert first.text == 'A DOG RUNS ON BEACH NUMBER 1.'
+        assert first.details['reasoning'] == 'hmm the user'
+        assert first.details['flags'] == []
+    # it is known under other settings of the guard too
+    guard = dict(marker='fail')
+    number = run(ledger, RepairStep(settings(guard=guard), backend))
+    assert next(ledger.results(number)).details['reasoning'] == 'hmm the user'
+    assert len(backend.asked) == 20
+
+
+def test_reasoning_that_is_not_closed_is_flagged(ledger):
+    backend = Backend(lambda draft: f'<think>hmm {draft}')
+    number = run(ledger, RepairStep(settings(), backend))
+    (flag,) = next(ledger.results(number)).details['flags']
+    assert flag['reason'] == 'marker' and '"<think>"' in flag['text']
+
+
+def test_reasoning_alone_is_a_failure(ledger):
+    backend = Backend(lambda draft: '<think>hmm</think>\n')
+    number = run(ledger, RepairStep(settings(), backend))
+    assert {r.text for r in ledger.failures(number)} == {
+        'the answer has no text after its reasoning.'
+    }
+
+
+def test_half_a_character_fails_only_its_text(ledger):
+    def answer(draft):
+        return f'{draft} \ud83d' if ' 3.' in draft else draft.upper()
+
+    fields = dict(price_prompt=0.0, price_completion=1.0)
+    step = RepairStep(settings(**fields), Backend(answer))
+    number = run(ledger, step)
+    assert ledger.counts(number) == dict(ok=19, dropped=0, failed=1)
+    (failure,) = ledger.failures(number)
+    assert failure.image == 3 and failure.text == (
+        'the answer contains half a character or bytes that are not UTF-8 '
+        '(U+D83D, character 31); the next run asks again.'
+    )
+    # it was paid for
+    assert failure.details['cost_usd'] == pytest.approx(50 / 1e6)
+
+
 PROGRAM = """
     import sys
     from minigpt4.curation.ledger import Ledger

@@ -11,6 +11,7 @@ from minigpt4.curation.repair_cost import (
     cost_usd,
     estimate,
     estimate_run,
+    format_usd,
 )
 from minigpt4.curation.repair_settings import RepairSettings
 
@@ -89,6 +90,28 @@ def test_the_tally_reserves_what_is_in_work():
         'repair: 2 answers, 20 prompt tokens, 75 tokens of answers, '
         '$0.000600 (with earlier runs $0.001000)'
     )
+
+
+def test_failed_requests_are_no_answers():
+    tally = Tally(settings(price_prompt=1.0, price_completion=1.0))
+    for _ in range(12):
+        tally.reserve(0.1)
+        tally.settle(0.1, 10, 0, failed=True)
+    assert str(tally).startswith('repair: 0 answers, 12 failed, 120 prompt ')
+
+
+@pytest.mark.parametrize(
+    ('amount', 'text'),
+    [
+        (0.0, '$0.000000'),
+        (1e-7, '$0.00000010'),
+        (2.5e-5, '$0.000025'),
+        (0.5, '$0.500000'),
+        (1234.5, '$1,234.50'),
+    ],
+)
+def test_a_small_amount_is_not_shown_as_nothing(amount, text):
+    assert format_usd(amount) == text
 
 
 def test_the_reserve_is_an_upper_bound_for_any_text():

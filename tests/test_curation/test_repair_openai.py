@@ -221,6 +221,33 @@ def test_what_no_retry_can_change_ends_the_run(status, body, sentence):
     assert answers == {} and len(endpoint.messages) <= 4
 
 
+@pytest.mark.parametrize('status', [301, 302, 307, 308])
+def test_a_redirect_is_named_and_not_followed(status):
+    with chat_endpoint() as other:
+        reply = status, {'Location': f'{other.url}/chat/completions'}, {}
+        with chat_endpoint(lambda message: reply) as endpoint:
+            answers, error = ask(endpoint.url)
+    assert answers == {} and other.messages == []
+    assert error == (
+        f'{endpoint.url} redirects to {other.url}/chat/completions (HTTP '
+        f'{status}), which is not followed; set repair.base_url to the '
+        'address of the endpoint.'
+    )
+
+
+def test_a_text_in_parts_is_joined():
+    parts = [
+        {'type': 'text', 'text': ' A dog '},
+        {'type': 'other', 'text': 'x'},
+        {'type': 'text', 'text': 'runs.'},
+    ]
+    replies = in_turn((200, {}, completion(parts)), (200, {}, completion([])))
+    with chat_endpoint(replies) as endpoint:
+        answers, error = ask(endpoint.url, 2, concurrency=1)
+    assert error is None and answers[0].text == 'A dog runs.'
+    assert answers[1].problem == 'the answer has no text.'
+
+
 def test_answers_in_work_are_kept_when_the_run_ends():
     def answer(message):
         if 'Text 0' in message:

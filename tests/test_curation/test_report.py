@@ -54,3 +54,17 @@ def test_an_image_that_is_missing_has_no_thumbnail(tmp_path, monkeypatch):
     monkeypatch.setattr(curated_ledger, 'write_images', without_files)
     found = page(tmp_path)
     assert found.count('class="none"') == 4 and 'data:image' not in found
+
+
+def test_a_file_that_was_replaced_has_no_thumbnail(tmp_path, monkeypatch):
+    real = curated_ledger.write_images
+
+    def replaced(folder):
+        rows = real(folder)
+        paths = sorted(folder.iterdir())
+        for path in paths:
+            path.write_bytes(paths[0].read_bytes() + b'new')
+        return rows
+
+    monkeypatch.setattr(curated_ledger, 'write_images', replaced)
+    assert page(tmp_path).count('class="none"') == 4

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from minigpt4.curation.export_images import ImageProblem
+from minigpt4.curation.added_files import ImageProblem
 from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.review_images import not_displayed, reduced_image
 

@@ -67,6 +67,14 @@ def test_the_papers_apologies_are_there():
         assert found.rule == 'apology'
 
 
+@pytest.mark.parametrize(
+    'tag', ['<think>', '</think>', '<reasoning>', '<|im_end|>', '[INST]']
+)
+def test_tags_of_models_are_dropped(tag):
+    found = check_text(f'{tag}hmm the user. {GOOD}', RulesSettings())
+    assert found.rule == 'marker'
+
+
 def test_a_repaired_encoding_is_kept_and_flagged():
     found = check_text(GOOD.replace('a man', 'a manâ€™s son'), RulesSettings())
     assert found.rule is None
@@ -263,6 +271,11 @@ def test_an_unreadable_image_without_a_hash_fails(tmp_path, fixed_texts):
         run_steps(ledger, steps, ['repair', 'rules'], stop)
         (failure,) = ledger.failures(steps[1].number)
         assert 'none.png' in failure.text
+        # nor is another file read than the one that was added
+        (tmp_path / 'none.png').write_bytes(b'another')
+        run_step(ledger, steps[1], stop)
+        (failure,) = ledger.failures(steps[1].number)
+        assert 'none.png is not the file that was added' in failure.text
         # without the rule it is not read
         off = RulesSettings(skip=('near_duplicate_image',))
         steps = plan(ledger, [fixed_texts({1: GOOD}), RulesStep(off)])

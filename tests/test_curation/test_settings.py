@@ -84,6 +84,70 @@ def test_the_settings_of_the_last_run_are_the_default(ledger, tmp_path):
             'curation.yml: rules is 3; input should be a valid dictionary or '
             'instance of RulesSettings.',
         ),
+        (
+            'rules: {skip: nothing}',
+            [],
+            'curation.yml: rules.skip is "nothing"; expected a list, e.g. '
+            'rules.skip=[length].',
+        ),
+        (
+            '',
+            ['export.layouts=llava'],
+            '--set export.layouts=llava: export.layouts is "llava"; expected '
+            'a list, e.g. export.layouts=[cc_sbu_align].',
+        ),
+        # the source of the error, not of the other settings
+        (
+            'rules: {min_words: 1}',
+            ['foo.bar=1'],
+            '--set foo.bar=1: there is no setting foo; expected one of ',
+        ),
+        (
+            'foo: {}',
+            ['foo.bar=1'],
+            'curation.yml: there is no setting foo; expected one of ',
+        ),
+        (
+            'repair: {model: m}',
+            ['repair.backend=recorded'],
+            '--set repair.backend=recorded: in repair, backend is recorded, '
+            'but recorded is empty; give the JSONL file of the answers.',
+        ),
+        (
+            'repair: {backend: recorded}',
+            ['repair.model=m'],
+            'curation.yml: in repair, backend is recorded, but recorded is '
+            'empty; ',
+        ),
+        # a key that is there twice, in any mapping
+        (
+            'rules: {min_words: 1}\ndescribe: {}\nrules: {max_words: 9}',
+            [],
+            'curation.yml, line 3: the key rules is there twice, first in '
+            'line 1; join the two.',
+        ),
+        (
+            'rules:\n  min_words: 1\n  "min_words": 2',
+            [],
+            'curation.yml, line 3: the key min_words is there twice, first '
+            'in line 2; ',
+        ),
+        (
+            '',
+            ['describe.generation={top_k: 1, top_k: 2}'],
+            '--set describe.generation={top_k: 1, top_k: 2}: the key top_k '
+            'is there twice, first in line 1; give it once.',
+        ),
+        (
+            'describe: {prompt: "a \\ud83d"}',
+            [],
+            'curation.yml: "a \\ud83d" contains half a character',
+        ),
+        (
+            '',
+            ['describe.prompt="a \\ud83d"'],
+            '--set describe.prompt="a \\ud83d" contains half a character ',
+        ),
         ('[1]', [], 'curation.yml has [1]; expected the sections describe, '),
         (
             'rules:\n\tmin_words: 1',
@@ -112,6 +176,15 @@ def test_a_wrong_value_is_named(
         read_settings('curation.yml', overrides)
     assert str(error.value).startswith(expected)
     assert '\n' not in str(error.value)
+
+
+def test_a_missing_file_is_named_with_its_option(tmp_path):
+    file = tmp_path / 'none.yml'
+    with pytest.raises(FileNotFoundError) as error:
+        read_settings(file)
+    assert str(error.value) == (
+        f'--config {file} does not exist; give a YAML file of settings.'
+    )
 
 
 def test_the_steps_depend_on_what_changes_their_results(ledger):

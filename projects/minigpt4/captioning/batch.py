@@ -5,7 +5,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..generation.engine import Engine
 from ..generation.request import GenerationRequest
-from ..images.read import load_image, read_image
+from ..images.read import read_file, read_image, to_tensor
 from ..models import MiniGPT4
 from ..prompts import Turn
 from ..utils.errors import one_line, printable
@@ -38,6 +38,8 @@ class CaptionTask(NamedTuple):
         history: The turns of the conversation before the prompt, with their
             answers. The image belongs to the first question.
         id: What the caller knows the task by.
+        check_file: Gets the bytes of the image file before they are decoded;
+            what it raises is the error of the task.
     """
 
     image: str
@@ -45,6 +47,7 @@ class CaptionTask(NamedTuple):
     error: str | None = None
     history: tuple[Turn, ...] = ()
     id: Any = None
+    check_file: Callable[[bytes], None] | None = None
 
 
 class TaskAnswer(NamedTuple):
@@ -146,7 +149,7 @@ def answer_tasks(
                 while len(pending) < n_ahead and (
                     task := next(remaining, None)
                 ):
-                    future = pool.submit(_load, task.image, model.image_size)
+                    future = pool.submit(_load, task, model.image_size)
                     pending.append((task, future))
                 if not (pending or running):
                     return
@@ -235,10 +238,15 @@ def failure_fields(task: CaptionTask, error: Exception) -> dict[str, Any]:
     return dict(image=task.image, prompt=task.prompt, error=one_line(error))
 
 
-def _load(path: str, size: int) -> _LoadedImage:
-    status = check_image_file(path)
+def _load(task: CaptionTask, size: int) -> _LoadedImage:
+    status = check_image_file(task.image)
+    # read once, so that the checked bytes are those that are decoded
+    data = read_file(task.image)
+    if task.check_file is not None:
+        task.check_file(data)
+    image = read_image(data, task.image)
     return _LoadedImage(
-        load_image(path, size), status.st_size, status.st_mtime_ns
+        to_tensor(image, size), status.st_size, status.st_mtime_ns
     )
 
 

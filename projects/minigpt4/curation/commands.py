@@ -7,9 +7,9 @@ import importlib.util
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,8 @@ from ..captioning.image_sources import find_images
 from ..evaluation.captioned_images import read_references
 from ..evaluation.chair_run import read_truth
 from ..loading import quiet_logs
-from ..utils.errors import printable
+from ..prompts.text_validation import check_characters
+from ..utils.errors import printable, short_json
 from ..utils.progress import progress_bar
 from ..utils.signals import StopRequest, StopSignal, raise_on_signals
 from .add_images import AddedImages, ImageNotes, add_images, sample_images
@@ -52,6 +53,13 @@ def add(args: argparse.Namespace) -> int:
     """
     require_packages()
     note = 'the images so far are kept; the same command continues'
+    for option in ('captions', 'objects'):
+        file = getattr(args, option)
+        if file and not Path(file).exists():
+            raise FileNotFoundError(
+                f'--{option} {printable(str(file))} does not exist; give a '
+                f'file of {option}.'
+            )
     entries = sample_images(
         find_images(args.sources, args.recursive), args.limit, args.seed
     )
@@ -62,6 +70,8 @@ def add(args: argparse.Namespace) -> int:
         read_truth(args.objects) if args.objects else {},
     )
     known = [notes.of(entry.image) for entry in entries]
+    for entry, found in zip(entries, known, strict=True):
+        _check_notes(found, entry.image, args)
     for name, file in (('captions', args.captions), ('objects', args.objects)):
         if file and not any(name in found for found in known):
             raise ValueError(
@@ -82,6 +92,19 @@ def add(args: argparse.Namespace) -> int:
         total = ledger.num_images
     _print_added(added, total, args)
     return 1 if added.unreadable else 0
+
+
+def _check_notes(
+    notes: Mapping[str, Any], image: str, args: argparse.Namespace
+) -> None:
+    """Refuse half a character, which no file can hold, in notes."""
+    for name, value in notes.items():
+        given = getattr(args, name)
+        where = f'--{name} {printable(str(given))}'
+        if value is not given:  # of a file, for this image
+            where += f', {printable(image)}: {short_json(value)}'
+        for text in [value] if isinstance(value, str) else value:
+            check_characters(text, where)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -271,6 +294,12 @@ def _print_table(
             for text, number in by_text.most_common(_NAMED_REASONS):
                 reasons.append(
                     f'{step.step.name}: {number:,} failed: {printable(text)}'
+                )
+            others = sorted(by_text.values())[:-_NAMED_REASONS]
+            if others:
+                reasons.append(
+                    f'{step.step.name}: {sum(others):,} more failed for other '
+                    'reasons'
                 )
         if found.dropped:
             by_rule = Counter(

@@ -7,6 +7,7 @@ asked to continue, and both texts are joined.
 Source: paper section 3.2.
 """
 
+import functools
 from collections import deque
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..captioning.batch import CaptionTask, TaskAnswer
 from ..prompts import Turn
+from .added_files import check_added
 from .describe import (
     DescribeSettings,
     answers,
@@ -81,6 +83,9 @@ class ContinueStep:
                     self._settings.prompt,
                     history=(turn,),
                     id=item,
+                    check_file=functools.partial(
+                        check_added, image=item.image
+                    ),
                 )
 
         for answer in answers(self._describe, tasks(), sampling=None):

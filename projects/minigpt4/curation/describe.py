@@ -26,6 +26,7 @@ from ..utils.regular_files import open_regular
 from ..weights.download import SCHEME, is_remote
 from ..weights.model_hub import our_models
 from ..weights.shipped import PREFIXES
+from .added_files import check_added
 from .ledger import Result
 from .pipeline import StepItem
 
@@ -102,7 +103,10 @@ class DescribeStep:
         """Describe the images; see :class:`~.pipeline.Step`."""
         tasks = (
             CaptionTask(
-                item.image.path, self._settings.prompt, id=item.image.id
+                item.image.path,
+                self._settings.prompt,
+                id=item.image.id,
+                check_file=functools.partial(check_added, image=item.image),
             )
             for item in items
         )

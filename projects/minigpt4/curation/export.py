@@ -19,9 +19,9 @@ from ..datasets.parse_records import RecordError
 from ..prompts.text_validation import check_text
 from ..utils.atomic import replacing
 from ..utils.errors import printable
+from .added_files import ImageProblem
 from .datasheet import DATA_FILE, FORMAT, Datasheet, write_datasheet
 from .export_images import (
-    ImageProblem,
     Placement,
     place_image,
     read_exported,
@@ -103,7 +103,7 @@ class Omitted(NamedTuple):
     Attributes:
         number: Of the image in the ledger.
         path: Its file.
-        kind: A key of :data:`~.export_images.PROBLEMS`, or ``'invalid
+        kind: A key of :data:`~.added_files.PROBLEMS`, or ``'invalid
             text'``.
         reason: One sentence.
     """

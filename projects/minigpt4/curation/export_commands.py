@@ -3,19 +3,20 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from ..utils.errors import printable
 from ..utils.signals import raise_on_signals
+from .added_files import PROBLEMS
 from .commands import opened
 from .export import Export, export_curation
-from .export_images import PROBLEMS
 from .history import histories
 from .pipeline import plan
 from .report import check_report, write_report
 from .report_tables import omitted_rows, print_report
-from .selection import Selection, select_images
+from .selection import SelectedImage, Selection, select_images
 from .settings import build_steps, load_settings
 from .statistics import collect_numbers
 
@@ -70,7 +71,7 @@ def report(args: argparse.Namespace) -> int:
         if args.out is not None:
             write_report(args.out, numbers, selection, settings.export.title)
     print_report(Console(width=100), numbers, selection)
-    _print_rule(selection)
+    _print_rule(selection, selection.rows, 'selected')
     if args.out is not None:
         print(f'report: {printable(str(args.out))}', file=sys.stderr)
     return 0
@@ -87,7 +88,7 @@ def _print_export(result: Export, args: argparse.Namespace) -> None:
         print(f'  {result.converted:,} images were converted to JPEG')
     for reason, count in omitted_rows(result.selection):
         print(f'  {count} not exported: {reason}')
-    _print_rule(result.selection)
+    _print_rule(result.selection, result.rows, 'exported')
     kinds = [item.kind for item in result.omitted]
     for kind in dict.fromkeys(kinds):
         print(
@@ -101,16 +102,24 @@ def _print_export(result: Export, args: argparse.Namespace) -> None:
         print(f'  ... and {more:,} more in datasheet.json', file=sys.stderr)
 
 
-def _print_rule(selection: Selection) -> None:
-    """State which images without review are exported."""
+def _print_rule(
+    selection: Selection, rows: Sequence[SelectedImage], what: str
+) -> None:
+    """State which images without review are exported.
+
+    Args:
+        selection: The selected images.
+        rows: Those that are counted.
+        what: What was done with them.
+    """
     if selection.reviewed_only:
         rule = (
             'only reviewed images are exported, as some have a review; '
             '--unreviewed exports the others too'
         )
     else:
-        unreviewed = sum(r.decision == 'none' for r in selection.rows)
+        unreviewed = sum(r.decision == 'none' for r in rows)
         if not unreviewed:
             return
-        rule = f'{unreviewed:,} of the exported texts were not reviewed'
+        rule = f'{unreviewed:,} of the {what} texts were not reviewed'
     print(f'note: {rule}.', file=sys.stderr)

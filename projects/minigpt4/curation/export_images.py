@@ -7,7 +7,6 @@ bytes. Files of other formats are converted to JPEG, as stage 2 and the other
 readers of the layouts expect it.
 """
 
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -15,32 +14,12 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from ..images.read import SampleError, read_file, read_image
-from ..utils.sample_errors import NO_IMAGE
+from ..images.read import SampleError, read_image
+from .added_files import UNREADABLE, ImageProblem, read_added
 from .ledger import LedgerImage
 
 Placement = Literal['copy', 'hardlink', 'symlink']
 JPEG_QUALITY = 95
-# why an image cannot be exported
-MISSING, CHANGED, UNREADABLE = 'missing', 'changed', 'unreadable'
-PROBLEMS = {
-    MISSING: 'the file is missing',
-    CHANGED: 'the file has changed since it was added',
-    UNREADABLE: 'the file cannot be read',
-}
-
-
-class ImageProblem(Exception):
-    """An image that cannot be exported.
-
-    Args:
-        kind: A key of :data:`PROBLEMS`.
-        reason: The reason, one sentence.
-    """
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
 
 
 class ExportedImage(NamedTuple):
@@ -53,32 +32,6 @@ class ExportedImage(NamedTuple):
 
     data: bytes
     converted: bool
-
-
-def read_added(image: LedgerImage) -> bytes:
-    """Read the file of an image, and check that it is the one that was added.
-
-    Raises:
-        ImageProblem: The file is missing, cannot be read, or has changed.
-    """
-    try:
-        data = read_file(image.path)
-    except SampleError as error:
-        if error.reason == NO_IMAGE:
-            raise ImageProblem(
-                MISSING,
-                # adding replaces what is known of it, e.g. its licence
-                f'{image.path} does not exist; restore it, or add the image '
-                'again from its new place with the same options.',
-            ) from error
-        raise ImageProblem(UNREADABLE, str(error)) from error
-    if hashlib.sha256(data).hexdigest() != image.digest:
-        raise ImageProblem(
-            CHANGED,
-            f'{image.path} is not the file that was added to the ledger; '
-            'add it again, or restore it.',
-        )
-    return data
 
 
 def read_exported(image: LedgerImage) -> ExportedImage:

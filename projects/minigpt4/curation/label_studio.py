@@ -18,7 +18,7 @@ from urllib.parse import quote
 from ..utils.atomic import replacing
 from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
-from .export_images import ImageProblem, read_added
+from .added_files import ImageProblem, read_added
 from .ledger import LedgerImage
 from .review_export import IMAGE_SIDE, flag_lines, image_url
 from .review_import import Record

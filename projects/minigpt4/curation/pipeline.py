@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
+from ..prompts.text_validation import check_characters
+from ..utils.errors import printable
 from ..utils.signals import StopRequest
 from .ledger import Ledger, LedgerImage, Result
 
@@ -293,13 +295,25 @@ def run_step(
                 _claimed(ledger, planned, stop, retry)
             ):
                 if result is not None:
-                    stored.append(result)
+                    stored.append(_storable(result))
                 if result is None or _is_due(flushed):
                     flush()
         finally:
             flush()
             ledger.release_claims(planned.number)
     return total
+
+
+def _storable(result: Result) -> Result:
+    """Fail a text with half a character, which no file can hold."""
+    if result.status == 'failed':
+        return result._replace(text=printable(result.text))
+    try:
+        check_characters(result.text, 'the text')
+    except ValueError as error:
+        reason = f'{str(error).partition(";")[0]}; the next run tries again.'
+        return result._replace(status='failed', text=reason)
+    return result
 
 
 def _is_due(flushed: float) -> bool:

@@ -17,6 +17,7 @@ from .repair_answers import (
     RecordedAnswers,
     RepairBackend,
     Request,
+    checked_answer,
 )
 from .repair_cost import StoredCost, Tally, token_counter
 from .repair_guard import RepairGuard
@@ -95,17 +96,22 @@ class RepairStep:
                     self.tally.refresh()
                     continue
                 request, answer = done
+                checked = checked_answer(answer)
                 cost, prompt_tokens, completion_tokens = 0.0, 0, 0
                 if request.known is None:
+                    # of the whole answer, which is paid for in any case
                     prompt_tokens, completion_tokens = _tokens(
                         request, answer, count
                     )
                     cost = self.tally.settle(
-                        request.reserved, prompt_tokens, completion_tokens
+                        request.reserved,
+                        prompt_tokens,
+                        completion_tokens,
+                        bool(checked.problem),
                     )
-                    if recorder is not None and not answer.problem:
+                    if recorder is not None and not checked.problem:
                         recorder.add(request, answer)
-                result = self._result(request, answer)
+                result = self._result(request, checked)
                 result.details.update(
                     cost_usd=cost,
                     prompt_tokens=prompt_tokens,
@@ -127,6 +133,8 @@ class RepairStep:
         if not draft.strip():
             return Result(image, 'ok', draft, details)
         details['draft_digest'] = text_digest(draft)[:_DIGEST_DIGITS]
+        if answer.reasoning:
+            details['reasoning'] = answer.reasoning
         flags = self._guard.flags(draft, answer.text)
         details['flags'] = [
             dict(reason=flag.reason, text=flag.text) for flag in flags
@@ -176,7 +184,11 @@ class _EarlierAnswers:
             assert self._ledger is not None
             for result in self._ledger.results(step, [item.image.id]):
                 if result.details.get('draft_digest') == digest:
-                    return Answer(result.details.get('answer', result.text))
+                    details = result.details
+                    return Answer(
+                        details.get('answer', result.text),
+                        reasoning=details.get('reasoning', ''),
+                    )
         return None
 
 
@@ -263,5 +275,6 @@ def _tokens(request: Request, answer: Answer, count: Any) -> tuple[int, int]:
     if prompt is None:
         prompt = count(request.message)
     if completion is None:
-        completion = count(answer.text)
+        # a tokenizer refuses half a character
+        completion = count(answer.text.encode(errors='replace').decode())
     return prompt, completion

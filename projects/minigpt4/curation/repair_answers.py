@@ -4,13 +4,18 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from ..prompts.text_validation import check_characters
 from ..utils.errors import UserError, printable
 from ..utils.regular_files import open_regular
 from .pipeline import StepItem
+
+# as Qwen3, DeepSeek-R1 and others write before their answer
+_REASONING = re.compile(r'\s*<think>(.*?)</think>', re.DOTALL | re.IGNORECASE)
 
 
 class EndpointError(UserError):
@@ -28,6 +33,8 @@ class Answer(NamedTuple):
         completion_tokens: As ``prompt_tokens``.
         endpoint_failed: Whether the problem is one of the endpoint, not of
             this text: many in succession end the run.
+        reasoning: What the model wrote before the text; see
+            :func:`checked_answer`.
     """
 
     text: str
@@ -35,6 +42,7 @@ class Answer(NamedTuple):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     endpoint_failed: bool = False
+    reasoning: str = ''
 
 
 class Request(NamedTuple):
@@ -71,6 +79,31 @@ class RepairBackend(Protocol):
             EndpointError: No request can be answered. Answers to requests
                 that were sent before were yielded.
         """
+
+
+def checked_answer(answer: Answer) -> Answer:
+    """Check the text of an answer, and take its reasoning away.
+
+    A block ``<think>...</think>`` at the start is not part of the text. One
+    that is not closed stays, as it is unknown where the text begins; the
+    guard flags it.
+    """
+    if answer.problem:
+        return answer
+    try:
+        check_characters(answer.text, 'the answer')
+    except ValueError as error:
+        found_half = str(error).partition(';')[0]
+        problem = f'{found_half}; the next run asks again.'
+        return answer._replace(text='', problem=problem)
+    found = _REASONING.match(answer.text)
+    if found is None:
+        return answer
+    text = answer.text[found.end() :].strip()
+    problem = '' if text else 'the answer has no text after its reasoning.'
+    return answer._replace(
+        text=text, problem=problem, reasoning=found[1].strip()
+    )
 
 
 def message_digest(message: str, model: str) -> str:

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What repairs cost: an estimate before the run, and a tally during it."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -52,7 +53,10 @@ class Estimate(NamedTuple):
 
 def format_usd(amount: float) -> str:
     """Format US dollars; small amounts with more digits."""
-    return f'${amount:,.2f}' if amount >= 1 else f'${amount:.6f}'
+    if amount >= 1:
+        return f'${amount:,.2f}'
+    digits = 1 - math.floor(math.log10(amount)) if amount > 0 else 0
+    return f'${amount:.{max(digits, 6)}f}'  # two that are not 0
 
 
 def cost_usd(
@@ -187,7 +191,8 @@ class Tally:
     Attributes:
         reserved: The most that the requests in work may cost.
         in_work: How many requests are in work.
-        requests: Answers of this run.
+        answered: Answers of this run.
+        failed: Requests of this run without an answer that can be used.
         prompt_tokens: Of this run.
         completion_tokens: Of this run.
         run_usd: Cost of this run.
@@ -204,7 +209,8 @@ class Tally:
         self._since = 0.0
         self.reserved = 0.0
         self.in_work = 0
-        self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self.answered = self.failed = 0
+        self.prompt_tokens = self.completion_tokens = 0
         self.run_usd = 0.0
 
     @property
@@ -241,7 +247,11 @@ class Tally:
         return True
 
     def settle(
-        self, amount: float, prompt_tokens: int, completion_tokens: int
+        self,
+        amount: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        failed: bool = False,
     ) -> float:
         """Replace a reserve by the cost of the answer, and return this."""
         self.in_work -= 1
@@ -250,7 +260,8 @@ class Tally:
         cost = cost_usd(self._settings, prompt_tokens, completion_tokens) or 0
         self._since += cost
         self.run_usd += cost
-        self.requests += 1
+        self.failed += failed
+        self.answered += not failed
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         return cost
@@ -265,9 +276,11 @@ class Tally:
         )
 
     def __str__(self) -> str:
+        failed = f'{self.failed:,} failed, ' if self.failed else ''
         return (
-            f'repair: {self.requests:,} answers, {self.prompt_tokens:,} '
-            f'prompt tokens, {self.completion_tokens:,} tokens of answers, '
+            f'repair: {self.answered:,} answers, {failed}'
+            f'{self.prompt_tokens:,} prompt tokens, '
+            f'{self.completion_tokens:,} tokens of answers, '
             f'{format_usd(self.run_usd)} (with earlier runs '
             f'{format_usd(self.total_usd)})'
         )

@@ -22,7 +22,12 @@ _UNLIKELY = 0.2  # confidence of the repair's language in the draft
 _MIN_LANGUAGE_WORDS = 5  # fewer have no reliable language
 _CONTEXT = 4  # words before a noun in which its count may be
 _ENDS_OF_A_COUNT = ('and', 'a', 'an', 'the', ',', '.', ';')
-_NOT_A_DESCRIPTION = {'prompt_leak', 'explanation', 'language_model'}
+_NOT_A_DESCRIPTION = {
+    'prompt_leak',
+    'explanation',
+    'language_model',
+    'marker',
+}
 _SENTENCE = re.compile(r'[^.!?\n]+')
 _FUNCTION_WORDS = frozenset(
     'a an the is are was were be been being am do does has have had of in on '
@@ -57,6 +62,11 @@ _LANGUAGE_MODEL = re.compile(
     r'\bplease provide\b',
     re.IGNORECASE,
 )
+# <think>, </reasoning>, <|im_end|>, [/INST], <<SYS>>, ###
+_MARKER = re.compile(
+    r'</?[a-z][a-z_]*>|<[|｜][^<>]*[|｜]>|\[/?INST\]|<</?SYS>>|###',
+    re.IGNORECASE,
+)
 
 
 class Flag(NamedTuple):
@@ -88,6 +98,7 @@ class RepairGuard:
             prompt_leak=self._prompt_leak,
             explanation=_explanation,
             language_model=_language_model,
+            marker=_marker,
             language=_language,
             added_object=_added_object,
             added_noun=_added_noun,
@@ -157,6 +168,12 @@ def _language_model(draft: str, repair: str) -> str | None:
         draft,
         repair,
         'The repair reads as an answer of a language model',
+    )
+
+
+def _marker(draft: str, repair: str) -> str | None:
+    return _new_match(
+        _MARKER, draft, repair, 'The repair has a tag that is no description'
     )
 
 

@@ -59,6 +59,8 @@ class OpenAIBackend:
                 base_url=settings.base_url,
                 timeout=settings.timeout_seconds,
                 max_retries=0,  # _ask retries, and counts
+                # the error of another host is not one of the endpoint
+                http_client=openai.DefaultHttpxClient(follow_redirects=False),
             )
         except Exception as error:  # of httpx, e.g. of an invalid port
             raise ValueError(
@@ -215,7 +217,7 @@ class OpenAIBackend:
             return self._problem(
                 'the answer has no choices with a message', *counts
             )
-        text = message.get('content')
+        text = _text_of(message.get('content'))
         reason = _get(choice, 'finish_reason')
         if reason == 'length':
             problem = (
@@ -225,7 +227,7 @@ class OpenAIBackend:
             return Answer('', problem, *counts)
         if reason == 'content_filter':
             return Answer('', 'a content filter cut the answer off.', *counts)
-        if not isinstance(text, str) or not text.strip():
+        if not text.strip():
             return Answer('', 'the answer has no text.', *counts)
         return Answer(text.strip(), '', *counts)
 
@@ -247,6 +249,13 @@ class OpenAIBackend:
         """Raise what no further request can change."""
         status, quoted = error.status_code, self._quote(error)
         model = self._settings.model
+        if 300 <= status < 400:
+            target = error.response.headers.get('location', 'no address')
+            raise EndpointError(
+                f'{self.endpoint} redirects to {self._hide_key(target)} '
+                f'(HTTP {status}), which is not followed; set '
+                'repair.base_url to the address of the endpoint.'
+            )
         if status == 401:
             name = self._settings.api_key_env
             what = 'refuses the key' + (f' of {name}' if name else '')
@@ -319,6 +328,15 @@ def _read_key(settings: RepairSettings) -> str:
 
 def _get(value: object, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
+
+
+def _text_of(content: object) -> str:
+    """Return the text of a message, which may be a list of parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [_get(p, 'text') for p in parts if _get(p, 'type') == 'text']
+    return ''.join(text for text in texts if isinstance(text, str))
 
 
 def _count(value: object) -> int | None:

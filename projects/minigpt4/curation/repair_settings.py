@@ -55,6 +55,10 @@ class GuardSettings(BaseModel):
         default='flag',
         description='says that it is a language model, or refuses',
     )
+    marker: Action = Field(
+        default='flag',
+        description='has a tag of a prompt template or of reasoning',
+    )
     language: Action = Field(
         default='flag', description='is in another language than the draft'
     )

@@ -14,7 +14,7 @@ from ..images.thumbnail import data_url
 from ..utils.atomic import replacing
 from ..utils.errors import printable
 from ..utils.regular_files import read_regular
-from .export_images import ImageProblem
+from .added_files import ImageProblem
 from .ledger import LedgerImage
 from .report_tables import (
     Row,

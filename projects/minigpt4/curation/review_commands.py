@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..utils.errors import printable
+from .added_files import PROBLEMS, ImageProblem
 from .commands import opened
-from .export_images import PROBLEMS, ImageProblem
 from .label_studio import config_file, read_annotations, write_tasks
 from .ledger import Ledger
 from .pipeline import PlannedStep, count, plan

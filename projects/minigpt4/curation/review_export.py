@@ -17,7 +17,7 @@ from ..captioning.csv_escaping import protected_cell
 from ..images.thumbnail import data_url
 from ..utils.atomic import replacing
 from ..utils.errors import printable
-from .export_images import ImageProblem, read_added
+from .added_files import ImageProblem, read_added
 from .ledger import LedgerImage
 from .review_images import not_displayed, reduced_image
 from .review_import import COLUMNS

@@ -7,7 +7,7 @@ it is not displayed; the reviewer reads why.
 
 from ..images.read import SampleError
 from ..images.thumbnail import thumbnail_of_bytes
-from .export_images import PROBLEMS, UNREADABLE, ImageProblem, read_added
+from .added_files import PROBLEMS, UNREADABLE, ImageProblem, read_added
 from .ledger import LedgerImage
 
 

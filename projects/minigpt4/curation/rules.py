@@ -24,6 +24,7 @@ from ..images.read import read_image
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
 from . import text_rules
+from .added_files import read_added
 from .invented_objects import invented_objects
 from .ledger import LedgerImage, Result
 from .near_duplicates import ImageIndex, TextIndex, image_hash
@@ -47,7 +48,19 @@ MARKERS = (
     '<ImageHere>',
     '[INST]',
     '[/INST]',
+    '<<SYS>>',
     '<|',
+    '|>',
+    '<｜',  # of DeepSeek
+    # without ">": also <thinking> and tags with attributes
+    '<think',
+    '</think',
+    '<thought',
+    '</thought',
+    '<reason',
+    '</reason',
+    '<answer',
+    '</answer',
     'Human:',
     'Assistant:',
 )
@@ -59,10 +72,14 @@ class RulesSettings(BaseModel):
     model_config = ConfigDict(extra='forbid')
 
     skip: tuple[str, ...] = Field(
-        default=(), description='rules that are not applied'
+        default=(),
+        description='rules that are not applied',
+        examples=['length'],
     )
     warn: tuple[str, ...] = Field(
-        default=(), description='rules that flag a text and do not drop it'
+        default=(),
+        description='rules that flag a text and do not drop it',
+        examples=['length'],
     )
     min_words: int = Field(default=20, ge=0, description='of "length"')
     max_words: int = Field(default=400, ge=1, description='of "length"')
@@ -71,7 +88,8 @@ class RulesSettings(BaseModel):
     )
     markers: tuple[str, ...] = Field(
         default=MARKERS,
-        description='phrases of "marker": parts of prompt templates',
+        description='phrases of "marker", in any case: parts of prompt '
+        'templates, tags of reasoning',
     )
     max_odd_characters: float = Field(
         default=0.05, ge=0, le=1, description='of "characters": a share'
@@ -185,7 +203,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         'marker',
-        'parts of a prompt template',
+        'parts of a prompt template, tags of reasoning',
         ('markers',),
         lambda text, s: text_rules.contains(text, s.markers, 'marker'),
     ),
@@ -360,13 +378,13 @@ class RulesStep:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is not an image.
+            ValueError: It is not an image, or not the one that was added.
         """
         known = self._hashes.get(image.id)
         if known is None:
             stored = image.details.get('phash')
             known = (
-                image_hash(read_image(image.path))
+                image_hash(read_image(read_added(image), image.path))
                 if stored is None
                 else int(stored, 16)
             )

@@ -7,14 +7,15 @@ last run on the ledger. Another step adds its section to
 without a person.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..utils.errors import one_line, printable, short_json
+from ..prompts.text_validation import check_characters
+from ..utils.errors import printable, short_json
 from ..utils.regular_files import read_regular
 from ..utils.suggest import suggest
 from .continue_step import ContinueSettings, ContinueStep
@@ -26,6 +27,7 @@ from .repair import RepairStep
 from .repair_settings import RepairSettings
 from .review_settings import ReviewSettings
 from .rules import RulesSettings, RulesStep
+from .yaml_reader import DuplicateKeyError, read_yaml, yaml_reason
 
 
 class CurationSettings(BaseModel):
@@ -111,10 +113,18 @@ def read_settings(
     """Read settings from a YAML file; see :func:`load_settings`."""
     name = printable(str(config))
     try:
-        data = yaml.safe_load(read_regular(str(config)).decode('utf-8-sig'))
+        data = read_yaml(read_regular(str(config)).decode('utf-8-sig'))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'--config {name} does not exist; give a YAML file of settings.'
+        ) from error
+    except DuplicateKeyError as error:
+        raise ValueError(
+            f'{name}, {yaml_reason(error)}; join the two.'
+        ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(
-            f'{name} is not a YAML file ({_yaml_reason(error)}); write '
+            f'{name} is not a YAML file ({yaml_reason(error)}); write '
             'sections such as "rules:" with indented fields.'
         ) from error
     if data is None:
@@ -145,8 +155,12 @@ def parse_settings(
         for name, value in data.items()
     }
     given: dict[tuple[str, ...], str] = {}
+    for text in _texts(data):
+        check_characters(text, f'{source}: {short_json(text)}')
     for text in overrides:
         path, value = _parse_override(text)
+        for part in _texts([*path, value]):
+            check_characters(part, f'--set {printable(text)}')
         given[path] = f'--set {printable(text)}'
         place: Any = changed
         for part in path[:-1]:
@@ -157,7 +171,7 @@ def parse_settings(
     try:
         return CurationSettings.model_validate(changed)
     except ValidationError as error:
-        raise ValueError(_sentence(error, source, given)) from error
+        raise ValueError(_sentence(error, data, source, given)) from error
 
 
 def dump_settings(settings: CurationSettings) -> dict[str, Any]:
@@ -174,22 +188,28 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
             'e.g. --set rules.min_words=10.'
         )
     try:
-        return path, yaml.safe_load(value)
+        return path, read_yaml(value)
+    except DuplicateKeyError as error:
+        raise ValueError(
+            f'--set {printable(text)}: {error.problem}; give it once.'
+        ) from error
     except yaml.YAMLError as error:
         raise ValueError(
             f'the value of --set {printable(text)} is not YAML '
-            f'({_yaml_reason(error)}); put a text in quotes.'
+            f'({yaml_reason(error)}); put a text in quotes.'
         ) from error
 
 
 def _sentence(
-    error: ValidationError, source: str, given: dict[tuple[str, ...], str]
+    error: ValidationError,
+    data: dict[str, Any],
+    source: str,
+    given: dict[tuple[str, ...], str],
 ) -> str:
     """One sentence for the first wrong field."""
     first = error.errors(include_url=False)[0]
     path = tuple(str(part) for part in first['loc'])
-    for length in range(len(path), 0, -1):
-        source = given.get(path[:length], source)
+    source = _source_of(path, data, source, given)
     name = '.'.join(path)
     if first['type'] == 'extra_forbidden':
         known = _names(_model_at(path[:-1]))
@@ -200,11 +220,68 @@ def _sentence(
             else f'expected one of {", ".join(known)}.'
         )
         return f'{source}: there is no setting {printable(name)}; {advice}'
+    if first['type'] == 'value_error' and isinstance(first['input'], dict):
+        # of a whole section: the sentence names its fields
+        return f'{source}: in {name}, {first["ctx"]["error"]}'
+    if first['type'] in ('tuple_type', 'list_type'):
+        return (
+            f'{source}: {name} is {short_json(first["input"])}; expected a '
+            f'list, e.g. {name}=[{_example(path)}].'
+        )
     message = first['msg'].removeprefix('Value error, ')
     message = message[:1].lower() + message[1:]
     if not message.endswith(('.', '?')):
         message += '.'
     return f'{source}: {name} is {short_json(first["input"])}; {message}'
+
+
+def _source_of(
+    path: tuple[str, ...],
+    data: dict[str, Any],
+    source: str,
+    given: dict[tuple[str, ...], str],
+) -> str:
+    """Name what gave a wrong value: some ``--set``, or else the source.
+
+    Args:
+        path: Of the value.
+        data: The settings without those of ``--set``.
+        source: Where these come from.
+        given: Each ``--set`` by its path.
+    """
+    for length in range(len(path), 0, -1):
+        if path[:length] in given:
+            return given[path[:length]]
+    inside = [text for p, text in given.items() if p[: len(path)] == path]
+    if not inside:
+        return source
+    try:
+        CurationSettings.model_validate(data)
+    except ValidationError as error:
+        for wrong in error.errors(include_url=False):
+            if tuple(str(part) for part in wrong['loc']) == path:
+                return source  # it was wrong before
+    return ', '.join(inside)
+
+
+def _example(path: Sequence[str]) -> str:
+    """An element of a setting that is a list."""
+    for name, field in _model_at(path[:-1]).model_fields.items():
+        if path[-1] in (name, field.alias):
+            found = field.get_default(call_default_factory=True)
+            return str(next(iter(field.examples or found or ()), '...'))
+    return '...'
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _model_at(path: Sequence[str]) -> type[BaseModel]:
@@ -221,10 +298,3 @@ def _model_at(path: Sequence[str]) -> type[BaseModel]:
 
 def _names(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _yaml_reason(error: Exception) -> str:
-    mark = getattr(error, 'problem_mark', None)
-    problem = getattr(error, 'problem', None) or one_line(error)
-    line = f'line {mark.line + 1}: ' if mark is not None else ''
-    return f'{line}{problem}'

@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ...curation.added_files import ImageProblem
 from ...curation.decisions import check_reviewer, make_review
-from ...curation.export_images import ImageProblem
 from ...curation.ledger import LedgerImage
 from ...curation.review_export import item_json, ledger_name
 from ...curation.review_images import not_displayed, reduced_image
