@@ -103,6 +103,10 @@ def test_images_are_known_by_their_digest(ledger):
     assert ledger.num_images == 6
     (image,) = ledger.images([2])
     assert image.path == '/new/1.jpg' and image.details == dict(source='x')
+    # added again with other notes: what is known otherwise is kept
+    assert ledger.add_images([('d1', '/new/1.jpg', dict(licence='y'))]) == 0
+    (image,) = ledger.images([2])
+    assert image.details == dict(source='x', licence='y')
     name = b'/i/\xff.jpg'.decode(errors='surrogateescape')
     assert ledger.add_images([('d9', name, {})]) == 1
     assert ledger.images()[-1].path == name

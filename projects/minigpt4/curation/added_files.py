@@ -67,9 +67,8 @@ def read_added(image: LedgerImage) -> bytes:
         if error.reason == NO_IMAGE:
             raise ImageProblem(
                 MISSING,
-                # adding replaces what is known of it, e.g. its licence
                 f'{printable(image.path)} does not exist; restore it, or add '
-                'the image again from its new place with the same options.',
+                'the image again from its new place.',
             ) from error
         raise ImageProblem(UNREADABLE, str(error)) from error
     check_added(data, image)

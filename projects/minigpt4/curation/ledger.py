@@ -107,8 +107,9 @@ class Ledger:
         """Add images that the ledger does not have yet.
 
         Args:
-            images: Digest, absolute path and details of each. The path and
-                the details of a known digest are replaced.
+            images: Digest, absolute path and details of each. Those of a
+                known digest replace its path and the details of the same
+                name; its other details are kept.
 
         Returns:
             How many were new.
@@ -118,7 +119,7 @@ class Ledger:
             database.executemany(
                 'INSERT INTO images (digest, path, details) VALUES (?, ?, ?) '
                 'ON CONFLICT (digest) DO UPDATE SET path = excluded.path, '
-                'details = excluded.details',
+                'details = json_patch(details, excluded.details)',
                 (
                     (digest, _to_sql(path), _dump(details))
                     for digest, path, details in images
