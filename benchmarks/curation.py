@@ -10,6 +10,7 @@ result.
     python benchmarks/curation.py SIDE FOLDER
 """
 
+import hashlib
 import random
 import sys
 import tempfile
@@ -49,7 +50,10 @@ def step(folder: Path) -> Callable:
             generation=dict(min_new_tokens=TOKENS, max_new_tokens=TOKENS),
         )
     )
-    paths = sorted(map(str, folder.glob('*.png')))
+    images = [
+        (hashlib.sha256(path.read_bytes()).hexdigest(), str(path), {})
+        for path in sorted(folder.glob('*.png'))
+    ]
 
     def work() -> list[str]:
         with (
@@ -57,7 +61,7 @@ def step(folder: Path) -> Callable:
             Ledger(Path(temporary) / 'ledger.sqlite') as ledger,
             StopRequest() as stop,
         ):
-            ledger.add_images((path, path, {}) for path in paths)
+            ledger.add_images(images)
             (planned,) = plan(ledger, [describe])
             run_step(ledger, planned, stop)
             return [r.text for r in ledger.results(planned.number)]

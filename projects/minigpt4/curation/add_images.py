@@ -57,7 +57,7 @@ class AddedImages(NamedTuple):
 
     Attributes:
         new: Images that the ledger did not have.
-        known: Images that it had; the path and the given notes replaced theirs.
+        known: Images that it had; their path and the given notes are replaced.
         copies: Files with the content of an earlier file of the list.
         unreadable: Path and reason of each file that is no readable image.
     """
