@@ -62,9 +62,7 @@ def test_scores_are_those_of_transformers(tiny_model):
     ids = out.sequences[0].tolist()
     sampler = Sampler(params, (2,), CPU)
     for step, (logits, expected) in enumerate(zip(out.logits, out.scores)):
-        found = sampler.processors(
-            torch.tensor([ids[:step]], dtype=torch.long), logits.clone()
-        )
+        found = sampler.process(logits.clone(), ids[:step])
         torch.testing.assert_close(found, expected)
 
 
