@@ -4,6 +4,12 @@
 import argparse
 import os
 
+from .eval_questions import (
+    QUESTION_PROTOCOLS,
+    SCORING,
+    add_question_options,
+    run_question_protocol,
+)
 from .options import (
     UsageError,
     add_model_options,
@@ -16,6 +22,7 @@ from .options import (
 PROTOCOLS = {
     'match': 'does a caption prefer its own image to another one?',
     'chair': 'which objects do captions name, and which of them are invented?',
+    **QUESTION_PROTOCOLS,
 }
 
 
@@ -25,17 +32,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'Measure a model. Each protocol has its own options: '
         'minigpt4 eval PROTOCOL --help.'
     )
-    protocols = parser.add_subparsers(
-        dest='protocol', required=True, metavar='PROTOCOL'
+    parser.add_argument(
+        '--score',
+        type=path,
+        metavar='DIR',
+        help='score the stored answers of a folder again, without a model',
     )
+    parser.add_argument(
+        '--option',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='with --score: a scoring option of the protocol, such as '
+        'parser=first-word',
+    )
+    _add_bootstrap(parser)
+    protocols = parser.add_subparsers(dest='protocol', metavar='PROTOCOL')
     for name, help_ in PROTOCOLS.items():
         protocol = protocols.add_parser(name, help=help_, description=help_)
-        _ADD_OPTIONS[name](protocol)
+        if name in QUESTION_PROTOCOLS:
+            add_question_options(name, protocol)
+        else:
+            _ADD_OPTIONS[name](protocol)
         _add_common_options(protocol)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
+    if (args.protocol is None) == (args.score is None):
+        raise UsageError(
+            'give either a PROTOCOL to measure a model, or --score DIR to '
+            'score the stored answers of a folder'
+        )
+    if args.score is not None:
+        return _run_score(args)
+    if args.option:
+        raise UsageError('--option goes with --score DIR')
+    if args.protocol in QUESTION_PROTOCOLS:
+        return run_question_protocol(args)
     if args.protocol == 'match':
         return _run_match(args)
     return _run_chair(args)
@@ -55,13 +89,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='replace what is in -o, instead of continuing',
     )
-    parser.add_argument(
-        '--bootstrap',
-        type=positive_int,
-        default=1000,
-        metavar='N',
-        help='resamples of the 95 %% intervals (default: %(default)s)',
-    )
+    _add_bootstrap(parser)
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
@@ -71,6 +99,16 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         default=argparse.SUPPRESS,
         help='show the traceback of an error',
+    )
+
+
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--bootstrap',
+        type=positive_int,
+        default=1000,
+        metavar='N',
+        help='resamples of the 95 %% intervals (default: %(default)s)',
     )
 
 
@@ -209,3 +247,24 @@ def _run_chair(args: argparse.Namespace) -> int:
     if args.captions is None:
         check_model_options(args)
     return run_chair(args)
+
+
+def _run_score(args: argparse.Namespace) -> int:
+    from minigpt4.evaluation.score_folder import score_folder, stored_protocol
+
+    known = SCORING.get(stored_protocol(args.score), {})
+    scoring = {}
+    for text in args.option:
+        name, _, value = text.partition('=')
+        if name not in known:
+            names = ', '.join(known) or 'none'
+            raise UsageError(
+                f'--option {text}: the protocol has the scoring options '
+                f'{names}'
+            )
+        if value not in known[name][0]:
+            raise UsageError(
+                f'--option {text}: expected one of {", ".join(known[name][0])}'
+            )
+        scoring[name] = value
+    return score_folder(args.score, scoring, args.bootstrap)

@@ -206,8 +206,3 @@ def test_bad_input_ends_with_one_sentence(
     errors = capsys.readouterr().err.strip().splitlines()
     assert message in errors[-1]
     assert errors[-1].startswith('error: ')
-
-
-def test_a_score_of_nothing_is_not_defined():
-    score = dict(value=None, interval=None)
-    assert match_run.format_score(score, '%') == 'not defined'

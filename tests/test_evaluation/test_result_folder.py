@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from minigpt4.evaluation.result_folder import ResultFolder
+from minigpt4.evaluation.result_folder import ResultFolder, format_score
 
 
 def open_folder(folder, overwrite=False, **settings):
@@ -73,3 +73,8 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
         results.write_summary({})
         assert results.rows == []
     assert not list(tmp_path.iterdir())
+
+
+def test_a_score_of_nothing_is_not_defined():
+    score = dict(value=None, interval=None)
+    assert format_score(score, '%') == 'not defined'

@@ -114,6 +114,7 @@ def answer_tasks(
     slots: int,
     workers: int,
     settings: dict[str, Any],
+    wait_for_images: bool = False,
 ) -> Iterator[list[TaskAnswer]]:
     """Answer many prompts while threads decode the next images.
 
@@ -128,6 +129,8 @@ def answer_tasks(
         slots: Requests that are generated at the same time.
         workers: Threads that decode images.
         settings: Sampling parameters.
+        wait_for_images: Whether a free slot waits for the next image, so that
+            two runs compute the same batches and give the same bits.
 
     Yields:
         The tasks that ended in one step, in any order.
@@ -156,7 +159,8 @@ def answer_tasks(
                 ended = []
                 while pending and len(running) < 2 * slots:
                     # an engine with requests does not wait for an image
-                    if running and not pending[0][1].done():
+                    ready = wait_for_images or pending[0][1].done()
+                    if running and not ready:
                         break
                     task, future = pending.popleft()
                     try:

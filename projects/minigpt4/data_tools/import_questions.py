@@ -222,7 +222,10 @@ def read_aokvqa(path: Path, options: ReadOptions) -> Iterator[Item]:
 
 
 def read_gqa(path: Path, options: ReadOptions) -> Iterator[Item]:
-    """Read GQA: an object of questions by id, with the short answers.
+    """Read GQA: questions with short answers.
+
+    The official file is an object of questions by id. The list of LAVIS and
+    MMPretrain has ``question_id`` and ``image``.
 
     ``fullAnswer`` remains in the record; the programs do not.
     """
@@ -243,6 +246,10 @@ def read_gqa(path: Path, options: ReadOptions) -> Iterator[Item]:
             yield Item(path, entry.number, None, problem)
             continue
         record = {k: v for k, v in value.items() if k not in _GQA_PROGRAMS}
-        record['id'] = entry.key
-        record['image'] = record.pop('imageId', None)
+        if entry.key is not None:  # the official file; others have a list
+            record['id'] = entry.key
+        else:
+            record.setdefault('id', record.get('question_id'))
+        if 'imageId' in record:
+            record['image'] = record.pop('imageId')
         yield Item(path, entry.number, record)

@@ -19,8 +19,12 @@ from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
 from .chair import score_captions
-from .match_run import format_score
-from .result_folder import ResultFolder, file_digest, read_json_lines
+from .result_folder import (
+    ResultFolder,
+    file_digest,
+    format_score,
+    read_json_lines,
+)
 
 _NAMED = 5  # errors or invented classes on the terminal
 _SCORES = (

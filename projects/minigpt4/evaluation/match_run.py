@@ -30,7 +30,7 @@ from .captioned_images import (
     read_captioned_images,
 )
 from .match import other_images, score_losses
-from .result_folder import ResultFolder, file_digest
+from .result_folder import ResultFolder, file_digest, format_score
 
 CHUNK = 16  # images that are encoded and stored together
 _NAMED = 5  # skipped images or records in the summary on the terminal
@@ -366,21 +366,3 @@ def _print_summary(
         print(f'{label:24}{format_score(score, unit)}')
     if args.out is not None:
         print(f'results: {printable(str(args.out))}', file=sys.stderr)
-
-
-def format_score(score: dict[str, Any], unit: str = '') -> str:
-    """Write a value with its interval: ``2.861 (2.790 to 2.935)``.
-
-    Args:
-        score: ``value`` and ``interval``; None where there was nothing to
-            count.
-        unit: ``'%'`` for a share.
-    """
-    if score['value'] is None:
-        return 'not defined'
-    factor, digits = (100, 2) if unit == '%' else (1, 3)
-    value, low, high = (
-        f'{factor * number:.{digits}f}'
-        for number in (score['value'], *score['interval'])
-    )
-    return f'{value}{" %" * bool(unit)} ({low} to {high})'

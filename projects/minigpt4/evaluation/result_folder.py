@@ -167,10 +167,43 @@ class ResultFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``: the settings, then the scores."""
         if self.folder is not None:
-            content = dict(
-                protocol=self.protocol, settings=self.settings, **summary
-            )
-            write_atomically(self.folder / SUMMARY_FILE, _pretty(content))
+            write_summary(self.folder, self.protocol, self.settings, summary)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read ``settings.json``: the protocol and the settings.
+
+    Raises:
+        ValueError: The folder has no results of a protocol.
+        OSError: The file cannot be read.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        raise ValueError(
+            f'{folder} has no {SETTINGS_FILE}; expected the -o of '
+            '"minigpt4 eval".'
+        )
+    try:
+        found = json.loads(read_text(path))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or 'protocol' not in found:
+        raise ValueError(
+            f'{path} is not the settings of an evaluation; give the -o of '
+            '"minigpt4 eval".'
+        )
+    return found
+
+
+def write_summary(
+    folder: Path,
+    protocol: str,
+    settings: dict[str, Any],
+    summary: dict[str, Any],
+) -> None:
+    """Write ``summary.json``: protocol and settings, then the scores."""
+    content = dict(protocol=protocol, settings=settings, **summary)
+    write_atomically(folder / SUMMARY_FILE, _pretty(content))
 
 
 def file_digest(path: Path) -> str:
@@ -204,6 +237,24 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 f'({printable(str(error))[:120]}); expected one object a '
                 'line.'
             ) from error
+
+
+def format_score(score: dict[str, Any], unit: str = '') -> str:
+    """Write a value with its interval: ``2.861 (2.790 to 2.935)``.
+
+    Args:
+        score: ``value`` and ``interval``; None where there was nothing to
+            count.
+        unit: ``'%'`` for a share.
+    """
+    if score['value'] is None:
+        return 'not defined'
+    factor, digits = (100, 2) if unit == '%' else (1, 3)
+    value, low, high = (
+        f'{factor * number:.{digits}f}'
+        for number in (score['value'], *score['interval'])
+    )
+    return f'{value}{" %" * bool(unit)} ({low} to {high})'
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

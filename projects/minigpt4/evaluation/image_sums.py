@@ -1,0 +1,46 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Sums of counts for each image, and ratios of them with intervals."""
+
+from collections import Counter
+from typing import Any
+
+from .bootstrap import RESAMPLES, ratio_score
+
+
+class ImageSums:
+    """Adds counts up for each image.
+
+    All captions or questions of an image are drawn together by the bootstrap,
+    since they are not independent.
+
+    Args:
+        seed: Seed of the bootstrap.
+        resamples: Its number of resamples.
+    """
+
+    def __init__(self, seed: int = 0, resamples: int = RESAMPLES) -> None:
+        self.seed, self.resamples = seed, resamples
+        self._sums: dict[str, Counter[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, image: str, **counts: float) -> None:
+        """Add counts to those of an image."""
+        sums = self._sums.setdefault(image, Counter())
+        for name, value in counts.items():
+            sums[name] += value  # type: ignore[assignment]
+
+    def total(self, name: str) -> float:
+        """The sum of a count over all images."""
+        return sum(sums[name] for _, sums in sorted(self._sums.items()))
+
+    def ratio(self, numerator: str, denominator: str) -> dict[str, Any]:
+        """``value`` and 95 % ``interval`` of a sum divided by a sum."""
+        images = [sums for _, sums in sorted(self._sums.items())]
+        return ratio_score(
+            [sums[numerator] for sums in images],
+            [sums[denominator] for sums in images],
+            self.seed,
+            self.resamples,
+        )

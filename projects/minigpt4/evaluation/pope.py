@@ -1,0 +1,145 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The protocol ``pope``: is an object in the image? Yes or no.
+
+Source: Li et al. 2023, Evaluating Object Hallucination in Large
+Vision-Language Models (POPE, arXiv 2305.10355), and RUCAIBox/POPE.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data_tools.import_items import Item, invalid_item
+from ..datasets.json_stream import stream_json
+from .image_sums import ImageSums
+from .questions import (
+    Question,
+    QuestionProtocol,
+    image_name,
+    likeliest,
+    question_id,
+    required_text,
+)
+
+_NEGATIONS = frozenset(('No', 'no', 'not'))
+PARSERS = ('official', 'first-word')
+
+
+def parse_answer(text: str, parser: str = 'official') -> str:
+    """The decision in an answer.
+
+    Args:
+        text: The answer.
+        parser: ``'official'``: of the first sentence, ``'no'`` if it has the
+            word "No", "no" or "not", else ``'yes'``, as POPE's
+            ``evaluate.py`` decides; ``'first-word'``: the first word, if it
+            is "yes" or "no" in any case, else ``'unknown'``.
+
+    Raises:
+        ValueError: There is no such parser.
+    """
+    if parser == 'official':
+        sentence = text.partition('.')[0].replace(',', '')
+        return 'no' if _NEGATIONS & set(sentence.split(' ')) else 'yes'
+    if parser == 'first-word':
+        first = (text.split() or [''])[0].strip('.,:;!?"\'').lower()
+        return first if first in ('yes', 'no') else 'unknown'
+    raise ValueError(
+        f'parser is {parser!r}; expected one of {", ".join(PARSERS)}.'
+    )
+
+
+def score_yes_no(
+    rows: Sequence[Mapping[str, Any]],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> dict[str, Any]:
+    """Compute the scores of ``pope``; "yes" is the positive class.
+
+    Args:
+        rows: For each question ``image``, ``truth`` with the ``label``
+            ``'yes'`` or ``'no'``, and a generated ``answer``, or ``choices``
+            and their ``log_likelihoods``.
+        scoring: ``parser``, see :func:`parse_answer`.
+        resamples: Resamples of the bootstrap.
+
+    Returns:
+        ``scores``: accuracy, precision, recall, f1, yes_share and unknown. An
+        unknown decision is a wrong one, and counts as "no" where "yes" is
+        true.
+    """
+    sums = ImageSums(resamples=resamples)
+    for row in rows:
+        if 'log_likelihoods' in row:
+            found = likeliest(row)
+        else:
+            found = parse_answer(row['answer'], scoring['parser'])
+        label = row['truth']['label']
+        yes, true = found == 'yes', label == 'yes'
+        sums.add(
+            row['image'],
+            questions=1,
+            correct=found == label,
+            yes=yes,
+            unknown=found == 'unknown',
+            true=true,
+            true_yes=yes and true,
+            twice_true_yes=2 * (yes and true),
+            yes_and_true=yes + true,
+        )
+    return dict(
+        images=len(sums),
+        scores=dict(
+            accuracy=sums.ratio('correct', 'questions'),
+            precision=sums.ratio('true_yes', 'yes'),
+            recall=sums.ratio('true_yes', 'true'),
+            f1=sums.ratio('twice_true_yes', 'yes_and_true'),
+            yes_share=sums.ratio('yes', 'questions'),
+            unknown=sums.ratio('unknown', 'questions'),
+        ),
+    )
+
+
+def read_pope(path: Path, _: Path | None = None) -> Iterator[Item]:
+    """Yield the records of an official file: one in each line."""
+    for entry in stream_json(path):
+        yield invalid_item(path, entry) or Item(
+            path, entry.number, entry.value, unit='line'
+        )
+
+
+def _question(record: dict[str, Any]) -> Question:
+    label = record.get('label')
+    if label not in ('yes', 'no'):
+        raise ValueError(f'has the label {label!r}; expected "yes" or "no"')
+    return Question(
+        question_id(record),
+        image_name(record),
+        required_text(record, 'text', 'question'),
+        dict(label=label),
+        ('yes', 'no'),
+    )
+
+
+POPE = QuestionProtocol(
+    name='pope',
+    data='POPE: coco_pope_random.json, coco_pope_popular.json and '
+    'coco_pope_adversarial.json of github.com/RUCAIBox/POPE '
+    '(output/coco), with the folder val2014 of COCO (cocodataset.org).',
+    prompt='{question}',
+    generation=dict(
+        do_sample=False, repetition_penalty=1.0, max_new_tokens=64
+    ),
+    items=read_pope,
+    question=_question,
+    score=score_yes_no,
+    labels=(
+        ('accuracy', 'accuracy', '%'),
+        ('precision', 'precision', '%'),
+        ('recall', 'recall', '%'),
+        ('F1', 'f1', '%'),
+        ('answered yes', 'yes_share', '%'),
+        ('neither yes nor no', 'unknown', '%'),
+    ),
+    scoring=dict(parser='official'),
+)

@@ -1,0 +1,242 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Questions about images with their true answers, from official files."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data_tools.image_places import ImagePlaces
+from ..data_tools.import_items import Item
+from ..utils.errors import printable
+
+
+class Question(NamedTuple):
+    """A question of a protocol.
+
+    Attributes:
+        id: Its id in the file.
+        image: Name or number of its image in the file.
+        text: The question.
+        truth: What the scorer needs, as a JSON object.
+        choices: The answers to choose from; empty if there are none.
+    """
+
+    id: int | str
+    image: str
+    text: str
+    truth: dict[str, Any]
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuestionProtocol:
+    """How the questions of a data set are read, asked and scored.
+
+    Attributes:
+        name: Name of the protocol.
+        data: The official files, and where to get them.
+        prompt: The prompt, with ``{question}`` and perhaps ``{choices}``.
+        generation: Sampling parameters.
+        items: Yields the records of a file.
+        question: Makes the question of a record; a ``ValueError`` is what is
+            wrong with the record, as a phrase that follows its place.
+        score: Computes the scores of the rows that have an answer, with the
+            scoring options and a number of resamples.
+        labels: Label, name and unit of each score that is printed.
+        scoring: The scoring options and their defaults.
+    """
+
+    name: str
+    data: str
+    prompt: str
+    generation: Mapping[str, Any]
+    items: Callable[..., Iterable[Item]]
+    question: Callable[[dict[str, Any]], Question]
+    score: Callable[
+        [Sequence[Mapping[str, Any]], Mapping[str, Any], int], dict[str, Any]
+    ]
+    labels: tuple[tuple[str, str, str], ...]
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AskedQuestion(NamedTuple):
+    """A question with its image file and its prompt."""
+
+    question: Question
+    file: str
+    prompt: str
+
+
+class QuestionSet(NamedTuple):
+    """The questions of a file whose images exist.
+
+    Attributes:
+        asked: The questions, in the order of the file.
+        skipped: Why each record was left out that cannot be used.
+        without_image: Names of images that do not exist, of each question.
+    """
+
+    asked: list[AskedQuestion]
+    skipped: list[str]
+    without_image: list[str]
+
+
+def read_questions(
+    protocol: QuestionProtocol,
+    items: Iterable[Item],
+    source: Path,
+    images: Path,
+    prompt: str,
+    limit: int | None = None,
+) -> QuestionSet:
+    """Read questions and find their images.
+
+    Args:
+        protocol: The protocol.
+        items: The records.
+        source: The file of the questions, for errors.
+        images: The folder of the images.
+        prompt: The prompt, with ``{question}``.
+        limit: Use the first questions whose image exists; None for all.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: No record can be used, or no image exists.
+    """
+    if not images.is_dir():
+        found = 'is not a folder' if images.exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'{images} {found}; give the folder of the images as --images. '
+            f'{protocol.data}'
+        )
+    places = ImagePlaces(source, images)
+    asked: list[AskedQuestion] = []
+    skipped: list[str] = []
+    without_image: list[str] = []
+    known: set[str] = set()
+    for item in items:
+        if limit is not None and len(asked) == limit:
+            break
+        try:
+            question = _question(protocol, item, known)
+            file = places.find(question.image)
+        except ValueError as error:
+            skipped.append(printable(f'{item.place} {error}'))
+            continue
+        if file is None:
+            without_image.append(question.image)
+            continue
+        text = prompt.replace('{question}', question.text)
+        text = text.replace('{choices}', ', '.join(question.choices))
+        asked.append(AskedQuestion(question, file, text))
+    if not asked:
+        raise ValueError(
+            _no_question(protocol, source, images, skipped, without_image)
+        )
+    return QuestionSet(asked, skipped, without_image)
+
+
+def check_prompt(prompt: str) -> None:
+    """Check a prompt with a place for the question.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if '{question}' not in prompt:
+        raise ValueError(
+            f'the prompt {printable(prompt)!r} has no {{question}}; expected '
+            'a text such as "{question} Answer yes or no.".'
+        )
+
+
+def likeliest(row: Mapping[str, Any]) -> str:
+    """The choice of the highest log-likelihood, of equal ones the first."""
+    values = row['log_likelihoods']
+    return str(row['choices'][values.index(max(values))])
+
+
+def required(record: Mapping[str, Any], *names: str) -> Any:
+    """The first of some fields that a record has.
+
+    Raises:
+        ValueError: It has none of them.
+    """
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    raise ValueError(f'has no {" or ".join(names)}')
+
+
+def required_text(record: Mapping[str, Any], *names: str) -> str:
+    """As :func:`required`, for a text that is not empty.
+
+    Raises:
+        ValueError: There is no such text.
+    """
+    value = required(record, *names)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f'has the {names[0]} {value!r}; expected a text')
+    return value
+
+
+def image_name(record: Mapping[str, Any]) -> str:
+    """Name or number of the image of a record.
+
+    Raises:
+        ValueError: There is none.
+    """
+    value = required(record, 'image', 'image_id')
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f'has the image {value!r}; expected a name')
+    if not str(value).strip():
+        raise ValueError('has an empty name of its image')
+    return str(value)
+
+
+def question_id(record: Mapping[str, Any]) -> int | str:
+    """The id of the question of a record.
+
+    Raises:
+        ValueError: There is none.
+    """
+    value = required(record, 'question_id', 'id')
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f'has the question_id {value!r}; expected an id')
+    return value
+
+
+def _question(
+    protocol: QuestionProtocol, item: Item, known: set[str]
+) -> Question:
+    if item.record is None:
+        raise ValueError(item.problem)
+    if not isinstance(item.record, dict):
+        raise ValueError('has the same key twice')
+    question = protocol.question(item.record)
+    if str(question.id) in known:
+        raise ValueError(
+            f'has the question_id {question.id!r} of an earlier record'
+        )
+    known.add(str(question.id))
+    return question
+
+
+def _no_question(
+    protocol: QuestionProtocol,
+    source: Path,
+    images: Path,
+    skipped: Sequence[str],
+    without_image: Sequence[str],
+) -> str:
+    if without_image:
+        example = printable(os.path.basename(without_image[0]))
+        return (
+            f'{images} has none of the images of {len(without_image):,} '
+            f'questions of {source} (such as {example}). {protocol.data}'
+        )
+    reason = f' ({skipped[0]})' if skipped else ''
+    return (
+        f'{source} has no question that can be used{reason}. {protocol.data}'
+    )

@@ -1,0 +1,139 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The protocols ``vqav2``, ``okvqa`` and ``gqa``: short answers.
+
+Source: Goyal et al. 2017 (VQAv2), Marino et al. 2019 (OK-VQA), Hudson and
+Manning 2019 (GQA).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data_tools.import_items import Item, ReadOptions
+from ..data_tools.import_questions import read_gqa, read_vqa
+from .image_sums import ImageSums
+from .questions import (
+    Question,
+    QuestionProtocol,
+    image_name,
+    question_id,
+    required_text,
+)
+from .short_answers import matches, vqa_accuracy
+
+SHORT_ANSWER = '{question} Answer the question using a single word or phrase.'
+GREEDY_SHORT = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=16)
+ACCURACY = (('accuracy', 'accuracy', '%'),)
+
+
+def score_vqa(
+    rows: Sequence[Mapping[str, Any]],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> dict[str, Any]:
+    """Compute the accuracy of ``vqav2`` and ``okvqa``.
+
+    Args:
+        rows: For each question ``image``, ``answer`` and ``truth``, which has
+            the ``answers`` of the annotators.
+        scoring: ``match``, see :func:`~.short_answers.matches`.
+        resamples: Resamples of the bootstrap.
+    """
+    sums = ImageSums(resamples=resamples)
+    for row in rows:
+        accuracy = vqa_accuracy(
+            row['answer'], row['truth']['answers'], scoring['match']
+        )
+        sums.add(row['image'], questions=1, accuracy=accuracy)
+    accuracy_score = sums.ratio('accuracy', 'questions')
+    return dict(images=len(sums), scores=dict(accuracy=accuracy_score))
+
+
+def score_gqa(
+    rows: Sequence[Mapping[str, Any]],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> dict[str, Any]:
+    """Compute the accuracy of ``gqa``; arguments as :func:`score_vqa`.
+
+    ``truth`` has one ``answer``.
+    """
+    sums = ImageSums(resamples=resamples)
+    for row in rows:
+        correct = matches(
+            row['answer'], row['truth']['answer'], scoring['match']
+        )
+        sums.add(row['image'], questions=1, correct=correct)
+    accuracy_score = sums.ratio('correct', 'questions')
+    return dict(images=len(sums), scores=dict(accuracy=accuracy_score))
+
+
+def _read_vqa(path: Path, questions: Path | None) -> Iterator[Item]:
+    return read_vqa(path, ReadOptions(questions=questions))
+
+
+def _read_gqa(path: Path, _: Path | None = None) -> Iterator[Item]:
+    return read_gqa(path, ReadOptions())
+
+
+def _vqa_question(record: dict[str, Any]) -> Question:
+    answers = record.get('answers')
+    if not answers:
+        raise ValueError('has no answers of annotators')
+    return Question(
+        question_id(record),
+        image_name(record),
+        required_text(record, 'question'),
+        dict(answers=answers),
+    )
+
+
+def _gqa_question(record: dict[str, Any]) -> Question:
+    return Question(
+        question_id(record),
+        image_name(record),
+        required_text(record, 'question'),
+        dict(answer=required_text(record, 'answer')),
+    )
+
+
+def _vqa(name: str, data: str) -> QuestionProtocol:
+    return QuestionProtocol(
+        name=name,
+        data=data,
+        prompt=SHORT_ANSWER,
+        generation=GREEDY_SHORT,
+        items=_read_vqa,
+        question=_vqa_question,
+        score=score_vqa,
+        labels=ACCURACY,
+        scoring=dict(match='exact'),
+    )
+
+
+VQAV2 = _vqa(
+    'vqav2',
+    'VQAv2: v2_mscoco_val2014_annotations.json and '
+    'v2_OpenEnded_mscoco_val2014_questions.json of '
+    'visualqa.org/download.html, with the folder val2014 of COCO '
+    '(cocodataset.org).',
+)
+OKVQA = _vqa(
+    'okvqa',
+    'OK-VQA: mscoco_val2014_annotations.json and '
+    'OpenEnded_mscoco_val2014_questions.json of '
+    'okvqa.allenai.org/download.html, with the folder val2014 of COCO '
+    '(cocodataset.org).',
+)
+GQA = QuestionProtocol(
+    name='gqa',
+    data='GQA: testdev_balanced_questions.json and the folder of images of '
+    'cs.stanford.edu/people/dorarad/gqa/download.html.',
+    prompt=SHORT_ANSWER,
+    generation=GREEDY_SHORT,
+    items=_read_gqa,
+    question=_gqa_question,
+    score=score_gqa,
+    labels=ACCURACY,
+    scoring=dict(match='exact'),
+)
