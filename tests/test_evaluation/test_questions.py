@@ -1,0 +1,240 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Records of the official question files: what is read, and what is wrong."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from minigpt4.evaluation.question_protocols import QUESTION_PROTOCOLS
+from minigpt4.evaluation.questions import check_prompt, read_questions
+
+TEN = [
+    dict(answer=text, answer_confidence='yes', answer_id=i + 1)
+    for i, text in enumerate(['dog'] * 4 + ['puppy'] * 6)
+]
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / 'val2014'
+    folder.mkdir()
+    for name in ('COCO_val2014_000000000139.jpg', '000000000285.jpg'):
+        Image.new('RGB', (8, 8)).save(folder / name)
+    Image.new('RGB', (8, 8)).save(folder / 'n161313.jpg')
+    return folder
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def read(name, source, images, texts=None, **options):
+    protocol = QUESTION_PROTOCOLS[name]
+    options.setdefault('prompt', protocol.prompt)
+    items = protocol.items(source, texts)
+    return read_questions(protocol, items, source, images, **options)
+
+
+def vqa_files(folder, annotation=None, question=None):
+    write(
+        folder / 'v2_OpenEnded_mscoco_val2014_questions.json',
+        dict(
+            data_subtype='val2014',
+            questions=[
+                dict(
+                    image_id=139,
+                    question='What animal is this?',
+                    question_id=139000,
+                )
+                | (question or {})
+            ],
+        ),
+    )
+    return write(
+        folder / 'v2_mscoco_val2014_annotations.json',
+        dict(
+            data_subtype='val2014',
+            annotations=[
+                dict(
+                    question_type='what animal is',
+                    multiple_choice_answer='puppy',
+                    answers=TEN,
+                    image_id=139,
+                    answer_type='other',
+                    question_id=139000,
+                )
+                | (annotation or {})
+            ],
+        ),
+    )
+
+
+@pytest.mark.parametrize('name', ['vqav2', 'okvqa'])
+def test_vqa_joins_questions_and_answers(tmp_path, images, name):
+    (asked,) = read(name, vqa_files(tmp_path), images).asked
+    assert asked.question.id == 139000
+    assert asked.question.truth == {'answers': ['dog'] * 4 + ['puppy'] * 6}
+    assert asked.file == str(images / 'COCO_val2014_000000000139.jpg')
+    assert asked.prompt.startswith('What animal is this? Answer the question')
+
+
+def test_vqa_files_of_other_names_are_named(tmp_path, images):
+    source = vqa_files(tmp_path).rename(tmp_path / 'a.json')
+    texts = tmp_path / 'v2_OpenEnded_mscoco_val2014_questions.json'
+    texts = texts.rename(tmp_path / 'q.json')
+    assert len(read('vqav2', source, images, texts).asked) == 1
+    with pytest.raises(ValueError, match='name the file with --questions'):
+        read('vqav2', source, images)
+
+
+def test_aokvqa(tmp_path, images):
+    record = dict(
+        split='val',
+        image_id=285,
+        question_id='22jbM6gDxdaMaunuzgrsBB',
+        question="What is in the motorcyclist's mouth?",
+        choices=['toothpick', 'food', 'popsicle stick', 'cigarette'],
+        correct_choice_idx=3,
+        direct_answers=['cigarette'] * 10,
+        difficult_direct_answer=False,
+        rationales=['He smokes.'],
+    )
+    difficult = record | dict(question_id='2', difficult_direct_answer=True)
+    source = write(tmp_path / 'aokvqa_v1p0_val.json', [record, difficult])
+    choices = read('aokvqa', source, images)
+    assert [a.question.truth for a in choices.asked] == [{'index': 3}] * 2
+    assert choices.asked[0].file == str(images / '000000000285.jpg')
+    assert choices.asked[0].prompt == (
+        "What is in the motorcyclist's mouth? Choose one answer: toothpick, "
+        'food, popsicle stick, cigarette.'
+    )
+    direct = read('aokvqa-direct', source, images)
+    assert len(direct.asked) == 1
+    assert 'record 2 has a difficult_direct_answer' in direct.skipped[0]
+
+
+def test_gqa_of_stanford_and_of_lavis(tmp_path, images):
+    official = {
+        '201307251': dict(
+            semantic=[],
+            entailed=[],
+            equivalent=[],
+            question='Is it overcast?',
+            imageId='n161313',
+            isBalanced=True,
+            groups=dict(glob=None, local='13-weather'),
+            answer='no',
+            semanticStr='',
+            annotations={},
+            types={},
+            fullAnswer='No, it is clear.',
+        )
+    }
+    lavis = [
+        dict(
+            question_id=201307251,
+            question='Is it overcast?',
+            answer='no',
+            image='n161313.jpg',
+        )
+    ]
+    first, second = (
+        read('gqa', write(tmp_path / name, content), images).asked[0]
+        for name, content in (('a.json', official), ('b.json', lavis))
+    )
+    assert str(first.question.id) == str(second.question.id) == '201307251'
+    assert first.question.truth == second.question.truth == {'answer': 'no'}
+    assert first.file == second.file
+    assert first.prompt == second.prompt
+
+
+def test_pope(tmp_path, images):
+    source = tmp_path / 'coco_pope_random.json'
+    line = dict(
+        question_id=1,
+        image='COCO_val2014_000000000139.jpg',
+        text='Is there a tv in the image?',
+        label='yes',
+    )
+    lines = [
+        line,
+        line | dict(question_id=2, label='maybe'),
+        line,  # its id again
+        line | dict(question_id=4, image='COCO_val2014_000000000001.jpg'),
+        line | dict(question_id=5, label='no', text=' '),
+    ]
+    source.write_text('\n'.join([*map(json.dumps, lines), 'no json']))
+    found = read('pope', source, images)
+    (asked,) = found.asked
+    assert asked.prompt == 'Is there a tv in the image?'
+    assert asked.question.truth == {'label': 'yes'}
+    assert found.without_image == ['COCO_val2014_000000000001.jpg']
+    texts = '\n'.join(found.skipped)
+    assert len(found.skipped) == 4
+    assert 'line 2 has the label' in texts
+    assert 'line 3 has the question_id 1 of an earlier record' in texts
+    assert 'line 5 has the text' in texts
+    assert 'line 6' in texts
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('aokvqa', dict(choices=['a']), 'expected a list of texts'),
+        ('aokvqa', dict(choices=None), 'expected a list of texts'),
+        ('aokvqa', dict(correct_choice_idx=2), 'the index of one of its'),
+        ('aokvqa', dict(correct_choice_idx=True), 'the index of one of its'),
+        ('aokvqa', dict(question_id=None), 'has no question_id or id'),
+        ('aokvqa', dict(image_id=[1]), 'expected a name'),
+        ('aokvqa', dict(image_id=''), 'empty name'),
+        ('aokvqa', dict(question=3), 'expected a text'),
+        ('aokvqa-direct', dict(direct_answers=[]), 'no list of direct_ans'),
+        ('aokvqa-direct', dict(direct_answers='dog'), 'no list of direct_a'),
+    ],
+)
+def test_a_wrong_record_is_named(tmp_path, images, name, change, message):
+    record = dict(
+        image_id=285,
+        question_id='x',
+        question='What?',
+        choices=['a', 'b'],
+        correct_choice_idx=1,
+        direct_answers=['b'],
+    )
+    source = write(tmp_path / 'a.json', [record | change])
+    with pytest.raises(ValueError, match='record 1 .*' + message):
+        read(name, source, images)
+
+
+def test_a_missing_data_set_says_where_to_get_it(tmp_path, images):
+    source = vqa_files(
+        tmp_path, question=dict(image_id=7), annotation=dict(image_id=7)
+    )
+    with pytest.raises(ValueError, match=r'none of the images of 1 question'):
+        read('okvqa', source, images)
+    with pytest.raises(FileNotFoundError, match=r'okvqa\.allenai\.org'):
+        read('okvqa', source, tmp_path / 'none')
+    with pytest.raises(FileNotFoundError):
+        read('pope', tmp_path / 'none.json', images)
+
+
+def test_a_limit_counts_questions_that_can_be_asked(tmp_path, images):
+    source = tmp_path / 'pope.json'
+    source.write_text(
+        '\n'.join(
+            json.dumps(
+                dict(question_id=i, image=image, text='Is it?', label='no')
+            )
+            for i, image in enumerate(['0.jpg', '285', '285', '285'])
+        )
+    )
+    found = read('pope', source, images, limit=2)
+    assert [a.question.id for a in found.asked] == [1, 2]
+
+
+def test_a_prompt_has_a_place_for_the_question():
+    check_prompt('Say: {question} {0}')
+    with pytest.raises(ValueError, match=r'has no \{question\}'):
+        check_prompt('Describe this.')
