@@ -2,9 +2,13 @@
 """Sums of counts for each image, and ratios of them with intervals."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from .bootstrap import RESAMPLES, ratio_score
+
+# name of a score: names of the counts whose sums are divided
+Ratios = Mapping[str, tuple[str, str]]
 
 
 class ImageSums:
@@ -44,3 +48,7 @@ class ImageSums:
             self.seed,
             self.resamples,
         )
+
+    def scores(self, ratios: Ratios) -> dict[str, dict[str, Any]]:
+        """:meth:`ratio` of each score."""
+        return {name: self.ratio(*counts) for name, counts in ratios.items()}
