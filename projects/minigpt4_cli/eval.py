@@ -172,10 +172,24 @@ def _add_match_options(parser: argparse.ArgumentParser) -> None:
 def _add_chair_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--truth',
-        required=True,
         type=path,
         metavar='FILE',
         help='the COCO classes in each image: {"139": ["chair", "tv"]}',
+    )
+    parser.add_argument(
+        '--instances',
+        type=path,
+        nargs='+',
+        metavar='FILE',
+        help='instead of --truth: instances_*.json of COCO',
+    )
+    parser.add_argument(
+        '--captions-truth',
+        type=path,
+        nargs='+',
+        metavar='FILE',
+        help='with --instances: captions_*.json of COCO; the objects that '
+        'they name are in the images too',
     )
     parser.add_argument(
         '--captions',
@@ -239,6 +253,13 @@ def _run_match(args: argparse.Namespace) -> int:
 def _run_chair(args: argparse.Namespace) -> int:
     from minigpt4.evaluation.chair_run import run_chair
 
+    if (args.truth is None) == (args.instances is None):
+        raise UsageError(
+            'give either --truth FILE or --instances FILE, the classes in '
+            'each image'
+        )
+    if args.captions_truth is not None and args.instances is None:
+        raise UsageError('--captions-truth goes with --instances FILE')
     if (args.captions is None) == (args.images is None):
         raise UsageError(
             'give either --captions FILE.jsonl to score captions, or '

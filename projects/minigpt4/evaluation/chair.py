@@ -17,6 +17,16 @@ from .object_words import ObjectWords, coco_words, words_of
 
 # of a detailed description, in words
 SHORTEST, LONGEST = 40, 120
+# label, name and unit of each score
+LABELS = (
+    ('CHAIR_i, invented mentions', 'chair_i', '%'),
+    ('CHAIR_s, captions with one', 'chair_s', '%'),
+    ('recall, mean over captions', 'recall', '%'),
+    ('recall, over all classes', 'recall_over_classes', '%'),
+    ('length in words', 'words', ''),
+    ('40 to 120 words', 'detailed', '%'),
+    ('ended by itself', 'finished', '%'),
+)
 _RATIOS = dict(
     chair_i=('invented', 'mentions'),
     chair_s=('has_invented', 'captions'),

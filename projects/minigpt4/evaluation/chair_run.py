@@ -18,7 +18,8 @@ from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
-from .chair import score_captions
+from .chair import LABELS, score_captions
+from .chair_truth import coco_truth, write_truth
 from .result_folder import (
     ResultFolder,
     file_digest,
@@ -27,15 +28,6 @@ from .result_folder import (
 )
 
 _NAMED = 5  # errors or invented classes on the terminal
-_SCORES = (
-    ('CHAIR_i, invented mentions', 'chair_i', '%'),
-    ('CHAIR_s, captions with one', 'chair_s', '%'),
-    ('recall, mean over captions', 'recall', '%'),
-    ('recall, over all classes', 'recall_over_classes', '%'),
-    ('length in words', 'words', ''),
-    ('40 to 120 words', 'detailed', '%'),
-    ('ended by itself', 'finished', '%'),
-)
 
 
 def run_chair(args: argparse.Namespace) -> int:
@@ -54,9 +46,9 @@ def run_chair(args: argparse.Namespace) -> int:
     """
     note = 'what was generated is kept with -o, and the same command continues'
     with raise_on_signals(note), quiet_logs(not args.quiet):
-        truth = read_truth(args.truth)
+        truth, truth_settings = _load_truth(args)
         generate = args.captions is None
-        settings: dict[str, Any] = dict(truth=file_digest(args.truth))
+        settings: dict[str, Any] = dict(truth=truth_settings)
         if generate:
             tasks = _find_tasks(args, truth)
             settings |= _model_settings(args, tasks[0].prompt)
@@ -77,9 +69,29 @@ def run_chair(args: argparse.Namespace) -> int:
                 resamples=args.bootstrap,
                 errors=errors,
             )
+            if args.out is not None:
+                write_truth(args.out, truth, results.rows)
             results.write_summary(summary)
         _print_summary(args, summary)
     return 1 if errors else 0
+
+
+def _load_truth(
+    args: argparse.Namespace,
+) -> tuple[dict[str, list[str]], Any]:
+    """The classes in each image, and what identifies their files."""
+    if args.truth is not None:
+        return read_truth(args.truth), file_digest(args.truth)
+    captions = args.captions_truth or []
+    digests = dict(
+        instances=[file_digest(path) for path in args.instances],
+        captions=[file_digest(path) for path in captions],
+    )
+    return coco_truth(args.instances, captions), digests
+
+
+def _truth_name(args: argparse.Namespace) -> str:
+    return printable(str(args.truth or args.instances[0]))
 
 
 def read_truth(path: Path) -> dict[str, list[str]]:
@@ -169,12 +181,12 @@ def _find_tasks(
         if id_ in truth and chosen.setdefault(id_, file) != file:
             raise ValueError(
                 f'{printable(chosen[id_])} and {printable(file)} both have '
-                f'the id {printable(id_)} of {args.truth}; give a folder '
-                'with one of them, or absolute paths as ids.'
+                f'the id {printable(id_)} of {_truth_name(args)}; give a '
+                'folder with one of them, or absolute paths as ids.'
             )
     if not chosen:
         raise ValueError(
-            f'{args.truth} has none of the {len(files):,} images in '
+            f'{_truth_name(args)} has none of the {len(files):,} images in '
             f'{args.images} (such as {printable(os.path.basename(files[0]))});'
             ' give the truth of these images.'
         )
@@ -245,7 +257,7 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     if summary['without_truth']:
         print(
             f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{printable(str(args.truth))} does not have',
+            f'{_truth_name(args)} does not have',
             file=sys.stderr,
         )
     print(
@@ -253,7 +265,7 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
         f'{summary["mentions"]:,} mentions, {summary["invented"]:,} invented; '
         '95 % intervals over images'
     )
-    for label, name, unit in _SCORES:
+    for label, name, unit in LABELS:
         if name in summary['scores']:
             print(f'{label:28}{format_score(summary["scores"][name], unit)}')
     top = list(summary['invented_classes'].items())[:_NAMED]

@@ -2,8 +2,11 @@
 """Sums of counts for each image, and ratios of them with intervals."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .bootstrap import RESAMPLES, ratio_score
 
@@ -38,6 +41,21 @@ class ImageSums:
     def total(self, name: str) -> float:
         """The sum of a count over all images."""
         return sum(sums[name] for _, sums in sorted(self._sums.items()))
+
+    def value(self, numerator: str, denominator: str) -> float | None:
+        """A sum divided by a sum; None if that is 0."""
+        bottom = self.total(denominator)
+        return self.total(numerator) / bottom if bottom else None
+
+    def table(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """The sums as a table ``(images, names)``, sorted by image."""
+        return np.array(
+            [
+                [sums[name] for name in names]
+                for _, sums in sorted(self._sums.items())
+            ],
+            np.float64,
+        )
 
     def ratio(self, numerator: str, denominator: str) -> dict[str, Any]:
         """``value`` and 95 % ``interval`` of a sum divided by a sum."""

@@ -13,6 +13,15 @@ from typing import Any
 from .bootstrap import RESAMPLES
 from .image_sums import ImageSums
 
+# label, name and unit of each score
+LABELS = (
+    ('loss, right image', 'loss', ''),
+    ('loss, other image', 'other_loss', ''),
+    ('difference', 'gap', ''),
+    ('per token, right image', 'loss_per_token', ''),
+    ('per token, other image', 'other_loss_per_token', ''),
+    ('right image preferred', 'preferred', '%'),
+)
 # of each score: the counts whose sums are divided
 RATIOS = dict(
     loss=('loss', 'captions'),
