@@ -192,6 +192,20 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
         'they name are in the images too',
     )
     parser.add_argument(
+        '--variants',
+        action='store_true',
+        help='print how far other ways of scoring move the scores: words, '
+        'length, truth',
+    )
+    parser.add_argument(
+        '--variant-truth',
+        type=path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='with --variants: another --truth; may be given several times',
+    )
+    parser.add_argument(
         '--captions',
         type=path,
         metavar='FILE.jsonl',
@@ -258,6 +272,8 @@ def _run_chair(args: argparse.Namespace) -> int:
             'give either --truth FILE or --instances FILE, the classes in '
             'each image'
         )
+    if args.variant_truth and not args.variants:
+        raise UsageError('--variant-truth goes with --variants')
     if args.captions_truth is not None and args.instances is None:
         raise UsageError('--captions-truth goes with --instances FILE')
     if (args.captions is None) == (args.images is None):

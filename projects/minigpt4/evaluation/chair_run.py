@@ -20,6 +20,7 @@ from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
 from .chair import LABELS, score_captions
 from .chair_truth import coco_truth, write_truth
+from .chair_variants import score_variants, variant_table
 from .result_folder import (
     ResultFolder,
     file_digest,
@@ -69,6 +70,10 @@ def run_chair(args: argparse.Namespace) -> int:
                 resamples=args.bootstrap,
                 errors=errors,
             )
+            if args.variants:
+                summary['variants'] = score_variants(
+                    captions, truth, _other_truths(args)
+                )
             if args.out is not None:
                 write_truth(args.out, truth, results.rows)
             results.write_summary(summary)
@@ -88,6 +93,16 @@ def _load_truth(
         captions=[file_digest(path) for path in captions],
     )
     return coco_truth(args.instances, captions), digests
+
+
+def _other_truths(args: argparse.Namespace) -> dict[str, Any]:
+    """Truths of ``--variants`` besides the given one, by name."""
+    truths: dict[str, Any] = {
+        printable(path.name): read_truth(path) for path in args.variant_truth
+    }
+    if args.captions_truth:
+        truths['instances only'] = coco_truth(args.instances)
+    return truths
 
 
 def _truth_name(args: argparse.Namespace) -> str:
@@ -272,5 +287,8 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     if top:
         names = ', '.join(f'{name} ({number})' for name, number in top)
         print(f'most invented: {names}')
+    if 'variants' in summary:
+        print()
+        print('\n'.join(variant_table(summary['variants'])))
     if args.out is not None:
         print(f'results: {printable(str(args.out))}', file=sys.stderr)

@@ -52,28 +52,16 @@ def score_rows(
     rows = []
     for label, name, unit in comparison.labels:
         score = comparison.summary['scores'][name]
-        factor, digits = (100, 2) if unit == '%' else (1, 3)
-
-        def number(
-            value: float | None,
-            sign: str = '',
-            factor: int = factor,
-            digits: int = digits,
-        ) -> str:
-            if value is None:
-                return 'not defined'
-            return f'{factor * value:{sign}.{digits}f}'
-
-        percent = ' %' * bool(unit)
+        low, high = score['interval'] or (None, None)
+        interval = f'{_number(low, unit, "+")} to {_number(high, unit, "+")}'
         rows.append(
             (
                 label,
-                number(score['first']) + percent,
-                number(score['second']) + percent,
-                number(score['difference'], '+'),
-                ''
-                if score['interval'] is None
-                else ' to '.join(number(x, '+') for x in score['interval']),
+                _number(score['first'], unit) + _percent(score['first'], unit),
+                _number(score['second'], unit)
+                + _percent(score['second'], unit),
+                _number(score['difference'], unit, '+'),
+                '' if score['interval'] is None else interval,
                 '' if score['p'] is None else _p(score['p']),
             )
         )
@@ -112,3 +100,14 @@ def pair_lines(pair: Pair, max_characters: int = 100) -> list[str]:
         note = f' ({short(sample.note)})' if sample.note else ''
         lines.append(f'  {number}: {short(sample.text) or "(empty)"}{note}')
     return lines
+
+
+def _number(value: float | None, unit: str, sign: str = '') -> str:
+    if value is None:
+        return 'not defined'
+    factor, digits = (100, 2) if unit == '%' else (1, 3)
+    return f'{factor * value:{sign}.{digits}f}'
+
+
+def _percent(value: float | None, unit: str) -> str:
+    return ' %' if unit == '%' and value is not None else ''

@@ -102,7 +102,10 @@ def _compare(
             first=first, second=second, difference=None, interval=None, p=None
         )
     difference = second - first
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    interval = None
+    if len(drawn):
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        interval = [round(float(low), 6), round(float(high), 6)]
     as_large = int((abs(swapped) >= abs(difference) - _TOLERANCE).sum())
     # without all swaps the given results are one of them
     one = 0 if exact else 1
@@ -110,7 +113,7 @@ def _compare(
         first=round(first, 6),
         second=round(second, 6),
         difference=round(difference, 6),
-        interval=[round(float(low), 6), round(float(high), 6)],
+        interval=interval,
         p=round((as_large + one) / (len(swapped) + one), 6),
     )
 
