@@ -77,6 +77,8 @@ def run_chair(args: argparse.Namespace) -> int:
                 resamples=args.bootstrap,
                 errors=errors,
             )
+            if generate:
+                summary['image_folder'] = os.path.abspath(args.images)
             results.write_summary(summary)
         _print_summary(args, summary)
     return 1 if errors else 0
