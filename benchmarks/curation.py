@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import harness
 
@@ -69,8 +70,8 @@ def step(folder: Path) -> Callable:
     return work
 
 
-def engine(folder: Path) -> Callable:
-    """The engine alone."""
+def engine(folder: Path, prompt: str = '', **settings: Any) -> Callable:
+    """The engine alone; an empty prompt is that of the step."""
     from concurrent.futures import ThreadPoolExecutor
 
     from mmengine.structures import BaseDataElement
@@ -93,13 +94,16 @@ def engine(folder: Path) -> Callable:
             )
             requests = []
             for tensor in tensors:
-                sample = BaseDataElement(images=[tensor], turns=[Turn(PROMPT)])
+                sample = BaseDataElement(
+                    images=[tensor], turns=[Turn(prompt or PROMPT)]
+                )
                 requests.append(
                     runner.submit(
                         collator.tokenize(sample),
                         sample.images,
                         min_new_tokens=TOKENS,
                         max_new_tokens=TOKENS,
+                        **settings,
                     )
                 )
         while not all(request.finished for request in requests):

@@ -50,6 +50,7 @@ ROWS = {
     'serve-fuzz': 'serve_fuzz',
     'small': 'small',
     'curation': 'curation',
+    'evaluation': 'evaluation',
     'data-import': 'data_import',
 }
 GPU_ROWS = {

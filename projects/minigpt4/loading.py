@@ -28,6 +28,9 @@ from .weights.model_hub import (
     unknown_model_error,
 )
 
+# of each context of kept_model, the last model by its arguments
+_kept_models: list[dict[tuple, MiniGPT4]] = []
+
 
 def get_model(
     model: 'str | Path | Config | MiniGPT4',
@@ -199,6 +202,25 @@ def load_model(
         OSError: A file is missing or cannot be read.
     """
     check_model(name, pretrained)
+    kept = _kept_models[-1] if _kept_models else {}
+    if (name, pretrained, device) in kept:
+        return kept[name, pretrained, device]
+    kept.clear()  # only one model is in memory
+    kept[name, pretrained, device] = model = _load(name, pretrained, device)
+    return model
+
+
+@contextlib.contextmanager
+def kept_model() -> Iterator[None]:
+    """While this context lasts, :func:`load_model` keeps the last model."""
+    _kept_models.append({})
+    try:
+        yield
+    finally:
+        _kept_models.pop()
+
+
+def _load(name: str, pretrained: str | None, device: str | None) -> MiniGPT4:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return get_model(name, pretrained or True, device).eval()

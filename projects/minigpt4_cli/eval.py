@@ -4,6 +4,12 @@
 import argparse
 import os
 
+from .eval_paper import (
+    add_paper_options,
+    add_report_options,
+    run_paper,
+    run_report,
+)
 from .eval_questions import (
     QUESTION_PROTOCOLS,
     SCORING,
@@ -23,6 +29,16 @@ PROTOCOLS = {
     'match': 'does a caption prefer its own image to another one?',
     'chair': 'which objects do captions name, and which of them are invented?',
     **QUESTION_PROTOCOLS,
+}
+SUMMARIES = {
+    'paper': (
+        'measure everything that the paper reports, and write one page',
+        add_paper_options,
+    ),
+    'report': (
+        'write one page about the results of several folders',
+        add_report_options,
+    ),
 }
 
 
@@ -55,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             _ADD_OPTIONS[name](protocol)
         _add_common_options(protocol)
+    for name, (help_, add_options) in SUMMARIES.items():
+        summary = protocols.add_parser(name, help=help_, description=help_)
+        add_options(summary)
+        _add_debug(summary)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
         return _run_score(args)
     if args.option:
         raise UsageError('--option goes with --score DIR')
+    if args.protocol == 'paper':
+        return run_paper(args, _measure)
+    if args.protocol == 'report':
+        return run_report(args)
     if args.protocol in QUESTION_PROTOCOLS:
         return run_question_protocol(args)
     if args.protocol == 'match':
@@ -93,6 +117,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
+    _add_debug(parser)
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
     # of this parser too, so that it can follow the protocol
     parser.add_argument(
         '--debug',
@@ -247,6 +275,13 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
 
 
 _ADD_OPTIONS = {'match': _add_match_options, 'chair': _add_chair_options}
+
+
+def _measure(words: list[str]) -> int:
+    """Run ``minigpt4 eval`` with given words."""
+    parser = argparse.ArgumentParser(prog='minigpt4 eval')
+    add_arguments(parser)
+    return run(parser.parse_args(words))
 
 
 def _run_match(args: argparse.Namespace) -> int:

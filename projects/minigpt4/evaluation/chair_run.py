@@ -76,6 +76,8 @@ def run_chair(args: argparse.Namespace) -> int:
                 )
             if args.out is not None:
                 write_truth(args.out, truth, results.rows)
+            if generate:
+                summary['image_folder'] = os.path.abspath(args.images)
             results.write_summary(summary)
         _print_summary(args, summary)
     return 1 if errors else 0

@@ -22,6 +22,7 @@ from .questions import (
 
 _NEGATIONS = frozenset(('No', 'no', 'not'))
 PARSERS = ('official', 'first-word')
+GENERATION = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=64)
 
 
 def parse_answer(text: str, parser: str = 'official') -> str:
@@ -107,9 +108,7 @@ POPE = QuestionProtocol(
     'coco_pope_adversarial.json of github.com/RUCAIBox/POPE '
     '(output/coco), with the folder val2014 of COCO (cocodataset.org).',
     prompt='{question}',
-    generation=dict(
-        do_sample=False, repetition_penalty=1.0, max_new_tokens=64
-    ),
+    generation=GENERATION,
     items=read_pope,
     question=_question,
     counts=count_yes_no,

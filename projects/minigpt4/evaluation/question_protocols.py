@@ -10,3 +10,17 @@ QUESTION_PROTOCOLS: dict[str, QuestionProtocol] = {
     protocol.name: protocol
     for protocol in (POPE, AOKVQA, AOKVQA_DIRECT, GQA, OKVQA, VQAV2)
 }
+
+
+def get_question_protocol(name: str) -> QuestionProtocol:
+    """Return a protocol by its name.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if name not in QUESTION_PROTOCOLS:
+        raise ValueError(
+            f'protocol is {name!r}; expected one of '
+            f'{", ".join(QUESTION_PROTOCOLS)}.'
+        )
+    return QUESTION_PROTOCOLS[name]

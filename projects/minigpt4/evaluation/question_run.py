@@ -86,6 +86,7 @@ def run_questions(args: argparse.Namespace) -> int:
             summary = question_summary(
                 protocol, rows, settings, args.scoring, args.bootstrap
             )
+            summary['image_folder'] = os.path.abspath(args.images)
             if not summary['missing']:
                 results.write_summary(summary)
         print_question_scores(protocol, summary, questions, args.out)

@@ -98,7 +98,7 @@ def print_question_scores(
     questions: QuestionSet | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Print what was left out, and the scores."""
+    """Print what was skipped, and the scores."""
     errors = [f'{e["file"]}: {e["error"]}' for e in summary['errors']]
     kinds: list[tuple[str, Sequence[str]]] = [('failed', errors)]
     if questions is not None:

@@ -99,7 +99,7 @@ class QuestionSet(NamedTuple):
 
     Attributes:
         asked: The questions, in the order of the file.
-        skipped: Why each record was left out that cannot be used.
+        skipped: Why each record that cannot be used was skipped.
         without_image: Names of images that do not exist, of each question.
     """
 

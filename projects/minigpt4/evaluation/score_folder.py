@@ -1,17 +1,19 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the stored results of a folder again, without a model."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..utils.regular_files import read_text
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
     print_question_scores,
     question_summary,
     read_answers,
 )
-from .result_folder import read_settings, write_summary
+from .result_folder import SUMMARY_FILE, read_settings, write_summary
 
 
 def stored_protocol(folder: Path) -> str:
@@ -54,6 +56,16 @@ def score_folder(
         protocol, read_answers(folder), settings, scoring, resamples
     )
     if not summary['missing']:
+        summary |= _place_of_images(folder)
         write_summary(folder, name, settings, summary)
     print_question_scores(protocol, summary, folder=folder)
     return 1 if summary['errors'] or summary['missing'] else 0
+
+
+def _place_of_images(folder: Path) -> dict[str, str]:
+    """The folder of the images in the last scores, for the report."""
+    try:
+        summary = json.loads(read_text(folder / SUMMARY_FILE))
+        return dict(image_folder=str(summary['image_folder']))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

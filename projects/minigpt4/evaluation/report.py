@@ -1,0 +1,288 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The report of an evaluation: scores and published figures, one page.
+
+Every text is escaped, and the page runs no script.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..datasets.image_folder import ImageFolder
+from ..images.thumbnail import data_url, thumbnail_of_file
+from ..utils.atomic import replacing
+from ..utils.errors import printable
+from ..utils.regular_files import read_regular, read_text
+from .result_folder import SUMMARY_FILE, format_score
+
+SAMPLES = 6  # shown of each folder
+_SIDE = 320  # pixels of a thumbnail
+_SHOWN = 1200  # characters of a text
+_MARK, _TITLE = '<!-- content -->', '<title>Evaluation report</title>'
+_WIDTH, _ROW = 320, 18  # pixels of a plot and of one of its rows
+
+
+class Result(NamedTuple):
+    """The results of one folder.
+
+    Attributes:
+        name: Name of the recipe, or of the folder.
+        summary: Content of ``summary.json``.
+        rows: Some raw results.
+    """
+
+    name: str
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+class Figure(NamedTuple):
+    """A published figure."""
+
+    score: str
+    value: float
+    what: str
+    source: str
+
+
+def read_result(folder: Path, name: str | None = None) -> Result:
+    """Read the scores and the first raw results of a folder.
+
+    Raises:
+        ValueError: The folder has no scores.
+        OSError: A file cannot be read.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.exists():
+        raise ValueError(
+            f'{folder} has no {SUMMARY_FILE}; expected the -o of '
+            '"minigpt4 eval PROTOCOL", of a run that has ended.'
+        )
+    try:
+        summary = json.loads(read_text(path))
+        if not isinstance(summary['scores'], dict):
+            raise ValueError('no scores')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is not the scores of an evaluation.'
+        ) from error
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob('*.jsonl')):
+        for line in read_regular(file).splitlines():
+            row = json.loads(line)
+            if 'error' not in row:
+                rows.append(row)
+            if len(rows) == SAMPLES:
+                break
+    return Result(name or folder.name, summary, rows[:SAMPLES])
+
+
+def published_figures(name: str, protocol: str) -> list[Figure]:
+    """The published figures of a protocol.
+
+    Args:
+        name: Name of the recipe, such as ``pope-random``; figures of other
+            recipes of the protocol are not returned.
+        protocol: The protocol.
+    """
+    return [
+        Figure(f['score'], f['value'], f['what'], f['source'])
+        for f in _all_figures()
+        if f['protocol'] == protocol and f.get('name', name) == name
+    ]
+
+
+def write_report(
+    path: Path,
+    results: Sequence[Result],
+    title: str,
+    omitted: Sequence[str] = (),
+) -> None:
+    """Write the page; a failure leaves the old file.
+
+    Args:
+        path: The HTML file.
+        results: The results, in their order.
+        title: Title of the page.
+        omitted: What was not measured, and why.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    page = Path(__file__).with_suffix('.html').read_text('utf-8')
+    head, _, tail = page.partition(_MARK)
+    with (
+        replacing(path) as temporary,
+        open(
+            temporary, 'w', encoding='utf-8', errors='backslashreplace'
+        ) as file,
+    ):
+        file.write(head)
+        for part in _content(results, title, omitted):
+            file.write(part + '\n')
+        file.write(tail)
+
+
+def check_report(path: Path) -> None:
+    """Refuse to replace a file that is no report.
+
+    Raises:
+        ValueError: The file exists and is not a report of an evaluation.
+    """
+    if path.is_dir() or (
+        path.exists() and _TITLE.encode() not in read_regular(path)
+    ):
+        raise ValueError(
+            f'{printable(str(path))} exists and is not a report of an '
+            'evaluation; give another name.'
+        )
+
+
+@functools.cache
+def _all_figures() -> list[dict[str, Any]]:
+    path = Path(__file__).with_name('published_figures.json')
+    return json.loads(path.read_text('utf-8'))
+
+
+def _content(
+    results: Sequence[Result], title: str, omitted: Sequence[str]
+) -> Iterator[str]:
+    yield f'<h1>{_text(title)}</h1>'
+    if omitted:
+        yield '<h2>Not measured</h2><ul>'
+        yield from (f'<li>{_text(reason)}</li>' for reason in omitted)
+        yield '</ul>'
+    for result in results:
+        yield from _result(result)
+
+
+def _result(result: Result) -> Iterator[str]:
+    summary = result.summary
+    protocol = summary['protocol']
+    figures = published_figures(result.name, protocol)
+    yield f'<h2>{_text(result.name)}</h2>'
+    yield f'<p class="dim">{_text(_counts(summary))}</p>'
+    yield (
+        '<table><tr><th>score</th><th class="n">value</th>'
+        '<th class="n">95 % interval</th><th>published</th></tr>'
+    )
+    for name, score in summary['scores'].items():
+        published = ', '.join(
+            f'{_number(f.value, name)} ({f.what}; {f.source})'
+            for f in figures
+            if f.score == name
+        )
+        value = interval = 'not defined'
+        if score['value'] is not None:
+            value = _number(score['value'], name)
+            low, high = score['interval']
+            interval = f'{_number(low, name)} to {_number(high, name)}'
+        yield (
+            f'<tr><td>{_text(name)}</td><td class="n">{value}</td>'
+            f'<td class="n">{interval}</td><td>{_text(published)}</td></tr>'
+        )
+    yield '</table>'
+    yield from _plots(summary['scores'], figures)
+    settings = json.dumps(summary['settings'], ensure_ascii=False, indent=1)
+    yield '<details><summary>Settings</summary>'
+    yield f'<pre>{_text(settings)}</pre></details>'
+    folder = summary.get('image_folder')
+    finder = ImageFolder(folder) if folder else None
+    for row in result.rows:
+        yield _sample(row, finder)
+
+
+def _counts(summary: Mapping[str, Any]) -> str:
+    """The numbers of the summary in one line."""
+    numbers = [
+        f'{name.replace("_", " ")} {value:,}'
+        for name, value in summary.items()
+        if type(value) is int
+    ]
+    return ', '.join([f'protocol {summary["protocol"]}', *numbers])
+
+
+def _plots(
+    scores: Mapping[str, Any], figures: Sequence[Figure]
+) -> Iterator[str]:
+    """A plot of each share with published figures: 0 to 1."""
+    for name, score in scores.items():
+        own = [f for f in figures if f.score == name]
+        value = score['value']
+        if not own or value is None or max(value, *(f.value for f in own)) > 1:
+            continue
+        rows = [('here', value, score['interval'])]
+        rows += [(f.what, f.value, None) for f in own]
+        height = _ROW * len(rows) + 4
+        parts = [
+            f'<svg viewBox="0 0 {2 * _WIDTH} {height}" width="{2 * _WIDTH}" '
+            f'role="img" aria-label="{_text(name)}">'
+        ]
+        for i, (label, number, interval) in enumerate(rows):
+            y = _ROW * i + _ROW // 2
+            parts.append(
+                f'<line class="line" x1="0" x2="{_WIDTH}" y1="{y}" y2="{y}"/>'
+            )
+            kind = 'others'
+            if interval is not None:
+                kind = 'ours'
+                low, high = (_WIDTH * end for end in interval)
+                parts.append(
+                    f'<line class="ours" stroke-width="3" x1="{low:.1f}" '
+                    f'x2="{high:.1f}" y1="{y}" y2="{y}"/>'
+                )
+            parts.append(
+                f'<circle class="{kind}" r="5" cx="{_WIDTH * number:.1f}" '
+                f'cy="{y}"/><text x="{_WIDTH + 12}" y="{y + 4}" '
+                f'font-size="12" fill="currentColor">{_text(label)}</text>'
+            )
+        parts.append('</svg>')
+        yield f'<p class="dim">{_text(name)}, 0 to 1</p>' + ''.join(parts)
+
+
+def _sample(row: Mapping[str, Any], finder: ImageFolder | None) -> str:
+    """An image with its question and answer."""
+    name = str(row.get('file') or row.get('image') or row.get('image_id', ''))
+    lines = [f'<p class="dim">{_text(name)}</p>']
+    for label, key in (
+        ('', 'prompt'),
+        ('', 'answer'),
+        ('', 'caption'),
+        ('Truth: ', 'truth'),
+        ('Choices: ', 'choices'),
+        ('Log-likelihoods: ', 'log_likelihoods'),
+    ):
+        if (value := row.get(key)) not in (None, ''):
+            text = value
+            if not isinstance(value, str):
+                text = json.dumps(value, ensure_ascii=False)
+            shown = text[:_SHOWN] + '…' * (len(text) > _SHOWN)
+            bold = key in ('answer', 'caption')
+            lines.append(
+                f'<p>{label}{"<b>" * bold}{_text(shown)}{"</b>" * bold}</p>'
+            )
+    image = '<div class="none"></div>'
+    if finder is not None:
+        try:
+            jpeg = thumbnail_of_file(finder.find(name), _SIDE)
+        except (OSError, ValueError):
+            pass  # the report stays readable without an image
+        else:
+            image = f'<img alt="" src="{data_url(jpeg)}">'
+    caption = ''.join(lines)
+    return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def _number(value: float, score: str) -> str:
+    """A share as a percentage; other scores as they are."""
+    unit = '%' if 0 <= value <= 1 and score not in ('words', 'loss') else ''
+    text = format_score(dict(value=value, interval=[value, value]), unit)
+    return text.partition(' (')[0]
+
+
+def _text(value: Any) -> str:
+    lines = str(value).split('\n')
+    return escape('\n'.join(printable(line) for line in lines))

@@ -1,0 +1,245 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 eval paper`` and ``report``: every table of the paper, one page.
+
+A recipe is a command of ``minigpt4 eval`` with the files that it expects
+below the folder of the data.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from .options import UsageError, add_model_options, path, positive_int
+
+LONG = 'Please describe this image as detailed as possible.'
+SHORT = (
+    'Please describe the image shortly and precisely, in less than 20 words.'
+)
+
+
+class Recipe(NamedTuple):
+    """One measurement of the paper.
+
+    Attributes:
+        name: Its name, and that of its folder of results.
+        protocol: The protocol.
+        table: Where the paper reports it.
+        files: Options with a file or folder below the folder of the data.
+        options: Other options.
+    """
+
+    name: str
+    protocol: str
+    table: str
+    files: dict[str, str]
+    options: tuple[str, ...] = ()
+
+
+_CHAIR_FILES = {
+    '--truth': 'coco/chair_objects.json',
+    '--images': 'coco/val2014',
+}
+RECIPES = (
+    Recipe(
+        'aokvqa',
+        'aokvqa',
+        'appendix A.2, table 5',
+        {
+            '--questions': 'aokvqa/aokvqa_v1p0_val.json',
+            '--images': 'coco/val2017',
+        },
+    ),
+    Recipe(
+        'gqa',
+        'gqa',
+        'appendix A.2, table 5',
+        {
+            '--questions': 'gqa/testdev_balanced_questions.json',
+            '--images': 'gqa/images',
+        },
+    ),
+    Recipe(
+        'chair-long', 'chair', 'section 4.5', _CHAIR_FILES, ('--prompt', LONG)
+    ),
+    Recipe(
+        'chair-short',
+        'chair',
+        'section 4.5',
+        _CHAIR_FILES,
+        ('--prompt', SHORT),
+    ),
+    *(
+        Recipe(
+            f'pope-{name}',
+            'pope',
+            'not in the paper',
+            {
+                '--questions': f'pope/coco_pope_{name}.json',
+                '--images': 'coco/val2014',
+            },
+        )
+        for name in ('random', 'popular', 'adversarial')
+    ),
+)
+
+
+def add_paper_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``minigpt4 eval paper``."""
+    add_model_options(parser)
+    parser.add_argument(
+        '--data',
+        required=True,
+        type=path,
+        metavar='DIR',
+        help='the folder of the data sets, as docs/evaluation.md lists them; '
+        'a measurement whose files are missing is skipped and named',
+    )
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        type=path,
+        metavar='DIR',
+        help='the folder for the results of each measurement and report.html; '
+        'the same command again continues there',
+    )
+    parser.add_argument(
+        '--only',
+        action='append',
+        choices=[recipe.name for recipe in RECIPES],
+        metavar='NAME',
+        help='measure this only; may be given several times: '
+        + ', '.join(recipe.name for recipe in RECIPES),
+    )
+    parser.add_argument(
+        '--limit',
+        type=positive_int,
+        metavar='N',
+        help='the first N questions or images of each (default: all)',
+    )
+    parser.add_argument(
+        '--slots',
+        type=positive_int,
+        default=8,
+        help='answers generated at the same time (default: %(default)s)',
+    )
+    parser.add_argument(
+        '-q', '--quiet', action='store_true', help='without progress bar'
+    )
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``minigpt4 eval report``."""
+    parser.add_argument(
+        'folders',
+        nargs='+',
+        type=path,
+        metavar='DIR',
+        help='a folder of results, the -o of "minigpt4 eval PROTOCOL"',
+    )
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        type=path,
+        metavar='FILE.html',
+        help='the page to write',
+    )
+
+
+def run_paper(
+    args: argparse.Namespace, measure: Callable[[list[str]], int]
+) -> int:
+    """Run all recipes whose files exist, and write the report.
+
+    Args:
+        args: The options.
+        measure: Runs ``minigpt4 eval`` with given words.
+
+    Returns:
+        0; 1 if a measurement failed or skipped an image.
+    """
+    from minigpt4.evaluation.report import (
+        check_report,
+        read_result,
+        write_report,
+    )
+    from minigpt4.loading import kept_model
+
+    if not args.data.is_dir():
+        found = 'is not a folder' if args.data.exists() else 'does not exist'
+        raise UsageError(
+            f'{args.data} {found}; expected the folder of the data sets'
+        )
+    report = args.out / 'report.html'
+    check_report(report)
+    chosen = [r for r in RECIPES if not args.only or r.name in args.only]
+    omitted, results = [], []
+    status = 0
+    with kept_model():
+        for recipe in chosen:
+            missing = _missing_files(recipe, args.data)
+            if missing:
+                omitted.append(
+                    f'{recipe.name} ({recipe.table}): '
+                    f'{" and ".join(map(str, missing))} does not exist; '
+                    f'"minigpt4 eval {recipe.protocol}" in '
+                    'docs/evaluation.md says where to get it'
+                )
+                print(f'skipped: {omitted[-1]}', file=sys.stderr)
+                continue
+            folder = args.out / recipe.name
+            print(f'== {recipe.name} ({recipe.table})', flush=True)
+            status = measure(_words(recipe, args, folder)) or status
+            results.append(read_result(folder, recipe.name))
+    if not results:
+        raise UsageError(
+            f'{args.data} has the files of none of the measurements; '
+            'docs/evaluation.md lists them'
+        )
+    title = f'{args.model} in the protocols of the paper'
+    write_report(report, results, title, omitted)
+    print(f'report: {report}')
+    return status
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write a report of given folders."""
+    from minigpt4.evaluation.report import (
+        check_report,
+        read_result,
+        write_report,
+    )
+
+    check_report(args.out)
+    results = [read_result(folder) for folder in args.folders]
+    write_report(args.out, results, 'Evaluation')
+    print(f'report: {args.out}')
+    return 0
+
+
+def _missing_files(recipe: Recipe, data: Path) -> list[Path]:
+    files = [data / name for name in recipe.files.values()]
+    return [file for file in files if not file.exists()]
+
+
+def _words(
+    recipe: Recipe, args: argparse.Namespace, folder: Path
+) -> list[str]:
+    """The command line of a recipe, after ``minigpt4 eval``."""
+    words = [recipe.protocol, *recipe.options]
+    for option, name in recipe.files.items():
+        words += [option, str(args.data / name)]
+    words += ['--model', args.model, '--slots', str(args.slots)]
+    for option, value in (
+        ('--pretrained', args.pretrained),
+        ('--device', args.device),
+        ('--limit', args.limit),
+    ):
+        if value is not None:
+            words += [option, str(value)]
+    if args.quiet:
+        words.append('--quiet')
+    return [*words, '-o', str(folder)]

@@ -1,0 +1,106 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 eval paper`` and ``report`` on the nano model."""
+
+import json
+import random
+
+import pytest
+
+from minigpt4.nano.world import render, sample_scene
+from minigpt4_cli import main as cli
+from minigpt4_cli.eval_paper import RECIPES
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of data with POPE, CHAIR and A-OKVQA of four images."""
+    folder = tmp_path / 'data'
+    (folder / 'pope').mkdir(parents=True)
+    (folder / 'aokvqa').mkdir()
+    (folder / 'coco/val2014').mkdir(parents=True)
+    rng = random.Random(0)
+    for i in range(4):
+        image = render(sample_scene(rng), rng)
+        image.save(folder / f'coco/val2014/{i}.png')
+    (folder / 'pope/coco_pope_random.json').write_text(
+        '\n'.join(
+            json.dumps(
+                dict(
+                    question_id=i,
+                    image=f'{i}.png',
+                    text='Is there a dog?',
+                    label='no',
+                )
+            )
+            for i in range(4)
+        )
+    )
+    truth = {str(i): ['dog'] for i in range(4)}
+    (folder / 'coco/chair_objects.json').write_text(json.dumps(truth))
+    return folder
+
+
+def run(*words) -> int:
+    try:
+        return cli.main(['eval', *map(str, words)])
+    except SystemExit as error:
+        return error.code
+
+
+def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
+    from minigpt4 import loading
+
+    loads = []
+    load = loading._load
+    monkeypatch.setattr(
+        loading, '_load', lambda *args: loads.append(args) or load(*args)
+    )
+    out = tmp_path / 'out'
+    words = (
+        *('paper', '--data', data, '-o', out, '--limit', 3, '-q'),
+        *('--model', 'minigpt-4_nano_caption', '--device', 'cpu'),
+    )
+    assert run(*words) == 0
+    printed = capsys.readouterr()
+    assert '== pope-random' in printed.out
+    assert 'skipped: gqa (appendix A.2, table 5): ' in printed.err
+    assert len(loads) == 1
+    page = (out / 'report.html').read_text()
+    for name in ('chair-long', 'chair-short', 'pope-random'):
+        assert f'<h2>{name}</h2>' in page
+        summary = json.loads((out / name / 'summary.json').read_text())
+        assert summary['settings']['limit'] == 3
+    assert 'gqa/images does not exist' in page
+    assert page.count('data:image/jpeg') == 9
+    # nothing is measured again
+    assert run(*words) == 0
+    assert len(loads) == 1
+    assert loading._kept_models == []
+    folders = [out / 'pope-random', out / 'chair-long']
+    assert run('report', *folders, '-o', tmp_path / 'both.html') == 0
+    assert '<h2>chair-long</h2>' in (tmp_path / 'both.html').read_text()
+
+
+def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):
+    assert run('paper', '--data', tmp_path / 'no', '-o', tmp_path) == 2
+    assert 'does not exist' in capsys.readouterr().err
+    assert run('paper', '--data', tmp_path, '-o', tmp_path / 'out') == 2
+    assert 'the files of none' in capsys.readouterr().err
+    assert run('paper', '--data', data, '-o', data, '--only', 'mme') == 2
+    assert 'invalid choice' in capsys.readouterr().err
+    assert run('report', tmp_path, '-o', tmp_path / 'a.html') == 1
+    assert 'has no summary.json' in capsys.readouterr().err
+
+
+def test_recipes_are_commands_of_the_verb():
+    from argparse import ArgumentParser
+
+    from minigpt4_cli.eval import add_arguments
+
+    parser = ArgumentParser()
+    add_arguments(parser)
+    for recipe in RECIPES:
+        words = [recipe.protocol, *recipe.options]
+        for option, name in recipe.files.items():
+            words += [option, name]
+        assert parser.parse_args(words).protocol == recipe.protocol
