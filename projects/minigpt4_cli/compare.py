@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='resamples of the intervals and of the tests '
         '(default: %(default)s)',
     )
+    parser.add_argument(
+        '-q', '--quiet', action='store_true', help='without progress bar'
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,10 +36,10 @@ def test_the_comparison_is_printed(folders, capsys):
     assert re.search(r'accuracy +100\.00 % +12\.50 % +-87\.50', out)
     # 4 images, of which 2 of 16 ways to swap give this difference
     assert re.search(r'-87\.50 +-100\.00 to -62\.50 +0\.1250', out)
-    assert 'right: both 1, only 1 7, only 2 0, neither 0' in out
+    assert 'right: 1 in both, 7 only in 1, 0 only in 2, 0 in neither' in out
     assert 'McNemar p 0.0156' in out  # 2 / 2**7
     assert '7 answers of which' in out and '2 more' in out
-    assert 'No & no.' in out
+    assert '2: No & no. (wrong)' in out
 
 
 def test_two_runs_print_the_same(folders, capsys):

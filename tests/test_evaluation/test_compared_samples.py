@@ -36,7 +36,7 @@ def test_the_choice_and_the_answers_are_shown():
     settings = dict(prompt='{question}')
     sample = compared_protocol('aokvqa').sample(row, settings, {}, {})
     assert (sample.truth, sample.text, sample.good) == ('dog', 'cat', False)
-    assert sample.note == 'cat -1.000, dog -2.500'
+    assert sample.note == 'wrong; cat -1.000, dog -2.500'
     row = dict(
         id=3,
         image=5,
@@ -49,4 +49,4 @@ def test_the_choice_and_the_answers_are_shown():
     assert sample.truth == 'dog (8), cat (2)'
     # eight annotators have two others, two have one
     assert sample.counts['correct'] == pytest.approx(0.6)
-    assert sample.good and sample.note == 'accuracy 0.60'
+    assert sample.good and sample.note == 'right, accuracy 0.60'

@@ -78,6 +78,15 @@ def test_the_interval_has_the_width_of_theory():
     assert (high + low) / 2 == pytest.approx(mean, abs=0.1 * error)
 
 
+@pytest.mark.parametrize('images', [3, 40])
+def test_progress_is_that_of_all_draws(images):
+    done = []
+    compare(
+        [(1, 2)] * images, [(1, 1)] * images, resamples=99, advance=done.append
+    )
+    assert sum(done) == 2 * 99
+
+
 def test_equal_results_do_not_differ():
     images = [(1, 2), (3, 3)] * 20
     found = compare(images, images, resamples=50)

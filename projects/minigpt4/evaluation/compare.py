@@ -2,6 +2,7 @@
 """Why do two results of one protocol differ? Settings, scores, samples."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,7 +51,10 @@ class Comparison:
 
 
 def compare_results(
-    first: StoredResults, second: StoredResults, resamples: int = RESAMPLES
+    first: StoredResults,
+    second: StoredResults,
+    resamples: int = RESAMPLES,
+    advance: Callable[[int], object] = lambda number: None,
 ) -> Comparison:
     """Compare two results over the samples that both have.
 
@@ -58,6 +62,7 @@ def compare_results(
         first: One result.
         second: The other result.
         resamples: Resamples of the intervals and the tests.
+        advance: As for :func:`~.paired.paired_scores`.
 
     Raises:
         ValueError: They are of different protocols, of the same folder, have
@@ -103,7 +108,9 @@ def compare_results(
             images=len(sums[0]),
             resamples=resamples,
             settings=settings,
-            scores=paired_scores(*sums, ratios, resamples=resamples),
+            scores=paired_scores(
+                *sums, ratios, resamples=resamples, advance=advance
+            ),
             good=dict(
                 meaning=protocol.good,
                 both=good[True, True],

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable
+from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from .compare import Comparison, compare_results
 from .compare_page import MOST, check_page, write_page
@@ -47,7 +48,14 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.json is not None:
         _check_json(args.json)
     first, second = (read_results(folder) for folder in args.folders)
-    comparison = compare_results(first, second, args.resamples)
+    with progress_bar(visible=not args.quiet) as bar:
+        task = bar.add_task('resamples', total=2 * args.resamples)
+        comparison = compare_results(
+            first,
+            second,
+            args.resamples,
+            lambda number: bar.advance(task, number),
+        )
     _print(comparison)
     if args.json is not None:
         data = json.dumps(comparison.to_json(), ensure_ascii=False, indent=2)

@@ -36,7 +36,7 @@ def setting_rows(
 
     def value(setting: Any) -> str:
         if setting is None:
-            return 'none'
+            return 'not given'
         return short_json(setting, max_characters)
 
     return [
@@ -72,9 +72,9 @@ def good_line(comparison: Comparison) -> str:
     """How many samples are good in both, one and none of the results."""
     good = comparison.summary['good']
     return (
-        f'{good["meaning"]}: both {good["both"]:,}, only 1 '
-        f'{good["only_first"]:,}, only 2 {good["only_second"]:,}, neither '
-        f'{good["neither"]:,}; McNemar p {_p(good["p"])}'
+        f'{good["meaning"]}: {good["both"]:,} in both, '
+        f'{good["only_first"]:,} only in 1, {good["only_second"]:,} only in '
+        f'2, {good["neither"]:,} in neither; McNemar p {_p(good["p"])}'
     )
 
 

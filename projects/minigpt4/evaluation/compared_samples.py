@@ -124,8 +124,9 @@ def _questions(name: str) -> ComparedProtocol:
         else:
             text, note = row['answer'], ''
         right = counts['correct']
+        mark = 'right' if right >= 0.5 else 'wrong'
         if right not in (0, 1):
-            note = f'accuracy {right:.2f}; {note}'.rstrip('; ')
+            mark += f', accuracy {right:.2f}'
         return Sample(
             key=str(row['id']),
             image=str(row['image']),
@@ -137,7 +138,7 @@ def _questions(name: str) -> ComparedProtocol:
             prompt=row['prompt'],
             truth=', '.join(values),
             text=text,
-            note=note,
+            note=f'{mark}; {note}' if note else mark,
         )
 
     return ComparedProtocol(

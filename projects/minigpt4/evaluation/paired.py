@@ -2,7 +2,7 @@
 """Differences of two results of the same samples: intervals and tests."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ def paired_scores(
     ratios: Ratios,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    advance: Callable[[int], object] = lambda number: None,
 ) -> dict[str, dict[str, object]]:
     """Compare each score of two results.
 
@@ -39,6 +40,8 @@ def paired_scores(
         seed: Seed of the draws.
         resamples: Number of draws of images, and of swaps; if the images can
             be swapped in fewer ways, each way is used once.
+        advance: Called with a number of draws that are done, of
+            ``2 * resamples`` in all.
 
     Returns:
         For each score ``first``, ``second`` and ``difference`` (second minus
@@ -55,8 +58,8 @@ def paired_scores(
         score: (names.index(top), names.index(bottom))
         for score, (top, bottom) in ratios.items()
     }
-    drawn = _drawn_differences(*tables, columns, seed, resamples)
-    swapped = _swapped_differences(*tables, columns, seed, resamples)
+    drawn = _drawn_differences(*tables, columns, seed, resamples, advance)
+    swapped = _swapped_differences(*tables, columns, seed, resamples, advance)
     exact = 2 ** len(tables[0]) <= resamples
     return {
         score: _compare(
@@ -124,6 +127,7 @@ def _drawn_differences(
     columns: dict[str, tuple[int, int]],
     seed: int,
     resamples: int,
+    advance: Callable[[int], object],
 ) -> dict[str, Matrix]:
     """Differences of each score in draws of the images."""
     rng = np.random.default_rng(seed)
@@ -136,6 +140,7 @@ def _drawn_differences(
             times = np.bincount(drawn.ravel(), minlength=number * size)
             weights = times.reshape(number, size).astype(np.float64)
             yield weights @ first, weights @ second
+            advance(number)
 
     return _differences(sums(), columns)
 
@@ -146,6 +151,7 @@ def _swapped_differences(
     columns: dict[str, tuple[int, int]],
     seed: int,
     resamples: int,
+    advance: Callable[[int], object],
 ) -> dict[str, Matrix]:
     """Differences of each score when both results swap some images."""
     rng = np.random.default_rng(seed)
@@ -156,9 +162,11 @@ def _swapped_differences(
     def swaps() -> Iterator[NDArray[np.integer]]:
         if 2**size <= resamples:
             yield np.arange(2**size)[:, None] >> np.arange(size) & 1
+            advance(resamples)
             return
         for number in _parts(resamples, size):
             yield rng.integers(2, size=(number, size), dtype=np.uint8)
+            advance(number)
 
     def sums() -> Iterator[tuple[Matrix, Matrix]]:
         for swapped in swaps():
