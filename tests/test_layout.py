@@ -26,7 +26,7 @@ IMPORT_ORDER = (
     ('loading',),
     ('chat', 'captioning', 'datasets'),
     ('evaluation',),
-    ('data_tools', 'curation'),
+    ('data_tools', 'curation', 'explain'),
     ('engine',),
     ('convert', 'nano'),
     ('terminal', 'serving'),
