@@ -53,9 +53,7 @@ def answer_greedily(
         settings['max_new_tokens'] = max_new_tokens
     prompt = model.collator(training=False).tokenize(sample)
     (answer,) = model.generate([sample], **settings)
-    words = split_words(
-        model.decoder.tokenizer, answer.token_ids, answer.text
-    )
+    words = split_words(model.decoder.tokenizer, answer.token_ids, answer.text)
     if not words:
         raise ValueError(
             'the answer of the model is empty, so there is no word to '

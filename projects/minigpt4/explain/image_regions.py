@@ -28,8 +28,8 @@ class ImageRegions:
         kind: ``'cross-attention'``, ``'grid'``, or ``'none'`` for a neck
             whose tokens have no known part of the image.
         names: A name of each image token.
-        grid: Rows and columns of the patches, ``h`` and ``w``; None for the
-            kind ``'none'``.
+        grid: Rows and columns of the maps, ``h`` and ``w``: patches, or
+            cells of :func:`grid_maps`; None for the kind ``'none'``.
         maps: ``(Q, h, w)`` fp32. Each sums to 1; that of a token without a
             part of the image (learned prefix, kind ``'none'``) is 0.
         layers: Numbers of the ``L`` layers with cross-attention.
@@ -90,7 +90,12 @@ def attention_weights(
 
 
 def grid_maps(neck: 'PatchTokens | PatchMerge', h: int, w: int) -> Tensor:
-    """The patches behind the tokens of a neck without weights.
+    """The cells of the image behind the tokens of a neck without weights.
+
+    Cells are patches, or the parts of a ``PatchTokens`` with a ``grid``.
+    These are drawn with the same size and without the patch by which
+    neighbours overlap where ``grid`` does not divide the patches: it would
+    seem to matter twice as much.
 
     Args:
         neck: The neck.
@@ -98,31 +103,18 @@ def grid_maps(neck: 'PatchTokens | PatchMerge', h: int, w: int) -> Tensor:
         w: Columns of patches.
 
     Returns:
-        ``(Q, h, w)`` fp32; the same share for each patch of a token.
+        ``(Q, rows, columns)`` fp32; the same share for each cell of a token.
     """
     if isinstance(neck, PatchMerge):
-        patches = torch.eye(neck.num_tokens)
         merge = h * w // neck.num_tokens
-        maps = patches.repeat_interleave(merge, 1).reshape(-1, h, w)
-    else:
-        rows = neck.grid or h
-        columns = neck.grid or w
-        maps = torch.zeros(rows, columns, h, w)
-        for i, (top, bottom) in enumerate(_bins(h, rows)):
-            for j, (left, right) in enumerate(_bins(w, columns)):
-                maps[i, j, top:bottom, left:right] = 1
-        maps = maps.flatten(0, 1)
-        if neck.keep_global:
-            maps = torch.cat((torch.ones(1, h, w), maps))
-    return maps / maps.sum((1, 2), keepdim=True)
-
-
-def _bins(length: int, number: int) -> list[tuple[int, int]]:
-    """The parts of adaptive pooling: first patch, and that behind the last."""
-    return [
-        (i * length // number, -(-(i + 1) * length // number))
-        for i in range(number)
-    ]
+        tokens = torch.eye(neck.num_tokens).repeat_interleave(merge, 1)
+        return tokens.reshape(-1, h, w) / merge
+    if neck.grid is not None:
+        h = w = neck.grid
+    maps = torch.eye(h * w).reshape(-1, h, w)
+    if neck.keep_global:
+        maps = torch.cat((torch.full((1, h, w), 1 / (h * w)), maps))
+    return maps
 
 
 @contextmanager
@@ -177,7 +169,8 @@ def _find_regions(model: MiniGPT4, records: Sequence[Tensor]) -> ImageRegions:
     if isinstance(neck, (PatchTokens, PatchMerge)):
         names += _grid_names(neck, h, w)
         maps = _after_prefix(grid_maps(neck, h, w), prefix)
-        return ImageRegions('grid', names, (h, w), maps)
+        rows, columns = maps.shape[1:]
+        return ImageRegions('grid', names, (rows, columns), maps)
     names += [f'token {i + 1}' for i in range(neck.num_tokens)]
     return ImageRegions('none', names, None, torch.zeros(len(names), 0, 0))
 
@@ -189,9 +182,7 @@ def _after_prefix(values: Tensor, prefix: int, dim: int = -3) -> Tensor:
     return torch.cat((values.new_zeros(shape), values), dim)
 
 
-def _grid_names(
-    neck: 'PatchTokens | PatchMerge', h: int, w: int
-) -> list[str]:
+def _grid_names(neck: 'PatchTokens | PatchMerge', h: int, w: int) -> list[str]:
     """``whole image``, then rows and columns; groups of a merge by number."""
     if isinstance(neck, PatchMerge):
         return [f'group {i + 1}' for i in range(neck.num_tokens)]

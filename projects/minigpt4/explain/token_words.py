@@ -45,9 +45,7 @@ def nearest_words(
     Returns:
         For each image token its words, the nearest first.
     """
-    texts = vocabulary_texts(
-        model.decoder.tokenizer, model.decoder.vocab_size
-    )
+    texts = vocabulary_texts(model.decoder.tokenizer, model.decoder.vocab_size)
     ids = torch.tensor(list(texts), dtype=torch.long)
     names = list(texts.values())
     found: list[list[NearWord]] = []
