@@ -126,13 +126,12 @@ def _recorded_attention(neck: Any) -> Iterator[list[Tensor]]:
         weights = attention_weights(attention, *inputs)
         records.append(weights.mean(1)[0].cpu())
 
-    hooks = []
-    if isinstance(neck, QFormer):
-        hooks = [
-            layer.cross_attention.register_forward_pre_hook(record)
-            for layer in neck.layers
-            if layer.cross_attention is not None
-        ]
+    layers: Any = neck.layers if isinstance(neck, QFormer) else ()
+    hooks = [
+        layer.cross_attention.register_forward_pre_hook(record)
+        for layer in layers
+        if layer.cross_attention is not None
+    ]
     try:
         yield records
     finally:
