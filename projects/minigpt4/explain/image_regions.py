@@ -107,11 +107,11 @@ def grid_maps(neck: 'PatchTokens | PatchMerge', h: int, w: int) -> Tensor:
     """
     if isinstance(neck, PatchMerge):
         merge = h * w // neck.num_tokens
-        tokens = torch.eye(neck.num_tokens).repeat_interleave(merge, 1)
+        tokens = torch.ones(neck.num_tokens).diag().repeat_interleave(merge, 1)
         return tokens.reshape(-1, h, w) / merge
     if neck.grid is not None:
         h = w = neck.grid
-    maps = torch.eye(h * w).reshape(-1, h, w)
+    maps = torch.ones(h * w).diag().reshape(-1, h, w)
     if neck.keep_global:
         maps = torch.cat((torch.full((1, h, w), 1 / (h * w)), maps))
     return maps
