@@ -134,3 +134,13 @@ def test_explanations_with_the_parts_of_the_large_models(
     sums = result.regions.maps.sum((1, 2))
     assert torch.allclose(sums, torch.ones_like(sums))
     assert torch.isfinite(result.losses.increase).all()
+
+
+@pytest.mark.parametrize('family', ['smollm2', 'gemma'])
+def test_explanations_with_chat_templates(build_chat, make_sample, family):
+    model = build_chat(family).eval()
+    sample = make_sample([0], 'What is in this image?')
+    result = explain(model, sample, max_new_tokens=4)
+    texts = (word.before + word.text for word in result.answer.words)
+    assert ''.join(texts).strip() == result.answer.text
+    assert torch.isfinite(result.losses.increase_without_image).all()

@@ -35,12 +35,12 @@ def run_explain(args: argparse.Namespace) -> int:
     check_output(args.out, '-o')
     if args.json is not None:
         check_output(args.json, '--json')
+    load_image(args.image, 8)  # its errors before the model is loaded
     thumbnail = data_url(
         thumbnail_of_file(args.image, THUMBNAIL_SIDE, _QUALITY)
     )
     note = 'nothing was written.'
     with raise_on_signals(note), quiet_logs(not args.quiet):
-        load_image(args.image, 8)  # its errors before the model is loaded
         model = load_model(args.model, args.pretrained, args.device)
         prompt = model.prompt if args.prompt is None else args.prompt
         sample = make_sample([args.image], prompt, model.image_size)
