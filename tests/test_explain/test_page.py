@@ -119,3 +119,28 @@ def test_the_page_in_a_browser(chromium, data, photo, tmp_path):
     expect(page.locator('#about')).to_contain_text(EVIL)
     assert page.title() == 'MiniGPT-4 explanation' and not problems
     page.close()
+
+
+@pytest.mark.slow
+def test_a_page_without_maps_in_a_browser(chromium, data, photo, tmp_path):
+    from playwright.sync_api import expect
+
+    data |= dict(regions='none', grid=None, layers=[], finished=False)
+    for part in ('image_tokens', 'words'):
+        names = [name for name in data[part] if 'maps' in name]
+        data[part] |= dict.fromkeys([*names], None)
+    data['image_tokens']['class_share'] = None
+    data['words']['loss'][1] = None  # not finite
+    write_page(data, photo, tmp_path / 'page.html')
+    page = chromium.new_page()
+    errors: list = []
+    page.on('pageerror', lambda error: errors.append(error))
+    page.goto(Path(tmp_path / 'page.html').absolute().as_uri())
+    page.locator('#answer button').nth(1).click()
+    expect(page.locator('#shown')).to_contain_text('There is no map.')
+    expect(page.locator('#word')).to_contain_text('not finite')
+    page.locator('#tokens button').nth(3).click()
+    expect(page.locator('#shown')).to_contain_text('behind query 4')
+    expect(page.locator('#tokens canvas')).to_have_count(0)
+    assert not errors
+    page.close()

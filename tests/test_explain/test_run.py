@@ -78,3 +78,17 @@ def test_two_image_slots_are_one_sentence(loads, tmp_path, capsys):
     assert explain(SCENE, '-o', tmp_path / 'a.html', '--prompt', prompt) == 1
     assert '2 image' in capsys.readouterr().err
     assert not (tmp_path / 'a.html').exists()
+
+
+@pytest.mark.slow
+def test_the_small_model(small_cache, tmp_path):
+    out = tmp_path / 'out.html'
+    options = ('--model', 'minigpt-4_small_caption', '--max-new-tokens', 3)
+    assert explain(SCENE, '-o', out, '--json', *options) == 0
+    data = json.loads(out.with_suffix('.json').read_text('utf-8'))
+    assert data['regions'] == 'grid' and data['grid'] == [4, 4]
+    tokens = data['image_tokens']
+    assert tokens['names'][7:9] == ['prefix 8', 'row 1, column 1']
+    assert tokens['maps'][7] == [[0] * 4] * 4
+    assert tokens['maps'][8][0] == [1, 0, 0, 0]
+    assert len(data['words']['attention'][0]) == 24
