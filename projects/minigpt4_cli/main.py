@@ -36,6 +36,8 @@ VERBS = {
     'offline',
     'eval': 'measure a model: caption losses with the right and another '
     'image, objects that captions invent',
+    'explain': 'show what an answer rests on: attention, and losses without '
+    'each image token',
     'serve': "serve OpenAI's chat API over HTTP, and a web page with --web",
 }
 STANDALONE = ('doctor',)  # verbs that run without the package
