@@ -20,12 +20,12 @@ PUNCTUATION = frozenset(
 
 # Abbreviations that keep their period; single letters do too: "plan b."
 _ABBREVIATIONS = (
-    'adj adm adv ala alex apr ariz assn assoc asst atty aug ave bhd bldg blvd '
-    'brig bros ca calif capt cf cie cmdr co col colo comdr conn corp cos cpl '
-    'ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga '
-    'gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans ky '
-    'lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs '
-    'ms msgr mt mtg natl neb nev nov oct okla op penn pfc ph plc ppte ppty '
+    'adj adm adv al ala alex apr ariz assn assoc asst atty aug ave bhd bldg '
+    'blvd brig bros calif capt cf cie cmdr co col colo comdr conn corp cos '
+    'cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft '
+    'ga gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans '
+    'ky lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr '
+    'mrs ms msgr mt mtg natl neb nev nov oct okla penn pfc ph plc ppte ppty '
     'pres prof pte ptes pty ptys pvt rd rep reps rev rt sen sens sep sept seq '
     'sfc sgt spc sq sr st ste supt sys tel tenn thu thurs tue tues univ va vs '
     'vt wed wis wisc wm wyo'
@@ -33,7 +33,17 @@ _ABBREVIATIONS = (
 # only with a capital: "ill." ends a sentence, "Ill." is Illinois
 _CAPITAL_ABBREVIATIONS = 'Ark Az Del Ill La Mass Miss Ore Pa Tex Wash'
 # only before a number: "no."
-_NUMBER_ABBREVIATIONS = 'no nos pp art prop para pt fig figs'
+_NUMBER_ABBREVIATIONS = 'art ca fig figs no nos op pp prop'
+# before these words the period of a single letter ends the sentence
+_FIRST_WORDS = (
+    'A About According After An As At But Earlier He Her Here However If In '
+    'It Last Many More Now Once One Other Our She Since So Some Such That The '
+    'Their Then There These They This We What When While Yet You'
+)
+_FILE_SUFFIXES = (
+    'bat bmp c class cgi cpp dll docx? exe gif gz html? jar java jpe?g mov '
+    'mp3 pdf php pl png ppt ps py sql tar txt wav x xml zip'
+)
 
 _NO_BREAK = '\xa0'  # a space inside a token
 _REPLACED = str.maketrans(
@@ -41,8 +51,6 @@ _REPLACED = str.maketrans(
         **dict.fromkeys('‘’‛‹›', "'"),
         **dict.fromkeys('“”«»', '"'),
         **dict.fromkeys('–—―', ' -- '),
-        **{'½': ' 1/2 ', '¼': ' 1/4 ', '¾': ' 3/4 '},
-        **{'⅓': ' 1/3 ', '⅔': ' 2/3 '},
         '…': ' ... ',
         '\xad': '',  # soft hyphen
         '\u2010': '-',
@@ -53,9 +61,9 @@ _REPLACED = str.maketrans(
 _SIGNS = {
     **{'(': '-lrb-', ')': '-rrb-', '[': '-lsb-', ']': '-rsb-'},
     **{'{': '-lcb-', '}': '-rcb-'},
+    **{'½': '1/2', '¼': '1/4', '¾': '3/4', '⅓': '1/3', '⅔': '2/3'},
     **{'¢': 'cents', '£': '#', '€': '$', '¤': '$', '"': "''"},
 }
-_BRACKETS = str.maketrans({key: _SIGNS[key] for key in '()[]{}'})
 _ENTITY = re.compile(r'&(?:amp|lt|gt|quot|apos|nbsp|mdash);', re.I)
 
 
@@ -75,9 +83,16 @@ _WITH_SPACE = [
     )
 ]
 
+_SENTENCE_END = re.compile(
+    r'(?<!\S)([A-Za-z])\. (?='
+    rf'{_any(f"{_FIRST_WORDS} {_FIRST_WORDS.upper()}", ignore_case=False)}'
+    '(?: |$))'
+)
+
 _MARK = '\u0300-\u036f\u0900-\u0903\u093c\u093e-\u094d'
-_LETTER = rf'(?:[^\W\d_]|[{_MARK}])'
-_ALNUM = rf'(?:[^\W_]|[{_MARK}])'
+_OTHER_NUMBER = r'\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2153-\u218b\u2460-\u24ff'
+_LETTER = rf'(?:[^\W\d_{_OTHER_NUMBER}]|[{_MARK}])'
+_ALNUM = rf'(?:[^\W_{_OTHER_NUMBER}]|[{_MARK}])'
 _HOST = r"""[^\s"`'<>|.!?,_:;(){}$\\/&@-]+\."""
 _PATH = r'(?:/[^\s"<>|()]+[^\s"<>|.!?(){},-])?'
 # At each position the longest match is used, of equal ones the first. A
@@ -94,27 +109,30 @@ _PATTERNS = [
         rf'(?i:(can)not|(gon|wan)na|(got)ta|(gim|lem)me)(?!{_ALNUM}|-)',
         r"(?i:('t)(?:is|was))(?![^\W_])",
         # words with an apostrophe
-        rf"[A-HJ-XZdlno]'{_LETTER}{{2,}}",
+        rf"[A-HJ-XZdlno]'{_LETTER}{{2,}}(?:-{_ALNUM}+)*",
         rf"(?i:([ldjy]'){_LETTER})",
         rf"{_LETTER}+[aeiouyAEIOUY]'[aeiouA-Z]{_LETTER}*",
-        r"(?i:'n'?|ol'|'em|'till?|'cause|dunkin'|somethin'|e'er|c'mon|c'est"
+        r"(?i:'n'|'n$|ol'|'em|'till?|'cause|dunkin'|somethin'|e'er|c'mon|c'est"
         r"|s'mores|ev'ry|li'l|nat'l|nor'easter|d'ye|cont'd\.?)",
         r"'[2-9]0s(?![\w'])",
-        r"'\d\d(?=$|[\s.,;:!?)])",
+        r"'\d\d$",
         # addresses, tags
-        r'(?i:https?)://[^\s"<>|()]+\.(?:[^\s"<>|()]*'
-        r'[^\s"<>|.!?(){},;:\'-])',
+        r'(?i:https?)://[^\s"<>|()]+\.(?:[^\s"<>|()]*[^\s"<>|.!?(){},-])',
         rf'(?i:www\.(?:[^\s"<>|.!?(){{}},]+\.)+[a-z]{{2,4}}){_PATH}',
-        rf'(?:{_HOST})+(?i:com|net|org|edu)(?!{_ALNUM}){_PATH}',
+        rf'(?!\d)(?:{_HOST})+(?i:com|net|org|edu)(?!{_ALNUM}){_PATH}',
         r'[A-Za-z0-9][^\s"<>|(){}]*@(?:[^\s"<>|(){}.]+\.)*[^\s"<>|(){}.]+',
         r'@[A-Za-z_][A-Za-z0-9_]*|#[A-Za-z]+',
-        rf'</?[A-Za-z!?][A-Za-z0-9_:.-]*(?:{_NO_BREAK}[^<>]*)?/?>',
+        rf'</?[A-Za-z!?][A-Za-z0-9_:.-]*(?:{_NO_BREAK}[^<>]*)?[/?]?>',
         # words
-        rf'{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+(?:-{_ALNUM}+)*',
+        rf'{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+',
         rf'{_ALNUM}+(?:[-_]{_ALNUM}+)*',
+        rf'({_ALNUM}+(?:-{_ALNUM}+)*\.)[,;:]',
         r'[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}'
         r'(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}',
-        r'[A-Z]+(?:&[A-Z]+)+|[A-Z]\+[A-Z]|[A-Z]+\$',
+        rf'{_ALNUM}(?:{_ALNUM}|[.,])*(?:-{_ALNUM}+)+',
+        rf'[A-Za-z0-9]+\.(?i:{"|".join(_FILE_SUFFIXES.split())})'
+        r'(?=$|[.,?!])',
+        r'[A-Z]+(?:[&+][A-Z]+)+|[A-Z]+\$|[Cc]\+\+|[CcFf]#',
         # abbreviations
         rf'[A-Za-z](?:\.[A-Za-z])*\.|{_any(_ABBREVIATIONS)}\.',
         rf'{_any(_CAPITAL_ABBREVIATIONS, ignore_case=False)}\.',
@@ -122,21 +140,20 @@ _PATTERNS = [
         rf'({_any(_NUMBER_ABBREVIATIONS)}\.){_NO_BREAK}?\d',
         # numbers
         r'[-+]?\d*(?:[.,:]\d+)+|[-+]?\d+',
-        r'\d+[.,]\d+(?:-[A-Za-z0-9]+)+',
         r'\d{1,2}/\d{1,2}/\d{2,4}',
         rf'\(\d{{2,3}}\){_NO_BREAK}?\d{{3,4}}[{_NO_BREAK}-]?\d{{3,5}}',
         rf'\d[\d-]*(?:{_NO_BREAK}[\d-]*\d)+',
-        rf'\d{{1,4}}{_NO_BREAK}\d{{1,4}}/\d{{1,4}}',
+        rf'\d{{1,4}}[{_NO_BREAK}-]\d{{1,4}}/\d{{1,4}}',
         # faces of signs
-        r"[<>]?[:;=][-o*']?[()DPdpO\\:{@|\[\]](?!\w)",
+        r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]](?!\w)",
         r"[-^x=~<>']_[-^x=~<>'](?!\w)|&#\d+;",
         # runs of signs
-        r'\.\.\.|[?!]+|-{2,}|_+|<<|>>',
+        r'\.\.\.|[?!]+|-{2,}|_+|#+|\*+|<<|>>',
     )
 ]
 # a sign is a token; all others, such as emoji, are dropped
 _SIGN = re.compile(
-    r'[!-/:-@\[-`{-~\xa1-\xbf\xd7\xf7\u2016-\u208e\u20a4'
+    r'[!-/:-@\[-`{-~\xa1-\xbf\xd7\xf7\u2016-\u208e\u20a4\u20ac'
     r'\u2100-\u2bff\u3001\u3002\uff01-\uff65]'
 )
 _PLAIN_WORD = re.compile(r'([a-z]{2,})[.,]?')
@@ -165,6 +182,7 @@ def tokens(text: str) -> list[str]:
         text = _ENTITY.sub(lambda found: html.unescape(found[0].lower()), text)
         text = text.translate(_REPLACED)
     text = ' '.join(text.split())
+    text = _SENTENCE_END.sub(r'\1 . ', text)
     if _DIGIT_OR_TAG.search(text):
         for pattern in _WITH_SPACE:
             text = pattern.sub(_without_break, text)
@@ -216,6 +234,6 @@ def _normalized(token: str) -> str:
         return _SIGNS[token]
     if not token.strip('-') and len(token) in (2, 3, 4):
         return '--'
-    if '(' in token or ')' in token or '{' in token:
-        token = token.translate(_BRACKETS)
+    # of faces and phone numbers
+    token = token.replace('(', '-lrb-').replace(')', '-rrb-')
     return token.lower()
