@@ -112,7 +112,7 @@ _PATTERNS = [
         rf"[A-HJ-XZdlno]'{_LETTER}{{2,}}(?:-{_ALNUM}+)*",
         rf"(?i:([ldjy]'){_LETTER})",
         rf"{_LETTER}+[aeiouyAEIOUY]'[aeiouA-Z]{_LETTER}*",
-        r"(?i:'n'|'n$|ol'|'em|'till?|'cause|dunkin'|somethin'|e'er|c'mon|c'est"
+        r"(?i:'n'|'n$|ol'|'em|'til{1,2}|'cause|dunkin'|somethin'|e'er|c'mon|c'est"
         r"|s'mores|ev'ry|li'l|nat'l|nor'easter|d'ye|cont'd\.?)",
         r"'[2-9]0s(?![\w'])",
         r"'\d\d$",

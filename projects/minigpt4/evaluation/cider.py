@@ -88,7 +88,10 @@ def _log_document_frequencies(
 
 
 def _similarity(caption: _Vector, reference: _Vector) -> float:
-    """Mean over n of the cosine, with weights no larger than the reference's."""
+    """Mean over n of the cosine similarity.
+
+    Weights of the caption above those of the reference are reduced to them.
+    """
     products = [0.0] * MAX_N
     weights = reference.weights
     for ngram, weight in caption.weights.items():
