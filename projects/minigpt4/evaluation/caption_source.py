@@ -110,10 +110,13 @@ class CaptionSource:
             file=os.path.basename(fields['image']),
             prompt=fields['prompt'],
         )
-        keys = ('caption', 'finished', 'tokens')
         if 'error' in fields:
-            keys = ('error',)
-        return row | {key: fields[key] for key in keys}
+            return row | dict(error=fields['error'])
+        return row | dict(
+            caption=fields['caption'],
+            finished=fields['finished'],
+            tokens=fields['tokens'],
+        )
 
 
 def read_captions(path: Path) -> Iterator[dict[str, Any]]:

@@ -53,8 +53,6 @@ _REPLACED = str.maketrans(
         **dict.fromkeys('–—―', ' -- '),
         '…': ' ... ',
         '\xad': '',  # soft hyphen
-        '\u2010': '-',
-        '\u2011': '-',
         _NO_BREAK: ' ',
     }
 )
@@ -125,7 +123,7 @@ _PATTERNS = [
         rf'</?[A-Za-z!?][A-Za-z0-9_:.-]*(?:{_NO_BREAK}[^<>]*)?[/?]?>',
         # words
         rf'{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+',
-        rf'{_ALNUM}+(?:[-_]{_ALNUM}+)*',
+        rf'{_ALNUM}+(?:[-_\u2010\u2011]{_ALNUM}+)*',
         rf'({_ALNUM}+(?:-{_ALNUM}+)*\.)[,;:]',
         r'[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}'
         r'(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}',
