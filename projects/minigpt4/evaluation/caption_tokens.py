@@ -74,8 +74,7 @@ _WITH_SPACE = [
     re.compile(pattern, re.ASCII)
     for pattern in (
         r'<[A-Za-z!?][\w:.-]*\s[^<>]*>',
-        r'(?<![\w.,:/-])(?:\(\d{2,3}\) ?|(?:\d{2,4}[ -])?\d{2,4}[ -])'
-        r'\d{3,4}[ -]?\d{3,5}(?![\w-])',
+        r'(?<![\w.,:/-])(?:\(\d{3}\) ?\d{3}[ -]|\d{3} \d{3} )\d{4}(?![\w-])',
         r'(?<![\w.,:/-])\d{1,4} \d{1,4}/\d{1,4}(?!\w)',
         rf'(?<!\w){_any(_NUMBER_ABBREVIATIONS)}\. (?=\d)',
     )
@@ -91,8 +90,8 @@ _MARK = '\u0300-\u036f\u0900-\u0903\u093c\u093e-\u094d'
 _OTHER_NUMBER = r'\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2153-\u218b\u2460-\u24ff'
 _LETTER = rf'(?:[^\W\d_{_OTHER_NUMBER}]|[{_MARK}])'
 _ALNUM = rf'(?:[^\W_{_OTHER_NUMBER}]|[{_MARK}])'
-_HOST = r"""[^\s"`'<>|.!?,_:;(){}$\\/&@-]+\."""
-_PATH = r'(?:/[^\s"<>|()]+[^\s"<>|.!?(){},-])?'
+_PATH = r'(?:/[^\s"<>|(){}]{2,}(?<![.,!?-]))?'
+_TERM = r'[A-Za-z0-9]+(?:-[A-Za-z]+)*'
 # At each position the longest match is used, of equal ones the first. A
 # match counts completely, but only the group, if there is one, is the token.
 _PATTERNS = [
@@ -115,18 +114,17 @@ _PATTERNS = [
         r"'[2-9]0s(?![\w'])",
         r"'\d\d$",
         # addresses, tags
-        r'(?i:https?)://[^\s"<>|()]+\.(?:[^\s"<>|()]*[^\s"<>|.!?(){},-])',
-        rf'(?i:www\.(?:[^\s"<>|.!?(){{}},]+\.)+[a-z]{{2,4}}){_PATH}',
-        rf'(?!\d)(?:{_HOST})+(?i:com|net|org|edu)(?!{_ALNUM}){_PATH}',
-        r'[A-Za-z0-9][^\s"<>|(){}]*@(?:[^\s"<>|(){}.]+\.)*[^\s"<>|(){}.]+',
+        r'(?i:https?)://[^\s"<>|(){}]+\.[^\s"<>|(){}]+(?<![.,!?-])',
+        rf'(?i:www\.(?:[\w-]+\.)+[a-z]{{2,4}})(?!{_ALNUM}){_PATH}',
+        rf'(?:{_LETTER}{_ALNUM}*\.)+(?i:com|net|org|edu)(?!{_ALNUM}){_PATH}',
+        r'[A-Za-z0-9][^\s"<>|(){}]*@[^\s"<>|(){}]+(?<!\.)',
         r'@[A-Za-z_][A-Za-z0-9_]*|#[A-Za-z]+',
         rf'</?[A-Za-z!?][A-Za-z0-9_:.-]*(?:{_NO_BREAK}[^<>]*)?[/?]?>',
         # words
         rf'{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)+',
         rf'{_ALNUM}+(?:[-_\u2010\u2011]{_ALNUM}+)*',
         rf'({_ALNUM}+(?:-{_ALNUM}+)*\.)[,;:]',
-        r'[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}'
-        r'(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}',
+        rf'{_TERM}(?:/{_TERM}){{1,2}}',
         rf'{_ALNUM}(?:{_ALNUM}|[.,])*(?:-{_ALNUM}+)+',
         rf'[A-Za-z0-9]+\.(?i:{"|".join(_FILE_SUFFIXES.split())})'
         r'(?=$|[.,?!])',
@@ -139,7 +137,7 @@ _PATTERNS = [
         # numbers
         r'[-+]?\d*(?:[.,:]\d+)+|[-+]?\d+',
         r'\d{1,2}/\d{1,2}/\d{2,4}',
-        rf'\(\d{{2,3}}\){_NO_BREAK}?\d{{3,4}}[{_NO_BREAK}-]?\d{{3,5}}',
+        rf'\(\d{{3}}\){_NO_BREAK}?\d{{3}}[{_NO_BREAK}-]\d{{4}}',
         rf'\d[\d-]*(?:{_NO_BREAK}[\d-]*\d)+',
         rf'\d{{1,4}}[{_NO_BREAK}-]\d{{1,4}}/\d{{1,4}}',
         # faces of signs
