@@ -169,15 +169,18 @@ async def answer_pieces(
     loop = asyncio.get_running_loop()
     pending: deque[AnswerPiece] = deque()
     arrived = asyncio.Event()
+    notified = False  # whether the loop will look at what is pending
 
     def listen(choice: int, generation: GenerationRequest) -> None:
         def add(text: str | None) -> None:
+            nonlocal notified
             pending.append(
                 AnswerPiece(
                     choice, text or '', generation.text_tokens, text is None
                 )
             )
-            if len(pending) == 1:  # otherwise the loop is notified already
+            if not notified:
+                notified = True
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(arrived.set)
 
@@ -185,13 +188,11 @@ async def answer_pieces(
 
     for choice, generation in enumerate(generations):
         listen(choice, generation)
-    # what was there already was added in this thread, maybe at the same time
-    # as the engine's thread added text of another choice
-    arrived.set()
     running = len(generations)
     while running:
         await arrived.wait()
         arrived.clear()
+        notified = False  # before the first look
         joined: dict[int, AnswerPiece] = {}
         while pending:
             piece = pending.popleft()
