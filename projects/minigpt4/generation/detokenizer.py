@@ -31,9 +31,9 @@ class Detokenizer:
         complete: Whether, after :meth:`close`, the text holds all tokens.
         exact_stop: The stop string, where no text follows it in its last
             token; else None.
-        length: Characters of all tokens so far, those of the stop string not
-            counted; white space at the beginning is counted, which ``text``
-            does not have.
+        length: Characters of all tokens so far, without the stop string and
+            white space in front of it; white space at the beginning counts,
+            which ``text`` does not have.
     """
 
     def __init__(
@@ -121,8 +121,9 @@ class Detokenizer:
             if index + len(stop) == len(pending):
                 self.exact_stop = stop
             self._pending = ''
-            self.length += index - len(pending)
-            return self._append(pending[:index].rstrip())
+            piece = pending[:index].rstrip()
+            self.length += len(piece) - len(pending)
+            return self._append(piece)
         end = len(pending)
         longest = min(self._max_prefix, len(pending) - start)
         for length in range(longest, 0, -1):

@@ -74,8 +74,9 @@ class TextTokens:
 
     A token counts as soon as the first character of its text was returned;
     one without text of its own, such as a byte of a character, counts with
-    the text after it. Tokens of a stop string never count, but the token in
-    which it begins does if it has text in front of it.
+    the text after it. Tokens of a stop string and of white space in front of
+    it never count, but the token in which it begins does if it has other text
+    in front of it.
 
     Args:
         detokenizer: The detokenizer of the answer.
