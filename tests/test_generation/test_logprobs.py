@@ -54,6 +54,7 @@ def tokenizer(request):
         ('日本 a', '本', '日'),
         ('the circle', 'ircl', 'the c'),
         ('a red   ', '###', 'a red'),
+        ('née 日本 red ' * 20 + '###', '###', ('née 日本 red ' * 20).strip()),
     ],
 )
 def test_tokens_count_when_their_text_is_returned(

@@ -18,7 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from .logprobs import token_logprobs
+from .logprobs import TokenLogprob, token_logprobs
 from .request import Answer
 
 _MIN_TAIL = 16  # the fewest last tokens that are searched
@@ -129,15 +129,20 @@ def hf_generate(
     ]
     if logprobs is None:
         return answers
-    scores = torch.stack(output.logits, 1)  # (B, generated, vocab_size)
-    recorded = []
-    for row, answer in zip(scores, answers, strict=True):
-        ids = answer.token_ids
-        found = token_logprobs(row[: len(ids)], ids, [logprobs] * len(ids))
-        recorded.append(
-            replace(answer, logprobs=[one for one in found if one])
+    recorded: list[list[TokenLogprob]] = [[] for _ in answers]
+    for step, scores in enumerate(output.logits):
+        in_answer = [step < len(answer.token_ids) for answer in answers]
+        found = token_logprobs(
+            scores,
+            output.sequences[:, step].tolist(),
+            [logprobs if inside else None for inside in in_answer],
         )
-    return recorded
+        for row, logprob in zip(recorded, found, strict=True):
+            row += [logprob] if logprob is not None else []
+    return [
+        replace(answer, logprobs=row)
+        for answer, row in zip(answers, recorded, strict=True)
+    ]
 
 
 def _to_answer(
