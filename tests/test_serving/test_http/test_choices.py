@@ -112,16 +112,17 @@ def test_choices_share_the_prompt(model, messages):
 @pytest.mark.parametrize('settings', [{}, dict(VARIED, seed=3)])
 def test_a_stream_equals_the_complete_answers(api, messages, settings):
     full = complete(api, messages, n=3, **settings)
-    events = list(
-        complete(
-            api,
-            messages,
-            n=3,
-            stream=True,
-            stream_options=dict(include_usage=True),
-            **settings,
+    with slow_engine(api, 0.01):
+        events = list(
+            complete(
+                api,
+                messages,
+                n=3,
+                stream=True,
+                stream_options=dict(include_usage=True),
+                **settings,
+            )
         )
-    )
     texts, reasons, order = [''] * 3, [None] * 3, []
     for event in events[:-1]:
         (choice,) = event.choices

@@ -173,7 +173,9 @@ def test_the_official_client(api, scenes, truth):
             if choice.logprobs:
                 contents[choice.index] += choice.logprobs.content
     check_choices(texts, contents, truth)
-    assert contents[0] == full.choices[0].logprobs.content
+    assert [token.bytes for token in contents[0]] == [
+        token.bytes for token in full.choices[0].logprobs.content
+    ]
 
 
 def test_one_token_with_its_alternatives(api, scenes):

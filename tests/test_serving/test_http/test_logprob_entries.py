@@ -52,6 +52,19 @@ def collect(stream) -> dict[int, tuple[str, list]]:
     return found
 
 
+def assert_close(found, expected) -> None:
+    """Compare tokens; batches change the last digits of their scores."""
+    assert [token.bytes for token in found] == [
+        token.bytes for token in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+        values = [likely.logprob for likely in other.top_logprobs]
+        assert [likely.logprob for likely in one.top_logprobs] == (
+            pytest.approx(values, abs=1e-3)
+        )
+
+
 def test_entries_by_hand(model):
     tokenizer = model.decoder.tokenizer
     red = tokenizer(' red', add_special_tokens=False).input_ids[-1]
@@ -123,7 +136,7 @@ def test_a_stream_has_the_tokens_of_its_text(api, messages, settings):
     for choice in full.choices:
         text, content = found[choice.index]
         assert text == choice.message.content
-        assert content == choice.logprobs.content
+        assert_close(content, choice.logprobs.content)
         whole = joined(content).strip()
         if '\ufffd' not in whole:
             # the token in which a stop string begins is not cut
