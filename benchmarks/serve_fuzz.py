@@ -181,9 +181,10 @@ def _bomb(rng: random.Random, good: dict) -> bytes:
 def _parameter(rng: random.Random, good: dict) -> bytes:
     name, value = rng.choice(
         [
-            ('n', 2),
+            ('n', rng.choice((0, 9, 1.5, '2', True))),
             ('tools', [dict(type='function')]),
-            ('logprobs', True),
+            ('logprobs', rng.choice((0, 1, 'yes'))),
+            ('top_logprobs', rng.choice((5, 21, -1, True, '5'))),
             ('response_format', dict(type='json_object')),
             ('temperature', rng.choice((-1, 2.5, '1', float('nan')))),
             ('max_tokens', rng.choice((0, -1, 10**9, 1.5))),

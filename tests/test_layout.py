@@ -52,6 +52,7 @@ CROSS_MODULE_TESTS = {
     'test_engine/test_stop.py': 'training that ends by a signal',
     'test_engine/test_warm_start.py': 'a hook in runs, resumed or on ranks',
     'test_models/test_placement.py': 'devices, types and shards of a model',
+    'test_serving/test_http/test_evaluation_clients.py': 'other programs',
     'test_serving/test_review/test_browser.py': 'the review in a browser',
     'test_serving/test_web/test_browser.py': 'the web page in a browser',
 }

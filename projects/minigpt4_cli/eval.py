@@ -28,6 +28,7 @@ from .options import (
 PROTOCOLS = {
     'match': 'does a caption prefer its own image to another one?',
     'chair': 'which objects do captions name, and which of them are invented?',
+    'captions': 'how similar are captions to those that people wrote?',
     **QUESTION_PROTOCOLS,
 }
 SUMMARIES = {
@@ -96,7 +97,16 @@ def run(args: argparse.Namespace) -> int:
         return run_question_protocol(args)
     if args.protocol == 'match':
         return _run_match(args)
-    return _run_chair(args)
+    _check_caption_source(args)
+    if args.protocol == 'chair':
+        _check_truth(args)
+    if args.protocol == 'captions':
+        from minigpt4.evaluation.captions_run import run_captions
+
+        return run_captions(args)
+    from minigpt4.evaluation.chair_run import run_chair
+
+    return run_chair(args)
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -233,19 +243,35 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='with --variants: another --truth; may be given several times',
     )
+    _add_caption_source(parser)
+
+
+def _add_captions_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--annotations',
+        required=True,
+        type=path,
+        metavar='FILE',
+        help='the reference captions: captions_*.json of COCO, or another '
+        'layout of training records',
+    )
+    _add_caption_source(parser)
+
+
+def _add_caption_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--captions',
         type=path,
-        metavar='FILE.jsonl',
-        help='score these captions (lines of image_id and caption), instead '
-        'of generating some',
+        metavar='FILE',
+        help='score these captions (JSON lines of image_id and caption, or a '
+        'results file of COCO), instead of generating some',
     )
     parser.add_argument(
         '--images',
         type=path,
         metavar='DIR',
         help='generate captions of the images in this folder and its '
-        'subfolders that the truth has',
+        'subfolders that the file above describes',
     )
     parser.add_argument(
         '--prompt',
@@ -274,7 +300,11 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-_ADD_OPTIONS = {'match': _add_match_options, 'chair': _add_chair_options}
+_ADD_OPTIONS = {
+    'match': _add_match_options,
+    'chair': _add_chair_options,
+    'captions': _add_captions_options,
+}
 
 
 def _measure(words: list[str]) -> int:
@@ -299,26 +329,26 @@ def _run_match(args: argparse.Namespace) -> int:
     return run_match(args)
 
 
-def _run_chair(args: argparse.Namespace) -> int:
-    from minigpt4.evaluation.chair_run import run_chair
-
+def _check_truth(args: argparse.Namespace) -> None:
     if (args.truth is None) == (args.instances is None):
         raise UsageError(
             'give either --truth FILE or --instances FILE, the classes in '
             'each image'
         )
-    if args.variant_truth and not args.variants:
-        raise UsageError('--variant-truth goes with --variants')
     if args.captions_truth is not None and args.instances is None:
         raise UsageError('--captions-truth goes with --instances FILE')
+    if args.variant_truth and not args.variants:
+        raise UsageError('--variant-truth goes with --variants')
+
+
+def _check_caption_source(args: argparse.Namespace) -> None:
     if (args.captions is None) == (args.images is None):
         raise UsageError(
-            'give either --captions FILE.jsonl to score captions, or '
-            '--images DIR to generate and score some'
+            'give either --captions FILE to score captions, or --images DIR '
+            'to generate and score some'
         )
     if args.captions is None:
         check_model_options(args)
-    return run_chair(args)
 
 
 def _run_score(args: argparse.Namespace) -> int:

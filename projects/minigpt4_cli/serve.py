@@ -68,6 +68,12 @@ NUMBER_OPTIONS: dict[str, list[NumberOption]] = {
             'tokens of a conversation; less where the LLM takes less',
         ),
         NumberOption(
+            '--max-choices',
+            positive_int,
+            8,
+            'answers of a request (n); each counts as a request',
+        ),
+        NumberOption(
             '--max-beams',
             positive_int,
             1,

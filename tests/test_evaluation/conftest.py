@@ -37,6 +37,15 @@ def evaluation_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope='session')
+def photos() -> Path:
+    """The folder of photographs with captions."""
+    folder = os.environ.get('MINIGPT4_PHOTOS')
+    if not folder:
+        pytest.skip('MINIGPT4_PHOTOS does not name a folder of photographs')
+    return Path(folder)
+
+
 @pytest.fixture
 def nano_set(tmp_path) -> Path:
     """Folder of 18 scenes in ``images``, ``captions.json`` in COCO's layout.

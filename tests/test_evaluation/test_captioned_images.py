@@ -2,7 +2,6 @@
 """Images with reference captions, from files of several layouts."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -100,14 +99,6 @@ def test_references_of_images_of_one_name(folder, tmp_path):
 def test_a_missing_file_of_references_is_refused(folder):
     with pytest.raises(FileNotFoundError, match='captions.json does not'):
         read_references(folder / 'captions.json')
-
-
-@pytest.fixture
-def photos() -> Path:
-    folder = os.environ.get('MINIGPT4_PHOTOS')
-    if not folder:
-        pytest.skip('MINIGPT4_PHOTOS does not name a folder of photographs')
-    return Path(folder)
 
 
 def test_captions_of_real_photographs_are_read(photos):

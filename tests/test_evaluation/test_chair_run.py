@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from minigpt4.evaluation import chair_run
+from minigpt4.evaluation import caption_source
 from minigpt4_cli import main as cli
 
 
@@ -18,7 +18,7 @@ def loads(model, monkeypatch):
         calls.append(args)
         return model
 
-    monkeypatch.setattr(chair_run, 'load_model', load)
+    monkeypatch.setattr(caption_source, 'load_model', load)
     return calls
 
 

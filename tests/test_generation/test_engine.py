@@ -336,13 +336,18 @@ def test_prefill_is_batched_and_skips_cached_tokens(tiny_model, prompts):
     requests = [engine.submit(*prompt, max_new_tokens=3) for _ in range(3)]
     engine.step()
     length = requests[0].prompt_tokens
-    assert (stats.prefill_passes, stats.prefill_tokens) == (1, 3 * length)
+    # the second and the third copy the prompt of the first, except its end
+    assert (stats.prefill_passes, stats.prefill_tokens) == (2, length + 2)
+    assert [r.reused_tokens for r in requests] == [0, length - 1, length - 1]
     assert (stats.decode_passes, stats.decode_tokens) == (1, 3)
     run_all(engine)
+    assert ids_of(r.answer() for r in requests[1:]) == ids_of(
+        [requests[0].answer()] * 2
+    )
     again = engine.submit(*prompt, max_new_tokens=3)
     run_all(engine)
     assert again.reused_tokens == length - 1
-    assert stats.prefill_tokens == 3 * length + 1, 'the last token only'
+    assert stats.prefill_tokens == length + 3, 'the last token only'
     assert again.token_ids == requests[0].token_ids
 
 
@@ -359,7 +364,7 @@ def test_prefill_is_batched_and_skips_cached_tokens(tiny_model, prompts):
     ],
 )
 def test_waiting_requests_are_admitted_in_groups(
-    tiny_model, prompts, monkeypatch, lengths, batches, running
+    tiny_model, make_sample, monkeypatch, lengths, batches, running
 ):
     """A free slot of 16 waits for a second one, but not indefinitely."""
     engine = Engine(tiny_model, slots=16)
@@ -370,15 +375,65 @@ def test_waiting_requests_are_admitted_in_groups(
         return prefill(requests)
 
     monkeypatch.setattr(engine.runner, 'prefill', counting)
-    requests = [
-        engine.submit(*prompts[0], max_new_tokens=length) for length in lengths
-    ]
+    collator = tiny_model.collator(training=False)
+    requests = []
+    for seed, length in enumerate(lengths):
+        sample = make_sample([seed], 'describe this image in detail')
+        prompt = collator.tokenize(sample)
+        requests.append(
+            engine.submit(
+                prompt,
+                sample.images,
+                max_new_tokens=length,
+                min_new_tokens=length,
+            )
+        )
     were_running = []
     while engine.step():
         were_running.append(engine.running)
     assert [len(request.token_ids) for request in requests] == lengths
     assert sizes == batches
     assert were_running[: len(running)] == running
+
+
+def test_equal_prompts_of_one_step_are_computed_once(
+    tiny_model, prompts, make_sample
+):
+    """Prompts in between, and answers of one token, change no other."""
+    other = prompts[1]
+    work = [
+        (prompts[0], 1),
+        (other, 6),
+        (prompts[0], 6),
+        (prompts[0], 1),
+        (other, 5),
+        (prompts[0], 7),
+    ]
+    for stored_tokens in (0, 4096):
+        engine = Engine(tiny_model, stored_tokens=stored_tokens)
+        requests = [
+            engine.submit(*prompt, max_new_tokens=n) for prompt, n in work
+        ]
+        run_all(engine)
+        expected = [
+            answer_with_transformers(tiny_model, *prompt, max_new_tokens=n)
+            for prompt, n in work
+        ]
+        assert ids_of(r.answer() for r in requests) == ids_of(expected)
+        stats = engine.runner.stats
+        assert stats.prefill_tokens < sum(r.prompt_tokens for r in requests)
+
+
+def test_a_failure_ends_requests_that_wait_for_an_equal_prompt(
+    tiny_model, prompts, monkeypatch
+):
+    engine = Engine(tiny_model)
+    monkeypatch.setattr(engine.prefix_cache, 'load', Failing())
+    requests = [engine.submit(*prompts[0]) for _ in range(3)]
+    engine.step()
+    assert [r.finish_reason for r in requests] == ['error'] * 3
+    monkeypatch.undo()
+    assert engine.submit(*prompts[0], max_new_tokens=2).answer().token_ids
 
 
 def test_cached_tokens_of_another_image_are_not_reused(

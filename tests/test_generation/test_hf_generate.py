@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Each sequence of a batch is answered, and ends, by itself."""
 
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -207,3 +209,23 @@ def test_answer_ends_at_a_stop_id(build_chat):
     assert short[0].token_ids == ids[: ids.index(token)]
     assert short[0].finished and not short[1].finished
     assert short[1] == complete[1]
+
+
+def test_log_probabilities_of_each_sequence(tiny_tokenizer):
+    """By hand: 9 for the token, 0 for all others."""
+    words = ids(tiny_tokenizer, 'a red circle')
+    end = tiny_tokenizer.eos_token_id
+    answers, llm = run_script(
+        tiny_tokenizer, [words, [words[0], end]], logprobs=2, max_new_tokens=3
+    )
+    vocabulary = llm.config.vocab_size
+    expected = 9 - math.log(math.exp(9) + vocabulary - 1)
+    assert [answer.token_ids for answer in answers] == [words[:3], words[:1]]
+    for answer in answers:
+        assert [one.token_id for one in answer.logprobs] == answer.token_ids
+        for one in answer.logprobs:
+            assert one.logprob == pytest.approx(expected, abs=1e-5)
+            assert one.top[0] == (one.token_id, one.logprob)
+            assert one.top[1][1] == pytest.approx(expected - 9, abs=1e-5)
+    (plain,), _ = run_script(tiny_tokenizer, [words], max_new_tokens=3)
+    assert plain.logprobs is None

@@ -50,6 +50,11 @@ def test_later_parameters_override_earlier_ones():
         (dict(min_new_tokens=-1), 'min_new_tokens is -1'),
         (dict(stop=3), 'stop is 3; expected texts'),
         (dict(do_sample='yes'), "do_sample is 'yes'"),
+        (dict(logprobs=21), 'logprobs is 21; expected an integer from 0 to'),
+        (dict(logprobs=-1), 'logprobs is -1'),
+        (dict(logprobs=True), 'logprobs is True'),
+        (dict(logprobs=2.0), 'logprobs is 2.0'),
+        (dict(logprobs=2, num_beams=3), 'logprobs is 2 with num_beams 3'),
     ],
 )
 def test_invalid_parameters_are_refused(setting, message):

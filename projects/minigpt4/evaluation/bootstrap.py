@@ -35,18 +35,41 @@ def ratio_interval(
 
     Source: Efron, Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    top = np.asarray(numerators, np.float64)
-    bottom = np.asarray(denominators, np.float64)
+    values = np.stack([numerators, denominators], axis=1)
+    sums = resampled_sums(values, seed, resamples)
+    valid = sums[:, 1] > 0
+    return percentile_interval(sums[valid, 0] / sums[valid, 1], level)
+
+
+def resampled_sums(
+    values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Draw images with replacement, and add their values.
+
+    Args:
+        values: ``(images, K)``.
+        seed: Seed of the draws.
+        resamples: Number of draws of all images.
+
+    Returns:
+        ``(resamples, K)``.
+    """
+    values = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
-    ratios = []
+    sums = []
     for start in range(0, resamples, _AT_ONE_TIME):
         number = min(_AT_ONE_TIME, resamples - start)
-        drawn = rng.integers(len(top), size=(number, len(top)))
-        sums = bottom[drawn].sum(1)
-        valid = sums > 0
-        ratios.append(top[drawn].sum(1)[valid] / sums[valid])
+        drawn = rng.integers(len(values), size=(number, len(values)))
+        sums += [values[rows].sum(0) for rows in drawn]
+    return np.stack(sums)
+
+
+def percentile_interval(
+    values: np.ndarray, level: float = 0.95
+) -> tuple[float, float]:
+    """Lower and upper end of the middle part of values."""
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(ratios), (tail, 1 - tail))
+    low, high = np.quantile(values, (tail, 1 - tail))
     return float(low), float(high)
 
 

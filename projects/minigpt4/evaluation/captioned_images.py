@@ -94,7 +94,7 @@ def read_captioned_images(
         raise FileNotFoundError(
             f'{folder} {found}; give the folder of the images as --images.'
         )
-    captions, invalid, file_names = _read_captions(annotations)
+    captions, invalid, file_names = read_captions_by_name(annotations)
     finder = ImageFolder(folder)
     images = {
         name: CaptionedImage(name, finder.find(name), captions[name])
@@ -128,7 +128,7 @@ def read_references(annotations: Path) -> dict[str, list[str]]:
         FileNotFoundError: The file does not exist.
         ValueError: It has no valid record, or two names have one id.
     """
-    captions, _, _ = _read_captions(annotations)
+    captions, _, _ = read_captions_by_name(annotations)
     names: dict[str, str] = {}
     references: dict[str, list[str]] = {}
     for name, group in captions.items():
@@ -144,12 +144,24 @@ def read_references(annotations: Path) -> dict[str, list[str]]:
     return references
 
 
-def _read_captions(
+def read_captions_by_name(
     annotations: Path,
 ) -> tuple[
     dict[str, list[ReferenceCaption]], list[str], dict[str, Any] | None
 ]:
-    """Captions by image, errors of invalid records, COCO's file names."""
+    """Read the captions of each image, by its name in the records.
+
+    Args:
+        annotations: As for :func:`read_captioned_images`.
+
+    Returns:
+        The captions, the errors of invalid records, and the file names in
+        COCO's table of images by image id; None without a table.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It has no valid record.
+    """
     if not annotations.exists():
         raise FileNotFoundError(
             f'{annotations} does not exist; give the file of the captions.'

@@ -3,32 +3,22 @@
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..captioning.batch import CaptionTask, run_tasks
-from ..captioning.image_sources import find_images
-from ..generation.sampling_params import SamplingParams
 from ..images.image_ids import image_id
-from ..loading import load_model, quiet_logs, read_prompt
+from ..loading import quiet_logs
 from ..utils.errors import printable
-from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
+from .caption_source import CaptionSource, print_errors
 from .chair import LABELS, score_captions
 from .chair_truth import coco_truth, write_truth
 from .chair_variants import score_variants, variant_table
-from .result_folder import (
-    ResultFolder,
-    file_digest,
-    format_score,
-    read_json_lines,
-)
+from .result_folder import ResultFolder, file_digest, format_score
 
-_NAMED = 5  # errors or invented classes on the terminal
+_NAMED = 5  # invented classes on the terminal
 
 
 def run_chair(args: argparse.Namespace) -> int:
@@ -48,21 +38,17 @@ def run_chair(args: argparse.Namespace) -> int:
     note = 'what was generated is kept with -o, and the same command continues'
     with raise_on_signals(note), quiet_logs(not args.quiet):
         truth, truth_settings = _load_truth(args)
-        generate = args.captions is None
-        settings: dict[str, Any] = dict(truth=truth_settings)
-        if generate:
-            tasks = _find_tasks(args, truth)
-            settings |= _model_settings(args, tasks[0].prompt)
-        else:
-            settings['captions'] = file_digest(args.captions)
+
+        def find(file: str) -> str | None:
+            id_ = image_id(file, truth)
+            return id_ if id_ in truth else None
+
+        source = CaptionSource(args, find, args.truth or args.instances[0])
+        settings = dict(truth=truth_settings, **source.settings)
         with ResultFolder(
             args.out, 'chair', settings, 'captions.jsonl', args.overwrite
         ) as results:
-            if generate:
-                _generate(args, tasks, truth, results)
-            else:
-                captions = list(read_captions(args.captions))
-                results.add(captions[len(results.rows) :])
+            source.add_missing(results)
             captions = [r for r in results.rows if r.get('error') is None]
             errors = [r for r in results.rows if r.get('error') is not None]
             summary = dict(
@@ -76,9 +62,7 @@ def run_chair(args: argparse.Namespace) -> int:
                 )
             if args.out is not None:
                 write_truth(args.out, truth, results.rows)
-            if generate:
-                summary['image_folder'] = os.path.abspath(args.images)
-            results.write_summary(summary)
+            results.write_summary(summary | source.notes)
         _print_summary(args, summary)
     return 1 if errors else 0
 
@@ -105,10 +89,6 @@ def _other_truths(args: argparse.Namespace) -> dict[str, Any]:
     if args.captions_truth:
         truths['instances only'] = coco_truth(args.instances)
     return truths
-
-
-def _truth_name(args: argparse.Namespace) -> str:
-    return printable(str(args.truth or args.instances[0]))
 
 
 def read_truth(path: Path) -> dict[str, list[str]]:
@@ -151,130 +131,12 @@ def read_truth(path: Path) -> dict[str, list[str]]:
     return data
 
 
-def read_captions(path: Path) -> Iterator[dict[str, Any]]:
-    """Read captions: a JSON line for each, of ``image_id`` and ``caption``.
-
-    Raises:
-        ValueError: A line has another content, or there is none.
-        OSError: The file cannot be read.
-    """
-    empty = True
-    for number, row in read_json_lines(path):
-        empty = False
-        if (
-            not isinstance(row, dict)
-            or not isinstance(row.get('image_id'), int | str)
-            or not (isinstance(row.get('caption'), str) or row.get('error'))
-        ):
-            raise ValueError(
-                f'{path}: line {number} is no caption; expected an object '
-                'with image_id and caption.'
-            )
-        yield row
-    if empty:
-        raise ValueError(f'{path} is empty; expected one caption a line.')
-
-
-def _find_tasks(
-    args: argparse.Namespace, truth: dict[str, Any]
-) -> list[CaptionTask]:
-    """The images of the folder that the truth has, and the prompt."""
-    if not args.images.is_dir():
-        found = 'is not a folder' if args.images.exists() else 'does not exist'
-        raise FileNotFoundError(
-            f'{args.images} {found}; give the folder of the images as '
-            '--images.'
-        )
-    prompt = args.prompt
-    if prompt is None:
-        prompt = read_prompt(args.model)
-    files = [
-        entry.image
-        for entry in find_images([str(args.images)], recursive=True)
-    ]
-    chosen: dict[str, str] = {}
-    for file in files:
-        id_ = image_id(file, truth)
-        if id_ in truth and chosen.setdefault(id_, file) != file:
-            raise ValueError(
-                f'{printable(chosen[id_])} and {printable(file)} both have '
-                f'the id {printable(id_)} of {_truth_name(args)}; give a '
-                'folder with one of them, or absolute paths as ids.'
-            )
-    if not chosen:
-        raise ValueError(
-            f'{_truth_name(args)} has none of the {len(files):,} images in '
-            f'{args.images} (such as {printable(os.path.basename(files[0]))});'
-            ' give the truth of these images.'
-        )
-    used = list(chosen.values())[: args.limit]
-    return [CaptionTask(file, prompt) for file in used]
-
-
-def _model_settings(args: argparse.Namespace, prompt: str) -> dict[str, Any]:
-    return dict(
-        model=args.model,
-        pretrained=args.pretrained and file_digest(args.pretrained),
-        prompt=prompt,
-        limit=args.limit,
-        generation=args.settings,
-    )
-
-
-def _generate(
-    args: argparse.Namespace,
-    tasks: Sequence[CaptionTask],
-    truth: dict[str, Any],
-    results: ResultFolder,
-) -> None:
-    """Caption the images that have no row yet."""
-    done = {row['image_id'] for row in results.rows}
-    missing = [t for t in tasks if image_id(t.image, truth) not in done]
-    if not missing:
-        return
-    model = load_model(args.model, args.pretrained, args.device)
-    SamplingParams.of(model.generation, args.settings)
-    with progress_bar(visible=not args.quiet) as bar:
-        task = bar.add_task(
-            'captioning',
-            total=len(tasks),
-            completed=len(tasks) - len(missing),
-        )
-        for batch in run_tasks(
-            model, missing, args.slots, args.workers, args.settings
-        ):
-            results.add([_row(fields, truth) for fields in batch])
-            bar.advance(task, len(batch))
-    # the engine finishes answers in any order
-    results.rows.sort(key=lambda row: (row['file'], row['image_id']))
-
-
-def _row(fields: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
-    row = dict(
-        image_id=image_id(fields['image'], truth),
-        file=os.path.basename(fields['image']),
-        prompt=fields['prompt'],
-    )
-    if 'error' in fields:
-        return row | dict(error=fields['error'])
-    return row | dict(
-        caption=fields['caption'],
-        finished=fields['finished'],
-        tokens=fields['tokens'],
-    )
-
-
 def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
-    errors = summary['errors']
-    for row in errors[:_NAMED]:
-        name = row.get('file', row.get('image_id'))
-        print(printable(f'failed: {name}: {row["error"]}'), file=sys.stderr)
-    if len(errors) > _NAMED:
-        print(f'failed: {len(errors) - _NAMED:,} more', file=sys.stderr)
+    print_errors(summary['errors'])
     if summary['without_truth']:
         print(
             f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{_truth_name(args)} does not have',
+            f'{printable(str(args.truth or args.instances[0]))} does not have',
             file=sys.stderr,
         )
     print(

@@ -31,6 +31,9 @@ class Detokenizer:
         complete: Whether, after :meth:`close`, the text holds all tokens.
         exact_stop: The stop string, where no text follows it in its last
             token; else None.
+        length: Characters of all tokens so far, without the stop string and
+            white space in front of it; white space at the beginning counts,
+            which ``text`` does not have.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Detokenizer:
         self.stopped = False
         self.complete = False
         self.exact_stop: str | None = None
+        self.length = 0
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._stop_prefixes = {
@@ -52,6 +56,11 @@ class Detokenizer:
         self._exempt_tokens = min_tokens  # tokens left below the minimum
         self._has_exempt_text = False  # whether new text began below it
         self._exempt_length = 0  # characters of the pending text below it
+
+    @property
+    def returned(self) -> int:
+        """How many of the ``length`` characters are not pending."""
+        return self.length - len(self._pending)
 
     def add(self, token_id: int) -> str:
         """Add a token; returns the new text."""
@@ -96,6 +105,7 @@ class Detokenizer:
         if not new or self.stopped:
             return ''
         pending = self._pending + new
+        self.length += len(new)
         if self._has_exempt_text:
             self._has_exempt_text = False
             self._exempt_length = len(pending)
@@ -111,7 +121,9 @@ class Detokenizer:
             if index + len(stop) == len(pending):
                 self.exact_stop = stop
             self._pending = ''
-            return self._append(pending[:index].rstrip())
+            piece = pending[:index].rstrip()
+            self.length += len(piece) - len(pending)
+            return self._append(piece)
         end = len(pending)
         longest = min(self._max_prefix, len(pending) - start)
         for length in range(longest, 0, -1):

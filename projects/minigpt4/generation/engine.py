@@ -12,12 +12,13 @@ from ..models import MiniGPT4
 from ..prompts import TokenizedPrompt, answer_segment
 from ..prompts.tokenization import encode_segment
 from .hf_generate import hf_generate
+from .logprobs import token_logprobs
 from .model_runner import ModelRunner
 from .prefix_cache import CachedPrefix, PrefixCache
 from .ranking import rank_branches, rank_one_by_one
 from .request import GenerationRequest
 from .request_builder import embeddings_request, prompt_request
-from .request_queue import RequestQueue
+from .request_queue import RequestQueue, split_equal_prompts
 from .sampler import choose_tokens
 
 # a request that ended: its finish reason, and its error
@@ -227,6 +228,17 @@ class Engine:
                 self._answer_with_transformers(request)
             else:
                 admitted.append(request)
+        firsts, equal = split_equal_prompts(admitted)
+        try:
+            self._start(firsts)
+        except Exception as error:
+            for request in equal:
+                request.finish('error', error)
+            raise
+        self._start(equal)
+
+    def _start(self, admitted: list[GenerationRequest]) -> None:
+        """Allocate slots, load cached prefixes, and prefill the rest."""
         if not admitted:
             return
         # prompts of similar lengths are prefilled together
@@ -318,16 +330,23 @@ class Engine:
             [request.sampler for request in requests],
             [request.token_ids for request in requests],
         )
+        logprobs = token_logprobs(
+            scores,
+            tokens,
+            [request.sampling_params.logprobs for request in requests],
+        )
         stop_ids = self.model.stop_ids
         ended: list[_Ended] = []
-        for request, token in zip(requests, tokens, strict=True):
+        for request, token, logprob in zip(
+            requests, tokens, logprobs, strict=True
+        ):
             try:
                 if isinstance(token, Exception):
                     raise token
                 if token in stop_ids:
                     ended.append((request, 'stop', None))
                     continue
-                request.append_token(token)
+                request.append_token(token, logprob)
                 limit = request.sampling_params.max_new_tokens
                 if request.detokenizer.stopped:
                     ended.append((request, 'stop', None))
@@ -385,6 +404,5 @@ class Engine:
         except Exception as error:
             request.finish('error', error)
             return
-        request.token_ids = answer.token_ids
-        request.append_text(answer.text)
+        request.set_answer(answer)
         request.finish('stop' if answer.finished else 'length')

@@ -7,6 +7,7 @@ whatever the tokens of that string are (LLaMA has two spellings of ``###``).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from .logprobs import TokenLogprob, token_logprobs
 from .request import Answer
 
 _MIN_TAIL = 16  # the fewest last tokens that are searched
@@ -66,6 +68,7 @@ def hf_generate(
     min_new_tokens: int = 0,
     seed: int | None = None,
     stop_ids: Sequence[int] | None = None,
+    logprobs: int | None = None,
     **settings: Any,
 ) -> list[Answer]:
     """Answer a left-padded batch of prompts; the default is greedy decoding.
@@ -82,6 +85,8 @@ def hf_generate(
         seed: Seed of the sampling; None continues torch's generator.
         stop_ids: Ids of the tokens that end an answer; None for the
             tokenizer's end of text.
+        logprobs: See :class:`~.sampling_params.SamplingParams`; not with
+            beams.
         settings: Further fields of transformers' ``GenerationConfig``, e.g.
             ``num_beams=5`` or ``do_sample=True, temperature=0.7``.
 
@@ -101,6 +106,8 @@ def hf_generate(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=list(stop_ids) or None,
         pad_token_id=pad,
+        output_logits=logprobs is not None,
+        return_dict_in_generate=True,
         **settings,
     )
     with torch.random.fork_rng(enabled=seed is not None):
@@ -116,9 +123,25 @@ def hf_generate(
             if stop
             else None,
         )
-    return [
+    answers = [
         _to_answer(ids, tokenizer, stop, stop_ids, pad, min_new_tokens)
-        for ids in output.tolist()
+        for ids in output.sequences.tolist()
+    ]
+    if logprobs is None:
+        return answers
+    recorded: list[list[TokenLogprob]] = [[] for _ in answers]
+    for step, scores in enumerate(output.logits):
+        in_answer = [step < len(answer.token_ids) for answer in answers]
+        found = token_logprobs(
+            scores,
+            output.sequences[:, step].tolist(),
+            [logprobs if inside else None for inside in in_answer],
+        )
+        for row, logprob in zip(recorded, found, strict=True):
+            row += [logprob] if logprob is not None else []
+    return [
+        replace(answer, logprobs=row)
+        for answer, row in zip(answers, recorded, strict=True)
     ]
 
 

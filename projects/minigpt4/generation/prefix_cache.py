@@ -10,7 +10,7 @@ from torch import Tensor
 from ..prompts import IMAGE_SLOT
 from .kv_cache import KVCache, OffloadedKV
 
-_MIN_COPIED_TOKENS = 16  # a shorter prefix is computed again
+MIN_COPIED_TOKENS = 16  # a shorter prefix is computed again
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ class PrefixCache:
                 self._prefixes.remove(best)
         else:
             self.offload(slot)
-            if best is None or length < _MIN_COPIED_TOKENS:
+            if best is None or length < MIN_COPIED_TOKENS:
                 length = 0
             elif best.offloaded is not None:
                 self._kv_cache.restore_slot(slot, best.offloaded, length)

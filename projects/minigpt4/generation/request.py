@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..deprecated import renamed
 from .detokenizer import Detokenizer
+from .logprobs import TextTokens, TokenLogprob
 from .sampler import Sampler
 from .sampling_params import SamplingParams
 
@@ -24,11 +25,14 @@ class Answer:
         token_ids: All generated ids, those of the stop string included.
         finished: Whether it ended with end of text or a stop string, not at
             ``max_new_tokens``.
+        logprobs: The log-probability of each of ``token_ids``; None unless
+            the sampling parameter ``logprobs`` asks for them.
     """
 
     text: str
     token_ids: list[int]
     finished: bool
+    logprobs: list[TokenLogprob] | None = None
 
 
 class GenerationRequest:
@@ -55,6 +59,12 @@ class GenerationRequest:
         text: The text so far. It never holds half a character, and after the
             first ``min_new_tokens`` tokens never a stop string or a prefix of
             one that the next tokens may complete.
+        logprobs: The log-probability of each of ``token_ids``, with the
+            likeliest tokens at its position; empty unless the sampling
+            parameter ``logprobs`` asks for them.
+        text_tokens: How many of the first ``token_ids`` have text in
+            ``text``; tokens of a stop string are not counted. Only counted
+            with ``logprobs``; see :class:`~.logprobs.TextTokens`.
         finished: Whether the request is complete.
         finish_reason: ``'stop'`` (end of text or stop string), ``'length'``,
             ``'cancelled'`` or ``'error'``; None while it is not finished.
@@ -86,6 +96,8 @@ class GenerationRequest:
         self.reused_tokens = 0
         self.token_ids: list[int] = []
         self.text = ''
+        self.logprobs: list[TokenLogprob] = []
+        self.text_tokens = 0
         self.finished = False
         self.finish_reason: str | None = None
         self.error: Exception | None = None
@@ -100,6 +112,9 @@ class GenerationRequest:
         self._advance = advance
         self._changed = threading.Condition()
         self._listeners: list[Callable[[str | None], None]] = []
+        self._counter: TextTokens | None = None
+        if sampling_params.logprobs is not None:
+            self._counter = TextTokens(detokenizer)
 
     def cancel(self) -> None:
         """End the request at the next step; its text so far is retained.
@@ -146,14 +161,18 @@ class GenerationRequest:
         for _ in self.pieces():
             pass
         return Answer(
-            self.text, list(self.token_ids), self.finish_reason == 'stop'
+            self.text,
+            list(self.token_ids),
+            self.finish_reason == 'stop',
+            None if self._counter is None else list(self.logprobs),
         )
 
     def listen(self, callback: Callable[[str | None], None]) -> None:
         """Call a function with each new piece of text, and None at the end.
 
         Text that is there already is passed immediately. The callback runs in
-        the engine's thread and must return quickly.
+        the engine's thread and must return quickly. Meanwhile
+        ``text_tokens`` belongs to the text that was passed so far.
         """
         with self._changed:
             if self.text:
@@ -163,26 +182,63 @@ class GenerationRequest:
             else:
                 self._listeners.append(callback)
 
-    def append_token(self, token_id: int) -> None:
-        """Add a generated token and its text (called by the engine)."""
+    def append_token(
+        self, token_id: int, logprob: TokenLogprob | None = None
+    ) -> None:
+        """Add a generated token and its text (called by the engine).
+
+        Args:
+            token_id: The token.
+            logprob: Its log-probability, if the request asks for it.
+        """
         self.token_ids.append(token_id)
         self.cache_key.append(token_id)
-        self.append_text(self.detokenizer.add(token_id))
+        if self._counter is None:
+            self.append_text(self.detokenizer.add(token_id))
+        else:
+            if logprob is not None:
+                self.logprobs.append(logprob)
+            piece = self._counter.add(token_id)
+            self.append_text(piece, self._counter.count)
 
-    def append_text(self, piece: str) -> None:
-        """Add to the text (called by the engine)."""
+    def set_answer(self, answer: Answer) -> None:
+        """Set the answer, in one piece (called by the engine)."""
+        self.token_ids = answer.token_ids
+        if self._counter is None:
+            self.append_text(answer.text)
+            return
+        self.logprobs = answer.logprobs or []
+        for token_id in answer.token_ids:
+            self._counter.add(token_id)
+        self._counter.close()
+        self.append_text(answer.text, self._counter.count)
+
+    def append_text(self, piece: str, text_tokens: int = 0) -> None:
+        """Add to the text (called by the engine).
+
+        Args:
+            piece: The new text.
+            text_tokens: The new :attr:`text_tokens`.
+        """
         if not piece:
             return
         with self._changed:
             self.text += piece
+            self.text_tokens = text_tokens
             self._notify(piece)
 
     def finish(self, reason: str, error: Exception | None = None) -> None:
         """Complete the request (called by the engine)."""
         if self.finished:
             return
-        self.append_text(self.detokenizer.close())
+        if self._counter is None:
+            self.append_text(self.detokenizer.close())
+        else:
+            piece = self._counter.close()
+            self.append_text(piece, self._counter.count)
         with self._changed:
+            if self._counter is not None:
+                self.text_tokens = self._counter.count
             self.error = error
             self.finish_reason = reason
             self.finished = True

@@ -3,7 +3,9 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
+from .prefix_cache import MIN_COPIED_TOKENS
 from .request import GenerationRequest
 
 # Waiting requests are admitted together once an eighth of the slots is free,
@@ -57,3 +59,23 @@ class RequestQueue:
         for request in cancelled:
             request.finish('cancelled')
         return admitted
+
+
+def split_equal_prompts(
+    requests: Sequence[GenerationRequest],
+) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
+    """Separate requests whose prompt an earlier one of them has as well.
+
+    Returns:
+        The requests to prefill first, and those that reuse their K and V.
+    """
+    firsts, equal, seen = [], [], set()
+    for request in requests:
+        key = tuple(request.cache_key)
+        if request.embeddings is None and key in seen:
+            equal.append(request)
+        else:
+            firsts.append(request)
+        if request.embeddings is None and len(key) > MIN_COPIED_TOKENS:
+            seen.add(key)
+    return firsts, equal

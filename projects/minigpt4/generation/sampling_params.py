@@ -9,6 +9,7 @@ from ..deprecated import renamed
 
 # scores divided by less may exceed the range of float32
 MIN_TEMPERATURE = 1e-5
+MAX_LOGPROBS = 20  # OpenAI's limit
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class SamplingParams:
         stop: Stop strings in addition to those of the template.
         num_beams: Beams; above 1 the answer comes in one piece.
         length_penalty: Exponent of the length, with beams.
+        logprobs: Record the log-probability of each token, and this number of
+            likeliest tokens at its position (0 for none); None records
+            nothing. See :class:`~.logprobs.TokenLogprob`. Not with beams.
     """
 
     max_new_tokens: int = 300
@@ -47,6 +51,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     num_beams: int = 1
     length_penalty: float = 1.0
+    logprobs: int | None = None
 
     @classmethod
     def of(cls, *settings: Mapping) -> 'SamplingParams':
@@ -90,6 +95,8 @@ class SamplingParams:
         arguments = {name: getattr(self, name) for name in names}
         if self.min_new_tokens:
             arguments['min_new_tokens'] = self.min_new_tokens
+        if self.logprobs is not None:
+            arguments['logprobs'] = self.logprobs
         return arguments
 
     def _check(self) -> None:
@@ -132,6 +139,12 @@ class SamplingParams:
                 lambda x: all(isinstance(text, str) and text for text in x),
             ),
             (
+                'logprobs',
+                f'an integer from 0 to {MAX_LOGPROBS} or None',
+                lambda x: x is None or is_int(x),
+                lambda x: x is None or 0 <= x <= MAX_LOGPROBS,
+            ),
+            (
                 'do_sample',
                 'True or False',
                 lambda x: isinstance(x, bool),
@@ -147,6 +160,12 @@ class SamplingParams:
                 f'min_new_tokens is {self.min_new_tokens}, more than '
                 f'max_new_tokens {self.max_new_tokens}; lower the one or '
                 'raise the other.'
+            )
+        if self.logprobs is not None and self.num_beams > 1:
+            raise ValueError(
+                f'logprobs is {self.logprobs} with num_beams '
+                f'{self.num_beams}; expected one of them: beam search records '
+                'no log-probabilities.'
             )
 
 

@@ -226,6 +226,7 @@ class Interpreter:
         effective = asdict(
             SamplingParams.of(self.session.model.generation, settings)
         )
+        del effective['logprobs']  # the chat does not display them
         self.view.show_note(' '.join(f'{k}={v}' for k, v in effective.items()))
 
     def _help(self, arguments: str) -> None:

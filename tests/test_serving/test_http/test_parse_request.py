@@ -90,6 +90,16 @@ def test_consecutive_user_messages_are_one_question():
     assert request.turns == [Turn('This:\n<ImageHere> what is it?')]
 
 
+def test_an_image_url_may_be_a_text():
+    part = dict(type='image_url', image_url='data:a')
+    assert parse([user(part, text('b'))]).images == ['data:a']
+
+
+def test_a_system_message_without_content_is_as_if_omitted():
+    request = parse([dict(role='system', content=None), ASK])
+    assert request.system is None and request.turns == [Turn('What is this?')]
+
+
 def test_the_bare_template_adds_no_space():
     body = json.dumps(dict(messages=[user(image())])).encode()
     request = parse_request(body, TEMPLATES['bare'], '')
@@ -114,7 +124,7 @@ def test_the_bare_template_adds_no_space():
         ([user('a')], 'is not a supported part'),
         ([user(dict(type='input_audio'))], 'type "input_audio"'),
         ([user(dict(type='text'))], 'text is missing'),
-        ([user(dict(type='image_url', image_url='a'))], 'is a text'),
+        ([user(dict(type='image_url', image_url=['a']))], 'is a list'),
         ([user(dict(type='image_url', image_url={}))], 'url is missing'),
         ([user(text('an <ImageHere>'))], 'holds <ImageHere>'),
         ([user(text('\ud800'))], 'half a character'),
@@ -163,6 +173,12 @@ def test_refused_messages(messages, why):
         (dict(min_tokens=2), dict(min_new_tokens=2)),
         (dict(stop='a'), dict(stop=['a'])),
         (dict(stop=['a', 'b']), dict(stop=['a', 'b'])),
+        (dict(logprobs=True), dict(logprobs=0)),
+        (dict(logprobs=True, top_logprobs=20), dict(logprobs=20)),
+        (dict(logprobs=True, top_logprobs=0.0), dict(logprobs=0)),
+        (dict(logprobs=False, top_logprobs=0), {}),
+        (dict(logprobs=None, top_logprobs=None), {}),
+        (dict(n=3), {}),
         (dict(num_beams=3, length_penalty=-1), None),
         (dict(repetition_penalty=1.05), None),
     ],
@@ -183,19 +199,32 @@ def test_default_values_and_ignored_parameters_are_accepted():
         tool_choice='none',
         response_format=dict(type='text'),
         modalities=['text'],
+        best_of=1,
+        skip_special_tokens=True,
+        use_beam_search=False,
+        stop_token_ids=[],
         **dict.fromkeys(IGNORED, 'x'),
     )
-    assert request.settings == {}
+    assert request.settings == {} and request.choices == 1
+    assert {'dataset', 'timeout'} <= IGNORED
+    assert parse(n=8).choices == 8 and parse(n=2.0).choices == 2
 
 
 @pytest.mark.parametrize(
     ('name', 'value'),
     [
-        ('n', 2),
+        ('n', 0),
+        ('n', 9),
+        ('n', 1.5),
+        ('n', '2'),
         ('n', True),
-        ('logprobs', True),
+        ('n', -1),
         ('logprobs', 0),
-        ('top_logprobs', 3),
+        ('logprobs', 5),
+        ('logprobs', 'true'),
+        ('top_logprobs', 3),  # without logprobs
+        ('best_of', 2),
+        ('skip_special_tokens', False),
         ('tools', [dict(type='function')]),
         ('tool_choice', 'auto'),
         ('functions', [{}]),
@@ -247,6 +276,24 @@ def test_refused_parameters_are_named(name, value):
     assert error.param
 
 
+@pytest.mark.parametrize('value', [21, -1, True, '5', 1.5, [5]])
+def test_refused_numbers_of_top_logprobs(value):
+    error = refused(logprobs=True, top_logprobs=value)
+    assert error.param == 'top_logprobs'
+    assert 'expected a whole number from 0 to 20' in str(error)
+
+
+def test_top_logprobs_need_logprobs():
+    for fields in ({}, dict(logprobs=False)):
+        error = refused(top_logprobs=5, **fields)
+        assert str(error) == (
+            'top_logprobs is 5 without "logprobs": true; send both, or '
+            'neither.'
+        )
+    error = refused(logprobs=True, num_beams=3)
+    assert error.param == 'logprobs' and 'num_beams 3' in str(error)
+
+
 def test_two_different_token_limits_are_refused():
     error = refused(max_tokens=5, max_completion_tokens=6)
     assert 'send only one of them' in str(error)
@@ -295,10 +342,11 @@ def test_a_large_data_url_is_parsed():
 
 
 def test_limits_of_the_operator_apply():
-    limits = RequestLimits(images=0, max_tokens=5, text=3)
+    limits = RequestLimits(images=0, max_tokens=5, text=3, choices=2)
     for fields, why in (
         (dict(messages=[user(image())]), 'more than 0 images'),
         (dict(messages=[user(text('ab'))], max_tokens=6), 'from 1 to 5'),
+        (dict(messages=[user(text('ab'))], n=3), 'n is 3;.*from 1 to 2'),
         (dict(messages=[user(text('abcd'))]), 'more than 3 characters'),
     ):
         with pytest.raises(BadRequest, match=why):

@@ -53,6 +53,26 @@ def status_of(function, *args) -> int:
     return caught.value.status
 
 
+def test_each_choice_counts_as_a_request():
+    gate = make_gate()
+    both = gate.admit('a', 2)
+    assert gate.admitted == gate.clients['a'] == 2
+    assert status_of(gate.admit, 'b') == 429
+    both.release(1)
+    one = gate.admit('b')
+    assert status_of(gate.admit, 'b', 2) == 429
+    both.release()
+    both.release(1)
+    one.release()
+    assert gate.admitted == 0 and not gate.clients
+
+
+def test_no_request_has_more_choices_than_the_capacity():
+    assert make_gate().limits.choices == 2
+    assert make_gate(client_requests=1).limits.choices == 1
+    assert make_gate(choices=1).limits.choices == 1
+
+
 def test_capacity_is_slots_and_waiting_requests():
     gate = make_gate()
     first, second = gate.admit('a'), gate.admit('b')

@@ -246,6 +246,7 @@ def test_defaults_of_options_are_those_of_the_limits():
         (args.max_body_mb * 2**20, RequestLimits().body),
         (args.max_images, RequestLimits().images),
         (args.max_tokens, RequestLimits().max_tokens),
+        (args.max_choices, RequestLimits().choices),
         (args.max_beams, RequestLimits().beams),
         (args.max_seconds, RequestLimits().seconds),
         (args.max_client_requests, RequestLimits().client_requests),

@@ -33,8 +33,9 @@ from .errors import (
 from .hosts import HostGuard, HostRules
 from .image_loader import ImageLoader
 from .metrics import CONTENT_TYPE, ServerMetrics
-from .parse_request import RequestLimits, check_model
+from .parse_request import check_model
 from .request_gate import BODY_SECONDS, RequestGate
+from .request_limits import RequestLimits
 
 COMPLETIONS = '/v1/chat/completions'
 

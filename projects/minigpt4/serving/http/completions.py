@@ -19,14 +19,16 @@ from ...generation.sampling_params import SamplingParams
 from ...generation.worker import EngineWorker, QueueFull
 from ...utils.errors import one_line
 from .answer_events import (
+    answer_pieces,
     check_answer,
     send_error_event,
     send_events,
-    text_pieces,
     usage_of,
 )
+from .choices import submit_choices
 from .errors import ApiError, drain_body, json_response
 from .image_loader import ImageLoader
+from .logprob_entries import LogprobEntries
 from .metrics import ServerMetrics
 from .parse_request import ChatRequest, check_model, parse_request
 from .request_gate import Admission, RequestGate
@@ -61,6 +63,7 @@ class Completions:
         self.gate = gate
         self.images = images
         self.metrics = metrics
+        self.entries = LogprobEntries(self.model.decoder.tokenizer)
         self._parsers = ThreadPoolExecutor(2, 'minigpt4-parsers')
         self._tokenizer_lock = threading.Lock()
 
@@ -147,14 +150,14 @@ class Completions:
             del body
             images = await self.images.load(request.images)
             request.images.clear()  # data URLs are large
-        admission = self.gate.admit(client)
+        admission = self.gate.admit(client, request.choices)
         try:
-            generation, prompt = await self._submit(request, images)
+            generations, prompt = await self._submit(request, images)
         except BaseException:
             admission.release()
             raise
-        with self._cancel_at_exit(generation, admission):
-            await self._send_answer(request, generation, prompt, start, send)
+        with self._cancel_at_exit(generations, admission):
+            await self._send_answer(request, generations, prompt, start, send)
 
     async def _parse(self, body: bytes) -> ChatRequest:
         """Parse a body; a large one in a thread.
@@ -177,8 +180,8 @@ class Completions:
 
     async def _submit(
         self, request: ChatRequest, images: list[Tensor]
-    ) -> tuple[GenerationRequest, ChatPrompt]:
-        """Build the prompt and submit it to the engine.
+    ) -> tuple[list[GenerationRequest], ChatPrompt]:
+        """Build the prompt and submit it to the engine for each choice.
 
         Raises:
             ApiError: 400, 429 or 503.
@@ -188,8 +191,8 @@ class Completions:
             self._parsers, self._build_prompt, request, images
         )
         try:
-            generation = self.worker.submit(
-                prompt.tokenized, prompt.images, **request.settings
+            generations = submit_choices(
+                self.worker, prompt, request.settings, request.choices
             )
         except QueueFull as error:
             raise self.gate.too_busy_error(
@@ -200,7 +203,7 @@ class Completions:
         except RuntimeError as error:
             raise ApiError(503, one_line(error), retry_after=5) from error
         self.metrics.images.inc(len(images))
-        return generation, prompt
+        return generations, prompt
 
     def _build_prompt(
         self, request: ChatRequest, images: list[Tensor]
@@ -241,32 +244,34 @@ class Completions:
 
     @contextlib.contextmanager
     def _cancel_at_exit(
-        self, generation: GenerationRequest, admission: Admission
+        self, generations: list[GenerationRequest], admission: Admission
     ) -> Iterator[None]:
-        """Cancel an answer that is unfinished when its request ends.
+        """Cancel answers that are unfinished when their request ends.
 
-        The admission is released when the engine has finished, even if the
-        client reads slowly.
+        The admission of a choice is released when the engine has finished
+        it, even if the client reads slowly.
         """
         loop = asyncio.get_running_loop()
 
         def release(piece: str | None) -> None:
             if piece is None:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
-                    loop.call_soon_threadsafe(admission.release)
+                    loop.call_soon_threadsafe(admission.release, 1)
 
-        generation.listen(release)
+        for generation in generations:
+            generation.listen(release)
         try:
             yield
         finally:
             admission.release()
-            if not generation.finished:
-                generation.cancel()
+            for generation in generations:
+                if not generation.finished:
+                    generation.cancel()
 
     async def _send_answer(
         self,
         request: ChatRequest,
-        generation: GenerationRequest,
+        generations: list[GenerationRequest],
         prompt: ChatPrompt,
         start: float,
         send: Send,
@@ -279,50 +284,62 @@ class Completions:
         )
         if prompt.notice:
             envelope['notice'] = prompt.notice
-        pieces = text_pieces(generation)
-        first = await anext(pieces, '')
+        pieces = answer_pieces(generations)
+        first = await anext(pieces)
         self.metrics.first_token.observe(time.monotonic() - start)
         if request.stream:
             await send_events(
-                generation,
+                generations,
                 first,
                 pieces,
                 envelope,
                 request.include_usage,
+                self.entries,
                 send,
             )
         else:
-            async for _ in pieces:
-                pass
-            check_answer(generation)
-            await _send_completion(generation, envelope, send)
+            async for piece in pieces:
+                if piece.ended:
+                    check_answer(generations[piece.choice])
+            await self._send_completion(generations, envelope, send)
         self.metrics.answer.observe(time.monotonic() - start)
-        tokens = self.metrics.tokens
-        tokens.labels('prompt').inc(generation.prompt_tokens)
-        tokens.labels('cached').inc(generation.reused_tokens)
-        tokens.labels('completion').inc(len(generation.token_ids))
+        usage, tokens = usage_of(generations), self.metrics.tokens
+        tokens.labels('prompt').inc(usage['prompt_tokens'])
+        tokens.labels('cached').inc(generations[0].reused_tokens)
+        tokens.labels('completion').inc(usage['completion_tokens'])
 
+    async def _send_completion(
+        self,
+        generations: list[GenerationRequest],
+        envelope: dict[str, object],
+        send: Send,
+    ) -> None:
+        """Send finished answers as one JSON object.
 
-async def _send_completion(
-    generation: GenerationRequest, envelope: dict[str, object], send: Send
-) -> None:
-    """Send a finished answer as one JSON object."""
-    message = dict(role='assistant', content=generation.text)
-    choice = dict(
-        index=0,
-        message=message,
-        logprobs=None,
-        finish_reason=generation.finish_reason,
-    )
-    response = json_response(
-        dict(
-            **envelope,
-            object='chat.completion',
-            choices=[choice],
-            usage=usage_of(generation),
+        Raises:
+            ApiError: One of them failed.
+        """
+        choices = []
+        for index, generation in enumerate(generations):
+            check_answer(generation)
+            tokens = generation.text_tokens
+            choices.append(
+                dict(
+                    index=index,
+                    message=dict(role='assistant', content=generation.text),
+                    logprobs=self.entries.write(generation, 0, tokens),
+                    finish_reason=generation.finish_reason,
+                )
+            )
+        response = json_response(
+            dict(
+                **envelope,
+                object='chat.completion',
+                choices=choices,
+                usage=usage_of(generations),
+            )
         )
-    )
-    await response(_SCOPE, _never_receive, send)
+        await response(_SCOPE, _never_receive, send)
 
 
 async def _never_receive() -> Message:

@@ -65,7 +65,9 @@ def read_messages(
         where = f'messages[{i}]'
         role = _check_message(message, where)
         content = message.get('content')
-        if content is None and role == 'assistant':
+        if content is None and role != 'user':
+            if role == 'system' and i == 0:
+                continue  # as if it were omitted
             content = ''  # an answer without text
         parts = _read_content(content, f'{where}.content')
         texts = [part.value for part in parts if part.type == 'text']
@@ -183,6 +185,8 @@ def _read_part(part: Any, where: str) -> ContentPart:
         return ContentPart('text', text)
     if kind == 'image_url':
         image = part.get('image_url')
+        if isinstance(image, str):  # some clients omit the object
+            image = {'url': image}
         if not isinstance(image, dict):
             raise BadRequest(
                 f'{where}.image_url is {kind_of(image)}; expected an object '

@@ -6,12 +6,13 @@ import contextlib
 import hmac
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from starlette.requests import Request
 
 from ...generation.worker import EngineWorker, QueueFull
 from .errors import ApiError, format_value
-from .parse_request import RequestLimits
+from .request_limits import RequestLimits
 
 BODY_SECONDS = 60.0  # for a body to arrive
 _MAX_LARGEST_BODIES = 4  # bodies of the maximum size in memory
@@ -24,22 +25,28 @@ class Admission:
     Args:
         gate: The gate that counts it.
         client: The address of the client.
+        choices: The number of answers; each counts as a request.
     """
 
-    def __init__(self, gate: 'RequestGate', client: str) -> None:
+    def __init__(
+        self, gate: 'RequestGate', client: str, choices: int = 1
+    ) -> None:
         self._gate = gate
         self._client = client
-        self._released = False
-        gate.admitted += 1
-        gate.clients[client] += 1
+        self._held = choices
+        gate.admitted += choices
+        gate.clients[client] += choices
 
-    def release(self) -> None:
-        """Return the capacity; a second call has no effect."""
-        if self._released:
-            return
-        self._released = True
-        self._gate.admitted -= 1
-        self._gate.clients[self._client] -= 1
+    def release(self, choices: int | None = None) -> None:
+        """Return capacity; without effect if all of it is returned.
+
+        Args:
+            choices: The number of answers that ended; None for all.
+        """
+        number = self._held if choices is None else min(choices, self._held)
+        self._held -= number
+        self._gate.admitted -= number
+        self._gate.clients[self._client] -= number
         if not self._gate.clients[self._client]:
             del self._gate.clients[self._client]
 
@@ -56,7 +63,8 @@ class RequestGate:
     Attributes:
         in_flight: Requests from their head to the end of their answer.
         admitted: Requests among them that run or wait for the engine; their
-            bodies and images have arrived.
+            bodies and images have arrived. One with several choices counts
+            as often.
         clients: Admitted requests by client.
         body_bytes: Bytes of bodies in memory.
         draining: Whether new requests are refused because the server stops.
@@ -70,6 +78,11 @@ class RequestGate:
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.worker = worker
+        capacity = worker.engine.slots + worker.max_waiting
+        if limits.client_requests:
+            capacity = min(capacity, limits.client_requests)
+        # no request may be one that can never be admitted
+        limits = replace(limits, choices=min(limits.choices, capacity))
         self.limits = limits
         self.body_seconds = body_seconds
         self.in_flight = 0
@@ -123,37 +136,40 @@ class RequestGate:
         finally:
             self.in_flight -= 1
 
-    def check_capacity(self, client: str) -> None:
+    def check_capacity(self, client: str, choices: int = 1) -> None:
         """Refuse a request that cannot be admitted.
 
         Args:
             client: The address of the client.
+            choices: The number of answers.
 
         Raises:
             ApiError: 429.
         """
         worker = self.worker
-        if self.admitted >= worker.engine.slots + worker.max_waiting:
+        capacity = worker.engine.slots + worker.max_waiting
+        if self.admitted + choices > capacity:
             raise self.too_busy_error(str(QueueFull(self.admitted, 2)), 2)
         limit = self.limits.client_requests
-        if limit and self.clients[client] >= limit:
+        if limit and self.clients[client] + choices > limit:
             raise self.too_busy_error(
                 f'{self.clients[client]} requests of {format_value(client)} '
                 'are running already; try again in 2 seconds.',
                 2,
             )
 
-    def admit(self, client: str) -> Admission:
+    def admit(self, client: str, choices: int = 1) -> Admission:
         """Admit a request whose body and images have arrived.
 
         Args:
             client: The address of the client.
+            choices: The number of answers; each counts as a request.
 
         Raises:
             ApiError: 429.
         """
-        self.check_capacity(client)
-        return Admission(self, client)
+        self.check_capacity(client, choices)
+        return Admission(self, client, choices)
 
     @staticmethod
     def too_busy_error(message: str, retry_after: float) -> ApiError:

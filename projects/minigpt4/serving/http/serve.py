@@ -21,7 +21,7 @@ from .connections import ConnectionLimits
 from .hosts import HostRules, is_loopback, own_names
 from .http_server import OrderlyServer, install_hangup, make_server
 from .logs import escape_other_logs
-from .parse_request import RequestLimits
+from .request_limits import RequestLimits
 
 KEY_VARIABLE = 'MINIGPT4_API_KEY'
 _BACKLOG = 128  # connections that wait while the model is loaded
@@ -81,6 +81,7 @@ def _serve_model(
         body=int(args.max_body_mb * 2**20),
         images=args.max_images,
         max_tokens=min(args.max_tokens, context),
+        choices=args.max_choices,
         beams=args.max_beams,
         text=_CHARACTERS_PER_TOKEN * context,
         seconds=args.max_seconds,

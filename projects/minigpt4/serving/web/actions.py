@@ -8,7 +8,7 @@ import html
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..http.parse_request import RequestLimits
+from ..http.request_limits import RequestLimits
 from .controls import generation_settings
 from .display import chatbot_messages, error_text
 from .web_session import SessionBusy, WebSession

@@ -4,7 +4,7 @@
 from typing import Any
 
 from ..http.json_values import number
-from ..http.parse_request import RequestLimits
+from ..http.request_limits import RequestLimits
 
 METHODS = ('Greedy', 'Sampling', 'Beam search')
 MAX_BEAMS = 10  # that the page offers

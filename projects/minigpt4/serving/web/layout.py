@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...generation.sampling_params import SamplingParams
-from ..http.parse_request import RequestLimits
+from ..http.request_limits import RequestLimits
 from .controls import MAX_BEAMS, METHODS
 
 

@@ -19,7 +19,7 @@ from ...generation.sampling_params import SamplingParams
 from ...generation.worker import EngineWorker
 from ...images.request_images import ImageSources
 from ...models import MiniGPT4
-from ..http.parse_request import RequestLimits
+from ..http.request_limits import RequestLimits
 from .actions import Actions
 from .content_policy import ContentPolicy
 from .controls import MAX_BEAMS

@@ -20,7 +20,7 @@ from ...images.request_images import ImageSources
 from ...images.thumbnail import data_url, thumbnail
 from ...utils.errors import printable
 from ...utils.regular_files import read_regular
-from ..http.parse_request import RequestLimits
+from ..http.request_limits import RequestLimits
 from .display import DisplayedTurn, chat_markdown
 from .uploads import Uploads
 
