@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if args.protocol == 'match':
         return _run_match(args)
     _check_caption_source(args)
+    if args.protocol == 'chair':
+        _check_truth(args)
     if args.protocol == 'captions':
         from minigpt4.evaluation.captions_run import run_captions
 
@@ -208,10 +210,38 @@ def _add_match_options(parser: argparse.ArgumentParser) -> None:
 def _add_chair_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--truth',
-        required=True,
         type=path,
         metavar='FILE',
         help='the COCO classes in each image: {"139": ["chair", "tv"]}',
+    )
+    parser.add_argument(
+        '--instances',
+        type=path,
+        nargs='+',
+        metavar='FILE',
+        help='instead of --truth: instances_*.json of COCO',
+    )
+    parser.add_argument(
+        '--captions-truth',
+        type=path,
+        nargs='+',
+        metavar='FILE',
+        help='with --instances: captions_*.json of COCO; the objects that '
+        'they name are in the images too',
+    )
+    parser.add_argument(
+        '--variants',
+        action='store_true',
+        help='print how far other ways of scoring move the scores: words, '
+        'length, truth',
+    )
+    parser.add_argument(
+        '--variant-truth',
+        type=path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='with --variants: another --truth; may be given several times',
     )
     _add_caption_source(parser)
 
@@ -297,6 +327,18 @@ def _run_match(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
     return run_match(args)
+
+
+def _check_truth(args: argparse.Namespace) -> None:
+    if (args.truth is None) == (args.instances is None):
+        raise UsageError(
+            'give either --truth FILE or --instances FILE, the classes in '
+            'each image'
+        )
+    if args.captions_truth is not None and args.instances is None:
+        raise UsageError('--captions-truth goes with --instances FILE')
+    if args.variant_truth and not args.variants:
+        raise UsageError('--variant-truth goes with --variants')
 
 
 def _check_caption_source(args: argparse.Namespace) -> None:

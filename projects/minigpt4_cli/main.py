@@ -24,6 +24,8 @@ VERBS = {
     'without vision weights',
     'caption': 'caption a folder of images into a table and a gallery',
     'chat': 'chat about images in the terminal',
+    'compare': 'compare two results of eval: settings, scores, samples that '
+    'differ',
     'convert': 'convert weights from and to LAVIS, MiniGPT-4, MMPretrain and '
     'Hugging Face',
     'curate': 'make descriptions for stage 2 from images: describe, repair, '

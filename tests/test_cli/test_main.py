@@ -12,7 +12,7 @@ import pytest
 
 from minigpt4.generation.parse_settings import PARSERS
 from minigpt4.serving.http.connections import ConnectionLimits
-from minigpt4_cli import caption, convert, options, serve
+from minigpt4_cli import caption, compare, convert, options, serve
 from minigpt4_cli import main as cli
 
 PROJECTS = Path(cli.__file__).resolve().parents[1]
@@ -108,12 +108,16 @@ def test_lists_of_the_command_line_are_those_of_the_package():
     """They are written twice because --help must not import the package."""
     from minigpt4.captioning.exports import SUFFIXES
     from minigpt4.convert.convert_files import FILES
+    from minigpt4.evaluation.paired import RESAMPLES
     from minigpt4.serving.http.serve import KEY_VARIABLE
 
     assert caption.SUFFIXES == SUFFIXES
     assert convert.FOLDER_FILES == tuple(FILES.values())
     assert serve.KEY_VARIABLE == KEY_VARIABLE
     assert options.SETTINGS.keys() == PARSERS.keys()
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    assert parser.parse_args(['a', 'b']).resamples == RESAMPLES
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     args = parser.parse_args([])

@@ -3,11 +3,7 @@
 
 import pytest
 
-from minigpt4.evaluation.aokvqa import (
-    choose,
-    score_choices,
-    score_direct_answers,
-)
+from minigpt4.evaluation.aokvqa import AOKVQA, AOKVQA_DIRECT, choose
 
 CHOICES = ['hot dog', 'dog', 'the cat', '2']
 
@@ -39,7 +35,7 @@ def test_choices_by_likelihood_and_by_answer():
         row | dict(answer='a dog'),
         row | dict(answer='a horse'),
     ]
-    scores = score_choices(rows, {}, 10)['scores']
+    scores = AOKVQA.score(rows, {}, 10)['scores']
     assert scores['accuracy']['value'] == 0.5
     assert scores['unknown']['value'] == 0.25
 
@@ -50,7 +46,7 @@ def test_direct_answers():
         dict(image=i, answer=answer, truth=truth)
         for i, answer in enumerate(['A dog', 'cat', 'horse'])
     ]
-    found = score_direct_answers(rows, dict(match='exact'), 10)
+    found = AOKVQA_DIRECT.score(rows, dict(match='exact'), 10)
     assert found['scores']['accuracy']['value'] == pytest.approx(
         (2 / 3 + 1) / 3, abs=1e-6
     )

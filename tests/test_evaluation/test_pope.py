@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.evaluation.pope import parse_answer, score_yes_no
+from minigpt4.evaluation.pope import POPE, parse_answer
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_scores_are_those_computed_by_hand():
         row('Yes', 'yes', 'b'),
         row('perhaps', 'no', 'c'),
     ]
-    found = score_yes_no(rows, dict(parser='first-word'), 50)
+    found = POPE.score(rows, dict(parser='first-word'), 50)
     values = {k: v['value'] for k, v in found['scores'].items()}
     # decisions: yes yes no yes unknown; right: 1st and 4th
     assert found['images'] == 3
@@ -62,7 +62,7 @@ def test_the_likelier_answer_decides():
         )
         for values in ([-2.0, -1.0], [-1.0, -2.0])
     ]
-    found = score_yes_no(rows, dict(parser='official'), 10)
+    found = POPE.score(rows, dict(parser='official'), 10)
     assert found['scores']['accuracy']['value'] == 0.5
 
 
@@ -78,7 +78,7 @@ def test_official_files(evaluation_data, name):
         row(label.capitalize(), label, record['image'])
         for label, record in zip(labels, records, strict=True)
     ]
-    found = score_yes_no(rows, dict(parser='official'), 10)
+    found = POPE.score(rows, dict(parser='official'), 10)
     assert found['images'] == 500
     assert found['scores']['f1']['value'] == 1
     assert found['scores']['yes_share']['value'] == pytest.approx(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from minigpt4.evaluation.question_protocols import QUESTION_PROTOCOLS
 from minigpt4.evaluation.questions import read_questions
-from minigpt4.evaluation.vqa import score_gqa, score_vqa
+from minigpt4.evaluation.vqa import GQA, VQAV2
 
 
 def test_vqa_is_a_mean_over_annotators():
@@ -19,11 +19,11 @@ def test_vqa_is_a_mean_over_annotators():
         dict(image='a', answer='cat', truth=truth),  # 1
         dict(image='b', answer='It is a cat', truth=truth),  # 0 or 1
     ]
-    found = score_vqa(rows, dict(match='exact'), 10)
+    found = VQAV2.score(rows, dict(match='exact'), 10)
     assert found['scores']['accuracy']['value'] == pytest.approx(
         1.9 / 3, abs=1e-6
     )
-    found = score_vqa(rows, dict(match='contains'), 10)
+    found = VQAV2.score(rows, dict(match='contains'), 10)
     assert found['scores']['accuracy']['value'] == pytest.approx(
         2.9 / 3, abs=1e-6
     )
@@ -34,7 +34,7 @@ def test_gqa_compares_one_answer():
         dict(image=i, answer=answer, truth=dict(answer='no'))
         for i, answer in enumerate(['No.', 'yes', 'No, it is not.'])
     ]
-    found = score_gqa(rows, dict(match='exact'), 10)
+    found = GQA.score(rows, dict(match='exact'), 10)
     assert found['scores']['accuracy']['value'] == pytest.approx(
         1 / 3, abs=1e-6
     )

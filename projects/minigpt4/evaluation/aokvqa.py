@@ -14,7 +14,6 @@ from typing import Any
 
 from ..data_tools.import_items import Item, invalid_item
 from ..datasets.json_stream import stream_json
-from .image_sums import ImageSums
 from .questions import (
     Question,
     QuestionProtocol,
@@ -24,7 +23,7 @@ from .questions import (
     required_text,
 )
 from .short_answers import direct_answer_accuracy, normalise_answer
-from .vqa import ACCURACY, GREEDY_SHORT, SHORT_ANSWER
+from .vqa import ACCURACY, ACCURACY_RATIO, GREEDY_SHORT, SHORT_ANSWER
 
 _DATA = (
     'A-OKVQA: aokvqa_v1p0_val.json of github.com/allenai/aokvqa, with the '
@@ -58,64 +57,41 @@ def choose(answer: str, choices: Sequence[str]) -> int | None:
     return None
 
 
-def score_choices(
-    rows: Sequence[Mapping[str, Any]],
-    scoring: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    """Compute the scores of ``aokvqa``.
+def count_choice(
+    row: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> dict[str, float]:
+    """The counts of a question of ``aokvqa``.
 
     Args:
-        rows: For each question ``image``, ``choices``, ``truth`` with the
-            ``index`` of the right choice, and ``log_likelihoods`` of the
-            choices or a generated ``answer``.
+        row: ``choices``, ``truth`` with the ``index`` of the right choice,
+            and ``log_likelihoods`` of the choices or a generated ``answer``.
         scoring: Not used.
-        resamples: Resamples of the bootstrap.
-
-    Returns:
-        ``scores``: accuracy, and unknown (answers that name no choice).
     """
-    sums = ImageSums(resamples=resamples)
-    for row in rows:
-        if 'log_likelihoods' in row:
-            chosen: int | None = row['choices'].index(likeliest(row))
-        else:
-            chosen = choose(row['answer'], row['choices'])
-        sums.add(
-            row['image'],
-            questions=1,
-            correct=chosen == row['truth']['index'],
-            unknown=chosen is None,
-        )
-    scores = dict(
-        accuracy=sums.ratio('correct', 'questions'),
-        unknown=sums.ratio('unknown', 'questions'),
+    if 'log_likelihoods' in row:
+        chosen: int | None = row['choices'].index(likeliest(row))
+    else:
+        chosen = choose(row['answer'], row['choices'])
+    return dict(
+        questions=1,
+        correct=chosen == row['truth']['index'],
+        unknown=chosen is None,
     )
-    return dict(images=len(sums), scores=scores)
 
 
-def score_direct_answers(
-    rows: Sequence[Mapping[str, Any]],
-    scoring: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    """Compute the accuracy of ``aokvqa-direct``.
+def count_direct_answer(
+    row: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> dict[str, float]:
+    """The counts of a question of ``aokvqa-direct``.
 
     Args:
-        rows: For each question ``image``, ``answer`` and ``truth``, which has
-            the ``answers`` of the annotators.
+        row: ``answer``, and ``truth`` with the ``answers`` of the annotators.
         scoring: ``match``, see
             :func:`~.short_answers.direct_answer_accuracy`.
-        resamples: Resamples of the bootstrap.
     """
-    sums = ImageSums(resamples=resamples)
-    for row in rows:
-        accuracy = direct_answer_accuracy(
-            row['answer'], row['truth']['answers'], scoring['match']
-        )
-        sums.add(row['image'], questions=1, accuracy=accuracy)
-    accuracy_score = sums.ratio('accuracy', 'questions')
-    return dict(images=len(sums), scores=dict(accuracy=accuracy_score))
+    accuracy = direct_answer_accuracy(
+        row['answer'], row['truth']['answers'], scoring['match']
+    )
+    return dict(questions=1, correct=accuracy)
 
 
 def read_aokvqa(path: Path, _: Path | None = None) -> Iterator[Item]:
@@ -179,7 +155,8 @@ AOKVQA = QuestionProtocol(
     ),
     items=read_aokvqa,
     question=_choice_question,
-    score=score_choices,
+    counts=count_choice,
+    ratios=dict(**ACCURACY_RATIO, unknown=('unknown', 'questions')),
     labels=(*ACCURACY, ('names no choice', 'unknown', '%')),
 )
 AOKVQA_DIRECT = QuestionProtocol(
@@ -189,7 +166,8 @@ AOKVQA_DIRECT = QuestionProtocol(
     generation=GREEDY_SHORT,
     items=read_aokvqa,
     question=_direct_question,
-    score=score_direct_answers,
+    counts=count_direct_answer,
+    ratios=ACCURACY_RATIO,
     labels=ACCURACY,
     scoring=dict(match='exact'),
 )

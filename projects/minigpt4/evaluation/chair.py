@@ -7,14 +7,35 @@ A mention is a name of one of COCO's 80 classes in a caption, see
 Source: Rohrbach et al. 2018, Object Hallucination in Image Captioning.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from .bootstrap import RESAMPLES, ratio_score
+from .bootstrap import RESAMPLES
+from .image_sums import ImageSums, Ratios
 from .object_words import ObjectWords, coco_words, words_of
 
 # of a detailed description, in words
 SHORTEST, LONGEST = 40, 120
+# label, name and unit of each score
+LABELS = (
+    ('CHAIR_i, invented mentions', 'chair_i', '%'),
+    ('CHAIR_s, captions with one', 'chair_s', '%'),
+    ('recall, mean over captions', 'recall', '%'),
+    ('recall, over all classes', 'recall_over_classes', '%'),
+    ('length in words', 'words', ''),
+    ('40 to 120 words', 'detailed', '%'),
+    ('ended by itself', 'finished', '%'),
+)
+_RATIOS = dict(
+    chair_i=('invented', 'mentions'),
+    chair_s=('has_invented', 'captions'),
+    recall=('recall', 'has_classes'),
+    recall_over_classes=('found', 'classes'),
+    words=('words', 'captions'),
+    detailed=('detailed', 'captions'),
+    finished=('finished', 'captions'),
+)
 
 
 def score_captions(
@@ -55,73 +76,75 @@ def score_captions(
         ValueError: No caption is of an image with a truth.
     """
     words = words or coco_words()
-    by_image: dict[str, list[dict[str, float]]] = {}
-    invented_classes: dict[str, int] = {}
+    sums = ImageSums(seed, resamples)
+    invented_classes: Counter[str] = Counter()
     n_captions = without_truth = 0
-    know_end = all(row.get('finished') is not None for row in rows)
     for row in rows:
         key = str(row['image_id'])
         if key not in truth:
             without_truth += 1
             continue
         n_captions += 1
-        classes = set(truth[key])
-        mentions = words.find(row['caption'])
-        invented = [name for name in mentions if name not in classes]
-        for name in invented:
-            invented_classes[name] = invented_classes.get(name, 0) + 1
-        found = len(classes & set(mentions))
-        length = len(words_of(row['caption']))
-        by_image.setdefault(key, []).append(
-            dict(
-                captions=1,
-                mentions=len(mentions),
-                invented=len(invented),
-                has_invented=bool(invented),
-                classes=len(classes),
-                found=found,
-                has_classes=bool(classes),
-                recall=found / len(classes) if classes else 0,
-                words=length,
-                detailed=SHORTEST <= length <= LONGEST,
-                finished=bool(row.get('finished')),
-            )
-        )
+        counts, invented = count_caption(row, truth[key], words)
+        sums.add(key, **counts)
+        invented_classes.update(invented)
     if not n_captions:
         raise ValueError(
             f'none of the {len(rows):,} captions is of an image that the '
             'truth has; expected the same image ids in both.'
         )
-    sums = [
-        {name: sum(counts[name] for counts in group) for name in group[0]}
-        for _, group in sorted(by_image.items())
-    ]
-
-    def ratio(numerator: str, denominator: str = 'captions') -> dict:
-        return ratio_score(
-            [image[numerator] for image in sums],
-            [image[denominator] for image in sums],
-            seed,
-            resamples,
-        )
-
-    scores = dict(
-        chair_i=ratio('invented', 'mentions'),
-        chair_s=ratio('has_invented'),
-        recall=ratio('recall', 'has_classes'),
-        recall_over_classes=ratio('found', 'classes'),
-        words=ratio('words'),
-        detailed=ratio('detailed'),
-    )
-    if know_end:
-        scores['finished'] = ratio('finished')
+    scores = sums.scores(chair_ratios(rows))
     most_first = sorted(invented_classes.items(), key=lambda x: (-x[1], x[0]))
     return dict(
         captions=n_captions,
         images=len(sums),
-        mentions=sum(int(image['mentions']) for image in sums),
-        invented=sum(int(image['invented']) for image in sums),
+        mentions=int(sums.total('mentions')),
+        invented=int(sums.total('invented')),
         without_truth=without_truth,
         scores=scores,
         invented_classes=dict(most_first),
     )
+
+
+def count_caption(
+    row: Mapping[str, Any],
+    classes: Collection[str],
+    words: ObjectWords,
+) -> tuple[dict[str, float], list[str]]:
+    """The counts of a caption, and the class of each invented mention.
+
+    Args:
+        row: ``caption``, and optionally ``finished``.
+        classes: The classes in its image.
+        words: The words of the classes.
+    """
+    present = set(classes)
+    mentions = words.find(row['caption'])
+    invented = [name for name in mentions if name not in present]
+    found = len(present & set(mentions))
+    length = len(words_of(row['caption']))
+    counts: dict[str, float] = dict(
+        captions=1,
+        mentions=len(mentions),
+        invented=len(invented),
+        has_invented=bool(invented),
+        classes=len(present),
+        found=found,
+        has_classes=bool(present),
+        recall=found / len(present) if present else 0,
+        words=length,
+        detailed=SHORTEST <= length <= LONGEST,
+        finished=bool(row.get('finished')),
+    )
+    return counts, invented
+
+
+def chair_ratios(rows: Iterable[Mapping[str, Any]]) -> Ratios:
+    """The counts whose sums each score divides.
+
+    Args:
+        rows: All captions; ``finished`` is a score if each of them states it.
+    """
+    if any(row.get('finished') is None for row in rows):
+        return {k: v for k, v in _RATIOS.items() if k != 'finished'}
+    return _RATIOS

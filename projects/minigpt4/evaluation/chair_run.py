@@ -13,19 +13,12 @@ from ..utils.errors import printable
 from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
 from .caption_source import CaptionSource, print_errors
-from .chair import score_captions
+from .chair import LABELS, score_captions
+from .chair_truth import coco_truth, write_truth
+from .chair_variants import score_variants, variant_table
 from .result_folder import ResultFolder, file_digest, format_score
 
 _NAMED = 5  # invented classes on the terminal
-_SCORES = (
-    ('CHAIR_i, invented mentions', 'chair_i', '%'),
-    ('CHAIR_s, captions with one', 'chair_s', '%'),
-    ('recall, mean over captions', 'recall', '%'),
-    ('recall, over all classes', 'recall_over_classes', '%'),
-    ('length in words', 'words', ''),
-    ('40 to 120 words', 'detailed', '%'),
-    ('ended by itself', 'finished', '%'),
-)
 
 
 def run_chair(args: argparse.Namespace) -> int:
@@ -44,14 +37,14 @@ def run_chair(args: argparse.Namespace) -> int:
     """
     note = 'what was generated is kept with -o, and the same command continues'
     with raise_on_signals(note), quiet_logs(not args.quiet):
-        truth = read_truth(args.truth)
+        truth, truth_settings = _load_truth(args)
 
         def find(file: str) -> str | None:
             id_ = image_id(file, truth)
             return id_ if id_ in truth else None
 
-        source = CaptionSource(args, find, args.truth)
-        settings = dict(truth=file_digest(args.truth), **source.settings)
+        source = CaptionSource(args, find, args.truth or args.instances[0])
+        settings = dict(truth=truth_settings, **source.settings)
         with ResultFolder(
             args.out, 'chair', settings, 'captions.jsonl', args.overwrite
         ) as results:
@@ -63,9 +56,39 @@ def run_chair(args: argparse.Namespace) -> int:
                 resamples=args.bootstrap,
                 errors=errors,
             )
+            if args.variants:
+                summary['variants'] = score_variants(
+                    captions, truth, _other_truths(args)
+                )
+            if args.out is not None:
+                write_truth(args.out, truth, results.rows)
             results.write_summary(summary | source.notes)
         _print_summary(args, summary)
     return 1 if errors else 0
+
+
+def _load_truth(
+    args: argparse.Namespace,
+) -> tuple[dict[str, list[str]], Any]:
+    """The classes in each image, and what identifies their files."""
+    if args.truth is not None:
+        return read_truth(args.truth), file_digest(args.truth)
+    captions = args.captions_truth or []
+    digests = dict(
+        instances=[file_digest(path) for path in args.instances],
+        captions=[file_digest(path) for path in captions],
+    )
+    return coco_truth(args.instances, captions), digests
+
+
+def _other_truths(args: argparse.Namespace) -> dict[str, Any]:
+    """Truths of ``--variants`` besides the given one, by name."""
+    truths: dict[str, Any] = {
+        printable(path.name): read_truth(path) for path in args.variant_truth
+    }
+    if args.captions_truth:
+        truths['instances only'] = coco_truth(args.instances)
+    return truths
 
 
 def read_truth(path: Path) -> dict[str, list[str]]:
@@ -113,7 +136,7 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     if summary['without_truth']:
         print(
             f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{printable(str(args.truth))} does not have',
+            f'{printable(str(args.truth or args.instances[0]))} does not have',
             file=sys.stderr,
         )
     print(
@@ -121,12 +144,15 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
         f'{summary["mentions"]:,} mentions, {summary["invented"]:,} invented; '
         '95 % intervals over images'
     )
-    for label, name, unit in _SCORES:
+    for label, name, unit in LABELS:
         if name in summary['scores']:
             print(f'{label:28}{format_score(summary["scores"][name], unit)}')
     top = list(summary['invented_classes'].items())[:_NAMED]
     if top:
         names = ', '.join(f'{name} ({number})' for name, number in top)
         print(f'most invented: {names}')
+    if 'variants' in summary:
+        print()
+        print('\n'.join(variant_table(summary['variants'])))
     if args.out is not None:
         print(f'results: {printable(str(args.out))}', file=sys.stderr)

@@ -2,9 +2,16 @@
 """Sums of counts for each image, and ratios of them with intervals."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .bootstrap import RESAMPLES, ratio_score
+
+# name of a score: names of the counts whose sums are divided
+Ratios = Mapping[str, tuple[str, str]]
 
 
 class ImageSums:
@@ -35,6 +42,21 @@ class ImageSums:
         """The sum of a count over all images."""
         return sum(sums[name] for _, sums in sorted(self._sums.items()))
 
+    def value(self, numerator: str, denominator: str) -> float | None:
+        """A sum divided by a sum; None if that is 0."""
+        bottom = self.total(denominator)
+        return self.total(numerator) / bottom if bottom else None
+
+    def table(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """The sums as a table ``(images, names)``, sorted by image."""
+        return np.array(
+            [
+                [sums[name] for name in names]
+                for _, sums in sorted(self._sums.items())
+            ],
+            np.float64,
+        )
+
     def ratio(self, numerator: str, denominator: str) -> dict[str, Any]:
         """``value`` and 95 % ``interval`` of a sum divided by a sum."""
         images = [sums for _, sums in sorted(self._sums.items())]
@@ -44,3 +66,7 @@ class ImageSums:
             self.seed,
             self.resamples,
         )
+
+    def scores(self, ratios: Ratios) -> dict[str, dict[str, Any]]:
+        """:meth:`ratio` of each score."""
+        return {name: self.ratio(*counts) for name, counts in ratios.items()}

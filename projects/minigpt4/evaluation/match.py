@@ -7,11 +7,30 @@ scores are computed from the stored losses alone.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .bootstrap import RESAMPLES, ratio_score
+from .bootstrap import RESAMPLES
+from .image_sums import ImageSums
+
+# label, name and unit of each score
+LABELS = (
+    ('loss, right image', 'loss', ''),
+    ('loss, other image', 'other_loss', ''),
+    ('difference', 'gap', ''),
+    ('per token, right image', 'loss_per_token', ''),
+    ('per token, other image', 'other_loss_per_token', ''),
+    ('right image preferred', 'preferred', '%'),
+)
+# of each score: the counts whose sums are divided
+RATIOS = dict(
+    loss=('loss', 'captions'),
+    other_loss=('other_loss', 'captions'),
+    gap=('gap', 'captions'),
+    loss_per_token=('loss_of_tokens', 'tokens'),
+    other_loss_per_token=('other_loss_of_tokens', 'tokens'),
+    preferred=('preferred', 'captions'),
+)
 
 
 def other_images(names: Iterable[str], seed: int) -> list[str]:
@@ -59,43 +78,34 @@ def score_losses(
         raise ValueError(
             'no caption was scored; give images and captions that can be read.'
         )
-    by_image: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    sums = ImageSums(seed, resamples)
     for row in scored:
-        by_image[row['image']].append(row)
-    groups = [by_image[name] for name in sorted(by_image)]
-
-    def score(numerator: Any, denominator: Any = lambda row: 1) -> dict:
-        return ratio_score(
-            [sum(map(numerator, group)) for group in groups],
-            [sum(map(denominator, group)) for group in groups],
-            seed,
-            resamples,
-        )
-
+        sums.add(row['image'], **count_losses(row))
     return dict(
-        images=len(groups),
+        images=len(sums),
         captions=len(scored),
         tokens=sum(row['tokens'] for row in scored),
         ties=sum(row['loss'] == row['other_loss'] for row in scored),
         skipped=len(rows) - len(scored),
-        scores=dict(
-            loss=score(lambda row: row['loss']),
-            other_loss=score(lambda row: row['other_loss']),
-            gap=score(lambda row: row['other_loss'] - row['loss']),
-            loss_per_token=score(
-                lambda row: row['loss'] * row['tokens'],
-                lambda row: row['tokens'],
-            ),
-            other_loss_per_token=score(
-                lambda row: row['other_loss'] * row['tokens'],
-                lambda row: row['tokens'],
-            ),
-            preferred=score(_preference),
-        ),
+        scores=sums.scores(RATIOS),
     )
 
 
-def _preference(row: dict[str, Any]) -> float:
-    """1 if the right image is preferred, 0.5 for a tie, else 0."""
-    difference = row['other_loss'] - row['loss']
-    return 0.5 if difference == 0 else float(difference > 0)
+def count_losses(row: Mapping[str, Any]) -> dict[str, float]:
+    """The counts of a caption.
+
+    Args:
+        row: ``tokens``, ``loss`` and ``other_loss``.
+    """
+    loss, other_loss = row['loss'], row['other_loss']
+    gap = other_loss - loss
+    return dict(
+        captions=1,
+        tokens=row['tokens'],
+        loss=loss,
+        other_loss=other_loss,
+        gap=gap,
+        loss_of_tokens=loss * row['tokens'],
+        other_loss_of_tokens=other_loss * row['tokens'],
+        preferred=0.5 if gap == 0 else float(gap > 0),
+    )

@@ -29,7 +29,7 @@ from .captioned_images import (
     CaptionedImages,
     read_captioned_images,
 )
-from .match import other_images, score_losses
+from .match import LABELS, other_images, score_losses
 from .result_folder import ResultFolder, file_digest, format_score
 
 CHUNK = 16  # images that are encoded and stored together
@@ -354,14 +354,7 @@ def _print_summary(
         f'{summary["captions"]:,} captions of {summary["images"]:,} images, '
         f'{summary["tokens"]:,} tokens; 95 % intervals over images'
     )
-    for label, name, unit in (
-        ('loss, right image', 'loss', ''),
-        ('loss, other image', 'other_loss', ''),
-        ('difference', 'gap', ''),
-        ('per token, right image', 'loss_per_token', ''),
-        ('per token, other image', 'other_loss_per_token', ''),
-        ('right image preferred', 'preferred', '%'),
-    ):
+    for label, name, unit in LABELS:
         score = summary['scores'][name]
         print(f'{label:24}{format_score(score, unit)}')
     if args.out is not None:

@@ -76,6 +76,11 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each word of a text in lower case."""
+    return (match.span() for match in _WORD.finditer(text))
+
+
 @functools.lru_cache(maxsize=50_000)
 def singular(word: str) -> str:
     """Make an English noun singular; other words stay as they are.
@@ -114,6 +119,8 @@ class ObjectWords:
         animal_modifiers: Words such as "baby", which before an animal are no
             name of a person.
         singularize: Whether plurals count.
+        join: Whether names of several words count; without them "hot dog"
+            names a dog. ``not_objects`` are joined anyway.
     """
 
     def __init__(
@@ -123,6 +130,7 @@ class ObjectWords:
         animals: Sequence[str] = (),
         animal_modifiers: Sequence[str] = (),
         singularize: bool = True,
+        join: bool = True,
     ) -> None:
         self.classes = tuple(classes)
         self.singularize = singularize
@@ -131,7 +139,12 @@ class ObjectWords:
             self._names[self._normalise(name)] = None
         for class_, names in classes.items():
             for name in (class_, *names):
-                self._names[self._normalise(name)] = class_
+                normal = self._normalise(name)
+                if len(normal) > 1 and not join:
+                    continue
+                self._names[normal] = class_
+                if not join:
+                    continue
                 for modifier in animal_modifiers if class_ in animals else ():
                     modified = self._normalise(f'{modifier} {name}')
                     self._names[modified] = class_
@@ -167,8 +180,21 @@ class ObjectWords:
 
 
 @functools.cache
-def coco_words(singularize: bool = True) -> ObjectWords:
-    """The words of COCO's classes; see ``coco_synonyms.json``."""
+def coco_words(
+    singularize: bool = True, join: bool = True, negatives: bool = True
+) -> ObjectWords:
+    """The words of COCO's classes; see ``coco_synonyms.json``.
+
+    Args:
+        singularize: Whether plurals count.
+        join: Whether names of several words count.
+        negatives: Whether names that contain the word of a class and are no
+            object of it are known: those of ``not_objects``, and "toilet
+            seat".
+    """
     path = Path(__file__).with_name('coco_synonyms.json')
     data = json.loads(path.read_text('utf-8'))
-    return ObjectWords(**data, singularize=singularize)
+    if not negatives:
+        data['not_objects'] = ()
+        data['classes']['toilet'].remove('toilet seat')
+    return ObjectWords(**data, singularize=singularize, join=join)

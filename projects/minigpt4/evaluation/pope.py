@@ -5,13 +5,12 @@ Source: Li et al. 2023, Evaluating Object Hallucination in Large
 Vision-Language Models (POPE, arXiv 2305.10355), and RUCAIBox/POPE.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data_tools.import_items import Item, invalid_item
 from ..datasets.json_stream import stream_json
-from .image_sums import ImageSums
 from .questions import (
     Question,
     QuestionProtocol,
@@ -50,54 +49,35 @@ def parse_answer(text: str, parser: str = 'official') -> str:
     )
 
 
-def score_yes_no(
-    rows: Sequence[Mapping[str, Any]],
-    scoring: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    """Compute the scores of ``pope``; "yes" is the positive class.
+def count_yes_no(
+    row: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> dict[str, float]:
+    """The counts of a question of ``pope``; "yes" is the positive class.
+
+    An unknown decision is a wrong one, and counts as "no" where "yes" is
+    true.
 
     Args:
-        rows: For each question ``image``, ``truth`` with the ``label``
-            ``'yes'`` or ``'no'``, and a generated ``answer``, or ``choices``
-            and their ``log_likelihoods``.
+        row: ``truth`` with the ``label`` ``'yes'`` or ``'no'``, and a
+            generated ``answer``, or ``choices`` and their
+            ``log_likelihoods``.
         scoring: ``parser``, see :func:`parse_answer`.
-        resamples: Resamples of the bootstrap.
-
-    Returns:
-        ``scores``: accuracy, precision, recall, f1, yes_share and unknown. An
-        unknown decision is a wrong one, and counts as "no" where "yes" is
-        true.
     """
-    sums = ImageSums(resamples=resamples)
-    for row in rows:
-        if 'log_likelihoods' in row:
-            found = likeliest(row)
-        else:
-            found = parse_answer(row['answer'], scoring['parser'])
-        label = row['truth']['label']
-        yes, true = found == 'yes', label == 'yes'
-        sums.add(
-            row['image'],
-            questions=1,
-            correct=found == label,
-            yes=yes,
-            unknown=found == 'unknown',
-            true=true,
-            true_yes=yes and true,
-            twice_true_yes=2 * (yes and true),
-            yes_and_true=yes + true,
-        )
+    if 'log_likelihoods' in row:
+        found = likeliest(row)
+    else:
+        found = parse_answer(row['answer'], scoring['parser'])
+    label = row['truth']['label']
+    yes, true = found == 'yes', label == 'yes'
     return dict(
-        images=len(sums),
-        scores=dict(
-            accuracy=sums.ratio('correct', 'questions'),
-            precision=sums.ratio('true_yes', 'yes'),
-            recall=sums.ratio('true_yes', 'true'),
-            f1=sums.ratio('twice_true_yes', 'yes_and_true'),
-            yes_share=sums.ratio('yes', 'questions'),
-            unknown=sums.ratio('unknown', 'questions'),
-        ),
+        questions=1,
+        correct=found == label,
+        yes=yes,
+        unknown=found == 'unknown',
+        true=true,
+        true_yes=yes and true,
+        twice_true_yes=2 * (yes and true),
+        yes_and_true=yes + true,
     )
 
 
@@ -131,7 +111,15 @@ POPE = QuestionProtocol(
     generation=GENERATION,
     items=read_pope,
     question=_question,
-    score=score_yes_no,
+    counts=count_yes_no,
+    ratios=dict(
+        accuracy=('correct', 'questions'),
+        precision=('true_yes', 'yes'),
+        recall=('true_yes', 'true'),
+        f1=('twice_true_yes', 'yes_and_true'),
+        yes_share=('yes', 'questions'),
+        unknown=('unknown', 'questions'),
+    ),
     labels=(
         ('accuracy', 'accuracy', '%'),
         ('precision', 'precision', '%'),

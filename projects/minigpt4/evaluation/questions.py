@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..data_tools.image_places import ImagePlaces
 from ..data_tools.import_items import Item
 from ..utils.errors import printable
+from .image_sums import ImageSums, Ratios
 
 
 class Question(NamedTuple):
@@ -42,8 +43,10 @@ class QuestionProtocol:
         items: Yields the records of a file.
         question: Makes the question of a record; a ``ValueError`` is what is
             wrong with the record, as a phrase that follows its place.
-        score: Computes the scores of the rows that have an answer, with the
-            scoring options and a number of resamples.
+        counts: The counts of a row that has an answer, with the scoring
+            options; ``questions`` is 1.
+        ratios: The counts whose sums each score divides. ``accuracy`` is the
+            share of right answers.
         labels: Label, name and unit of each score that is printed.
         scoring: The scoring options and their defaults.
     """
@@ -54,11 +57,33 @@ class QuestionProtocol:
     generation: Mapping[str, Any]
     items: Callable[..., Iterable[Item]]
     question: Callable[[dict[str, Any]], Question]
-    score: Callable[
-        [Sequence[Mapping[str, Any]], Mapping[str, Any], int], dict[str, Any]
-    ]
+    counts: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, float]]
+    ratios: Ratios
     labels: tuple[tuple[str, str, str], ...]
     scoring: Mapping[str, Any] = field(default_factory=dict)
+
+    def score(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        scoring: Mapping[str, Any],
+        resamples: int,
+    ) -> dict[str, Any]:
+        """Compute the scores of rows that have an answer.
+
+        Args:
+            rows: The rows, as the protocol's ``counts`` takes them, each with
+                its ``image``.
+            scoring: The scoring options.
+            resamples: Resamples of the bootstrap.
+
+        Returns:
+            ``images`` (their number) and ``scores``, each with ``value`` and
+            95 % ``interval`` over images.
+        """
+        sums = ImageSums(resamples=resamples)
+        for row in rows:
+            sums.add(row['image'], **self.counts(row, scoring))
+        return dict(images=len(sums), scores=sums.scores(self.ratios))
 
 
 class AskedQuestion(NamedTuple):

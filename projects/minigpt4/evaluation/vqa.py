@@ -5,13 +5,12 @@ Source: Goyal et al. 2017 (VQAv2), Marino et al. 2019 (OK-VQA), Hudson and
 Manning 2019 (GQA).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data_tools.import_items import Item, ReadOptions
 from ..data_tools.import_questions import read_gqa, read_vqa
-from .image_sums import ImageSums
 from .questions import (
     Question,
     QuestionProtocol,
@@ -24,48 +23,30 @@ from .short_answers import matches, vqa_accuracy
 SHORT_ANSWER = '{question} Answer the question using a single word or phrase.'
 GREEDY_SHORT = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=16)
 ACCURACY = (('accuracy', 'accuracy', '%'),)
+ACCURACY_RATIO = dict(accuracy=('correct', 'questions'))
 
 
-def score_vqa(
-    rows: Sequence[Mapping[str, Any]],
-    scoring: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    """Compute the accuracy of ``vqav2`` and ``okvqa``.
+def count_vqa(
+    row: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> dict[str, float]:
+    """The counts of a question of ``vqav2`` and ``okvqa``.
 
     Args:
-        rows: For each question ``image``, ``answer`` and ``truth``, which has
-            the ``answers`` of the annotators.
+        row: ``answer``, and ``truth`` with the ``answers`` of the annotators.
         scoring: ``match``, see :func:`~.short_answers.matches`.
-        resamples: Resamples of the bootstrap.
     """
-    sums = ImageSums(resamples=resamples)
-    for row in rows:
-        accuracy = vqa_accuracy(
-            row['answer'], row['truth']['answers'], scoring['match']
-        )
-        sums.add(row['image'], questions=1, accuracy=accuracy)
-    accuracy_score = sums.ratio('accuracy', 'questions')
-    return dict(images=len(sums), scores=dict(accuracy=accuracy_score))
+    accuracy = vqa_accuracy(
+        row['answer'], row['truth']['answers'], scoring['match']
+    )
+    return dict(questions=1, correct=accuracy)
 
 
-def score_gqa(
-    rows: Sequence[Mapping[str, Any]],
-    scoring: Mapping[str, Any],
-    resamples: int,
-) -> dict[str, Any]:
-    """Compute the accuracy of ``gqa``; arguments as :func:`score_vqa`.
-
-    ``truth`` has one ``answer``.
-    """
-    sums = ImageSums(resamples=resamples)
-    for row in rows:
-        correct = matches(
-            row['answer'], row['truth']['answer'], scoring['match']
-        )
-        sums.add(row['image'], questions=1, correct=correct)
-    accuracy_score = sums.ratio('correct', 'questions')
-    return dict(images=len(sums), scores=dict(accuracy=accuracy_score))
+def count_gqa(
+    row: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> dict[str, float]:
+    """The counts of a question of ``gqa``; ``truth`` has one ``answer``."""
+    correct = matches(row['answer'], row['truth']['answer'], scoring['match'])
+    return dict(questions=1, correct=correct)
 
 
 def _read_vqa(path: Path, questions: Path | None) -> Iterator[Item]:
@@ -105,7 +86,8 @@ def _vqa(name: str, data: str) -> QuestionProtocol:
         generation=GREEDY_SHORT,
         items=_read_vqa,
         question=_vqa_question,
-        score=score_vqa,
+        counts=count_vqa,
+        ratios=ACCURACY_RATIO,
         labels=ACCURACY,
         scoring=dict(match='exact'),
     )
@@ -133,7 +115,8 @@ GQA = QuestionProtocol(
     generation=GREEDY_SHORT,
     items=_read_gqa,
     question=_gqa_question,
-    score=score_gqa,
+    counts=count_gqa,
+    ratios=ACCURACY_RATIO,
     labels=ACCURACY,
     scoring=dict(match='exact'),
 )
