@@ -25,7 +25,7 @@ IMPORT_ORDER = (
     ('generation',),
     ('loading',),
     ('chat', 'captioning', 'datasets'),
-    ('evaluation',),
+    ('evaluation', 'harness'),
     ('data_tools', 'curation'),
     ('engine',),
     ('convert', 'nano'),
