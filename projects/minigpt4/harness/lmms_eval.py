@@ -299,7 +299,8 @@ class SimpleModel(lmms):
             for request in requests:
                 target = request.args[1]
                 text = target if isinstance(target, str) else target(document)
-                candidates.append(str(text))
+                # the template has the space before an answer
+                candidates.append(str(text).strip())
             return ScoreTask(make_prompt(self.model, question, {}), candidates)
 
         return load
