@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from loguru import logger
 
@@ -39,6 +40,33 @@ from .prompts import (
 )
 
 _MAX_NAMED = 5  # failed requests that are reported one by one
+
+
+class Likelihood(tuple, GenerationResult):
+    """The likelihood of a text, and whether greedy decoding generates it.
+
+    lmms-eval 0.7.3 turns a pair to the text ``'(0.5, True)'``, with which its
+    multiple-choice tasks fail. It keeps the ``text`` of a generation result
+    as it is.
+    """
+
+    token_counts = None
+
+    def __init__(self, pair: tuple[float, bool]) -> None:
+        """The pair is the content of the tuple."""
+
+    @property
+    def text(self) -> 'Likelihood':
+        """What lmms-eval takes as the answer."""
+        return self
+
+    @staticmethod
+    def strip() -> str:
+        """No text, so that the response cache does not store the pair.
+
+        It would return it as a list, which fails as above.
+        """
+        return ''
 
 
 class SimpleModel(lmms):
@@ -128,7 +156,7 @@ class SimpleModel(lmms):
 
     def loglikelihood(
         self, requests: Sequence[Any]
-    ) -> list[tuple[float, bool]]:
+    ) -> list[Likelihood]:
         """Score the text of each request.
 
         A text ends with the end symbol of the template, as in training.
@@ -146,7 +174,7 @@ class SimpleModel(lmms):
             groups.setdefault(json.dumps([context, *place]), []).append(i)
         members = list(groups.values())
         worst = math.inf if self._uses_loss else -math.inf
-        results = [(worst, False)] * len(requests)
+        results = [Likelihood((worst, False))] * len(requests)
         engine = Engine(self.model, slots=1)
         outcomes = score_tasks(
             engine,
@@ -164,7 +192,7 @@ class SimpleModel(lmms):
                 group, outcome.result, strict=True
             ):
                 value = -mean if self._uses_loss else mean * tokens
-                results[i] = (value, is_greedy)
+                results[i] = Likelihood((value, is_greedy))
         return results
 
     @property
