@@ -109,5 +109,5 @@ def _stop_strings(given: Mapping[str, Any]) -> list[str]:
                 f'generation_kwargs has {name}={short_json(value)}; expected '
                 'a text or a list of texts.'
             )
-        stop += [text for text in texts if text and text not in stop]
-    return stop
+        stop += [text for text in texts if text]
+    return list(dict.fromkeys(stop))

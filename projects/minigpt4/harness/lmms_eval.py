@@ -154,9 +154,7 @@ class SimpleModel(lmms):
         """
         return self._answer(requests, self._all_rounds, self._gen_kwargs, [''])
 
-    def loglikelihood(
-        self, requests: Sequence[Any]
-    ) -> list[Likelihood]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Likelihood]:
         """Score the text of each request.
 
         A text ends with the end symbol of the template, as in training.

@@ -75,8 +75,13 @@ def object_questions(
     return rows
 
 
-def read_answer(text: str) -> Literal['yes', 'no']:
-    """Read an answer as POPE does: no if its first sentence negates."""
+def read_answer(text: str) -> Literal['yes', 'no', '']:
+    """Read an answer as POPE does: no if its first sentence negates.
+
+    An empty text, that of a request that failed, is no answer.
+    """
+    if not text:
+        return ''
     sentence = text.split('.')[0]
     words = re.findall(r"[a-z']+", sentence.lower())
     return 'no' if _NEGATIONS.intersection(words) else 'yes'
@@ -89,7 +94,7 @@ def yes_no_scores(
 
     Args:
         answers: The right and the given answer of each question, ``'yes'``
-            or ``'no'``.
+            or ``'no'``. Another given answer is wrong.
 
     Returns:
         ``accuracy``, ``precision``, ``recall`` and ``f1`` of "yes", and
@@ -99,7 +104,7 @@ def yes_no_scores(
     counts = Counter(answers)
     right_yes = counts['yes', 'yes']
     given_yes = right_yes + counts['no', 'yes']
-    true_yes = right_yes + counts['yes', 'no']
+    true_yes = sum(right == 'yes' for right, _ in answers)
 
     def share(part: float, whole: float) -> float:
         return part / whole if whole else 0.0
