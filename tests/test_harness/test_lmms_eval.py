@@ -280,16 +280,7 @@ def test_tasks_run_in_the_harness(docs, tmp_path, monkeypatch, make):
     ]
     task_files.write_tasks(tmp_path / 'tasks', tasks)
     model = make(docs, batch_size=4)
-    results = simple_evaluate(
-        model=model,
-        tasks=[
-            'photos_caption',
-            'photos_yes_no_random',
-            'photos_yes_no_choice',
-        ],
-        task_manager=TaskManager(include_path=str(tmp_path / 'tasks')),
-        cli_args=SimpleNamespace(process_with_media=True, reasoning_tags=None),
-    )['results']
+    # before the harness deletes the model
     rows = [
         dict(image_id=doc['image_id'], caption=answer.text)
         for doc in tasks[0].documents
@@ -302,6 +293,16 @@ def test_tasks_run_in_the_harness(docs, tmp_path, monkeypatch, make):
         ]
     ]
     expected = score_captions(rows, truth)['scores']['chair_i']['value']
+    results = simple_evaluate(
+        model=model,
+        tasks=[
+            'photos_caption',
+            'photos_yes_no_random',
+            'photos_yes_no_choice',
+        ],
+        task_manager=TaskManager(include_path=str(tmp_path / 'tasks')),
+        cli_args=SimpleNamespace(process_with_media=True, reasoning_tags=None),
+    )['results']
     assert results['photos_caption']['chair_i,none'] == expected
     assert 0 <= results['photos_yes_no_random']['accuracy,none'] <= 1
     assert 0 <= results['photos_yes_no_choice']['acc,none'] <= 1
