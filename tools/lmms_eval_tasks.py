@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='FILE',
-        help='files of POPE; questions about missing images are left out',
+        help='files of POPE; questions about missing images are omitted',
     )
     parser.add_argument(
         '--prompt',

@@ -71,8 +71,8 @@ def caption_task(
     """A caption of each photograph, scored by CHAIR.
 
     Args:
-        photos: The photographs; those that the truth does not have are left
-            out.
+        photos: The photographs; those that the truth does not have are
+            omitted.
         truth: The classes in each image, by its id.
         prompt: The question; '' is the model's own.
     """
