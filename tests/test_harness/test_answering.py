@@ -77,6 +77,25 @@ def test_answers_are_those_of_our_own_engine(model):
     assert [found[i] for i in range(14)] == expected(model, *asked)
 
 
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(num_beams=2, max_new_tokens=5),
+        dict(do_sample=True, seed=4, max_new_tokens=8, temperature=2.0),
+        dict(stop=['a'], max_new_tokens=20),
+    ],
+)
+def test_settings_reach_the_engine(model, settings):
+    asked = question(2, 'what is this')
+    found = answers(model, [one_round(model, asked, settings)])
+    sample = BaseDataElement(
+        images=[load_image(asked.images[0], model.image_size)],
+        turns=asked.turns,
+    )
+    (answer,) = api.generate(model, [sample], **settings)
+    assert found == {0: answer.text}
+
+
 def test_the_failure_of_one_dialogue_is_its_outcome(model, tmp_path):
     file = tmp_path / 'broken.jpg'
     file.write_bytes(b'no image')

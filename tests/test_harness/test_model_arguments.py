@@ -58,7 +58,7 @@ def test_pretrained_is_a_model_or_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     'given, message',
     [
-        (dict(modell='x'), 'did you mean model'),
+        (dict(modelname='x'), 'did you mean model'),
         (dict(batch_size=0), 'batch_size is 0; expected a whole number'),
         (dict(workers='two'), 'workers is "two"; expected a whole number'),
         (dict(likelihood='sum'), 'expected loss or log_likelihood'),
