@@ -27,7 +27,7 @@ IMPORT_ORDER = (
     ('chat', 'captioning', 'datasets'),
     ('data_tools',),
     ('evaluation',),
-    ('curation', 'explain'),
+    ('harness', 'curation', 'explain'),
     ('engine',),
     ('convert', 'nano'),
     ('terminal', 'serving'),

@@ -15,7 +15,7 @@ from .hf_generate import hf_generate
 from .logprobs import token_logprobs
 from .model_runner import ModelRunner
 from .prefix_cache import CachedPrefix, PrefixCache
-from .ranking import rank_branches, rank_one_by_one
+from .ranking import AnswerScore, rank_branches, rank_one_by_one
 from .request import GenerationRequest
 from .request_builder import embeddings_request, prompt_request
 from .request_queue import RequestQueue, split_equal_prompts
@@ -163,6 +163,29 @@ class Engine:
             The mean log-likelihood of each answer's own tokens, in nats. The
             official ``multi_select`` divides by the length of the longest
             answer instead, which favours short answers.
+
+        Raises:
+            ValueError: A candidate has no tokens, or as for :meth:`submit`.
+        """
+        return [
+            score.mean
+            for score in self.score_answers(prompt, images, candidates, end)
+        ]
+
+    def score_answers(
+        self,
+        prompt: TokenizedPrompt,
+        images: Sequence[Tensor],
+        candidates: Sequence[str],
+        end: bool = True,
+    ) -> list[AnswerScore]:
+        """Score some answers as :meth:`rank`, with their tokens counted.
+
+        Args:
+            prompt: The tokenised prompt.
+            images: As for :meth:`submit`.
+            candidates: The answers.
+            end: Whether the template's end symbol belongs to an answer.
 
         Raises:
             ValueError: A candidate has no tokens, or as for :meth:`submit`.

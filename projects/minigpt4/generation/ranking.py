@@ -2,6 +2,7 @@
 """Likelihoods of given answers to a prompt."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,32 @@ from .model_runner import ModelRunner
 from .request import GenerationRequest
 
 
+class AnswerScore(NamedTuple):
+    """How likely an answer is.
+
+    Attributes:
+        mean: Mean log-likelihood of its tokens, in nats per token.
+        num_tokens: Number of its tokens.
+        is_greedy: Whether each of its tokens is the likeliest one, so that
+            greedy decoding generates it.
+    """
+
+    mean: float
+    num_tokens: int
+    is_greedy: bool
+
+    @property
+    def log_likelihood(self) -> float:
+        """Log-likelihood of all its tokens together, in nats."""
+        return self.mean * self.num_tokens
+
+
 def rank_branches(
     runner: ModelRunner,
     request: GenerationRequest,
     branches: Sequence[Sequence[int]],
-) -> list[float]:
-    """Mean log-likelihoods of answers, with one pass over the prompt.
+) -> list[AnswerScore]:
+    """Score answers with one pass over the prompt.
 
     Args:
         runner: The runner; the images of the prompt are encoded.
@@ -23,7 +44,7 @@ def rank_branches(
         branches: Token ids of the answers.
 
     Returns:
-        One value for each answer, in nats per token.
+        One score for each answer.
     """
     (first,) = runner.prefill([request])
     # the last token of an answer is only a target
@@ -33,7 +54,7 @@ def rank_branches(
         others = runner.score_branches(request, inputs)
     scores = others.split([len(branch) for branch in inputs])
     return [
-        _mean_log_likelihood(torch.cat((first[None], rest)), branch)
+        _score(torch.cat((first[None], rest)), branch)
         for rest, branch in zip(scores, branches, strict=True)
     ]
 
@@ -42,7 +63,7 @@ def rank_one_by_one(
     runner: ModelRunner,
     request: GenerationRequest,
     branches: Sequence[Sequence[int]],
-) -> list[float]:
+) -> list[AnswerScore]:
     """As :func:`rank_branches`, without KV slots.
 
     The prompt is computed again for each answer.
@@ -60,12 +81,12 @@ def rank_one_by_one(
             torch.arange(embeddings.shape[1])[None],
         )
         scores = decoder.logits(hidden[0, len(prompt) - 1 :])
-        values.append(_mean_log_likelihood(scores, branch))
+        values.append(_score(scores, branch))
     return values
 
 
-def _mean_log_likelihood(scores: Tensor, token_ids: Sequence[int]) -> float:
-    """Mean log-likelihood of tokens, in nats.
+def _score(scores: Tensor, token_ids: Sequence[int]) -> AnswerScore:
+    """Score the tokens of one answer.
 
     Args:
         scores: ``(T, vocab_size)`` logits.
@@ -73,4 +94,5 @@ def _mean_log_likelihood(scores: Tensor, token_ids: Sequence[int]) -> float:
     """
     targets = torch.tensor(token_ids, device=scores.device)
     losses = torch.nn.functional.cross_entropy(scores.float(), targets)
-    return -float(losses)
+    is_greedy = bool((scores.argmax(-1) == targets).all())
+    return AnswerScore(-float(losses), len(token_ids), is_greedy)
