@@ -4,6 +4,13 @@
 import argparse
 import os
 
+from .eval_judge import (
+    PARSERS,
+    add_agreement_options,
+    add_coverage_options,
+    run_agreement,
+    run_coverage_protocol,
+)
 from .eval_questions import (
     QUESTION_PROTOCOLS,
     SCORING,
@@ -23,7 +30,13 @@ PROTOCOLS = {
     'match': 'does a caption prefer its own image to another one?',
     'chair': 'which objects do captions name, and which of them are invented?',
     **QUESTION_PROTOCOLS,
+    'coverage': 'do captions cover a reference caption, by a judge?',
+    'agreement': 'how far do the judges of two folders agree?',
 }
+# what reads result folders of other protocols and makes none
+_TOOLS = ('agreement',)
+# whose intervals are not by resampling
+_OTHER_INTERVALS = ('coverage',)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add_question_options(name, protocol)
         else:
             _ADD_OPTIONS[name](protocol)
-        _add_common_options(protocol)
+        if name not in _TOOLS:
+            _add_common_options(protocol)
+            if name not in _OTHER_INTERVALS:
+                _add_bootstrap(protocol)
+            _add_quiet(protocol)
+        _add_debug(protocol)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,9 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError('--option goes with --score DIR')
     if args.protocol in QUESTION_PROTOCOLS:
         return run_question_protocol(args)
-    if args.protocol == 'match':
-        return _run_match(args)
-    return _run_chair(args)
+    return _RUN[args.protocol](args)
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +105,15 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='replace what is in -o, instead of continuing',
     )
-    _add_bootstrap(parser)
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
     # of this parser too, so that it can follow the protocol
     parser.add_argument(
         '--debug',
@@ -218,7 +239,16 @@ def _add_chair_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-_ADD_OPTIONS = {'match': _add_match_options, 'chair': _add_chair_options}
+# scoring options of protocols without questions: as SCORING
+_RESCORED: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
+    'coverage': {'parser': (PARSERS, '')}
+}
+_ADD_OPTIONS = {
+    'match': _add_match_options,
+    'chair': _add_chair_options,
+    'coverage': add_coverage_options,
+    'agreement': add_agreement_options,
+}
 
 
 def _run_match(args: argparse.Namespace) -> int:
@@ -252,7 +282,7 @@ def _run_chair(args: argparse.Namespace) -> int:
 def _run_score(args: argparse.Namespace) -> int:
     from minigpt4.evaluation.score_folder import score_folder, stored_protocol
 
-    known = SCORING.get(stored_protocol(args.score), {})
+    known = {**SCORING, **_RESCORED}.get(stored_protocol(args.score), {})
     scoring = {}
     for text in args.option:
         name, _, value = text.partition('=')
@@ -268,3 +298,11 @@ def _run_score(args: argparse.Namespace) -> int:
             )
         scoring[name] = value
     return score_folder(args.score, scoring, args.bootstrap)
+
+
+_RUN = {
+    'match': _run_match,
+    'chair': _run_chair,
+    'coverage': run_coverage_protocol,
+    'agreement': run_agreement,
+}

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .coverage_run import coverage_summary, print_coverage
+from .judge import JUDGEMENTS_FILE
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
     print_question_scores,
     question_summary,
     read_answers,
 )
-from .result_folder import read_settings, write_summary
+from .result_folder import read_json_lines, read_settings, write_summary
 
 
 def stored_protocol(folder: Path) -> str:
@@ -43,11 +45,13 @@ def score_folder(
     """
     settings = read_settings(folder)
     name = settings.pop('protocol')
+    if name in _RESCORED:
+        return _RESCORED[name](folder, settings, scoring)
     if name not in QUESTION_PROTOCOLS:
         raise ValueError(
             f'{folder} has results of {name}; --score is for '
-            f'{", ".join(QUESTION_PROTOCOLS)}. The command that made them '
-            'scores them again.'
+            f'{", ".join([*QUESTION_PROTOCOLS, *_RESCORED])}. The command '
+            'that made them scores them again.'
         )
     protocol = QUESTION_PROTOCOLS[name]
     summary = question_summary(
@@ -57,3 +61,16 @@ def score_folder(
         write_summary(folder, name, settings, summary)
     print_question_scores(protocol, summary, folder=folder)
     return 1 if summary['errors'] or summary['missing'] else 0
+
+
+def _score_coverage(
+    folder: Path, settings: dict[str, Any], scoring: Mapping[str, Any]
+) -> int:
+    rows = [row for _, row in read_json_lines(folder / JUDGEMENTS_FILE)]
+    summary = coverage_summary(rows, scoring.get('parser', 'first-word'))
+    write_summary(folder, 'coverage', settings, summary)
+    print_coverage(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+_RESCORED = {'coverage': _score_coverage}
