@@ -11,6 +11,14 @@ from .eval_judge import (
     run_agreement,
     run_coverage_protocol,
 )
+from .eval_marks import (
+    add_abilities_options,
+    add_failures_options,
+    add_marks_options,
+    run_abilities_protocol,
+    run_failures_protocol,
+    run_marks,
+)
 from .eval_questions import (
     QUESTION_PROTOCOLS,
     SCORING,
@@ -31,12 +39,15 @@ PROTOCOLS = {
     'chair': 'which objects do captions name, and which of them are invented?',
     **QUESTION_PROTOCOLS,
     'coverage': 'do captions cover a reference caption, by a judge?',
+    'failures': 'how often are captions and poems no good?',
+    'abilities': 'are requests for memes, recipes, advertisements, poems met?',
     'agreement': 'how far do the judges of two folders agree?',
+    'marks': 'a page for marks of people, for failures and abilities',
 }
 # what reads result folders of other protocols and makes none
-_TOOLS = ('agreement',)
+_TOOLS = ('agreement', 'marks')
 # whose intervals are not by resampling
-_OTHER_INTERVALS = ('coverage',)
+_OTHER_INTERVALS = ('coverage', 'failures', 'abilities')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -247,7 +258,10 @@ _ADD_OPTIONS = {
     'match': _add_match_options,
     'chair': _add_chair_options,
     'coverage': add_coverage_options,
+    'failures': add_failures_options,
+    'abilities': add_abilities_options,
     'agreement': add_agreement_options,
+    'marks': add_marks_options,
 }
 
 
@@ -304,5 +318,8 @@ _RUN = {
     'match': _run_match,
     'chair': _run_chair,
     'coverage': run_coverage_protocol,
+    'failures': run_failures_protocol,
+    'abilities': run_abilities_protocol,
     'agreement': run_agreement,
+    'marks': run_marks,
 }

@@ -5,6 +5,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,12 @@ from ..captioning.batch import CaptionTask, answer_tasks
 from ..captioning.image_sources import find_images
 from ..generation.sampling_params import SamplingParams
 from ..loading import load_model
-from ..utils.errors import one_line
+from ..utils.errors import one_line, printable
 from ..utils.progress import progress_bar
-from .result_folder import ResultFolder, file_digest
+from .result_folder import ResultFolder, file_digest, read_json_lines
+
+ANSWERS_FILE = 'answers.jsonl'
+_NAMED = 5  # errors on the terminal
 
 
 class AskedImage(NamedTuple):
@@ -140,3 +144,36 @@ def generate_answers(
                 results.add(rows)
                 bar.advance(task, len(rows))
     results.rows.sort(key=lambda row: row['number'])
+
+
+def answer_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Number, image and error of each row that has no answer."""
+    return [
+        {name: row[name] for name in ('number', 'image', 'error')}
+        for row in rows
+        if 'error' in row
+    ]
+
+
+def print_errors(errors: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first errors and the number of the others."""
+    for error in errors[:_NAMED]:
+        place = error.get('image', f'answer {error["number"]}')
+        print(printable(f'failed: {place}: {error["error"]}'), file=sys.stderr)
+    if len(errors) > _NAMED:
+        print(f'failed: {len(errors) - _NAMED:,} more', file=sys.stderr)
+
+
+def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read the rows of a file of a result folder, by their numbers.
+
+    Raises:
+        ValueError: The file does not exist or is damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f'{folder} has no {name}; run the protocol first.')
+    rows = [row for _, row in read_json_lines(path)]
+    if not all(isinstance(row, dict) and 'number' in row for row in rows):
+        raise ValueError(f'{path} has a line without "number".')
+    return sorted(rows, key=lambda row: row['number'])

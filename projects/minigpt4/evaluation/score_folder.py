@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .abilities_run import abilities_summary, print_abilities
 from .coverage_run import coverage_summary, print_coverage
+from .failures_run import failures_summary, print_failures
+from .generated_answers import ANSWERS_FILE, read_rows
 from .judge import JUDGEMENTS_FILE
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
@@ -73,4 +76,34 @@ def _score_coverage(
     return 1 if summary['errors'] else 0
 
 
-_RESCORED = {'coverage': _score_coverage}
+def _score_failures(
+    folder: Path, settings: dict[str, Any], _: Mapping[str, Any]
+) -> int:
+    summary = failures_summary(read_rows(folder, ANSWERS_FILE))
+    write_summary(folder, 'failures', settings, summary)
+    print_failures(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+def _score_abilities(
+    folder: Path, settings: dict[str, Any], scoring: Mapping[str, Any]
+) -> int:
+    judgements = []
+    path = folder / JUDGEMENTS_FILE
+    if path.is_file():
+        judgements = [row for _, row in read_json_lines(path)]
+    summary = abilities_summary(
+        read_rows(folder, ANSWERS_FILE),
+        judgements,
+        scoring.get('parser', 'first-word'),
+    )
+    write_summary(folder, 'abilities', settings, summary)
+    print_abilities(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+_RESCORED = {
+    'coverage': _score_coverage,
+    'failures': _score_failures,
+    'abilities': _score_abilities,
+}
