@@ -3,6 +3,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 from tests.chat_endpoint import chat_endpoint, completion
@@ -134,6 +137,38 @@ def test_a_run_that_was_stopped_asks_only_what_is_missing(tmp_path, files):
         assert run(*options) == 0
         assert len(endpoint.messages) == 2
     assert rows(out) == complete
+
+
+@pytest.mark.slow
+def test_a_killed_run_asks_only_what_was_in_work(tmp_path, files):
+    out = tmp_path / 'out'
+    blocked = []
+
+    def answer(message):
+        if len(endpoint.messages) == 3 and not blocked:
+            blocked.append(message)
+            time.sleep(20)
+        return 'yes'
+
+    with chat_endpoint(answer) as endpoint:
+        options = ('coverage', *files, *endpoint_options(endpoint), '-o', out)
+        command = [sys.executable, '-m', 'minigpt4_cli.main', 'eval', *options]
+        process = subprocess.Popen([*map(str, command)])
+        try:
+            deadline = time.monotonic() + 120
+            while not blocked and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.05)
+        finally:
+            process.kill()
+            process.wait()
+        stored = rows(out)
+        assert len(stored) == 2
+        before = len(endpoint.messages)
+        assert run(*options) == 0
+        again = endpoint.messages[before:]
+        assert len(again) == 2 and again[0] == blocked[0]
+    assert rows(out)[:2] == stored and summary(out)['yes'] == 4
 
 
 def test_an_endpoint_that_dies_loses_nothing(tmp_path, files, capsys):

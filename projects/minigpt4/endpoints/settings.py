@@ -29,7 +29,7 @@ class EndpointSettings(BaseModel):
 
     backend: Literal['none', 'openai', 'model', 'recorded'] = Field(
         default='none',
-        description='none: nobody is asked; openai: an endpoint that '
+        description='none: no model is asked; openai: an endpoint that '
         "follows OpenAI's API; model: a local model of ours, without image; "
         'recorded: answers from a file',
     )
