@@ -23,9 +23,8 @@ PROMPTS = {
     'advertisement': 'Help me draft a professional advertisement for this.',
     'poem': 'Can you craft a beautiful poem about this image?',
 }
-GENERATION: dict[str, Any] = dict(
-    do_sample=False, repetition_penalty=1.0, max_new_tokens=300
-)
+# the other sampling parameters are the model's own
+GENERATION: dict[str, Any] = dict(do_sample=False, max_new_tokens=300)
 IMAGES = 25  # of each task
 
 

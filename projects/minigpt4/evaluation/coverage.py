@@ -28,9 +28,8 @@ JUDGE_PROMPT = (
     'any explanation.'
 )
 CAPTION_PROMPT = 'Describe this image in detail.'  # the paper names none
-GENERATION: dict[str, Any] = dict(
-    do_sample=False, repetition_penalty=1.0, max_new_tokens=300
-)
+# the other sampling parameters are the model's own
+GENERATION: dict[str, Any] = dict(do_sample=False, max_new_tokens=300)
 REFERENCES = ('random', 'first')
 PUBLISHED = (
     ('BLIP-2', 1376, 5000),
