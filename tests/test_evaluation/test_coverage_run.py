@@ -118,6 +118,7 @@ def test_the_judge_gets_the_prompt_of_the_paper(tmp_path, files, capsys):
     # the other parser counts "YES, it does" as unparsed
     assert run('--score', out, '--option', 'parser=exact') == 0
     assert summary(out)['unparsed'] == 2
+    assert summary(out)['without_reference'] == 1
     with pytest.raises(SystemExit):
         run('--score', out, '--option', 'parser=none')
 

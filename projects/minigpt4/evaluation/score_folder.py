@@ -1,22 +1,24 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the stored results of a folder again, without a model."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .abilities_run import abilities_summary, print_abilities
-from .coverage_run import coverage_summary, print_coverage
-from .failures_run import failures_summary, print_failures
-from .generated_answers import ANSWERS_FILE, read_rows
-from .judge import JUDGEMENTS_FILE
+from ..utils.regular_files import read_text
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
     print_question_scores,
     question_summary,
     read_answers,
 )
-from .result_folder import read_json_lines, read_settings, write_summary
+from .result_folder import (
+    SUMMARY_FILE,
+    read_json_lines,
+    read_settings,
+    write_summary,
+)
 
 
 def stored_protocol(folder: Path) -> str:
@@ -69,16 +71,36 @@ def score_folder(
 def _score_coverage(
     folder: Path, settings: dict[str, Any], scoring: Mapping[str, Any]
 ) -> int:
+    # here and below: only what the protocol of the folder needs
+    from .coverage_run import coverage_summary, print_coverage
+    from .judge import JUDGEMENTS_FILE
+
     rows = [row for _, row in read_json_lines(folder / JUDGEMENTS_FILE)]
     summary = coverage_summary(rows, scoring.get('parser', 'first-word'))
+    summary |= _kept(folder, 'without_reference', 'failed_captions')
     write_summary(folder, 'coverage', settings, summary)
     print_coverage(summary, folder)
     return 1 if summary['errors'] else 0
 
 
+def _kept(folder: Path, *names: str) -> dict[str, Any]:
+    """Counts of the run that a stored summary has."""
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(read_text(path))
+    except ValueError:
+        return {}
+    return {name: stored[name] for name in names if name in stored}
+
+
 def _score_failures(
     folder: Path, settings: dict[str, Any], _: Mapping[str, Any]
 ) -> int:
+    from .failures_run import failures_summary, print_failures
+    from .generated_answers import ANSWERS_FILE, read_rows
+
     summary = failures_summary(read_rows(folder, ANSWERS_FILE))
     write_summary(folder, 'failures', settings, summary)
     print_failures(summary, folder)
@@ -88,6 +110,10 @@ def _score_failures(
 def _score_abilities(
     folder: Path, settings: dict[str, Any], scoring: Mapping[str, Any]
 ) -> int:
+    from .abilities_run import abilities_summary, print_abilities
+    from .generated_answers import ANSWERS_FILE, read_rows
+    from .judge import JUDGEMENTS_FILE
+
     judgements = []
     path = folder / JUDGEMENTS_FILE
     if path.is_file():
