@@ -154,6 +154,11 @@ def _who(args: argparse.Namespace) -> dict[str, Any]:
     if args.judge_answers is not None:
         if args.judge_url is not None:
             raise UsageError('give --judge-url or --judge-answers, not both')
+        if not path(args.judge_answers).is_file():
+            raise UsageError(
+                f'--judge-answers {args.judge_answers} is no file; give the '
+                'JSONL file of recorded answers'
+            )
         return dict(
             backend='recorded',
             model=args.judge_model,

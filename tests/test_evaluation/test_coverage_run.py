@@ -297,6 +297,10 @@ def test_captions_are_generated_and_judged_by_a_local_model(
         (('--judge', 'gpt'), '--judge gpt: expected local:NAME'),
         (('--judge', 'local:none'), '--judge: '),
         (
+            ('--judge-model', 'm', '--judge-answers', '/none'),
+            '--judge-answers /none is no file',
+        ),
+        (
             ('--judge-model', 'm', '--judge-option', 'retry=1'),
             'expected NAME=VALUE with one of api_key_env',
         ),

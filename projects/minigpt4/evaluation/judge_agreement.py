@@ -44,7 +44,7 @@ def compare_judges(
             f'{first} and {second} have no judgement about the same texts; '
             f'give the second judge the captions of the first (--captions '
             f'{printable(str(first / "captions.jsonl"))}), with the same '
-            '--reference and --seed.'
+            '--reference and --reference-seed.'
         )
     pairs = [(found[0][key], found[1][key]) for key in keys]
     equal = sum(one == other for one, other in pairs)

@@ -143,6 +143,10 @@ def read_marks(file: Path) -> tuple[str, str, dict[int, int]]:
         ValueError: It is no such file.
         OSError: It cannot be read.
     """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f'{file} is no file; give the marks that the page has exported.'
+        )
     text = read_text(file)
     expected = 'expected the JSON or CSV file of the page of "eval marks"'
     try:
