@@ -24,7 +24,7 @@ IMPORT_ORDER = (
     ('models', 'model_files'),
     ('generation',),
     ('loading',),
-    ('chat', 'captioning', 'datasets'),
+    ('chat', 'captioning', 'datasets', 'endpoints'),
     ('data_tools',),
     ('evaluation',),
     ('harness', 'curation', 'explain'),

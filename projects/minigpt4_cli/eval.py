@@ -4,6 +4,21 @@
 import argparse
 import os
 
+from .eval_judge import (
+    PARSERS,
+    add_agreement_options,
+    add_coverage_options,
+    run_agreement,
+    run_coverage_protocol,
+)
+from .eval_marks import (
+    add_abilities_options,
+    add_failures_options,
+    add_marks_options,
+    run_abilities_protocol,
+    run_failures_protocol,
+    run_marks,
+)
 from .eval_paper import (
     add_paper_options,
     add_report_options,
@@ -30,17 +45,18 @@ PROTOCOLS = {
     'chair': 'which objects do captions name, and which of them are invented?',
     'captions': 'how similar are captions to those that people wrote?',
     **QUESTION_PROTOCOLS,
+    'coverage': 'do captions cover a reference caption, by a judge?',
+    'failures': 'how often are captions and poems no good?',
+    'abilities': 'are requests for memes, recipes, advertisements, poems met?',
+    'agreement': 'how far do the judges of two folders agree?',
+    'marks': 'a page for marks of people, for failures and abilities',
+    'paper': 'measure all that the paper reports, and write one page',
+    'report': 'write one page about the results of several folders',
 }
-SUMMARIES = {
-    'paper': (
-        'measure everything that the paper reports, and write one page',
-        add_paper_options,
-    ),
-    'report': (
-        'write one page about the results of several folders',
-        add_report_options,
-    ),
-}
+# what reads result folders of other protocols and makes none
+_TOOLS = ('agreement', 'marks', 'paper', 'report')
+# whose intervals are not by resampling
+_OTHER_INTERVALS = ('coverage', 'failures', 'abilities')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add_question_options(name, protocol)
         else:
             _ADD_OPTIONS[name](protocol)
-        _add_common_options(protocol)
-    for name, (help_, add_options) in SUMMARIES.items():
-        summary = protocols.add_parser(name, help=help_, description=help_)
-        add_options(summary)
-        _add_debug(summary)
+        if name not in _TOOLS:
+            _add_common_options(protocol)
+            if name not in _OTHER_INTERVALS:
+                _add_bootstrap(protocol)
+            _add_quiet(protocol)
+        _add_debug(protocol)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,24 +106,9 @@ def run(args: argparse.Namespace) -> int:
         return _run_score(args)
     if args.option:
         raise UsageError('--option goes with --score DIR')
-    if args.protocol == 'paper':
-        return run_paper(args, _measure)
-    if args.protocol == 'report':
-        return run_report(args)
     if args.protocol in QUESTION_PROTOCOLS:
         return run_question_protocol(args)
-    if args.protocol == 'match':
-        return _run_match(args)
-    _check_caption_source(args)
-    if args.protocol == 'chair':
-        _check_truth(args)
-    if args.protocol == 'captions':
-        from minigpt4.evaluation.captions_run import run_captions
-
-        return run_captions(args)
-    from minigpt4.evaluation.chair_run import run_chair
-
-    return run_chair(args)
+    return _RUN[args.protocol](args)
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -123,11 +125,12 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='replace what is in -o, instead of continuing',
     )
-    _add_bootstrap(parser)
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
-    _add_debug(parser)
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:
@@ -300,18 +303,29 @@ def _add_caption_source(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-_ADD_OPTIONS = {
-    'match': _add_match_options,
-    'chair': _add_chair_options,
-    'captions': _add_captions_options,
-}
-
-
 def _measure(words: list[str]) -> int:
     """Run ``minigpt4 eval`` with given words."""
     parser = argparse.ArgumentParser(prog='minigpt4 eval')
     add_arguments(parser)
     return run(parser.parse_args(words))
+
+
+# scoring options of protocols without questions: as SCORING
+_RESCORED: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
+    'coverage': {'parser': (PARSERS, '')}
+}
+_ADD_OPTIONS = {
+    'match': _add_match_options,
+    'chair': _add_chair_options,
+    'captions': _add_captions_options,
+    'coverage': add_coverage_options,
+    'failures': add_failures_options,
+    'abilities': add_abilities_options,
+    'agreement': add_agreement_options,
+    'marks': add_marks_options,
+    'paper': add_paper_options,
+    'report': add_report_options,
+}
 
 
 def _run_match(args: argparse.Namespace) -> int:
@@ -327,6 +341,25 @@ def _run_match(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
     return run_match(args)
+
+
+def _run_chair(args: argparse.Namespace) -> int:
+    _check_caption_source(args)
+    _check_truth(args)
+    from minigpt4.evaluation.chair_run import run_chair
+
+    return run_chair(args)
+
+
+def _run_captions(args: argparse.Namespace) -> int:
+    _check_caption_source(args)
+    from minigpt4.evaluation.captions_run import run_captions
+
+    return run_captions(args)
+
+
+def _run_paper(args: argparse.Namespace) -> int:
+    return run_paper(args, _measure)
 
 
 def _check_truth(args: argparse.Namespace) -> None:
@@ -354,7 +387,7 @@ def _check_caption_source(args: argparse.Namespace) -> None:
 def _run_score(args: argparse.Namespace) -> int:
     from minigpt4.evaluation.score_folder import score_folder, stored_protocol
 
-    known = SCORING.get(stored_protocol(args.score), {})
+    known = {**SCORING, **_RESCORED}.get(stored_protocol(args.score), {})
     scoring = {}
     for text in args.option:
         name, _, value = text.partition('=')
@@ -370,3 +403,17 @@ def _run_score(args: argparse.Namespace) -> int:
             )
         scoring[name] = value
     return score_folder(args.score, scoring, args.bootstrap)
+
+
+_RUN = {
+    'match': _run_match,
+    'chair': _run_chair,
+    'captions': _run_captions,
+    'coverage': run_coverage_protocol,
+    'failures': run_failures_protocol,
+    'abilities': run_abilities_protocol,
+    'agreement': run_agreement,
+    'marks': run_marks,
+    'paper': _run_paper,
+    'report': run_report,
+}

@@ -3,7 +3,6 @@
 
 import pytest
 
-from minigpt4.curation import describe
 from minigpt4.curation.describe import (
     DescribeSettings,
     DescribeStep,
@@ -11,6 +10,7 @@ from minigpt4.curation.describe import (
     shared_model,
 )
 from minigpt4.curation.pipeline import StepItem
+from minigpt4.endpoints import local_model
 
 SHORT = dict(max_new_tokens=6)
 
@@ -107,7 +107,7 @@ def test_the_results_do_not_depend_on_the_batch(images, items):
 
 def test_no_model_is_loaded_without_images(monkeypatch, items):
     monkeypatch.setattr(
-        describe, 'load_model', lambda *a: pytest.fail('loaded')
+        local_model, 'load_model', lambda *a: pytest.fail('loaded')
     )
     shared_model.cache_clear()
     step = DescribeStep(DescribeSettings())

@@ -15,9 +15,9 @@ from tests.chat_endpoint import chat_endpoint, completion, draft_of
 from minigpt4.curation.ledger import Ledger, Result
 from minigpt4.curation.pipeline import plan, run_step
 from minigpt4.curation.repair import RepairStep
-from minigpt4.curation.repair_answers import Answer, EndpointError
-from minigpt4.curation.repair_cost import CostLimitError
 from minigpt4.curation.repair_settings import RepairSettings
+from minigpt4.endpoints.answers import Answer, EndpointError
+from minigpt4.endpoints.cost import CostLimitError
 from minigpt4.utils.signals import StopRequest
 
 OFF = dict(language='ignore')

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Estimates and tallies of costs."""
+"""Estimates of costs, and their sum in a ledger."""
 
 import pytest
 
@@ -7,11 +7,8 @@ from minigpt4.curation.ledger import Ledger, Result
 from minigpt4.curation.pipeline import plan
 from minigpt4.curation.repair_cost import (
     StoredCost,
-    Tally,
-    cost_usd,
     estimate,
     estimate_run,
-    format_usd,
 )
 from minigpt4.curation.repair_settings import RepairSettings
 
@@ -66,58 +63,6 @@ def test_a_tokenizer_counts_exactly(tmp_path):
     assert f'counted with the tokenizer {tmp_path}' in str(found)
     with pytest.raises(ValueError, match='cannot be loaded'):
         estimate(settings(tokenizer=str(tmp_path / 'none')), [])
-
-
-def test_costs_need_both_prices():
-    assert cost_usd(settings(), 1_000_000, 500_000) == pytest.approx(6.0)
-    assert cost_usd(settings(price_prompt=None), 1, 1) is None
-
-
-def test_the_tally_reserves_what_is_in_work():
-    limited = settings(price_prompt=0, max_tokens=100, max_cost=0.002)
-    tally = Tally(limited, lambda: 0.0004)
-    most = tally.most('any')
-    assert most == pytest.approx(0.0008)
-    assert tally.reserve(most) and tally.reserve(most)
-    assert not tally.reserve(most) and tally.in_work == 2
-    assert tally.settle(most, 10, 50) == pytest.approx(0.0004)
-    assert not tally.reserve(most)
-    tally.settle(most, 10, 25)
-    assert tally.reserve(most)
-    assert tally.total_usd == pytest.approx(0.001)
-    assert tally.run_usd == pytest.approx(0.0006)
-    assert str(tally) == (
-        'repair: 2 answers, 20 prompt tokens, 75 tokens of answers, '
-        '$0.000600 (with earlier runs $0.001000)'
-    )
-
-
-def test_failed_requests_are_no_answers():
-    tally = Tally(settings(price_prompt=1.0, price_completion=1.0))
-    for _ in range(12):
-        tally.reserve(0.1)
-        tally.settle(0.1, 10, 0, failed=True)
-    assert str(tally).startswith('repair: 0 answers, 12 failed, 120 prompt ')
-
-
-@pytest.mark.parametrize(
-    ('amount', 'text'),
-    [
-        (0.0, '$0.000000'),
-        (1e-7, '$0.00000010'),
-        (2.5e-5, '$0.000025'),
-        (0.5, '$0.500000'),
-        (1234.5, '$1,234.50'),
-    ],
-)
-def test_a_small_amount_is_not_shown_as_nothing(amount, text):
-    assert format_usd(amount) == text
-
-
-def test_the_reserve_is_an_upper_bound_for_any_text():
-    tally = Tally(settings(price_prompt=1.0, price_completion=0.0))
-    for text in ('a', '狗' * 100, '🐕', '\ud800'):
-        assert tally.most(text) * 1e6 > len(text.encode(errors='replace'))
 
 
 def test_the_costs_of_all_settings_and_failures_are_stored(tmp_path):

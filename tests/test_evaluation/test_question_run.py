@@ -233,7 +233,7 @@ def test_other_settings_are_refused(tmp_path, pope, loads, capsys):
     [
         (None, 'has no settings.json'),
         ('[]', 'is not the settings of an evaluation'),
-        ('{"protocol": "match"}', 'has results of match'),
+        ('{"protocol": "mme"}', 'has results of mme'),
     ],
 )
 def test_folders_without_answers_are_refused(

@@ -16,11 +16,11 @@ from mmengine.config import Config
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..captioning.batch import CaptionTask, TaskAnswer, answer_tasks
+from ..endpoints.local_model import shared_model
 from ..generation.sampling_params import SamplingParams
 from ..llm.locate import LLM_VARIABLE
-from ..loading import check_model, load_model
-from ..models import MiniGPT4
-from ..prompts import TEMPLATES, get_template
+from ..loading import check_model
+from ..prompts import TEMPLATES
 from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
 from ..weights.download import SCHEME, is_remote
@@ -34,7 +34,6 @@ PROMPT = (
     'Describe this image in detail. Give as many details as possible. Say '
     'everything you see.'
 )
-_STAGE_1_TEMPLATE = 'bare'
 
 
 class DescribeSettings(BaseModel):
@@ -163,31 +162,6 @@ def answers(
 def failure(image: int, error: Exception) -> Result:
     """The result for an image that the engine could not answer."""
     return Result(image, 'failed', one_line(error), {})
-
-
-@functools.lru_cache(maxsize=1)
-def shared_model(
-    name: str,
-    pretrained: str | None,
-    device: str | None,
-    template: str | None,
-) -> MiniGPT4:
-    """Load a model for one or several steps.
-
-    Args:
-        name: See :class:`DescribeSettings`, as the others.
-        pretrained: A checkpoint.
-        device: The device.
-        template: The prompt template.
-    """
-    model = load_model(name, pretrained, device)
-    tokenizer = model.decoder.tokenizer
-    if template is None and model.template.name == _STAGE_1_TEMPLATE:
-        has_own = getattr(tokenizer, 'chat_template', None)
-        template = 'chat' if has_own else 'vicuna_v0'
-    if template is not None:
-        model.template = get_template(template, tokenizer)
-    return model
 
 
 def sampling_settings(settings: DescribeSettings) -> dict[str, Any]:

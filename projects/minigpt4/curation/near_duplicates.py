@@ -8,7 +8,7 @@ does not depend on the order in which they were filled.
 from collections.abc import Callable
 from typing import Any
 
-from .text_rules import words
+from ..evaluation.text_rules import words
 
 _PERMUTATIONS = 128
 _SHINGLE = 3  # words

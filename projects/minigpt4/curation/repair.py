@@ -6,20 +6,17 @@ Section 3.2 of the paper uses ChatGPT. Each answer passes the guard of
 add what is not in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
+from ..endpoints.answers import Answer, AnswerBackend, Request
+from ..endpoints.ask import ask
+from ..endpoints.backends import create_backend
+from ..endpoints.cost import Tally
 from .ledger import Ledger, Result
 from .pipeline import StepItem
-from .repair_answers import (
-    Answer,
-    AnswerRecorder,
-    RecordedAnswers,
-    RepairBackend,
-    Request,
-    checked_answer,
-)
-from .repair_cost import StoredCost, Tally, token_counter
+from .repair_cost import StoredCost
 from .repair_guard import RepairGuard
 from .repair_settings import RepairSettings
 from .reviews import text_digest
@@ -47,7 +44,7 @@ class RepairStep:
     def __init__(
         self,
         settings: RepairSettings,
-        backend: RepairBackend | None = None,
+        backend: AnswerBackend | None = None,
     ) -> None:
         self.settings: dict[str, Any] = settings.key_settings()
         self.tally: Tally | None = None
@@ -79,50 +76,20 @@ class RepairStep:
             return  # no model is loaded for nothing
         backend = self._backend or create_backend(self._settings)
         self.tally = Tally(self._settings, StoredCost(self._ledger))
-        count, _ = token_counter(self._settings)
-        recorder = None
-        if self._settings.record is not None:
-            recorder = AnswerRecorder(
-                self._settings.record, self._settings.model
-            )
-        requests = _Requests(
-            self._settings, self.tally, self._earlier_answers()
+        requests = _requests(
+            self._settings, self._earlier_answers(), chain([first], items)
         )
-        try:
-            for done in backend.answers(requests.of(first, items)):
-                if done is None:
-                    yield None
-                    # all that was yielded is stored now
-                    self.tally.refresh()
-                    continue
-                request, answer = done
-                checked = checked_answer(answer)
-                cost, prompt_tokens, completion_tokens = 0.0, 0, 0
-                if request.known is None:
-                    # of the whole answer, which is paid for in any case
-                    prompt_tokens, completion_tokens = _tokens(
-                        request, answer, count
-                    )
-                    cost = self.tally.settle(
-                        request.reserved,
-                        prompt_tokens,
-                        completion_tokens,
-                        bool(checked.problem),
-                    )
-                    if recorder is not None and not checked.problem:
-                        recorder.add(request, answer)
-                result = self._result(request, checked)
-                result.details.update(
-                    cost_usd=cost,
-                    prompt_tokens=prompt_tokens,
-                    completion_tokens=completion_tokens,
-                )
-                yield result
-        finally:
-            if recorder is not None:
-                recorder.close()
-        if requests.limited:
-            raise self.tally.limit_error()
+        for done in ask(backend, self._settings, self.tally, requests):
+            if done is None:
+                yield None
+                continue
+            result = self._result(done.request, done.answer)
+            result.details.update(
+                cost_usd=done.cost_usd,
+                prompt_tokens=done.prompt_tokens,
+                completion_tokens=done.completion_tokens,
+            )
+            yield result
 
     def _result(self, request: Request, answer: Answer) -> Result:
         """Return the result of an answer after the guard, without costs."""
@@ -192,69 +159,18 @@ class _EarlierAnswers:
         return None
 
 
-class _Requests:
-    """Makes requests of items, as long as ``max_cost`` permits.
-
-    Attributes:
-        limited: Whether an item was refused because of ``max_cost``.
-    """
-
-    def __init__(
-        self, settings: RepairSettings, tally: Tally, earlier: _EarlierAnswers
-    ) -> None:
-        self._settings, self._tally = settings, tally
-        self._earlier = earlier
-        self.limited = False
-
-    def of(
-        self, first: StepItem, items: Iterator[StepItem]
-    ) -> Iterator[Request | None]:
-        """Yield the request of each item; None while it must wait."""
-        item: StepItem | None = first
-        while item is not None:
-            message = self._settings.message(item.text)
-            known = Answer(item.text)  # without text nothing is asked
-            if item.text.strip():
-                found = self._earlier.find(item)
-                if found is None:
-                    reserved = self._tally.most(message)
-                    while not self._tally.reserve(reserved):
-                        if not self._tally.in_work:
-                            self.limited = True
-                            return
-                        yield None
-                    yield Request(item, message, reserved)
-                    item = next(items, None)
-                    continue
-                known = found
-            yield Request(item, message, known=known)
-            item = next(items, None)
-
-
-def create_backend(settings: RepairSettings) -> RepairBackend:
-    """Create the backend of the settings.
-
-    Raises:
-        ImportError: A package is not installed.
-        ValueError: A setting is invalid, or the model cannot be built.
-        OSError: A file cannot be read.
-    """
-    if settings.backend == 'openai':
-        from .repair_openai import OpenAIBackend
-
-        return OpenAIBackend(settings)
-    if settings.backend == 'model':
-        from .describe import shared_model
-        from .repair_model import ModelBackend
-
-        model = shared_model(
-            settings.model,
-            settings.pretrained,
-            settings.device,
-            settings.template,
-        )
-        return ModelBackend(model, settings)
-    return RecordedAnswers(str(settings.recorded), settings.model)
+def _requests(
+    settings: RepairSettings,
+    earlier: _EarlierAnswers,
+    items: Iterable[StepItem],
+) -> Iterator[Request]:
+    """Yield the request of each item."""
+    for item in items:
+        message = settings.message(item.text)
+        known: Answer | None = Answer(item.text)  # without text: unchanged
+        if item.text.strip():
+            known = earlier.find(item)
+        yield Request(item, message, known=known)
 
 
 def _unchanged() -> dict[str, Any]:
@@ -265,16 +181,3 @@ def _unchanged() -> dict[str, Any]:
         completion_tokens=0,
         changed=False,
     )
-
-
-def _tokens(request: Request, answer: Answer, count: Any) -> tuple[int, int]:
-    """Return the tokens of an answer, estimated where not counted."""
-    prompt, completion = answer.prompt_tokens, answer.completion_tokens
-    if answer.problem and prompt is None:
-        return 0, 0  # nothing was generated
-    if prompt is None:
-        prompt = count(request.message)
-    if completion is None:
-        # a tokenizer refuses half a character
-        completion = count(answer.text.encode(errors='replace').decode())
-    return prompt, completion

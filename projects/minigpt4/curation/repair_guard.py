@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from ..evaluation.languages import language_confidences
 from ..evaluation.object_words import coco_words, singular
-from .languages import language_confidences
 from .repair_settings import GuardSettings
 from .repair_words import added_nouns, numbers_of, resembles, tokens_of
 

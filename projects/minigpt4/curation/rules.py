@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..evaluation import text_rules
 from ..images.read import read_image
 from ..utils.errors import one_line
 from ..utils.suggest import suggest
-from . import text_rules
 from .added_files import read_added
 from .invented_objects import invented_objects
 from .ledger import LedgerImage, Result

@@ -4,6 +4,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..utils.regular_files import read_text
 from ..utils.signals import raise_on_signals
 from .caption_source import CaptionSource, print_errors
 from .chair import LABELS, score_captions
-from .chair_truth import coco_truth, write_truth
+from .chair_truth import TRUTH_FILE, coco_truth, write_truth
 from .chair_variants import score_variants, variant_table
 from .result_folder import ResultFolder, file_digest, format_score
 
@@ -49,22 +50,36 @@ def run_chair(args: argparse.Namespace) -> int:
             args.out, 'chair', settings, 'captions.jsonl', args.overwrite
         ) as results:
             source.add_missing(results)
-            captions = [r for r in results.rows if r.get('error') is None]
-            errors = [r for r in results.rows if r.get('error') is not None]
-            summary = dict(
-                **score_captions(captions, truth, resamples=args.bootstrap),
-                resamples=args.bootstrap,
-                errors=errors,
-            )
+            summary = chair_summary(results.rows, truth, args.bootstrap)
             if args.variants:
                 summary['variants'] = score_variants(
-                    captions, truth, _other_truths(args)
+                    [r for r in results.rows if r.get('error') is None],
+                    truth,
+                    _other_truths(args),
                 )
             if args.out is not None:
                 write_truth(args.out, truth, results.rows)
             results.write_summary(summary | source.notes)
-        _print_summary(args, summary)
-    return 1 if errors else 0
+        print_chair(summary, args.out, args.truth or args.instances[0])
+    return 1 if summary['errors'] else 0
+
+
+def chair_summary(
+    rows: Sequence[dict[str, Any]],
+    truth: Mapping[str, Sequence[str]],
+    resamples: int,
+) -> dict[str, Any]:
+    """Score the rows of a folder: what its summary stores.
+
+    Raises:
+        ValueError: No caption is of an image that the truth has.
+    """
+    captions = [row for row in rows if row.get('error') is None]
+    return dict(
+        **score_captions(captions, truth, resamples=resamples),
+        resamples=resamples,
+        errors=[row for row in rows if row.get('error') is not None],
+    )
 
 
 def _load_truth(
@@ -131,12 +146,23 @@ def read_truth(path: Path) -> dict[str, list[str]]:
     return data
 
 
-def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
+def print_chair(
+    summary: Mapping[str, Any],
+    folder: Path | None,
+    described: Path | str = TRUTH_FILE,
+) -> None:
+    """Print scores, and what was skipped.
+
+    Args:
+        summary: The summary.
+        folder: The folder of the results; None if there is none.
+        described: The file of the truth.
+    """
     print_errors(summary['errors'])
     if summary['without_truth']:
         print(
             f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{printable(str(args.truth or args.instances[0]))} does not have',
+            f'{printable(str(described))} does not have',
             file=sys.stderr,
         )
     print(
@@ -154,5 +180,5 @@ def _print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     if 'variants' in summary:
         print()
         print('\n'.join(variant_table(summary['variants'])))
-    if args.out is not None:
-        print(f'results: {printable(str(args.out))}', file=sys.stderr)
+    if folder is not None:
+        print(f'results: {printable(str(folder))}', file=sys.stderr)

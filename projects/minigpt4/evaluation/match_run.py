@@ -10,8 +10,9 @@ import argparse
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -80,9 +81,13 @@ def run_match(args: argparse.Namespace) -> int:
             missing = _unmeasured(circle, results.rows)
             if missing:
                 _measure(args, circle, missing, results)
-            summary = _summary(args, data, circle, results.rows)
+            summary = dict(
+                **match_summary(results.rows, args.seed, args.bootstrap),
+                invalid_records=len(data.invalid),
+                images_without_caption=len(data.uncaptioned),
+            )
             results.write_summary(summary)
-        _print_summary(args, data, summary)
+        print_match(summary, args.out, data.invalid, data.uncaptioned)
     return 0
 
 
@@ -317,33 +322,39 @@ def _settings(
     )
 
 
-def _summary(
-    args: argparse.Namespace,
-    data: CaptionedImages,
-    circle: Sequence[CaptionedImage],
-    rows: Sequence[dict[str, Any]],
+def match_summary(
+    rows: Sequence[dict[str, Any]], seed: int, resamples: int
 ) -> dict[str, Any]:
-    unreadable = [r for r in rows if 'error' in r]
+    """Score the rows of a folder: what its summary stores."""
     return dict(
-        **score_losses(rows, args.seed, args.bootstrap),
-        resamples=args.bootstrap,
-        invalid_records=len(data.invalid),
-        images_without_caption=len(data.uncaptioned),
-        errors=unreadable,
+        **score_losses(rows, seed, resamples),
+        resamples=resamples,
+        errors=[row for row in rows if 'error' in row],
     )
 
 
-def _print_summary(
-    args: argparse.Namespace, data: CaptionedImages, summary: dict[str, Any]
+def print_match(
+    summary: Mapping[str, Any],
+    folder: Path | None,
+    invalid: Sequence[str] = (),
+    uncaptioned: Sequence[str] = (),
 ) -> None:
+    """Print scores, and what was skipped.
+
+    Args:
+        summary: The summary.
+        folder: The folder of the results; None if there is none.
+        invalid: What is wrong with each record that was skipped.
+        uncaptioned: Names of images without a caption.
+    """
     errors = [
         printable(f'{row["image"]}: {row["error"]}')
         for row in summary['errors']
     ]
     for kind, messages in (
         ('skipped', errors),
-        ('skipped', data.invalid),
-        ('image without a caption', data.uncaptioned),
+        ('skipped', invalid),
+        ('image without a caption', uncaptioned),
     ):
         for message in messages[:_NAMED]:
             print(f'{kind}: {printable(message)}', file=sys.stderr)
@@ -357,5 +368,5 @@ def _print_summary(
     for label, name, unit in LABELS:
         score = summary['scores'][name]
         print(f'{label:24}{format_score(score, unit)}')
-    if args.out is not None:
-        print(f'results: {printable(str(args.out))}', file=sys.stderr)
+    if folder is not None:
+        print(f'results: {printable(str(folder))}', file=sys.stderr)

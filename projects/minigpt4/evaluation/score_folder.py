@@ -13,7 +13,12 @@ from .question_scores import (
     question_summary,
     read_answers,
 )
-from .result_folder import SUMMARY_FILE, read_settings, write_summary
+from .result_folder import (
+    SUMMARY_FILE,
+    read_json_lines,
+    read_settings,
+    write_summary,
+)
 
 
 def stored_protocol(folder: Path) -> str:
@@ -45,27 +50,132 @@ def score_folder(
     """
     settings = read_settings(folder)
     name = settings.pop('protocol')
+    if name in _RESCORED:
+        return _RESCORED[name](folder, settings, scoring, resamples)
     if name not in QUESTION_PROTOCOLS:
         raise ValueError(
             f'{folder} has results of {name}; --score is for '
-            f'{", ".join(QUESTION_PROTOCOLS)}. The command that made them '
-            'scores them again.'
+            f'{", ".join([*QUESTION_PROTOCOLS, *_RESCORED])}. The command '
+            'that made them scores them again.'
         )
     protocol = QUESTION_PROTOCOLS[name]
     summary = question_summary(
         protocol, read_answers(folder), settings, scoring, resamples
     )
     if not summary['missing']:
-        summary |= _place_of_images(folder)
+        summary |= _kept(folder, 'image_folder')
         write_summary(folder, name, settings, summary)
     print_question_scores(protocol, summary, folder=folder)
     return 1 if summary['errors'] or summary['missing'] else 0
 
 
-def _place_of_images(folder: Path) -> dict[str, str]:
-    """The folder of the images in the last scores, for the report."""
-    try:
-        summary = json.loads(read_text(folder / SUMMARY_FILE))
-        return dict(image_folder=str(summary['image_folder']))
-    except (OSError, ValueError, KeyError, TypeError):
+def _score_chair(
+    folder: Path,
+    settings: dict[str, Any],
+    _: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    # here and below: only what the protocol of the folder needs
+    from .chair_run import chair_summary, print_chair, read_truth
+    from .chair_truth import TRUTH_FILE
+
+    rows = [row for _, row in read_json_lines(folder / 'captions.jsonl')]
+    truth = read_truth(folder / TRUTH_FILE)
+    summary = chair_summary(rows, truth, resamples)
+    summary |= _kept(folder, 'image_folder')
+    write_summary(folder, 'chair', settings, summary)
+    print_chair(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+def _score_match(
+    folder: Path,
+    settings: dict[str, Any],
+    _: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    from .match_run import match_summary, print_match
+
+    rows = [row for _, row in read_json_lines(folder / 'losses.jsonl')]
+    summary = match_summary(rows, settings['seed'], resamples)
+    summary |= _kept(folder, 'invalid_records', 'images_without_caption')
+    write_summary(folder, 'match', settings, summary)
+    print_match(summary, folder)
+    return 0
+
+
+def _score_coverage(
+    folder: Path,
+    settings: dict[str, Any],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    from .coverage_run import coverage_summary, print_coverage
+    from .judge import JUDGEMENTS_FILE
+
+    rows = [row for _, row in read_json_lines(folder / JUDGEMENTS_FILE)]
+    summary = coverage_summary(rows, scoring.get('parser', 'first-word'))
+    summary |= _kept(folder, 'without_reference', 'failed_captions')
+    write_summary(folder, 'coverage', settings, summary)
+    print_coverage(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+def _kept(folder: Path, *names: str) -> dict[str, Any]:
+    """Counts of the run that a stored summary has."""
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
         return {}
+    try:
+        stored = json.loads(read_text(path))
+    except ValueError:
+        return {}
+    return {name: stored[name] for name in names if name in stored}
+
+
+def _score_failures(
+    folder: Path,
+    settings: dict[str, Any],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    from .failures_run import failures_summary, print_failures
+    from .generated_answers import ANSWERS_FILE, read_rows
+
+    summary = failures_summary(read_rows(folder, ANSWERS_FILE))
+    write_summary(folder, 'failures', settings, summary)
+    print_failures(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+def _score_abilities(
+    folder: Path,
+    settings: dict[str, Any],
+    scoring: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    from .abilities_run import abilities_summary, print_abilities
+    from .generated_answers import ANSWERS_FILE, read_rows
+    from .judge import JUDGEMENTS_FILE
+
+    judgements = []
+    path = folder / JUDGEMENTS_FILE
+    if path.is_file():
+        judgements = [row for _, row in read_json_lines(path)]
+    summary = abilities_summary(
+        read_rows(folder, ANSWERS_FILE),
+        judgements,
+        scoring.get('parser', 'first-word'),
+    )
+    write_summary(folder, 'abilities', settings, summary)
+    print_abilities(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+_RESCORED = {
+    'chair': _score_chair,
+    'match': _score_match,
+    'coverage': _score_coverage,
+    'failures': _score_failures,
+    'abilities': _score_abilities,
+}

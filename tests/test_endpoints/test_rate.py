@@ -4,7 +4,7 @@
 import threading
 import time
 
-from minigpt4.curation.repair_rate import RateLimiter
+from minigpt4.endpoints.rate import RateLimiter
 
 
 def seconds(limiter, count, tokens=1):

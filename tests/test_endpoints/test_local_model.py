@@ -5,9 +5,9 @@ import pytest
 
 from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
-from minigpt4.curation.repair import create_backend
-from minigpt4.curation.repair_answers import Answer, EndpointError, Request
 from minigpt4.curation.repair_settings import RepairSettings
+from minigpt4.endpoints.answers import Answer, EndpointError, Request
+from minigpt4.endpoints.backends import create_backend
 
 NAME = 'minigpt-4_nano_caption'
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Repairs by an endpoint that follows OpenAI's API, many at a time."""
+"""Answers of an endpoint that follows OpenAI's API, many at a time."""
 
 import email.utils
 import json
@@ -18,10 +18,10 @@ from concurrent.futures import (
 from typing import Any
 
 from ..utils.errors import printable
-from .repair_answers import Answer, EndpointError, Request
-from .repair_cost import token_counter
-from .repair_rate import RateLimiter
-from .repair_settings import RepairSettings
+from .answers import Answer, EndpointError, Request
+from .cost import token_counter
+from .rate import RateLimiter
+from .settings import EndpointSettings
 
 _TICK_SECONDS = 0.5
 _MAX_BACKOFF = 30.0
@@ -42,13 +42,13 @@ class OpenAIBackend:
             address is none.
     """
 
-    def __init__(self, settings: RepairSettings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         try:
             import openai
         except ImportError as error:
             raise ImportError(
-                'repair.backend is openai, but the package openai is not '
-                'installed; pip install "minigpt4[curate]".'
+                f'{settings.option("backend")} is openai, but the package '
+                'openai is not installed; pip install "minigpt4[curate]".'
             ) from error
         self._openai = openai
         self._settings = settings
@@ -64,15 +64,15 @@ class OpenAIBackend:
             )
         except Exception as error:  # of httpx, e.g. of an invalid port
             raise ValueError(
-                f'repair.base_url is {settings.base_url!r}, which is no '
-                'address of an endpoint; expected e.g. '
+                f'{settings.option("base_url")} is {settings.base_url!r}, '
+                'which is no address of an endpoint; expected e.g. '
                 'http://127.0.0.1:8000/v1.'
             ) from error
         self.endpoint = str(self._client.base_url).rstrip('/')
         if self._client.base_url.scheme not in ('http', 'https'):
             raise ValueError(
-                f'repair.base_url is {self.endpoint!r}; expected an address '
-                'that begins with http:// or https://.'
+                f'{settings.option("base_url")} is {self.endpoint!r}; '
+                'expected an address that begins with http:// or https://.'
             )
         self._count, _ = token_counter(settings)
         self._limiter = RateLimiter(
@@ -83,7 +83,7 @@ class OpenAIBackend:
     def answers(
         self, requests: Iterator[Request | None]
     ) -> Iterator[tuple[Request, Answer] | None]:
-        """Yield the answer of each request; see ``RepairBackend``.
+        """Yield the answer of each request; see ``AnswerBackend``.
 
         After an error that ends the run no further request is sent; those
         that were sent are awaited, since they are paid for.
@@ -138,8 +138,8 @@ class OpenAIBackend:
     def _dead(self, failed: int, problem: str) -> EndpointError:
         return EndpointError(
             f'{self.endpoint} failed {failed} times in succession, at last: '
-            f'{problem.rstrip(".")}; what was repaired is kept, run again '
-            'when the endpoint works.'
+            f'{problem.rstrip(".")}; {self._settings.kept}, run again when '
+            'the endpoint works.'
         )
 
     def _ask(self, message: str) -> Answer | None:
@@ -222,7 +222,7 @@ class OpenAIBackend:
         if reason == 'length':
             problem = (
                 f'the answer reached {self._settings.max_tokens} tokens and '
-                'is cut off; raise repair.max_tokens.'
+                f'is cut off; raise {self._settings.option("max_tokens")}.'
             )
             return Answer('', problem, *counts)
         if reason == 'content_filter':
@@ -249,12 +249,13 @@ class OpenAIBackend:
         """Raise what no further request can change."""
         status, quoted = error.status_code, self._quote(error)
         model = self._settings.model
+        address = self._settings.option('base_url')
         if 300 <= status < 400:
             target = error.response.headers.get('location', 'no address')
             raise EndpointError(
                 f'{self.endpoint} redirects to {self._hide_key(target)} '
-                f'(HTTP {status}), which is not followed; set '
-                'repair.base_url to the address of the endpoint.'
+                f'(HTTP {status}), which is not followed; set {address} to '
+                'the address of the endpoint.'
             )
         if status == 401:
             name = self._settings.api_key_env
@@ -265,7 +266,7 @@ class OpenAIBackend:
             hint = 'give another model or key'
         elif status == 404:
             what = f'has no model {model!r}, or is no chat endpoint'
-            hint = 'check repair.model and repair.base_url'
+            hint = f'check {self._settings.option("model")} and {address}'
         elif status == 402 or error.code == 'insufficient_quota':
             what, hint = 'has no credit left', 'add credit'
         else:
@@ -313,15 +314,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(email.utils.mktime_tz(date) - time.time(), 0.0)
 
 
-def _read_key(settings: RepairSettings) -> str:
+def _read_key(settings: EndpointSettings) -> str:
     if settings.api_key_env is None:
         return _NO_KEY
     key = os.environ.get(settings.api_key_env, '').strip()
     if not key:
         raise ValueError(
             f'the environment variable {settings.api_key_env} holds no key '
-            'for repair; set it, or repair.api_key_env=null for an endpoint '
-            'without a key.'
+            f'for {settings.task}; set it, or '
+            f'{settings.option("api_key_env")}=null for an endpoint without '
+            'a key.'
         )
     return key
 

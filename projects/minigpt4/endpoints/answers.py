@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a repair backend is asked and answers; answers from and to a file."""
+"""What a backend is asked and answers; answers from and to a file."""
 
 import hashlib
 import json
@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 from ..prompts.text_validation import check_characters
 from ..utils.errors import UserError, printable
 from ..utils.regular_files import open_regular
-from .pipeline import StepItem
 
 # as Qwen3, DeepSeek-R1 and others write before their answer
 _REASONING = re.compile(r'\s*<think>(.*?)</think>', re.DOTALL | re.IGNORECASE)
@@ -46,22 +45,22 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A text to repair.
+    """A message to answer.
 
     Attributes:
-        item: The text with its image.
+        item: What it is about, as the caller knows it.
         message: What to ask.
         reserved: The most that the answer may cost, in US dollars.
         known: The answer, if it is known already: nothing is asked.
     """
 
-    item: StepItem
+    item: Any
     message: str
     reserved: float = 0.0
     known: Answer | None = None
 
 
-class RepairBackend(Protocol):
+class AnswerBackend(Protocol):
     """Answers messages."""
 
     def answers(
@@ -157,7 +156,7 @@ class RecordedAnswers:
     def answers(
         self, requests: Iterator[Request | None]
     ) -> Iterator[tuple[Request, Answer] | None]:
-        """Yield the answer of each request; see :class:`RepairBackend`."""
+        """Yield the answer of each request; see :class:`AnswerBackend`."""
         for request in requests:
             if request is None:
                 yield None

@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.curation import text_rules
+from minigpt4.evaluation import text_rules
 
 GOOD = (
     'The image shows a man on a wooden bench in a park. He wears a blue '

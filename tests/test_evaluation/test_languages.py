@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from minigpt4.curation import languages
-from minigpt4.curation.languages import language_confidences
+from minigpt4.evaluation import languages
+from minigpt4.evaluation.languages import language_confidences
 
 
 def test_the_likeliest_language_is_first():

@@ -10,9 +10,9 @@ from tests.chat_endpoint import chat_endpoint, completion, draft_of
 
 from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
-from minigpt4.curation.repair_answers import Answer, EndpointError, Request
-from minigpt4.curation.repair_openai import OpenAIBackend, retry_after
 from minigpt4.curation.repair_settings import RepairSettings
+from minigpt4.endpoints.answers import Answer, EndpointError, Request
+from minigpt4.endpoints.openai_api import OpenAIBackend, retry_after
 
 pytest.importorskip('openai')
 KEY = 'sk-secret-of-the-test'

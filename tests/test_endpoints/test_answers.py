@@ -7,7 +7,7 @@ import pytest
 
 from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
-from minigpt4.curation.repair_answers import (
+from minigpt4.endpoints.answers import (
     Answer,
     AnswerRecorder,
     RecordedAnswers,

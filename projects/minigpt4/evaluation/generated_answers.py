@@ -1,0 +1,179 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Answers of a model to prompts about images, stored one by one."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..captioning.batch import CaptionTask, answer_tasks
+from ..captioning.image_sources import find_images
+from ..generation.sampling_params import SamplingParams
+from ..loading import load_model
+from ..utils.errors import one_line, printable
+from ..utils.progress import progress_bar
+from .result_folder import ResultFolder, file_digest, read_json_lines
+
+ANSWERS_FILE = 'answers.jsonl'
+_NAMED = 5  # errors on the terminal
+
+
+class AskedImage(NamedTuple):
+    """A prompt about an image.
+
+    Attributes:
+        image: Path of the image.
+        prompt: The prompt.
+        fields: Further fields of the row of its answer.
+    """
+
+    image: str
+    prompt: str
+    fields: dict[str, Any]
+
+
+def folder_images(folder: Path) -> list[str]:
+    """The images of a folder and its subfolders, sorted by name.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It has no image.
+    """
+    if not folder.is_dir():
+        found = 'is not a folder' if folder.exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'{folder} {found}; give the folder of the images as --images.'
+        )
+    return [
+        entry.image for entry in find_images([str(folder)], recursive=True)
+    ]
+
+
+def model_settings(
+    args: argparse.Namespace,
+    asked: Sequence[AskedImage],
+    generation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the answers depend on, for ``settings.json``.
+
+    Args:
+        args: The options of the model and ``settings``, the sampling
+            parameters that were given.
+        asked: All prompts.
+        generation: The sampling parameters of the protocol.
+    """
+    content = [[os.path.basename(a.image), a.prompt, a.fields] for a in asked]
+    return dict(
+        model=args.model,
+        pretrained=args.pretrained and file_digest(Path(args.pretrained)),
+        generation={**generation, **args.settings},
+        count=len(asked),
+        asked=hashlib.blake2b(
+            json.dumps(content).encode(), digest_size=8
+        ).hexdigest(),
+    )
+
+
+def generate_answers(
+    args: argparse.Namespace,
+    asked: Sequence[AskedImage],
+    results: ResultFolder,
+    name: str = 'answer',
+) -> None:
+    """Answer the prompts that have no row yet.
+
+    Each row has ``number``, the fields of the prompt, ``image``, ``prompt``
+    and the answer with ``finished`` and ``tokens``, or an ``error``. Rows are
+    sorted in memory afterwards.
+
+    Args:
+        args: The options of the model, ``slots``, ``workers``, ``quiet``.
+        asked: All prompts.
+        results: The folder; its settings have ``generation``.
+        name: The field of the answer.
+
+    Raises:
+        ValueError: The model or a sampling parameter cannot be used.
+        ModelFailureError: The model fails on every request.
+        OSError: A file cannot be read or written.
+    """
+    done = {row['number'] for row in results.rows}
+    tasks = [
+        CaptionTask(item.image, item.prompt, id=(number, item))
+        for number, item in enumerate(asked)
+        if number not in done
+    ]
+    if tasks:
+        settings = results.settings['generation']
+        model = load_model(args.model, args.pretrained, args.device)
+        SamplingParams.of(model.generation, settings)
+        with progress_bar(visible=not args.quiet) as bar:
+            task = bar.add_task(
+                'answering',
+                total=len(asked),
+                completed=len(asked) - len(tasks),
+            )
+            for answers in answer_tasks(
+                model,
+                tasks,
+                args.slots,
+                args.workers,
+                settings,
+                wait_for_images=True,
+            ):
+                rows = []
+                for answer in answers:
+                    number, item = answer.task.id
+                    row = dict(
+                        number=number,
+                        **item.fields,
+                        image=item.image,
+                        prompt=item.prompt,
+                    )
+                    if answer.error is not None:
+                        row['error'] = one_line(answer.error)
+                    else:
+                        row[name] = answer.text
+                        row['finished'] = answer.finished
+                        row['tokens'] = answer.tokens
+                    rows.append(row)
+                results.add(rows)
+                bar.advance(task, len(rows))
+    results.rows.sort(key=lambda row: row['number'])
+
+
+def answer_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Number, image and error of each row that has no answer."""
+    return [
+        {name: row[name] for name in ('number', 'image', 'error')}
+        for row in rows
+        if 'error' in row
+    ]
+
+
+def print_errors(errors: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first errors and the number of the others."""
+    for error in errors[:_NAMED]:
+        place = error.get('image', f'answer {error["number"]}')
+        print(printable(f'failed: {place}: {error["error"]}'), file=sys.stderr)
+    if len(errors) > _NAMED:
+        print(f'failed: {len(errors) - _NAMED:,} more', file=sys.stderr)
+
+
+def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read the rows of a file of a result folder, by their numbers.
+
+    Raises:
+        ValueError: The file does not exist or is damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f'{folder} has no {name}; run the protocol first.')
+    rows = [row for _, row in read_json_lines(path)]
+    if not all(isinstance(row, dict) and 'number' in row for row in rows):
+        raise ValueError(f'{path} has a line without "number".')
+    return sorted(rows, key=lambda row: row['number'])
