@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from .eval_judge import add_judge_options, has_judge
 from .options import UsageError, add_model_options, path, positive_int
 
 LONG = 'Please describe this image as detailed as possible.'
@@ -28,6 +29,8 @@ class Recipe(NamedTuple):
         table: Where the paper reports it.
         files: Options with a file or folder below the folder of the data.
         options: Other options.
+        limit: Its option for a number of questions or images, if any.
+        judge: ``'needed'``, ``'possible'``, or None without a judge.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Recipe(NamedTuple):
     table: str
     files: dict[str, str]
     options: tuple[str, ...] = ()
+    limit: str | None = '--limit'
+    judge: str | None = None
 
 
 _CHAIR_FILES = {
@@ -69,6 +74,31 @@ RECIPES = (
         'section 4.5',
         _CHAIR_FILES,
         ('--prompt', SHORT),
+    ),
+    Recipe(
+        'abilities',
+        'abilities',
+        'section 4.2, table 1',
+        {'--images': 'abilities'},
+        limit=None,
+        judge='possible',
+    ),
+    Recipe(
+        'coverage',
+        'coverage',
+        'section 4.2, appendix A.3',
+        {
+            '--annotations': 'coco/annotations/captions_val2014.json',
+            '--images': 'coco/val2014',
+        },
+        judge='needed',
+    ),
+    Recipe(
+        'failures',
+        'failures',
+        'section 4.3, table 3',
+        {'--images': 'coco/test2014'},
+        limit='--count',
     ),
     *(
         Recipe(
@@ -128,6 +158,7 @@ def add_paper_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
+    add_judge_options(parser)
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -180,14 +211,8 @@ def run_paper(
     status = 0
     with kept_model():
         for recipe in chosen:
-            missing = _missing_files(recipe, args.data)
-            if missing:
-                omitted.append(
-                    f'{recipe.name} ({recipe.table}): '
-                    f'{" and ".join(map(str, missing))} does not exist; '
-                    f'"minigpt4 eval {recipe.protocol}" in '
-                    'docs/evaluation.md says where to get it'
-                )
+            if obstacle := _obstacle(recipe, args):
+                omitted.append(f'{recipe.name} ({recipe.table}): {obstacle}')
                 print(f'skipped: {omitted[-1]}', file=sys.stderr)
                 continue
             folder = args.out / recipe.name
@@ -220,9 +245,18 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _missing_files(recipe: Recipe, data: Path) -> list[Path]:
-    files = [data / name for name in recipe.files.values()]
-    return [file for file in files if not file.exists()]
+def _obstacle(recipe: Recipe, args: argparse.Namespace) -> str | None:
+    """Why a recipe cannot run; None if it can."""
+    files = [args.data / name for name in recipe.files.values()]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        return (
+            f'{" and ".join(missing)} does not exist; docs/evaluation.md says '
+            'where to get it'
+        )
+    if recipe.judge == 'needed' and not has_judge(args):
+        return 'it needs a judge, such as --judge-url URL --judge-model NAME'
+    return None
 
 
 def _words(
@@ -230,16 +264,35 @@ def _words(
 ) -> list[str]:
     """The command line of a recipe, after ``minigpt4 eval``."""
     words = [recipe.protocol, *recipe.options]
-    for option, name in recipe.files.items():
-        words += [option, str(args.data / name)]
+    for file_option, name in recipe.files.items():
+        words += [file_option, str(args.data / name)]
     words += ['--model', args.model, '--slots', str(args.slots)]
     for option, value in (
         ('--pretrained', args.pretrained),
         ('--device', args.device),
-        ('--limit', args.limit),
+        (recipe.limit, args.limit),
     ):
-        if value is not None:
+        if option is not None and value is not None:
             words += [option, str(value)]
+    if recipe.judge is not None and has_judge(args):
+        words += _judge_words(args)
     if args.quiet:
         words.append('--quiet')
     return [*words, '-o', str(folder)]
+
+
+def _judge_words(args: argparse.Namespace) -> list[str]:
+    """The options of the judge."""
+    words = ['--parser', args.parser]
+    for option, value in (
+        ('--judge', args.judge),
+        ('--judge-url', args.judge_url),
+        ('--judge-model', args.judge_model),
+        ('--judge-answers', args.judge_answers),
+        ('--max-cost', args.max_cost),
+    ):
+        if value is not None:
+            words += [option, str(value)]
+    for setting in args.judge_option:
+        words += ['--judge-option', setting]
+    return words + ['--estimate'] * args.estimate

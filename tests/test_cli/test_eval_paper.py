@@ -3,6 +3,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -13,10 +14,9 @@ from minigpt4_cli.eval_paper import RECIPES
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder of data with POPE, CHAIR and A-OKVQA of four images."""
+    """A folder of data with four images for all but A-OKVQA and GQA."""
     folder = tmp_path / 'data'
     (folder / 'pope').mkdir(parents=True)
-    (folder / 'aokvqa').mkdir()
     (folder / 'coco/val2014').mkdir(parents=True)
     rng = random.Random(0)
     for i in range(4):
@@ -33,6 +33,20 @@ def data(tmp_path):
                 )
             )
             for i in range(4)
+        )
+    )
+    for name in ('coco/test2014', 'abilities/meme', 'abilities/poem'):
+        shutil.copytree(folder / 'coco/val2014', folder / name)
+    (folder / 'coco/annotations').mkdir()
+    (folder / 'coco/annotations/captions_val2014.json').write_text(
+        json.dumps(
+            dict(
+                images=[dict(id=i, file_name=f'{i}.png') for i in range(4)],
+                annotations=[
+                    dict(id=i, image_id=i, caption='two shapes')
+                    for i in range(4)
+                ],
+            )
         )
     )
     truth = {str(i): ['dog'] for i in range(4)}
@@ -59,26 +73,37 @@ def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
     words = (
         *('paper', '--data', data, '-o', out, '--limit', 3, '-q'),
         *('--model', 'minigpt-4_nano_caption', '--device', 'cpu'),
+        *('--judge', 'local:minigpt-4_nano_caption'),
     )
     assert run(*words) == 0
     printed = capsys.readouterr()
     assert '== pope-random' in printed.out
     assert 'skipped: gqa (appendix A.2, table 5): ' in printed.err
-    assert len(loads) == 1
     page = (out / 'report.html').read_text()
     for name in ('chair-long', 'chair-short', 'pope-random'):
         assert f'<h2>{name}</h2>' in page
         summary = json.loads((out / name / 'summary.json').read_text())
         assert summary['settings']['limit'] == 3
     assert 'gqa/images does not exist' in page
-    assert page.count('data:image/jpeg') == 9
+    for name in ('abilities', 'coverage', 'failures'):
+        assert f'<h2>{name}</h2>' in page
+    assert '66.20 % (MiniGPT-4, judged by ChatGPT' in page
+    assert '2.00 % (after stage 2, counted by people' in page
+    assert page.count('data:image/jpeg') >= 9
     # nothing is measured again
+    number = len(loads)
     assert run(*words) == 0
-    assert len(loads) == 1
+    assert len(loads) == number
     assert loading._kept_models == []
     folders = [out / 'pope-random', out / 'chair-long']
     assert run('report', *folders, '-o', tmp_path / 'both.html') == 0
     assert '<h2>chair-long</h2>' in (tmp_path / 'both.html').read_text()
+
+
+def test_a_measurement_with_a_judge_needs_one(tmp_path, data, capsys):
+    words = ('paper', '--data', data, '-o', tmp_path / 'out', '--only')
+    assert run(*words, 'coverage') == 2
+    assert 'it needs a judge' in capsys.readouterr().err
 
 
 def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):

@@ -63,9 +63,10 @@ def read_result(folder: Path, name: str | None = None) -> Result:
         )
     try:
         summary = json.loads(read_text(path))
-        if not isinstance(summary['scores'], dict):
-            raise ValueError('no scores')
-    except (ValueError, KeyError, TypeError) as error:
+        summary['scores'] = _flat_scores(
+            summary['tasks' if 'tasks' in summary else 'scores']
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{path} is not the scores of an evaluation.'
         ) from error
@@ -141,6 +142,20 @@ def check_report(path: Path) -> None:
         )
 
 
+def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores by name; those of a task or prompt have both names."""
+    found: dict[str, Any] = {}
+    for name, value in scores.items():
+        if not isinstance(value, dict):
+            continue  # a number of answers
+        if 'value' in value:
+            found[name] = value
+        else:
+            for part, score in _flat_scores(value).items():
+                found[f'{name}, {part}'] = score
+    return found
+
+
 @functools.cache
 def _all_figures() -> list[dict[str, Any]]:
     path = Path(__file__).with_name('published_figures.json')
@@ -189,8 +204,7 @@ def _result(result: Result) -> Iterator[str]:
     settings = json.dumps(summary['settings'], ensure_ascii=False, indent=1)
     yield '<details><summary>Settings</summary>'
     yield f'<pre>{_text(settings)}</pre></details>'
-    folder = summary.get('image_folder')
-    finder = ImageFolder(folder) if folder else None
+    finder = ImageFolder(summary.get('image_folder', '.'))
     for row in result.rows:
         yield _sample(row, finder)
 
@@ -243,7 +257,7 @@ def _plots(
         yield f'<p class="dim">{_text(name)}, 0 to 1</p>' + ''.join(parts)
 
 
-def _sample(row: Mapping[str, Any], finder: ImageFolder | None) -> str:
+def _sample(row: Mapping[str, Any], finder: ImageFolder) -> str:
     """An image with its question and answer."""
     name = str(row.get('file') or row.get('image') or row.get('image_id', ''))
     lines = [f'<p class="dim">{_text(name)}</p>']
@@ -265,13 +279,12 @@ def _sample(row: Mapping[str, Any], finder: ImageFolder | None) -> str:
                 f'<p>{label}{"<b>" * bold}{_text(shown)}{"</b>" * bold}</p>'
             )
     image = '<div class="none"></div>'
-    if finder is not None:
-        try:
-            jpeg = thumbnail_of_file(finder.find(name), _SIDE)
-        except (OSError, ValueError):
-            pass  # the report stays readable without an image
-        else:
-            image = f'<img alt="" src="{data_url(jpeg)}">'
+    try:
+        jpeg = thumbnail_of_file(finder.find(name), _SIDE)
+    except (OSError, ValueError):
+        pass  # the report stays readable without an image
+    else:
+        image = f'<img alt="" src="{data_url(jpeg)}">'
     caption = ''.join(lines)
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
 
