@@ -227,8 +227,8 @@ def add_coverage_options(parser: argparse.ArgumentParser) -> None:
         '--reference',
         choices=('random', 'first'),
         default='random',
-        help='which caption of an image is its reference: one by --seed, or '
-        'the first (default: %(default)s)',
+        help='which caption of an image is its reference: one by '
+        '--reference-seed, or the first (default: %(default)s)',
     )
     parser.add_argument(
         '--reference-seed',

@@ -198,6 +198,7 @@ def run_paper(
         write_report,
     )
     from minigpt4.loading import kept_model
+    from minigpt4.utils.errors import one_line
 
     if not args.data.is_dir():
         found = 'is not a folder' if args.data.exists() else 'does not exist'
@@ -217,12 +218,19 @@ def run_paper(
                 continue
             folder = args.out / recipe.name
             print(f'== {recipe.name} ({recipe.table})', flush=True)
-            status = measure(_words(recipe, args, folder)) or status
-            results.append(read_result(folder, recipe.name))
+            try:
+                status = measure(_words(recipe, args, folder)) or status
+                results.append(read_result(folder, recipe.name))
+            except (OSError, ValueError) as error:  # of this measurement
+                status = 1
+                omitted.append(
+                    f'{recipe.name} ({recipe.table}) failed: {one_line(error)}'
+                )
+                print(omitted[-1], file=sys.stderr)
     if not results:
         raise UsageError(
-            f'{args.data} has the files of none of the measurements; '
-            'docs/evaluation.md lists them'
+            f'no measurement was made of what {args.data} contains; '
+            'docs/evaluation.md lists the files'
         )
     title = f'{args.model} in the protocols of the paper'
     write_report(report, results, title, omitted)
@@ -251,8 +259,8 @@ def _obstacle(recipe: Recipe, args: argparse.Namespace) -> str | None:
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         return (
-            f'{" and ".join(missing)} does not exist; docs/evaluation.md says '
-            'where to get it'
+            f'missing: {", ".join(missing)}; docs/evaluation.md says where to '
+            'get it'
         )
     if recipe.judge == 'needed' and not has_judge(args):
         return 'it needs a judge, such as --judge-url URL --judge-model NAME'

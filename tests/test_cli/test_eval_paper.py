@@ -84,7 +84,7 @@ def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
         assert f'<h2>{name}</h2>' in page
         summary = json.loads((out / name / 'summary.json').read_text())
         assert summary['settings']['limit'] == 3
-    assert 'gqa/images does not exist' in page
+    assert 'gqa/testdev_balanced_questions.json, ' in page
     for name in ('abilities', 'coverage', 'failures'):
         assert f'<h2>{name}</h2>' in page
     assert '66.20 % (MiniGPT-4, judged by ChatGPT' in page
@@ -100,6 +100,20 @@ def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
     assert '<h2>chair-long</h2>' in (tmp_path / 'both.html').read_text()
 
 
+def test_a_measurement_that_fails_does_not_end_the_others(
+    tmp_path, data, capsys
+):
+    (data / 'pope/coco_pope_random.json').write_text('no json')
+    out = tmp_path / 'out'
+    words = ('paper', '--data', data, '-o', out, '--limit', 1, '-q')
+    only = ('--only', 'pope-random', '--only', 'failures')
+    assert run(*words, *only) == 1
+    assert 'pope-random (not in the paper) failed' in capsys.readouterr().err
+    page = (out / 'report.html').read_text()
+    assert '<h2>failures</h2>' in page
+    assert 'pope-random (not in the paper) failed' in page
+
+
 def test_a_measurement_with_a_judge_needs_one(tmp_path, data, capsys):
     words = ('paper', '--data', data, '-o', tmp_path / 'out', '--only')
     assert run(*words, 'coverage') == 2
@@ -110,7 +124,7 @@ def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):
     assert run('paper', '--data', tmp_path / 'no', '-o', tmp_path) == 2
     assert 'does not exist' in capsys.readouterr().err
     assert run('paper', '--data', tmp_path, '-o', tmp_path / 'out') == 2
-    assert 'the files of none' in capsys.readouterr().err
+    assert 'no measurement was made' in capsys.readouterr().err
     assert run('paper', '--data', data, '-o', data, '--only', 'mme') == 2
     assert 'invalid choice' in capsys.readouterr().err
     assert run('report', tmp_path, '-o', tmp_path / 'a.html') == 1

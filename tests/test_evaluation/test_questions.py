@@ -89,6 +89,22 @@ def test_vqa_files_of_other_names_are_named(tmp_path, images):
         read('vqav2', source, images)
 
 
+def test_vqav2_and_okvqa_may_be_in_one_folder(tmp_path, images):
+    source = vqa_files(tmp_path)
+    for name in ('annotations', 'questions'):
+        file = next(tmp_path.glob(f'v2_*_{name}.json'))
+        text = file.read_text().replace('What animal', 'Which animal')
+        other = tmp_path / file.name.removeprefix('v2_')
+        other.write_text(text)
+    ok = tmp_path / 'mscoco_val2014_annotations.json'
+    (first,), (second,) = (
+        read(name, file, images).asked
+        for name, file in (('vqav2', source), ('okvqa', ok))
+    )
+    assert first.prompt.startswith('What animal')
+    assert second.prompt.startswith('Which animal')
+
+
 def test_aokvqa(tmp_path, images):
     record = dict(
         split='val',

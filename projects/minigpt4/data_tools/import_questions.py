@@ -60,11 +60,15 @@ def questions_of(annotations: Path) -> Path:
         for path in sorted(annotations.parent.glob('*_questions.json*'))
         if split and f'_{split}_' in path.name
     ]
+    # VQAv2's names begin with v2_, those of OK-VQA do not
+    is_v2 = annotations.name.startswith('v2_')
+    found = [p for p in found if p.name.startswith('v2_') == is_v2] or found
     if len(found) != 1:
         raise ValueError(
             f'{annotations} contains answers, and next to it are '
             f'{len(found)} files of their questions; name the file with '
-            '--questions FILE.'
+            '--questions FILE ("minigpt4 data import") or --question-texts '
+            'FILE ("minigpt4 eval").'
         )
     return found[0]
 

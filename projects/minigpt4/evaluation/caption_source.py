@@ -13,7 +13,7 @@ from ..captioning.batch import CaptionTask, run_tasks
 from ..captioning.image_sources import find_images
 from ..generation.sampling_params import SamplingParams
 from ..loading import load_model, read_prompt
-from ..utils.errors import printable
+from ..utils.errors import printable, short_json
 from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from .result_folder import ResultFolder, file_digest, read_json_lines
@@ -143,9 +143,10 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
             or not isinstance(row.get('image_id'), int | str)
             or not (isinstance(row.get('caption'), str) or row.get('error'))
         ):
+            found = short_json(row)
             raise ValueError(
-                f'{path}: {name} is no caption; expected an object '
-                'with image_id and caption.'
+                f'{path}: {name} is no caption ({found}); expected an object '
+                'with image_id, a text or a whole number, and caption, a text.'
             )
         yield row
     if empty:

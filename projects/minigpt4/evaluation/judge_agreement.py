@@ -41,9 +41,9 @@ def compare_judges(
     keys = [key for key in common if texts[0][key] == texts[1][key]]
     if not keys:
         raise ValueError(
-            f'{first} and {second} have no judgement about the same texts; '
-            f'give the second judge the captions of the first (--captions '
-            f'{printable(str(first / "captions.jsonl"))}), with the same '
+            f'{first} and {second} have no decisions about the same texts '
+            f'({len(found[0]):,} and {len(found[1]):,} decisions); expected '
+            'two folders of one protocol with the same captions and the same '
             '--reference and --reference-seed.'
         )
     pairs = [(found[0][key], found[1][key]) for key in keys]
@@ -75,7 +75,7 @@ def print_agreement(found: dict[str, Any]) -> None:
     shown = 'not defined' if kappa is None else f'{kappa:.3f}'
     print(f"Cohen's kappa  {shown}")
     for pair, number in found['table'].items():
-        print(f'{pair:12}{number:,}')
+        print(f'{pair:20}{number:,}')
     if found['other_texts']:
         print(f'not compared: {found["other_texts"]:,} with other texts')
 

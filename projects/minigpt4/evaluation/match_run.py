@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,6 +225,9 @@ def _rows(
             measured.append(row)
     losses = list(scorer.losses(pairs))
     for row, right, wrong in zip(measured, losses[::2], losses[1::2]):
+        if not isfinite(right.loss + wrong.loss):
+            row['error'] = 'the model gives a loss that is not a number'
+            continue
         row |= dict(
             tokens=right.tokens, loss=right.loss, other_loss=wrong.loss
         )

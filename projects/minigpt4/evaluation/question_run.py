@@ -9,6 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmengine.structures import BaseDataElement
 
 from ..captioning.batch import CaptionTask, TaskAnswer, answer_tasks
 from ..generation.engine import Engine
+from ..generation.sampler import NAN_SCORES
 from ..generation.sampling_params import SamplingParams
 from ..images.read import load_image
 from ..loading import load_model, quiet_logs
@@ -167,7 +169,10 @@ def rank_choices(
                         sample.images,
                         item.question.choices,
                     )
+                    if not all(map(isfinite, row['log_likelihoods'])):
+                        raise ValueError(NAN_SCORES)
                 except (OSError, ValueError) as error:
+                    row.pop('log_likelihoods', None)
                     row['error'] = one_line(error)
                 yield [row]
         finally:

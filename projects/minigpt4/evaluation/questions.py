@@ -4,6 +4,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +83,14 @@ class QuestionProtocol:
         """
         sums = ImageSums(resamples=resamples)
         for row in rows:
-            sums.add(row['image'], **self.counts(row, scoring))
+            try:
+                sums.add(row['image'], **self.counts(row, scoring))
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                raise ValueError(
+                    f'the answer to question {printable(str(row.get("id")))} '
+                    'is damaged; remove its line from the file of the '
+                    'answers, and run the command of the folder again.'
+                ) from error
         return dict(images=len(sums), scores=sums.scores(self.ratios))
 
 
@@ -177,8 +185,14 @@ def check_prompt(prompt: str) -> None:
 
 
 def likeliest(row: Mapping[str, Any]) -> str:
-    """The choice of the highest log-likelihood, of equal ones the first."""
+    """The choice of the highest log-likelihood, of equal ones the first.
+
+    Raises:
+        TypeError: There is not one number for each choice.
+    """
     values = row['log_likelihoods']
+    if len(values) != len(row['choices']) or not all(map(isfinite, values)):
+        raise TypeError('not one log-likelihood for each choice')
     return str(row['choices'][values.index(max(values))])
 
 

@@ -230,7 +230,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f'{path}: line {number} is not JSON '
@@ -255,6 +255,11 @@ def format_score(score: dict[str, Any], unit: str = '') -> str:
         for number in (score['value'], *score['interval'])
     )
     return f'{value}{" %" * bool(unit)} ({low} to {high})'
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and infinity, which JSON does not have."""
+    raise ValueError(f'{name} is no number of JSON')
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..utils.errors import printable
 from ..utils.regular_files import read_text
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
@@ -51,7 +52,14 @@ def score_folder(
     settings = read_settings(folder)
     name = settings.pop('protocol')
     if name in _RESCORED:
-        return _RESCORED[name](folder, settings, scoring, resamples)
+        try:
+            return _RESCORED[name](folder, settings, scoring, resamples)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'a line of the results in {folder} is damaged '
+                f'({type(error).__name__}: {printable(str(error))[:80]}); '
+                'remove it, and run the command of the folder again.'
+            ) from error
     if name not in QUESTION_PROTOCOLS:
         raise ValueError(
             f'{folder} has results of {name}; --score is for '
