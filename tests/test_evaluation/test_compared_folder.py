@@ -82,11 +82,15 @@ def test_a_damaged_row_is_named(pope_folder, line, message):
     assert 'answers.jsonl' in str(error.value)
 
 
-def test_losses_that_are_no_numbers(match_folder):
+@pytest.mark.parametrize(
+    ('loss', 'message'),
+    [('NaN', 'NaN is no number of JSON'), ('1e999', 'not a finite number')],
+)
+def test_losses_that_are_no_numbers(match_folder, loss, message):
     folder = match_folder('1', [('a', 1, 2)])
     file = folder / 'losses.jsonl'
-    file.write_text(file.read_text().replace('"loss": 1', '"loss": NaN'))
-    with pytest.raises(ValueError, match='not a finite number'):
+    file.write_text(file.read_text().replace('"loss": 1', f'"loss": {loss}'))
+    with pytest.raises(ValueError, match=message):
         read_results(folder)
 
 
