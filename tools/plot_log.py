@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
     bad_lines = 0
     for file in files:
         found: dict[int, dict[str, float]] = {}
-        for line in file.read_text('utf-8', 'replace').splitlines():
+        for line in file.read_text('utf-8-sig', 'replace').splitlines():
             row = _parse(line)
             if row is None:
                 bad_lines += bool(line.strip())

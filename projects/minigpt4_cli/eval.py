@@ -36,6 +36,7 @@ from .options import (
     add_model_options,
     add_settings,
     check_model_options,
+    given_settings,
     path,
     positive_int,
 )
@@ -382,6 +383,14 @@ def _check_caption_source(args: argparse.Namespace) -> None:
         )
     if args.captions is None:
         check_model_options(args)
+        return
+    unused = [*given_settings(args)]
+    unused += [n for n in ('limit', 'prompt') if getattr(args, n) is not None]
+    if unused:
+        raise UsageError(
+            f'--{unused[0].replace("_", "-")} goes with --images; with '
+            '--captions nothing is generated'
+        )
 
 
 def _run_score(args: argparse.Namespace) -> int:

@@ -167,3 +167,22 @@ def test_captions_and_images_exclude_each_other(truth, capsys):
     with pytest.raises(SystemExit):
         run('--truth', truth)
     assert 'either --captions' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('option', 'name'),
+    [
+        (['--limit', 1], '--limit'),
+        (['--prompt', 'a'], '--prompt'),
+        (['--num-beams', 3], '--num-beams'),
+    ],
+)
+def test_options_of_generation_are_refused_with_captions(
+    tmp_path, truth, capsys, option, name
+):
+    captions = tmp_path / 'captions.jsonl'
+    captions.write_text('{"image_id": 1, "caption": "a"}')
+    with pytest.raises(SystemExit) as error:
+        run('--captions', captions, '--truth', truth, *option)
+    assert error.value.code == 2
+    assert f'{name} goes with --images' in capsys.readouterr().err

@@ -78,3 +78,21 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 def test_a_score_of_nothing_is_not_defined():
     score = dict(value=None, interval=None)
     assert format_score(score, '%') == 'not defined'
+
+
+def test_a_full_disk_is_named(tmp_path):
+    class FullFile:
+        name = 'answers.jsonl'
+
+        def write(self, data):
+            raise OSError(28, 'No space left on device')
+
+        def close(self):
+            pass
+
+    with ResultFolder(tmp_path / 'a', 'p', {}, 'answers.jsonl') as results:
+        results._file.close()
+        results._file = FullFile()
+        with pytest.raises(OSError, match='make space') as error:
+            results.add([dict(id=1)])
+    assert error.value.filename == 'answers.jsonl'

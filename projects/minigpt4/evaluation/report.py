@@ -149,6 +149,8 @@ def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, dict):
             continue  # a number of answers
         if 'value' in value:
+            if not isinstance(value['value'], float | int | None):
+                raise ValueError(f'{name} is no number')
             found[name] = value
         else:
             for part, score in _flat_scores(value).items():

@@ -153,8 +153,16 @@ class ResultFolder:
                 line = json.dumps(row, ensure_ascii=False) + '\n'
                 lines.append(line.encode(errors='backslashreplace'))
                 self._ends.append(self._ends[-1] + len(lines[-1]))
-            self._file.write(b''.join(lines))
-            self._file.flush()
+            try:
+                self._file.write(b''.join(lines))
+                self._file.flush()
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f'{error.strerror}; results before are kept, make space '
+                    'and give the same command again',
+                    self._file.name,
+                ) from error
 
     def keep(self, number: int) -> None:
         """Remove all raw results after the first ``number``."""
