@@ -2,6 +2,7 @@
 """The result folder: resuming, settings, damaged and locked files."""
 
 import json
+import resource
 
 import pytest
 
@@ -81,18 +82,15 @@ def test_a_score_of_nothing_is_not_defined():
 
 
 def test_a_full_disk_is_named(tmp_path):
-    class FullFile:
-        name = 'answers.jsonl'
-
-        def write(self, data):
-            raise OSError(28, 'No space left on device')
-
-        def close(self):
-            pass
-
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with ResultFolder(tmp_path / 'a', 'p', {}, 'answers.jsonl') as results:
-        results._file.close()
-        results._file = FullFile()
-        with pytest.raises(OSError, match='make space') as error:
-            results.add([dict(id=1)])
-    assert error.value.filename == 'answers.jsonl'
+        results.add([dict(id=1)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(OSError, match='make space') as error:
+                results.add([dict(id=2, answer='a' * 10_000)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(tmp_path / 'a' / 'answers.jsonl')
+    with ResultFolder(tmp_path / 'a', 'p', {}, 'answers.jsonl') as results:
+        assert results.rows == [dict(id=1)]
