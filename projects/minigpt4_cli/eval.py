@@ -2,7 +2,6 @@
 """``minigpt4 eval``: measure a model with one of several protocols."""
 
 import argparse
-import os
 
 from .eval_judge import (
     PARSERS,
@@ -33,8 +32,8 @@ from .eval_questions import (
 )
 from .options import (
     UsageError,
+    add_answer_options,
     add_model_options,
-    add_settings,
     check_model_options,
     given_settings,
     path,
@@ -289,19 +288,7 @@ def _add_caption_source(parser: argparse.ArgumentParser) -> None:
         help='caption the first N images by name (default: all)',
     )
     add_model_options(parser)
-    parser.add_argument(
-        '--slots',
-        type=positive_int,
-        default=8,
-        help='answers generated at the same time (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--workers',
-        type=positive_int,
-        default=min(8, os.cpu_count() or 1),
-        help='threads that decode images (default: %(default)s)',
-    )
-    add_settings(parser)
+    add_answer_options(parser)
 
 
 def _measure(words: list[str]) -> int:

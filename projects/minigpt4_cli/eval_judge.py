@@ -3,13 +3,12 @@
 
 import argparse
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from .options import (
     UsageError,
+    add_answer_options,
     add_model_options,
-    add_settings,
     check_model_options,
     path,
     positive_int,
@@ -169,24 +168,6 @@ def _who(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def add_generation_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of generated answers."""
-    add_model_options(parser)
-    parser.add_argument(
-        '--slots',
-        type=positive_int,
-        default=8,
-        help='answers generated at the same time (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--workers',
-        type=positive_int,
-        default=min(8, os.cpu_count() or 1),
-        help='threads that decode images (default: %(default)s)',
-    )
-    add_settings(parser)
-
-
 def add_coverage_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``coverage``."""
     parser.add_argument(
@@ -239,7 +220,8 @@ def add_coverage_options(parser: argparse.ArgumentParser) -> None:
         help='of the random reference (default: %(default)s)',
     )
     add_judge_options(parser)
-    add_generation_options(parser)
+    add_model_options(parser)
+    add_answer_options(parser)
 
 
 def run_coverage_protocol(args: argparse.Namespace) -> int:

@@ -5,13 +5,19 @@ import argparse
 import sys
 
 from .eval_judge import (
-    add_generation_options,
     add_judge_options,
     has_judge,
     judge_settings,
     require_folder,
 )
-from .options import UsageError, check_model_options, path, positive_int
+from .options import (
+    UsageError,
+    add_answer_options,
+    add_model_options,
+    check_model_options,
+    path,
+    positive_int,
+)
 
 
 def add_failures_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +50,8 @@ def add_failures_options(parser: argparse.ArgumentParser) -> None:
         help='the COCO classes in each image, as for chair; answers that '
         'name none of them are irrelevant',
     )
-    add_generation_options(parser)
+    add_model_options(parser)
+    add_answer_options(parser)
 
 
 def run_failures_protocol(args: argparse.Namespace) -> int:
@@ -67,7 +74,8 @@ def add_abilities_options(parser: argparse.ArgumentParser) -> None:
         'poem, or a JSON list of {"image": "a.jpg", "task": "meme"}',
     )
     add_judge_options(parser)
-    add_generation_options(parser)
+    add_model_options(parser)
+    add_answer_options(parser)
 
 
 def run_abilities_protocol(args: argparse.Namespace) -> int:

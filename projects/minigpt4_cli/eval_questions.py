@@ -2,12 +2,11 @@
 """Options of the protocols of ``minigpt4 eval`` that ask questions."""
 
 import argparse
-import os
 
 from .options import (
     UsageError,
+    add_answer_options,
     add_model_options,
-    add_settings,
     check_model_options,
     path,
     positive_int,
@@ -120,19 +119,7 @@ def add_question_options(name: str, parser: argparse.ArgumentParser) -> None:
         help='answer part I of N only, such as 2/4; each of N processes '
         'answers one part, in the same -o',
     )
-    parser.add_argument(
-        '--slots',
-        type=positive_int,
-        default=8,
-        help='answers generated at the same time (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--workers',
-        type=positive_int,
-        default=min(8, os.cpu_count() or 1),
-        help='threads that decode images (default: %(default)s)',
-    )
-    add_settings(parser)
+    add_answer_options(parser)
 
 
 def part(text: str) -> tuple[int, int]:

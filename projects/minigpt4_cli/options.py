@@ -2,6 +2,7 @@
 """Options that several verbs have: the model, sampling parameters, errors."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar='TEXT',
         help='end an answer before this text too; may be given several times',
     )
+
+
+def add_answer_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--slots``, ``--workers`` and each sampling parameter."""
+    parser.add_argument(
+        '--slots',
+        type=positive_int,
+        default=8,
+        help='answers generated at the same time (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=positive_int,
+        default=min(8, os.cpu_count() or 1),
+        help='threads that decode images (default: %(default)s)',
+    )
+    add_settings(parser)
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,14 +6,10 @@ Every text of the ledger is escaped, and the page runs no script.
 
 import json
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..images.thumbnail import data_url
-from ..utils.atomic import replacing
-from ..utils.errors import printable
-from ..utils.regular_files import read_regular
+from ..utils.html_page import check_html_page, html_text, write_html_page
 from .added_files import ImageProblem
 from .ledger import LedgerImage
 from .report_tables import (
@@ -31,7 +27,7 @@ from .statistics import Example, Numbers, Reason
 
 _THUMBNAIL_SIDE, _QUALITY = 192, 80  # pixels; JPEG quality
 _SHOWN = 1200  # characters of a text
-_MARK, _TITLE = '<!-- content -->', '<title>Curation report</title>'
+_TEMPLATE = Path(__file__).with_suffix('.html')
 
 
 def write_report(
@@ -48,18 +44,7 @@ def write_report(
     Raises:
         OSError: It cannot be written.
     """
-    page = Path(__file__).with_suffix('.html').read_text('utf-8')
-    head, _, tail = page.partition(_MARK)
-    with (
-        replacing(path) as temporary,
-        open(
-            temporary, 'w', encoding='utf-8', errors='backslashreplace'
-        ) as file,
-    ):
-        file.write(head)
-        for part in _content(numbers, selection, title):
-            file.write(part + '\n')
-        file.write(tail)
+    write_html_page(path, _TEMPLATE, _content(numbers, selection, title))
 
 
 def check_report(path: Path) -> None:
@@ -68,19 +53,13 @@ def check_report(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not a report of a curation.
     """
-    if path.is_dir() or (
-        path.exists() and _TITLE.encode() not in read_regular(path)
-    ):
-        raise ValueError(
-            f'{printable(str(path))} exists and is not a report of a '
-            'curation; give another name.'
-        )
+    check_html_page(path, _TEMPLATE, 'a report of a curation')
 
 
 def _content(
     numbers: Numbers, selection: Selection, title: str
 ) -> Iterator[str]:
-    yield f'<h1>{_text(title)}</h1>'
+    yield f'<h1>{html_text(title)}</h1>'
     yield '<h2>Funnel</h2>'
     yield from _funnel(funnel_rows(numbers, selection))
     yield '<h2>Dropped images</h2>'
@@ -125,8 +104,8 @@ def _content(
     yield '<h2>Settings</h2>'
     for step in numbers.steps:
         settings = json.dumps(step.settings, ensure_ascii=False, indent=1)
-        yield f'<details><summary>{_text(step.name)}</summary>'
-        yield f'<pre>{_text(settings)}</pre></details>'
+        yield f'<details><summary>{html_text(step.name)}</summary>'
+        yield f'<pre>{html_text(settings)}</pre></details>'
 
 
 def _funnel(rows: Sequence[Row]) -> Iterator[str]:
@@ -135,10 +114,10 @@ def _funnel(rows: Sequence[Row]) -> Iterator[str]:
     for name, images, share, paper in rows:
         width = share.rstrip(' %') or '0'
         yield (
-            f'<tr><td>{_text(name)}</td><td class="n">{images}</td>'
+            f'<tr><td>{html_text(name)}</td><td class="n">{images}</td>'
             f'<td class="n">{share}</td><td class="b">'
             f'<div class="bar" style="width:{width}%"></div></td>'
-            f'<td class="n">{_text(paper)}</td></tr>'
+            f'<td class="n">{html_text(paper)}</td></tr>'
         )
     yield '</table>'
 
@@ -147,23 +126,23 @@ def _table(
     head: Sequence[str], rows: Sequence[Row], none: str
 ) -> Iterator[str]:
     if not rows:
-        yield f'<p class="dim">{_text(none)}</p>'
+        yield f'<p class="dim">{html_text(none)}</p>'
         return
     yield '<table>'
     if any(head):
-        cells = ''.join(f'<th>{_text(cell)}</th>' for cell in head)
+        cells = ''.join(f'<th>{html_text(cell)}</th>' for cell in head)
         yield f'<tr>{cells}</tr>'
     for row in rows:
-        cells = ''.join(f'<td>{_text(cell)}</td>' for cell in row)
+        cells = ''.join(f'<td>{html_text(cell)}</td>' for cell in row)
         yield f'<tr>{cells}</tr>'
     yield '</table>'
 
 
 def _reasons(reasons: Sequence[Reason], none: str) -> Iterator[str]:
     if not reasons:
-        yield f'<p class="dim">{_text(none)}</p>'
+        yield f'<p class="dim">{html_text(none)}</p>'
     for reason in reasons:
-        yield f'<h3>{_text(reason.name)}: {reason.number:,}</h3>'
+        yield f'<h3>{html_text(reason.name)}: {reason.number:,}</h3>'
         for example in reason.examples:
             yield _figure(example)
 
@@ -171,15 +150,15 @@ def _reasons(reasons: Sequence[Reason], none: str) -> Iterator[str]:
 def _figure(example: Example) -> str:
     """An image with its texts."""
     lines = [
-        f'<p class="dim">{_text(Path(example.image.path).name)}'
+        f'<p class="dim">{html_text(Path(example.image.path).name)}'
         f' (image {example.image.id})</p>'
     ]
     if example.note:
-        lines.append(f'<p><b>{_text(example.note)}</b></p>')
+        lines.append(f'<p><b>{html_text(example.note)}</b></p>')
     for label, text in (('', example.text), ('After: ', example.after)):
         if text:
             shown = text[:_SHOWN] + '…' * (len(text) > _SHOWN)
-            lines.append(f'<p>{label}{_text(shown)}</p>')
+            lines.append(f'<p>{label}{html_text(shown)}</p>')
     caption = ''.join(lines)
     return (
         f'<figure>{_thumbnail(example.image)}'
@@ -193,8 +172,3 @@ def _thumbnail(image: LedgerImage) -> str:
     except ImageProblem:
         return '<div class="none"></div>'
     return f'<img alt="" src="{url}">'
-
-
-def _text(value: Any) -> str:
-    lines = str(value).split('\n')
-    return escape('\n'.join(printable(line) for line in lines))

@@ -6,7 +6,6 @@ Every text is escaped, and the page runs no script.
 
 import os
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from ..images.formats import SUFFIXES
 from ..images.image_ids import image_id
 from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
-from ..utils.atomic import replacing
-from ..utils.errors import printable
-from ..utils.regular_files import read_regular
+from ..utils.html_page import check_html_page, html_text, write_html_page
 from .compare import Comparison, Pair
 from .compare_tables import (
     folder_lines,
@@ -29,8 +26,7 @@ from .compared_samples import Sample
 MOST = 200  # samples on the page
 _SHOWN = 2000  # characters of a text
 _SIDE, _QUALITY = 240, 80  # of thumbnails, in pixels; of JPEG
-_MARK = '<!-- content -->'
-_TITLE = '<title>Comparison of two evaluations</title>'
+_TEMPLATE = Path(__file__).with_suffix('.html')
 
 
 def write_page(
@@ -46,18 +42,7 @@ def write_page(
     Raises:
         OSError: It cannot be written.
     """
-    page = Path(__file__).with_suffix('.html').read_text('utf-8')
-    head, _, tail = page.partition(_MARK)
-    with (
-        replacing(path) as temporary,
-        open(
-            temporary, 'w', encoding='utf-8', errors='backslashreplace'
-        ) as file,
-    ):
-        file.write(head)
-        for part in _content(comparison, images):
-            file.write(part + '\n')
-        file.write(tail)
+    write_html_page(path, _TEMPLATE, _content(comparison, images))
 
 
 def check_page(path: Path) -> None:
@@ -66,13 +51,7 @@ def check_page(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not such a page.
     """
-    if path.is_dir() or (
-        path.exists() and _TITLE.encode() not in read_regular(path)
-    ):
-        raise ValueError(
-            f'{printable(str(path))} exists and is not a page of "minigpt4 '
-            'compare"; give another name.'
-        )
+    check_html_page(path, _TEMPLATE, 'a page of "minigpt4 compare"')
 
 
 def _content(comparison: Comparison, images: Path | None) -> Iterator[str]:
@@ -175,6 +154,4 @@ def _thumbnail(sample: Sample, files: dict[str, str] | None) -> str:
 
 
 def _text(value: Any) -> str:
-    text = str(value)
-    text = text[:_SHOWN] + '…' * (len(text) > _SHOWN)
-    return escape('\n'.join(map(printable, text.split('\n'))))
+    return html_text(value, _SHOWN)

@@ -7,22 +7,20 @@ Every text is escaped, and the page runs no script.
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..datasets.image_folder import ImageFolder
 from ..images.thumbnail import data_url, thumbnail_of_file
-from ..utils.atomic import replacing
-from ..utils.errors import printable
+from ..utils.html_page import check_html_page, html_text, write_html_page
 from ..utils.regular_files import read_regular, read_text
 from .result_folder import SUMMARY_FILE, format_score
 
 SAMPLES = 6  # shown of each folder
 _SIDE = 320  # pixels of a thumbnail
 _SHOWN = 1200  # characters of a text
-_MARK, _TITLE = '<!-- content -->', '<title>Evaluation report</title>'
 _WIDTH, _ROW = 320, 18  # pixels of a plot and of one of its rows
+_TEMPLATE = Path(__file__).with_suffix('.html')
 
 
 class Result(NamedTuple):
@@ -113,18 +111,7 @@ def write_report(
     Raises:
         OSError: It cannot be written.
     """
-    page = Path(__file__).with_suffix('.html').read_text('utf-8')
-    head, _, tail = page.partition(_MARK)
-    with (
-        replacing(path) as temporary,
-        open(
-            temporary, 'w', encoding='utf-8', errors='backslashreplace'
-        ) as file,
-    ):
-        file.write(head)
-        for part in _content(results, title, omitted):
-            file.write(part + '\n')
-        file.write(tail)
+    write_html_page(path, _TEMPLATE, _content(results, title, omitted))
 
 
 def check_report(path: Path) -> None:
@@ -133,13 +120,7 @@ def check_report(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not a report of an evaluation.
     """
-    if path.is_dir() or (
-        path.exists() and _TITLE.encode() not in read_regular(path)
-    ):
-        raise ValueError(
-            f'{printable(str(path))} exists and is not a report of an '
-            'evaluation; give another name.'
-        )
+    check_html_page(path, _TEMPLATE, 'a report of an evaluation')
 
 
 def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,10 +148,10 @@ def _all_figures() -> list[dict[str, Any]]:
 def _content(
     results: Sequence[Result], title: str, omitted: Sequence[str]
 ) -> Iterator[str]:
-    yield f'<h1>{_text(title)}</h1>'
+    yield f'<h1>{html_text(title)}</h1>'
     if omitted:
         yield '<h2>Not measured</h2><ul>'
-        yield from (f'<li>{_text(reason)}</li>' for reason in omitted)
+        yield from (f'<li>{html_text(reason)}</li>' for reason in omitted)
         yield '</ul>'
     for result in results:
         yield from _result(result)
@@ -180,8 +161,8 @@ def _result(result: Result) -> Iterator[str]:
     summary = result.summary
     protocol = summary['protocol']
     figures = published_figures(result.name, protocol)
-    yield f'<h2>{_text(result.name)}</h2>'
-    yield f'<p class="dim">{_text(_counts(summary))}</p>'
+    yield f'<h2>{html_text(result.name)}</h2>'
+    yield f'<p class="dim">{html_text(_counts(summary))}</p>'
     yield (
         '<table><tr><th>score</th><th class="n">value</th>'
         '<th class="n">95 % interval</th><th>published</th></tr>'
@@ -198,14 +179,15 @@ def _result(result: Result) -> Iterator[str]:
             low, high = score['interval']
             interval = f'{_number(low, name)} to {_number(high, name)}'
         yield (
-            f'<tr><td>{_text(name)}</td><td class="n">{value}</td>'
-            f'<td class="n">{interval}</td><td>{_text(published)}</td></tr>'
+            f'<tr><td>{html_text(name)}</td><td class="n">{value}</td>'
+            f'<td class="n">{interval}</td>'
+            f'<td>{html_text(published)}</td></tr>'
         )
     yield '</table>'
     yield from _plots(summary['scores'], figures)
     settings = json.dumps(summary['settings'], ensure_ascii=False, indent=1)
     yield '<details><summary>Settings</summary>'
-    yield f'<pre>{_text(settings)}</pre></details>'
+    yield f'<pre>{html_text(settings)}</pre></details>'
     finder = ImageFolder(summary.get('image_folder', '.'))
     for row in result.rows:
         yield _sample(row, finder)
@@ -235,7 +217,7 @@ def _plots(
         height = _ROW * len(rows) + 4
         parts = [
             f'<svg viewBox="0 0 {2 * _WIDTH} {height}" width="{2 * _WIDTH}" '
-            f'role="img" aria-label="{_text(name)}">'
+            f'role="img" aria-label="{html_text(name)}">'
         ]
         for i, (label, number, interval) in enumerate(rows):
             y = _ROW * i + _ROW // 2
@@ -253,16 +235,16 @@ def _plots(
             parts.append(
                 f'<circle class="{kind}" r="5" cx="{_WIDTH * number:.1f}" '
                 f'cy="{y}"/><text x="{_WIDTH + 12}" y="{y + 4}" '
-                f'font-size="12" fill="currentColor">{_text(label)}</text>'
+                f'font-size="12" fill="currentColor">{html_text(label)}</text>'
             )
         parts.append('</svg>')
-        yield f'<p class="dim">{_text(name)}, 0 to 1</p>' + ''.join(parts)
+        yield f'<p class="dim">{html_text(name)}, 0 to 1</p>' + ''.join(parts)
 
 
 def _sample(row: Mapping[str, Any], finder: ImageFolder) -> str:
     """An image with its question and answer."""
     name = str(row.get('file') or row.get('image') or row.get('image_id', ''))
-    lines = [f'<p class="dim">{_text(name)}</p>']
+    lines = [f'<p class="dim">{html_text(name)}</p>']
     for label, key in (
         ('', 'prompt'),
         ('', 'answer'),
@@ -276,10 +258,10 @@ def _sample(row: Mapping[str, Any], finder: ImageFolder) -> str:
             if not isinstance(value, str):
                 text = json.dumps(value, ensure_ascii=False)
             shown = text[:_SHOWN] + '…' * (len(text) > _SHOWN)
-            bold = key in ('answer', 'caption')
-            lines.append(
-                f'<p>{label}{"<b>" * bold}{_text(shown)}{"</b>" * bold}</p>'
-            )
+            content = html_text(shown)
+            if key in ('answer', 'caption'):
+                content = f'<b>{content}</b>'
+            lines.append(f'<p>{label}{content}</p>')
     image = '<div class="none"></div>'
     try:
         jpeg = thumbnail_of_file(finder.find(name), _SIDE)
@@ -296,8 +278,3 @@ def _number(value: float, score: str) -> str:
     unit = '%' if 0 <= value <= 1 and score not in ('words', 'loss') else ''
     text = format_score(dict(value=value, interval=[value, value]), unit)
     return text.partition(' (')[0]
-
-
-def _text(value: Any) -> str:
-    lines = str(value).split('\n')
-    return escape('\n'.join(printable(line) for line in lines))
