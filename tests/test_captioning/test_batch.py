@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Many tasks through one engine: order, limits, failures."""
 
+import time
 from itertools import chain
 
 import pytest
@@ -9,6 +10,7 @@ from minigpt4.captioning import batch
 from minigpt4.captioning.batch import (
     CaptionTask,
     ModelFailureError,
+    answer_tasks,
     run_tasks,
     sort_by_prompt_length,
 )
@@ -48,6 +50,42 @@ def test_slots_are_filled_and_few_images_are_decoded_ahead(
     assert n_ended == 30
     assert max(running) == 2
     assert max(ahead) <= 4 * 2 + 2 * 2
+
+
+def test_slow_images_do_not_change_the_batches_where_slots_wait(
+    model, folder, monkeypatch
+):
+    read, step = batch.read_image, Engine.step
+    running: list[int] = []
+
+    def record(self):
+        more = step(self)
+        running.append(self.running)
+        return more
+
+    def read_slowly(data, name):
+        if name.endswith('1.png'):
+            time.sleep(0.05)
+        return read(data, name)
+
+    monkeypatch.setattr(Engine, 'step', record)
+    settings = dict(min_new_tokens=4, max_new_tokens=4)
+    runs = []
+    for reader in (read, read_slowly):
+        monkeypatch.setattr(batch, 'read_image', reader)
+        running.clear()
+        tasks = [
+            CaptionTask(f'images/{i % 3}.png', HOW_MANY, id=i)
+            for i in range(9)
+        ]
+        groups = [
+            [answer.task.id for answer in answers]
+            for answers in answer_tasks(
+                model, tasks, 2, 1, settings, wait_for_images=True
+            )
+        ]
+        runs.append((groups, [*running]))
+    assert runs[0] == runs[1]
 
 
 def test_prompts_of_similar_length_are_adjacent_within_a_window():

@@ -61,14 +61,29 @@ def run(*words) -> int:
         return error.code
 
 
-def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
+@pytest.fixture
+def loads(monkeypatch):
+    """One item for each model that is built."""
     from minigpt4 import loading
 
-    loads = []
-    load = loading._load
+    calls = []
+    build = loading.get_model
     monkeypatch.setattr(
-        loading, '_load', lambda *args: loads.append(args) or load(*args)
+        loading, 'get_model', lambda *args: calls.append(args) or build(*args)
     )
+    return calls
+
+
+def test_the_model_is_loaded_once(tmp_path, data, loads):
+    words = ('paper', '--data', data, '--limit', 1, '-q', '--device', 'cpu')
+    only = ('--only', 'pope-random', '--only', 'chair-short')
+    assert run(*words, '-o', tmp_path / 'a', *only) == 0
+    assert len(loads) == 1
+    assert run(*words, '-o', tmp_path / 'b', *only) == 0
+    assert len(loads) == 2
+
+
+def test_what_is_there_is_measured(tmp_path, data, capsys, loads):
     out = tmp_path / 'out'
     words = (
         *('paper', '--data', data, '-o', out, '--limit', 3, '-q'),
@@ -94,7 +109,6 @@ def test_what_is_there_is_measured(tmp_path, data, capsys, monkeypatch):
     number = len(loads)
     assert run(*words) == 0
     assert len(loads) == number
-    assert loading._kept_models == []
     folders = [out / 'pope-random', out / 'chair-long']
     assert run('report', *folders, '-o', tmp_path / 'both.html') == 0
     assert '<h2>chair-long</h2>' in (tmp_path / 'both.html').read_text()
