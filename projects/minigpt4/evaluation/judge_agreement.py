@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.errors import printable
+from ..utils.json_files import read_json_lines
 from .judge import JUDGEMENTS_FILE, decisions, judge_facts, usable
 from .kappa import cohens_kappa
-from .result_folder import read_json_lines
 
 _SAME = ('reference', 'caption', 'prompt', 'generated')
 

@@ -3,7 +3,6 @@
 
 import os
 import stat
-from pathlib import Path
 from typing import BinaryIO
 
 _KINDS = {
@@ -86,20 +85,3 @@ def read_regular(
         f'{os.fspath(path)} is larger than {max_bytes:,} bytes; expected '
         'a smaller file.'
     )
-
-
-def read_text(path: 'str | os.PathLike') -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        ValueError: The file is not a regular file or not UTF-8.
-        OSError: The file is missing or cannot be opened.
-    """
-    data = read_regular(path)
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{Path(path)} is not UTF-8 text (byte {error.start}); save it as '
-            'UTF-8.'
-        ) from error
