@@ -55,7 +55,10 @@ def test_a_byte_order_mark_and_other_line_ends(tmp_path, data):
     [
         (b'', r'a\.json is not JSON \(it is empty\); expected numbers\.$'),
         (b'{"a": 1', r'is not JSON \(line 1, .*cut\); expected numbers\.$'),
-        (b'{"a": 1, "a": 2}', r'a\.json has the key "a" twice; expected it on'),
+        (
+            b'{"a": 1, "a": 2}',
+            r'a\.json has the key "a" twice; expected it on',
+        ),
         (gzip.compress(b'{}'), r'not JSON \(it is a gzip archive; unpack'),
         (b'\xff\xfe{\0', r'not JSON \(it is UTF-16'),
         (b'<html>', r'not JSON \(it is an HTML'),

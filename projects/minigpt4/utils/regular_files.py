@@ -1,8 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Open files of users: regular files only, so that no read blocks."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _KINDS = {
@@ -55,6 +57,17 @@ def _require_regular(path: 'str | os.PathLike', mode: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def _named(path: 'str | os.PathLike') -> Iterator[None]:
+    """Add the name of a file to an error of reading, which has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def read_regular(
     path: 'str | os.PathLike', max_bytes: int | None = None
 ) -> bytes:
@@ -69,7 +82,7 @@ def read_regular(
         NotRegularFileError: As :func:`open_regular`.
         OSError: As :func:`open_regular`.
     """
-    with open_regular(path) as file:
+    with open_regular(path) as file, _named(path):
         if max_bytes is None:
             return file.read()
         size = os.fstat(file.fileno()).st_size
