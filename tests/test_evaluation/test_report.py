@@ -77,7 +77,7 @@ def test_only_a_report_is_replaced(tmp_path, folder):
     page.write_text('<title>My page</title>')
     with pytest.raises(ValueError, match='is not a report of an evaluation'):
         check_report(page)
-    with pytest.raises(ValueError, match='is not a report of an evaluation'):
+    with pytest.raises(ValueError, match='is a folder; give the name of a f'):
         check_report(tmp_path)
 
 

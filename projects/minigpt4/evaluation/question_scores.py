@@ -1,13 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Scores of stored answers to questions."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..utils.errors import printable
-from ..utils.json_files import parse_strict_json
 from ..utils.regular_files import read_regular
 from .questions import QuestionProtocol, QuestionSet
 from .result_folder import format_score
@@ -36,9 +36,14 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
         lines = read_regular(path).split(b'\n')
         for number, line in enumerate(lines[:-1], 1):
             try:
-                row = parse_strict_json(line.decode())
+                row = json.loads(line)
                 key = int(row['number'])
-            except (ValueError, TypeError, KeyError) as error:
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                RecursionError,
+            ) as error:
                 raise ValueError(
                     f'{path}: line {number} is no answer; remove the file, '
                     'or give another folder.'

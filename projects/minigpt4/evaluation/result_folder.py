@@ -213,7 +213,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise ValueError(
             f'{path} is not the summary of an evaluation '
-            f'({json_type(summary)}); {again}.'
+            f'(it is {json_type(summary)}); {again}.'
         )
     protocol = settings.pop('protocol')
     if (
