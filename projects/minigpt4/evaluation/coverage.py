@@ -137,7 +137,7 @@ def judge_questions(
             dict(image_id=id_, reference=reference, caption=caption),
         )
     if not questions:
-        unknown = name_unknown(without, references.ids, 'the annotations')
+        unknown = name_unknown(without, references.ids, '--annotations')
         raise ValueError(
             f'none of the {len(rows):,} captions of {source} is of an image '
             f'with a reference caption{unknown}; expected the same image ids '

@@ -210,6 +210,6 @@ def _print_skipped(
     if without:
         print(
             f'skipped: {len(without):,} captions of images without a '
-            f'reference caption{name_unknown(without, known, "the file")}',
+            f'reference caption{name_unknown(without, known, "--annotations")}',
             file=sys.stderr,
         )
