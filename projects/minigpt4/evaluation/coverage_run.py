@@ -208,8 +208,9 @@ def _print_skipped(
     if len(failed) > _NAMED:
         print(f'failed: {len(failed) - _NAMED:,} more', file=sys.stderr)
     if without:
+        unknown = name_unknown(without, known, '--annotations')
         print(
             f'skipped: {len(without):,} captions of images without a '
-            f'reference caption{name_unknown(without, known, "--annotations")}',
+            f'reference caption{unknown}',
             file=sys.stderr,
         )
