@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 from collections.abc import Container, Iterable
+from functools import cached_property
 from pathlib import Path, PurePath
 
 from .formats import SUFFIXES
@@ -29,11 +30,16 @@ class ImageIds:
     def __init__(self, known: Iterable[str]) -> None:
         self._known = frozenset(known)
         self._have_paths = any(map(os.path.isabs, self._known))
-        self._forms: dict[str, set[str]] = {}
+
+    @cached_property
+    def _forms(self) -> dict[str, set[str]]:
+        """The known ids of each form; most files need none of them."""
+        forms: dict[str, set[str]] = {}
         for id_ in self._known:
             if not os.path.isabs(id_):
                 for form in id_forms(id_):
-                    self._forms.setdefault(form, set()).add(id_)
+                    forms.setdefault(form, set()).add(id_)
+        return forms
 
     def find(self, id_: object) -> str | None:
         """The known id of an image; None if there is none.
