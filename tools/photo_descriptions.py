@@ -42,14 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     from minigpt4.evaluation.captioned_images import read_references
     from minigpt4.evaluation.chair_run import read_truth
     from minigpt4.evaluation.object_words import coco_words
-    from minigpt4.images.image_ids import image_id
+    from minigpt4.images.image_ids import ImageIds
     from minigpt4.utils.atomic import write_atomically
 
     objects = read_truth(args.objects) if args.objects else {}
     captions = read_references(args.captions)
+    ids = ImageIds(objects)
     annotations = []
     for name in sorted(captions):
-        classes = objects.get(image_id(name, objects), [])
+        key = ids.find(name)
+        classes = [] if key is None else objects[key]
         text = describe(captions[name], classes, coco_words().find)
         if text is not None:
             annotations.append(dict(image_id=name, caption=text))

@@ -106,6 +106,10 @@ def run(args: argparse.Namespace) -> int:
         return _run_score(args)
     if args.option:
         raise UsageError('--option goes with --score DIR')
+    if args.protocol != 'report' and getattr(args, 'out', None) is not None:
+        from minigpt4.utils.output_paths import check_output_folder
+
+        check_output_folder(args.out)
     if args.protocol in QUESTION_PROTOCOLS:
         return run_question_protocol(args)
     return _RUN[args.protocol](args)

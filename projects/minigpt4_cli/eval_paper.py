@@ -239,18 +239,43 @@ def run_paper(
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Write a report of given folders."""
+    """Write a report of given folders.
+
+    Returns:
+        0; 1 if a folder was skipped.
+
+    Raises:
+        ValueError: No folder has results, or the page cannot be written.
+    """
     from minigpt4.evaluation.report import (
         check_report,
         read_result,
         write_report,
     )
+    from minigpt4.utils.errors import one_line, printable
 
     check_report(args.out)
-    results = [read_result(folder) for folder in args.folders]
-    write_report(args.out, results, 'Evaluation')
-    print(f'report: {args.out}')
-    return 0
+    results, omitted = [], []
+    for folder in args.folders:
+        try:
+            results.append(read_result(folder))
+        except (OSError, ValueError) as error:  # of this folder
+            omitted.append(one_line(error))
+    if not results and len(omitted) == 1:
+        raise ValueError(omitted[0])
+    for reason in omitted:
+        print(f'skipped: {reason}', file=sys.stderr)
+    if not results:
+        raise ValueError(
+            f'none of the {len(omitted):,} folders has results that can be '
+            'reported; expected the -o of "minigpt4 eval PROTOCOL".'
+        )
+    write_report(args.out, results, 'Evaluation', omitted)
+    folders = f'{len(results):,} folders'
+    if omitted:
+        folders += f', {len(omitted):,} skipped'
+    print(printable(f'report: {args.out} ({folders})'))
+    return 1 if omitted else 0
 
 
 def _obstacle(recipe: Recipe, args: argparse.Namespace) -> str | None:

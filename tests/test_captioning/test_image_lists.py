@@ -182,3 +182,11 @@ def test_prompts_are_restored_from_csv_and_jsonl():
     lines = [json.dumps(dict(image='a.png', prompt=text)) for text in PROMPTS]
     found = read('l.jsonl', '\n'.join(lines))
     assert [entry.prompt for entry in found] == PROMPTS
+
+
+@pytest.mark.parametrize('name', ['l.txt', 'l.csv', 'l.jsonl'])
+def test_a_file_that_is_no_text_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'\x89PNG\r\n\x1a\n')
+    with pytest.raises(ValueError, match='is no list .it is a PNG image'):
+        read_list(str(path))

@@ -142,7 +142,7 @@ def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):
     assert run('paper', '--data', data, '-o', data, '--only', 'mme') == 2
     assert 'invalid choice' in capsys.readouterr().err
     assert run('report', tmp_path, '-o', tmp_path / 'a.html') == 1
-    assert 'has no summary.json' in capsys.readouterr().err
+    assert 'has no settings.json' in capsys.readouterr().err
 
 
 def test_recipes_are_commands_of_the_verb():

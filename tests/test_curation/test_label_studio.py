@@ -152,6 +152,9 @@ def test_a_rejected_text_has_no_new_text(queue, tmp_path):
     'content, message',
     [
         ('{', 'is not JSON'),
+        ('', 'is not JSON .it is empty.*; export the project from'),
+        ('PK\x03\x04', 'a ZIP archive; unpack it with unzip'),
+        ('[{"id": 1, "id": 2}]', 'has the key "id" twice'),
         ('{}', 'is not a list of tasks'),
         ('[{"image": "x", "decision": "accept"}]', 'not as JSON-MIN'),
     ],

@@ -195,6 +195,8 @@ def test_another_reviewer_is_no_conflict(imported):
         (b'{"a": 1}', 'was not downloaded from a review page'),
         (b'[1]', 'label-studio import'),
         (b'{', 'is not JSON'),
+        (b'{"a": 1, "a": 2}', 'has the key "a" twice'),
+        (b'PK\x03\x04', 'no file of decisions .*ZIP archive; unpack it'),
         (b'<!doctype html>', 'open it'),
         (b'a,b\n1,2\n', 'has no column image, decision, new_text, reviewed'),
         (b'image,decision\n\xff\n', r'is not UTF-8 \(line 2\)'),

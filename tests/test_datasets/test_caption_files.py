@@ -61,6 +61,7 @@ def test_an_invalid_row_is_skipped(tmp_path, log):
         (b'', 'no column caption'),
         (b'image,caption\n', 'has no captions; expected a line'),
         (b'image,caption\na,\xff', 'is not UTF-8'),
+        (b'PK\x03\x04', 'it is a ZIP archive; unpack it with unzip'),
     ],
 )
 def test_other_tables_are_refused(tmp_path, content, message):

@@ -85,3 +85,11 @@ def test_the_digest_depends_on_the_captions_only(read):
     first = read(coco(_1='a.jpg', _2='b.jpg'))
     assert first.digest() == read(coco(_2='b.jpg', _1='a.jpg')).digest()
     assert first.digest() != read(coco(_1='a.jpg', _2='c.jpg')).digest()
+
+
+@pytest.mark.parametrize('name', ['000000000139.jpg', 'COCO_val2014_139.jpg'])
+def test_every_form_of_an_id_is_found(read, name):
+    found = read(coco(_139=name, _2='b.jpg'))
+    for form in (139, '139', '0139', '000000000139', 'COCO_train2014_139.png'):
+        assert found.find(form) == '139'
+    assert found.find('1390') is found.find('a139') is None

@@ -70,6 +70,7 @@ def test_given_captions_are_scored(tmp_path, annotations, capsys):
     assert 'BLEU-4   1.000 (1.000 to 1.000)' in printed.out
     assert 'CIDEr    10.000 (10.000 to 10.000)' in printed.out
     assert 'skipped: 1 captions of images that' in printed.err
+    assert '(such as "9"; it has ids such as "1")' in printed.err
     assert 'not scored: 1 images of' in printed.err
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['protocol'] == 'captions'

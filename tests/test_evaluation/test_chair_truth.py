@@ -100,6 +100,7 @@ def change(path, **tables):
         (dict(categories=[dict(id=1, name='unicorn')]), 'none of the 80'),
         (dict(categories=[]), 'has no categories; expected instances_'),
         (dict(images=[], annotations=[]), 'has no images; expected'),
+        (dict(annotations=[]), 'has no object in any of its 3 images'),
         (dict(annotations=[7]), 'record 1 of annotations is no object'),
         (dict(annotations=[dict(category_id=62)]), 'has the image_id null'),
         (dict(annotations=[dict(image_id=1)]), '1 has no category_id'),
@@ -114,6 +115,32 @@ def test_wrong_instances_are_refused(files, tables, message):
     with pytest.raises(ValueError, match=message) as error:
         coco_truth([files[0]])
     assert 'instances_val.json' in str(error.value)
+
+
+def test_a_key_that_occurs_twice_is_named(files):
+    instances = files[0]
+    text = instances.read_text()
+    instances.write_text(
+        text.replace('"image_id": 285', '"image_id": 7, "image_id": 285')
+    )
+    with pytest.raises(
+        ValueError, match='4 of annotations has the key "image'
+    ):
+        coco_truth([instances])
+    instances.write_text(
+        text.replace('"info"', '"images": [{"id": 1}], "info"')
+    )
+    with pytest.raises(ValueError, match='has the table images twice'):
+        coco_truth([instances])
+
+
+def test_each_file_needs_objects(files, tmp_path):
+    """A file of images without annotations, such as that of a test split."""
+    other = tmp_path / 'image_info_test.json'
+    other.write_text(files[0].read_text())
+    change(other, images=[dict(id=8)], annotations=[])
+    with pytest.raises(ValueError, match='image_info_test.* has no object'):
+        coco_truth([files[0], other], [files[1]])
 
 
 def test_wrong_captions_are_refused(files):

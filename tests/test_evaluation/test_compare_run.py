@@ -117,3 +117,46 @@ def test_wrong_folders_end_with_one_sentence(folders, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(*folders, '--images', tmp_path)
     assert '--images goes with -o' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option', ['-o', '--json'])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('link', 'link is a symbolic link to nowhere, which does not exist'),
+        ('/dev/full', '/dev/full is a device or another special file'),
+        ('/dev/full/a', '/dev/full is a file, but a folder is expected'),
+        ('/proc/a.html', '/proc/a.html cannot be written: no file can be'),
+        ('.', 'is a folder; give the name of a file'),
+    ],
+)
+def test_outputs_are_checked_before_the_folders(
+    tmp_path, capsys, option, name, message
+):
+    (tmp_path / 'link').symlink_to('nowhere')
+    assert run('not_read', 'neither', option, tmp_path / name) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_captions_with_ids_of_other_forms_are_compared(tmp_path, capsys):
+    """The ids of both are found in one truth: 1 of 2 captions differs."""
+    truth = tmp_path / 'truth.json'
+    truth.write_text('{"139": ["dog"], "285": ["cat"]}')
+    for name, form in (('1', '{}'), ('2', 'COCO_val2014_{:012}.jpg')):
+        rows = [
+            dict(image_id=form.format(139), caption='A dog.'),
+            dict(image_id=form.format(285), caption='A cat.'),
+        ]
+        if name == '2':
+            rows[1]['caption'] = 'A cat and a bear.'
+        captions = tmp_path / f'{name}.jsonl'
+        captions.write_text('\n'.join(map(json.dumps, rows)))
+        words = ['eval', 'chair', '--truth', str(truth), '--captions']
+        words += [str(captions), '-o', str(tmp_path / name)]
+        assert cli.main(words) == 0
+    capsys.readouterr()
+    assert run(tmp_path / '1', tmp_path / '2', '--resamples', 50) == 0
+    out = capsys.readouterr().out
+    assert 'compared: 2 captions about 2 images' in out
+    assert '1 captions whose invented objects differ' in out
+    assert '285: (truth: cat)' in out

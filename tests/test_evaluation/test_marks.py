@@ -138,7 +138,7 @@ def test_abilities_are_counted_and_judged(
 @pytest.mark.parametrize(
     ('content', 'sentence'),
     [
-        ('{', 'is not JSON; expected a list of {"image"'),
+        ('{', 'is not JSON (line 1, column 2'),
         ('[]', 'is no list of images'),
         ('[{"task": "meme"}]', 'record 0 has no image'),
         ('[{"image": "a.png", "task": "x"}]', "has the task 'x'; expected"),

@@ -254,3 +254,19 @@ def test_a_prompt_has_a_place_for_the_question():
     check_prompt('Say: {question} {0}')
     with pytest.raises(ValueError, match=r'has no \{question\}'):
         check_prompt('Describe this.')
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path):
+    """Of two labels neither is taken."""
+    images, source = tmp_path / 'images', tmp_path / 'pope.json'
+    images.mkdir()
+    (images / 'a.jpg').touch()
+    line = '{"question_id": %d, "image": "a.jpg", "text": "Is it?", %s}\n'
+    twice = '"label": "yes", "label": "no"'
+    source.write_text(line % (1, twice) + line % (2, '"label": "no"'))
+    protocol = QUESTION_PROTOCOLS['pope']
+    found = read_questions(
+        protocol, protocol.items(source, None), source, images, '{question}'
+    )
+    assert [asked.question.id for asked in found.asked] == [2]
+    assert 'has the key "label" twice; expected it once' in found.skipped[0]

@@ -13,6 +13,7 @@ from minigpt4.evaluation.report import (
     read_result,
     write_report,
 )
+from minigpt4_cli import main as cli
 
 
 @pytest.fixture
@@ -29,6 +30,9 @@ def folder(tmp_path):
     ]
     rows.insert(0, dict(file='c.png', error='broken'))
     (folder / 'answers.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    (folder / 'settings.json').write_text(
+        json.dumps(dict(protocol='pope', model='nano <b>'))
+    )
     (folder / 'summary.json').write_text(
         json.dumps(
             dict(
@@ -73,7 +77,7 @@ def test_only_a_report_is_replaced(tmp_path, folder):
     page.write_text('<title>My page</title>')
     with pytest.raises(ValueError, match='is not a report of an evaluation'):
         check_report(page)
-    with pytest.raises(ValueError, match='is not a report of an evaluation'):
+    with pytest.raises(ValueError, match='is a folder; give the name of a f'):
         check_report(tmp_path)
 
 
@@ -81,11 +85,16 @@ def test_only_a_report_is_replaced(tmp_path, folder):
     ('content', 'message'),
     [
         (None, 'has no summary.json'),
-        ('[]', 'is not the scores of an evaluation'),
-        ('{"scores": 1}', 'is not the scores of an evaluation'),
+        ('[]', 'is not the summary of an evaluation'),
+        ('{"scores": 1}', 'is of other settings'),
+        (
+            '{"protocol": "pope", "settings": {}, "scores": 1}',
+            'is not the scores of an evaluation',
+        ),
     ],
 )
 def test_a_folder_without_scores_is_refused(tmp_path, content, message):
+    (tmp_path / 'settings.json').write_text('{"protocol": "pope"}')
     if content is not None:
         (tmp_path / 'summary.json').write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -101,3 +110,116 @@ def test_figures_of_other_recipes_are_not_shown():
         for name in ('aokvqa', 'gqa')
         for figure in published_figures(name, name)
     )
+
+
+def result(tmp_path, name='one'):
+    """A complete result folder of ``chair`` with one caption."""
+    folder = tmp_path / name
+    folder.mkdir()
+    settings = dict(protocol='chair', truth='abc')
+    scores = dict(chair_i=dict(value=0.25, interval=[0.125, 0.5]))
+    summary = dict(protocol='chair', settings=dict(truth='abc'), scores=scores)
+    (folder / 'settings.json').write_text(json.dumps(settings))
+    (folder / 'summary.json').write_text(json.dumps(summary))
+    (folder / 'captions.jsonl').write_text('{"image_id": 1, "caption": "a"}')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('file', 'content', 'message'),
+    [
+        (
+            'settings.json',
+            '[]',
+            'is not the settings of an evaluation (it is a',
+        ),
+        ('settings.json', '{', 'is not JSON (line 1, column 2'),
+        (
+            'settings.json',
+            '',
+            'is not JSON (it is empty); expected the settin',
+        ),
+        ('settings.json', '{}', 'of an evaluation (it has no protocol)'),
+        (
+            'settings.json',
+            '{"protocol": 1}',
+            'evaluation (it has no protocol)',
+        ),
+        ('settings.json', '[' * 100_000, 'it is nested too deeply'),
+        (
+            'settings.json',
+            '{"protocol": "pope"}',
+            'summary.json is of other settings than settings.json',
+        ),
+        (
+            'summary.json',
+            '',
+            'is not JSON (it is empty); expected the summary',
+        ),
+        ('summary.json', '[' * 100_000, 'it is nested too deeply'),
+        ('captions.jsonl', '[1]', 'line 1 is no result ([1])'),
+        ('captions.jsonl', '\n{"a"', 'line 2 is not JSON'),
+    ],
+)
+def test_a_damaged_folder_is_skipped_and_counted(
+    tmp_path, capsys, file, content, message
+):
+    good, bad = result(tmp_path), result(tmp_path, 'two')
+    (bad / file).write_text(content)
+    page = tmp_path / 'report.html'
+    words = ['eval', 'report', str(bad), str(good), '-o', str(page)]
+    assert cli.main(words) == 1
+    printed = capsys.readouterr()
+    assert '(1 folders, 1 skipped)' in printed.out
+    assert str(bad) in printed.err and message in printed.err
+    text = page.read_text()
+    assert '<h2>one</h2>' in text and '<h2>two</h2>' not in text
+    assert '25.00 %' in text and '<li>' in text and 'two' in text
+    # nothing remains to report
+    page.unlink()
+    assert cli.main(['eval', 'report', str(bad), '-o', str(page)]) == 1
+    assert message in capsys.readouterr().err
+    assert cli.main(['eval', 'report', *[str(bad)] * 2, '-o', str(page)]) == 1
+    assert 'none of the 2 folders has results' in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_all_folders_are_reported(tmp_path, capsys):
+    page = tmp_path / 'report.html'
+    folders = [str(result(tmp_path, name)) for name in ('one', 'two')]
+    assert cli.main(['eval', 'report', *folders, '-o', str(page)]) == 0
+    assert '(2 folders)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'scores',
+    [
+        dict(a=dict(value=1)),
+        dict(a=dict(value=1, interval=None)),
+        dict(a=dict(value=1, interval=[1])),
+        dict(a=dict(value='1', interval=[1, 2])),
+    ],
+)
+def test_scores_without_interval_are_refused(tmp_path, scores):
+    folder = result(tmp_path)
+    summary = json.loads((folder / 'summary.json').read_text())
+    summary['scores'] = scores
+    (folder / 'summary.json').write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match='is not the scores of an evaluation'):
+        read_result(folder)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('link', 'link is a symbolic link to nowhere, which does not exist'),
+        ('/dev/full', '/dev/full is a device or another special file'),
+        ('/dev/full/a.html', '/dev/full is a file, but a folder is expected'),
+        ('/proc/a.html', '/proc/a.html cannot be written: no file can be'),
+    ],
+)
+def test_the_page_is_checked_first(tmp_path, capsys, name, message):
+    (tmp_path / 'link').symlink_to('nowhere')
+    words = ['eval', 'report', 'not_read', '-o', str(tmp_path / name)]
+    assert cli.main(words) == 1
+    assert message in capsys.readouterr().err

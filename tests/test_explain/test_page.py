@@ -55,9 +55,10 @@ def test_only_explanations_are_replaced(data, photo, tmp_path):
         check_output(path, '-o')
     other = tmp_path / 'notes.html'
     other.write_text('mine')
-    for path in (other, tmp_path):
-        with pytest.raises(ValueError, match='no explanation.*as --json'):
-            check_output(path, '--json')
+    with pytest.raises(ValueError, match='no explanation.*as --json'):
+        check_output(other, '--json')
+    with pytest.raises(ValueError, match='is a folder; give the name of a f'):
+        check_output(tmp_path, '--json')
 
 
 @pytest.mark.slow

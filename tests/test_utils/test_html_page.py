@@ -45,9 +45,10 @@ def test_only_a_page_of_the_template_is_replaced(tmp_path, template):
     write_html_page(page, template, [])
     check_html_page(page, template, 'a report')
     page.write_text('<title>Other</title>')
-    for path in (page, tmp_path):
-        with pytest.raises(ValueError, match='exists and is not a report'):
-            check_html_page(path, template, 'a report')
+    with pytest.raises(ValueError, match='exists and is not a report'):
+        check_html_page(page, template, 'a report')
+    with pytest.raises(ValueError, match='is a folder; give the name of a f'):
+        check_html_page(tmp_path, template, 'a report')
 
 
 def test_texts_are_escaped_and_cut():

@@ -10,7 +10,6 @@ from minigpt4.utils.regular_files import (
     NotRegularFileError,
     open_regular,
     read_regular,
-    read_text,
 )
 
 
@@ -42,11 +41,3 @@ def test_files_that_may_block_or_never_end_are_refused(tmp_path, monkeypatch):
 def test_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / 'none')
-
-
-def test_text_is_read_without_its_byte_order_mark(tmp_path):
-    (tmp_path / 'a').write_bytes(b'\xef\xbb\xbfpicture\xc3\xa9')
-    assert read_text(tmp_path / 'a') == 'pictureé'
-    (tmp_path / 'b').write_bytes('picture'.encode('utf-16'))
-    with pytest.raises(ValueError, match='b is not UTF-8 text'):
-        read_text(tmp_path / 'b')

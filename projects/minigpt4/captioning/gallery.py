@@ -1,9 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Gallery of caption results: one self-contained HTML page."""
 
-import errno
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds
 from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
-from ..utils.atomic import make_folder, replacing
+from ..utils.atomic import replacing
 from ..utils.errors import printable
+from ..utils.output_paths import check_output_file
 from ..utils.regular_files import read_regular
 from .results import CaptionResult
 
@@ -65,14 +64,8 @@ def check_gallery(path: Path) -> None:
         OSError: The folder is not writable.
         ValueError: The file exists and is not a gallery.
     """
-    make_folder(path.parent)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            errno.EACCES, os.strerror(errno.EACCES), str(path.parent)
-        )
-    if path.is_dir() or (
-        path.exists() and _ITEMS_START.encode() not in read_regular(path)
-    ):
+    check_output_file(path)
+    if path.exists() and _ITEMS_START.encode() not in read_regular(path):
         raise ValueError(
             f'{path} exists and is not a gallery; give another name as '
             '--gallery FILE.html.'
@@ -85,6 +78,7 @@ def _items(
     references: Mapping[str, Sequence[str]],
 ) -> Iterator[dict[str, Any]]:
     """Yield one item for each image; threads make the thumbnails."""
+    ids = ImageIds(references)
     pending: deque[tuple[dict[str, Any], Future[str | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for image, group in groupby(results, key=lambda r: r.image):
@@ -93,8 +87,9 @@ def _items(
                 for r in group
             ]
             item = dict(image=printable(image), answers=answers)
-            if known := references.get(image_id(image, references)):
-                item['references'] = [printable(text) for text in known]
+            if (known := ids.find(image)) is not None and references[known]:
+                texts = references[known]
+                item['references'] = [printable(text) for text in texts]
             pending.append((item, pool.submit(_thumbnail_url, image)))
             if len(pending) > 4 * workers:
                 yield _with_thumbnail(*pending.popleft())

@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from ..prompts.text_validation import check_text
 from ..utils.errors import one_line, printable, short_json
 from ..utils.regular_files import read_regular
+from ..utils.text_files import encoding_error
 from .csv_escaping import plain_text
 
 LIST_SUFFIXES = ('.csv', '.jsonl', '.tsv', '.txt')
@@ -141,6 +142,8 @@ def decode_text(data: bytes) -> str:
 
 
 def _decode(data: bytes, path: str) -> str:
+    if not data.startswith(_UTF16) and (reason := encoding_error(data)):
+        raise ValueError(f'{printable(path)} is no list ({reason}).')
     try:
         return decode_text(data)
     except UnicodeDecodeError as error:

@@ -7,11 +7,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..captioning.batch import check_image_file
 from ..captioning.image_lists import ImageEntry
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds
 from ..images.read import read_file, read_image
 from ..utils.errors import one_line
 from .ledger import Ledger
@@ -20,7 +22,8 @@ from .near_duplicates import HASH_BITS, image_hash
 _STORED = 256  # images in one transaction
 
 
-class ImageNotes(NamedTuple):
+@dataclass(frozen=True)
+class ImageNotes:
     """What is known about images.
 
     Attributes:
@@ -34,16 +37,21 @@ class ImageNotes(NamedTuple):
 
     source: str = ''
     licence: str = ''
-    captions: Mapping[str, list[str]] = {}
-    objects: Mapping[str, list[str]] = {}
+    captions: Mapping[str, list[str]] = field(default_factory=dict)
+    objects: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def _ids(self) -> tuple[ImageIds, ImageIds]:
+        return ImageIds(self.captions), ImageIds(self.objects)
 
     def of(self, path: str) -> dict[str, Any]:
         """The notes on an image; what is unknown is omitted."""
+        captions, objects = (ids.find(path) for ids in self._ids)
         found = dict(
             source=self.source,
             licence=self.licence,
-            captions=self.captions.get(image_id(path, self.captions)),
-            objects=self.objects.get(image_id(path, self.objects)),
+            captions=None if captions is None else self.captions[captions],
+            objects=None if objects is None else self.objects[objects],
         )
         return {
             name: value

@@ -67,7 +67,7 @@ def add(args: argparse.Namespace) -> int:
         args.source or '',
         args.licence or '',
         read_references(args.captions) if args.captions else {},
-        read_truth(args.objects) if args.objects else {},
+        read_truth(args.objects, part=True) if args.objects else {},
     )
     known = [notes.of(entry.image) for entry in entries]
     for entry, found in zip(entries, known, strict=True):

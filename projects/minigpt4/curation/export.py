@@ -189,7 +189,7 @@ def is_export(folder: Path) -> bool:
     try:
         found = json.loads((folder / DATA_FILE).read_text('utf-8'))
         return found['format'] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ..utils.errors import printable
+from ..utils.output_paths import check_output_folder
 from ..utils.signals import raise_on_signals
 from .added_files import PROBLEMS
 from .commands import opened
@@ -33,6 +34,7 @@ def export(args: argparse.Namespace) -> int:
         ValueError: A setting is wrong, or no image can be exported.
         OSError: A file cannot be read or written.
     """
+    check_output_folder(args.out)
     note = 'nothing was exported'
     with raise_on_signals(note), opened(args.ledger) as ledger:
         settings = load_settings(ledger, args.config, args.set)

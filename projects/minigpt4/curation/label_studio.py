@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from ..utils.atomic import replacing
 from ..utils.errors import printable, short_json
-from ..utils.regular_files import read_regular
+from ..utils.json_files import read_json
+from ..utils.regular_files import NotRegularFileError
 from .added_files import ImageProblem, read_added
 from .ledger import LedgerImage
 from .review_export import IMAGE_SIDE, flag_lines, image_url
@@ -107,11 +108,13 @@ def read_annotations(path: 'str | Path') -> list[Record]:
     """
     name = printable(str(path))
     try:
-        tasks = json.loads(read_regular(str(path)).decode('utf-8-sig'))
-    except (RecursionError, ValueError) as error:
+        tasks = read_json(str(path), 'a list of tasks')
+    except NotRegularFileError:
+        raise
+    except ValueError as error:
         raise ValueError(
-            f'{name} is not JSON ({printable(str(error))}); export the '
-            'project from Label Studio as JSON.'
+            f'{printable(str(error).removesuffix("."))}; export the project '
+            'from Label Studio as JSON.'
         ) from error
     if not isinstance(tasks, list):
         raise ValueError(

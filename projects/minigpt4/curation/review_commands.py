@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..utils.errors import printable
+from ..utils.output_paths import check_output_file
 from .added_files import PROBLEMS, ImageProblem
 from .commands import opened
 from .label_studio import config_file, read_annotations, write_tasks
@@ -128,12 +129,15 @@ def label_studio(args: argparse.Namespace) -> int:
 
 
 def _refuse_existing(overwrite: bool, *paths: Path) -> None:
-    """Refuse to replace files in which a person may have decided.
+    """Check that files can be written, and have no decision of a person.
 
     Raises:
         FileExistsError: One of them exists, and ``overwrite`` is not given.
+        ValueError: One is a folder, a device, or a symbolic link to nothing.
+        OSError: A folder takes no new files.
     """
     for path in paths:
+        check_output_file(path)
         if os.path.lexists(path) and not overwrite:
             raise FileExistsError(
                 f'{printable(str(path))} exists; it may have decisions: '

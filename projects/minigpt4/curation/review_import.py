@@ -13,7 +13,9 @@ from typing import Any
 from ..captioning.csv_escaping import plain_text
 from ..prompts.text_validation import is_blank
 from ..utils.errors import printable, short_json
+from ..utils.json_files import parse_strict_json
 from ..utils.regular_files import read_regular
+from ..utils.text_files import encoding_error
 from .decisions import is_new_text, make_review
 from .review_item import ReviewItem, load_items
 from .review_queue import ReviewQueue
@@ -261,6 +263,8 @@ def _decode(data: bytes, name: str) -> str:
     encoding = 'utf-8-sig'
     if data.startswith((b'\xff\xfe', b'\xfe\xff')):
         encoding = 'utf-16'  # "Unicode text" of a spreadsheet
+    elif reason := encoding_error(data):
+        raise ValueError(f'{name} is no file of decisions ({reason}).')
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -272,8 +276,8 @@ def _decode(data: bytes, name: str) -> str:
 
 def _read_json(text: str, name: str) -> Iterator[Record]:
     try:
-        content = json.loads(text)
-    except (RecursionError, ValueError) as error:
+        content = parse_strict_json(text)
+    except ValueError as error:
         raise ValueError(
             f'{name} is not JSON ({printable(str(error))}); give the file '
             'that the review page downloaded.'

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..prompts.text_validation import check_characters
 from ..utils.errors import printable, short_json
-from ..utils.regular_files import read_regular
 from ..utils.suggest import suggest
+from ..utils.text_files import read_text
 from .continue_step import ContinueSettings, ContinueStep
 from .describe import DescribeSettings, DescribeStep
 from .export import ExportSettings
@@ -113,7 +113,7 @@ def read_settings(
     """Read settings from a YAML file; see :func:`load_settings`."""
     name = printable(str(config))
     try:
-        data = read_yaml(read_regular(str(config)).decode('utf-8-sig'))
+        data = read_yaml(read_text(str(config)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'--config {name} does not exist; give a YAML file of settings.'
@@ -122,7 +122,7 @@ def read_settings(
         raise ValueError(
             f'{name}, {yaml_reason(error)}; join the two.'
         ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(
             f'{name} is not a YAML file ({yaml_reason(error)}); write '
             'sections such as "rules:" with indented fields.'

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.json_values import parse_json
-from ..utils.regular_files import read_text
+from ..utils.text_files import read_text
 from .import_items import Item, ReadOptions
 from .import_tables import column_names_of, rename, texts_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.text_files import read_text
 from ..weights.file_digests import compute_digest
 from .find_data import DataPart
 from .scan import Scan

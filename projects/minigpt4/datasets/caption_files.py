@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..images.formats import SUFFIXES
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.text_files import read_text
 from .json_values import InvalidJson
 
 TABLE_SUFFIXES = ('.csv', '.tsv')

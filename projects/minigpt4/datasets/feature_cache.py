@@ -23,8 +23,9 @@ from torch import Tensor
 from ..images.read import read_file
 from ..registry import TRANSFORMS
 from ..utils.errors import printable, short_json
-from ..utils.regular_files import open_regular, read_regular, read_text
+from ..utils.regular_files import open_regular, read_regular
 from ..utils.sample_errors import FEATURES, SampleError
+from ..utils.text_files import read_text
 
 DIGEST_BYTES = 16
 CHECKSUM_BYTES = 4

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
-from ..utils.file_types import HEAD_BYTES, archive_format, unexpected_content
 from ..utils.regular_files import read_regular
+from ..utils.text_files import content_error
 from .caption_files import (
     TABLE_SUFFIXES,
     read_caption_folder,
@@ -31,16 +31,6 @@ RECORD_KEYS = (
 )
 LINES_SUFFIXES = ('.jsonl', '.ndjson')
 _EXPECTED = 'expected a list of records, or {"annotations": [...]}'
-_CONTENT_ERRORS = {
-    'empty': 'it is empty',
-    'LFS pointer': (
-        'it is a Git LFS pointer; run "git lfs pull" to get the file'
-    ),
-    'HTML': 'it is an HTML or XML page; download the file itself',
-    'zeros': 'it begins with zeros; download it again',
-}
-_UTF_8_BOM, _OTHER_BOMS = b'\xef\xbb\xbf', (b'\xff\xfe', b'\xfe\xff')
-_ENCODING_ERROR = 'it is UTF-16 or UTF-32 text; save it as UTF-8'
 
 
 class RecordFile(NamedTuple):
@@ -133,24 +123,6 @@ def _read_text(path: Path) -> str:
         except UnicodeDecodeError as error:
             reason = f'byte {error.start} is not UTF-8; save it as UTF-8'
     raise ValueError(f'{path} is no JSON file ({reason}).')
-
-
-def content_error(data: bytes) -> str:
-    """Return why a file is not UTF-8 text, and what to do; '' if it is."""
-    head = data[:HEAD_BYTES].removeprefix(_UTF_8_BOM).lstrip()
-    if not head and data.removeprefix(_UTF_8_BOM).strip():
-        return ''  # JSON after much white space
-    if found := unexpected_content(head):
-        return _CONTENT_ERRORS['HTML' if found == 'XML' else found]
-    if archive := archive_format(head):
-        return f'it is a {archive} archive; unpack it'
-    if head.startswith(b'PAR1'):
-        return 'it is a Parquet file; write its rows as JSON'
-    if head.startswith(b'<'):
-        return _CONTENT_ERRORS['HTML']
-    if data.startswith(_OTHER_BOMS) or data[:4].count(0) in (2, 3):
-        return _ENCODING_ERROR
-    return ''
 
 
 def _parse_file(path: Path, text: str) -> Any:

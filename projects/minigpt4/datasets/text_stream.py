@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from ..utils.file_types import HEAD_BYTES
 from ..utils.regular_files import open_regular
-from .record_files import content_error
+from ..utils.text_files import content_error
 
 _GZIP = b'\x1f\x8b'
 # UTF-32 first: its mark begins with that of UTF-16

@@ -19,8 +19,8 @@ from ..images.read import load_image
 from ..prompts import Turn
 from ..prompts.text_validation import check_text, is_blank, json_type
 from ..registry import TRANSFORMS
-from ..utils.regular_files import read_text
 from ..utils.sample_errors import CAPTION, SampleError
+from ..utils.text_files import read_text
 from .captions import check_caption
 
 

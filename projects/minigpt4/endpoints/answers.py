@@ -11,7 +11,10 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from ..prompts.text_validation import check_characters
 from ..utils.errors import UserError, printable
+from ..utils.file_types import read_head
+from ..utils.json_files import parse_strict_json
 from ..utils.regular_files import open_regular
+from ..utils.text_files import encoding_error
 
 # as Qwen3, DeepSeek-R1 and others write before their answer
 _REASONING = re.compile(r'\s*<think>(.*?)</think>', re.DOTALL | re.IGNORECASE)
@@ -134,7 +137,12 @@ class RecordedAnswers:
     def __init__(self, path: str, model: str) -> None:
         self._path, self._model = path, model
         self._answers: dict[str, str] = {}
-        with open_regular(Path(os.path.expanduser(path))) as file:
+        file_path = Path(os.path.expanduser(path))
+        if reason := encoding_error(read_head(file_path)):
+            raise ValueError(
+                f'{printable(path)} has no recorded answers ({reason}).'
+            )
+        with open_regular(file_path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     digest, answer = self._parse(line, number)
@@ -142,7 +150,7 @@ class RecordedAnswers:
 
     def _parse(self, line: bytes, number: int) -> tuple[str, str]:
         try:
-            record = json.loads(line)
+            record = parse_strict_json(line.decode('utf-8-sig'))
             digest, answer = record['digest'], record['answer']
             if isinstance(digest, str) and isinstance(answer, str):
                 return digest, answer

@@ -5,13 +5,12 @@ Source: paper section 4.2 and table 1 (arXiv:2304.10592): 25 images of each
 task, judged by people. The images are not published.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.json_files import read_json
 from .generated_answers import AskedImage, folder_images
 from .judge import JudgeQuestion, decisions
 from .proportions import share
@@ -93,10 +92,7 @@ def read_tasks(images: Path) -> list[AskedImage]:
 
 def _read_list(path: Path) -> dict[str, list[str]]:
     expected = 'expected a list of {"image": "a.jpg", "task": "meme"}'
-    try:
-        records = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is not JSON; {expected}.') from error
+    records = read_json(path, expected.removeprefix('expected '))
     if not isinstance(records, list) or not records:
         raise ValueError(f'{path} is no list of images; {expected}.')
     found: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from ..images.image_ids import image_id
+from ..images.image_ids import id_forms, image_id
 from .captioned_images import read_captions_by_name
 
 
@@ -16,8 +16,8 @@ class CaptionReferences:
 
     An image is found by its id in COCO's table of images, else by its name
     in the file, an absolute path or the last part without suffix, else by
-    the number in a name of COCO. ``id in references`` states whether it is
-    found.
+    the number in a name of COCO (:func:`~minigpt4.images.image_ids.id_forms`).
+    ``id in references`` states whether it is found as it is.
 
     Args:
         annotations: A file of any layout of
@@ -56,7 +56,8 @@ class CaptionReferences:
 
     def find(self, id_: int | str) -> str | None:
         """The key of an image in :attr:`captions`; None if it has none."""
-        return self._ids.get(str(id_))
+        forms = id_forms(str(id_))
+        return next((self._ids[f] for f in forms if f in self._ids), None)
 
     def find_file(self, path: str) -> str | None:
         """The key of an image file in :attr:`captions`, or None."""

@@ -13,6 +13,7 @@ from .caption_metrics import score_caption_metrics
 from .caption_references import CaptionReferences
 from .caption_source import CaptionSource, print_errors
 from .result_folder import ResultFolder, format_score
+from .unknown_ids import NAMED_IDS, name_unknown
 
 _NAMED = 5  # invalid records on the terminal
 _SCORES = (
@@ -63,14 +64,14 @@ def _score(
     """The summary of the rows."""
     captions: dict[str, str] = {}
     errors = []
-    without_references = 0
+    unknown: list[str] = []
     for row in rows:
         if row.get('error') is not None:
             errors.append(row)
             continue
         key = references.find(row['image_id'])
         if key is None:
-            without_references += 1
+            unknown.append(str(row['image_id']))
             continue
         if key in captions:
             raise ValueError(
@@ -84,14 +85,17 @@ def _score(
         found = len(rows) - len(errors)
         raise ValueError(
             f'{args.annotations} has references of none of the {found:,} '
-            'captions; expected the same image ids in both.'
+            f'captions{name_unknown(unknown, references.captions)}; expected '
+            'the same image ids in both.'
         )
     return dict(
         **score_caption_metrics(
             captions, references.captions, resamples=args.bootstrap
         ),
         resamples=args.bootstrap,
-        without_references=without_references,
+        without_references=len(unknown),
+        unknown_ids=unknown[:NAMED_IDS],
+        known_id=next(iter(references.captions)),
         without_caption=len(references.captions) - len(captions),
         invalid_records=len(references.invalid),
         errors=errors,
@@ -109,7 +113,8 @@ def _print_summary(
     if summary['without_references']:
         print(
             f'skipped: {summary["without_references"]:,} captions of images '
-            f'that {printable(str(args.annotations))} does not have',
+            f'that {printable(str(args.annotations))} does not have'
+            + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )
     if summary['without_caption']:

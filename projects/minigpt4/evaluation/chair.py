@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..images.image_ids import ImageIds
 from .bootstrap import RESAMPLES
 from .image_sums import ImageSums, Ratios
 from .object_words import ObjectWords, coco_words, words_of
+from .unknown_ids import NAMED_IDS, name_unknown
 
 # of a detailed description, in words
 SHORTEST, LONGEST = 40, 120
@@ -50,7 +52,8 @@ def score_captions(
     Args:
         rows: For each caption ``image_id`` and ``caption``, and optionally
             ``finished`` (whether the answer ended by itself).
-        truth: The classes in each image, by the text of its id.
+        truth: The classes in each image, by its id. The id of a caption may
+            have another form (:class:`~minigpt4.images.image_ids.ImageIds`).
         seed: Seed of the bootstrap.
         resamples: Resamples of the bootstrap.
         words: The words of the classes; None for :func:`coco_words`.
@@ -58,9 +61,10 @@ def score_captions(
     Returns:
         ``captions``, ``images``, ``mentions`` and ``invented`` (counts),
         ``without_truth`` (captions of images that the truth does not have;
-        they are not scored), ``invented_classes`` (invented mentions by
-        class), and ``scores``, each with ``value`` and 95 % ``interval``
-        over images:
+        they are not scored), ``unknown_ids`` (the first ids of these),
+        ``known_id`` (an id of the truth, to compare them with),
+        ``invented_classes`` (invented mentions by class), and ``scores``,
+        each with ``value`` and 95 % ``interval`` over images:
 
         - ``chair_i``: invented mentions / all mentions;
         - ``chair_s``: captions with an invented mention / captions;
@@ -78,11 +82,13 @@ def score_captions(
     words = words or coco_words()
     sums = ImageSums(seed, resamples)
     invented_classes: Counter[str] = Counter()
-    n_captions = without_truth = 0
+    ids = ImageIds(truth)
+    unknown: list[str] = []
+    n_captions = 0
     for row in rows:
-        key = str(row['image_id'])
-        if key not in truth:
-            without_truth += 1
+        key = ids.find(row['image_id'])
+        if key is None:
+            unknown.append(str(row['image_id']))
             continue
         n_captions += 1
         counts, invented = count_caption(row, truth[key], words)
@@ -91,7 +97,8 @@ def score_captions(
     if not n_captions:
         raise ValueError(
             f'none of the {len(rows):,} captions is of an image that the '
-            'truth has; expected the same image ids in both.'
+            f'truth has{name_unknown(unknown, truth)}; expected the same '
+            'image ids in both.'
         )
     scores = sums.scores(chair_ratios(rows))
     most_first = sorted(invented_classes.items(), key=lambda x: (-x[1], x[0]))
@@ -100,7 +107,9 @@ def score_captions(
         images=len(sums),
         mentions=int(sums.total('mentions')),
         invented=int(sums.total('invented')),
-        without_truth=without_truth,
+        without_truth=len(unknown),
+        unknown_ids=unknown[:NAMED_IDS],
+        known_id=next(iter(truth)),
         scores=scores,
         invented_classes=dict(most_first),
     )

@@ -2,22 +2,22 @@
 """Run of ``minigpt4 eval chair``: given or generated captions, and scores."""
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds
 from ..loading import quiet_logs
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.json_files import read_json
 from ..utils.signals import raise_on_signals
 from .caption_source import CaptionSource, print_errors
 from .chair import LABELS, score_captions
 from .chair_truth import TRUTH_FILE, coco_truth, write_truth
 from .chair_variants import score_variants, variant_table
 from .result_folder import ResultFolder, file_digest, format_score
+from .unknown_ids import name_unknown
 
 _NAMED = 5  # invented classes on the terminal
 
@@ -39,12 +39,8 @@ def run_chair(args: argparse.Namespace) -> int:
     note = 'what was generated is kept with -o, and the same command continues'
     with raise_on_signals(note), quiet_logs(not args.quiet):
         truth, truth_settings = _load_truth(args)
-
-        def find(file: str) -> str | None:
-            id_ = image_id(file, truth)
-            return id_ if id_ in truth else None
-
-        source = CaptionSource(args, find, args.truth or args.instances[0])
+        described = args.truth or args.instances[0]
+        source = CaptionSource(args, ImageIds(truth).find, described)
         settings = dict(truth=truth_settings, **source.settings)
         with ResultFolder(
             args.out, 'chair', settings, 'captions.jsonl', args.overwrite
@@ -60,7 +56,7 @@ def run_chair(args: argparse.Namespace) -> int:
             if args.out is not None:
                 write_truth(args.out, truth, results.rows)
             results.write_summary(summary | source.notes)
-        print_chair(summary, args.out, args.truth or args.instances[0])
+        print_chair(summary, args.out, described)
     return 1 if summary['errors'] else 0
 
 
@@ -106,23 +102,22 @@ def _other_truths(args: argparse.Namespace) -> dict[str, Any]:
     return truths
 
 
-def read_truth(path: Path) -> dict[str, list[str]]:
+def read_truth(path: Path, part: bool = False) -> dict[str, list[str]]:
     """Read the classes in each image: ``{"139": ["chair", "tv"]}``.
 
+    Args:
+        path: The JSON file.
+        part: Whether it has a part of the images, so that it may be that no
+            image has an object.
+
     Raises:
-        ValueError: The file has another content, or a class that COCO does
-            not have.
+        ValueError: The file has another content, a class that COCO does not
+            have, an image twice, or no image with an object.
         OSError: It cannot be read.
     """
     from .object_words import coco_words
 
-    try:
-        data = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'{path} is not JSON ({printable(str(error))[:120]}); expected '
-            'an object of image ids and lists of classes.'
-        ) from error
+    data = read_json(path, 'an object of image ids and lists of classes')
     known = set(coco_words().classes)
     if not isinstance(data, dict) or not data:
         raise ValueError(
@@ -143,6 +138,12 @@ def read_truth(path: Path) -> dict[str, list[str]]:
                 f'{printable(unknown[0])!r}, which is none of the '
                 f'{len(known)} classes of COCO.'
             )
+    if not part and not any(data.values()):
+        raise ValueError(
+            f'{path} has no object in any of its {len(data):,} images, so '
+            'that every mention would be invented; expected the classes in '
+            'each image, such as {"139": ["chair", "tv"]}.'
+        )
     return data
 
 
@@ -162,7 +163,8 @@ def print_chair(
     if summary['without_truth']:
         print(
             f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{printable(str(described))} does not have',
+            f'{printable(str(described))} does not have'
+            + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )
     print(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.json_stream import stream_json
-from ..datasets.json_values import InvalidJson
+from ..datasets.json_values import DuplicateKey, InvalidJson
+from ..images.image_ids import ImageIds
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable, short_json
 from .object_words import ObjectWords, coco_words
@@ -41,8 +42,8 @@ def coco_truth(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A file is damaged or has other content, or no caption is
-            of an image of the instances.
+        ValueError: A file is damaged or has other content, an instances file
+            has no object, or no caption is of an image of the instances.
     """
     words = words or coco_words()
     found: dict[str, set[str]] = {}
@@ -85,8 +86,9 @@ def write_truth(
     Raises:
         OSError: The file cannot be written.
     """
-    images = dict.fromkeys(str(row['image_id']) for row in rows)
-    kept = {image: truth[image] for image in images if image in truth}
+    ids = ImageIds(truth)
+    found = (ids.find(row['image_id']) for row in rows)
+    kept = {image: truth[image] for image in found if image is not None}
     text = json.dumps(kept, ensure_ascii=False) + '\n'
     write_atomically(
         folder / TRUTH_FILE, text.encode(errors='backslashreplace')
@@ -130,6 +132,12 @@ def _instance_classes(
             'instances_*.json of COCO, with the tables images, annotations '
             'and categories.'
         )
+    if not any(categories.values()):
+        raise ValueError(
+            f'{path} has no object in any of its {len(categories):,} images '
+            '(its table annotations is missing or empty); expected '
+            'instances_*.json of COCO.'
+        )
     for image, found in categories.items():
         if unknown := found - names.keys():
             raise ValueError(
@@ -158,7 +166,13 @@ def _records(path: Path, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _all_records(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield table, number and record of each object in a table."""
+    """Yield table, number and record of each object in a table.
+
+    Raises:
+        ValueError: The file is damaged, has another content, or has a table
+            or a field of a record twice.
+    """
+    begun: set[str] = set()
     for entry in stream_json(path):
         if isinstance(entry.value, InvalidJson):
             raise ValueError(
@@ -171,6 +185,18 @@ def _all_records(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
                     f'{path}: record {entry.number:,} of {entry.key} is no '
                     'object; expected a file of COCO.'
                 )
+            if isinstance(entry.value, DuplicateKey):
+                raise ValueError(
+                    f'{path}: record {entry.number:,} of {entry.key} has the '
+                    f'key {short_json(entry.value.key)} twice; expected it '
+                    'once.'
+                )
+            if entry.number == 1 and entry.key in begun:
+                raise ValueError(
+                    f'{path} has the table {entry.key} twice; expected it '
+                    'once.'
+                )
+            begun.add(entry.key)
             yield entry.key, entry.number, entry.value
 
 

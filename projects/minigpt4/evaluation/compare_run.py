@@ -9,8 +9,9 @@ from typing import Any
 
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable
+from ..utils.json_files import read_json
+from ..utils.output_paths import check_output_file
 from ..utils.progress import progress_bar
-from ..utils.regular_files import read_text
 from .compare import Comparison, compare_results
 from .compare_page import MOST, check_page, write_page
 from .compare_tables import (
@@ -104,16 +105,19 @@ def _print_table(rows: list[tuple[str, ...]], right: bool = False) -> None:
 
 
 def _check_json(path: Path) -> None:
-    """Refuse to replace a file that is no comparison.
+    """Check that a comparison can be written, before the work for it.
 
     Raises:
-        ValueError: The file exists and is not a comparison.
+        ValueError: The file exists and is not a comparison, or is a symbolic
+            link to nothing.
+        OSError: Its folder takes no new files.
     """
+    check_output_file(path)
     if not path.exists():
         return
     try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError):
+        found = read_json(path, 'a comparison')
+    except ValueError:
         found = None
     if not isinstance(found, dict) or 'differing' not in found:
         raise ValueError(

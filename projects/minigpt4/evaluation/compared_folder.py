@@ -1,7 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Read a result folder completely, to compare it with another one."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -9,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..images.image_ids import ImageIds
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.json_files import read_json_lines
 from .chair_run import read_truth
 from .chair_truth import TRUTH_FILE
 from .compared_samples import ComparedProtocol, Sample, compared_protocol
-from .result_folder import SUMMARY_FILE, read_json_lines, read_settings
+from .result_folder import SUMMARY_FILE, read_settings, read_summary
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ def read_results(folder: Path) -> StoredResults:
     settings = read_settings(folder)
     name = str(settings.pop('protocol'))
     protocol = compared_protocol(name)
-    scoring = _scoring(folder, name, settings)
+    summary = read_summary(folder)
+    scoring = _scoring(folder, summary)
     truth = _read_truth(folder) if protocol.has_truth else {}
+    ids = ImageIds(truth)
     samples: dict[str, Sample] = {}
     rows: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
@@ -70,6 +72,9 @@ def read_results(folder: Path) -> StoredResults:
         if row.get('error') is not None:
             failed += 1
             continue
+        if protocol.has_truth and 'image_id' in row:
+            # captions of other programs may have other forms of the ids
+            row['image_id'] = ids.find(row['image_id']) or row['image_id']
         sample = _sample(protocol, place, row, settings, scoring, truth)
         if sample is None:
             without_truth += 1
@@ -91,7 +96,7 @@ def read_results(folder: Path) -> StoredResults:
         failed,
         without_truth,
     )
-    _check_number(results)
+    _check_number(results, summary)
     return results
 
 
@@ -122,36 +127,8 @@ def _rows(
     return [found[key] for key in sorted(found)]
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    path = folder / SUMMARY_FILE
-    if not path.exists():
-        raise ValueError(
-            f'{folder} has no {SUMMARY_FILE}, so its run is not complete; '
-            'the command that made it continues it.'
-        )
-    try:
-        summary = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        summary = None
-    if not isinstance(summary, dict):
-        raise ValueError(
-            f'{path} is not the summary of an evaluation; the command that '
-            'made it writes it again.'
-        )
-    return summary
-
-
-def _scoring(
-    folder: Path, name: str, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The scoring options of a summary that belongs to the settings."""
-    summary = _read_summary(folder)
-    if summary.get('protocol') != name or summary.get('settings') != settings:
-        raise ValueError(
-            f'{folder}: {SUMMARY_FILE} is of other settings than '
-            'settings.json, so its run is not complete; the command that '
-            'made it continues it.'
-        )
+def _scoring(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The scoring options of a summary."""
     scoring = summary.get('scoring', {})
     if not isinstance(scoring, dict):
         raise ValueError(
@@ -169,7 +146,7 @@ def _read_truth(folder: Path) -> dict[str, list[str]]:
             'command that made the folder writes it, without captioning '
             'again.'
         )
-    return read_truth(path)
+    return read_truth(path, part=True)
 
 
 def _sample(
@@ -200,10 +177,9 @@ def _sample(
     )
 
 
-def _check_number(results: StoredResults) -> None:
+def _check_number(results: StoredResults, summary: Mapping[str, Any]) -> None:
     """Refuse a folder with fewer or more rows than its summary counts."""
     folder = results.folder
-    summary = _read_summary(folder)
     number = len(results.samples)
     counted = summary.get(results.protocol.unit)
     if counted != number:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds, image_id
 from ..utils.errors import printable
 from .judge import (
     JudgeQuestion,
@@ -19,6 +19,7 @@ from .judge import (
     unanswered,
 )
 from .proportions import share
+from .unknown_ids import name_unknown
 
 # word for word, with its quotation marks
 JUDGE_PROMPT = (
@@ -71,6 +72,9 @@ class References:
             :func:`~.captioned_images.read_references`.
         choice: See :func:`choose_reference`.
         seed: As ``choice``.
+
+    Attributes:
+        ids: The ids of the images.
     """
 
     def __init__(
@@ -78,9 +82,8 @@ class References:
     ) -> None:
         self._captions = captions
         self._choice, self._seed = choice, seed
-        # ids of COCO are also known as numbers
-        self._keys = {image_id(key, ()): key for key in captions}
-        self._keys |= {key: key for key in captions}
+        self.ids = list(captions)
+        self._ids = ImageIds(captions)
 
     def find(self, id_or_file: object) -> tuple[str, str] | None:
         """Id and reference of an image; None if it has no caption.
@@ -88,10 +91,7 @@ class References:
         Args:
             id_or_file: Its id, or its file.
         """
-        text = str(id_or_file)
-        key = self._keys.get(text) or self._keys.get(
-            image_id(text, self._keys)
-        )
+        key = self._ids.find(id_or_file)
         if key is None:
             return None
         id_ = image_id(key, ())
@@ -103,7 +103,7 @@ class References:
 
 def judge_questions(
     rows: Sequence[Mapping[str, Any]], references: References, source: Path
-) -> tuple[list[JudgeQuestion], int]:
+) -> tuple[list[JudgeQuestion], list[str]]:
     """What to ask about captions.
 
     Args:
@@ -112,17 +112,17 @@ def judge_questions(
         source: The file of the captions, for errors.
 
     Returns:
-        The questions, and how many captions have no reference.
+        The questions, and the ids of the captions without a reference.
 
     Raises:
         ValueError: Two captions are of one image, or none has a reference.
     """
     questions: dict[str, JudgeQuestion] = {}
-    without = 0
+    without: list[str] = []
     for row in rows:
         found = references.find(row['image_id'])
         if found is None:
-            without += 1
+            without.append(str(row['image_id']))
             continue
         id_, reference = found
         if id_ in questions:
@@ -137,11 +137,11 @@ def judge_questions(
             dict(image_id=id_, reference=reference, caption=caption),
         )
     if not questions:
-        example = f' (such as {rows[0]["image_id"]})' if rows else ''
+        unknown = name_unknown(without, references.ids, '--annotations')
         raise ValueError(
             f'none of the {len(rows):,} captions of {source} is of an image '
-            f'with a reference caption{printable(example)}; expected the same '
-            'image ids in both.'
+            f'with a reference caption{unknown}; expected the same image ids '
+            'in both.'
         )
     return list(questions.values()), without
 

@@ -35,6 +35,7 @@ from .judge import (
     missing_questions,
 )
 from .result_folder import ResultFolder, file_digest, format_score
+from .unknown_ids import name_unknown
 
 _NOTE = 'what was answered is kept, and the same command continues'
 _NAMED = 5
@@ -104,10 +105,10 @@ def run_coverage(args: argparse.Namespace, judged_by: JudgeSettings) -> int:
                 print(printable(str(estimate)), file=sys.stderr)
             judge(judged_by, questions, results, args.quiet)
             summary = coverage_summary(results.rows, args.parser)
-            summary['without_reference'] = without
+            summary['without_reference'] = len(without)
             summary['failed_captions'] = len(failed)
             results.write_summary(summary)
-        _print_skipped(failed, without)
+        _print_skipped(failed, without, references.ids)
         print_coverage(summary, args.out)
     return 1 if summary['errors'] or failed else 0
 
@@ -196,7 +197,9 @@ def _generated(
         return captions.rows
 
 
-def _print_skipped(failed: list[dict[str, Any]], without: int) -> None:
+def _print_skipped(
+    failed: list[dict[str, Any]], without: list[str], known: list[str]
+) -> None:
     for row in failed[:_NAMED]:
         print(
             printable(f'failed: {row["image_id"]}: {row["error"]}'),
@@ -205,8 +208,9 @@ def _print_skipped(failed: list[dict[str, Any]], without: int) -> None:
     if len(failed) > _NAMED:
         print(f'failed: {len(failed) - _NAMED:,} more', file=sys.stderr)
     if without:
+        unknown = name_unknown(without, known, '--annotations')
         print(
-            f'skipped: {without:,} captions of images without a reference '
-            'caption',
+            f'skipped: {len(without):,} captions of images without a '
+            f'reference caption{unknown}',
             file=sys.stderr,
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds, image_id
 from ..loading import quiet_logs
 from ..utils.errors import printable
 from ..utils.signals import raise_on_signals
@@ -109,9 +109,10 @@ def _asked(
     files: Sequence[str], truth: Mapping[str, list[str]] | None
 ) -> list[AskedImage]:
     asked = []
+    ids = ImageIds(truth or ())
     for group, prompt in PROMPTS.items():
         for file in files:
-            id_ = image_id(file, truth or ())
+            id_ = ids.find(file) or image_id(file, ())
             fields: dict[str, Any] = dict(group=group, image_id=id_)
             if truth is not None and id_ in truth:
                 fields['truth'] = truth[id_]

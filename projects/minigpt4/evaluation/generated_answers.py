@@ -15,8 +15,9 @@ from ..captioning.image_sources import find_images
 from ..generation.sampling_params import SamplingParams
 from ..loading import load_model
 from ..utils.errors import one_line, printable
+from ..utils.json_files import read_json_lines
 from ..utils.progress import progress_bar
-from .result_folder import ResultFolder, file_digest, read_json_lines
+from .result_folder import ResultFolder, file_digest
 
 ANSWERS_FILE = 'answers.jsonl'
 _NAMED = 5  # errors on the terminal
@@ -174,6 +175,12 @@ def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f'{folder} has no {name}; run the protocol first.')
     rows = [row for _, row in read_json_lines(path)]
-    if not all(isinstance(row, dict) and 'number' in row for row in rows):
-        raise ValueError(f'{path} has a line without "number".')
+    if not all(
+        isinstance(row, dict) and type(row.get('number')) is int
+        for row in rows
+    ):
+        raise ValueError(
+            f'{path} has a line without "number", a whole number; the command '
+            'that made the folder writes it again with --overwrite.'
+        )
     return sorted(rows, key=lambda row: row['number'])

@@ -5,11 +5,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..utils.errors import printable
+from ..utils.errors import printable, short_json
+from ..utils.json_files import read_json_lines
 from .judge import JUDGEMENTS_FILE, decisions, judge_facts, usable
 from .kappa import cohens_kappa
-from .result_folder import read_json_lines
 
+_FIELDS = dict(
+    key=str,
+    answer=str,
+    model=str,
+    date=str,
+    prompt_tokens=int,
+    completion_tokens=int,
+    cost_usd=int | float,
+)
 _SAME = ('reference', 'caption', 'prompt', 'generated')
 
 
@@ -89,7 +98,13 @@ def _read(folder: Path) -> list[dict[str, Any]]:
         )
     rows = []
     for number, row in read_json_lines(path):
-        if not isinstance(row, dict) or 'key' not in row:
-            raise ValueError(f'{path}: line {number} is no judgement.')
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(name), kind) for name, kind in _FIELDS.items()
+        ):
+            raise ValueError(
+                f'{path}: line {number} is no judgement '
+                f'({short_json(row)}); remove it, and run the command of the '
+                'folder again.'
+            )
         rows.append(row)
     return rows

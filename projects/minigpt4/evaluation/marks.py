@@ -21,7 +21,8 @@ from PIL import Image
 from ..images.read import read_file, read_image
 from ..utils.atomic import write_atomically
 from ..utils.errors import one_line, printable
-from ..utils.regular_files import read_text
+from ..utils.json_files import parse_strict_json, read_json_lines
+from ..utils.text_files import read_text
 from .abilities import PROMPTS as ABILITIES
 from .failures import PROMPTS as FAILURES
 from .failures import row_failures
@@ -29,7 +30,7 @@ from .generated_answers import ANSWERS_FILE, read_rows
 from .judge import JUDGEMENTS_FILE, decisions
 from .kappa import cohens_kappa
 from .proportions import share
-from .result_folder import read_json_lines, read_settings
+from .result_folder import read_settings
 
 PAGE_FILE, SUMMARY_FILE = 'marks.html', 'marks_summary.json'
 _PLACE = '/*DATA*/null'
@@ -151,7 +152,7 @@ def read_marks(file: Path) -> tuple[str, str, dict[int, int]]:
     expected = 'expected the JSON or CSV file of the page of "eval marks"'
     try:
         if text.lstrip().startswith('{'):
-            data = json.loads(text)
+            data = parse_strict_json(text)
             run, rater = data['run'], data['rater']
             pairs = list(data['marks'].items())
         else:

@@ -37,8 +37,13 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 row = json.loads(line)
-                key = row['number']
-            except (ValueError, TypeError, KeyError) as error:
+                key = int(row['number'])
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                RecursionError,
+            ) as error:
                 raise ValueError(
                     f'{path}: line {number} is no answer; remove the file, '
                     'or give another folder.'

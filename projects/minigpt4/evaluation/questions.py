@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ..data_tools.image_places import ImagePlaces
 from ..data_tools.import_items import Item
-from ..utils.errors import printable
+from ..datasets.json_values import DuplicateKey
+from ..utils.errors import printable, short_json
 from .image_sums import ImageSums, Ratios
 
 
@@ -251,8 +252,11 @@ def _question(
 ) -> Question:
     if item.record is None:
         raise ValueError(item.problem)
+    if isinstance(item.record, DuplicateKey):
+        key = short_json(item.record.key)
+        raise ValueError(f'has the key {key} twice; expected it once')
     if not isinstance(item.record, dict):
-        raise ValueError('has the same key twice')
+        raise ValueError('is not an object')
     question = protocol.question(item.record)
     if str(question.id) in known:
         raise ValueError(

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from ..datasets.image_folder import ImageFolder
 from ..images.thumbnail import data_url, thumbnail_of_file
+from ..utils.errors import short_json
 from ..utils.html_page import check_html_page, html_text, write_html_page
-from ..utils.regular_files import read_regular, read_text
-from .result_folder import SUMMARY_FILE, format_score
+from ..utils.json_files import read_json_lines
+from .result_folder import SUMMARY_FILE, format_score, read_summary
 
 SAMPLES = 6  # shown of each folder
 _SIDE = 320  # pixels of a thumbnail
@@ -50,29 +51,34 @@ def read_result(folder: Path, name: str | None = None) -> Result:
     """Read the scores and the first raw results of a folder.
 
     Raises:
-        ValueError: The folder has no scores.
+        ValueError: The folder has no scores, or they do not belong to its
+            settings.
         OSError: A file cannot be read.
     """
-    path = folder / SUMMARY_FILE
-    if not path.exists():
-        raise ValueError(
-            f'{folder} has no {SUMMARY_FILE}; expected the -o of '
-            '"minigpt4 eval PROTOCOL", of a run that has ended.'
+    if not folder.is_dir():
+        found = 'is not a folder' if folder.exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'{folder} {found}; expected the -o of "minigpt4 eval PROTOCOL".'
         )
+    summary = read_summary(folder)
     try:
-        summary = json.loads(read_text(path))
         summary['scores'] = _flat_scores(
             summary['tasks' if 'tasks' in summary else 'scores']
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f'{path} is not the scores of an evaluation.'
+            f'{folder / SUMMARY_FILE} is not the scores of an evaluation; '
+            'the command that made it writes it again.'
         ) from error
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob('*.jsonl')):
-        for line in read_regular(file).splitlines():
-            row = json.loads(line)
-            if 'error' not in row:
+        for number, row in read_json_lines(file):
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f'{file}: line {number} is no result ({short_json(row)}); '
+                    'remove the folder, or give another one.'
+                )
+            if row.get('error') is None:
                 rows.append(row)
             if len(rows) == SAMPLES:
                 break
@@ -132,6 +138,9 @@ def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
         if 'value' in value:
             if not isinstance(value['value'], float | int | None):
                 raise ValueError(f'{name} is no number')
+            if value['value'] is not None:
+                low, high = map(float, value['interval'])
+                value['interval'] = [low, high]
             found[name] = value
         else:
             for part, score in _flat_scores(value).items():
@@ -188,7 +197,7 @@ def _result(result: Result) -> Iterator[str]:
     settings = json.dumps(summary['settings'], ensure_ascii=False, indent=1)
     yield '<details><summary>Settings</summary>'
     yield f'<pre>{html_text(settings)}</pre></details>'
-    finder = ImageFolder(summary.get('image_folder', '.'))
+    finder = ImageFolder(str(summary.get('image_folder', '.')))
     for row in result.rows:
         yield _sample(row, finder)
 

@@ -10,14 +10,16 @@ mixed.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..prompts.text_validation import json_type
 from ..utils.atomic import make_folder, write_atomically
-from ..utils.errors import printable, short_json
+from ..utils.errors import short_json
+from ..utils.json_files import read_json
 from ..utils.locks import lock_file
-from ..utils.regular_files import open_regular, read_regular, read_text
+from ..utils.regular_files import open_regular
 
 SETTINGS_FILE, SUMMARY_FILE = 'settings.json', 'summary.json'
 
@@ -95,15 +97,7 @@ class ResultFolder:
         if not path.exists():
             write_atomically(path, _pretty(expected))
             return
-        try:
-            found = json.loads(read_text(path))
-            if not isinstance(found, dict):
-                raise ValueError('no object')
-        except ValueError as error:
-            raise ValueError(
-                f'{path} is not the settings of an evaluation; give another '
-                '-o, or --overwrite.'
-            ) from error
+        found = _read_settings(path, 'give another -o, or --overwrite')
         differences = [
             f'{key} {short_json(found.get(key))} instead of '
             f'{short_json(expected.get(key))}'
@@ -123,7 +117,7 @@ class ResultFolder:
         for line in self._file:
             row = None
             if line.endswith(b'\n'):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     row = json.loads(line)
             if not isinstance(row, dict):
                 break
@@ -191,14 +185,75 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f'{folder} has no {SETTINGS_FILE}; expected the -o of '
             '"minigpt4 eval".'
         )
-    try:
-        found = json.loads(read_text(path))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or 'protocol' not in found:
+    return _read_settings(path, 'give the -o of "minigpt4 eval"')
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``summary.json``, which belongs to the settings of its folder.
+
+    Raises:
+        ValueError: The folder has no results of a protocol, its run has not
+            ended, or the summary is of other settings.
+        OSError: A file cannot be read.
+    """
+    settings = read_settings(folder)
+    path = folder / SUMMARY_FILE
+    if not path.exists():
         raise ValueError(
-            f'{path} is not the settings of an evaluation; give the -o of '
-            '"minigpt4 eval".'
+            f'{folder} has no {SUMMARY_FILE}, so its run is not complete; '
+            'the command that made it continues it.'
+        )
+    again = 'the command that made it writes it again'
+    try:
+        summary = read_json(path, 'the summary of an evaluation')
+    except ValueError as error:
+        raise ValueError(
+            f'{str(error).removesuffix(".")}; {again}.'
+        ) from error
+    if not isinstance(summary, dict):
+        raise ValueError(
+            f'{path} is not the summary of an evaluation '
+            f'(it is {json_type(summary)}); {again}.'
+        )
+    protocol = settings.pop('protocol')
+    if (
+        summary.get('protocol') != protocol
+        or summary.get('settings') != settings
+    ):
+        raise ValueError(
+            f'{folder}: {SUMMARY_FILE} is of other settings than '
+            f'{SETTINGS_FILE}, so its run is not complete; the command that '
+            'made it continues it.'
+        )
+    return summary
+
+
+def _read_settings(path: Path, action: str) -> dict[str, Any]:
+    """Read the settings of an evaluation.
+
+    Args:
+        path: The file.
+        action: What to do if it has something else.
+
+    Raises:
+        ValueError: It has.
+        OSError: The file cannot be read.
+    """
+    try:
+        found = read_json(path, 'the settings of an evaluation')
+    except ValueError as error:
+        raise ValueError(
+            f'{str(error).removesuffix(".")}; {action}.'
+        ) from error
+    if not isinstance(found, dict) or not isinstance(
+        found.get('protocol'), str
+    ):
+        reason = 'it has no protocol'
+        if not isinstance(found, dict):
+            reason = f'it is {json_type(found)}'
+        raise ValueError(
+            f'{path} is not the settings of an evaluation ({reason}); '
+            f'{action}.'
         )
     return found
 
@@ -227,26 +282,6 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each line of a JSON-lines file.
-
-    Raises:
-        ValueError: A line is not JSON, or the file is not UTF-8.
-        OSError: The file cannot be read.
-    """
-    for number, line in enumerate(read_regular(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f'{path}: line {number} is not JSON '
-                f'({printable(str(error))[:120]}); expected one object a '
-                'line.'
-            ) from error
-
-
 def format_score(score: dict[str, Any], unit: str = '') -> str:
     """Write a value with its interval: ``2.861 (2.790 to 2.935)``.
 
@@ -263,11 +298,6 @@ def format_score(score: dict[str, Any], unit: str = '') -> str:
         for number in (score['value'], *score['interval'])
     )
     return f'{value}{" %" * bool(unit)} ({low} to {high})'
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and infinity, which JSON does not have."""
-    raise ValueError(f'{name} is no number of JSON')
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

@@ -1,13 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the stored results of a folder again, without a model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.json_files import read_json, read_json_lines
 from .question_protocols import QUESTION_PROTOCOLS
 from .question_scores import (
     print_question_scores,
@@ -16,7 +15,6 @@ from .question_scores import (
 )
 from .result_folder import (
     SUMMARY_FILE,
-    read_json_lines,
     read_settings,
     write_summary,
 )
@@ -88,7 +86,7 @@ def _score_chair(
     from .chair_truth import TRUTH_FILE
 
     rows = [row for _, row in read_json_lines(folder / 'captions.jsonl')]
-    truth = read_truth(folder / TRUTH_FILE)
+    truth = read_truth(folder / TRUTH_FILE, part=True)
     summary = chair_summary(rows, truth, resamples)
     summary |= _kept(folder, 'image_folder')
     write_summary(folder, 'chair', settings, summary)
@@ -135,8 +133,10 @@ def _kept(folder: Path, *names: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        stored = json.loads(read_text(path))
+        stored = read_json(path, 'a summary')
     except ValueError:
+        return {}
+    if not isinstance(stored, dict):
         return {}
     return {name: stored[name] for name in names if name in stored}
 

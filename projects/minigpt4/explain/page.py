@@ -2,12 +2,12 @@
 """The page of an explanation: one HTML file without network."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.atomic import make_folder, write_atomically
+from ..utils.atomic import write_atomically
+from ..utils.output_paths import check_output_file
 from ..utils.regular_files import read_regular
 from .explanation import FORMAT
 
@@ -58,13 +58,8 @@ def check_output(path: Path, option: str) -> None:
         OSError: Its folder cannot be written.
         ValueError: It exists, and is no explanation.
     """
-    make_folder(path.parent)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f'the folder {path.parent} of {option} cannot be written; give '
-            'another one.'
-        )
-    if path.is_dir() or (path.exists() and _MARK not in read_regular(path)):
+    check_output_file(path)
+    if path.exists() and _MARK not in read_regular(path):
         raise ValueError(
             f'{path} exists and is no explanation; give another name as '
             f'{option}.'

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, get_args
 
 import yaml
 
-from ..images.image_ids import image_id
+from ..images.image_ids import ImageIds
 from ..utils.atomic import make_folder, write_atomically
 from ..utils.errors import printable
-from ..utils.regular_files import read_regular
+from ..utils.json_files import read_json_lines
 from .yes_no import Negatives, object_questions
 
 _FUNCTIONS = 'minigpt4.harness.task_functions'
@@ -76,11 +76,13 @@ def caption_task(
         truth: The classes in each image, by its id.
         prompt: The question; '' is the model's own.
     """
+    ids = ImageIds(truth)
     documents = [
-        dict(photo=str(path), image_id=key, question=prompt, classes=classes)
+        dict(
+            photo=str(path), image_id=key, question=prompt, classes=truth[key]
+        )
         for path in photos
-        if (classes := truth.get(key := image_id(str(path), truth)))
-        is not None
+        if (key := ids.find(path)) is not None
     ]
     return TaskData(
         'photos_caption',
@@ -97,8 +99,10 @@ def yes_no_tasks(
     A last task has the questions of the first one, and takes the likelier of
     the two answers instead of a generated one.
     """
-    paths = {image_id(str(path), truth): path for path in photos}
-    used = {key: truth[key] for key in paths if key in truth}
+    ids = ImageIds(truth)
+    found = ((ids.find(path), path) for path in photos)
+    paths = {key: path for key, path in found if key is not None}
+    used = {key: truth[key] for key in paths}
     tasks = []
     for kind in get_args(Negatives):
         rows = [
@@ -123,11 +127,8 @@ def pope_task(file: Path, photos: Sequence[Path]) -> TaskData:
     """
     paths = {_number(path.stem): path for path in photos}
     documents = []
-    for number, line in enumerate(read_regular(file).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(file):
         try:
-            row = json.loads(line)
             image, text = row['image'], row['text']
             label = row['label'].lower()
             path = paths.get(_number(Path(image).stem))

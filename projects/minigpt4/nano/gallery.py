@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ..captioning.inferencer import get_model, inference_model
 from ..images.captioned_figure import captioned
-from ..utils.regular_files import read_regular, read_text
+from ..utils.regular_files import read_regular
+from ..utils.text_files import read_text
 from . import grammar
 from .world import Scene
 

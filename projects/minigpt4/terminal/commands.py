@@ -17,7 +17,7 @@ from ..images.read import read_image
 from ..prompts import IMAGE_HERE
 from ..utils.atomic import make_folder
 from ..utils.errors import printable
-from ..utils.regular_files import read_text
+from ..utils.text_files import read_text
 from .typed_images import (
     download_image,
     is_web_address,

@@ -12,7 +12,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from .output_paths import cannot_write, not_a_folder
 from .processes import is_running
+
+# why a folder takes no new files: they do not pass
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 # folders whose abandoned temporary files this process has removed
 _cleaned_folders: set[str] = set()
@@ -22,7 +26,8 @@ def make_folder(folder: 'str | Path') -> None:
     """Create a folder and its parents where they do not exist.
 
     Raises:
-        NotADirectoryError: A file has that name, or the name of a parent.
+        NotADirectoryError: A file, or a symbolic link to nothing, has that
+            name, or the name of a parent.
         OSError: The folder cannot be created.
     """
     folder = Path(folder)
@@ -31,9 +36,14 @@ def make_folder(folder: 'str | Path') -> None:
     except (FileExistsError, NotADirectoryError) as error:
         parts = (folder, *folder.parents)
         file = next((p for p in parts if os.path.lexists(p)), folder)
-        raise NotADirectoryError(
-            f'{file} is a file, but a folder is expected; give another name, '
-            'or remove the file first.'
+        raise NotADirectoryError(not_a_folder(file)) from error
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        parts = (folder, *folder.parents)
+        existing = next((p for p in parts if os.path.lexists(p)), folder)
+        raise type(error)(
+            cannot_write(folder, existing, str(error.strerror))
         ) from error
 
 
@@ -57,7 +67,8 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
     Raises:
         FileExistsError: ``path`` is a folder that is not empty.
         NotADirectoryError: A parent of ``path`` is a file.
-        OSError: ``path`` cannot be written, e.g. on a full disk.
+        OSError: ``path`` cannot be written, e.g. on a full disk. The message
+            has its name and not the temporary one.
     """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):
@@ -79,8 +90,15 @@ def replacing(path: 'str | Path') -> Iterator[Path]:
         _sync_folder(path.parent)
     except BaseException as error:
         _remove(temporary)
-        if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # ENOSPC carries no file name
+        if isinstance(error, OSError) and error.errno:
+            if not error.filename:
+                error.filename = str(path)  # ENOSPC carries no file name
+            elif error.filename == str(temporary):
+                if error.errno in _REFUSED:
+                    raise type(error)(
+                        cannot_write(path, path.parent, str(error.strerror))
+                    ) from error
+                error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -146,6 +164,8 @@ def write_atomically(path: 'str | Path', data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        if error.errno is None:
+            raise  # the message is complete
         disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OSError(
             error.errno,

@@ -23,6 +23,23 @@ _ARCHIVES = (
     (b'Rar!', 'RAR'),
     (b'\x1f\x9d', 'compress'),
 )
+_BINARY = (
+    (b'\xff\xd8\xff', 'a JPEG image'),
+    (b'\x89PNG\r\n', 'a PNG image'),
+    (b'GIF8', 'a GIF image'),
+    (b'II*\0', 'a TIFF image'),
+    (b'MM\0*', 'a TIFF image'),
+    (b'%PDF-', 'a PDF document'),
+    (b'\xd0\xcf\x11\xe0', 'a document of an office program'),
+    (b'SQLite format 3\0', 'an SQLite database'),
+    (b'PAR1', 'a Parquet file'),
+    (b'ARROW1', 'an Arrow file'),
+    (b'\x89HDF', 'an HDF5 file'),
+    (b'\x93NUMPY', 'a NumPy array'),
+    (b'\x80\x02', 'a Python pickle'),
+    (b'\x80\x04', 'a Python pickle'),
+    (b'\x7fELF', 'a program'),
+)
 
 
 def unexpected_content(head: bytes) -> str | None:
@@ -61,6 +78,23 @@ def archive_format(head: bytes) -> str | None:
     """
     return next(
         (name for magic, name in _ARCHIVES if head.startswith(magic)), None
+    )
+
+
+def binary_format(head: bytes) -> str | None:
+    """Detect files that are neither text nor an archive.
+
+    Args:
+        head: The first bytes of the file, 16 or more.
+
+    Returns:
+        What it is with its article, e.g. ``'a JPEG image'``; None for
+        anything else.
+    """
+    if head.startswith(b'RIFF') and head[8:12] == b'WEBP':
+        return 'a WebP image'
+    return next(
+        (name for magic, name in _BINARY if head.startswith(magic)), None
     )
 
 

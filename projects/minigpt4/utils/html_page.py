@@ -13,6 +13,7 @@ from typing import Any
 
 from .atomic import replacing
 from .errors import printable
+from .output_paths import check_output_file
 from .regular_files import read_regular
 
 _MARK = '<!-- content -->'
@@ -44,7 +45,7 @@ def write_html_page(path: Path, template: Path, parts: Iterable[str]) -> None:
 
 
 def check_html_page(path: Path, template: Path, kind: str) -> None:
-    """Refuse to replace a file that is no page of a template.
+    """Check that a page can be written, before the work for it.
 
     Args:
         path: The HTML file.
@@ -52,14 +53,15 @@ def check_html_page(path: Path, template: Path, kind: str) -> None:
         kind: What its pages are, such as ``'a report of an evaluation'``.
 
     Raises:
-        ValueError: The file exists and is no such page.
+        ValueError: The file exists and is no such page, or is a symbolic
+            link to nothing.
+        OSError: Its folder takes no new files.
     """
+    check_output_file(path)
     title = _TITLE.search(template.read_text('utf-8'))
     if title is None:
         raise ValueError(f'{template} has no title.')
-    if path.is_dir() or (
-        path.exists() and title[0].encode() not in read_regular(path)
-    ):
+    if path.exists() and title[0].encode() not in read_regular(path):
         raise ValueError(
             f'{printable(str(path))} exists and is not {kind}; give another '
             'name.'

@@ -1,9 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Open files of users: regular files only, so that no read blocks."""
 
+import contextlib
 import os
 import stat
-from pathlib import Path
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _KINDS = {
@@ -56,6 +57,17 @@ def _require_regular(path: 'str | os.PathLike', mode: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def _named(path: 'str | os.PathLike') -> Iterator[None]:
+    """Add the name of a file to an error of reading, which has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def read_regular(
     path: 'str | os.PathLike', max_bytes: int | None = None
 ) -> bytes:
@@ -70,7 +82,7 @@ def read_regular(
         NotRegularFileError: As :func:`open_regular`.
         OSError: As :func:`open_regular`.
     """
-    with open_regular(path) as file:
+    with open_regular(path) as file, _named(path):
         if max_bytes is None:
             return file.read()
         size = os.fstat(file.fileno()).st_size
@@ -86,20 +98,3 @@ def read_regular(
         f'{os.fspath(path)} is larger than {max_bytes:,} bytes; expected '
         'a smaller file.'
     )
-
-
-def read_text(path: 'str | os.PathLike') -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        ValueError: The file is not a regular file or not UTF-8.
-        OSError: The file is missing or cannot be opened.
-    """
-    data = read_regular(path)
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{Path(path)} is not UTF-8 text (byte {error.start}); save it as '
-            'UTF-8.'
-        ) from error
