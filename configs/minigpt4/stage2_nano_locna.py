@@ -9,6 +9,6 @@ from mmengine.config import read_base
 with read_base():
     from .stage2_nano import *
 
-# the LLM has no words for them: up to 250 tokens
-model.update(max_text_length=280, generation=dict(max_new_tokens=280))
+# the longest has 124 tokens
+model['generation'].update(max_new_tokens=140)
 train_dataloader['dataset'].update(ann_file='narratives.json')

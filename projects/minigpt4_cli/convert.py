@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='folder of the LLM: for huggingface, merged, peft, and for the '
         'fingerprint of a checkpoint that has none',
     )
+    parser.add_argument(
+        '--with-opt',
+        action='store_true',
+        help='of a BLIP-2 with OPT, write its projection and LLM too',
+    )
     parser.add_argument('--delta', help='a delta to add to the LLaMA SOURCE')
     parser.add_argument(
         '--dtype',
@@ -118,7 +123,14 @@ def _convert(args: argparse.Namespace) -> None:
             )
         )
     elif (Path(args.source) / 'config.json').is_file():
-        print(import_huggingface(args.source, args.out, allow=args.allow))
+        print(
+            import_huggingface(
+                args.source,
+                args.out,
+                allow=args.allow,
+                with_opt=args.with_opt,
+            )
+        )
     else:
         reports = convert(
             args.source,

@@ -112,8 +112,10 @@ def check_trained(
                 compare_vision_fingerprints(vision, known['vision'], source)
         _check_template(model, known.get('template'), source)
         compare_lora(model.decoder.lora_settings, known.get('lora'), source)
+    trained = {prefix + name for name in model.trained_names}
     refuse_lora(
-        set(state_dict) - {prefix + n for n in model.trained_names}, source
+        (n for n in state_dict if n.startswith(prefix) and n not in trained),
+        source,
     )
     _start_lora(model, state_dict, prefix, source)
     parameters = dict(model.named_parameters())
