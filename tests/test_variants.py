@@ -94,11 +94,10 @@ def test_what_is_trained_and_loaded_again(name, folder, monkeypatch):
     state = torch.load(checkpoint, weights_only=False)['state_dict']
     assert set(state) == {*trained, 'llm_fingerprint'}
     loader = runner.train_loop.dataloader
-    samples = (
-        [loader.dataset[i] for i in (0, len(loader.dataset) - 1)]
-        if (hasattr(loader.dataset, '__getitem__') and loader.batch_size)
-        else list(next(iter(loader.dataset)))[:2]
-    )
+    if loader.batch_size is None:  # a stream of batches
+        samples = next(iter(loader.dataset))[:2]
+    else:
+        samples = [loader.dataset[i] for i in (0, len(loader.dataset) - 1)]
     found = MODELS.build(copy.deepcopy(cfg.model))
     found.load_state_dict(state, strict=False)
     assert torch.equal(answers(found, samples), answers(model, samples))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     Blip2ForConditionalGeneration,
     InstructBlipForConditionalGeneration,
     LlamaForCausalLM,
