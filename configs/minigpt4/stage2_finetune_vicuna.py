@@ -13,11 +13,10 @@ with read_base():
     from .stage2 import *
 
 model['decoder'].update(lora=lora)
-train_dataloader.update(
-    sampler=dict(type=MixedSampler),
-    dataset=dict(
-        type=MixedDataset,
-        datasets=[train_dataloader['dataset'], *question_datasets],
-        weights=mixture_weights,
-    ),
+train_dataloader['sampler'] = dict(type=MixedSampler)
+# update() would merge it into the data set that it contains
+train_dataloader['dataset'] = dict(
+    type=MixedDataset,
+    datasets=[train_dataloader['dataset'], *question_datasets],
+    weights=mixture_weights,
 )

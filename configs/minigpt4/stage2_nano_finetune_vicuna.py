@@ -25,22 +25,21 @@ model['decoder'].update(
         target_modules=['q_proj', 'v_proj'],
     )
 )
-train_dataloader.update(
-    sampler=dict(type=MixedSampler),
-    dataset=dict(
-        type=MixedDataset,
-        datasets=[
-            train_dataloader['dataset'],
-            dict(
-                type=InstructionDataset,
-                ann_file='questions.json',
-                data_root='data/nano/stage2',
-                pipeline=[
-                    dict(type=LoadImages, size=image_size),
-                    dict(type=PackSample),
-                ],
-            ),
-        ],
-        weights=[1, 1],
-    ),
+train_dataloader['sampler'] = dict(type=MixedSampler)
+# update() would merge it into the data set that it contains
+train_dataloader['dataset'] = dict(
+    type=MixedDataset,
+    datasets=[
+        train_dataloader['dataset'],
+        dict(
+            type=InstructionDataset,
+            ann_file='questions.json',
+            data_root='data/nano/stage2',
+            pipeline=[
+                dict(type=LoadImages, size=image_size),
+                dict(type=PackSample),
+            ],
+        ),
+    ],
+    weights=[1, 1],
 )

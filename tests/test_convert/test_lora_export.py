@@ -64,6 +64,7 @@ def test_merged(cfg, trained, tmp_path):
 
     plain = copy.deepcopy(cfg.model)
     plain.decoder.update(lora=None, name_or_path=str(tmp_path / 'out/llm'))
+    torch.manual_seed(0)  # the same vision parts
     again = MODELS.build(plain).eval()
     state = torch.load(tmp_path / 'out/minigpt4.pth', weights_only=True)
     again.load_state_dict(state['state_dict'], strict=False)

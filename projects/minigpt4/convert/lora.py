@@ -41,7 +41,9 @@ def refuse_lora_form(settings: Mapping[str, Any] | None) -> None:
     Raises:
         ValueError: It has such a setting.
     """
-    name = other_form({**settings}) if settings else None
+    if not settings:
+        return
+    name = other_form({**settings})
     if name is not None:
         raise ValueError(
             f'the config has decoder.lora with {name}={settings[name]!r}, '

@@ -92,7 +92,7 @@ def merge_lora(llm: nn.Module) -> None:
 
     for name, layer in list(llm.named_modules()):
         if isinstance(layer, LoraLayer):
-            layer.merge()  # type: ignore[operator]
+            layer.merge()
             parent, _, child = name.rpartition('.')
             base = layer.get_base_layer()
             setattr(llm.get_submodule(parent), child, base)
