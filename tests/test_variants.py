@@ -9,7 +9,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from minigpt4.engine.config import build_runner, load_config
+from minigpt4.engine.config import (
+    build_runner,
+    drop_training,
+    load_config,
+)
 from minigpt4.loading import load_model
 from minigpt4.nano.write_dataset import write_dataset
 from minigpt4.registry import MODELS
@@ -110,6 +114,11 @@ def test_what_is_trained_and_loaded_again(name, folder, monkeypatch):
             atol=1e-5,
             rtol=1e-5,
         )
+        drop_training(cfg)
+        cfg.load_from = str(checkpoint)
+        cfg.experiment_name += '-test'
+        scores = build_runner(cfg).test()
+        assert 0 <= scores['nano/count'] <= 1
 
 
 def test_batches_of_the_mixture_have_the_ratio(folder, monkeypatch):
