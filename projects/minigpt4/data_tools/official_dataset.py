@@ -29,7 +29,7 @@ class OfficialDataset(Dataset):
     The records are those that an import would write, in the order of the
     files, and their images are found as an import finds them. Only images,
     questions and answers are kept in memory. A record that cannot be used is
-    logged (the first 20, and their number) and left out; an image that
+    logged (the first 20, and their number) and omitted; an image that
     cannot be read is skipped in the run.
 
     Args:
@@ -92,7 +92,7 @@ class OfficialDataset(Dataset):
                 errors += 1
                 reason = log_line(f'{item.place} {problem}')
                 if errors <= MAX_LOGGED:
-                    _warn(f'left out: {reason}.')
+                    _warn(f'omitted: {reason}.')
             if len(self.records) == limit:
                 break
         if not self.records:

@@ -32,7 +32,7 @@ def questions(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
 def narrative(scene: Scene) -> str:
     """Write a description like those of Localized Narratives.
 
-    They are spoken: full sentences, each of which begins in the same way.
+    Full sentences, most of which begin in the same way.
     """
     sentences = []
     for number, thing in enumerate(scene.things):
