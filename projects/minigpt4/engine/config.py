@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_distributed
 
+from ..datasets.mixed import part_configs
 from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
@@ -112,9 +113,10 @@ def set_data_seed(cfg: Config) -> None:
     dataset = cfg.train_dataloader.dataset
     if 'sources' in dataset:
         dataset.setdefault('seed', seed)
-    for step in dataset.get('pipeline', []):
-        if 'questions' in step:
-            step.setdefault('seed', seed)
+    for part in part_configs(dataset):
+        for step in part.get('pipeline', []):
+            if 'questions' in step:
+                step.setdefault('seed', seed)
 
 
 def use_amp(cfg: Config) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from . import grammar
+from .variant_texts import narrative, questions
 from .world import Scene, render, sample_scene
 
 TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
@@ -29,7 +30,8 @@ def write_dataset(
     - ``stage1/{a,b}/00000.tar``: web captions as img2dataset writes them,
       about three quarters in ``a``, the rest in ``b``;
     - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
-      ``cc_sbu_align``;
+      ``cc_sbu_align``; for the variants of stage 2 ``questions.json`` and
+      ``narratives.json`` about the same images;
     - ``test/test.json`` and ``test/image/``: held-out scenes with a question
       of each task; ``test/descriptions.json``: their descriptions alone.
 
@@ -53,17 +55,19 @@ def write_dataset(
         _write_shard(folder / 'stage1' / 'ab'[in_b] / name, number, rng)
 
     rng = random.Random(f'stage 2 {seed}')
-    annotations = []
+    annotations, scenes = [], []
     for number in range(descriptions):
         scene = sample_scene(rng)
+        scenes.append(scene)
         _save(scene, rng, folder / 'stage2' / 'image' / f'{number}.jpg')
         annotations.append(
             dict(image_id=str(number), caption=grammar.description(scene))
         )
     _dump(folder / 'stage2' / 'filter_cap.json', dict(annotations=annotations))
+    _write_variants(folder / 'stage2', scenes, seed)
 
     rng = random.Random(f'test {seed}')
-    questions, captions = [], []
+    records, captions = [], []
     for number in range(test_scenes):
         scene = sample_scene(rng, held_out=True)
         _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
@@ -73,7 +77,7 @@ def write_dataset(
         for task in TEST_TASKS:
             pair = grammar.question(task, scene, rng)
             if pair is not None:
-                questions.append(
+                records.append(
                     dict(
                         id=f'{number}-{task}',
                         image=f'{number}.jpg',
@@ -83,8 +87,35 @@ def write_dataset(
                         scene=scene.to_dict(),
                     )
                 )
-    _dump(folder / 'test' / 'test.json', questions)
+    _dump(folder / 'test' / 'test.json', records)
     _dump(folder / 'test' / 'descriptions.json', captions)
+
+
+def _write_variants(folder: Path, scenes: list[Scene], seed: int) -> None:
+    """Write the other texts about the images of stage 2.
+
+    Args:
+        folder: The folder of stage 2.
+        scenes: The scene of each image.
+        seed: Seed of the questions.
+    """
+    rng = random.Random(f'stage 2 questions {seed}')
+    short_answers = [
+        dict(
+            id=f'{number}-{task}',
+            image=f'{number}.jpg',
+            question=question,
+            answer=answer,
+        )
+        for number, scene in enumerate(scenes)
+        for task, question, answer in questions(scene, rng)
+    ]
+    _dump(folder / 'questions.json', short_answers)
+    narratives = [
+        dict(image_id=str(number), caption=narrative(scene))
+        for number, scene in enumerate(scenes)
+    ]
+    _dump(folder / 'narratives.json', dict(annotations=narratives))
 
 
 def _jpeg(scene: Scene, rng: random.Random) -> bytes:
