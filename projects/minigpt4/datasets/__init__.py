@@ -6,6 +6,7 @@ from ..utils.sample_errors import SampleError
 from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .instruction import InstructionDataset
+from .preference import PreferenceDataset
 from .samplers import EndlessSampler
 from .transforms import (
     CleanCaption,
@@ -25,6 +26,7 @@ __all__ = [
     'LoadFeatures',
     'LoadImages',
     'PackSample',
+    'PreferenceDataset',
     'SampleError',
     'read_image',
 ]

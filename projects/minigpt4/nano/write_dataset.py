@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from . import grammar
+from .preference_pairs import write_pairs
 from .world import Scene, render, sample_scene
 
 TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
@@ -23,6 +24,7 @@ def write_dataset(
     descriptions: int = 2000,
     test_scenes: int = 500,
     seed: int = 0,
+    preferences: int = 0,
 ) -> None:
     """Render the data of stage 1, stage 2 and the held-out test.
 
@@ -31,7 +33,10 @@ def write_dataset(
     - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
       ``cc_sbu_align``;
     - ``test/test.json`` and ``test/image/``: held-out scenes with a question
-      of each task; ``test/descriptions.json``: their descriptions alone.
+      of each task; ``test/descriptions.json``: their descriptions alone;
+    - ``preference/preference.jsonl`` and ``preference/image/``: pairs of a
+      right and a worse description, for training after stage 2;
+      ``test/preference.jsonl``: pairs of the held-out scenes.
 
     Args:
         folder: The folder to write into.
@@ -40,6 +45,7 @@ def write_dataset(
         descriptions: Number of described images of stage 2.
         test_scenes: Number of held-out scenes.
         seed: Seed of scenes, images and captions.
+        preferences: Number of preference pairs, of images of their own.
     """
     for old in folder.glob('stage1/[ab]/*.tar'):
         old.unlink()  # the configs read all shards of a folder
@@ -64,8 +70,10 @@ def write_dataset(
 
     rng = random.Random(f'test {seed}')
     questions, captions = [], []
+    scenes = {}
     for number in range(test_scenes):
         scene = sample_scene(rng, held_out=True)
+        scenes[f'image/{number}.jpg'] = scene
         _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
         captions.append(
             dict(image_id=str(number), caption=grammar.description(scene))
@@ -85,6 +93,21 @@ def write_dataset(
                 )
     _dump(folder / 'test' / 'test.json', questions)
     _dump(folder / 'test' / 'descriptions.json', captions)
+    if preferences:
+        _write_preferences(folder, preferences, scenes, seed)
+
+
+def _write_preferences(
+    folder: Path, number: int, test_scenes: dict[str, Scene], seed: int
+) -> None:
+    """Write the pairs of new images, and those of the held-out scenes."""
+    rng = random.Random(f'preference {seed}')
+    scenes = {}
+    for i in range(number):
+        scene = scenes[f'image/{i}.jpg'] = sample_scene(rng)
+        _save(scene, rng, folder / 'preference' / 'image' / f'{i}.jpg')
+    write_pairs(folder / 'preference' / 'preference.jsonl', scenes, rng)
+    write_pairs(folder / 'test' / 'preference.jsonl', test_scenes, rng)
 
 
 def _jpeg(scene: Scene, rng: random.Random) -> bytes:
