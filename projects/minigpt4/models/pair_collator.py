@@ -32,9 +32,7 @@ class PairCollator:
         self.collator = collator
         self._num_skipped = 0
 
-    def tokenize(
-        self, sample: Any
-    ) -> tuple[TokenizedPrompt, TokenizedPrompt]:
+    def tokenize(self, sample: Any) -> tuple[TokenizedPrompt, TokenizedPrompt]:
         """Render and tokenise a sample with each of its answers.
 
         Args:
@@ -48,7 +46,7 @@ class PairCollator:
         rejected = sample.get('rejected')
         if not isinstance(rejected, str):
             raise ValueError(
-                f'sample {printable(str(sample.get("id", "?")))[:200]} has no '
+                f'sample {_name(sample)} has no '
                 'rejected answer; expected samples of PreferenceDataset, with '
                 "PackSample(keys=('rejected',)) in its pipeline."
             )
@@ -110,9 +108,9 @@ class PairCollator:
         self._num_skipped += 1
         if self._num_skipped <= _MAX_SKIP_WARNINGS:
             print_log(
-                f'skipped: sample {printable(str(sample.get("id", "?")))[:200]}'
-                ' has two answers of the same tokens; expected that they '
-                'differ within model.max_text_length.',
+                f'skipped: sample {_name(sample)} has two answers of the '
+                'same tokens; expected that they differ within '
+                'model.max_text_length.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -133,6 +131,10 @@ class PairCollator:
                 self.collator.share_prefix,
             ),
         )
+
+
+def _name(sample: Any) -> str:
+    return printable(str(sample.get('id', '?')))[:200]
 
 
 def _only_last_answer(prompt: TokenizedPrompt) -> TokenizedPrompt:

@@ -85,7 +85,8 @@ class PreferenceTraining:
             ValueError: Names or shapes are not those of the trained weights.
         """
         trained = {
-            n: p.detach() for n, p in model.named_parameters()
+            n: p.detach()
+            for n, p in model.named_parameters()
             if p.requires_grad
         }
         found = trained if weights is None else dict(weights)
@@ -211,7 +212,7 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, 'dropout', None), float):
-            module.dropout = 0.0
+            setattr(module, 'dropout', 0.0)  # noqa: B010
 
 
 def _is_number(value: object) -> bool:

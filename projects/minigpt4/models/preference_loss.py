@@ -72,6 +72,4 @@ def preference_losses(margins: Tensor, label_smoothing: float = 0) -> Tensor:
     if not label_smoothing:
         return losses
     wrong_way_round = -F.logsigmoid(-margins)
-    return (
-        1 - label_smoothing
-    ) * losses + label_smoothing * wrong_way_round
+    return (1 - label_smoothing) * losses + label_smoothing * wrong_way_round
