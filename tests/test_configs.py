@@ -22,6 +22,8 @@ VICUNA_7B = 768 * 4096 + 4096
 # a linear layer, 8 tokens of the prefix and 16 position biases
 SMALL = 2560 * 576 + 576 + (8 + 16) * 576
 TRAINED = dict(
+    dpo=VICUNA_7B,
+    dpo_nano=128 * 192 + 192,
     minigpt_4_nano_caption=128 * 192 + 192,
     minigpt_4_llama2_7b_caption=23_072_768,
     minigpt_4_vicuna_13b_caption=3_937_280,
@@ -71,7 +73,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 37
+    assert len(CONFIGS) == 39
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'test_pope',
