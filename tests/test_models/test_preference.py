@@ -70,7 +70,9 @@ def test_step_0_is_log_2_with_margin_0(build, samples):
 @pytest.mark.parametrize('packed', [True, False])
 def test_loss_is_the_formula_on_separate_sequences(build, samples, packed):
     model = build(dict(beta=0.3), pack_length=256 if packed else None)
-    reference = [scores_alone(model, samples, r) for r in (False, True)]
+    reference = [
+        scores_alone(model, samples, r).detach() for r in (False, True)
+    ]
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -139,7 +141,8 @@ def test_a_trained_q_former_has_a_reference_too(build, samples):
     assert any(name.startswith('neck.') for name in model.preference.reference)
     wrapper = sgd(model, lr=0.05)
     first = model.train_step(samples, wrapper)
-    assert first['reward_margin'].item() == 0  # without dropout
+    # without dropout; kernels with and without gradient may differ
+    assert abs(first['reward_margin'].item()) < 1e-6
     for _ in range(5):
         last = model.train_step(samples, wrapper)
     assert last['loss'] < math.log(2)
@@ -152,7 +155,7 @@ def test_lora_weights_have_a_reference_too(build, samples):
     model.train()
     wrapper = sgd(model)
     first = model.train_step(samples, wrapper)
-    assert first['reward_margin'].item() == 0
+    assert abs(first['reward_margin'].item()) < 1e-6
     for _ in range(5):
         last = model.train_step(samples, wrapper)
     assert last['loss'] < math.log(2)

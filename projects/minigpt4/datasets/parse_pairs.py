@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..prompts import IMAGE_HERE
 from ..prompts.text_validation import json_type
 from ..utils.errors import printable
 from .json_values import DuplicateKey, InvalidJson
@@ -129,12 +130,12 @@ def _messages(name: str, value: Any, role: str) -> list[dict]:
 
 
 def _join_parts(where: str, parts: list) -> str:
-    """Join the parts of a content; an image becomes ``<image>``."""
+    """Join the parts of a content; an image becomes an image slot."""
     texts = []
     for number, part in enumerate(parts):
         kind = part.get('type') if isinstance(part, dict) else None
         if kind == 'image':
-            texts.append('<image>')
+            texts.append(IMAGE_HERE)
         elif kind == 'text' and isinstance(part.get('text'), str):
             texts.append(part['text'])
         else:
