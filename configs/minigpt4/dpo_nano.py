@@ -11,10 +11,10 @@ with read_base():
     from ._base_.nano import *
     from ._base_.nano_test import *
 
-max_iters = 100  # one pass over the pairs
+max_iters = 40
 model.update(stage_model)
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(data_root='data/nano/preference')
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
-optim_wrapper['optimizer'].update(lr=2e-3)
-param_scheduler[0].update(warmup=20, start=1e-4, minimum=1e-4)
+optim_wrapper['optimizer'].update(lr=3e-4)
+param_scheduler[0].update(warmup=10, start=3e-5, minimum=3e-5)

@@ -20,6 +20,7 @@ from minigpt4.curation.pipeline import plan
 from minigpt4.datasets import PreferenceDataset
 from minigpt4.engine.cache_features import cache_features, use_features
 from minigpt4.engine.config import build_runner, latest_checkpoint
+from minigpt4.models.preference_loss import reward_margins
 from minigpt4.nano.write_dataset import write_dataset
 from minigpt4.registry import MODELS
 
@@ -197,9 +198,10 @@ def held_out_margins(model, folder, pipeline):
     (piece,) = model.train_collator()(samples)['pieces']
     piece = model.data_preprocessor(piece, True)
     with torch.no_grad():
-        return model.preference.margins(
+        scores = model.preference.scores(
             model, piece['images'], piece['inputs']
         )
+    return reward_margins(*scores, model.preference.beta)
 
 
 @pytest.mark.slow

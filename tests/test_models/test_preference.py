@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from minigpt4.models.preference import PreferenceTraining
+from minigpt4.models.preference_loss import reward_margins
 
 
 @pytest.fixture
@@ -177,8 +178,9 @@ def test_length_normalisation_uses_means(build, samples):
             parameter += 0.05 * torch.randn_like(parameter)
         after = scores_alone(model, samples, False) / counts[:, 0]
         piece = model.data_preprocessor(piece, True)
-        margins = model.preference.margins(
-            model, piece['images'], piece['inputs']
+        margins = reward_margins(
+            *model.preference.scores(model, piece['images'], piece['inputs']),
+            beta=1.0,
         )
         rejected = piece['inputs'].target_counts[3:]
         later = scores_alone(model, samples, True) / rejected

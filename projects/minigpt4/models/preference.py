@@ -123,20 +123,34 @@ class PreferenceTraining:
         Raises:
             ValueError: There is no reference.
         """
-        margins = self.margins(model, images, inputs)
+        scores, reference = self.scores(model, images, inputs)
+        margins = reward_margins(scores, reference, self.beta)
         losses = preference_losses(margins, self.label_smoothing)
         means = (losses, margins.detach(), (margins > 0).float())
         return dict(
             zip(self.names, (mean.mean() for mean in means), strict=True)
         )
 
-    def margins(
+    def scores(
         self,
         model: nn.Module,
         images: Tensor | None,
         inputs: MultimodalInputs,
-    ) -> Tensor:
-        """Reward margins ``(P,)`` of the pairs; as :meth:`losses`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the answers, of the model and the reference.
+
+        Args:
+            model: As for :meth:`losses`.
+            images: As for :meth:`losses`.
+            inputs: As for :meth:`losses`.
+
+        Returns:
+            Twice ``(2, P)`` nats, chosen and rejected; the second has no
+            gradient.
+
+        Raises:
+            ValueError: There is no reference.
+        """
         if self.reference is None:
             raise ValueError(
                 'the preference training has no reference weights; expected '
@@ -153,9 +167,7 @@ class PreferenceTraining:
                 (images, inputs, queries),
             )
         scores = scorer(images, inputs, queries)
-        return reward_margins(
-            scores.view(2, -1), reference.view(2, -1), self.beta
-        )
+        return scores.view(2, -1), reference.view(2, -1)
 
 
 class _Scorer(nn.Module):
