@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import preference_accuracy
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from PIL import Image
@@ -205,13 +206,18 @@ def held_out_margins(model, folder, pipeline):
 
 
 @pytest.mark.slow
-def test_held_out_pairs_of_the_nano_model(tmp_path):
+def test_held_out_pairs_of_the_nano_model(tmp_path, capsys):
     """Few steps raise the share of held-out pairs that are ranked right."""
     write_dataset(
         tmp_path, pairs=1, descriptions=1, test_scenes=60, preferences=300
     )
     cfg = nano_config(
-        tmp_path, max_iters=25, **{'param_scheduler.0.warmup': 5}
+        tmp_path,
+        max_iters=25,
+        **{
+            'param_scheduler.0.warmup': 5,
+            'optim_wrapper.optimizer.lr': 2e-3,
+        },
     )
     runner = train(cfg)
     model = runner.model
@@ -221,6 +227,13 @@ def test_held_out_pairs_of_the_nano_model(tmp_path):
     assert margins.mean() > 0.02
     model.preference.set_reference(model)
     assert held_out_margins(model, tmp_path, pipeline).abs().max() == 0
+    preference_accuracy.main(
+        [str(CONFIG), latest_checkpoint(cfg.work_dir), str(tmp_path / 'test')]
+    )
+    printed = capsys.readouterr().out
+    assert '60 pairs, 0 skipped\n' in printed
+    share = (margins > 0).float().mean()
+    assert f'reward accuracy {share:.3f}' in printed
     # the checkpoint is one for answers too
     plain = {k: v for k, v in cfg.model.items() if k != 'preference'}
     again = MODELS.build(plain)
