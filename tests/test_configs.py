@@ -37,6 +37,8 @@ TRAINED = dict(
     stage2_locna=VICUNA_7B,
     stage2_blip2_opt_ft=768 * 2560 + 2560,
     stage2_nano_locna=NANO,
+    dpo=VICUNA_7B,
+    dpo_nano=128 * 192 + 192,
     minigpt_4_nano_caption=128 * 192 + 192,
     minigpt_4_llama2_7b_caption=23_072_768,
     minigpt_4_vicuna_13b_caption=3_937_280,
@@ -86,7 +88,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 50
+    assert len(CONFIGS) == 52
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'test_pope',

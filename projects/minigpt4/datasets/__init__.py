@@ -7,6 +7,7 @@ from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .instruction import InstructionDataset
 from .mixed import MixedDataset
+from .preference import PreferenceDataset
 from .samplers import EndlessSampler, MixedSampler
 from .transforms import (
     CleanCaption,
@@ -30,6 +31,7 @@ __all__ = [
     'MixedDataset',
     'MixedSampler',
     'PackSample',
+    'PreferenceDataset',
     'SampleError',
     'read_image',
 ]

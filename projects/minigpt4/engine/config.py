@@ -224,7 +224,7 @@ def drop_training(cfg: Config) -> None:
         )
     for key in _USED_IN_TRAINING_ONLY:
         cfg.pop(key, None)
-    for name in _TRAINING_HOOKS:
+    for name in (*_TRAINING_HOOKS, 'reference'):
         cfg.get('default_hooks', {}).pop(name, None)
 
 
@@ -251,8 +251,9 @@ def build_runner(cfg: Config) -> CheckedRunner:
         micro_batch = cfg.model.get('micro_batch_size') or rank_batch
         if cfg.get('needs_load_from') and not cfg.get('load_from'):
             runner.logger.warning(
-                'stage 2 starts from a random projection; expected one of '
-                'stage 1: --cfg-options load_from=work_dirs/stage1/...'
+                'the training starts from a random projection; expected the '
+                'one of the stage before, e.g. --cfg-options '
+                'load_from=work_dirs/stage1/...'
             )
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
