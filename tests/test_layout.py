@@ -29,7 +29,7 @@ IMPORT_ORDER = (
     ('evaluation',),
     ('harness', 'curation', 'explain'),
     ('engine',),
-    ('convert', 'nano'),
+    ('convert', 'nano', 'reproduction'),
     ('terminal', 'serving'),
 )
 RANK = {room: i for i, rooms in enumerate(IMPORT_ORDER) for room in rooms}

@@ -7,6 +7,7 @@ folder, and so do the trainings that start from it.
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -248,9 +249,11 @@ class Plan:
             iterations = max(_SHORTEST, round(iterations * self._share))
             settings.append(f'max_iters={iterations}')
             settings.append('param_scheduler.0.warmup=1')
-        text = _config(training.config, tuple(settings)).pretty_text
-        text += _config(training.test, ()).pretty_text
-        digest = _digest(text.encode(), str(start and start.folder).encode())
+        digest = _digest(
+            read_settings(training.config, tuple(settings)),
+            read_settings(training.test, ()),
+            str(start and start.folder).encode(),
+        )
         if start is not None:
             settings.append(f'load_from={start.checkpoint}')
         folder = Path('runs', f'{training.name}-seed{seed}-{digest}')
@@ -290,8 +293,12 @@ def _config_file(name: str) -> str:
 
 
 @cache
+def read_settings(name: str, settings: tuple[str, ...]) -> bytes:
+    """All settings of a config, as JSON."""
+    return json.dumps(_config(name, settings).to_dict(), default=str).encode()
+
+
 def _config(name: str, settings: tuple[str, ...]) -> Config:
-    """The config with its settings; do not change it."""
     cfg = read_config(_config_file(name))
     options: dict[str, Any] = parse_options(settings)
     merge_options(cfg, options)
