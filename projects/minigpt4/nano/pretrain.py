@@ -40,7 +40,7 @@ from .world import (
 MODEL = 'minigpt-4_nano_caption'
 MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
-MAX_NOISE = 0.6  # standard deviations of the word embeddings
+MAX_NOISE = 0.25  # standard deviations of the word embeddings
 LIST_SHARE_OF_STEPS = 0.25  # lists of words first
 
 

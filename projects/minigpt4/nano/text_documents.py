@@ -11,6 +11,7 @@ from torch import Tensor
 from . import grammar
 from .world import COLORS, CORNERS, SHAPES, SIZES, Scene, sample_scene
 
+LONG_TASKS = ('describe', 'describe', 'poem', 'poem', 'count', 'advertise')
 _POOL = 1024  # documents that are sorted by length at a time
 
 
@@ -46,12 +47,11 @@ class TextDocuments:
         self._encode = tokenizer.encode
         self._rng = rng
         self.share_of_lists = 0.0
-        pieces = range(tokenizer.get_piece_size())
+        pieces = map(tokenizer.id_to_piece, range(tokenizer.get_piece_size()))
         self._words = [
             i
-            for i in pieces
-            if len(tokenizer.id_to_piece(i).strip('▁')) > 1
-            and tokenizer.id_to_piece(i).startswith('▁')
+            for i, piece in enumerate(pieces)
+            if piece.startswith('▁') and piece[1:].isalpha()
         ]
         corners = {word for corner in CORNERS for word in corner.split()}
         self._scene_words = [
@@ -67,10 +67,7 @@ class TextDocuments:
         if kind < 0.03:
             return self._small_talk()
         scene = sample_scene(self._rng)
-        if kind < 0.1:
-            text = grammar.caption(scene, self._rng) + '\n'
-            return _join([([1], False), (self._encode(text), True)])
-        if kind < 0.4:
+        if kind < 0.25:
             return self._facts(scene)
         return self._conversation(scene)
 
@@ -127,15 +124,13 @@ class TextDocuments:
         """A scene and some questions; no answer is given twice."""
         rng = self._rng
         tasks = rng.choices(('color', 'place'), k=rng.randint(1, 4))
-        if rng.random() < 0.7:
-            tasks.append(
-                rng.choice(
-                    ('describe', 'describe', 'poem', 'count', 'advertise')
-                )
-            )
+        if rng.random() < 0.85:
+            tasks.append(rng.choice(LONG_TASKS))
         rng.shuffle(tasks)
         pairs = [grammar.question(task, scene, rng) for task in tasks]
         answers = {pair[1]: pair for pair in pairs if pair is not None}
+        if not answers:  # no shape is the only one of its kind
+            return self._facts(scene)
         words = self._encode(grammar.scene_text(scene, rng))
         return self._dialogue(words, list(answers.values()))
 
