@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..images.image_ids import image_id
+from ..utils.ids import id_key_or_none
 from .captioned_images import read_captions_by_name
 
 
@@ -56,14 +57,14 @@ class CaptionReferences:
 
     def find(self, id_: int | str) -> str | None:
         """The key of an image in :attr:`captions`; None if it has none."""
-        return self._ids.get(str(id_))
+        return self._ids.get(id_key_or_none(id_) or '')
 
     def find_file(self, path: str) -> str | None:
         """The key of an image file in :attr:`captions`, or None."""
         return self.find(image_id(path, self))
 
     def __contains__(self, id_: object) -> bool:
-        return str(id_) in self._ids
+        return id_key_or_none(id_) in self._ids
 
     def digest(self) -> str:
         """Digest ids and captions: 16 hexadecimal digits."""

@@ -11,9 +11,11 @@ from typing import Any
 
 from ..captioning.batch import CaptionTask, run_tasks
 from ..captioning.image_sources import find_images
+from ..data_tools.question_files import read_content
 from ..generation.sampling_params import SamplingParams
 from ..loading import load_model, read_prompt
 from ..utils.errors import printable, short_json
+from ..utils.ids import checked_id
 from ..utils.progress import progress_bar
 from ..utils.regular_files import read_text
 from .result_folder import ResultFolder, file_digest, read_json_lines
@@ -138,16 +140,20 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
     empty = True
     for name, row in _read_objects(path):
         empty = False
-        if (
-            not isinstance(row, dict)
-            or not isinstance(row.get('image_id'), int | str)
-            or not (isinstance(row.get('caption'), str) or row.get('error'))
+        if not isinstance(row, dict) or not (
+            isinstance(row.get('caption'), str) or row.get('error')
         ):
             found = short_json(row)
             raise ValueError(
                 f'{path}: {name} is no caption ({found}); expected an object '
                 'with image_id, a text or a whole number, and caption, a text.'
             )
+        try:
+            row['image_id'] = checked_id(row.get('image_id'))
+        except ValueError as error:
+            raise ValueError(
+                f'{path}: the image_id of {name} {error}.'
+            ) from None
         yield row
     if empty:
         raise ValueError(
@@ -169,6 +175,7 @@ def _read_objects(path: Path) -> Iterable[tuple[str, Any]]:
     """Name and value of each line, or of each item of a list."""
     text = read_text(path)
     if not text.lstrip().startswith('['):
+        _refuse_one_object(path, text)
         return ((f'line {n}', row) for n, row in read_json_lines(path))
     try:
         items = json.loads(text)
@@ -178,6 +185,22 @@ def _read_objects(path: Path) -> Iterable[tuple[str, Any]]:
             'list of captions.'
         ) from error
     return ((f'caption {n}', row) for n, row in enumerate(items, 1))
+
+
+def _refuse_one_object(path: Path, text: str) -> None:
+    """Refuse a file that is one object, such as annotations of COCO."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # lines, of which each is read
+    if not isinstance(content, dict) or {*content} & {'image_id', 'caption'}:
+        return
+    found = read_content(path)
+    kind = f' ({found.kind})' if found.kind else ''
+    raise ValueError(
+        f'{path} {found.describe()}{kind}; expected JSON lines of image_id '
+        'and caption, or a list of them.'
+    )
 
 
 def _find_files(
