@@ -192,7 +192,7 @@ def test_exported_marks_are_imported(failures, nano_set, capsys, suffix):
     for wrong, sentence in (
         (text.replace(digest, '0' * 16), 'has marks of other answers'),
         (text.replace('ann', '../x'), 'expected a name of letters'),
-        ('a,b\n', 'has no marks; expected the JSON or CSV file'),
+        ('a,b\n', "has no marks (its first line is 'a,b'); expected the"),
     ):
         file.write_text(wrong)
         assert run('marks', out, '--import', file) == 1

@@ -14,6 +14,7 @@ from ..utils.regular_files import read_text
 from .chair_run import read_truth
 from .chair_truth import TRUTH_FILE
 from .compared_samples import ComparedProtocol, Sample, compared_protocol
+from .question_protocols import QUESTION_PROTOCOLS
 from .result_folder import SUMMARY_FILE, read_json_lines, read_settings
 
 
@@ -158,6 +159,9 @@ def _scoring(
             f'{folder / SUMMARY_FILE} has no scoring options; the command '
             'that made it writes it again.'
         )
+    # options of later versions have their defaults in older folders
+    if name in QUESTION_PROTOCOLS:
+        return {**QUESTION_PROTOCOLS[name].scoring, **scoring}
     return scoring
 
 

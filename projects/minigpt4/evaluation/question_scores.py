@@ -38,6 +38,8 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 key = row['number']
+                if type(key) is not int:
+                    raise TypeError('no number')
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
                     f'{path}: line {number} is no answer; remove the file, '

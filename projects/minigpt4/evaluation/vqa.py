@@ -34,10 +34,14 @@ def count_vqa(
 
     Args:
         row: ``answer``, and ``truth`` with the ``answers`` of the annotators.
-        scoring: ``match``, see :func:`~.short_answers.matches`.
+        scoring: ``match`` and ``normalise``, see
+            :func:`~.short_answers.vqa_accuracy`.
     """
     accuracy = vqa_accuracy(
-        row['answer'], row['truth']['answers'], scoring['match']
+        row['answer'],
+        row['truth']['answers'],
+        scoring['match'],
+        scoring.get('normalise', 'always'),
     )
     return dict(questions=1, correct=accuracy)
 
@@ -96,7 +100,7 @@ def _vqa(name: str, data: str) -> QuestionProtocol:
         counts=count_vqa,
         ratios=ACCURACY_RATIO,
         labels=ACCURACY,
-        scoring=dict(match='exact'),
+        scoring=dict(match='exact', normalise='always'),
     )
 
 
