@@ -81,6 +81,29 @@ def test_given_captions_are_scored(tmp_path, annotations, capsys):
     assert len(rows) == 3
 
 
+@pytest.mark.parametrize('kind', [int, float, str])
+def test_ids_are_numbers_floats_or_texts(tmp_path, annotations, capsys, kind):
+    content = json.loads(annotations.read_text())
+    for other in (int, float, str):
+        for image in content['images']:
+            image['id'] = other(int(image['id']))
+        annotations.write_text(json.dumps(content))
+        captions = write(
+            tmp_path, [dict(image_id=kind(1), caption='A dog runs fast.')]
+        )
+        files = ('--captions', captions, '--annotations', annotations)
+        assert run(*files) == 0
+        printed = capsys.readouterr()
+        assert '1 captions, 2 references' in printed.out
+        assert 'skipped' not in printed.err
+    # one image in two forms has two captions
+    captions = write(
+        tmp_path, [dict(image_id=i, caption='a') for i in (1.0, '1')]
+    )
+    assert run('--captions', captions, '--annotations', annotations) == 1
+    assert 'has two captions of image 1' in capsys.readouterr().err
+
+
 def test_other_references_are_another_setting(tmp_path, annotations, capsys):
     captions = write(tmp_path, [dict(image_id=1, caption='a')])
     options = ('--captions', captions, '--annotations', annotations)

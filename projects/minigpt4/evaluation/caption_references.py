@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..images.image_ids import id_forms, image_id
+from ..utils.ids import id_key_or_none
 from .captioned_images import read_captions_by_name
 
 
@@ -56,7 +57,7 @@ class CaptionReferences:
 
     def find(self, id_: int | str) -> str | None:
         """The key of an image in :attr:`captions`; None if it has none."""
-        forms = id_forms(str(id_))
+        forms = id_forms(id_key_or_none(id_) or '')
         return next((self._ids[f] for f in forms if f in self._ids), None)
 
     def find_file(self, path: str) -> str | None:
@@ -64,7 +65,7 @@ class CaptionReferences:
         return self.find(image_id(path, self))
 
     def __contains__(self, id_: object) -> bool:
-        return str(id_) in self._ids
+        return id_key_or_none(id_) in self._ids
 
     def digest(self) -> str:
         """Digest ids and captions: 16 hexadecimal digits."""

@@ -14,6 +14,7 @@ from ..utils.json_files import read_json_lines
 from .chair_run import read_truth
 from .chair_truth import TRUTH_FILE
 from .compared_samples import ComparedProtocol, Sample, compared_protocol
+from .question_protocols import QUESTION_PROTOCOLS
 from .result_folder import SUMMARY_FILE, read_settings, read_summary
 
 
@@ -61,7 +62,7 @@ def read_results(folder: Path) -> StoredResults:
     name = str(settings.pop('protocol'))
     protocol = compared_protocol(name)
     summary = read_summary(folder)
-    scoring = _scoring(folder, summary)
+    scoring = _scoring(folder, name, summary)
     truth = _read_truth(folder) if protocol.has_truth else {}
     ids = ImageIds(truth)
     samples: dict[str, Sample] = {}
@@ -127,7 +128,9 @@ def _rows(
     return [found[key] for key in sorted(found)]
 
 
-def _scoring(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _scoring(
+    folder: Path, name: str, summary: Mapping[str, Any]
+) -> dict[str, Any]:
     """The scoring options of a summary."""
     scoring = summary.get('scoring', {})
     if not isinstance(scoring, dict):
@@ -135,6 +138,9 @@ def _scoring(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
             f'{folder / SUMMARY_FILE} has no scoring options; the command '
             'that made it writes it again.'
         )
+    # options of later versions have their defaults in older folders
+    if name in QUESTION_PROTOCOLS:
+        return {**QUESTION_PROTOCOLS[name].scoring, **scoring}
     return scoring
 
 
