@@ -258,11 +258,12 @@ def format_score(score: dict[str, Any], unit: str = '') -> str:
     if score['value'] is None:
         return 'not defined'
     factor, digits = (100, 2) if unit == '%' else (1, 3)
-    value, low, high = (
+    value, *ends = (
         f'{factor * number:.{digits}f}'
-        for number in (score['value'], *score['interval'])
+        for number in (score['value'], *(score['interval'] or ()))
     )
-    return f'{value}{" %" * bool(unit)} ({low} to {high})'
+    interval = f' ({" to ".join(ends)})' if ends else ''
+    return f'{value}{" %" * bool(unit)}{interval}'
 
 
 def _refuse_constant(name: str) -> None:
