@@ -187,6 +187,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS_FILE
     if not path.exists():
+        below = sorted(found.parent for found in folder.glob(f'*/{path.name}'))
+        if below:  # as of "minigpt4 eval paper"
+            raise ValueError(
+                f'{folder} has results of several measurements; give one of '
+                f'its folders, such as {printable(str(below[0]))}.'
+            )
         raise ValueError(
             f'{folder} has no {SETTINGS_FILE}; expected the -o of '
             '"minigpt4 eval".'
