@@ -2,6 +2,7 @@
 """Run of ``minigpt4 eval chair``: given or generated captions, and scores."""
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,12 +40,11 @@ def run_chair(args: argparse.Namespace) -> int:
     note = 'what was generated is kept with -o, and the same command continues'
     with raise_on_signals(note), quiet_logs(not args.quiet):
         truth, truth_settings = _load_truth(args)
-
-        def find(file: str) -> str | None:
-            id_ = image_id(file, truth)
-            return id_ if id_ in truth else None
-
-        source = CaptionSource(args, find, args.truth or args.instances[0])
+        source = CaptionSource(
+            args,
+            functools.partial(find_in_truth, truth),
+            args.truth or args.instances[0],
+        )
         settings = dict(truth=truth_settings, **source.settings)
         with ResultFolder(
             args.out, 'chair', settings, 'captions.jsonl', args.overwrite
@@ -62,6 +62,12 @@ def run_chair(args: argparse.Namespace) -> int:
             results.write_summary(summary | source.notes)
         print_chair(summary, args.out, args.truth or args.instances[0])
     return 1 if summary['errors'] else 0
+
+
+def find_in_truth(truth: Mapping[str, Sequence[str]], file: str) -> str | None:
+    """The id of an image file in the truth, or None."""
+    id_ = image_id(file, truth)
+    return id_ if id_ in truth else None
 
 
 def chair_summary(

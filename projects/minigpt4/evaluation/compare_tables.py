@@ -99,7 +99,8 @@ def pair_lines(pair: Pair, max_characters: int = 100) -> list[str]:
         return printable(text)
 
     one, two = pair.first, pair.second
-    question = f': {one.prompt}' if one.prompt == two.prompt else ''
+    same = one.prompt and one.prompt == two.prompt
+    question = f': {one.prompt}' if same else ''
     truth = f' (truth: {short(one.truth)})' if one.truth else ''
     lines = [short(f'{one.key}{question}') + truth]
     for number, sample in enumerate((one, two), 1):
