@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 import minigpt4
+from minigpt4.evaluation import (
+    caption_source,
+    generated_answers,
+    match_run,
+    question_run,
+)
 from minigpt4.evaluation.match import score_losses
 from minigpt4.evaluation.pope import POPE
 from minigpt4.evaluation.question_scores import question_summary
@@ -23,6 +29,20 @@ NAME = 'minigpt-4_nano_caption'
 @pytest.fixture(scope='package')
 def model():
     return minigpt4.get_model(NAME, device='cpu').eval()
+
+
+@pytest.fixture
+def loads(model, monkeypatch):
+    """The commands with the shared model; one item for each load."""
+    calls = []
+
+    def load(*args):
+        calls.append(args)
+        return model
+
+    for module in (caption_source, generated_answers, match_run, question_run):
+        monkeypatch.setattr(module, 'load_model', load)
+    return calls
 
 
 @pytest.fixture(scope='session')

@@ -6,21 +6,7 @@ import json
 
 import pytest
 
-from minigpt4.evaluation import caption_source
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(caption_source, 'load_model', load)
-    return calls
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import time
 import pytest
 from tests.chat_endpoint import chat_endpoint, completion
 
-from minigpt4.evaluation import generated_answers
 from minigpt4.evaluation.coverage import judge_message
 from minigpt4_cli import main as cli
 
@@ -267,9 +266,8 @@ def test_judgements_are_recorded_answers(tmp_path, files, capsys):
 
 
 def test_captions_are_generated_and_judged_by_a_local_model(
-    nano_set, model, monkeypatch, capsys
+    nano_set, loads, capsys
 ):
-    monkeypatch.setattr(generated_answers, 'load_model', lambda *a: model)
     out = nano_set / 'out'
     options = (
         *('coverage', '--annotations', nano_set / 'captions.json', '-q'),

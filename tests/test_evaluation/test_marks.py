@@ -8,22 +8,8 @@ import pytest
 from tests.browser import started_playwright
 from tests.chat_endpoint import chat_endpoint
 
-from minigpt4.evaluation import generated_answers
 from minigpt4.evaluation.marks import score_marks
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The commands with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(generated_answers, 'load_model', load)
-    return calls
 
 
 def run(*options):

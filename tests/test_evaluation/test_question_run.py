@@ -10,21 +10,7 @@ import time
 
 import pytest
 
-from minigpt4.evaluation import question_run
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(question_run, 'load_model', load)
-    return calls
 
 
 @pytest.fixture

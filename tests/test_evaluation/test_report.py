@@ -195,7 +195,6 @@ def test_all_folders_are_reported(tmp_path, capsys):
     'scores',
     [
         dict(a=dict(value=1)),
-        dict(a=dict(value=1, interval=None)),
         dict(a=dict(value=1, interval=[1])),
         dict(a=dict(value='1', interval=[1, 2])),
     ],
@@ -207,6 +206,16 @@ def test_scores_without_interval_are_refused(tmp_path, scores):
     (folder / 'summary.json').write_text(json.dumps(summary))
     with pytest.raises(ValueError, match='is not the scores of an evaluation'):
         read_result(folder)
+
+
+def test_a_score_without_interval_is_shown(tmp_path):
+    """No resample of few images may define it."""
+    folder, page = result(tmp_path), tmp_path / 'report.html'
+    summary = json.loads((folder / 'summary.json').read_text())
+    summary['scores']['chair_i'] = dict(value=0.25, interval=None)
+    (folder / 'summary.json').write_text(json.dumps(summary))
+    write_report(page, [read_result(folder)], 'Evaluation')
+    assert '25.00 %' in page.read_text()
 
 
 @pytest.mark.parametrize(

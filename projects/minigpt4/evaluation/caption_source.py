@@ -60,7 +60,7 @@ class CaptionSource:
         prompt = args.prompt
         if prompt is None:
             prompt = read_prompt(args.model)
-        files = _find_files(args.images, find, described)[: args.limit]
+        files = described_images(args.images, find, described)[: args.limit]
         self._tasks = [CaptionTask(file, prompt) for file in files]
         self.settings = dict(
             model=args.model,
@@ -198,10 +198,23 @@ def _refuse_one_object(path: Path, data: bytes) -> None:
     )
 
 
-def _find_files(
+def described_images(
     folder: Path, find: Callable[[str], str | None], described: Path
 ) -> list[str]:
-    """The images of a folder that are described, one for each id."""
+    """The images of a folder and its subfolders that a file describes.
+
+    Args:
+        folder: The folder.
+        find: The id of an image file in ``described``, or None.
+        described: The file, for errors.
+
+    Returns:
+        The image files, one for each id, sorted by name.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It has no such image, or two of one id.
+    """
     if not folder.is_dir():
         found = 'is not a folder' if folder.exists() else 'does not exist'
         raise FileNotFoundError(
