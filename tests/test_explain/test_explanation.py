@@ -92,7 +92,7 @@ def test_json_has_the_numbers_of_the_measures():
         torch.tensor([0.5, 0.000123456]),
         OmissionLosses(
             torch.tensor([1.0, 2.0]).double(),
-            torch.tensor([[1.5, 1.0], [3.0, 2.0]]).double(),
+            torch.tensor([[1.5, 1.0], [3.0, 2.5]]).double(),
             torch.tensor([4.0, 2.5]).double(),
         ),
     ).to_json()
@@ -118,10 +118,10 @@ def test_json_has_the_numbers_of_the_measures():
             attention_to_image=[0.5, 0.0001235],
             attention_maps=[[[0.25, 0.75]], [[0.3333, 0.6667]]],
             loss=[1, 2],
-            loss_increase=[[0.5, 2], [-1, 0]],
+            loss_increase=[[0.5, 2], [-1, 0.5]],
             loss_increase_without_image=[3, 0.5],
             # 0.5 and 2 of 2.5; a loss that shrinks has no place
-            loss_increase_maps=[[[0.2, 0.8]], [[0, 0]]],
+            loss_increase_maps=[[[0.2, 0.8]], [[0, 1]]],
         ),
     )
 
