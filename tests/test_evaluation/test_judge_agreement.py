@@ -78,6 +78,21 @@ def test_only_equal_texts_are_compared(folder, capsys):
     assert 'not compared: 2 with other texts' in printed
 
 
+def test_answers_of_another_model_are_other_texts(folder):
+    """As of ``abilities``: a request and what was generated."""
+    first = folder('1', {k: ('', '', 'yes') for k in 'abc'})
+    second = folder('2', {k: ('', '', 'yes') for k in 'abc'})
+    for path, texts in ((first, 'xyz'), (second, 'xya')):
+        file = path / 'judgements.jsonl'
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row, text in zip(rows, texts, strict=True):
+            row.update(prompt='Draft.', generated=text)
+        file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    found = compare_judges(first, second)
+    assert (found['both'], found['other_texts']) == (2, 1)
+    assert found['kappa'] is None
+
+
 def test_no_equal_texts_are_refused(folder):
     first = folder('1', {'a': ('r', 'c', 'yes')})
     second = folder('2', {'a': ('r', 'd', 'yes')})
