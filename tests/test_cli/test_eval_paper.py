@@ -18,6 +18,7 @@ from minigpt4_cli.eval_paper import (
     add_paper_options,
     run_paper,
 )
+from minigpt4_cli.options import UsageError
 
 
 @pytest.fixture
@@ -209,6 +210,40 @@ def test_options_reach_each_measurement(tmp_path, data):
         *('failures', '--images', str(coco / 'test2014'), *model),
         *('--count', '7', '--quiet', '-o', str(out / 'failures')),
     ]
+
+
+@pytest.mark.parametrize(
+    ('options', 'names'),
+    [
+        # without a judge; people may judge the abilities
+        ((), ['abilities', 'failures']),
+        (('--only', 'failures'), ['failures']),
+        (
+            ('--judge-model', 'j', '--judge-url', 'http://x', '--estimate'),
+            ['abilities', 'coverage', 'failures'],
+        ),
+    ],
+)
+def test_which_measurements_are_made(tmp_path, data, options, names):
+    for path in ('coco/chair_objects.json', 'pope/coco_pope_random.json'):
+        (data / path).unlink()
+    parser = ArgumentParser()
+    add_paper_options(parser)
+    words = ('--data', data, '-o', tmp_path / 'out', *options)
+    commands = {}
+
+    def measure(words):
+        commands[words[0]] = words
+        return 0
+
+    args = parser.parse_args(list(map(str, words)))
+    with pytest.raises(UsageError, match='no measurement was made'):
+        run_paper(args, measure)  # no command has written results
+    assert list(commands) == names
+    for name, command in commands.items():
+        judged = name != 'failures' and '--judge-model' in options
+        assert ('--judge-model' in command) is judged
+        assert ('--estimate' in command) is judged
 
 
 def test_the_prompts_are_those_of_the_paper():

@@ -28,6 +28,9 @@ GOOD = 'A brown dog runs over the wet grass. The sky above it is grey.'
             {},
             ['fragments'],
         ),
+        # 1 of 3 and of 4 sentences; 0.3 of them may be short
+        (f'Grass. {GOOD}', {}, ['fragments']),
+        (f'Grass. {GOOD} The trees behind it are tall.', {}, []),
         ('A brown dog runs over the', {}, ['unfinished']),
         ('A brown dog runs over the', dict(ends_with_sentence=False), []),
         (GOOD, dict(finished=False), ['unfinished']),
