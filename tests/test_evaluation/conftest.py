@@ -161,9 +161,9 @@ def match_folder(tmp_path):
 def chair_folder(tmp_path):
     """Writes a result folder of chair, of image ids and captions."""
 
-    def write(name, captions, truth):
+    def write(name, captions, truth, **more):
         file = tmp_path / f'{name}.jsonl'
-        rows = [dict(image_id=i, caption=text) for i, text in captions]
+        rows = [dict(image_id=i, caption=text, **more) for i, text in captions]
         file.write_text('\n'.join(map(json.dumps, rows)))
         truth_file = tmp_path / f'{name}-truth.json'
         truth_file.write_text(json.dumps(truth))

@@ -141,6 +141,38 @@ def test_a_run_that_was_stopped_asks_only_what_is_missing(tmp_path, files):
     assert rows(out) == complete
 
 
+def test_judgements_of_other_settings_are_not_mixed(tmp_path, files, capsys):
+    out = tmp_path / 'out'
+    with chat_endpoint(lambda m: 'yes') as endpoint:
+        options = ('coverage', *files, *endpoint_options(endpoint), '-o', out)
+        assert run(*options) == 0
+        capsys.readouterr()
+        for other in (
+            ('--judge-model', 'judge-2'),
+            ('--judge-option', 'temperature=1'),
+            ('--reference', 'first'),
+            ('--reference-seed', 1),
+        ):
+            assert run(*options, *other) == 1
+            assert 'has results of other settings' in capsys.readouterr().err
+        # how the endpoint is asked changes no answer
+        assert run(*options, '--judge-option', 'concurrency=2') == 0
+    assert len(rows(out)) == 4
+
+
+def test_a_caption_that_failed_is_not_judged(tmp_path, files, capsys):
+    path = tmp_path / 'captions.jsonl'
+    text = path.read_text()
+    path.write_text(text + '{"image_id": 5, "error": "no image"}\n')
+    out = tmp_path / 'out'
+    with chat_endpoint(lambda m: 'yes') as endpoint:
+        options = ('coverage', *files, *endpoint_options(endpoint))
+        assert run(*options, '-o', out) == 1
+        assert len(endpoint.messages) == 4
+    assert summary(out)['failed_captions'] == 1
+    assert 'failed: 5: no image' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_killed_run_asks_only_what_was_in_work(tmp_path, files):
     out = tmp_path / 'out'

@@ -44,6 +44,7 @@ def folder(tmp_path):
                     accuracy=dict(value=0.5, interval=[0.4, 0.6]),
                     f1=dict(value=None, interval=None),
                     words=dict(value=12.5, interval=[11, 14]),
+                    cider=dict(value=1.5, interval=[0.9, 1.75]),
                 ),
             )
         )
@@ -63,7 +64,15 @@ def test_scores_appear_with_published_figures(tmp_path, folder):
     assert '68.30' not in text  # of pope-popular
     assert 'not defined' in text
     assert '12.500' in text
-    assert '<svg' in text
+    assert '>1.500</td>' in text and ' to 1.750</td>' in text
+    # each score has its own figures
+    assert text.count('77.83 %') == text.count('78.86 %') == 1
+    # a plot of 320 pixels, for accuracy alone: ours, and a published one
+    assert text.count('<svg') == 1
+    assert 'x1="128.0" x2="192.0"' in text
+    assert 'class="ours" r="5" cx="160.0"' in text
+    assert 'class="others" r="5" cx="249.1"' in text
+    assert 'c.png' not in text  # of a row with an error
     assert text.count('data:image/jpeg') == 2
     assert text.count('<figure>') == SAMPLES
     assert '<script' not in text
