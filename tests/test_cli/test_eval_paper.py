@@ -172,8 +172,10 @@ def test_options_reach_each_measurement(tmp_path, data):
         folder = Path(words[-1])
         commands[folder.name] = words
         folder.mkdir(parents=True)
+        protocol = dict(protocol=words[0])
+        (folder / 'settings.json').write_text(json.dumps(protocol))
         (folder / 'summary.json').write_text(
-            json.dumps(dict(protocol=words[0], settings={}, scores={}))
+            json.dumps(dict(protocol, settings={}, scores={}))
         )
         return int(len(commands) == 1)
 

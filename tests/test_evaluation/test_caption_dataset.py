@@ -23,6 +23,16 @@ def test_images_of_the_truth_are_captioned(nano_set):
     assert data[1]['turns'][0].question == 'What is it?'
 
 
+def test_files_are_found_by_the_numbers_of_the_truth(nano_set):
+    """As by ``minigpt4 eval``: 000.png and 0 are one image."""
+    truth = nano_set / 'truth.json'
+    truth.write_text(json.dumps({'0': ['dog'], 'val/001.png': []}))
+    data = CaptionDataset(
+        'chair', str(truth), str(nano_set / 'images'), pipeline=[dict]
+    )
+    assert [sample['image_id'] for sample in data] == ['0', 'val/001.png']
+
+
 def test_images_of_the_references_are_captioned(nano_set):
     data = CaptionDataset(
         'captions',

@@ -47,7 +47,7 @@ def test_captions_without_reference_are_counted():
     rows = [dict(image_id=i, caption=f'caption {i}') for i in (1, 2, 3)]
     references = References({'1': ['one'], '3': ['three']}, 'first', 0)
     questions, without = judge_questions(rows, references, Path('file'))
-    assert without == 1
+    assert without == ['2']
     assert [question.fields for question in questions] == [
         dict(image_id='1', reference='one', caption='caption 1'),
         dict(image_id='3', reference='three', caption='caption 3'),

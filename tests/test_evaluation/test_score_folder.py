@@ -106,7 +106,9 @@ def options(folder, protocol):
     if protocol == 'match':
         return (*images, *described, '--limit', 4)
     if protocol == 'chair':
-        truth = write(folder / 'truth.json', {'1': ['dog'], '2': ['cat']})
+        # the first id, which is named with unknown ones, has no caption
+        classes = {'0': ['cow'], '1': ['dog'], '2': ['cat']}
+        truth = write(folder / 'truth.json', classes)
         return (*given, '--truth', truth, '--variants')
     if protocol == 'captions':
         return (*given, '--annotations', references)
@@ -145,8 +147,12 @@ def test_each_protocol_is_scored_again(nano_set, loads, capsys, protocol):
     number = len(loads)
     assert run('--score', out) == 0
     assert summary(out) == stored
-    assert capsys.readouterr().out == printed
+    again = capsys.readouterr()
+    assert again.out == printed
     assert len(loads) == number
+    if protocol in ('chair', 'captions'):
+        known = dict(chair='0', captions='1')[protocol]
+        assert f'such as "77"; it has ids such as "{known}"' in again.err
 
 
 def test_judged_abilities_are_scored_again(nano_set, loads, capsys):
