@@ -71,9 +71,10 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 37
+    assert len(CONFIGS) == 38
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
+        'test_chair',
         'test_pope',
         'stage1_ablation_c',
         'stage2_ablation_c',
