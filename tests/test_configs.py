@@ -88,9 +88,10 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 52
+    assert len(CONFIGS) == 53
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
+        'test_chair',
         'test_pope',
         'stage1_ablation_c',
         'stage2_ablation_c',

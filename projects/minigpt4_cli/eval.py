@@ -304,7 +304,7 @@ def _measure(words: list[str]) -> int:
 
 # scoring options of protocols without questions: as SCORING
 _RESCORED: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
-    'coverage': {'parser': (PARSERS, '')}
+    name: {'parser': (PARSERS, '')} for name in ('coverage', 'abilities')
 }
 _ADD_OPTIONS = {
     'match': _add_match_options,

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from .eval_judge import (
     add_judge_options,
@@ -103,7 +104,14 @@ def add_marks_options(parser: argparse.ArgumentParser) -> None:
         dest='file',
         type=path,
         metavar='FILE',
-        help='read the marks that the page has exported, and score them',
+        help='read the marks that the page has exported, of one person or '
+        'of several, and score them',
+    )
+    parser.add_argument(
+        '--replace',
+        action='store_true',
+        help='with --import: replace stored marks of the same person, also '
+        'those that the file changes or lacks',
     )
     parser.add_argument(
         '--images',
@@ -120,11 +128,16 @@ def add_marks_options(parser: argparse.ArgumentParser) -> None:
 
 def run_marks(args: argparse.Namespace) -> int:
     """Run ``marks``."""
-    from minigpt4.evaluation.marks import import_marks, write_page
-    from minigpt4.evaluation.result_folder import format_score
+    from minigpt4.evaluation.marks import (
+        compare_raters,
+        import_marks,
+        write_page,
+    )
     from minigpt4.utils.errors import printable
 
     if args.file is None:
+        if args.replace:
+            raise UsageError('--replace goes with --import FILE')
         page, number, errors = write_page(args.folder, args.images)
         for error in errors[:5]:
             print(printable(f'without image: {error}'), file=sys.stderr)
@@ -134,10 +147,28 @@ def run_marks(args: argparse.Namespace) -> int:
 
             webbrowser.open(page.resolve().as_uri())
         return 0
-    found = import_marks(args.folder, args.file)
+    for found in import_marks(args.folder, args.file, args.replace):
+        _print_marks(found)
+    for pair in compare_raters(args.folder):
+        one, other = pair['raters']
+        print(_agreement(f'of {one} and {other}', pair))
+    return 0
+
+
+def _print_marks(found: dict[str, Any]) -> None:
+    from minigpt4.evaluation.result_folder import format_score
+
     what = 'failures' if found['protocol'] == 'failures' else 'requests met'
+    before = ''
+    if found['lost']:
+        before = (
+            f' (replaces {found["before"]:,} stored marks, of which '
+            f'{found["lost"]:,} differ or are removed)'
+        )
+    elif found['before']:
+        before = f' ({found["before"]:,} of them stored before)'
     print(
-        f'{found["marked"]:,} answers marked by {found["rater"]}, '
+        f'{found["marked"]:,} answers marked by {found["rater"]}{before}, '
         f'{found["unmarked"]:,} not; 95 % intervals of Wilson'
     )
     for group, score in found['scores'].items():
@@ -145,13 +176,16 @@ def run_marks(args: argparse.Namespace) -> int:
             f'{group:14}{what} {score["number"]} of {score["total"]}: '
             f'{format_score(score, "%")}'
         )
-    both = found['agreement']
-    if both['both']:
-        kappa = both['kappa']
-        shown = 'not defined' if kappa is None else f'{kappa:.3f}'
+    if found['agreement']['both']:
         program = 'detectors' if what == 'failures' else 'judge'
-        print(
-            f'agreement with the {program}: {both["equal"]} of '
-            f"{both['both']}, Cohen's kappa {shown}"
-        )
-    return 0
+        print(_agreement(f'with the {program}', found['agreement']))
+
+
+def _agreement(who: str, both: dict[str, Any]) -> str:
+    """How many marks are equal, in one line."""
+    kappa = both['kappa']
+    shown = 'not defined' if kappa is None else f'{kappa:.3f}'
+    return (
+        f'agreement {who}: {both["equal"]} of {both["both"]}, '
+        f"Cohen's kappa {shown}"
+    )

@@ -46,9 +46,17 @@ SCORING: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
             f'{_MATCH_HELP}, or is the same text (literal)',
         )
     },
+    'gqa': {'match': (_MATCH, _MATCH_HELP)},
     **{
-        name: {'match': (_MATCH, _MATCH_HELP)}
-        for name in ('gqa', 'okvqa', 'vqav2')
+        name: {
+            'match': (_MATCH, _MATCH_HELP),
+            'normalise': (
+                ('always', 'official'),
+                'normalise all answers, or as the official script only those '
+                'to questions whose annotators gave different answers',
+            ),
+        }
+        for name in ('okvqa', 'vqav2')
     },
 }
 

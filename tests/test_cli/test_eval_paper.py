@@ -4,12 +4,21 @@
 import json
 import random
 import shutil
+from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 
 from minigpt4.nano.world import render, sample_scene
 from minigpt4_cli import main as cli
-from minigpt4_cli.eval_paper import RECIPES
+from minigpt4_cli.eval_paper import (
+    LONG,
+    RECIPES,
+    SHORT,
+    add_paper_options,
+    run_paper,
+)
+from minigpt4_cli.options import UsageError
 
 
 @pytest.fixture
@@ -145,9 +154,110 @@ def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):
     assert 'has no settings.json' in capsys.readouterr().err
 
 
-def test_recipes_are_commands_of_the_verb():
-    from argparse import ArgumentParser
+def test_options_reach_each_measurement(tmp_path, data):
+    """The words of each command; the first one ends with status 1."""
+    parser = ArgumentParser()
+    add_paper_options(parser)
+    out = tmp_path / 'out'
+    options = (
+        *('--data', data, '-o', out, '--model', 'm', '--pretrained', 'p.pth'),
+        *('--device', 'cpu', '--limit', 7, '--slots', 3, '-q'),
+        *('--judge-model', 'j', '--judge-answers', 'a.jsonl'),
+        *('--judge-option', 'retries=0', '--max-cost', 2),
+        *('--parser', 'exact'),
+    )
+    commands = {}
 
+    def measure(words):
+        folder = Path(words[-1])
+        commands[folder.name] = words
+        folder.mkdir(parents=True)
+        protocol = dict(protocol=words[0])
+        (folder / 'settings.json').write_text(json.dumps(protocol))
+        (folder / 'summary.json').write_text(
+            json.dumps(dict(protocol, settings={}, scores={}))
+        )
+        return int(len(commands) == 1)
+
+    assert run_paper(parser.parse_args(list(map(str, options))), measure) == 1
+    assert list(commands) == [
+        *('chair-long', 'chair-short', 'abilities', 'coverage', 'failures'),
+        'pope-random',
+    ]
+    model = [
+        *('--model', 'm', '--slots', '3', '--pretrained', 'p.pth'),
+        *('--device', 'cpu'),
+    ]
+    judge = [
+        *('--parser', 'exact', '--judge-model', 'j'),
+        *('--judge-answers', 'a.jsonl', '--max-cost', '2.0'),
+        *('--judge-option', 'retries=0'),
+    ]
+    coco = data / 'coco'
+    for name, prompt in (('chair-long', LONG), ('chair-short', SHORT)):
+        assert commands[name] == [
+            *('chair', '--prompt', prompt),
+            *('--truth', str(coco / 'chair_objects.json')),
+            *('--images', str(coco / 'val2014'), *model, '--limit', '7'),
+            *('--quiet', '-o', str(out / name)),
+        ]
+    assert commands['abilities'] == [
+        *('abilities', '--images', str(data / 'abilities'), *model, *judge),
+        *('--quiet', '-o', str(out / 'abilities')),
+    ]
+    assert commands['coverage'][-len(judge) - 5 : -3] == [
+        *('--limit', '7', *judge),
+    ]
+    assert commands['failures'] == [
+        *('failures', '--images', str(coco / 'test2014'), *model),
+        *('--count', '7', '--quiet', '-o', str(out / 'failures')),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('options', 'names'),
+    [
+        # without a judge; people may judge the abilities
+        ((), ['abilities', 'failures']),
+        (('--only', 'failures'), ['failures']),
+        (
+            ('--judge-model', 'j', '--judge-url', 'http://x', '--estimate'),
+            ['abilities', 'coverage', 'failures'],
+        ),
+    ],
+)
+def test_which_measurements_are_made(tmp_path, data, options, names):
+    for path in ('coco/chair_objects.json', 'pope/coco_pope_random.json'):
+        (data / path).unlink()
+    parser = ArgumentParser()
+    add_paper_options(parser)
+    words = ('--data', data, '-o', tmp_path / 'out', *options)
+    commands = {}
+
+    def measure(words):
+        commands[words[0]] = words
+        return 0
+
+    args = parser.parse_args(list(map(str, words)))
+    with pytest.raises(UsageError, match='no measurement was made'):
+        run_paper(args, measure)  # no command has written results
+    assert list(commands) == names
+    for name, command in commands.items():
+        judged = name != 'failures' and '--judge-model' in options
+        assert ('--judge-model' in command) is judged
+        assert ('--estimate' in command) is judged
+
+
+def test_the_prompts_are_those_of_the_paper():
+    """Section 4.5."""
+    assert LONG == 'Please describe this image as detailed as possible.'
+    assert SHORT == (
+        'Please describe the image shortly and precisely, in less than 20 '
+        'words.'
+    )
+
+
+def test_recipes_are_commands_of_the_verb():
     from minigpt4_cli.eval import add_arguments
 
     parser = ArgumentParser()

@@ -366,6 +366,37 @@ def test_vqa_of_other_images(read):
     assert "has the question ' '" in problems[2][1]
 
 
+def test_vqa_refuses_answers_that_are_no_texts(read):
+    name = 'v/v2_{}mscoco_val2014_{}.json'
+    annotations = [answers('a', None, 'b', question_id=262148000)]
+    annotations += [answers('a', question_id='262148001')]
+    _, items = read(
+        {
+            name.format('', 'annotations'): dict(annotations=annotations),
+            name.format('a_', 'questions'): QUESTIONS,
+        },
+        'v',
+    )
+    assert [r['id'] for r in good(items)] == ['262148001']
+    ((number, problem),) = bad(items)
+    assert number == 1 and 'as answer 2 of 3; expected a text' in problem
+
+
+def test_coco_ids_as_texts_and_numbers(read):
+    table = [dict(id='0', file_name='a.jpg'), dict(id=7.0, file_name='b.jpg')]
+    captions = [(0, 'A dog.'), ('7', 'A cat.'), (True, 'A cow.')]
+    content = dict(
+        images=table,
+        annotations=[
+            dict(id=i, image_id=image, caption=text)
+            for i, (image, text) in enumerate(captions)
+        ],
+    )
+    _, items = read({'captions_val.json': content})
+    assert [r['image'] for r in good(items)] == ['a.jpg', 'b.jpg']
+    assert 'an image_id that is true; expected' in bad(items)[0][1]
+
+
 def test_vqa_without_its_questions(read):
     content = dict(annotations=[answers('x', question_id=5)])
     with pytest.raises(ValueError, match='--questions FILE'):

@@ -1,11 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Repairs by the LLM of a local model."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from minigpt4.curation.ledger import LedgerImage
 from minigpt4.curation.pipeline import StepItem
 from minigpt4.curation.repair_settings import RepairSettings
+from minigpt4.endpoints import local_model
 from minigpt4.endpoints.answers import Answer, EndpointError, Request
 from minigpt4.endpoints.backends import create_backend
 
@@ -52,6 +55,7 @@ def test_a_limit_and_a_long_message_fail_their_text_alone():
     long = 'word ' * 5000
     found = answers(backend(max_tokens=1), 'Hello', long)
     assert 'reached 1 tokens and is cut off' in found['Hello'].problem
+    assert found['Hello'].completion_tokens == 1 < found['Hello'].prompt_tokens
     assert 'exceed' in found[long].problem and not found[long].endpoint_failed
 
 
@@ -66,6 +70,54 @@ def test_a_model_that_always_fails_ends_the_run(monkeypatch):
     )
     with pytest.raises(EndpointError, match='failed 3 times in succession'):
         answers(asked, *map(str, range(9)))
+
+
+@pytest.mark.parametrize(
+    ('temperature', 'sampling'),
+    [
+        (0, dict(do_sample=False)),
+        (None, dict(do_sample=False)),
+        (0.7, dict(do_sample=True, temperature=0.7)),
+    ],
+)
+def test_the_settings_reach_the_model(monkeypatch, temperature, sampling):
+    given = []
+
+    def submit(self, prompt, images, **params):
+        given.append(params)
+        raise ValueError('too long')
+
+    monkeypatch.setattr('minigpt4.generation.engine.Engine.submit', submit)
+    found = answers(backend(temperature=temperature), 'Hello')
+    assert found['Hello'].problem == 'too long'
+    assert given == [dict(max_new_tokens=24, **sampling)]
+
+
+@pytest.mark.parametrize(
+    ('own', 'given', 'chat_template', 'used'),
+    [
+        ('bare', None, '{{ messages }}', 'chat'),
+        ('bare', None, None, 'vicuna_v0'),
+        ('bare', 'llama2', '{{ messages }}', 'llama2'),
+        ('vicuna_v0', None, '{{ messages }}', 'vicuna_v0'),
+        ('vicuna_v0', 'chat', None, 'chat'),
+    ],
+)
+def test_a_model_of_stage_1_has_the_chat_template_of_its_llm(
+    monkeypatch, own, given, chat_template, used
+):
+    model = SimpleNamespace(
+        decoder=SimpleNamespace(
+            tokenizer=SimpleNamespace(chat_template=chat_template)
+        ),
+        template=SimpleNamespace(name=own),
+    )
+    monkeypatch.setattr(local_model, 'load_model', lambda *_: model)
+    monkeypatch.setattr(
+        local_model, 'get_template', lambda name, _: SimpleNamespace(name=name)
+    )
+    load = local_model.shared_model.__wrapped__
+    assert load('name', None, None, given).template.name == used
 
 
 def test_known_answers_pass():

@@ -13,6 +13,7 @@ from minigpt4.curation.pipeline import StepItem
 from minigpt4.curation.repair_settings import RepairSettings
 from minigpt4.endpoints.answers import Answer, EndpointError, Request
 from minigpt4.endpoints.openai_api import OpenAIBackend, retry_after
+from minigpt4.endpoints.rate import RateLimiter
 
 pytest.importorskip('openai')
 KEY = 'sk-secret-of-the-test'
@@ -53,6 +54,19 @@ def ask(url, count=1, **settings):
     except EndpointError as raised:
         error = str(raised)
     return answers, error
+
+
+def test_the_rate_counts_the_message_and_half_of_it(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        RateLimiter,
+        'acquire',
+        lambda self, tokens, ended: found.append(tokens),
+    )
+    # 9 + 31 characters, of which 4 are a token; nothing is sent
+    requests = iter([request(0, 'x' * 31)])
+    assert not any(backend('http://127.0.0.1:9/v1').answers(requests))
+    assert found == [10 + 5]
 
 
 def in_turn(*replies):

@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 import minigpt4
+from minigpt4.evaluation import (
+    caption_source,
+    generated_answers,
+    match_run,
+    question_run,
+)
 from minigpt4.evaluation.match import score_losses
 from minigpt4.evaluation.pope import POPE
 from minigpt4.evaluation.question_scores import question_summary
@@ -23,6 +29,20 @@ NAME = 'minigpt-4_nano_caption'
 @pytest.fixture(scope='package')
 def model():
     return minigpt4.get_model(NAME, device='cpu').eval()
+
+
+@pytest.fixture
+def loads(model, monkeypatch):
+    """The commands with the shared model; one item for each load."""
+    calls = []
+
+    def load(*args):
+        calls.append(args)
+        return model
+
+    for module in (caption_source, generated_answers, match_run, question_run):
+        monkeypatch.setattr(module, 'load_model', load)
+    return calls
 
 
 @pytest.fixture(scope='session')
@@ -141,9 +161,9 @@ def match_folder(tmp_path):
 def chair_folder(tmp_path):
     """Writes a result folder of chair, of image ids and captions."""
 
-    def write(name, captions, truth):
+    def write(name, captions, truth, **more):
         file = tmp_path / f'{name}.jsonl'
-        rows = [dict(image_id=i, caption=text) for i, text in captions]
+        rows = [dict(image_id=i, caption=text, **more) for i, text in captions]
         file.write_text('\n'.join(map(json.dumps, rows)))
         truth_file = tmp_path / f'{name}-truth.json'
         truth_file.write_text(json.dumps(truth))

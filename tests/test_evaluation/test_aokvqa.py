@@ -27,6 +27,27 @@ def test_an_answer_names_a_choice(answer, expected):
     assert choose(answer, CHOICES) == expected
 
 
+def test_an_answer_without_words_names_no_choice():
+    choices = ['A', 'the', 'b', 'The dog', 'dog']
+    assert choose('', choices) is None
+    assert choose('.', choices) is None
+    assert choose('an', choices) is None
+    # the same text, before texts that are equal when normalised
+    assert choose('the', choices) == 1
+    assert choose('dog', choices) == 4
+
+
+def test_of_two_equal_choices_both_are_right():
+    row = dict(image='a', choices=['x', 'dog', 'dog', 'y'])
+    rows = [
+        row | dict(answer='dog', truth=dict(index=2)),
+        row | dict(log_likelihoods=[-3, -1, -1, -4], truth=dict(index=2)),
+        row | dict(answer='x', truth=dict(index=2)),
+    ]
+    found = AOKVQA.score(rows, {}, 10)['scores']['accuracy']['value']
+    assert found == pytest.approx(2 / 3, abs=1e-6)
+
+
 def test_choices_by_likelihood_and_by_answer():
     row = dict(image='a', choices=CHOICES, truth=dict(index=1))
     rows = [

@@ -1,41 +1,32 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Bootstrap intervals: known cases, and their coverage."""
+"""Draws of images: their number, their sums, and the seed."""
 
 import numpy as np
 import pytest
 
-from minigpt4.evaluation.bootstrap import ratio_interval, ratio_score
+from minigpt4.evaluation.bootstrap import percentile_interval, resampled_sums
 
 
-def test_equal_images_have_an_interval_of_no_width():
-    assert ratio_interval([2, 2, 2], [4, 4, 4]) == (0.5, 0.5)
+def test_sums_of_draws_have_the_mean_and_deviation_of_theory():
+    values = np.random.RandomState(0).normal(3, 2, (400, 1))
+    sums = resampled_sums(values, resamples=4000)
+    assert sums.shape == (4000, 1)
+    assert sums.mean() == pytest.approx(values.sum(), rel=0.005)
+    assert sums.std() == pytest.approx(20 * values.std(), rel=0.05)
 
 
-def test_captions_of_one_image_are_drawn_together():
-    # ten captions of one image, all right, are one observation
-    low, high = ratio_interval([10, 0], [10, 10])
-    assert (low, high) == (0, 1)
-
-
-def test_the_interval_of_a_mean_has_its_theoretical_width():
-    values = np.random.RandomState(0).normal(3, 2, 400)
-    low, high = ratio_interval(values, np.ones(400), resamples=4000)
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.02)
-    assert high == pytest.approx(values.mean() + half, abs=0.02)
+def test_all_counts_of_an_image_are_drawn_together():
+    sums = resampled_sums(np.array([[1, 10], [0, 0], [2, 20]]), resamples=99)
+    assert (sums[:, 1] == 10 * sums[:, 0]).all()
 
 
 def test_the_seed_decides():
-    values = np.random.RandomState(0).normal(size=30)
-    first = ratio_interval(values, np.ones(30), seed=1)
-    assert first == ratio_interval(values, np.ones(30), seed=1)
-    assert first != ratio_interval(values, np.ones(30), seed=2)
+    values = np.random.RandomState(0).normal(size=(30, 2))
+    first = resampled_sums(values, seed=1)
+    assert (first == resampled_sums(values, seed=1)).all()
+    assert (first != resampled_sums(values, seed=2)).any()
 
 
-def test_a_score_without_denominator_is_not_defined():
-    assert ratio_score([0, 0], [0, 0]) == dict(value=None, interval=None)
-
-
-def test_draws_without_denominator_are_not_counted():
-    low, high = ratio_interval([1, 0], [2, 0])
-    assert (low, high) == (0.5, 0.5)
+def test_the_interval_is_the_middle_part():
+    interval = percentile_interval(np.arange(41), 0.9)
+    assert interval == pytest.approx((2, 38))

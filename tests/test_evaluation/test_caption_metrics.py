@@ -146,6 +146,14 @@ def test_photographs_have_the_figures_of_the_scorer(photos, part, expected):
     assert values_of(result) == near(*expected)
 
 
+def test_a_number_with_a_fraction_is_two_words():
+    # one token for ROUGE-L, of 2 in common: 1 of 2
+    result = score_caption_metrics({1: '1 1/2 pizzas'}, {1: ['1 1/2 apples']})
+    assert result['words'] == 3
+    assert result['scores']['bleu_1']['value'] == pytest.approx(2 / 3)
+    assert result['scores']['rouge_l']['value'] == pytest.approx(1 / 2)
+
+
 def test_the_order_of_images_does_not_matter():
     turned = dict(reversed(CAPTIONS.items()))
     assert score_caption_metrics(turned, REFERENCES) == score_caption_metrics(

@@ -5,21 +5,7 @@ import json
 
 import pytest
 
-from minigpt4.evaluation import caption_source
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(caption_source, 'load_model', load)
-    return calls
 
 
 @pytest.fixture
@@ -79,6 +65,29 @@ def test_given_captions_are_scored(tmp_path, annotations, capsys):
     assert run(*options, '-o', tmp_path / 'out') == 0
     rows = (tmp_path / 'out' / 'captions.jsonl').read_text().splitlines()
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize('kind', [int, float, str])
+def test_ids_are_numbers_floats_or_texts(tmp_path, annotations, capsys, kind):
+    content = json.loads(annotations.read_text())
+    for other in (int, float, str):
+        for image in content['images']:
+            image['id'] = other(int(image['id']))
+        annotations.write_text(json.dumps(content))
+        captions = write(
+            tmp_path, [dict(image_id=kind(1), caption='A dog runs fast.')]
+        )
+        files = ('--captions', captions, '--annotations', annotations)
+        assert run(*files) == 0
+        printed = capsys.readouterr()
+        assert '1 captions, 2 references' in printed.out
+        assert 'skipped' not in printed.err
+    # one image in two forms has two captions
+    captions = write(
+        tmp_path, [dict(image_id=i, caption='a') for i in (1.0, '1')]
+    )
+    assert run('--captions', captions, '--annotations', annotations) == 1
+    assert 'has two captions of image 1' in capsys.readouterr().err
 
 
 def test_other_references_are_another_setting(tmp_path, annotations, capsys):

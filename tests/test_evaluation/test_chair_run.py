@@ -6,21 +6,7 @@ import json
 
 import pytest
 
-from minigpt4.evaluation import caption_source
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(caption_source, 'load_model', load)
-    return calls
 
 
 @pytest.fixture
@@ -117,7 +103,10 @@ def test_a_wrong_truth_ends_with_one_sentence(
         ('{"image_id": 1}', 'line 1 is no caption'),
         ('{"image_id": 1, "caption": "a"}\nx', 'line 2 is not JSON'),
         ('{"image_id": 7, "caption": "a"}', 'none of the 1 captions'),
-        ('{"image_id": true, "caption": "a"}', 'line 1 is no caption'),
+        (
+            '{"image_id": true, "caption": "a"}',
+            'the image_id of line 1 is true; expected a text or a whole',
+        ),
         ('{"image_id": 1e999, "caption": "a"}', 'line 1 is not JSON'),
         (
             '{"image_id": 1, "image_id": 2, "caption": "a"}',

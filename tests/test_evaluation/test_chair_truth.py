@@ -90,6 +90,21 @@ def test_pycocotools_reads_the_same_classes(files):
     assert coco_truth([files[0]]) == expected
 
 
+def test_ids_are_numbers_floats_or_texts(files):
+    instances, captions = files
+    expected = coco_truth([instances], [captions])
+    tables = json.loads(instances.read_text())
+    for image in tables['images']:
+        image['id'] = float(image['id'])
+    for annotation in tables['annotations']:
+        annotation['image_id'] = str(annotation['image_id'])
+        annotation['category_id'] = float(annotation['category_id'])
+    for category in tables['categories']:
+        category['id'] = str(category['id'])
+    instances.write_text(json.dumps(tables))
+    assert coco_truth([instances], [captions]) == expected
+
+
 def change(path, **tables):
     path.write_text(json.dumps(json.loads(path.read_text()) | tables))
 

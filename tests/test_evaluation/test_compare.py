@@ -145,6 +145,19 @@ def test_captions_whose_invented_objects_differ(chair_folder):
     assert 'finished' not in scores
 
 
+def test_only_scores_of_both_are_compared(chair_folder):
+    captions, truth = [(1, 'A dog.')], {'1': ['dog']}
+    stated = chair_folder('1', captions, truth, finished=True)
+    not_stated = chair_folder('2', captions, truth)
+    again = chair_folder('3', captions, truth, finished=False)
+    for first, second in ((stated, not_stated), (not_stated, stated)):
+        found = compare(first, second)
+        assert 'finished' not in found.summary['scores']
+        assert 'finished' not in [name for _, name, _ in found.labels]
+    finished = compare(stated, again).summary['scores']['finished']
+    assert finished['difference'] == -1
+
+
 def test_several_captions_of_an_image_are_compared_in_their_order(
     chair_folder,
 ):

@@ -159,4 +159,4 @@ def test_captions_with_ids_of_other_forms_are_compared(tmp_path, capsys):
     out = capsys.readouterr().out
     assert 'compared: 2 captions about 2 images' in out
     assert '1 captions whose invented objects differ' in out
-    assert '285: (truth: cat)' in out
+    assert '285 (truth: cat)' in out

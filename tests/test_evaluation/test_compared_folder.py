@@ -106,6 +106,14 @@ def test_parts_are_joined_and_errors_counted(pope_folder):
     assert list(found.samples) == ['0', '2'] and found.failed == 1
 
 
+def test_of_two_rows_of_one_number_the_first_counts(pope_folder):
+    folder = pope_folder('1', ROWS)
+    with open(folder / 'answers.jsonl', 'a') as file:
+        file.write(lines(folder)[1].replace('"answer": "yes"', '"answer": ""'))
+    found = read_results(folder)
+    assert [sample.text for sample in found.samples.values()] == ['yes'] * 3
+
+
 def test_captions_need_their_truth(chair_folder):
     folder = chair_folder(
         '1', [(1, 'A dog.'), (2, 'A cat.')], {'1': ['dog'], '3': ['cat']}

@@ -11,7 +11,6 @@ import time
 import pytest
 from tests.chat_endpoint import chat_endpoint, completion
 
-from minigpt4.evaluation import generated_answers
 from minigpt4.evaluation.coverage import judge_message
 from minigpt4_cli import main as cli
 
@@ -142,6 +141,38 @@ def test_a_run_that_was_stopped_asks_only_what_is_missing(tmp_path, files):
     assert rows(out) == complete
 
 
+def test_judgements_of_other_settings_are_not_mixed(tmp_path, files, capsys):
+    out = tmp_path / 'out'
+    with chat_endpoint(lambda m: 'yes') as endpoint:
+        options = ('coverage', *files, *endpoint_options(endpoint), '-o', out)
+        assert run(*options) == 0
+        capsys.readouterr()
+        for other in (
+            ('--judge-model', 'judge-2'),
+            ('--judge-option', 'temperature=1'),
+            ('--reference', 'first'),
+            ('--reference-seed', 1),
+        ):
+            assert run(*options, *other) == 1
+            assert 'has results of other settings' in capsys.readouterr().err
+        # how the endpoint is asked changes no answer
+        assert run(*options, '--judge-option', 'concurrency=2') == 0
+    assert len(rows(out)) == 4
+
+
+def test_a_caption_that_failed_is_not_judged(tmp_path, files, capsys):
+    path = tmp_path / 'captions.jsonl'
+    text = path.read_text()
+    path.write_text(text + '{"image_id": 5, "error": "no image"}\n')
+    out = tmp_path / 'out'
+    with chat_endpoint(lambda m: 'yes') as endpoint:
+        options = ('coverage', *files, *endpoint_options(endpoint))
+        assert run(*options, '-o', out) == 1
+        assert len(endpoint.messages) == 4
+    assert summary(out)['failed_captions'] == 1
+    assert 'failed: 5: no image' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_killed_run_asks_only_what_was_in_work(tmp_path, files):
     out = tmp_path / 'out'
@@ -267,9 +298,8 @@ def test_judgements_are_recorded_answers(tmp_path, files, capsys):
 
 
 def test_captions_are_generated_and_judged_by_a_local_model(
-    nano_set, model, monkeypatch, capsys
+    nano_set, loads, capsys
 ):
-    monkeypatch.setattr(generated_answers, 'load_model', lambda *a: model)
     out = nano_set / 'out'
     options = (
         *('coverage', '--annotations', nano_set / 'captions.json', '-q'),

@@ -5,10 +5,12 @@ import pytest
 
 from minigpt4.evaluation.failures import (
     PROMPTS,
+    PUBLISHED,
     find_failures,
     sample_images,
     score_failures,
 )
+from minigpt4.evaluation.failures_run import failures_summary
 
 GOOD = 'A brown dog runs over the wet grass. The sky above it is grey.'
 
@@ -26,6 +28,9 @@ GOOD = 'A brown dog runs over the wet grass. The sky above it is grey.'
             {},
             ['fragments'],
         ),
+        # 1 of 3 and of 4 sentences; 0.3 of them may be short
+        (f'Grass. {GOOD}', {}, ['fragments']),
+        (f'Grass. {GOOD} The trees behind it are tall.', {}, []),
         ('A brown dog runs over the', {}, ['unfinished']),
         ('A brown dog runs over the', dict(ends_with_sentence=False), []),
         (GOOD, dict(finished=False), ['unfinished']),
@@ -77,6 +82,22 @@ def test_the_prompts_are_those_of_the_paper():
         'Describe the image in detail.',
         'Can you write a beautiful poem about this image?',
     ]
+    # table 3, in percent of 100 images: before and after stage 2
+    assert PUBLISHED == {'caption': (35, 2), 'poem': (32, 1)}
+    published = failures_summary(
+        [
+            dict(
+                group='caption',
+                image_id='1',
+                answer='A dog sleeps on the grass.',
+                finished=True,
+            )
+        ]
+    )['published']
+    assert published == dict(
+        caption=dict(before=0.35, after=0.02),
+        poem=dict(before=0.32, after=0.01),
+    )
 
 
 def test_images_are_chosen_by_seed_and_name():

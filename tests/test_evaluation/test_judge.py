@@ -45,8 +45,10 @@ def test_the_last_usable_answer_counts():
         dict(key='a', answer='no'),
         dict(key='c', answer='', problem='cut'),
         dict(key='c', answer='', problem='empty'),
+        dict(key='b', answer='no'),
+        dict(key='a', answer='', problem='cut'),
     ]
-    assert usable(rows) == [rows[2], rows[1]]
+    assert usable(rows) == [rows[2], rows[5]]
     assert unanswered(rows) == [rows[4]]
 
 
@@ -59,5 +61,9 @@ def test_what_judgements_will_cost():
     # 100 tokens and two of the answer
     assert found[:3] == (1000, 100_000, 2000)
     assert found.cost_usd == pytest.approx(0.104)
+    local = JudgeSettings(
+        backend='model', model='m', price_prompt=1, price_completion=2
+    )
+    assert estimate_judgements(local, questions).cost_usd is None
     recorded = JudgeSettings(backend='recorded', model='m', recorded='x')
     assert estimate_judgements(recorded, questions).requests == 0

@@ -8,22 +8,8 @@ import pytest
 from tests.browser import started_playwright
 from tests.chat_endpoint import chat_endpoint
 
-from minigpt4.evaluation import generated_answers
 from minigpt4.evaluation.marks import score_marks
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The commands with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(generated_answers, 'load_model', load)
-    return calls
 
 
 def run(*options):
@@ -192,11 +178,39 @@ def test_exported_marks_are_imported(failures, nano_set, capsys, suffix):
     for wrong, sentence in (
         (text.replace(digest, '0' * 16), 'has marks of other answers'),
         (text.replace('ann', '../x'), 'expected a name of letters'),
-        ('a,b\n', 'has no marks; expected the JSON or CSV file'),
+        ('a,b\n', "has no marks (its first line is 'a,b'); expected the"),
     ):
         file.write_text(wrong)
         assert run('marks', out, '--import', file) == 1
         assert sentence in capsys.readouterr().err
+
+
+def test_marks_are_replaced_with_an_option(failures, nano_set, capsys):
+    out, file = nano_set / 'out', nano_set / 'marks.csv'
+    assert run(*failures) == 0 and run('marks', out) == 0
+    digest = (out / 'marks.html').read_text().split('"run": "')[1][:16]
+
+    def write(*marks):
+        lines = [f'{digest};{name};{n};{mark}' for name, n, mark in marks]
+        file.write_text('\n'.join(['run;rater;number;mark', *lines]))
+
+    write(('ann', 0, 1), ('ann', 1, 2), ('ben', 0, 1), ('ben', 1, 1))
+    assert run('marks', out, '--import', file) == 0
+    printed = capsys.readouterr().out
+    assert '2 answers marked by ben, 4 not' in printed
+    # by chance 1/2, observed 1/2
+    assert "of ann and ben: 1 of 2, Cohen's kappa 0.000" in printed
+    write(('ann', 0, 2))
+    assert run('marks', out, '--import', file) == 1
+    assert 'changes or lacks 2; give --replace' in capsys.readouterr().err
+    assert run('marks', out, '--import', file, '--replace') == 0
+    assert (
+        '1 answers marked by ann (replaces 2 stored marks, of which 2 differ '
+        'or are removed), 5 not'
+    ) in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run('marks', out, '--replace')
+    assert '--replace goes with --import FILE' in capsys.readouterr().err
 
 
 def test_results_of_other_protocols_have_no_marks(tmp_path, capsys):

@@ -11,19 +11,6 @@ from minigpt4.evaluation import match_run
 from minigpt4_cli import main as cli
 
 
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(match_run, 'load_model', load)
-    return calls
-
-
 def run(folder, *options) -> int:
     arguments = (
         *('eval', 'match', '--annotations', folder / 'captions.json'),

@@ -56,6 +56,23 @@ def test_random_swaps_estimate_the_p_value_of_all_swaps():
     assert estimate == pytest.approx(exact, abs=0.03)
 
 
+def test_as_many_resamples_as_swaps_use_each_swap_once():
+    # of 4 ways to swap 2 images, 2 give a difference of 1 or -1
+    first, second = [(0, 1), (0, 1)], [(1, 1), (1, 1)]
+    assert compare(first, second, resamples=4)['p'] == 2 / 4
+
+
+def test_draws_without_anything_to_count_are_omitted():
+    # only image 1 of the first result has something to count: in a quarter
+    # of the draws nothing is left of it
+    first, second = [(1, 1), (0, 0)], [(1, 2), (1, 2)]
+    found = compare(first, second, resamples=200)
+    assert found['difference'] == -0.5
+    assert found['interval'] == [-0.5, -0.5]
+    # swapped: 1/2 and 2/3, 2/3 and 1/2, or 2/4 and 1/1
+    assert found['p'] == 2 / 4
+
+
 def test_the_interval_is_that_of_the_difference():
     """A constant difference has no width, however much images differ."""
     first = [(i % 2, 1) for i in range(100)]

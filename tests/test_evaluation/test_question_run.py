@@ -10,21 +10,7 @@ import time
 
 import pytest
 
-from minigpt4.evaluation import question_run
 from minigpt4_cli import main as cli
-
-
-@pytest.fixture
-def loads(model, monkeypatch):
-    """The command with the shared model; one item for each load."""
-    calls = []
-
-    def load(*args):
-        calls.append(args)
-        return model
-
-    monkeypatch.setattr(question_run, 'load_model', load)
-    return calls
 
 
 @pytest.fixture
@@ -226,6 +212,49 @@ def test_other_settings_are_refused(tmp_path, pope, loads, capsys):
     )
     assert run(*pope, '-o', out, '--limit', 4, '--overwrite') == 0
     assert len(rows(out)) == 4
+
+
+def test_other_questions_of_the_same_number_are_refused(
+    nano_set, tmp_path, pope, loads, capsys
+):
+    out = tmp_path / 'out'
+    one, two = (nano_set / 'images' / f'00{i}.png' for i in (1, 2))
+    away = one.rename(nano_set / 'away.png')
+    assert run(*pope, '-o', out, '--limit', 2) == 0
+    assert run(*pope, '-o', out, '--limit', 2) == 0
+    assert run(*pope, '-o', tmp_path / 'b', '--limit', 4) == 0
+    # another image is missing: the numbers are those of other questions
+    away.rename(one)
+    two.rename(away)
+    assert run(*pope, '-o', tmp_path / 'b', '--limit', 4) == 1
+    assert 'results of other settings (asked "' in capsys.readouterr().err
+    assert len(rows(tmp_path / 'b')) == 4
+
+
+def test_other_texts_of_vqav2_are_refused(nano_set, tmp_path, loads, capsys):
+    texts = nano_set / 'q.json'
+    question = dict(question_id=1, image_id='000', question='How many?')
+    texts.write_text(json.dumps(dict(questions=[question])))
+    answers = nano_set / 'a.json'
+    annotation = dict(question_id='1', image_id='000', answers=['1'] * 10)
+    answers.write_text(json.dumps(dict(annotations=[annotation])))
+    options = [
+        *('vqav2', '--questions', answers, '--question-texts', texts),
+        *('--images', nano_set / 'images', '-o', tmp_path / 'out'),
+        *('--max-new-tokens', 2, '--normalise', 'official'),
+    ]
+    assert run(*options) == 0
+    out = capsys.readouterr().out
+    assert 'vqav2: 1 answers about 1 images, match exact, norm' in out
+    assert (
+        run('--score', tmp_path / 'out', '--option', 'normalise=always') == 0
+    )
+    assert summary(tmp_path / 'out')['scoring'] == dict(
+        match='exact', normalise='always'
+    )
+    texts.write_text(texts.read_text().replace('many', 'few'))
+    assert run(*options) == 1
+    assert 'results of other settings (asked "' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

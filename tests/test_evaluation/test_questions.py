@@ -203,11 +203,20 @@ def test_pope(tmp_path, images):
         ('aokvqa', dict(correct_choice_idx=2), 'the index of one of its'),
         ('aokvqa', dict(correct_choice_idx=True), 'the index of one of its'),
         ('aokvqa', dict(question_id=None), 'has no question_id or id'),
-        ('aokvqa', dict(image_id=[1]), 'expected a name'),
-        ('aokvqa', dict(image_id=''), 'empty name'),
+        ('aokvqa', dict(correct_choice_idx=0.5), 'the index of one of its'),
+        ('aokvqa', dict(question_id=True), 'question_id that is true; exp'),
+        ('aokvqa', dict(question_id=1.5), 'question_id that is 1.5; expec'),
+        ('aokvqa', dict(image_id=[1]), r'image that is \[1\]; expected a'),
+        ('aokvqa', dict(image_id=''), 'image that is empty; expected'),
         ('aokvqa', dict(question=3), 'expected a text'),
-        ('aokvqa-direct', dict(direct_answers=[]), 'no list of direct_ans'),
-        ('aokvqa-direct', dict(direct_answers='dog'), 'no list of direct_a'),
+        ('aokvqa-direct', dict(direct_answers=[]), 'has no direct_answers'),
+        ('aokvqa-direct', dict(direct_answers='dog'), '"dog"; expected a li'),
+        ('aokvqa-direct', dict(direct_answers=[' ']), 'expected a list of t'),
+        (
+            'aokvqa-direct',
+            dict(difficult_direct_answer='false'),
+            'difficult_direct_answer "false"; expected true or false',
+        ),
     ],
 )
 def test_a_wrong_record_is_named(tmp_path, images, name, change, message):
@@ -270,3 +279,196 @@ def test_a_key_that_occurs_twice_is_named(tmp_path):
     )
     assert [asked.question.id for asked in found.asked] == [2]
     assert 'has the key "label" twice; expected it once' in found.skipped[0]
+
+
+@pytest.mark.parametrize('given', ['139000', 139000.0])
+@pytest.mark.parametrize('image', ['139', 139.0])
+@pytest.mark.parametrize('name', ['vqav2', 'okvqa'])
+def test_ids_as_numbers_floats_and_texts_are_joined(
+    tmp_path, images, name, given, image
+):
+    for change in (
+        dict(annotation=dict(question_id=given, image_id=image)),
+        dict(question=dict(question_id=given, image_id=image)),
+    ):
+        found = read(name, vqa_files(tmp_path, **change), images)
+        (asked,) = found.asked
+        assert str(asked.question.id) == '139000'
+        assert asked.question.image == '139'
+        assert not found.skipped
+
+
+def test_one_id_in_two_forms_is_one_question(tmp_path, images):
+    source = vqa_files(tmp_path)
+    content = json.loads(source.read_text())
+    (first,) = content['annotations']
+    content['annotations'] += [
+        first | dict(question_id='139000'),
+        first | dict(question_id=139000.0),
+        first | dict(question_id='0139000'),  # another text
+        first | dict(question_id=None),
+    ]
+    found = read('vqav2', write(source, content), images)
+    assert len(found.asked) == 1
+    reasons = [text.partition(', ')[2] for text in found.skipped]
+    assert reasons == [
+        "record 2 has the question_id '139000' of an earlier record",
+        'record 3 has the question_id 139000 of an earlier record',
+        "record 4 has the question_id '0139000', which the file of the "
+        'questions lacks',
+        'record 5 has a question_id that is null; expected a text or a whole '
+        'number',
+    ]
+
+
+@pytest.mark.parametrize('name', ['gqa', 'pope', 'aokvqa'])
+def test_numbers_that_pandas_writes(tmp_path, images, name):
+    record = dict(
+        question_id=5.0,
+        image=139.0,
+        question='Is it?',
+        answer='no',
+        label='no',
+        choices=['yes', 'no'],
+        correct_choice_idx=1.0,
+    )
+    found = read(name, write(tmp_path / 'a.jsonl', record), images)
+    (asked,) = found.asked
+    assert (asked.question.id, asked.question.image) == (5, '139')
+    if name == 'aokvqa':
+        assert asked.question.truth == dict(index=1)
+
+
+def test_a_pope_file_of_one_line(tmp_path, images):
+    record = dict(question_id=1, image='139', text='A tv?', label='yes')
+    source = write(tmp_path / 'coco_pope_one.json', record)
+    assert len(read('pope', source, images).asked) == 1
+
+
+def test_a_list_of_gqa_in_an_object(tmp_path, images):
+    records = [
+        dict(question_id=i, image='139', question='Is it?', answer='no')
+        for i in (4, 5)
+    ]
+    source = write(tmp_path / 'a.json', dict(questions=records))
+    found = read('gqa', source, images)
+    assert [a.question.id for a in found.asked] == [4, 5]
+
+
+SWAPPED = '"minigpt4 eval" takes the annotations as --questions and the que'
+
+
+@pytest.mark.parametrize('name', ['vqav2', 'okvqa'])
+def test_swapped_files_are_named(tmp_path, images, name):
+    source = vqa_files(tmp_path).rename(tmp_path / 'a.json')
+    texts = tmp_path / 'v2_OpenEnded_mscoco_val2014_questions.json'
+    texts = texts.rename(tmp_path / 'q.json')
+    with pytest.raises(ValueError) as error:
+        read(name, texts, images, source)
+    assert str(error.value).startswith(
+        f'{source} has "annotations" but no "questions": is it the file of '
+        f'the annotations? {SWAPPED}'
+    )
+    with pytest.raises(ValueError) as error:
+        read(name, texts, images, texts)
+    assert str(error.value).startswith(
+        f'{texts} has "questions" but no "annotations": is it the file of '
+        f'the questions? {SWAPPED}'
+    )
+    with pytest.raises(ValueError, match=r'a\.json has "annotations" but no'):
+        read(name, source, images, source)
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ([], 'is an empty list; expected the annotations'),
+        ({}, 'is empty: it has no record; expected the annotations'),
+        (dict(annotations=[]), 'has an empty list under "annotations"; exp'),
+        (dict(annotations=3), 'has no list under "annotations"; expected'),
+        (
+            {'139000': dict(answers=TEN)},
+            'is an object of records by id, with the keys "139000"; expected',
+        ),
+        (dict(info=dict(), version=2), 'has the keys "info", "version"; exp'),
+        (
+            [dict(question_id=139000, answer='dog')],
+            'has 1 record with the keys "question_id", "answer" and seems to '
+            'be answers of a model. Expected VQAv2: v2_mscoco',
+        ),
+    ],
+)
+def test_annotations_of_another_form(tmp_path, images, content, reason):
+    write(vqa_files(tmp_path), content)
+    source = tmp_path / 'v2_mscoco_val2014_annotations.json'
+    with pytest.raises(ValueError) as error:
+        read('vqav2', source, images)
+    assert str(error.value).startswith(f'{source} {reason}')
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        ([], 'is an empty list; expected the questions'),
+        (dict(questions=[]), 'has an empty list under "questions"; expect'),
+        (
+            {'139000': dict(question='What?')},
+            'is an object of records by id, with the keys "139000"; expected',
+        ),
+    ],
+)
+def test_questions_of_another_form(tmp_path, images, content, reason):
+    source = vqa_files(tmp_path)
+    texts = write(tmp_path / 'q.json', content)
+    with pytest.raises(ValueError) as error:
+        read('vqav2', source, images, texts)
+    assert str(error.value).startswith(f'{texts} {reason}')
+
+
+def test_two_splits_of_vqa(tmp_path, images):
+    source = vqa_files(tmp_path, annotation=dict(question_id=5))
+    content = json.loads(source.read_text()) | dict(data_subtype='train2014')
+    with pytest.raises(ValueError) as error:
+        read('vqav2', write(source, content), images)
+    assert (
+        "questions.json (data_subtype 'train2014' and 'val2014'): it has the "
+        'question_id 5, the other file 139000; expected two files of one '
+        'split.'
+    ) in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['gqa', 'aokvqa', 'aokvqa-direct', 'pope'])
+def test_a_file_of_another_data_set(tmp_path, images, name):
+    source = vqa_files(tmp_path)
+    with pytest.raises(ValueError) as error:
+        read(name, source, images)
+    assert (
+        'has the keys "data_subtype", "annotations" and seems to be the '
+        'annotations of VQAv2 or OK-VQA. Expected '
+    ) in str(error.value)
+    with pytest.raises(ValueError, match='is an empty list. Expected '):
+        read(name, write(tmp_path / 'a.json', []), images)
+
+
+@pytest.mark.parametrize(
+    ('answers', 'reason'),
+    [
+        (None, 'has no answers of annotators'),
+        ([], 'has no answers of annotators'),
+        ([''] * 10, 'has no answers of annotators'),
+        (TEN[:3], 'has 3 answers of annotators, so that no answer could be'),
+        ([*TEN[:9], dict(answer=None)], 'as answer 10 of 10; expected a text'),
+        ([*TEN[:9], 3], 'has 3 as answer 10 of 10; expected a text'),
+    ],
+)
+def test_annotators_without_answers(tmp_path, images, answers, reason):
+    source = vqa_files(tmp_path, annotation=dict(answers=answers))
+    with pytest.raises(ValueError, match='record 1 .*' + reason):
+        read('vqav2', source, images)
+
+
+def test_a_cut_file_of_annotations(tmp_path, images):
+    source = vqa_files(tmp_path)
+    source.write_text(source.read_text()[:-20])
+    with pytest.raises(ValueError, match='the file ends too early'):
+        read('vqav2', source, images)

@@ -44,6 +44,7 @@ def folder(tmp_path):
                     accuracy=dict(value=0.5, interval=[0.4, 0.6]),
                     f1=dict(value=None, interval=None),
                     words=dict(value=12.5, interval=[11, 14]),
+                    cider=dict(value=1.5, interval=[0.9, 1.75]),
                 ),
             )
         )
@@ -63,7 +64,15 @@ def test_scores_appear_with_published_figures(tmp_path, folder):
     assert '68.30' not in text  # of pope-popular
     assert 'not defined' in text
     assert '12.500' in text
-    assert '<svg' in text
+    assert '>1.500</td>' in text and ' to 1.750</td>' in text
+    # each score has its own figures
+    assert text.count('77.83 %') == text.count('78.86 %') == 1
+    # a plot of 320 pixels, for accuracy alone: ours, and a published one
+    assert text.count('<svg') == 1
+    assert 'x1="128.0" x2="192.0"' in text
+    assert 'class="ours" r="5" cx="160.0"' in text
+    assert 'class="others" r="5" cx="249.1"' in text
+    assert 'c.png' not in text  # of a row with an error
     assert text.count('data:image/jpeg') == 2
     assert text.count('<figure>') == SAMPLES
     assert '<script' not in text
@@ -195,7 +204,6 @@ def test_all_folders_are_reported(tmp_path, capsys):
     'scores',
     [
         dict(a=dict(value=1)),
-        dict(a=dict(value=1, interval=None)),
         dict(a=dict(value=1, interval=[1])),
         dict(a=dict(value='1', interval=[1, 2])),
     ],
@@ -207,6 +215,16 @@ def test_scores_without_interval_are_refused(tmp_path, scores):
     (folder / 'summary.json').write_text(json.dumps(summary))
     with pytest.raises(ValueError, match='is not the scores of an evaluation'):
         read_result(folder)
+
+
+def test_a_score_without_interval_is_shown(tmp_path):
+    """No resample of few images may define it."""
+    folder, page = result(tmp_path), tmp_path / 'report.html'
+    summary = json.loads((folder / 'summary.json').read_text())
+    summary['scores']['chair_i'] = dict(value=0.25, interval=None)
+    (folder / 'summary.json').write_text(json.dumps(summary))
+    write_report(page, [read_result(folder)], 'Evaluation')
+    assert '25.00 %' in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,8 @@ def test_a_full_disk_is_named(tmp_path):
     assert error.value.filename == str(tmp_path / 'a' / 'answers.jsonl')
     with ResultFolder(tmp_path / 'a', 'p', {}, 'answers.jsonl') as results:
         assert results.rows == [dict(id=1)]
+
+
+def test_a_score_without_an_interval_is_written():
+    assert format_score(dict(value=0.5, interval=None), '%') == '50.00 %'
+    assert format_score(dict(value=None, interval=None)) == 'not defined'

@@ -78,3 +78,37 @@ def test_a_match_is_equal_or_contained():
     assert not matches('anything', '', 'contains')
     with pytest.raises(ValueError, match="expected 'exact' or 'contains'"):
         matches('a', 'b', 'similar')
+
+
+def test_unanimous_answers_are_normalised_or_not():
+    # by hand, of the official script: it normalises only if the annotators
+    # gave different answers
+    unanimous, different = ['yes'] * 10, ['yes'] * 9 + ['Yes!']
+    assert vqa_accuracy('Yes.', unanimous) == 1
+    assert vqa_accuracy('Yes.', unanimous, normalise='official') == 0
+    assert vqa_accuracy('\tyes\n', unanimous, normalise='official') == 1
+    for normalise in ('always', 'official'):
+        assert vqa_accuracy('Yes.', different, normalise=normalise) == 1
+        assert vqa_accuracy('no', unanimous, normalise=normalise) == 0
+    # an answer that is changed by the normalisation, and given by all
+    stop = ['The STOP'] * 10
+    assert vqa_accuracy('The STOP', stop, normalise='official') == 1
+    assert vqa_accuracy('stop', stop, normalise='official') == 0
+    assert vqa_accuracy('stop', stop) == 1
+    # spaces at the ends make no different answers
+    spaces = ['yes'] * 9 + [' yes\n']
+    assert vqa_accuracy('Yes.', spaces, normalise='official') == 0
+    # three of ten, see above: 0.9
+    three = ['2'] * 3 + ['3'] * 7
+    assert vqa_accuracy('Two', three, normalise='official') == (
+        pytest.approx(0.9)
+    )
+    with pytest.raises(ValueError, match='expected one of always, official'):
+        vqa_accuracy('a', ['a'] * 10, normalise='never')
+
+
+def test_a_contained_answer_without_normalisation():
+    truths = ['red bus'] * 10
+    options = dict(rule='contains', normalise='official')
+    assert vqa_accuracy('It is a red bus here', truths, **options) == 1
+    assert vqa_accuracy('It is a red bus.', truths, **options) == 0

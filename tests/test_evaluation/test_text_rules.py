@@ -20,6 +20,11 @@ def test_a_good_text_passes():
     assert text_rules.repetition(GOOD, 0.25, 4) is None
     assert text_rules.fragments(GOOD, 3, 0.3) is None
     assert text_rules.unfinished(GOOD) is None
+
+
+def test_a_good_text_passes_the_rules_of_other_packages():
+    pytest.importorskip('lingua')
+    pytest.importorskip('ftfy')
     assert text_rules.other_language(GOOD, 0.2) is None
     assert text_rules.fix_encoding(GOOD) == GOOD
 
@@ -55,6 +60,7 @@ def test_apologies_in_any_case(text):
 
 
 def test_encoding():
+    pytest.importorskip('ftfy')
     assert text_rules.fix_encoding('The manâ€™s cafÃ©') == 'The man’s café'
     # quotes and ligatures that were written are kept
     assert text_rules.fix_encoding('“A” ﬁne &amp; x²') == '“A” ﬁne &amp; x²'
@@ -104,6 +110,7 @@ def test_unfinished(text):
 
 
 def test_other_languages():
+    pytest.importorskip('lingua')
     german = 'Das Bild zeigt einen Mann auf einer Bank in einem grünen Park.'
     assert 'is German rather than English' in text_rules.other_language(
         german, 0.2

@@ -73,3 +73,32 @@ def test_all_questions_of_gqa_are_read_and_scored_in_15_seconds(tmp_path):
         1 / 3, abs=1e-4
     )
     assert time.process_time() - started < 15
+
+
+@pytest.mark.parametrize('name', ['vqav2', 'okvqa'])
+def test_the_official_rule_of_normalisation_is_an_option(name):
+    protocol = QUESTION_PROTOCOLS[name]
+    assert protocol.scoring == dict(match='exact', normalise='always')
+    rows = [
+        dict(image='a', answer='Yes.', truth=dict(answers=['yes'] * 10)),
+        dict(
+            image='b',
+            answer='Yes.',
+            truth=dict(answers=['yes'] * 8 + ['no'] * 2),
+        ),
+    ]
+    values = {
+        normalise: protocol.score(
+            rows, dict(match='exact', normalise=normalise), 10
+        )['scores']['accuracy']['value']
+        for normalise in ('always', 'official')
+    }
+    # the first one is wrong by the official rule
+    assert values == dict(always=1, official=0.5)
+    # folders of before the option
+    assert (
+        protocol.score(rows, dict(match='exact'), 10)['scores']['accuracy'][
+            'value'
+        ]
+        == 1
+    )

@@ -8,8 +8,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from minigpt4.explain.explanation import explain, weighted_maps
+from minigpt4.explain.answer import ExplainedAnswer
+from minigpt4.explain.explanation import Explanation, explain, weighted_maps
 from minigpt4.explain.image_regions import ImageRegions
+from minigpt4.explain.omitted_tokens import OmissionLosses
+from minigpt4.explain.token_words import NearWord
+from minigpt4.explain.words import Word
 from minigpt4.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'minigpt4'
@@ -65,6 +69,63 @@ def test_json_of_an_explanation(nano_explanation):
     assert all(len(row) == 5 for row in tokens['near_words'])
 
 
+def test_json_has_the_numbers_of_the_measures():
+    """Two words, of one and of two tokens; two image tokens, two cells."""
+    data = Explanation(
+        ExplainedAnswer(
+            'A dog',
+            [Word('A', '', 0, 1), Word('dog', ' ', 1, 3)],
+            False,
+            None,
+        ),
+        ImageRegions(
+            'cross-attention',
+            ['query 1', 'query 2'],
+            (1, 2),
+            torch.eye(2).reshape(2, 1, 2),
+            [3],
+            torch.eye(2).reshape(1, 2, 1, 2),
+            torch.tensor([[0.5, 0.25]]),
+        ),
+        [[NearWord('cat', 0.123456)], [NearWord('dog', 1.0)]],
+        torch.tensor([[0.25, 0.75], [1 / 3, 2 / 3]]),
+        torch.tensor([0.5, 0.000123456]),
+        OmissionLosses(
+            torch.tensor([1.0, 2.0]).double(),
+            torch.tensor([[1.5, 1.0], [3.0, 2.5]]).double(),
+            torch.tensor([4.0, 2.5]).double(),
+        ),
+    ).to_json()
+    assert data == dict(
+        format='minigpt4 explain 1',
+        answer='A dog',
+        finished=False,
+        grid=[1, 2],
+        regions='cross-attention',
+        layers=[3],
+        image_tokens=dict(
+            names=['query 1', 'query 2'],
+            near_words=[[['cat', 0.1235]], [['dog', 1]]],
+            maps=[[[1, 0]], [[0, 1]]],
+            layer_maps=[[[[1, 0]], [[0, 1]]]],
+            class_share=[[0.5, 0.25]],
+        ),
+        words=dict(
+            texts=['A', 'dog'],
+            blanks=['', ' '],
+            tokens=[1, 2],
+            attention=[[0.25, 0.75], [0.3333, 0.6667]],
+            attention_to_image=[0.5, 0.0001235],
+            attention_maps=[[[0.25, 0.75]], [[0.3333, 0.6667]]],
+            loss=[1, 2],
+            loss_increase=[[0.5, 2], [-1, 0.5]],
+            loss_increase_without_image=[3, 0.5],
+            # 0.5 and 2 of 2.5; a loss that shrinks has no place
+            loss_increase_maps=[[[0.2, 0.8]], [[0, 1]]],
+        ),
+    )
+
+
 def test_numbers_that_are_not_finite_are_null(nano_explanation):
     losses = nano_explanation.losses
     complete = losses.complete.clone()
@@ -109,6 +170,7 @@ def test_explanations_with_each_neck(build_tiny, make_sample, neck):
     number = model.num_image_tokens
     assert steps == [(number + 2, number + 2)]
     assert len(result.regions.names) == len(result.near_words) == number
+    assert {len(row) for row in result.near_words} == {2}
     json.dumps(result.to_json(), allow_nan=False)
 
 

@@ -55,6 +55,19 @@ def test_maps_of_a_q_former(build_tiny):
     assert torch.allclose(regions.layer_maps[0], expected, atol=1e-5)
 
 
+def test_maps_of_a_backbone_without_class_token(build_tiny):
+    model = build_tiny().eval()
+    pixels = torch.randn(1, 3, 28, 28)
+    forward = model.backbone.forward
+    model.backbone.forward = lambda x: forward(x)[:, 1:]
+    model.backbone.num_class_tokens = 0
+    _, regions = embed_with_regions(model, pixels)
+    assert regions.layer_maps.shape == (1, 3, 2, 2)
+    ones = torch.ones(1, 3)
+    assert torch.allclose(regions.layer_maps.sum((2, 3)), ones)
+    assert torch.equal(regions.class_share, 0 * ones)
+
+
 def test_hooks_are_removed(build_tiny, monkeypatch):
     model = build_tiny().eval()
     monkeypatch.setattr(
@@ -76,6 +89,9 @@ def test_maps_of_grids():
     assert maps[2].tolist() == [[0, 1], [0, 0]]
     merged = grid_maps(PatchMerge(8, 4, merge=2), 2, 2)
     assert merged.tolist() == [[[0.5, 0.5], [0, 0]], [[0, 0], [0.5, 0.5]]]
+    wide = grid_maps(PatchMerge(8, 8, merge=2), 2, 4)
+    assert wide.shape == (4, 2, 4)
+    assert wide[1].tolist() == [[0, 0, 0.5, 0.5], [0, 0, 0, 0]]
 
 
 def test_a_merged_token_is_of_the_patches_of_its_map():

@@ -62,6 +62,16 @@ def test_an_omitted_token_has_no_effect(tiny_model, make_sample, question):
     assert torch.allclose(losses.none, other.none, atol=1e-5)
 
 
+def test_without_any_token_no_token_has_an_effect(tiny_model, make_sample):
+    _, inputs, tokens = answered(tiny_model, make_sample)
+    losses = losses_with_omissions(tiny_model, inputs, tokens)
+    for i in range(3):
+        changed = tokens.clone()
+        changed[0, i] += 3 * torch.randn(tokens.shape[-1])
+        other = losses_with_omissions(tiny_model, inputs, changed)
+        assert torch.allclose(losses.none, other.none, atol=1e-5)
+
+
 def test_a_token_is_omitted_as_by_a_mask_of_its_column(
     tiny_model, make_sample
 ):

@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Nearest words of image tokens."""
 
+from types import SimpleNamespace
+
 import torch
 
 from minigpt4.explain import token_words
@@ -31,6 +33,25 @@ def test_similarities_are_cosines(tiny_model):
     best = max(texts, key=lambda i: float(cosines[i]))
     assert word.text == texts[best]
     assert abs(word.similarity - float(cosines[best])) < 1e-5
+
+
+def test_spellings_count_as_one_word_with_the_largest_cosine(monkeypatch):
+    words = {0: 'sun', 1: 'dog', 3: 'dog', 4: 'dog', 6: 'cat'}
+    monkeypatch.setattr(token_words, 'vocabulary_texts', lambda *_: words)
+    table = torch.zeros(7, 2)
+    table[0] = torch.tensor([0.0, 1.0])
+    table[1] = torch.tensor([1.6, 1.2])  # cosine 0.8
+    table[3] = torch.tensor([0.5, 0.0])  # 1
+    table[4] = torch.tensor([24.0, 7.0])  # 0.96
+    table[6] = torch.tensor([3.0, -4.0])  # 0.6
+    decoder = SimpleNamespace(
+        tokenizer=None, vocab_size=7, embed_tokens=lambda ids: table[ids]
+    )
+    model = SimpleNamespace(decoder=decoder)
+    (found,) = nearest_words(model, torch.tensor([[5.0, 0.0]]), number=2)
+    assert [word.text for word in found] == ['dog', 'cat']
+    similarities = torch.tensor([word.similarity for word in found])
+    assert torch.allclose(similarities, torch.tensor([1.0, 0.6]))
 
 
 def test_control_and_byte_tokens_are_omitted(tiny_tokenizer):

@@ -36,6 +36,27 @@ def test_without_queries_attention_is_even(family_model, make_sample):
     assert config._attn_implementation == 'sdpa'
 
 
+def test_attention_is_the_mean_over_heads_and_layers():
+    first, second = torch.zeros(2, 1, 2, 4, 4)
+    first[0, :, 3, 2] = torch.tensor([0.8, 0.4])
+    second[0, :, 3, 2] = torch.tensor([0.2, 0.2])
+    first[0, 0, 1, 0] = 1.0
+    llm = SimpleNamespace(
+        config=SimpleNamespace(_attn_implementation='sdpa'),
+        base_model=lambda **_: SimpleNamespace(attentions=(first, second)),
+    )
+    decoder = SimpleNamespace(llm=llm, to_llm_device=lambda tensor: tensor)
+    model = SimpleNamespace(decoder=decoder, embed_inputs=lambda *_: None)
+    inputs = SimpleNamespace(
+        attention_mask=None,
+        position_ids=None,
+        target_positions=torch.tensor([1, 3]),
+        image_positions=torch.tensor([0, 2]),
+    )
+    attention = token_attention(model, inputs, None)
+    assert torch.allclose(attention, torch.tensor([[0.25, 0], [0, 0.4]]))
+
+
 def test_attention_of_other_architectures(build_tiny, make_llm, make_sample):
     folder = make_llm(
         model_type='gpt2', n_embd=32, n_layer=2, n_head=4, vocab_size=400

@@ -8,7 +8,13 @@ import torch
 
 from minigpt4.generation.detokenizer import Detokenizer
 from minigpt4.generation.engine import Engine
-from minigpt4.generation.logprobs import TextTokens, token_logprobs
+from minigpt4.generation.logprobs import (
+    TextTokens,
+    TokenLogprob,
+    token_logprobs,
+)
+from minigpt4.generation.request import Answer, GenerationRequest
+from minigpt4.generation.sampling_params import SamplingParams
 from minigpt4.llm.token_bytes import TokenBytes
 from minigpt4.models.packing import build_inputs
 
@@ -100,6 +106,21 @@ def test_an_incomplete_character_at_the_end_counts(llama_tokenizer):
     assert 0 < tokens.count < len(ids)
     tokens.close()
     assert tokens.count == len(ids)
+
+
+def test_all_tokens_of_an_answer_in_one_piece_count(llama_tokenizer):
+    ids = llama_tokenizer('a 😀', add_special_tokens=False).input_ids[:-1]
+    request = GenerationRequest(
+        SamplingParams(logprobs=0),
+        [],
+        Detokenizer(llama_tokenizer, ['###']),
+        None,
+        lambda: False,
+    )
+    values = [TokenLogprob(token_id, -0.5) for token_id in ids]
+    request.set_answer(Answer('a \ufffd', ids, False, values))
+    assert request.text_tokens == len(ids)
+    assert request.logprobs == values and request.text == 'a \ufffd'
 
 
 @torch.no_grad()

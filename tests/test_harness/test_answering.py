@@ -11,8 +11,10 @@ import minigpt4
 from minigpt4.captioning.batch import ModelFailureError
 from minigpt4.generation import api
 from minigpt4.generation.engine import Engine
+from minigpt4.generation.model_runner import ModelRunner
 from minigpt4.harness.answer_log import AnswerLog
 from minigpt4.harness.answering import (
+    Prompt,
     ScoreTask,
     answer_dialogues,
     make_prompt,
@@ -20,7 +22,7 @@ from minigpt4.harness.answering import (
 )
 from minigpt4.harness.prompts import Question
 from minigpt4.images.read import load_image
-from minigpt4.prompts import Turn
+from minigpt4.prompts import TokenizedPrompt, Turn
 
 SETTINGS = dict(max_new_tokens=6, do_sample=False)
 
@@ -175,6 +177,26 @@ def test_an_interrupted_run_continues(model, tmp_path):
     assert len(log) == 9
 
 
+def test_answers_are_of_one_question_and_its_settings(model, tmp_path):
+    log = AnswerLog(tmp_path, model)
+    asked = [question(i, 'what') for i in range(2)]
+    short = dict(max_new_tokens=2, do_sample=False)
+    first = answers(model, [one_round(model, asked[0])], log=log)
+    found = answers(
+        model,
+        [
+            one_round(model, asked[0]),
+            one_round(model, asked[0], short),
+            one_round(model, asked[1]),
+        ],
+        log=log,
+    )
+    cut = answers(model, [one_round(model, asked[0], short)])
+    assert found[0] == first[0] and found[1] == cut[0]
+    assert [found[0], found[2]] == expected(model, *asked)
+    assert len(log) == 3  # one for each question and settings
+
+
 def test_answers_are_of_one_model(model, build_tiny, tmp_path):
     log = AnswerLog(tmp_path, model)
     prompt = make_prompt(model, question(0, 'what'), SETTINGS)
@@ -199,6 +221,69 @@ def test_a_run_ends_if_the_model_always_fails(model, monkeypatch):
     asked = (one_round(model, question(i, 'what')) for i in range(100))
     with pytest.raises(ModelFailureError, match='out of memory.*answers=DIR'):
         answers(model, asked)
+
+
+def test_failures_that_are_not_in_succession_do_not_end_a_run(
+    model, monkeypatch
+):
+    number = 0
+    encode = ModelRunner.encode_images
+
+    def sometimes(*args):
+        nonlocal number
+        number += 1
+        if number % 10:
+            raise RuntimeError('out of memory')
+        return encode(*args)
+
+    monkeypatch.setattr(ModelRunner, 'encode_images', sometimes)
+    asked = (one_round(model, question(i, 'what')) for i in range(40))
+    found = answers(model, asked, slots=1)
+    errors = [f for f in found.values() if isinstance(f, RuntimeError)]
+    assert len(found) == 40 and len(errors) == 36
+
+
+class Scores:
+    """Instead of an engine: a score by the length; errors are raised."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score_answers(self, tokenized, images, candidates):
+        self.asked.append(candidates)
+        if isinstance(candidates[0], Exception):
+            raise candidates[0]
+        return [(-len(text), len(text), False) for text in candidates]
+
+
+def score(engine, log, *candidates):
+    prompt = Prompt(TokenizedPrompt([1], [False]), [], {})
+    tasks = [lambda c=c: ScoreTask(prompt, c) for c in candidates]
+    return list(score_tasks(engine, tasks, 1, log))
+
+
+def test_stored_scores_belong_to_their_answers(model, tmp_path):
+    engine, log = Scores(), AnswerLog(tmp_path, model)
+    outcomes = score(engine, log, ['aa', 'b'], ['b', 'aa'], ['aa', 'b', 'ccc'])
+    two, one, three = [-2, 2, False], [-1, 1, False], [-3, 3, False]
+    assert [outcome.result for outcome in outcomes] == [
+        [two, one],
+        [one, two],
+        [two, one, three],
+    ]
+    # other answers are scored anew
+    assert engine.asked == [['aa', 'b'], ['aa', 'b', 'ccc']]
+
+
+def test_only_failures_of_the_model_end_scores(model):
+    log = AnswerLog(None, model)
+    error = RuntimeError('out of memory')
+    apart = [*[[error]] * 15, ['a']] * 2
+    assert len(score(Scores(), log, *apart)) == 32
+    wrong = [[ValueError('too long')]] * 40
+    assert len(score(Scores(), log, *wrong)) == 40
+    with pytest.raises(ModelFailureError, match='at 16 questions'):
+        score(Scores(), log, *[[error]] * 16)
 
 
 def test_long_answers_end_with_the_context(model):

@@ -42,6 +42,8 @@ def test_pretrained_is_a_model_or_a_checkpoint(tmp_path):
     file.touch()
     arguments = read_arguments(pretrained=SMALL)
     assert (arguments.model, arguments.checkpoint) == (SMALL, None)
+    # names are found in any case, as in the commands
+    assert read_arguments(pretrained=SMALL.upper()).checkpoint is None
     arguments = read_arguments(pretrained='config.py')
     assert (arguments.model, arguments.checkpoint) == ('config.py', None)
     arguments = read_arguments(pretrained=str(file))

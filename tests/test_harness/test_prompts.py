@@ -141,3 +141,5 @@ def test_earlier_questions_come_first():
     ]
     assert question.images == [A, B]
     assert with_history([], first, VICUNA).turns == [Turn(f'{IMAGE} One?')]
+    later = Question([Turn('Hello.', 'Hi.'), Turn('This <ImageHere>?')], [A])
+    assert with_history([], later, VICUNA).turns == later.turns

@@ -62,7 +62,17 @@ def test_tasks_about_objects(main, photos, tmp_path, capsys):
     assert {r['question'] for r in rows if r['image_id'] == '285'} >= {
         'Is there a bear in the image?'
     }
+    # the same questions, and the likelier answer is taken
+    assert lines(out / 'photos_yes_no_choice.jsonl') == rows
+    others = lines(out / 'photos_yes_no_adversarial.jsonl')
+    assert len(others) == len(rows)
+    text = (out / 'photos_yes_no_random.yaml').read_text()
+    assert 'higher_is_better: true' in text and 'until: []' in text
+    assert 'higher_is_better: false' not in text
     text = (out / 'photos_caption.yaml').read_text()
+    # fewer invented objects are better; an empty line ends no answer
+    assert text.count('higher_is_better: false') == 2
+    assert 'higher_is_better: true' not in text and 'until: []' in text
     function = 'minigpt4.harness.task_functions.chair_i'
     assert f"!function '{function}'" in text
 
@@ -83,10 +93,13 @@ def test_questions_of_pope(main, photos, tmp_path):
             label='no',
         ),
     ]
+    # names of other splits, and without leading zeros
+    rows.append({**rows[0], 'question_id': 3, 'image': '285.jpg'})
     pope.write_text('\n'.join(map(json.dumps, rows)))
     out = tmp_path / 'tasks'
     main([str(photos), '--pope', str(pope), '--out', str(out)])
-    (row,) = lines(out / 'photos_coco_pope_random.jsonl')
+    row, other = lines(out / 'photos_coco_pope_random.jsonl')
+    assert other['photo'].endswith('000000000285.jpg')
     assert row['question'] == 'Is there a tv in the image?'
     assert row['answer'] == 'yes'
     assert row['photo'].endswith('000000000139.jpg')

@@ -36,6 +36,7 @@ def test_an_image_is_found_by_any_form_of_its_id(known):
     ids = ImageIds([known, '285'])
     for form in (
         139,
+        139.0,  # as pandas writes it
         '139',
         '000000000139',
         '000000000139.JPG',
@@ -43,7 +44,18 @@ def test_an_image_is_found_by_any_form_of_its_id(known):
         'val2014/COCO_val2014_000000000139',
     ):
         assert ids.find(form) == known
-    for other in (140, '1390', 'COCO_139', '139.v2', '', '1' * 9999, '\0'):
+    for other in (
+        140,
+        139.5,
+        None,
+        True,
+        '1390',
+        'COCO_139',
+        '139.v2',
+        '',
+        '1' * 9999,
+        '\0',
+    ):
         assert ids.find(other) is None
 
 

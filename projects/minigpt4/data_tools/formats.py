@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..datasets.caption_files import TABLE_SUFFIXES, captioned_images
 from ..datasets.json_stream import stream_json
 from ..datasets.text_stream import plain_suffix
+from ..images.formats import SUFFIXES
 from ..utils.suggest import suggest
 from .import_arrow import parquet_files, read_parquet, read_saved
 from .import_coco import annotation_files, read_captions, read_instances
@@ -209,6 +210,8 @@ def _of_file(path: Path) -> tuple[str, Path] | None:
     fixed |= {table: 'csv' for table in TABLE_SUFFIXES}
     if suffix in fixed:
         return fixed[suffix], path
+    if suffix in SUFFIXES:
+        return None  # an image is no file of records
     key, value = _first_record(path)
     found = _of_record(key, value, path) if isinstance(value, dict) else None
     return None if found is None else (found, path)

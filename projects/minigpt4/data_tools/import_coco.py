@@ -9,6 +9,7 @@ from typing import Any
 
 from ..datasets.json_stream import stream_json
 from ..datasets.json_values import DuplicateKey, InvalidJson
+from ..utils.ids import checked_id, id_key, id_key_or_none
 from .import_items import Item, ReadOptions, invalid_item
 
 OBJECTS_QUESTION = 'Which objects are in this image?'
@@ -22,23 +23,14 @@ class _Images:
         self.names: dict[Any, Any] = {}
 
     def add(self, image: Any) -> None:
-        if not isinstance(image, dict) or 'id' not in image:
+        if not isinstance(image, dict):
             return
-        key = _image_id(image['id'])
+        key = id_key_or_none(image.get('id'))
+        if key is None:
+            return
         name = image.get('file_name')
         if self.names.setdefault(key, name) != name:
             self.names[key] = None  # two files have this id
-
-
-def _image_id(value: Any) -> Any:
-    """An id, the same for ``139`` and ``"139"``; None if it is no id."""
-    if isinstance(value, str):
-        # a longer number would not be written as the same text again
-        digits = value.isdecimal() and len(value) < 19 and value[0] != '0'
-        return int(value) if digits else value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
 
 
 def annotation_files(path: Path, kind: str) -> list[Path]:
@@ -90,14 +82,15 @@ def _read_captions(
         if isinstance(record, DuplicateKey):
             yield Item(path, entry.number, record)
             continue
-        image_id = _image_id(record.get('image_id'))
+        given = record.get('image_id')
+        image_id = id_key_or_none(given)
         if objects is not None:
-            record['objects'] = objects.get(image_id, [])
+            record['objects'] = objects.get(image_id or '', [])
         if table.names and 'image' not in record:
             name = table.names.get(image_id)
             if name is None:
                 yield Item(
-                    path, entry.number, None, _no_name(image_id, table.names)
+                    path, entry.number, None, _no_name(given, table.names)
                 )
                 continue
             record['image'] = name
@@ -107,7 +100,11 @@ def _read_captions(
 def _no_name(image_id: Any, names: dict[Any, Any]) -> str:
     if image_id is None:
         return 'has no image_id'
-    if image_id in names:
+    try:
+        key = id_key(image_id)
+    except ValueError as error:
+        return f'has an image_id that {error}'
+    if key in names:
         return (
             f'has the image_id {image_id!r}, which has no or more than one '
             'file_name in the table "images"'
@@ -129,10 +126,11 @@ def read_instances(path: Path, options: ReadOptions) -> Iterator[Item]:
         ``objects`` of the record has them as a list.
     """
     for file in annotation_files(path, 'instances'):
-        table, classes, problems = _classes(file)
+        table, classes, problems, given = _classes(file)
         yield from problems
-        for number, (image_id, names) in enumerate(classes.items(), 1):
-            name = table.names.get(image_id)
+        for number, (key, names) in enumerate(classes.items(), 1):
+            image_id = given[key]
+            name = table.names.get(key)
             if name is None:
                 reason = _no_name(image_id, table.names)
                 yield Item(file, number, None, reason, 'image')
@@ -160,7 +158,7 @@ def read_classes(
         ValueError: The file has no objects.
     """
     assert options.objects is not None
-    _, classes, problems = _classes(options.objects)
+    _, classes, problems, _ = _classes(options.objects)
     if not classes:
         raise ValueError(
             f'{options.objects} has no objects; expected '
@@ -172,29 +170,33 @@ def read_classes(
 
 def _classes(
     path: Path,
-) -> tuple[_Images, dict[Any, list[str]], list[Item]]:
+) -> tuple[_Images, dict[str, list[str]], list[Item], dict[str, Any]]:
+    """Table of images, classes by id, problems, and ids as they are given."""
     table = _Images()
-    category_names: dict[Any, str] = {}
-    found: dict[Any, dict[Any, None]] = {}
-    annotations_of: dict[Any, array] = {}
+    category_names: dict[str, str] = {}
+    found: dict[str, dict[str, None]] = {}
+    given: dict[str, Any] = {}
+    annotations_of: dict[str, array] = {}
     problems = []
     for entry in stream_json(path):
         value = entry.value
         if entry.key == 'images':
             table.add(value)
         elif entry.key == 'categories' and isinstance(value, dict):
-            category, name = value.get('id'), value.get('name')
-            if isinstance(category, (int, str)) and isinstance(name, str):
+            category = id_key_or_none(value.get('id'))
+            name = value.get('name')
+            if category is not None and isinstance(name, str):
                 category_names[category] = name
         elif isinstance(value, InvalidJson):
             problems.append(Item(path, entry.number, None, value.reason))
         elif entry.key == 'annotations' and isinstance(value, dict):
-            image_id = _image_id(value.get('image_id'))
-            category = value.get('category_id')
-            if image_id is None or not isinstance(category, (int, str)):
+            image_id = id_key_or_none(value.get('image_id'))
+            category = id_key_or_none(value.get('category_id'))
+            if image_id is None or category is None:
                 reason = 'has no image_id or no category_id'
                 problems.append(Item(path, entry.number, None, reason))
                 continue
+            given.setdefault(image_id, checked_id(value['image_id']))
             found.setdefault(image_id, {})[category] = None
             annotations_of.setdefault(category, array('q')).append(
                 entry.number
@@ -202,7 +204,7 @@ def _classes(
     # known at the end: the table of categories may follow the annotations
     for category in annotations_of.keys() - category_names.keys():
         reason = (
-            f'has the category_id {category!r}, which has no name in the '
+            f'has the category_id {category}, which has no name in the '
             'table "categories"'
         )
         for number in annotations_of[category]:
@@ -212,4 +214,5 @@ def _classes(
         names = [category_names[c] for c in categories if c in category_names]
         if names:
             classes[image_id] = sorted(names)
-    return table, classes, sorted(problems, key=lambda item: item.number)
+    problems.sort(key=lambda item: item.number)
+    return table, classes, problems, given

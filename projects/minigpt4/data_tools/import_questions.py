@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.json_stream import stream_json
-from ..datasets.json_values import DuplicateKey, InvalidJson
+from ..datasets.json_values import DuplicateKey
+from ..utils.errors import printable, short_json
+from ..utils.ids import checked_id, id_key, id_key_or_none
 from .import_items import Item, ReadOptions, invalid_item
+from .vqa_table import VqaTable
 
 # of GQA: the program of a question, and its relations to others
 _GQA_PROGRAMS = (
@@ -76,90 +79,170 @@ def questions_of(annotations: Path) -> Path:
 def read_vqa(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Read VQAv2 and OK-VQA: a file of answers and one of questions.
 
-    The answer is ``multiple_choice_answer``, or the most frequent of the ten
-    answers, which remain in the record as ``answers``.
+    Both are joined by ``question_id`` (:mod:`minigpt4.utils.ids`). The answer
+    is ``multiple_choice_answer``, or the most frequent of the ten answers,
+    which remain in the record as ``answers``.
 
     Raises:
-        ValueError: The file of the questions is missing.
+        ValueError: The file of the questions is missing, a file has another
+            content, or no annotation has a question.
     """
     for file in vqa_files(path):
-        questions: dict[Any, Any] = {}
-        folder = ''
         source = options.questions or questions_of(file)
-        for entry in stream_json(source):
-            if entry.key == 'data_subtype':
-                folder = str(entry.value)
-            if isinstance(entry.value, InvalidJson):
-                yield Item(source, entry.number, None, entry.value.reason)
-            elif entry.key == 'questions' and isinstance(entry.value, dict):
-                value = entry.value
-                key = value.get('question_id')
-                if isinstance(key, (int, str)):
-                    found = (value.get('question'), value.get('image_id'))
-                    if questions.setdefault(key, found) != found:
-                        questions[key] = None  # two questions have this id
-        for entry in stream_json(file):
-            if entry.key == 'data_subtype':
-                folder = str(entry.value)
-            if entry.key not in (None, 'annotations'):
-                continue
-            if invalid := invalid_item(file, entry):
-                yield invalid
-            elif entry.in_list:
-                yield _vqa_item(
-                    file, entry.number, entry.value, questions, folder
-                )
+        annotations = VqaTable(file, 'annotations')
+        questions = VqaTable(source, 'questions')
+        yield from _join(annotations, questions)
+
+
+def _join(annotations: VqaTable, questions: VqaTable) -> Iterator[Item]:
+    """The items of the annotations."""
+    by_id: dict[str, Any] = {}
+    for entry in questions.entries():
+        if invalid := invalid_item(questions.path, entry):
+            yield invalid
+            continue
+        value = entry.value
+        try:
+            key = id_key(value.get('question_id'))
+        except ValueError as error:
+            reason = f'has a question_id that {error}'
+            yield Item(questions.path, entry.number, None, reason)
+            continue
+        found = (value.get('question'), value.get('image_id'))
+        if key in by_id and not _same_question(by_id[key], found):
+            by_id[key] = None  # two questions have this id
+        by_id.setdefault(key, found)
+    number = joined = 0
+    example = ''
+    for entry in annotations.entries():
+        number += 1
+        if invalid := invalid_item(annotations.path, entry):
+            yield invalid
+            continue
+        split = annotations.split or questions.split
+        item = _vqa_item(
+            annotations.path, entry.number, entry.value, by_id, split
+        )
+        key_ = id_key_or_none(entry.value.get('question_id'))
+        joined += key_ in by_id
+        example = example or key_ or ''
+        yield item
+    if number and by_id and example and not joined:
+        raise ValueError(_no_question(annotations, questions, example, by_id))
+
+
+def _no_question(
+    annotations: VqaTable,
+    questions: VqaTable,
+    example: str,
+    by_id: dict[str, Any],
+) -> str:
+    """No question of two complete files has an answer."""
+    splits = ''
+    if '' not in (annotations.split, questions.split) and (
+        annotations.split != questions.split
+    ):
+        splits = (
+            f' (data_subtype {printable(repr(annotations.split))} and '
+            f'{printable(repr(questions.split))})'
+        )
+    return (
+        f'{annotations.path} has no answer to a question of '
+        f'{questions.path}{splits}: it has the question_id '
+        f'{printable(example)[:40]}, the other file '
+        f'{printable(next(iter(by_id)))[:40]}; expected two files of one '
+        'split.'
+    )
+
+
+def _same_question(one: Any, other: tuple[Any, Any]) -> bool:
+    """Whether two questions of one id have the same text and image."""
+    if one is None or one[0] != other[0]:
+        return False
+    return id_key_or_none(one[1]) == id_key_or_none(other[1])
 
 
 def _vqa_item(
     file: Path,
     number: int,
     answer: dict,
-    questions: dict[Any, Any],
-    folder: str,
+    questions: dict[str, Any],
+    split: str,
 ) -> Item:
     """The item of an answer; ``questions`` has question and image by id."""
     if isinstance(answer, DuplicateKey):
         return Item(file, number, answer)
-    key = answer.get('question_id')
-    if not isinstance(key, (int, str)) or key not in questions:
-        return Item(
-            file,
-            number,
-            None,
-            f'has the question_id {key!r}, which the file of the questions '
-            'lacks',
+    try:
+        record = _vqa_record(answer, questions)
+    except ValueError as error:
+        return Item(file, number, None, str(error))
+    if split:
+        record['split'] = split
+    return Item(file, number, record)
+
+
+def _vqa_record(answer: dict, questions: dict[str, Any]) -> dict[str, Any]:
+    """The record of an answer.
+
+    Raises:
+        ValueError: It has no use; the message follows its place.
+    """
+    try:
+        id_ = checked_id(answer.get('question_id'))
+    except ValueError as error:
+        raise ValueError(f'has a question_id that {error}') from None
+    key = id_key(id_)
+    if key not in questions:
+        raise ValueError(
+            f'has the question_id {id_!r}, which the file of the questions '
+            'lacks'
         )
     if questions[key] is None:
-        return Item(
-            file,
-            number,
-            None,
-            f'has the question_id {key!r}, which the file of the questions '
-            'gives to several questions or images; expected one',
+        raise ValueError(
+            f'has the question_id {id_!r}, which the file of the questions '
+            'gives to several questions or images; expected one'
         )
     question, image_id = questions[key]
     other = answer.get('image_id', image_id)
-    if str(other) != str(image_id):
-        return Item(
-            file,
-            number,
-            None,
-            f'has the image_id {other!r}, and its question {key!r} has the '
-            f'image_id {image_id!r}; expected the same',
+    if other != image_id and (
+        id_key_or_none(other) is None
+        or id_key_or_none(other) != id_key_or_none(image_id)
+    ):
+        raise ValueError(
+            f'has the image_id {other!r}, and its question {id_!r} has the '
+            f'image_id {image_id!r}; expected the same'
         )
     if problem := _question_problem(question):
-        return Item(file, number, None, problem)
-    answers = _answers(answer.get('answers'))
+        raise ValueError(problem)
+    answers = _annotators(answer.get('answers'))
     chosen = answer.get('multiple_choice_answer') or _most_frequent(answers)
     if chosen is None:
-        return Item(file, number, None, 'has no answer')
-    record = dict(id=key, image_id=image_id, question=question, answer=chosen)
-    if folder:
-        record['split'] = folder
+        raise ValueError('has no answer')
+    record = dict(id=id_, image_id=image_id, question=question, answer=chosen)
     if answers:
         record['answers'] = answers
-    return Item(file, number, record)
+    return record
+
+
+def _annotators(values: Any) -> list[str]:
+    """The answers of the annotators; [] for a record without some.
+
+    Raises:
+        ValueError: One of them is no text. Without it, the shares of the
+            others would be larger.
+    """
+    answers = _answers(values)
+    if isinstance(values, list) and len(answers) < len(values):
+        wrong = next(
+            number
+            for number, value in enumerate(values, 1)
+            if not _answers([value])
+        )
+        raise ValueError(
+            f'has {short_json(values[wrong - 1])} as answer {wrong} of '
+            f'{len(values)}; expected a text'
+        )
+    return answers
 
 
 def _question_problem(question: Any) -> str:
@@ -250,7 +333,8 @@ def read_gqa(path: Path, options: ReadOptions) -> Iterator[Item]:
             yield Item(path, entry.number, None, problem)
             continue
         record = {k: v for k, v in value.items() if k not in _GQA_PROGRAMS}
-        if entry.key is not None:  # the official file; others have a list
+        # the official file is an object by id; others have a list
+        if entry.key is not None and not entry.in_list:
             record['id'] = entry.key
         else:
             record.setdefault('id', record.get('question_id'))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import one_line
+from ..utils.ids import id_key_or_none
 from ..utils.regular_files import read_regular
 from ..utils.sample_errors import SampleError
 from .caption_files import captioned_images
@@ -131,17 +132,15 @@ def _image_of(
 
     An id without a file name is itself the name.
     """
-    image_id = record.get('image_id')
-    if isinstance(image_id, bool) or not isinstance(image_id, (int, str)):
-        image_id = None
+    image_id = id_key_or_none(record.get('image_id'))
     names = [
-        file_names.get(str(image_id)),
+        file_names.get(image_id) if image_id is not None else None,
         *(record.get(key) for key in _NAME_KEYS),
     ]
     name = next((n for n in names if isinstance(n, str) and n.strip()), None)
     if image_id is None:
         return None, name
-    return str(image_id), name or str(image_id)
+    return image_id, name or image_id
 
 
 def _find(folders: Iterable[ImageFolder], name: str) -> Path | None:

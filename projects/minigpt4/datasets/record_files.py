@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
+from ..utils.ids import id_key_or_none
 from ..utils.regular_files import read_regular
 from ..utils.text_files import content_error
 from .caption_files import (
@@ -167,11 +168,16 @@ def image_file_names(images: Any) -> dict[str, Any] | None:
         return None
     names: dict[str, Any] = {}
     for image in images:
-        if isinstance(image, dict) and 'id' in image:
-            key, name = str(image['id']), image.get('file_name')
+        key = id_key_or_none(image['id']) if _has_id(image) else None
+        if key is not None:
+            name = image.get('file_name')
             if names.setdefault(key, name) != name:
-                names[key] = None
+                names[key] = None  # two files have this id
     return names
+
+
+def _has_id(image: Any) -> bool:
+    return isinstance(image, dict) and 'id' in image
 
 
 def _refuse_instances(path: Path, annotations: Any) -> None:

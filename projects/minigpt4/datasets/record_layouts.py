@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from ..prompts.text_validation import check_text, json_type
 from ..utils.errors import printable
+from ..utils.ids import checked_id
 
 ALTERNATING = 'alternating "human" and "gpt"'
 _MAX_NAME_BYTES = 255  # of a file or folder name
@@ -42,11 +43,14 @@ def _text(value: Any, **options: bool) -> str:
 
 
 def _record_id(value: Any) -> 'int | str | None':
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # pandas writes 52.0 where a column has gaps
-    if value is None or isinstance(value, int) and not isinstance(value, bool):
+    if value is None:
         return value
-    return _text(value) if isinstance(value, str) else _refuse_name(value)
+    if isinstance(value, str):
+        return _text(value)
+    try:
+        return checked_id(value)
+    except ValueError:
+        return _refuse_name(value)
 
 
 def _refuse_name(value: Any) -> Any:

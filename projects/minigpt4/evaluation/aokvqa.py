@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data_tools import question_files
 from ..data_tools.import_items import Item, invalid_item
 from ..datasets.json_stream import stream_json
+from ..utils.errors import short_json
 from .questions import (
     Question,
     QuestionProtocol,
@@ -34,13 +36,17 @@ _DATA = (
 def choose(answer: str, choices: Sequence[str]) -> int | None:
     """The choice that an answer names; None if it names none.
 
-    Both are normalised as answers of VQAv2. It is the choice that the answer
-    is equal to; else that which occurs first in it, of several at one place
-    the longest; else, for an answer of one letter, the choice of that letter.
+    It is the choice that is the same text; else both are normalised as
+    answers of VQAv2, and it is the choice that the answer is equal to; else
+    that which occurs first in it, of several at one place the longest; else,
+    for an answer of one letter, the choice of that letter.
     """
+    if answer.strip() in choices:
+        return choices.index(answer.strip())
     found = normalise_answer(answer)
     normal = [normalise_answer(choice) for choice in choices]
-    if found in normal:
+    # an answer without words, such as "the", names none
+    if found and found in normal:
         return normal.index(found)
     places = [
         (f' {found} '.find(f' {choice} '), -len(choice), i)
@@ -67,13 +73,16 @@ def count_choice(
             and ``log_likelihoods`` of the choices or a generated ``answer``.
         scoring: Not used.
     """
+    choices = row['choices']
     if 'log_likelihoods' in row:
-        chosen: int | None = row['choices'].index(likeliest(row))
+        chosen: int | None = choices.index(likeliest(row))
     else:
-        chosen = choose(row['answer'], row['choices'])
+        chosen = choose(row['answer'], choices)
+    # of two equal choices both are right
+    right = choices[row['truth']['index']]
     return dict(
         questions=1,
-        correct=chosen == row['truth']['index'],
+        correct=chosen is not None and choices[chosen] == right,
         unknown=chosen is None,
     )
 
@@ -112,6 +121,8 @@ def _choice_question(record: dict[str, Any]) -> Question:
         raise ValueError(
             f'has the choices {choices!r}; expected a list of texts'
         )
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)  # pandas writes 1.0 in a column with gaps
     if type(index) is not int or not 0 <= index < len(choices):
         raise ValueError(
             f'has the correct_choice_idx {index!r}; expected the index of '
@@ -127,16 +138,25 @@ def _choice_question(record: dict[str, Any]) -> Question:
 
 
 def _direct_question(record: dict[str, Any]) -> Question:
-    if record.get('difficult_direct_answer'):
+    difficult = record.get('difficult_direct_answer')
+    if difficult not in (None, True, False):
+        raise ValueError(
+            f'has the difficult_direct_answer {short_json(difficult)}; '
+            'expected true or false'
+        )
+    if difficult:
         raise ValueError('has a difficult_direct_answer, which is not scored')
     answers = record.get('direct_answers')
+    if answers is None or answers == []:
+        raise ValueError('has no direct_answers (the test split has none)')
     if (
         not isinstance(answers, list)
-        or not answers
         or not all(isinstance(answer, str) for answer in answers)
+        or not any(map(str.strip, answers))
     ):
         raise ValueError(
-            'has no list of direct_answers (the test split has none)'
+            f'has the direct_answers {short_json(answers)}; expected a list '
+            'of texts'
         )
     return Question(
         question_id(record),
@@ -149,6 +169,7 @@ def _direct_question(record: dict[str, Any]) -> Question:
 AOKVQA = QuestionProtocol(
     name='aokvqa',
     data=_DATA,
+    content=question_files.AOKVQA,
     prompt='{question} Choose one answer: {choices}.',
     generation=dict(
         do_sample=False, repetition_penalty=1.0, max_new_tokens=32
@@ -162,6 +183,7 @@ AOKVQA = QuestionProtocol(
 AOKVQA_DIRECT = QuestionProtocol(
     name='aokvqa-direct',
     data=_DATA,
+    content=question_files.AOKVQA,
     prompt=SHORT_ANSWER,
     generation=GREEDY_SHORT,
     items=read_aokvqa,

@@ -6,20 +6,18 @@ METEOR and SPICE, which are Java programs, are not computed.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..utils.errors import printable
 from .bleu import MAX_N, bleu_counts, bleu_scores, ngram_counts
-from .bootstrap import (
-    RESAMPLES,
-    percentile_interval,
-    ratio_score,
-    resampled_sums,
-)
+from .bootstrap import RESAMPLES
 from .caption_tokens import tokens
 from .cider import cider_scores
+from .image_sums import ImageSums, Scores, SumScore
 from .rouge import rouge_l
 
 Id = TypeVar('Id', bound=Hashable)
@@ -61,42 +59,61 @@ def score_caption_metrics(
             )
     # in a fixed order, so that the intervals do not depend on the file's
     ids = sorted(captions, key=lambda id_: (str(id_), str(type(id_))))
-    caption_tokens = [tokens(captions[id_]) for id_ in ids]
-    reference_tokens = [[tokens(t) for t in references[id_]] for id_ in ids]
-    rouge = [
-        rouge_l(caption, group)
-        for caption, group in zip(
-            caption_tokens, reference_tokens, strict=True
-        )
-    ]
+    sums = ImageSums(seed, resamples)
+    for id_, counts in zip(
+        ids,
+        caption_counts(
+            [captions[id_] for id_ in ids], [references[id_] for id_ in ids]
+        ),
+        strict=True,
+    ):
+        sums.add(str(id_), **counts)
+    return dict(
+        captions=len(ids),
+        references=sum(len(references[id_]) for id_ in ids),
+        words=round(sums.total('length') / len(ids), 6),
+        scores=sums.scores(SCORES),
+    )
+
+
+def caption_counts(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[dict[str, float]]:
+    """The counts of each caption, from whose sums the scores are computed.
+
+    Args:
+        captions: The captions that are scored together.
+        references: The reference captions of each, one at least.
+
+    Returns:
+        For each caption ``captions`` (1), ``length`` (words), ``rouge_l``,
+        ``cider`` and the other counts of :data:`SCORES`.
+    """
+    caption_tokens = [tokens(text) for text in captions]
+    reference_tokens = [[tokens(t) for t in group] for group in references]
+    rouge = map(rouge_l, caption_tokens, reference_tokens)
     words = [_words(caption) for caption in caption_tokens]
     reference_words = [
         [_words(t) for t in group] for group in reference_tokens
     ]
-    counts = [ngram_counts(caption) for caption in words]
-    reference_counts = [
-        [ngram_counts(reference) for reference in group]
-        for group in reference_words
-    ]
-    lengths = [len(caption) for caption in words]
-    reference_lengths = [[len(t) for t in group] for group in reference_words]
-    columns = (counts, lengths, reference_counts, reference_lengths)
-    cider = cider_scores(*columns)
-    bleu = np.array([bleu_counts(*row) for row in zip(*columns, strict=True)])
-
-    def mean(values: Sequence[float]) -> dict[str, Any]:
-        return ratio_score(values, [1] * len(ids), seed, resamples)
-
-    return dict(
-        captions=len(ids),
-        references=sum(map(len, reference_lengths)),
-        words=round(sum(lengths) / len(ids), 6),
-        scores=dict(
-            **_bleu(bleu, seed, resamples),
-            rouge_l=mean(rouge),
-            cider=mean(cider),
-        ),
+    columns = (
+        [ngram_counts(caption) for caption in words],
+        [len(caption) for caption in words],
+        [[ngram_counts(t) for t in group] for group in reference_words],
+        [[len(t) for t in group] for group in reference_words],
     )
+    bleu = map(bleu_counts, *columns)
+    return [
+        dict(
+            zip(_BLEU_COUNTS, counts, strict=True),
+            captions=1,
+            rouge_l=rouge_value,
+            cider=cider_value,
+        )
+        for counts, rouge_value, cider_value in zip(
+            bleu, rouge, cider_scores(*columns), strict=True
+        )
+    ]
 
 
 def _words(text: Sequence[str]) -> list[str]:
@@ -104,15 +121,29 @@ def _words(text: Sequence[str]) -> list[str]:
     return [word for token in text for word in token.split()]
 
 
-def _bleu(
-    counts: np.ndarray, seed: int, resamples: int
-) -> dict[str, dict[str, Any]]:
-    values = bleu_scores(counts.sum(0))
-    drawn = bleu_scores(resampled_sums(counts, seed, resamples))
-    return {
-        f'bleu_{n + 1}': dict(
-            value=round(float(values[n]), 6),
-            interval=[round(e, 6) for e in percentile_interval(drawn[:, n])],
-        )
-        for n in range(MAX_N)
-    }
+def _bleu(n: int, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    return bleu_scores(sums)[..., n - 1]
+
+
+_ORDERS = range(1, MAX_N + 1)
+# in the order of bleu_counts
+_BLEU_COUNTS = (
+    'length',
+    'closest_length',
+    *(f'common_{n}_grams' for n in _ORDERS),
+    *(f'all_{n}_grams' for n in _ORDERS),
+)
+# how each score is computed from sums of caption_counts
+SCORES: Scores = {
+    **{
+        f'bleu_{n}': SumScore(_BLEU_COUNTS, partial(_bleu, n)) for n in _ORDERS
+    },
+    'rouge_l': ('rouge_l', 'captions'),
+    'cider': ('cider', 'captions'),
+}
+# label, name and unit of each score
+LABELS = (
+    *((f'BLEU-{n}', f'bleu_{n}', '') for n in _ORDERS),
+    ('ROUGE-L', 'rouge_l', ''),
+    ('CIDEr', 'cider', ''),
+)

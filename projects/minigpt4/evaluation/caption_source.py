@@ -11,10 +11,12 @@ from typing import Any
 
 from ..captioning.batch import CaptionTask, run_tasks
 from ..captioning.image_sources import find_images
+from ..data_tools.question_files import read_content
 from ..generation.sampling_params import SamplingParams
 from ..loading import load_model, read_prompt
 from ..utils.errors import printable, short_json
-from ..utils.json_files import read_json, read_json_lines
+from ..utils.ids import checked_id
+from ..utils.json_files import parse_strict_json, read_json, read_json_lines
 from ..utils.progress import progress_bar
 from ..utils.regular_files import read_regular
 from .result_folder import ResultFolder, file_digest
@@ -58,7 +60,7 @@ class CaptionSource:
         prompt = args.prompt
         if prompt is None:
             prompt = read_prompt(args.model)
-        files = _find_files(args.images, find, described)[: args.limit]
+        files = described_images(args.images, find, described)[: args.limit]
         self._tasks = [CaptionTask(file, prompt) for file in files]
         self.settings = dict(
             model=args.model,
@@ -139,17 +141,20 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
     empty = True
     for name, row in _read_objects(path):
         empty = False
-        if (
-            not isinstance(row, dict)
-            or isinstance(row.get('image_id'), bool)
-            or not isinstance(row.get('image_id'), int | str)
-            or not (isinstance(row.get('caption'), str) or row.get('error'))
+        if not isinstance(row, dict) or not (
+            isinstance(row.get('caption'), str) or row.get('error')
         ):
             found = short_json(row)
             raise ValueError(
                 f'{path}: {name} is no caption ({found}); expected an object '
                 'with image_id, a text or a whole number, and caption, a text.'
             )
+        try:
+            row['image_id'] = checked_id(row.get('image_id'))
+        except ValueError as error:
+            raise ValueError(
+                f'{path}: the image_id of {name} {error}.'
+            ) from None
         yield row
     if empty:
         raise ValueError(
@@ -171,15 +176,45 @@ def _read_objects(path: Path) -> Iterable[tuple[str, Any]]:
     """Name and value of each line, or of each item of a list."""
     data = read_regular(path).removeprefix(codecs.BOM_UTF8)
     if not data.lstrip().startswith(b'['):
+        _refuse_one_object(path, data)
         return ((f'line {n}', row) for n, row in read_json_lines(path))
     items = read_json(path, 'a list of captions')
     return ((f'caption {n}', row) for n, row in enumerate(items, 1))
 
 
-def _find_files(
+def _refuse_one_object(path: Path, data: bytes) -> None:
+    """Refuse a file that is one object, such as annotations of COCO."""
+    try:
+        content = parse_strict_json(data.decode())
+    except ValueError:
+        return  # lines, of which each is read
+    if not isinstance(content, dict) or {*content} & {'image_id', 'caption'}:
+        return
+    found = read_content(path)
+    kind = f' ({found.kind})' if found.kind else ''
+    raise ValueError(
+        f'{path} {found.describe()}{kind}; expected JSON lines of image_id '
+        'and caption, or a list of them.'
+    )
+
+
+def described_images(
     folder: Path, find: Callable[[str], str | None], described: Path
 ) -> list[str]:
-    """The images of a folder that are described, one for each id."""
+    """The images of a folder and its subfolders that a file describes.
+
+    Args:
+        folder: The folder.
+        find: The id of an image file in ``described``, or None.
+        described: The file, for errors.
+
+    Returns:
+        The image files, one for each id, sorted by name.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It has no such image, or two of one id.
+    """
     if not folder.is_dir():
         found = 'is not a folder' if folder.exists() else 'does not exist'
         raise FileNotFoundError(

@@ -3,27 +3,26 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..loading import quiet_logs
 from ..utils.errors import printable, short_json
 from ..utils.signals import raise_on_signals
-from .caption_metrics import score_caption_metrics
-from .caption_references import CaptionReferences
+from .caption_metrics import LABELS, score_caption_metrics
+from .caption_references import (
+    REFERENCES_FILE,
+    CaptionReferences,
+    ImageReferences,
+    write_references,
+)
 from .caption_source import CaptionSource, print_errors
 from .result_folder import ResultFolder, format_score
 from .unknown_ids import NAMED_IDS, name_unknown
 
+CAPTIONS_FILE = 'captions.jsonl'
 _NAMED = 5  # invalid records on the terminal
-_SCORES = (
-    ('BLEU-1', 'bleu_1'),
-    ('BLEU-2', 'bleu_2'),
-    ('BLEU-3', 'bleu_3'),
-    ('BLEU-4', 'bleu_4'),
-    ('ROUGE-L', 'rouge_l'),
-    ('CIDEr', 'cider'),
-)
 
 
 def run_captions(args: argparse.Namespace) -> int:
@@ -47,21 +46,52 @@ def run_captions(args: argparse.Namespace) -> int:
         source = CaptionSource(args, references.find_file, args.annotations)
         settings = dict(references=references.digest(), **source.settings)
         with ResultFolder(
-            args.out, 'captions', settings, 'captions.jsonl', args.overwrite
+            args.out, 'captions', settings, CAPTIONS_FILE, args.overwrite
         ) as results:
             source.add_missing(results)
-            summary = _score(args, results.rows, references)
+            found = references.of_rows(results.rows)
+            summary = captions_summary(
+                results.rows,
+                found,
+                args.bootstrap,
+                args.captions or CAPTIONS_FILE,
+                args.annotations,
+                references.captions,
+            )
+            summary['without_caption'] = (
+                len(references.captions) - summary['captions']
+            )
+            summary['invalid_records'] = len(references.invalid)
+            if args.out is not None:
+                write_references(args.out, found)
             results.write_summary(summary | source.notes)
-        _print_summary(args, references.invalid, summary)
+        _print_invalid(references.invalid)
+        print_captions(summary, args.out, args.annotations)
     return 1 if summary['errors'] else 0
 
 
-def _score(
-    args: argparse.Namespace,
+def captions_summary(
     rows: Sequence[dict[str, Any]],
-    references: CaptionReferences,
+    references: Mapping[str, ImageReferences],
+    resamples: int,
+    source: Path | str,
+    described: Path | str,
+    known: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The summary of the rows."""
+    """Score the rows of a folder: what its summary stores.
+
+    Args:
+        rows: The captions.
+        references: The references by the text of ``image_id``.
+        resamples: Resamples of the bootstrap.
+        source: The file of the captions, for errors.
+        described: The file of the references, for errors.
+        known: The images of this file, by ids; one of them is named next to
+            ids that it lacks. Those of ``references`` if it is empty.
+
+    Raises:
+        ValueError: Two captions are of one image, or none has a reference.
+    """
     captions: dict[str, str] = {}
     errors = []
     unknown: list[str] = []
@@ -69,58 +99,67 @@ def _score(
         if row.get('error') is not None:
             errors.append(row)
             continue
-        key = references.find(row['image_id'])
-        if key is None:
+        found = references.get(str(row['image_id']))
+        if found is None:
             unknown.append(str(row['image_id']))
             continue
-        if key in captions:
+        if found.image in captions:
             raise ValueError(
-                f'{args.captions} has two captions of image '
+                f'{source} has two captions of image '
                 f'{printable(str(row["image_id"]))} '
-                f'({short_json(captions[key])} and '
+                f'({short_json(captions[found.image])} and '
                 f'{short_json(row["caption"])}); expected one of each image.'
             )
-        captions[key] = row['caption']
+        captions[found.image] = row['caption']
     if not captions:
-        found = len(rows) - len(errors)
+        number = len(rows) - len(errors)
         raise ValueError(
-            f'{args.annotations} has references of none of the {found:,} '
-            f'captions{name_unknown(unknown, references.captions)}; expected '
-            'the same image ids in both.'
+            f'{described} has references of none of the {number:,} captions'
+            f'{name_unknown(unknown, known)}; expected the same image ids in '
+            'both.'
         )
+    texts = {found.image: found.captions for found in references.values()}
     return dict(
-        **score_caption_metrics(
-            captions, references.captions, resamples=args.bootstrap
-        ),
-        resamples=args.bootstrap,
+        **score_caption_metrics(captions, texts, resamples=resamples),
+        resamples=resamples,
         without_references=len(unknown),
         unknown_ids=unknown[:NAMED_IDS],
-        known_id=next(iter(references.captions)),
-        without_caption=len(references.captions) - len(captions),
-        invalid_records=len(references.invalid),
+        known_id=next(iter(known or texts)),
         errors=errors,
     )
 
 
-def _print_summary(
-    args: argparse.Namespace, invalid: Sequence[str], summary: dict[str, Any]
-) -> None:
-    print_errors(summary['errors'])
+def _print_invalid(invalid: Sequence[str]) -> None:
     for message in invalid[:_NAMED]:
         print(f'skipped: {printable(message)}', file=sys.stderr)
     if len(invalid) > _NAMED:
         print(f'skipped: {len(invalid) - _NAMED:,} more', file=sys.stderr)
+
+
+def print_captions(
+    summary: Mapping[str, Any],
+    folder: Path | None,
+    described: Path | str = REFERENCES_FILE,
+) -> None:
+    """Print scores, and what was skipped.
+
+    Args:
+        summary: The summary.
+        folder: The folder of the results; None if there is none.
+        described: The file of the references.
+    """
+    print_errors(summary['errors'])
     if summary['without_references']:
         print(
             f'skipped: {summary["without_references"]:,} captions of images '
-            f'that {printable(str(args.annotations))} does not have'
+            f'that {printable(str(described))} does not have'
             + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )
-    if summary['without_caption']:
+    if summary.get('without_caption'):
         print(
             f'not scored: {summary["without_caption"]:,} images of '
-            f'{printable(str(args.annotations))} without a caption',
+            f'{printable(str(described))} without a caption',
             file=sys.stderr,
         )
     print(
@@ -128,7 +167,7 @@ def _print_summary(
         f'references, {summary["words"]:.1f} words a caption; 95 % intervals '
         'over images'
     )
-    for label, name in _SCORES:
-        print(f'{label:9}{format_score(summary["scores"][name])}')
-    if args.out is not None:
-        print(f'results: {printable(str(args.out))}', file=sys.stderr)
+    for label, name, unit in LABELS:
+        print(f'{label:9}{format_score(summary["scores"][name], unit)}')
+    if folder is not None:
+        print(f'results: {printable(str(folder))}', file=sys.stderr)

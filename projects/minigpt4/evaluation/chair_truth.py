@@ -17,6 +17,7 @@ from ..datasets.json_values import DuplicateKey, InvalidJson
 from ..images.image_ids import ImageIds
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable, short_json
+from ..utils.ids import id_key_or_none
 from .object_words import ObjectWords, coco_words
 
 # of a result folder: the classes in each image that has a caption
@@ -107,17 +108,18 @@ def _instance_classes(
             categories.setdefault(_id(path, number, record, 'id'), set())
         elif table == 'annotations':
             image = _id(path, number, record, 'image_id')
-            category = record.get('category_id')
-            if not isinstance(category, int | str):
+            category = id_key_or_none(record.get('category_id'))
+            if category is None:
                 raise ValueError(
                     f'{path}: annotation {number:,} has no category_id; '
                     'expected instances_*.json of COCO.'
                 )
             categories.setdefault(image, set()).add(category)
         elif table == 'categories':
-            name, category = record.get('name'), record.get('id')
+            name = record.get('name')
+            category = id_key_or_none(record.get('id'))
             if (
-                not isinstance(category, int | str)
+                category is None
                 or not isinstance(name, str)
                 or name not in known
             ):
@@ -142,7 +144,7 @@ def _instance_classes(
         if unknown := found - names.keys():
             raise ValueError(
                 f'{path}: image {printable(image)} has the category_id '
-                f'{min(unknown, key=str)!r}, which the table categories '
+                f'{printable(min(unknown))}, which the table categories '
                 'lacks.'
             )
         yield image, {names[category] for category in found}
@@ -202,9 +204,10 @@ def _all_records(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 def _id(path: Path, number: int, record: Mapping[str, Any], key: str) -> str:
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    found = id_key_or_none(value)
+    if found is None:
         raise ValueError(
             f'{path}: record {number:,} has the {key} {short_json(value)}; '
             'expected the id of an image.'
         )
-    return str(value)
+    return found

@@ -2,13 +2,14 @@
 """Why do two results of one protocol differ? Settings, scores, samples."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..utils.errors import printable
 from .compared_folder import StoredResults
-from .compared_samples import ComparedProtocol, Sample
+from .compared_protocol import ComparedProtocol, Sample
 from .image_sums import ImageSums
 from .paired import RESAMPLES, mcnemar, paired_scores
 
@@ -78,21 +79,21 @@ def compare_results(
             'results of the same data.'
         )
     protocol = first.protocol
-    sums = ImageSums(), ImageSums()
-    good = {(a, b): 0 for a in (True, False) for b in (True, False)}
-    pairs = []
-    for key in common:
-        one, two = first.samples[key], second.samples[key]
+    sides = [[r.samples[key] for key in common] for r in (first, second)]
+    for one, two in zip(*sides, strict=True):
         _check_same(first, second, one, two)
+    if protocol.together is not None:
+        sides = [protocol.together(side) for side in sides]
+    sums = ImageSums(), ImageSums()
+    pairs = []
+    for one, two in zip(*sides, strict=True):
         sums[0].add(one.image, **one.counts)
         sums[1].add(one.image, **two.counts)
-        good[one.good, two.good] += 1
         if distance := protocol.distance(one, two):
             pairs.append(Pair(one, two, distance))
     pairs.sort(key=lambda pair: -pair.distance)
-    ratios = protocol.ratios([*first.rows, *second.rows])
-    labels = [label for label in protocol.labels if label[1] in ratios]
-    only_first, only_second = good[True, False], good[False, True]
+    scores = protocol.scores([*first.rows, *second.rows])
+    labels = [label for label in protocol.labels if label[1] in scores]
     settings = [
         dict(name=name, first=values[0], second=values[1])
         for name, values in _settings(first, second)
@@ -109,19 +110,32 @@ def compare_results(
             resamples=resamples,
             settings=settings,
             scores=paired_scores(
-                *sums, ratios, resamples=resamples, advance=advance
+                *sums, scores, resamples=resamples, advance=advance
             ),
-            good=dict(
-                meaning=protocol.good,
-                both=good[True, True],
-                only_first=only_first,
-                only_second=only_second,
-                neither=good[False, False],
-                p=mcnemar(only_first, only_second),
-            ),
+            good=_good(protocol, *sides),
         ),
         labels,
         pairs,
+    )
+
+
+def _good(
+    protocol: ComparedProtocol, first: list[Sample], second: list[Sample]
+) -> dict[str, Any] | None:
+    """How many samples are good in which results; None if none is good."""
+    if not protocol.good:
+        return None
+    both = Counter(
+        (one.good, two.good) for one, two in zip(first, second, strict=True)
+    )
+    only_first, only_second = both[True, False], both[False, True]
+    return dict(
+        meaning=protocol.good,
+        both=both[True, True],
+        only_first=only_first,
+        only_second=only_second,
+        neither=both[False, False],
+        p=mcnemar(only_first, only_second),
     )
 
 
@@ -146,8 +160,8 @@ def _check_same(
         raise ValueError(
             f'{printable(one.key)} is not the same in {first.folder} '
             f'({_short(one)}) and in {second.folder} ({_short(two)}): its '
-            'image, question, caption or truth differs; expected results of '
-            'the same data.'
+            'image, question, caption, reference or truth differs; expected '
+            'results of the same data.'
         )
 
 

@@ -21,7 +21,7 @@ from .compare_tables import (
     score_rows,
     setting_rows,
 )
-from .compared_samples import Sample
+from .compared_protocol import Sample
 
 MOST = 200  # samples on the page
 _SHOWN = 2000  # characters of a text
@@ -70,7 +70,8 @@ def _content(comparison: Comparison, images: Path | None) -> Iterator[str]:
         ('', '1', '2', '2 minus 1', '95 % interval', 'p'),
         score_rows(comparison),
     )
-    yield f'<p>{_text(good_line(comparison))}</p>'
+    if line := good_line(comparison):
+        yield f'<p>{_text(line)}</p>'
     yield '<h2>Samples that differ</h2>'
     pairs = comparison.pairs
     shown = pairs[:MOST]
@@ -110,13 +111,15 @@ def _section(pair: Pair, files: dict[str, str] | None) -> Iterator[str]:
     yield f'<h3>{_text(one.key + name)}</h3>'
     if one.prompt and one.prompt == two.prompt:
         yield f'<p>{_text(one.prompt)}</p>'
-    yield f'<p class="dim">truth: {_text(one.truth)}</p></div>'
+    if one.truth:
+        yield f'<p class="dim">truth: {_text(one.truth)}</p>'
+    yield '</div>'
     yield _thumbnail(one, files)
     for sample in pair[:2]:
         yield '<div>'
         if one.prompt != two.prompt:
             yield f'<p class="dim">{_text(sample.prompt)}</p>'
-        style = 'good' if sample.good else 'bad'
+        style = {True: 'good', False: 'bad', None: ''}[sample.good]
         yield f'<p class="{style}">{_text(sample.text or "(empty)")}</p>'
         yield f'<p class="dim">{_text(sample.note)}</p></div>'
     yield '</section>'

@@ -83,7 +83,8 @@ def _print(comparison: Comparison) -> None:
     print()
     head = ('', '1', '2', '2 minus 1', '95 % interval', 'p')
     _print_table([head, *score_rows(comparison)], right=True)
-    print(good_line(comparison))
+    if line := good_line(comparison):
+        print(line)
     print()
     pairs = comparison.pairs
     print(f'{len(pairs):,} {comparison.protocol.changed}')

@@ -11,13 +11,15 @@ def folder_lines(comparison: Comparison) -> list[str]:
     """Which folders are compared, over which samples."""
     summary = comparison.summary
     unit = comparison.protocol.unit
+    stored = comparison.protocol.stored
+    without = '' if stored is None else stored.without
     lines = []
     for number, side in enumerate((summary['first'], summary['second']), 1):
         line = f'{number}: {side["folder"]}, {side["samples"]:,} {unit}'
         for name, text in (
             ('only_here', f'only in {number}, not compared'),
             ('failed', 'failed, not compared'),
-            ('without_truth', 'of images without truth, not compared'),
+            ('without_truth', f'{without}, not compared'),
         ):
             if side[name]:
                 line += f'; {side[name]:,} {text}'
@@ -69,8 +71,13 @@ def score_rows(
 
 
 def good_line(comparison: Comparison) -> str:
-    """How many samples are good in both, one and none of the results."""
+    """How many samples are good in both, one and none of the results.
+
+    The line is '' if the protocol does not tell which are good.
+    """
     good = comparison.summary['good']
+    if good is None:
+        return ''
     return (
         f'{good["meaning"]}: {good["both"]:,} in both, '
         f'{good["only_first"]:,} only in 1, {good["only_second"]:,} only in '
@@ -92,10 +99,10 @@ def pair_lines(pair: Pair, max_characters: int = 100) -> list[str]:
         return printable(text)
 
     one, two = pair.first, pair.second
-    question = f': {one.prompt}' if one.prompt == two.prompt else ''
-    lines = [
-        short(f'{one.key}{question}') + f' (truth: {short(one.truth)})',
-    ]
+    same = one.prompt and one.prompt == two.prompt
+    question = f': {one.prompt}' if same else ''
+    truth = f' (truth: {short(one.truth)})' if one.truth else ''
+    lines = [short(f'{one.key}{question}') + truth]
     for number, sample in enumerate((one, two), 1):
         note = f' ({short(sample.note)})' if sample.note else ''
         lines.append(f'  {number}: {short(sample.text) or "(empty)"}{note}')

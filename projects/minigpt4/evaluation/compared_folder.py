@@ -5,15 +5,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ..images.image_ids import ImageIds
 from ..utils.errors import printable
 from ..utils.json_files import read_json_lines
-from .chair_run import read_truth
-from .chair_truth import TRUTH_FILE
-from .compared_samples import ComparedProtocol, Sample, compared_protocol
+from .compared_protocol import ComparedProtocol, Sample
+from .compared_samples import compared_protocol
 from .result_folder import SUMMARY_FILE, read_settings, read_summary
 
 
@@ -30,7 +30,8 @@ class StoredResults:
         samples: The samples by key, in the order of the files.
         rows: The rows of the samples.
         failed: Rows that have an error instead of a result.
-        without_truth: Captions of images without a truth.
+        without_truth: Rows without what another file of the folder has, such
+            as captions of images without a truth.
     """
 
     folder: Path
@@ -61,21 +62,22 @@ def read_results(folder: Path) -> StoredResults:
     name = str(settings.pop('protocol'))
     protocol = compared_protocol(name)
     summary = read_summary(folder)
-    scoring = _scoring(folder, summary)
-    truth = _read_truth(folder) if protocol.has_truth else {}
-    ids = ImageIds(truth)
+    stored = _read_stored(folder, protocol)
+    scoring = _scoring(folder, protocol, summary)
+    by_image = protocol.stored is not None and protocol.stored.by_image
+    ids = ImageIds(stored if by_image else ())
     samples: dict[str, Sample] = {}
     rows: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
     failed = without_truth = 0
     for place, row in _rows(folder, protocol):
-        if row.get('error') is not None:
+        if row.get('error') is not None or row.get('problem'):
             failed += 1
             continue
-        if protocol.has_truth and 'image_id' in row:
+        if by_image and 'image_id' in row:
             # captions of other programs may have other forms of the ids
             row['image_id'] = ids.find(row['image_id']) or row['image_id']
-        sample = _sample(protocol, place, row, settings, scoring, truth)
+        sample = _sample(protocol, place, row, settings, scoring, stored)
         if sample is None:
             without_truth += 1
             continue
@@ -103,50 +105,59 @@ def read_results(folder: Path) -> StoredResults:
 def _rows(
     folder: Path, protocol: ComparedProtocol
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of all files with their places, in the order of numbers.
+    """The rows of all files with their places, in the order of their keys.
 
-    Of rows of one number the first one counts, as for the summary.
+    Of rows of one key those count that count for the summary: the first one,
+    and the last judgement that has no problem.
 
     Raises:
         ValueError: A line is no object of JSON.
     """
     found: dict[Any, tuple[str, dict[str, Any]]] = {}
+    name = protocol.row_key
+    judged = name == 'key'
     for path in sorted(folder.glob(protocol.files)):
         for line, row in read_json_lines(path):
             place = f'{path}: line {line}'
-            number = row.get('number') if isinstance(row, dict) else None
+            key = row.get(name) if isinstance(row, dict) and name else None
             if not isinstance(row, dict) or (
-                protocol.numbered and type(number) is not int
+                name and type(key) is not (str if judged else int)
             ):
                 raise ValueError(
                     f'{place} is no result of the protocol; remove the '
                     'folder, or give another one.'
                 )
-            key = number if protocol.numbered else len(found)
-            found.setdefault(key, (place, row))
+            if not name:
+                key = len(found)
+            if key not in found or (judged and not row.get('problem')):
+                found[key] = place, row
     return [found[key] for key in sorted(found)]
 
 
-def _scoring(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _scoring(
+    folder: Path, protocol: ComparedProtocol, summary: Mapping[str, Any]
+) -> dict[str, Any]:
     """The scoring options of a summary."""
-    scoring = summary.get('scoring', {})
-    if not isinstance(scoring, dict):
+    try:
+        return protocol.scoring(summary)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{folder / SUMMARY_FILE} has no scoring options; the command '
             'that made it writes it again.'
-        )
-    return scoring
+        ) from error
 
 
-def _read_truth(folder: Path) -> dict[str, list[str]]:
-    path = folder / TRUTH_FILE
+def _read_stored(
+    folder: Path, protocol: ComparedProtocol
+) -> Mapping[str, Any]:
+    """What the samples need besides the rows."""
+    file = protocol.stored
+    if file is None:
+        return {}
+    path = folder / file.name
     if not path.exists():
-        raise ValueError(
-            f'{folder} has no {TRUTH_FILE}, the classes in each image; the '
-            'command that made the folder writes it, without captioning '
-            'again.'
-        )
-    return read_truth(path, part=True)
+        raise ValueError(f'{folder} has no {file.name}, {file.missing}.')
+    return file.read(path)
 
 
 def _sample(
@@ -155,7 +166,7 @@ def _sample(
     row: Mapping[str, Any],
     settings: Mapping[str, Any],
     scoring: Mapping[str, Any],
-    truth: Mapping[str, list[str]],
+    stored: Mapping[str, Any],
 ) -> Sample | None:
     """The sample of a row.
 
@@ -164,7 +175,7 @@ def _sample(
     """
     reason = 'a count is not a finite number'
     try:
-        sample = protocol.sample(row, settings, scoring, truth)
+        sample = protocol.sample(row, settings, scoring, stored)
         if sample is None or all(map(math.isfinite, sample.counts.values())):
             return sample
     except KeyError as error:
@@ -181,10 +192,14 @@ def _check_number(results: StoredResults, summary: Mapping[str, Any]) -> None:
     """Refuse a folder with fewer or more rows than its summary counts."""
     folder = results.folder
     number = len(results.samples)
-    counted = summary.get(results.protocol.unit)
+    protocol = results.protocol
+    try:
+        counted = (protocol.number or itemgetter(protocol.unit))(summary)
+    except (KeyError, TypeError, AttributeError):
+        counted = 'none'
     if counted != number:
         raise ValueError(
-            f'{folder} has {number:,} {results.protocol.unit}, and its '
+            f'{folder} has {number:,} {protocol.unit}, and its '
             f'{SUMMARY_FILE} counts {counted}; the command that made it '
             'continues it.'
         )

@@ -6,78 +6,24 @@ The counts are those from which the summary of a result is computed.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 from . import chair, match
-from .image_sums import Ratios
+from .chair_run import read_truth
+from .chair_truth import TRUTH_FILE
+from .compared_answers import ABILITIES, COVERAGE, FAILURES
+from .compared_captions import CAPTIONS
+from .compared_protocol import (
+    ComparedProtocol,
+    Sample,
+    StoredFile,
+    stored_scoring,
+)
 from .object_words import coco_words
 from .question_protocols import QUESTION_PROTOCOLS
 from .questions import likeliest
-
-Rows = list[dict[str, Any]]
-
-
-class Sample(NamedTuple):
-    """What one result has for one sample.
-
-    Attributes:
-        key: The same text for the same sample of another result.
-        image: Name of its image.
-        file: Name of the image file; '' if it is not known.
-        asked: What both results must have in common: the question and its
-            true answer, the classes in the image, or the caption.
-        counts: Counts whose sums are divided.
-        good: Whether it is right, in the words of the protocol.
-        differs: What has to be equal for the results not to differ.
-        prompt: The question, or '' if there is none.
-        truth: The true answer, as a text.
-        text: The answer or the caption.
-        note: What is measured of it, as a text.
-    """
-
-    key: str
-    image: str
-    file: str
-    asked: Any
-    counts: dict[str, float]
-    good: bool
-    differs: Any
-    prompt: str
-    truth: str
-    text: str
-    note: str
-
-
-@dataclass(frozen=True)
-class ComparedProtocol:
-    """How results of a protocol are compared.
-
-    Attributes:
-        files: Pattern of the files of raw results.
-        sample: The sample of a row, with the settings, the scoring options
-            and the truth of the folder; None if the row is not scored.
-        ratios: The counts whose sums each score divides, for all rows.
-        labels: Label, name and unit of each score.
-        good: What it means that a sample is good.
-        changed: What it means that a sample differs.
-        distance: How much two samples differ; 0 if they do not.
-        unit: What a sample is, in the plural.
-        has_truth: Whether the folder stores the classes of each image.
-        numbered: Whether each row has a number.
-    """
-
-    files: str
-    sample: Callable[..., Sample | None]
-    ratios: Callable[[Rows], Ratios]
-    labels: tuple[tuple[str, str, str], ...]
-    good: str
-    changed: str
-    distance: Callable[[Sample, Sample], float]
-    unit: str
-    has_truth: bool = False
-    numbered: bool = False
 
 
 def compared_protocol(name: str) -> ComparedProtocol:
@@ -144,13 +90,18 @@ def _questions(name: str) -> ComparedProtocol:
     return ComparedProtocol(
         files='answers*.jsonl',
         sample=sample,
-        ratios=lambda rows: protocol.ratios,
+        scores=lambda rows: protocol.ratios,
         labels=protocol.labels,
         good='right',
         changed='answers of which one is right, or more nearly right',
         distance=lambda one, two: abs(one.differs - two.differs),
         unit='answers',
-        numbered=True,
+        row_key='number',
+        # options of later versions have their defaults in older folders
+        scoring=lambda summary: {
+            **protocol.scoring,
+            **stored_scoring(summary),
+        },
     )
 
 
@@ -248,22 +199,33 @@ _PROTOCOLS = {
     'chair': ComparedProtocol(
         files='captions.jsonl',
         sample=_caption_sample,
-        ratios=chair.chair_ratios,
+        scores=chair.chair_ratios,
         labels=chair.LABELS,
         good='without invented object',
         changed='captions whose invented objects differ',
         distance=_invented_distance,
         unit='captions',
-        has_truth=True,
+        stored=StoredFile(
+            name=TRUTH_FILE,
+            missing='the classes in each image; the command that made the '
+            'folder writes it, without captioning again',
+            read=partial(read_truth, part=True),
+            without='of images without truth',
+            by_image=True,
+        ),
     ),
     'match': ComparedProtocol(
         files='losses.jsonl',
         sample=_loss_sample,
-        ratios=lambda rows: match.RATIOS,
+        scores=lambda rows: match.RATIOS,
         labels=match.LABELS,
         good='right image preferred',
         changed='captions whose preferred image differs',
         distance=_preference_distance,
         unit='captions',
     ),
+    'captions': CAPTIONS,
+    'coverage': COVERAGE,
+    'failures': FAILURES,
+    'abilities': ABILITIES,
 }

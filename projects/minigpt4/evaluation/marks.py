@@ -6,12 +6,11 @@ what a detector or a judge found.
 """
 
 import base64
-import csv
 import hashlib
 import io
+import itertools
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,20 @@ from PIL import Image
 from ..images.read import read_file, read_image
 from ..utils.atomic import write_atomically
 from ..utils.errors import one_line, printable
-from ..utils.json_files import parse_strict_json, read_json_lines
-from ..utils.text_files import read_text
+from ..utils.json_files import read_json_lines
 from .abilities import PROMPTS as ABILITIES
 from .failures import PROMPTS as FAILURES
 from .failures import row_failures
 from .generated_answers import ANSWERS_FILE, read_rows
 from .judge import JUDGEMENTS_FILE, decisions
 from .kappa import cohens_kappa
+from .marks_file import Marks, changed_run, read_marks
 from .proportions import share
 from .result_folder import read_settings
 
 PAGE_FILE, SUMMARY_FILE = 'marks.html', 'marks_summary.json'
 _PLACE = '/*DATA*/null'
 _SIDE = 512  # the longest side of an image on the page, in pixels
-_MARKS = (1, 2)
-_RATER = re.compile(r'[\w-]{1,40}')
 # names of the marks 1 and 2, groups
 _PROTOCOLS: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
     'failures': (('fine', 'failure'), tuple(FAILURES)),
@@ -102,80 +99,106 @@ def write_page(
     return path_, len(items), errors
 
 
-def import_marks(folder: Path, file: Path) -> dict[str, Any]:
+def import_marks(
+    folder: Path, file: Path, replace: bool = False
+) -> list[dict[str, Any]]:
     """Read exported marks, store them in the folder, and score them.
 
     Args:
         folder: The result folder.
-        file: The CSV or JSON file that the page has exported.
+        file: The CSV or JSON file that the page has exported, perhaps with
+            the marks of several people.
+        replace: Whether stored marks of the same people are replaced where
+            the file has others, or lacks them.
 
     Returns:
-        See :func:`score_marks`.
+        For each person of the file what :func:`score_marks` returns, with
+        ``rater``, ``before`` (the number of the marks that were stored) and
+        ``lost`` (how many of them the file changes or lacks).
 
     Raises:
-        ValueError: The file has no marks of these answers.
+        ValueError: The file has no marks of these answers, or would remove
+            marks.
         OSError: A file cannot be read or written.
     """
     protocol, rows = _answers(folder)
-    run, rater, marks = read_marks(file)
+    run, raters = read_marks(file)
     if run != run_digest(rows):
         raise ValueError(
-            f'{file} has marks of other answers (run {printable(run)} instead '
-            f'of {run_digest(rows)}); give marks of the page of {folder}.'
+            f'{file} has marks of other answers (run {printable(run)[:40]} '
+            f'instead of {run_digest(rows)}){changed_run(run)}; give marks '
+            f'of the page of {folder}.'
         )
     numbers = {row['number'] for row in rows}
-    if unknown := sorted(set(marks) - numbers):
-        raise ValueError(
-            f'{file} marks the answer {unknown[0]}, which {folder} does not '
-            'have.'
-        )
-    content = dict(run=run, rater=rater, marks=marks)
-    write_atomically(folder / f'marks-{rater}.json', _pretty(content))
-    summary = score_marks(protocol, rows, marks, _programs(folder, rows))
-    summary['rater'] = rater
-    write_atomically(folder / SUMMARY_FILE, _pretty(summary))
-    return summary
+    before: dict[str, dict[str, int]] = {}
+    for rater, marks in raters.items():
+        if unknown := sorted(set(marks) - numbers):
+            raise ValueError(
+                f'{file} marks the answer {unknown[0]}, which {folder} does '
+                'not have.'
+            )
+        path = _rater_file(folder, rater)
+        before[rater] = dict(before=0, lost=0)
+        if path.exists():
+            stored = _stored_marks(path)
+            old = stored.raters[rater]
+            lost = [n for n in old if marks.get(n) != old[n]]
+            if stored.run != run:
+                lost = [*old]
+            before[rater] = dict(before=len(old), lost=len(lost))
+            if lost and not replace:
+                kind = '' if stored.run == run else ' for earlier answers'
+                raise ValueError(
+                    f'{path} has {len(old):,} marks of {rater}{kind}, of '
+                    f'which {file} changes or lacks {len(lost):,}; give '
+                    '--replace to replace them, or another name as rater.'
+                )
+    programs = _programs(folder, rows)
+    found = []
+    # nothing is stored before all is checked
+    for rater, marks in raters.items():
+        content = dict(run=run, rater=rater, marks=marks)
+        write_atomically(_rater_file(folder, rater), _pretty(content))
+        summary = score_marks(protocol, rows, marks, programs)
+        summary |= dict(rater=rater, **before[rater])
+        found.append(summary)
+    content = found[-1] | dict(raters=found, pairs=compare_raters(folder))
+    write_atomically(folder / SUMMARY_FILE, _pretty(content))
+    return found
 
 
-def read_marks(file: Path) -> tuple[str, str, dict[int, int]]:
-    """Read run, rater and marks (1 or 2 by number) of an exported file.
+def compare_raters(folder: Path) -> list[dict[str, Any]]:
+    """How far each two people agree whose marks a folder stores.
+
+    Returns:
+        For each pair ``raters`` (two names), ``both`` (answers that both
+        have marked), ``equal`` and ``kappa`` (None where it is not defined).
 
     Raises:
-        ValueError: It is no such file.
-        OSError: It cannot be read.
+        ValueError: A file of marks is damaged.
+        OSError: A file cannot be read.
     """
-    if not file.is_file():
-        raise FileNotFoundError(
-            f'{file} is no file; give the marks that the page has exported.'
+    run = run_digest(_answers(folder)[1])
+    marks: dict[str, dict[int, int]] = {}
+    for path in sorted(folder.glob('marks-*.json')):
+        stored = read_marks(path)
+        # not a copy, such as "marks-ann (1).json"
+        names = [_rater_file(folder, rater).name for rater in stored.raters]
+        if stored.run == run and names == [path.name]:
+            marks |= stored.raters
+    return [
+        dict(
+            raters=[one, other],
+            **_agreement(
+                [
+                    (mark, marks[other][number])
+                    for number, mark in marks[one].items()
+                    if number in marks[other]
+                ]
+            ),
         )
-    text = read_text(file)
-    expected = 'expected the JSON or CSV file of the page of "eval marks"'
-    try:
-        if text.lstrip().startswith('{'):
-            data = parse_strict_json(text)
-            run, rater = data['run'], data['rater']
-            pairs = list(data['marks'].items())
-        else:
-            records = list(csv.DictReader(io.StringIO(text)))
-            run, rater = records[0]['run'], records[0]['rater']
-            pairs = [(record['number'], record['mark']) for record in records]
-        marks = {int(number): int(mark) for number, mark in pairs}
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f'{file} has no marks; {expected}.') from None
-    if not marks:
-        raise ValueError(f'{file} has no marks yet; mark some answers first.')
-    for number, mark in marks.items():
-        if mark not in _MARKS:
-            raise ValueError(
-                f'{file}: answer {number} has the mark {mark}; expected 1 or '
-                '2.'
-            )
-    if not isinstance(rater, str) or not _RATER.fullmatch(rater):
-        raise ValueError(
-            f'{file} has the rater {printable(repr(rater))}; expected a name '
-            'of letters, digits, "-" and "_".'
-        )
-    return str(run), rater, marks
+        for one, other in itertools.combinations(sorted(marks), 2)
+    ]
 
 
 def score_marks(
@@ -213,17 +236,12 @@ def score_marks(
         for number, mark in marks.items()
         if number in programs
     ]
-    kappa = cohens_kappa(pairs)
     return dict(
         protocol=protocol,
         marked=len(marks),
         unmarked=len(rows) - len(marks),
         scores=scores,
-        agreement=dict(
-            both=len(pairs),
-            equal=sum(one == other for one, other in pairs),
-            kappa=None if kappa is None else round(kappa, 6),
-        ),
+        agreement=_agreement(pairs),
     )
 
 
@@ -233,6 +251,35 @@ def run_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.blake2b(
         json.dumps(content).encode(), digest_size=8
     ).hexdigest()
+
+
+def _agreement(pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    kappa = cohens_kappa(pairs)
+    return dict(
+        both=len(pairs),
+        equal=sum(one == other for one, other in pairs),
+        kappa=None if kappa is None else round(kappa, 6),
+    )
+
+
+def _rater_file(folder: Path, rater: str) -> Path:
+    return folder / f'marks-{rater}.json'
+
+
+def _stored_marks(path: Path) -> Marks:
+    """Marks that a folder stores.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    stored = read_marks(path)
+    # on some systems marks-Ann.json and marks-ann.json are one file
+    (rater,) = [*stored.raters][:1]
+    if _rater_file(path.parent, rater).name != path.name:
+        raise ValueError(
+            f'{path} has marks of {rater}; give another name as rater.'
+        )
+    return stored
 
 
 def _answers(folder: Path) -> tuple[str, list[dict[str, Any]]]:

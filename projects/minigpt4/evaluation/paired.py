@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .image_sums import ImageSums, Ratios
+from .image_sums import ImageSums, Scores, SumScore, sum_score
 
 RESAMPLES = 10_000
 _CELLS = 1 << 20  # of a matrix of draws, so that memory stays small
 _TOLERANCE = 1e-12  # of equal differences that are computed in another order
 
 Matrix = NDArray[np.float64]
+# of each score: the columns of its counts in a table, and the score
+Columns = dict[str, tuple[list[int], SumScore]]
 
 
 def paired_scores(
     first: ImageSums,
     second: ImageSums,
-    ratios: Ratios,
+    scores: Scores,
     seed: int = 0,
     resamples: int = RESAMPLES,
     advance: Callable[[int], object] = lambda number: None,
@@ -30,13 +32,13 @@ def paired_scores(
     the difference is a percentile bootstrap: images are drawn with
     replacement, and both scores are computed from the same draw. The p-value
     is that of a permutation test: if both results are of equal quality, the
-    two may be swapped in each image. A score is a ratio of sums, and both
-    sums follow each draw and each swap.
+    two may be swapped in each image. A score is a ratio of sums, or another
+    function of sums, and all sums follow each draw and each swap.
 
     Args:
         first: Counts of the first result.
         second: Counts of the second result.
-        ratios: The counts whose sums each score divides.
+        scores: How each score is computed from sums.
         seed: Seed of the draws.
         resamples: Number of draws of images, and of swaps; if the images can
             be swapped in fewer ways, each way is used once.
@@ -52,24 +54,25 @@ def paired_scores(
     and 15; Koehn 2004, Statistical Significance Tests for Machine
     Translation Evaluation (paired bootstrap).
     """
-    names = sorted({name for pair in ratios.values() for name in pair})
+    computed = {name: sum_score(score) for name, score in scores.items()}
+    names = sorted({n for score in computed.values() for n in score.counts})
     tables = first.table(names), second.table(names)
     columns = {
-        score: (names.index(top), names.index(bottom))
-        for score, (top, bottom) in ratios.items()
+        name: ([names.index(count) for count in score.counts], score)
+        for name, score in computed.items()
     }
     drawn = _drawn_differences(*tables, columns, seed, resamples, advance)
     swapped = _swapped_differences(*tables, columns, seed, resamples, advance)
     exact = 2 ** len(tables[0]) <= resamples
     return {
-        score: _compare(
-            first.value(*pair),
-            second.value(*pair),
-            drawn[score],
-            swapped[score],
+        name: _compare(
+            first.value(score),
+            second.value(score),
+            drawn[name],
+            swapped[name],
             exact,
         )
-        for score, pair in ratios.items()
+        for name, score in computed.items()
     }
 
 
@@ -124,7 +127,7 @@ def _compare(
 def _drawn_differences(
     first: Matrix,
     second: Matrix,
-    columns: dict[str, tuple[int, int]],
+    columns: Columns,
     seed: int,
     resamples: int,
     advance: Callable[[int], object],
@@ -148,7 +151,7 @@ def _drawn_differences(
 def _swapped_differences(
     first: Matrix,
     second: Matrix,
-    columns: dict[str, tuple[int, int]],
+    columns: Columns,
     seed: int,
     resamples: int,
     advance: Callable[[int], object],
@@ -178,18 +181,17 @@ def _swapped_differences(
 
 def _differences(
     sums: Iterator[tuple[Matrix, Matrix]],
-    columns: dict[str, tuple[int, int]],
+    columns: Columns,
 ) -> dict[str, Matrix]:
     """Second minus first score of each pair of sums, where both exist."""
-    found: dict[str, list[Matrix]] = {score: [] for score in columns}
+    found: dict[str, list[Matrix]] = {name: [] for name in columns}
     for first, second in sums:
-        for score, (top, bottom) in columns.items():
-            valid = (first[:, bottom] > 0) & (second[:, bottom] > 0)
-            one, two = first[valid], second[valid]
-            found[score].append(
-                two[:, top] / two[:, bottom] - one[:, top] / one[:, bottom]
+        for name, (places, score) in columns.items():
+            change = score.compute(second[:, places]) - score.compute(
+                first[:, places]
             )
-    return {score: np.concatenate(parts) for score, parts in found.items()}
+            found[name].append(change[~np.isnan(change)])
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _parts(total: int, size: int) -> Iterator[int]:

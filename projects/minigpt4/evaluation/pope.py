@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data_tools import question_files
 from ..data_tools.import_items import Item, invalid_item
 from ..datasets.json_stream import stream_json
 from .questions import (
@@ -20,6 +21,7 @@ from .questions import (
     required_text,
 )
 
+_FIELDS = ('question_id', 'image', 'text', 'label')
 _NEGATIONS = frozenset(('No', 'no', 'not'))
 PARSERS = ('official', 'first-word')
 GENERATION = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=64)
@@ -83,10 +85,16 @@ def count_yes_no(
 
 def read_pope(path: Path, _: Path | None = None) -> Iterator[Item]:
     """Yield the records of an official file: one in each line."""
+    single: dict[str, Any] = {}
     for entry in stream_json(path):
+        if entry.key in _FIELDS and not entry.in_list:
+            single[str(entry.key)] = entry.value  # of a file of one line
+            continue
         yield invalid_item(path, entry) or Item(
             path, entry.number, entry.value, unit='line'
         )
+    if single:
+        yield Item(path, 1, single, unit='line')
 
 
 def _question(record: dict[str, Any]) -> Question:
@@ -107,6 +115,7 @@ POPE = QuestionProtocol(
     data='POPE: coco_pope_random.json, coco_pope_popular.json and '
     'coco_pope_adversarial.json of github.com/RUCAIBox/POPE '
     '(output/coco), with the folder val2014 of COCO (cocodataset.org).',
+    content=question_files.POPE,
     prompt='{question}',
     generation=GENERATION,
     items=read_pope,

@@ -6,6 +6,8 @@ file of answers in one folder. A run answers what no file of the folder has.
 """
 
 import argparse
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +192,7 @@ def _settings(
         model=args.model,
         pretrained=args.pretrained and file_digest(args.pretrained),
         questions=file_digest(args.questions),
+        asked=_digest(questions),
         prompt=prompt,
         limit=args.limit,
         count=len(questions.asked),
@@ -200,6 +203,20 @@ def _settings(
     if args.method == 'generate':
         settings['generation'] = {**protocol.generation, **args.settings}
     return settings
+
+
+def _digest(questions: QuestionSet) -> str:
+    """Digest what is asked: 16 hexadecimal digits.
+
+    The file of the questions does not state it alone: the texts may be in
+    another file, and a question is asked only if its image exists. Rows have
+    numbers of these questions.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for item in questions.asked:
+        row = [*item.question, item.prompt]
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _remove_parts(folder: Path) -> None:

@@ -37,7 +37,9 @@ def read_answers(folder: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 row = json.loads(line)
-                key = int(row['number'])
+                key = row['number']
+                if type(key) is not int:
+                    raise TypeError('no number')
             except (
                 ValueError,
                 TypeError,

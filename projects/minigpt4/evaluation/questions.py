@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from ..data_tools.image_places import ImagePlaces
 from ..data_tools.import_items import Item
+from ..data_tools.question_files import read_content
 from ..datasets.json_values import DuplicateKey
 from ..utils.errors import printable, short_json
+from ..utils.ids import checked_id, id_key
 from .image_sums import ImageSums, Ratios
 
 
@@ -40,6 +42,8 @@ class QuestionProtocol:
     Attributes:
         name: Name of the protocol.
         data: The official files, and where to get them.
+        content: What the file of the questions is, as
+            :attr:`~minigpt4.data_tools.question_files.FileContent.kind`.
         prompt: The prompt, with ``{question}`` and perhaps ``{choices}``.
         generation: Sampling parameters.
         items: Yields the records of a file.
@@ -55,6 +59,7 @@ class QuestionProtocol:
 
     name: str
     data: str
+    content: str
     prompt: str
     generation: Mapping[str, Any]
     items: Callable[..., Iterable[Item]]
@@ -228,11 +233,10 @@ def image_name(record: Mapping[str, Any]) -> str:
         ValueError: There is none.
     """
     value = required(record, 'image', 'image_id')
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f'has the image {value!r}; expected a name')
-    if not str(value).strip():
-        raise ValueError('has an empty name of its image')
-    return str(value)
+    try:
+        return id_key(value)
+    except ValueError as error:
+        raise ValueError(f'has an image that {error}') from None
 
 
 def question_id(record: Mapping[str, Any]) -> int | str:
@@ -242,9 +246,10 @@ def question_id(record: Mapping[str, Any]) -> int | str:
         ValueError: There is none.
     """
     value = required(record, 'question_id', 'id')
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f'has the question_id {value!r}; expected an id')
-    return value
+    try:
+        return checked_id(value)
+    except ValueError as error:
+        raise ValueError(f'has a question_id that {error}') from None
 
 
 def _question(
@@ -258,11 +263,12 @@ def _question(
     if not isinstance(item.record, dict):
         raise ValueError('is not an object')
     question = protocol.question(item.record)
-    if str(question.id) in known:
+    key = id_key(question.id)
+    if key in known:
         raise ValueError(
             f'has the question_id {question.id!r} of an earlier record'
         )
-    known.add(str(question.id))
+    known.add(key)
     return question
 
 
@@ -279,7 +285,16 @@ def _no_question(
             f'{images} has none of the images of {len(without_image):,} '
             f'questions of {source} (such as {example}). {protocol.data}'
         )
-    reason = f' ({skipped[0]})' if skipped else ''
+    content = read_content(source)
+    if content.kind not in ('', protocol.content):
+        return (
+            f'{source} {content.describe()} and seems to be {content.kind}. '
+            f'Expected {protocol.data}'
+        )
+    if not skipped:
+        return f'{source} {content.describe()}. Expected {protocol.data}'
+    more = f', and {len(skipped) - 1:,} more' if len(skipped) > 1 else ''
     return (
-        f'{source} has no question that can be used{reason}. {protocol.data}'
+        f'{source} has no question that can be used ({skipped[0]}{more}). '
+        f'{protocol.data}'
     )

@@ -138,7 +138,8 @@ def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
         if 'value' in value:
             if not isinstance(value['value'], float | int | None):
                 raise ValueError(f'{name} is no number')
-            if value['value'] is not None:
+            # a score that few resamples define has no interval
+            if value['value'] is not None and value['interval'] is not None:
                 low, high = map(float, value['interval'])
                 value['interval'] = [low, high]
             found[name] = value
@@ -185,8 +186,9 @@ def _result(result: Result) -> Iterator[str]:
         value = interval = 'not defined'
         if score['value'] is not None:
             value = _number(score['value'], name)
-            low, high = score['interval']
-            interval = f'{_number(low, name)} to {_number(high, name)}'
+            if score['interval'] is not None:
+                low, high = score['interval']
+                interval = f'{_number(low, name)} to {_number(high, name)}'
         yield (
             f'<tr><td>{html_text(name)}</td><td class="n">{value}</td>'
             f'<td class="n">{interval}</td>'
@@ -233,9 +235,8 @@ def _plots(
             parts.append(
                 f'<line class="line" x1="0" x2="{_WIDTH}" y1="{y}" y2="{y}"/>'
             )
-            kind = 'others'
+            kind = 'others' if i else 'ours'
             if interval is not None:
-                kind = 'ours'
                 low, high = (_WIDTH * end for end in interval)
                 parts.append(
                     f'<line class="ours" stroke-width="3" x1="{low:.1f}" '

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ..prompts.text_validation import json_type
 from ..utils.atomic import make_folder, write_atomically
-from ..utils.errors import short_json
+from ..utils.errors import printable, short_json
 from ..utils.json_files import read_json
 from ..utils.locks import lock_file
 from ..utils.regular_files import open_regular
@@ -181,6 +181,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS_FILE
     if not path.exists():
+        below = sorted(found.parent for found in folder.glob(f'*/{path.name}'))
+        if below:  # as of "minigpt4 eval paper"
+            raise ValueError(
+                f'{folder} has results of several measurements; give one of '
+                f'its folders, such as {printable(str(below[0]))}.'
+            )
         raise ValueError(
             f'{folder} has no {SETTINGS_FILE}; expected the -o of '
             '"minigpt4 eval".'
@@ -293,11 +299,12 @@ def format_score(score: dict[str, Any], unit: str = '') -> str:
     if score['value'] is None:
         return 'not defined'
     factor, digits = (100, 2) if unit == '%' else (1, 3)
-    value, low, high = (
+    value, *ends = (
         f'{factor * number:.{digits}f}'
-        for number in (score['value'], *score['interval'])
+        for number in (score['value'], *(score['interval'] or ()))
     )
-    return f'{value}{" %" * bool(unit)} ({low} to {high})'
+    interval = f' ({" to ".join(ends)})' if ends else ''
+    return f'{value}{" %" * bool(unit)}{interval}'
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

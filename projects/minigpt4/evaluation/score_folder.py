@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the stored results of a folder again, without a model."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,55 @@ def _score_chair(
     # here and below: only what the protocol of the folder needs
     from .chair_run import chair_summary, print_chair, read_truth
     from .chair_truth import TRUTH_FILE
+    from .chair_variants import score_variants
 
     rows = [row for _, row in read_json_lines(folder / 'captions.jsonl')]
-    truth = read_truth(folder / TRUTH_FILE, part=True)
+    truth = read_truth(_stored(folder, TRUTH_FILE), part=True)
     summary = chair_summary(rows, truth, resamples)
-    summary |= _kept(folder, 'image_folder')
+    if variants := _kept(folder, 'variants').get('variants'):
+        summary['variants'] = score_variants(
+            [row for row in rows if row.get('error') is None], truth, {}
+        )
+        again = {row['name'] for row in summary['variants']}
+        if others := [v['name'] for v in variants if v['name'] not in again]:
+            print(
+                printable(f'not scored again: {"; ".join(others)}')
+                + ', whose file the folder does not have; the command that '
+                'made the folder scores it',
+                file=sys.stderr,
+            )
+    summary |= _kept(folder, 'known_id', 'image_folder')
     write_summary(folder, 'chair', settings, summary)
     print_chair(summary, folder)
+    return 1 if summary['errors'] else 0
+
+
+def _score_captions(
+    folder: Path,
+    settings: dict[str, Any],
+    _: Mapping[str, Any],
+    resamples: int,
+) -> int:
+    from .caption_references import REFERENCES_FILE, read_references
+    from .captions_run import CAPTIONS_FILE, captions_summary, print_captions
+
+    path = folder / CAPTIONS_FILE
+    summary = captions_summary(
+        [row for _, row in read_json_lines(path)],
+        read_references(_stored(folder, REFERENCES_FILE)),
+        resamples,
+        path,
+        folder / REFERENCES_FILE,
+    )
+    summary |= _kept(
+        folder,
+        'known_id',
+        'without_caption',
+        'invalid_records',
+        'image_folder',
+    )
+    write_summary(folder, 'captions', settings, summary)
+    print_captions(summary, folder)
     return 1 if summary['errors'] else 0
 
 
@@ -125,6 +168,21 @@ def _score_coverage(
     write_summary(folder, 'coverage', settings, summary)
     print_coverage(summary, folder)
     return 1 if summary['errors'] else 0
+
+
+def _stored(folder: Path, name: str) -> Path:
+    """A file that the run of a folder stores next to its results.
+
+    Raises:
+        ValueError: It does not exist.
+    """
+    path = folder / name
+    if not path.exists():
+        raise ValueError(
+            f'{folder} has no {name}, which scores need; the command that '
+            'made the folder writes it, without captioning again.'
+        )
+    return path
 
 
 def _kept(folder: Path, *names: str) -> dict[str, Any]:
@@ -182,6 +240,7 @@ def _score_abilities(
 
 _RESCORED = {
     'chair': _score_chair,
+    'captions': _score_captions,
     'match': _score_match,
     'coverage': _score_coverage,
     'failures': _score_failures,

@@ -37,6 +37,9 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r'\d,\d')
 _PERIOD = re.compile(r'\.(?!\d)')
 _MAX_PERIODS = 32  # the official code removes no more
+# where answers are normalised: everywhere, or only where annotators differ
+NORMALISE = ('always', 'official')
+MATCHES = 3  # annotators who make an answer fully right
 
 
 def _contracted() -> dict[str, str]:
@@ -61,7 +64,7 @@ def normalise_answer(text: str) -> str:
     Lower case; no punctuation, except periods and commas in numbers; number
     words to ten are digits; no articles; contractions have their apostrophe.
     """
-    text = re.sub(r'[\n\t]', ' ', text).strip()
+    text = _on_one_line(text)
     comma = _COMMA_IN_NUMBER.search(text)
     normal = text
     for sign in _PUNCTUATION:
@@ -74,20 +77,26 @@ def normalise_answer(text: str) -> str:
     )
 
 
-def matches(answer: str, truth: str, rule: str = 'exact') -> bool:
+def matches(
+    answer: str, truth: str, rule: str = 'exact', normalise: bool = True
+) -> bool:
     """Whether an answer is the true one.
 
     Args:
         answer: The answer of a model.
         truth: The true answer.
-        rule: ``'exact'``: both are equal when normalised (the official rule);
-            ``'contains'``: the words of the true answer occur in succession
-            in the answer, which suits models that answer in sentences.
+        rule: ``'exact'``: both are equal when normalised (the official rule
+            of VQAv2); ``'contains'``: the words of the true answer occur in
+            succession in the answer, which suits models that answer in
+            sentences.
+        normalise: Whether both are normalised; else only line breaks, tabs
+            and spaces at the ends do not count.
 
     Raises:
         ValueError: There is no such rule.
     """
-    found, expected = normalise_answer(answer), normalise_answer(truth)
+    change = normalise_answer if normalise else _on_one_line
+    found, expected = change(answer), change(truth)
     if rule == 'exact':
         return found == expected
     if rule == 'contains':
@@ -95,8 +104,15 @@ def matches(answer: str, truth: str, rule: str = 'exact') -> bool:
     raise ValueError(f"match is {rule!r}; expected 'exact' or 'contains'.")
 
 
+def _on_one_line(text: str) -> str:
+    return re.sub(r'[\n\t]', ' ', text).strip()
+
+
 def vqa_accuracy(
-    answer: str, truths: Sequence[str], rule: str = 'exact'
+    answer: str,
+    truths: Sequence[str],
+    rule: str = 'exact',
+    normalise: str = 'always',
 ) -> float:
     """Accuracy of VQAv2 and OK-VQA, from 0 to 1.
 
@@ -107,10 +123,22 @@ def vqa_accuracy(
         answer: The answer of a model.
         truths: The answers of the annotators, ten of them in the data sets.
         rule: As for :func:`matches`.
+        normalise: ``'always'``, or ``'official'``: answers are normalised
+            only where the annotators gave different ones, as the official
+            script does.
+
+    Raises:
+        ValueError: There is no such rule.
     """
-    right = [matches(answer, truth, rule) for truth in truths]
+    if normalise not in NORMALISE:
+        raise ValueError(
+            f'normalise is {normalise!r}; expected one of '
+            f'{", ".join(NORMALISE)}.'
+        )
+    changed = normalise == 'always' or len(set(map(_on_one_line, truths))) > 1
+    right = [matches(answer, truth, rule, changed) for truth in truths]
     total = sum(right)
-    return sum(min(1.0, (total - own) / 3) for own in right) / len(right)
+    return sum(min(1.0, (total - own) / MATCHES) for own in right) / len(right)
 
 
 def direct_answer_accuracy(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data_tools import question_files
 from ..data_tools.import_items import Item, ReadOptions
 from ..data_tools.import_questions import read_gqa, read_vqa
 from .questions import (
@@ -18,7 +19,7 @@ from .questions import (
     question_id,
     required_text,
 )
-from .short_answers import matches, vqa_accuracy
+from .short_answers import MATCHES, matches, vqa_accuracy
 
 SHORT_ANSWER = '{question} Answer the question using a single word or phrase.'
 GREEDY_SHORT = dict(do_sample=False, repetition_penalty=1.0, max_new_tokens=16)
@@ -33,10 +34,14 @@ def count_vqa(
 
     Args:
         row: ``answer``, and ``truth`` with the ``answers`` of the annotators.
-        scoring: ``match``, see :func:`~.short_answers.matches`.
+        scoring: ``match`` and ``normalise``, see
+            :func:`~.short_answers.vqa_accuracy`.
     """
     accuracy = vqa_accuracy(
-        row['answer'], row['truth']['answers'], scoring['match']
+        row['answer'],
+        row['truth']['answers'],
+        scoring['match'],
+        scoring.get('normalise', 'always'),
     )
     return dict(questions=1, correct=accuracy)
 
@@ -59,8 +64,13 @@ def _read_gqa(path: Path, _: Path | None = None) -> Iterator[Item]:
 
 def _vqa_question(record: dict[str, Any]) -> Question:
     answers = record.get('answers')
-    if not answers:
+    if not answers or not any(map(str.strip, answers)):
         raise ValueError('has no answers of annotators')
+    if len(answers) <= MATCHES:
+        raise ValueError(
+            f'has {len(answers)} answers of annotators, so that no answer '
+            f'could be fully right; expected ten, {MATCHES + 1} at least'
+        )
     return Question(
         question_id(record),
         image_name(record),
@@ -82,6 +92,7 @@ def _vqa(name: str, data: str) -> QuestionProtocol:
     return QuestionProtocol(
         name=name,
         data=data,
+        content=question_files.VQA_ANNOTATIONS,
         prompt=SHORT_ANSWER,
         generation=GREEDY_SHORT,
         items=_read_vqa,
@@ -89,7 +100,7 @@ def _vqa(name: str, data: str) -> QuestionProtocol:
         counts=count_vqa,
         ratios=ACCURACY_RATIO,
         labels=ACCURACY,
-        scoring=dict(match='exact'),
+        scoring=dict(match='exact', normalise='always'),
     )
 
 
@@ -111,6 +122,7 @@ GQA = QuestionProtocol(
     name='gqa',
     data='GQA: testdev_balanced_questions.json and the folder of images of '
     'cs.stanford.edu/people/dorarad/gqa/download.html.',
+    content=question_files.GQA,
     prompt=SHORT_ANSWER,
     generation=GREEDY_SHORT,
     items=_read_gqa,

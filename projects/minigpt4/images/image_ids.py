@@ -1,5 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The ids by which data about an image refer to it, and to its file."""
+"""The ids by which data about an image refer to it, and to its file.
+
+Which values of JSON are ids, and as which text they are compared, is the
+question of :mod:`minigpt4.utils.ids`. Here one image has several such texts:
+its number, and the names of its file.
+"""
 
 import contextlib
 import os
@@ -8,6 +13,7 @@ from collections.abc import Container, Iterable
 from functools import cached_property
 from pathlib import Path, PurePath
 
+from ..utils.ids import id_key_or_none
 from .formats import SUFFIXES
 
 _COCO_NAME = re.compile(r'(?:COCO_\w+_)?(\d{1,20})')
@@ -47,7 +53,8 @@ class ImageIds:
         Args:
             id_: Its id, a text or a number, or its file.
         """
-        text = str(id_)
+        value = os.fspath(id_) if isinstance(id_, os.PathLike) else id_
+        text = id_key_or_none(value) or ''
         if text in self._known:
             return text
         if self._have_paths:

@@ -10,7 +10,7 @@ from typing import Any
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
 from ..utils.html_page import check_html_page, html_text, write_html_page
-from ..utils.regular_files import read_text
+from ..utils.text_files import read_text
 from .claims import Scores
 from .plan import Run
 from .tables import Table, all_tables, markdown

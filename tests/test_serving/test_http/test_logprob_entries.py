@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 from tests.chat_server import DESCRIBE, ask, complete, post, running, url_of
 
-from minigpt4.serving.http.logprob_entries import LOWEST, LogprobEntries
+from minigpt4.serving.http.logprob_entries import LogprobEntries
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +83,7 @@ def test_entries_by_hand(model):
     end = dict(token='</s>', logprob=-1.5, bytes=None)
     assert content == [
         dict(**value, top_logprobs=[value, end]),
-        dict(token='\ufffd', logprob=LOWEST, bytes=[0xF0], top_logprobs=[]),
+        dict(token='\ufffd', logprob=-9999.0, bytes=[0xF0], top_logprobs=[]),
     ]
     assert entries.write(request, 1, 1) == dict(content=[], refusal=None)
     json.dumps(content, allow_nan=False)
