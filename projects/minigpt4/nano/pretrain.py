@@ -188,7 +188,8 @@ def _optimizers(
     Returns:
         Each optimizer with its peak learning rate.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and name.startswith('model.layers')
         (matrices if is_matrix else others).append(parameter)

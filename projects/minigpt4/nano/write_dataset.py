@@ -43,7 +43,7 @@ def write_dataset(
     Args:
         folder: The folder to write into.
         pairs: Number of image-caption pairs of stage 1.
-        per_shard: Number of pairs in a shard.
+        per_shard: Largest number of pairs in a shard.
         descriptions: Number of described images of stage 2.
         test_scenes: Number of held-out scenes.
         seed: Seed of scenes, images and captions.
@@ -54,6 +54,8 @@ def write_dataset(
     rng = random.Random(f'stage 1 {seed}')
     # the images stay the same if captions are written in another way
     text_rng = random.Random(f'captions {seed}')
+    if pairs <= per_shard:
+        per_shard = max(1, pairs // 2)  # both folders get a shard
     shards = -(-pairs // per_shard)
     first_of_b = min(-(-3 * shards // 4), shards - 1)
     for shard in range(shards):

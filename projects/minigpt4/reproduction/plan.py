@@ -89,6 +89,7 @@ class Run(NamedTuple):
         return self.folder / 'answers.jsonl'
 
 
+CURVES = Path('curves.svg')
 LENGTHS = (100, 200, 800, 1600)  # iterations of stage 2, beside its 400
 SIZES = (35, 350)  # descriptions of stage 2, beside all
 
@@ -112,7 +113,7 @@ def _other_config(name: str, config: str, start: str = 'stage1') -> Training:
 
 
 NANO = Setup(
-    data={'--pairs': 12000, '--descriptions': 3500, '--test-scenes': 500},
+    data={'--pairs': 12000, '--descriptions': 3500, '--preferences': 1200, '--test-scenes': 500},
     features={
         'queries': ('stage1_nano.py', 'stage2_nano.py', 'dpo_nano.py'),
         'patches': (
@@ -220,6 +221,7 @@ class Plan:
                 run = self._add_run(training, seed, start, needs)
                 runs[training.name] = run
                 self.runs.append(run)
+        self._add_curves(self.runs[: len(setup.trainings)])
 
     def _add_features(self, name: str, configs: Sequence[str]) -> str:
         """Cache the features of the images of some configs, in turn."""
@@ -235,6 +237,14 @@ class Plan:
             last = step
         return last
 
+    def _add_curves(self, runs: Sequence[Run]) -> None:
+        """Draw the losses of all runs of the first seed."""
+        folders = [str(run.folder) for run in runs]
+        digest = _digest(*(folder.encode() for folder in folders))
+        command = (*_tool('plot_log.py'), *folders, '-o', str(CURVES))
+        needs = tuple(_train_name(run) for run in runs)
+        self.steps.append(Step(f'curves_{digest}', command, needs, 0.3))
+
     def _add_run(
         self,
         training: Training,
@@ -249,6 +259,7 @@ class Plan:
             iterations = max(_SHORTEST, round(iterations * self._share))
             settings.append(f'max_iters={iterations}')
             settings.append('param_scheduler.0.warmup=1')
+            settings.append('default_hooks.logger.interval=1')
         digest = _digest(
             read_settings(training.config, tuple(settings)),
             read_settings(training.test, ()),

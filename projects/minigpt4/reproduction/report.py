@@ -12,7 +12,7 @@ from ..utils.atomic import write_atomically
 from ..utils.html_page import check_html_page, html_text, write_html_page
 from ..utils.text_files import read_text
 from .claims import Scores
-from .plan import Run
+from .plan import CURVES, Run
 from .tables import Table, all_tables, markdown
 
 _TEMPLATE = Path(__file__).with_suffix('.html')
@@ -86,7 +86,7 @@ def write_report(
     content = dict(facts=facts, problems=problems, scores=rows)
     write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
     parts = _content(tables, facts, problems)
-    extras = [*_curves(folder / 'curves.svg'), *_examples(runs, folder)]
+    extras = [*_curves(folder / CURVES), *_examples(runs, folder)]
     write_html_page(out / PAGE, _TEMPLATE, [*parts, *extras])
 
 
@@ -119,7 +119,7 @@ def _content(
 def _curves(path: Path) -> Iterator[str]:
     if path.exists():
         code = base64.b64encode(path.read_bytes()).decode()
-        yield '<h2>Loss curves of the first seed</h2>'
+        yield '<h2>Curves of the first seed</h2>'
         source = f'data:image/svg+xml;base64,{code}'
         yield f'<img class="wide" alt="" src="{source}">'
 

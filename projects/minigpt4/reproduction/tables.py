@@ -8,7 +8,7 @@ from .claims import CLAIMS, Scores, Verdict, judge
 from .plan import LENGTHS, SIZES
 from .seeds import Mean, mean_over_seeds
 
-# score: (column, largest or smallest good value after stage 2)
+# score: title of its column
 COLUMNS = {
     'recall': 'shapes found',
     'chair_i': 'shapes invented',
@@ -83,7 +83,9 @@ def all_tables(
         }
         if unit == 'descriptions':
             names['stage2'] = 'all'
-        tables.append(_means(title, scores, list(names), seeds, names))
+        table = _means(title, scores, list(names), seeds, names)
+        if len(table.rows) > 1:
+            tables.append(table)
     tables.append(_variance(scores, trainings, seeds))
     return [table for table in tables if table.rows]
 
