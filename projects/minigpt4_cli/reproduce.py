@@ -9,7 +9,7 @@ from .options import UsageError, path, positive_int
 
 DESCRIPTION = """\
 Train stage 1, stage 2 and the variants of the paper with several seeds, test
-each, and write a report with the claims of the paper beside the scores. The
+each, and write a report with the claims of the paper next to the scores. The
 same command again continues; a changed config trains what depends on it.
 """
 
@@ -123,9 +123,7 @@ def _environment() -> dict[str, str]:
 def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     import datetime
     import platform
-
-    import torch
-    import transformers
+    from importlib.metadata import version
 
     command = f'minigpt4 reproduce --nano --seeds {args.seeds}'
     if args.share < 1:
@@ -135,6 +133,6 @@ def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
         'date': datetime.date.today().isoformat(),
         'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
         f'{jobs} steps at the same time',
-        'versions': f'torch {torch.__version__}, '
-        f'transformers {transformers.__version__}',
+        'versions': f'torch {version("torch")}, '
+        f'transformers {version("transformers")}',
     }

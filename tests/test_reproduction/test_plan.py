@@ -85,7 +85,7 @@ def test_a_share_shortens_data_and_iterations():
     assert Plan(NANO, (1,)).digest != made.digest
 
 
-def test_chosen_trainings_bring_what_they_start_from():
+def test_chosen_trainings_include_what_they_start_from():
     names = [t.name for t in with_needed(NANO.trainings, ['dpo'])]
     assert names == ['stage1', 'stage2', 'dpo']
     with pytest.raises(ValueError, match="no training 'x'; expected one of"):

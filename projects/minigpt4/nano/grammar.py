@@ -36,7 +36,7 @@ SMALL_TALK = (
     ('Thank you.', 'You are welcome.'),
 )
 FILLERS = ('.', ',', '-')
-# of web captions: words beside the content, and captions without content
+# of web captions: words without content, and captions of nothing else
 TAGS = (
     'stock photo',
     'free download',

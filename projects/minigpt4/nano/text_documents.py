@@ -108,7 +108,7 @@ class TextDocuments:
         return self._dialogue([], [(asked, answer)])
 
     def _facts(self, scene: Scene) -> Document:
-        """A scene, and all answers about its colours and places at once."""
+        """A scene, and all answers about its colours and places together."""
         shapes = [thing.shape for thing in scene.things]
         facts = [grammar.place(thing) for thing in scene.things]
         facts += [

@@ -90,8 +90,8 @@ class Run(NamedTuple):
 
 
 CURVES = Path('curves.svg')
-LENGTHS = (100, 200, 800, 1600)  # iterations of stage 2, beside its 400
-SIZES = (35, 350)  # descriptions of stage 2, beside all
+LENGTHS = (100, 200, 800, 1600)  # iterations of stage 2, next to its 400
+SIZES = (35, 350)  # descriptions of stage 2, next to all
 
 
 def _ablation(letter: str, features: str | None) -> tuple[Training, ...]:
@@ -113,7 +113,12 @@ def _other_config(name: str, config: str, start: str = 'stage1') -> Training:
 
 
 NANO = Setup(
-    data={'--pairs': 12000, '--descriptions': 3500, '--preferences': 1200, '--test-scenes': 500},
+    data={
+        '--pairs': 12000,
+        '--descriptions': 3500,
+        '--preferences': 1200,
+        '--test-scenes': 500,
+    },
     features={
         'queries': ('stage1_nano.py', 'stage2_nano.py', 'dpo_nano.py'),
         'patches': (

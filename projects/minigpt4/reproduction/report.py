@@ -144,9 +144,9 @@ def _examples(runs: Sequence[Run], folder: Path) -> Iterator[str]:
     ]
     for before, after in shown[:_EXAMPLES]:
         image = folder / 'data/nano/test/image' / f'{_scene(before)}.jpg'
-        picture = data_url(thumbnail_of_file(str(image), _SIDE))
+        source = data_url(thumbnail_of_file(str(image), _SIDE))
         yield (
-            f'<figure><img alt="" src="{picture}"><figcaption>'
+            f'<figure><img alt="" src="{source}"><figcaption>'
             f'<p class="dim">{html_text(before["task"])}</p>'
             f'<p>Before: {html_text(before["pred_caption"])}</p>'
             f'<p>After: <b>{html_text(after["pred_caption"])}</b></p>'
