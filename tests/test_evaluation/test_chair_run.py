@@ -231,7 +231,7 @@ def test_ids_that_the_truth_does_not_have_are_named(tmp_path, truth, capsys):
     assert run('--captions', captions, '--truth', truth, '-o', out) == 0
     expected = (
         'does not have (such as "dog_0", "dog_1", "dog_2"; it has ids such as '
-        '"1")'
+        '"2")'
     )
     assert expected in capsys.readouterr().err
     assert cli.main(['eval', '--score', str(out)]) == 0

@@ -86,8 +86,8 @@ def captions_summary(
         resamples: Resamples of the bootstrap.
         source: The file of the captions, for errors.
         described: The file of the references, for errors.
-        known: The images of this file, by ids; one of them is named next to
-            ids that it lacks. Those of ``references`` if it is empty.
+        known: The images of this file, by ids; one of them is named in the
+            error if it has references of no caption.
 
     Raises:
         ValueError: Two captions are of one image, or none has a reference.
@@ -124,7 +124,7 @@ def captions_summary(
         resamples=resamples,
         without_references=len(unknown),
         unknown_ids=unknown[:NAMED_IDS],
-        known_id=next(iter(known or texts)),
+        known_id=next(iter(captions)),
         errors=errors,
     )
 
