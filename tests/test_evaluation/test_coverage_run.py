@@ -125,7 +125,7 @@ def test_the_judge_gets_the_prompt_of_the_paper(tmp_path, files, capsys):
     printed = capsys.readouterr()
     assert 'covered     50.00 % (15.00 to 85.00)' in printed.out
     assert 'answers     2 yes, 1 no, 1 unparsed' in printed.out
-    assert 'skipped: 1 captions' in printed.err
+    assert 'skipped: 1 caption of' in printed.err
     assert '--annotations has ids such as' in printed.err
     assert 'sk-secret' not in json.dumps(rows(out))
     # the other parser counts "YES, it does" as unparsed

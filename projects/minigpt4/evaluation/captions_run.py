@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..loading import quiet_logs
 from ..utils.errors import printable, short_json
 from ..utils.signals import raise_on_signals
@@ -151,14 +152,14 @@ def print_captions(
     print_errors(summary['errors'])
     if summary['without_references']:
         print(
-            f'skipped: {summary["without_references"]:,} captions of images '
-            f'that {printable(str(described))} does not have'
+            f'skipped: {counted(summary["without_references"], "caption")} of '
+            f'images that {printable(str(described))} does not have'
             + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )
     if summary.get('without_caption'):
         print(
-            f'not scored: {summary["without_caption"]:,} images of '
+            f'not scored: {counted(summary["without_caption"], "image")} of '
             f'{printable(str(described))} without a caption',
             file=sys.stderr,
         )
