@@ -21,7 +21,24 @@ CONFIGS = [path for path in FILES if '_base_' not in path.parts]
 VICUNA_7B = 768 * 4096 + 4096
 # a linear layer, 8 tokens of the prefix and 16 position biases
 SMALL = 2560 * 576 + 576 + (8 + 16) * 576
+NANO = 128 * 192 + 192
+LORA_7B = 32 * 2 * 64 * (4096 + 4096)  # of q_proj and v_proj
 TRAINED = dict(
+    stage1_nano_ablation_a=512 * 192 + 192,
+    stage2_nano_ablation_a=512 * 192 + 192,
+    stage1_nano_ablation_b=NANO + 2 * (192 * 192 + 192),
+    stage2_nano_ablation_b=NANO + 2 * (192 * 192 + 192),
+    stage1_nano_ablation_c=NANO,
+    stage2_nano_ablation_c=NANO,
+    stage1_small_ablation_b=SMALL + 2 * (576 * 576 + 576),
+    stage2_small_ablation_b=SMALL + 2 * (576 * 576 + 576),
+    stage2_finetune_vicuna=VICUNA_7B + LORA_7B,
+    stage2_nano_finetune_vicuna=NANO + 4 * 2 * 8 * (192 + 192),
+    stage2_locna=VICUNA_7B,
+    stage2_blip2_opt_ft=768 * 2560 + 2560,
+    stage2_nano_locna=NANO,
+    dpo=VICUNA_7B,
+    dpo_nano=128 * 192 + 192,
     minigpt_4_nano_caption=128 * 192 + 192,
     minigpt_4_llama2_7b_caption=23_072_768,
     minigpt_4_vicuna_13b_caption=3_937_280,
@@ -71,7 +88,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 38
+    assert len(CONFIGS) == 53
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'test_chair',
@@ -93,6 +110,8 @@ def test_inference_reads_images_exactly():
 
 @each_config
 def test_model_builds_and_trains_what_it_should(path):
+    if path.stem.endswith('finetune_vicuna'):
+        pytest.importorskip('peft', reason='LoRA needs peft')
     model = build(Config.fromfile(path))
     trained = {
         name: parameter.numel()
@@ -102,7 +121,13 @@ def test_model_builds_and_trains_what_it_should(path):
     if path.stem.endswith('ablation_c'):
         assert {n.split('.')[0] for n in trained} == {'neck', 'head'}
         trained = {n: k for n, k in trained.items() if n[:5] == 'head.'}
-    assert {n.split('.')[0] for n in trained} == {'head'}
+    parts = {n.split('.')[0] for n in trained}
+    if path.stem.endswith('finetune_vicuna'):
+        lora = [n for n in trained if n.startswith('decoder.')]
+        assert parts == {'head', 'decoder'}
+        assert all('.lora_' in name for name in lora)
+    else:
+        assert parts == {'head'}
     assert sum(trained.values()) == TRAINED.get(path.stem, VICUNA_7B)
     assert all(parameter.is_meta for parameter in model.parameters())
 

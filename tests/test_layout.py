@@ -29,7 +29,7 @@ IMPORT_ORDER = (
     ('evaluation',),
     ('harness', 'curation', 'explain'),
     ('engine',),
-    ('convert', 'nano'),
+    ('convert', 'nano', 'reproduction'),
     ('terminal', 'serving'),
 )
 RANK = {room: i for i, rooms in enumerate(IMPORT_ORDER) for room in rooms}
@@ -48,6 +48,7 @@ CROSS_MODULE_TESTS = {
     'test_engine/test_distributed.py': 'training on several ranks',
     'test_engine/test_hooks.py': 'the modules of engine/hooks in one run',
     'test_engine/test_old_runs.py': 'work dirs and configs of release 0.1',
+    'test_engine/test_preference_training.py': 'runs of DPO',
     'test_engine/test_resume.py': 'training that continues from a checkpoint',
     'test_engine/test_stop.py': 'training that ends by a signal',
     'test_engine/test_warm_start.py': 'a hook in runs, resumed or on ranks',

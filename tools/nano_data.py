@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument('--pairs', type=int, default=12000)
     parser.add_argument('--descriptions', type=int, default=2000)
     parser.add_argument('--test-scenes', type=int, default=500)
+    parser.add_argument('--preferences', type=int, default=1200)
     parser.add_argument('--seed', type=int, default=0)
     add_debug_option(parser)
     args = parser.parse_args()
@@ -27,10 +28,12 @@ def main() -> None:
         descriptions=args.descriptions,
         test_scenes=args.test_scenes,
         seed=args.seed,
+        preferences=args.preferences,
     )
     print(
         f'{args.pairs} captioned and {args.descriptions} described '
-        f'images, {args.test_scenes} held-out scenes are in {args.out}'
+        f'images, {args.preferences} preference pairs, {args.test_scenes} '
+        f'held-out scenes are in {args.out}'
     )
 
 

@@ -4,7 +4,10 @@
 import argparse
 from pathlib import Path
 
-TARGETS = ('ours', 'official', 'mmpretrain', 'huggingface')
+TARGETS = (
+    *('ours', 'official', 'mmpretrain', 'huggingface'),
+    *('merged', 'peft'),  # of a model with LoRA
+)
 FOLDER_FILES = ('eva_vit.safetensors', 'q_former.safetensors', 'minigpt4.pth')
 _EXAMPLES = """\
 examples:
@@ -14,6 +17,8 @@ examples:
   minigpt4 convert iter_400.pth -o minigpt4_7b.pth --to official
   minigpt4 convert minigpt-4_vicuna-7b_caption --checkpoint iter_400.pth \\
       -o FOLDER --to huggingface
+  minigpt4 convert stage2_finetune_vicuna.py --checkpoint iter_400.pth \\
+      -o FOLDER --to merged
   minigpt4 convert LLAMA_FOLDER --delta DELTA_FOLDER -o vicuna-7b
 """
 
@@ -30,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'source',
         metavar='SOURCE',
         help='a file of weights, or a folder of Hugging Face; with --to '
-        'huggingface the model to export: a name of the hub or a config',
+        'huggingface, merged and peft the model to export: a name of the hub '
+        'or a config',
     )
     parser.add_argument(
         '-o',
@@ -40,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'several files: {", ".join(FOLDER_FILES)}',
     )
     parser.add_argument(
-        '--to', choices=TARGETS, default='ours', help='default: %(default)s'
+        '--to',
+        choices=TARGETS,
+        default='ours',
+        help='merged: the LLM with LoRA merged into it, and the projection; '
+        'peft: LoRA as an adapter of peft, and the projection; default: '
+        '%(default)s',
     )
     parser.add_argument(
         '--model',
@@ -49,12 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--checkpoint',
-        help='for huggingface: the trained checkpoint; default: the published',
+        help='for huggingface, merged and peft: the trained checkpoint; '
+        'default: the published',
     )
     parser.add_argument(
         '--llm',
-        help='folder of the LLM: for huggingface, and for the fingerprint of '
-        'a checkpoint that has none',
+        help='folder of the LLM: for huggingface, merged, peft, and for the '
+        'fingerprint of a checkpoint that has none',
+    )
+    parser.add_argument(
+        '--with-opt',
+        action='store_true',
+        help='of a BLIP-2 with OPT, write its projection and LLM too',
     )
     parser.add_argument('--delta', help='a delta to add to the LLaMA SOURCE')
     parser.add_argument(
@@ -85,13 +102,19 @@ def _convert(args: argparse.Namespace) -> None:
     from minigpt4.convert.convert_files import convert
     from minigpt4.convert.huggingface_export import export_huggingface
     from minigpt4.convert.huggingface_import import import_huggingface
+    from minigpt4.convert.lora_export import export_merged, export_peft
     from minigpt4.convert.vicuna import merge_delta
 
     if args.delta:
         print(merge_delta(args.source, args.delta, args.out))
-    elif args.to == 'huggingface':
+    elif args.to in ('huggingface', 'merged', 'peft'):
+        export = dict(
+            huggingface=export_huggingface,
+            merged=export_merged,
+            peft=export_peft,
+        )[args.to]
         print(
-            export_huggingface(
+            export(
                 args.source,
                 args.checkpoint,
                 args.out,
@@ -100,7 +123,14 @@ def _convert(args: argparse.Namespace) -> None:
             )
         )
     elif (Path(args.source) / 'config.json').is_file():
-        print(import_huggingface(args.source, args.out, allow=args.allow))
+        print(
+            import_huggingface(
+                args.source,
+                args.out,
+                allow=args.allow,
+                with_opt=args.with_opt,
+            )
+        )
     else:
         reports = convert(
             args.source,

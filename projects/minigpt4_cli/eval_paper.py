@@ -46,6 +46,17 @@ _CHAIR_FILES = {
     '--truth': 'coco/chair_objects.json',
     '--images': 'coco/val2014',
 }
+# of protocols without questions: their files, and where to get them
+_SOURCES = {
+    'chair': 'the folder val2014 of COCO (cocodataset.org), and as '
+    'chair_objects.json the classes in each image, the --truth of "minigpt4 '
+    'eval chair", made of the annotations of COCO 2014',
+    'abilities': 'your own images, in the folders meme, recipe, advertisement '
+    "and poem (the paper's were not published)",
+    'coverage': 'the folder val2014 and the annotations (captions) of COCO '
+    '2014 (cocodataset.org)',
+    'failures': 'the folder test2014 of COCO (cocodataset.org)',
+}
 RECIPES = (
     Recipe(
         'aokvqa',
@@ -247,6 +258,7 @@ def run_report(args: argparse.Namespace) -> int:
     Raises:
         ValueError: No folder has results, or the page cannot be written.
     """
+    from minigpt4.datasets.skip_summary import counted
     from minigpt4.evaluation.report import (
         check_report,
         read_result,
@@ -271,7 +283,7 @@ def run_report(args: argparse.Namespace) -> int:
             'reported; expected the -o of "minigpt4 eval PROTOCOL".'
         )
     write_report(args.out, results, 'Evaluation', omitted)
-    folders = f'{len(results):,} folders'
+    folders = counted(len(results), 'folder')
     if omitted:
         folders += f', {len(omitted):,} skipped'
     print(printable(f'report: {args.out} ({folders})'))
@@ -283,13 +295,19 @@ def _obstacle(recipe: Recipe, args: argparse.Namespace) -> str | None:
     files = [args.data / name for name in recipe.files.values()]
     missing = [str(file) for file in files if not file.exists()]
     if missing:
-        return (
-            f'missing: {", ".join(missing)}; docs/evaluation.md says where to '
-            'get it'
-        )
+        return f'missing: {", ".join(missing)}; get {_source(recipe)}'
     if recipe.judge == 'needed' and not has_judge(args):
         return 'it needs a judge, such as --judge-url URL --judge-model NAME'
     return None
+
+
+def _source(recipe: Recipe) -> str:
+    """The files of a recipe, and where to get them."""
+    from minigpt4.evaluation.question_protocols import QUESTION_PROTOCOLS
+
+    if recipe.protocol in QUESTION_PROTOCOLS:
+        return QUESTION_PROTOCOLS[recipe.protocol].data.removesuffix('.')
+    return _SOURCES[recipe.protocol]
 
 
 def _words(

@@ -38,6 +38,8 @@ VERBS = {
     'image, objects that captions invent',
     'explain': 'show what an answer rests on: attention, and losses without '
     'each image token',
+    'reproduce': 'train and test the variants of the paper in miniature; one '
+    'report',
     'serve': "serve OpenAI's chat API over HTTP, and a web page with --web",
 }
 STANDALONE = ('doctor',)  # verbs that run without the package

@@ -148,3 +148,33 @@ def test_output_below_a_file_is_refused(tmp_path, capsys):
     out = str(tmp_path / 'file/a.pth')
     assert main([HEAD, '-o', out, '--model', NANO]) == 1
     assert f'{tmp_path / "file"} is a file, but' in capsys.readouterr().err
+
+
+def test_lora_is_exported(tmp_path, capsys):
+    pytest.importorskip('peft', reason='LoRA needs peft')
+    state = torch.load(SHIPPED / 'minigpt4_nano.pth')['state_dict']
+    for i in range(4):
+        for name in ('q_proj', 'v_proj'):
+            layer = f'decoder.llm.model.layers.{i}.self_attn.{name}'
+            state[f'{layer}.lora_A.default.weight'] = torch.ones(8, 192)
+            state[f'{layer}.lora_B.default.weight'] = torch.ones(192, 8)
+    torch.save(state, tmp_path / 'lora.pth')
+    config = 'configs/minigpt4/stage2_nano_finetune_vicuna.py'
+    checkpoint = str(tmp_path / 'lora.pth')
+    for target in ('merged', 'peft'):
+        out = str(tmp_path / target)
+        arguments = [config, '--checkpoint', checkpoint, '-o', out]
+        assert main([*arguments, '--to', target]) == 0
+        assert '8 tensors matched' in capsys.readouterr().out
+    name = 'model.layers.3.self_attn.v_proj.weight'
+    before = load_file(SHIPPED / 'llm/model.safetensors')[name]
+    after = load_file(tmp_path / 'merged/llm/model.safetensors')[name]
+    # the sum of 8 ranks times the scale 16 / 8, in fp16
+    assert torch.equal(after, (before.float() + 16).half())
+    assert {path.name for path in (tmp_path / 'peft/adapter').iterdir()} >= {
+        'adapter_config.json',
+        'adapter_model.safetensors',
+    }
+    plain = ['configs/minigpt4/stage2_nano.py', '--checkpoint', checkpoint]
+    assert main([*plain, '-o', str(tmp_path / 'x'), '--to', 'peft']) == 1
+    assert 'has no decoder.lora' in capsys.readouterr().err

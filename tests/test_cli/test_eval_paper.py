@@ -147,7 +147,13 @@ def test_wrong_folders_and_names_are_refused(tmp_path, data, capsys):
     assert run('paper', '--data', tmp_path / 'no', '-o', tmp_path) == 2
     assert 'does not exist' in capsys.readouterr().err
     assert run('paper', '--data', tmp_path, '-o', tmp_path / 'out') == 2
-    assert 'no measurement was made' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert 'no measurement was made' in error
+    missing = [x for x in error.splitlines() if x.startswith('skipped: ')]
+    assert len(missing) == len(RECIPES)
+    assert all('; get ' in line for line in missing)
+    assert 'github.com/allenai/aokvqa' in error
+    assert 'github.com/RUCAIBox/POPE' in error
     assert run('paper', '--data', data, '-o', data, '--only', 'mme') == 2
     assert 'invalid choice' in capsys.readouterr().err
     assert run('report', tmp_path, '-o', tmp_path / 'a.html') == 1

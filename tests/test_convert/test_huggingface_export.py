@@ -312,7 +312,11 @@ def test_chat_llms(family, chat_llm, tmp_path, nano_cfg):
             'backbone mmpretrain.ResNet .* expected EVAViT with QFormer or',
         ),
         ('head', dict(num_layers=3), 'has several layers'),
-        ('decoder', dict(lora=dict(r=4)), 'has LoRA'),
+        (
+            'decoder',
+            dict(lora=dict(r=4, use_dora=True)),
+            'use_dora=True, which cannot be exported',
+        ),
         ('decoder', dict(quantization=dict(load_in_8bit=True)), 'quantis'),
         ('decoder', dict(name_or_path='org/none'), 'no local folder'),
         ('backbone', dict(checkpoint=None), 'names no backbone.checkpoint'),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     Blip2ForConditionalGeneration,
     InstructBlipForConditionalGeneration,
     LlamaForCausalLM,
@@ -86,6 +87,26 @@ def test_backbone_and_neck_of_a_blip2_are_imported(text_config, tmp_path):
     reasons = set(report.left_over.values())
     assert len(reasons) == 1 and text_config['model_type'] in reasons.pop()
     assert 'language_projection.weight' in report.left_over
+
+
+def test_opt_of_a_blip2_is_imported_to_train_it(tmp_path):
+    """Of the weights of the LLM and the projection every bit."""
+    theirs = small_blip2(OPT)
+    theirs.save_pretrained(tmp_path / 'hf')
+    report = import_huggingface(
+        tmp_path / 'hf', tmp_path / 'ours', with_opt=True
+    )
+    assert set(report.left_over) == {'llm_fingerprint'}
+    llm, loading = AutoModelForCausalLM.from_pretrained(
+        tmp_path / 'ours/llm', output_loading_info=True
+    )
+    assert not any(loading.values()), loading
+    state = theirs.language_model.state_dict()
+    for name, tensor in llm.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    head = torch.load(tmp_path / 'ours/minigpt4.pth', weights_only=True)
+    found = head['state_dict']['head.layers.0.weight']
+    assert torch.equal(found, theirs.language_projection.weight)
 
 
 def test_imported_modules_compute_the_same(tmp_path):

@@ -1,11 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The order of samples depends on the seed and the sample index."""
 
+from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
-from minigpt4.datasets import EndlessSampler, samplers
+from minigpt4.datasets import EndlessSampler, MixedSampler, samplers
 
 
 def take(number, size=7, seed=3, start=0, **kwargs):
@@ -66,3 +68,40 @@ def test_order_without_shuffle_is_that_of_the_dataset():
 def test_more_ranks_than_samples_are_supported(on_rank):
     parts = [on_rank(rank, 3, 4, size=2) for rank in range(3)]
     assert sorted(sum(parts, [])) == sorted(take(12, size=2))
+
+
+def take_mixed(number, start=0, seed=3, sizes=(5, 3), weights=(3, 1)):
+    data = SimpleNamespace(sizes=sizes, weights=weights)
+    sampler = MixedSampler(data, seed=seed)
+    sampler.start = start
+    return list(islice(sampler, number))
+
+
+def test_each_block_of_a_mixture_has_the_exact_ratio():
+    """Records 0 to 4 are of the first part, 5 to 7 of the second."""
+    found = take_mixed(40)
+    for block in range(0, 40, 4):
+        parts = Counter(index >= 5 for index, _ in found[block : block + 4])
+        assert parts == {False: 3, True: 1}
+    first = [index for index, _ in found if index < 5]
+    second = [index for index, _ in found if index >= 5]
+    for number in range(6):  # passes over the first part
+        assert sorted(first[5 * number : 5 * number + 5]) == list(range(5))
+    for number in range(3):
+        assert sorted(second[3 * number : 3 * number + 3]) == [5, 6, 7]
+    # the places of the second part in the blocks differ
+    assert len({i % 4 for i in range(40) if found[i][0] >= 5}) > 1
+    assert [n for i, n in found if i >= 5] == list(range(10))
+    assert [n for i, n in found if i < 5] == list(range(30))
+
+
+def test_a_mixture_resumes_and_depends_on_the_seed():
+    assert take_mixed(10, start=17) == take_mixed(40)[17:27]
+    assert take_mixed(20) != take_mixed(20, seed=4)
+
+
+def test_a_mixture_does_not_depend_on_the_ranks(monkeypatch):
+    whole = take_mixed(24)
+    for rank in range(2):
+        monkeypatch.setattr(samplers, 'get_dist_info', lambda r=rank: (r, 2))
+        assert take_mixed(12) == whole[rank::2]

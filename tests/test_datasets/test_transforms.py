@@ -12,6 +12,7 @@ from minigpt4.datasets import (
     CleanCaption,
     DrawFlip,
     DrawQuestion,
+    FormatQuestion,
     LoadImages,
     PackSample,
     SampleError,
@@ -218,3 +219,15 @@ def test_flipped_images_are_mirrored(tmp_path):
 def test_invalid_probability_of_flips_is_refused():
     with pytest.raises(ValueError, match='prob of DrawFlip is 2'):
         DrawFlip(prob=2)
+
+
+def test_format_question():
+    turns = [Turn('What?', 'a'), Turn('Who?', 'b')]
+    found = FormatQuestion('{question} Briefly.')(dict(turns=turns))['turns']
+    assert found == [Turn('What? Briefly.', 'a'), turns[1]]
+    assert turns[0].question == 'What?'
+    no_question = dict(turns=[Turn('', 'a')])
+    assert FormatQuestion('{question} Briefly.')(no_question) == no_question
+    for prompt in ('Briefly.', '{question} {question}'):
+        with pytest.raises(ValueError, match='with {question} once'):
+            FormatQuestion(prompt)

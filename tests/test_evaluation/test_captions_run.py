@@ -55,9 +55,9 @@ def test_given_captions_are_scored(tmp_path, annotations, capsys):
     assert '2 captions, 4 references, 4.0 words a caption' in printed.out
     assert 'BLEU-4   1.000 (1.000 to 1.000)' in printed.out
     assert 'CIDEr    10.000 (10.000 to 10.000)' in printed.out
-    assert 'skipped: 1 captions of images that' in printed.err
+    assert 'skipped: 1 caption of images that' in printed.err
     assert '(such as "9"; it has ids such as "1")' in printed.err
-    assert 'not scored: 1 images of' in printed.err
+    assert 'not scored: 1 image of' in printed.err
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['protocol'] == 'captions'
     assert summary['scores']['rouge_l']['value'] == 1

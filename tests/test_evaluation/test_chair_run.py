@@ -33,7 +33,7 @@ def test_given_captions_are_scored(tmp_path, truth, capsys):
     assert 'CHAIR_i, invented mentions  33.33 %' in printed.out
     assert 'CHAIR_s, captions with one  50.00 %' in printed.out
     assert 'most invented: cat (1)' in printed.out
-    assert '1 captions of images that' in printed.err
+    assert '1 caption of images that' in printed.err
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['protocol'] == 'chair'
     assert summary['scores']['recall']['value'] == 0.75
@@ -231,7 +231,7 @@ def test_ids_that_the_truth_does_not_have_are_named(tmp_path, truth, capsys):
     assert run('--captions', captions, '--truth', truth, '-o', out) == 0
     expected = (
         'does not have (such as "dog_0", "dog_1", "dog_2"; it has ids such as '
-        '"1")'
+        '"2")'
     )
     assert expected in capsys.readouterr().err
     assert cli.main(['eval', '--score', str(out)]) == 0

@@ -83,6 +83,18 @@ def of_number(answers):
     )
 
 
+def test_captions_are_corrected_after_an_error(tmp_path, files, capsys):
+    captions = tmp_path / 'captions.jsonl'
+    right, out = captions.read_text(), tmp_path / 'out'
+    captions.write_text('')
+    with chat_endpoint(lambda _: 'yes') as endpoint:
+        words = ('coverage', *files, *endpoint_options(endpoint), '-o', out)
+        assert run(*words) != 0
+        captions.write_text(right)
+        assert run(*words) == 0
+    assert summary(out)['judged'] == 4
+
+
 def test_the_judge_gets_the_prompt_of_the_paper(tmp_path, files, capsys):
     answers = {1: 'Yes.', 2: 'no', 3: 'Perhaps', 4: 'YES, it does'}
     out = tmp_path / 'out'
@@ -113,7 +125,7 @@ def test_the_judge_gets_the_prompt_of_the_paper(tmp_path, files, capsys):
     printed = capsys.readouterr()
     assert 'covered     50.00 % (15.00 to 85.00)' in printed.out
     assert 'answers     2 yes, 1 no, 1 unparsed' in printed.out
-    assert 'skipped: 1 captions' in printed.err
+    assert 'skipped: 1 caption of' in printed.err
     assert '--annotations has ids such as' in printed.err
     assert 'sk-secret' not in json.dumps(rows(out))
     # the other parser counts "YES, it does" as unparsed

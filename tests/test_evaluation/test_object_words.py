@@ -78,3 +78,7 @@ def test_a_word_names_one_class():
     words = coco_words()
     for name in words.classes:
         assert [found for found, _ in words.mentions(name)] == [name]
+
+
+def test_the_colour_orange_counts_as_the_fruit():
+    assert coco_words().find('He wears an orange shirt.') == ['orange']

@@ -122,6 +122,9 @@ def test_parts_share_a_folder(tmp_path, pope, loads, capsys):
     assert '12 questions have no answer yet' in capsys.readouterr().err
     assert not (out / 'summary.json').exists()
     assert run('--score', out) == 1
+    error = capsys.readouterr().err
+    assert 'The command that made the folder completes it' in error
+    assert 'results: ' not in error
     assert run(*pope, '-o', out, '--part', '2/2') == 0
     assert len(rows(out, 'answers-1-of-2.jsonl')) == 12
     assert summary(out)['answers'] == 24

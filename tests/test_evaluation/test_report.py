@@ -29,6 +29,7 @@ def folder(tmp_path):
         for name in ('a', 'b', *['none'] * 8)
     ]
     rows.insert(0, dict(file='c.png', error='broken'))
+    rows = [dict(row, number=number) for number, row in enumerate(rows)]
     (folder / 'answers.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     (folder / 'settings.json').write_text(
         json.dumps(dict(protocol='pope', model='nano <b>'))
@@ -77,6 +78,28 @@ def test_scores_appear_with_published_figures(tmp_path, folder):
     assert text.count('<figure>') == SAMPLES
     assert '<script' not in text
     assert 'nano <b>' not in text
+
+
+def test_a_folder_with_fewer_answers_than_counted_is_skipped(
+    tmp_path, folder, capsys
+):
+    whole = result(tmp_path)
+    answers = folder / 'answers.jsonl'
+    lines = answers.read_text().splitlines()
+    page = tmp_path / 'page.html'
+    words = ['eval', 'report', str(folder), str(whole), '-o', str(page)]
+    answers.write_text('\n'.join(lines[:-1]) + '\n')
+    assert cli.main(words) == 1
+    message = f'{folder} has 9 answers, and its summary.json counts 10'
+    assert f'skipped: {message}' in capsys.readouterr().err
+    assert message in page.read_text()
+    answers.write_text('\n'.join(lines)[:-9])  # the last line is cut
+    assert cli.main(words) == 1
+    printed = capsys.readouterr()
+    assert f'skipped: {answers}: line 11 is not JSON' in printed.err
+    assert '(1 folder, 1 skipped)' in printed.out
+    answers.write_text('\n'.join(lines))
+    assert cli.main(words) == 0
 
 
 def test_only_a_report_is_replaced(tmp_path, folder):
@@ -128,6 +151,7 @@ def result(tmp_path, name='one'):
     settings = dict(protocol='chair', truth='abc')
     scores = dict(chair_i=dict(value=0.25, interval=[0.125, 0.5]))
     summary = dict(protocol='chair', settings=dict(truth='abc'), scores=scores)
+    summary['captions'] = 1
     (folder / 'settings.json').write_text(json.dumps(settings))
     (folder / 'summary.json').write_text(json.dumps(summary))
     (folder / 'captions.jsonl').write_text('{"image_id": 1, "caption": "a"}')
@@ -166,7 +190,7 @@ def result(tmp_path, name='one'):
             'is not JSON (it is empty); expected the summary',
         ),
         ('summary.json', '[' * 100_000, 'it is nested too deeply'),
-        ('captions.jsonl', '[1]', 'line 1 is no result ([1])'),
+        ('captions.jsonl', '[1]', 'line 1 is no result of the protocol'),
         ('captions.jsonl', '\n{"a"', 'line 2 is not JSON'),
     ],
 )
@@ -179,7 +203,7 @@ def test_a_damaged_folder_is_skipped_and_counted(
     words = ['eval', 'report', str(bad), str(good), '-o', str(page)]
     assert cli.main(words) == 1
     printed = capsys.readouterr()
-    assert '(1 folders, 1 skipped)' in printed.out
+    assert '(1 folder, 1 skipped)' in printed.out
     assert str(bad) in printed.err and message in printed.err
     text = page.read_text()
     assert '<h2>one</h2>' in text and '<h2>two</h2>' not in text

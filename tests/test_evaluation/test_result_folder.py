@@ -50,12 +50,28 @@ def test_a_damaged_file_is_refused_and_kept(tmp_path):
 
 
 def test_other_settings_are_refused(tmp_path):
-    open_folder(tmp_path, seed=0, model='a').close()
+    with open_folder(tmp_path, seed=0, model='a') as first:
+        first.add([dict(a=1)])
     with pytest.raises(ValueError, match='seed 0 instead of 1'):
         open_folder(tmp_path, seed=1, model='a')
     (tmp_path / 'settings.json').write_text('[]')
     with pytest.raises(ValueError, match='is not the settings'):
         open_folder(tmp_path, seed=0, model='a')
+
+
+def test_settings_without_a_result_are_replaced(tmp_path):
+    open_folder(tmp_path, seed=0).close()
+    with open_folder(tmp_path, seed=1):
+        settings = json.loads((tmp_path / 'settings.json').read_text())
+        assert settings == dict(protocol='p', seed=1)
+        # a process writes to another file of the folder, or has written
+        with pytest.raises(ValueError, match='seed 1 instead of 2'):
+            ResultFolder(tmp_path, 'p', dict(seed=2), 'other.jsonl')
+    ResultFolder(tmp_path, 'p', dict(seed=2), 'other.jsonl').close()
+    with open_folder(tmp_path, seed=2) as last:
+        last.add([dict(a=1)])
+    with pytest.raises(ValueError, match='seed 2 instead of 3'):
+        ResultFolder(tmp_path, 'p', dict(seed=3), 'other.jsonl')
 
 
 def test_a_second_process_is_refused(tmp_path):

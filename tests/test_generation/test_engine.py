@@ -894,3 +894,9 @@ def test_adapters_change_the_answer(build_tiny, prompts):
     assert ids_of([found]) == ids_of([expected])
     base = Engine(build_tiny()).submit(*prompts[0], max_new_tokens=8).answer()
     assert found != base
+
+    assert model.decoder.merge_lora()
+    engine = Engine(model)
+    assert engine.runner.uses_fast_decoder
+    merged = engine.submit(*prompts[0], max_new_tokens=8).answer()
+    assert ids_of([merged]) == ids_of([found])

@@ -188,3 +188,44 @@ def test_another_template_is_refused(build_tiny, load, log):
     assert 'trained with the template llama2' in log[0]
     stage_1 = copy.deepcopy(build_tiny(prompt_template='bare').state_dict())
     load(ours, stage_1)
+
+
+LORA = dict(r=4, lora_alpha=8, target_modules=['q_proj', 'v_proj'])
+
+
+def test_lora_begins_with_a_checkpoint_of_stage_1(build_tiny, tiny_model):
+    pytest.importorskip('peft')
+    state = tiny_model.state_dict()
+    nn.init.ones_(state['head.layers.0.weight'])
+    model = build_tiny(decoder=dict(lora=LORA))
+    report = model.load_state_dict(dict(state), strict=False)
+    assert not report.missing_keys
+    assert torch.equal(
+        model.head.layers[0].weight, state['head.layers.0.weight']
+    )
+    lora = {n: p for n, p in model.named_parameters() if 'lora_' in n}
+    assert lora and not any(p.any() for n, p in lora.items() if '_B.' in n)
+
+
+def test_lora_in_checkpoints(build_tiny, tiny_model):
+    pytest.importorskip('peft')
+    model = build_tiny(decoder=dict(lora=LORA))
+    for name, parameter in model.named_parameters():
+        if 'lora_B' in name:
+            nn.init.normal_(parameter)
+    state = model.state_dict()
+    parts = {name.split('.')[0] for name in state}
+    assert parts == {'head', 'decoder', 'llm_fingerprint'}
+    again = build_tiny(decoder=dict(lora=LORA))
+    again.load_state_dict(dict(state), strict=False)
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    with pytest.raises(ValueError, match='has no decoder.lora'):
+        tiny_model.load_state_dict(dict(state), strict=False)
+    other = build_tiny(decoder=dict(lora=dict(LORA, lora_alpha=16)))
+    with pytest.raises(ValueError, match='was trained with LoRA of'):
+        other.load_state_dict(dict(state), strict=False)
+    name = next(name for name in state if 'lora_A' in name)
+    incomplete = {n: t for n, t in state.items() if n != name}
+    with pytest.raises(ValueError, match=f'lacks {name}'):
+        again.load_state_dict(incomplete, strict=False)

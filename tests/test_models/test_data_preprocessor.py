@@ -16,7 +16,7 @@ NUMBER = len(MultimodalInputs._fields) - len(MultimodalInputs._field_defaults)
 
 
 def batch(images):
-    inputs = MultimodalInputs(*(torch.arange(i + 1) for i in range(8)))
+    inputs = MultimodalInputs(*(torch.arange(i + 1) for i in range(NUMBER)))
     return dict(images=images, inputs=inputs, samples=['s'], counts={})
 
 

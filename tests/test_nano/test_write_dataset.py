@@ -42,6 +42,21 @@ def test_stage2_is_cc_sbu_align(data):
         assert (data / 'stage2/image' / f'{item["image_id"]}.jpg').is_file()
 
 
+def test_other_texts_about_the_images_of_stage_2(data):
+    captions = json.loads((data / 'stage2/filter_cap.json').read_text())
+    narratives = json.loads((data / 'stage2/narratives.json').read_text())
+    ids = [item['image_id'] for item in captions['annotations']]
+    assert [n['image_id'] for n in narratives['annotations']] == ids
+    questions = json.loads((data / 'stage2/questions.json').read_text())
+    assert {item['image'] for item in questions} == {f'{i}.jpg' for i in ids}
+    counts = [
+        item['answer'] for item in questions if item['id'].endswith('count')
+    ]
+    for answer, item in zip(counts, captions['annotations'], strict=True):
+        number = answer.split()[2]
+        assert f'shows {number} shape' in item['caption']
+
+
 def test_test_set_is_held_out(data):
     items = json.loads((data / 'test/test.json').read_text())
     assert {item['image'] for item in items} == {f'{i}.jpg' for i in range(6)}

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..llm.fingerprint import compare_fingerprints, folder_fingerprint
 from ..llm.load import load_tokenizer
+from ..llm.lora import compare_lora, lora_settings
 from ..models import EfficientNetLite, EVAViT, LLMDecoder, QFormer
 from ..models.data_preprocessor import ImageNormalizer
 from ..models.projector import build_head
@@ -28,6 +29,7 @@ from ..weights.key_report import KeyReport
 from ..weights.layouts import from_layout
 from ..weights.read import LazyTensor, open_tensors
 from ..weights.state_dicts import as_weight
+from .lora import merged_tensors, open_lora, refuse_lora_form
 from .model_shapes import module_shapes
 
 Tensors = dict[str, LazyTensor]
@@ -68,18 +70,16 @@ def refuse_decoder(decoder: Mapping, folder: Path) -> None:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has LoRA, is quantised or is no causal LM.
+        ValueError: It has LoRA of a form that cannot be merged, is quantised
+            or is no causal LM.
     """
-    for setting, feature in (
-        ('lora', 'LoRA'),
-        ('quantization', 'quantisation'),
-    ):
-        if decoder.get(setting):
-            raise ValueError(
-                f'the config has {feature} (decoder.{setting}), for which a '
-                'Hugging Face folder has no place; set '
-                f'decoder.{setting}=None, or serve the model with minigpt4.'
-            )
+    refuse_lora_form(decoder.get('lora'))
+    if decoder.get('quantization'):
+        raise ValueError(
+            'the config has quantisation (decoder.quantization), for which a '
+            'Hugging Face folder has no place; set '
+            'decoder.quantization=None, or serve the model with minigpt4.'
+        )
     if not (folder / 'config.json').is_file():
         raise FileNotFoundError(
             f'the LLM {folder} is no local folder with a config.json; name '
@@ -169,6 +169,10 @@ def check_fingerprint(
     Raises:
         ValueError: One of them differs.
     """
+    lora = cfg['decoder'].get('lora')
+    compare_lora(
+        lora_settings(lora) if lora else None, known.get('lora'), source
+    )
     if cfg.get('check_llm', True):
         compare_fingerprints(folder_fingerprint(folder), known, str(folder))
     vision = compute_vision_fingerprint(
@@ -194,8 +198,9 @@ def open_parts(
     source: object,
     folder: Path,
     report: KeyReport,
+    dtype: torch.dtype | None = None,
 ) -> Parts:
-    """Open the tensors of all parts.
+    """Open the tensors of all parts, with LoRA merged into the LLM.
 
     Args:
         cfg: The config.
@@ -204,6 +209,7 @@ def open_parts(
         source: The checkpoint, for errors.
         folder: The LLM's folder.
         report: Unused tensors are added to it.
+        dtype: Type of the weights that LoRA changes; None keeps theirs.
 
     Raises:
         ValueError: A tensor is missing or does not fit.
@@ -221,8 +227,12 @@ def open_parts(
             ('neck', model.neck),
         )
     )
-    llm, buffers = _open_llm(folder, model.decoder)
+    llm, buffers = open_llm(folder, model.decoder)
     report.left_over |= buffers
+    lora = cfg.model.decoder.get('lora')
+    if lora:
+        layers = open_lora(trained, lora, llm, source)
+        llm = merged_tensors(llm, layers, lora, dtype)
     return Parts(backbone, neck, head, llm)
 
 
@@ -270,7 +280,7 @@ def _open_component(
     return found
 
 
-def _open_llm(
+def open_llm(
     folder: Path, decoder: LLMDecoder
 ) -> tuple[Tensors, dict[str, str]]:
     """Open the LLM's tensors.

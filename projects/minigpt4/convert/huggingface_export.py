@@ -103,6 +103,8 @@ def export_huggingface(
 ) -> KeyReport:
     """Write a folder that transformers alone can load and generate with.
 
+    LoRA is merged into its LLM.
+
     Args:
         config: A name in the model hub, a config or its file.
         checkpoint: The trained checkpoint; None is the published one.
@@ -155,8 +157,9 @@ def export_huggingface(
             checkpoint or config,
         )
     report = KeyReport('huggingface')
+    torch_type = None if dtype is None else getattr(torch, dtype)
     parts = open_parts(
-        cfg, model, trained, checkpoint or config, folder, report
+        cfg, model, trained, checkpoint or config, folder, report, torch_type
     )
     prefix = prefix_embeddings(parts.head)
     names = [] if prefix is None else prefix_token_names(len(prefix))
@@ -169,7 +172,6 @@ def export_huggingface(
         exported_llm_config = {**text_config, 'vocab_size': rows}
     else:
         exported_llm_config = text_config
-    torch_type = None if dtype is None else getattr(torch, dtype)
     tensors = {
         name: t
         if name.startswith(format.fp32_prefixes)

@@ -39,6 +39,7 @@ def import_huggingface(
     out: 'str | Path',
     allow: Iterable[str] = (),
     model: 'str | Config | None' = None,
+    with_opt: bool = False,
 ) -> KeyReport:
     """Split a BLIP-2, InstructBLIP or FastVLM folder into our files.
 
@@ -58,6 +59,8 @@ def import_huggingface(
         allow: Patterns of our names that may be missing or misshaped.
         model: The model whose shapes are expected, a name in the model hub or
             a config; by default the shapes of the folder's config.
+        with_opt: Whether projection and LLM are written for BLIP-2's own OPT
+            too, to train this BLIP-2 further.
 
     Returns:
         ``matched`` are our names, ``left_over`` those of the folder that are
@@ -93,8 +96,8 @@ def import_huggingface(
         for component, own in components.items()
         for name in to_layout(component, 'huggingface', own)
     }
-    text_config = config['text_config']
-    reason = _reason_without_llm(config)
+    text_config = config.get('text_config', {})
+    reason = _reason_without_llm(config, with_opt)
     head: Tensors = {}
     llm: Tensors = {}
     if reason is None:
@@ -212,13 +215,16 @@ def _build_empty(
         )
 
 
-def _reason_without_llm(config: dict[str, Any]) -> str | None:
+def _reason_without_llm(
+    config: dict[str, Any], with_opt: bool = False
+) -> str | None:
     """Say why projection and LLM are not used; None if they are."""
     kind = config.get('text_config', {}).get('model_type', 'opt')
     if config['model_type'] == 'instructblip':
         return "InstructBLIP's, whose Q-Former reads the question too"
-    if kind == 'opt' or not is_causal(kind):
-        return f"BLIP-2's own, with {kind}, which MiniGPT-4 does not use"
+    if not is_causal(kind) or (kind == 'opt' and not with_opt):
+        hint = ' (--with-opt writes them)' if kind == 'opt' else ''
+        return f"BLIP-2's own, with {kind}, which MiniGPT-4 does not use{hint}"
     return None
 
 

@@ -6,11 +6,14 @@ from ..utils.sample_errors import SampleError
 from .feature_cache import LoadFeatures
 from .image_text_pairs import ImageTextPairs
 from .instruction import InstructionDataset
-from .samplers import EndlessSampler
+from .mixed import MixedDataset
+from .preference import PreferenceDataset
+from .samplers import EndlessSampler, MixedSampler
 from .transforms import (
     CleanCaption,
     DrawFlip,
     DrawQuestion,
+    FormatQuestion,
     LoadImages,
     PackSample,
 )
@@ -20,11 +23,15 @@ __all__ = [
     'DrawFlip',
     'DrawQuestion',
     'EndlessSampler',
+    'FormatQuestion',
     'ImageTextPairs',
     'InstructionDataset',
     'LoadFeatures',
     'LoadImages',
+    'MixedDataset',
+    'MixedSampler',
     'PackSample',
+    'PreferenceDataset',
     'SampleError',
     'read_image',
 ]

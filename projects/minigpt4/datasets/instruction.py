@@ -3,7 +3,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..registry import DATASETS
 from ..utils.sample_errors import RECORD
 from .caption_groups import drawn_caption, group_captions
 from .image_folder import ImageFolder
-from .parse_records import read_record
+from .parse_records import Record, read_record
 from .record_files import read_record_file
 from .record_layouts import RecordError
 from .skipped_samples import MAX_LOGGED, SkippingPipeline, log_line
@@ -105,7 +105,7 @@ class InstructionDataset(Dataset):
             items[: None if draw_caption else limit]
         ):
             try:
-                record = read_record(item, number, file_names, keep_answers)
+                record = self.read(item, number, file_names)
             except RecordError as error:
                 self.records.append(None)
                 errors.append(_describe(number, path, item, error))
@@ -116,6 +116,16 @@ class InstructionDataset(Dataset):
         self.seed = seed
         if draw_caption:
             self.records = group_captions(self.records)[:limit]
+
+    def read(
+        self, item: Any, number: int, file_names: Mapping[str, Any] | None
+    ) -> Record:
+        """Check and convert a record.
+
+        Raises:
+            RecordError: It is invalid.
+        """
+        return read_record(item, number, file_names, self.keep_answers)
 
     def _report(
         self, path: Path, errors: list[str], num_dropped: int, max_bad: float

@@ -30,6 +30,7 @@ RECORD_KEYS = (
     'caption',
     'question',
 )
+_PAIR_KEY = 'chosen'  # of a record with two answers
 LINES_SUFFIXES = ('.jsonl', '.ndjson')
 _EXPECTED = 'expected a list of records, or {"annotations": [...]}'
 
@@ -70,7 +71,7 @@ def read_record_file(path: Path) -> RecordFile:
                 f'{path} has the key {printable(data.key)!r} twice; expected '
                 'it once.'
             )
-        if any(key in data for key in RECORD_KEYS):
+        if any(key in data for key in (*RECORD_KEYS, _PAIR_KEY)):
             data = [data]  # JSON lines with one line
         else:
             file_names = image_file_names(data.get('images'))

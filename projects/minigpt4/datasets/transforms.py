@@ -216,6 +216,37 @@ def _read_questions(questions: 'str | Sequence[str]') -> list[str]:
 
 
 @TRANSFORMS.register_module()
+class FormatQuestion:
+    """Puts the question of a record into a prompt.
+
+    A record without a question is not changed, and only the first question
+    of several turns is.
+
+    Args:
+        prompt: The prompt, with ``{question}`` once.
+
+    Raises:
+        ValueError: The prompt has no place for a question, or several.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt = check_text(prompt, 'the prompt of FormatQuestion')
+        if prompt.count('{question}') != 1:
+            raise ValueError(
+                f'the prompt of FormatQuestion is {prompt!r}; expected a text '
+                "with {question} once, such as '{question} Short answer:'."
+            )
+
+    def __call__(self, record: dict) -> dict:
+        """Set the first question."""
+        turns = list(record['turns'])
+        if turns and turns[0].question:
+            question = self.prompt.replace('{question}', turns[0].question)
+            turns[0] = replace(turns[0], question=question)
+        return {**record, 'turns': turns}
+
+
+@TRANSFORMS.register_module()
 class PackSample:
     """Packs a record as a sample for the collator of the model.
 

@@ -4,6 +4,7 @@
 from ..deprecated import renamed
 from .hooks import (
     DeferredLossHook,
+    ReferenceHook,
     ResumeHook,
     SampleCaptionsHook,
     SanityHook,
@@ -17,6 +18,7 @@ __all__ = [
     'EndlessTrainLoop',
     'DeferredLossHook',
     'RankParallel',
+    'ReferenceHook',
     'ResumeHook',
     'SampleCaptionsHook',
     'SanityHook',

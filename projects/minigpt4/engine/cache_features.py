@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..datasets.feature_cache import FeatureCache, image_digest, read_source
 from ..datasets.feature_writer import FeatureWriter
+from ..datasets.mixed import part_configs
 from ..images.jpeg_decoder import jpeg_codec
 from ..images.read import load_image
 from ..models.hf_backbone import vision_folder
@@ -84,7 +85,7 @@ def provenance_of(cfg: Config) -> dict:
             provenance[f'{module} weights'] = _weights_digest(source)
     if cfg.model.get('data_preprocessor'):
         provenance['normaliser'] = cfg.model.data_preprocessor.to_dict()
-    transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
+    transform = _training_transform(cfg)
     provenance['image'] = dict(
         size=transform.get('size', 224), exact=transform.get('exact', False)
     )
@@ -132,6 +133,25 @@ def _load_images_config(pipeline: list) -> dict:
     )
 
 
+def _training_transform(cfg: Config) -> dict:
+    """Return the config of LoadImages in training.
+
+    Raises:
+        ValueError: The parts of a mixture load images differently.
+    """
+    found = [
+        _load_images_config(part.pipeline)
+        for part in part_configs(cfg.train_dataloader.dataset)
+    ]
+    for other in found[1:]:
+        if {**other} != {**found[0]}:
+            raise ValueError(
+                f'the data sets of the training load images as {found[0]} and '
+                f'as {other}; a cache has one kind of images.'
+            )
+    return found[0]
+
+
 def _has_flips(dataset: dict) -> bool:
     """Whether the pipeline of a dataset config flips images."""
     return any(
@@ -160,7 +180,7 @@ def _dataset_configs(cfg: Config) -> list:
             merged.update(hook.dataset)
             hook.dataset = merged
         found.append(hook.dataset)
-    return found
+    return [part for config in found for part in part_configs(config)]
 
 
 def use_features(cfg: Config, folder: str) -> None:
@@ -299,7 +319,7 @@ def cache_features(
         (DATASETS.build(config), _has_flips(config))
         for config in _dataset_configs(cfg)
     ]
-    transform = _load_images_config(cfg.train_dataloader.dataset.pipeline)
+    transform = _training_transform(cfg)
     loader = DataLoader(
         _UncachedImages(datasets, transform, FeatureCache(folder)),
         batch_size=None,

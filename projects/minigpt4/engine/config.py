@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_distributed
 
+from ..datasets.mixed import part_configs
 from ..utils.errors import one_line
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
@@ -112,9 +113,10 @@ def set_data_seed(cfg: Config) -> None:
     dataset = cfg.train_dataloader.dataset
     if 'sources' in dataset:
         dataset.setdefault('seed', seed)
-    for step in dataset.get('pipeline', []):
-        if 'questions' in step:
-            step.setdefault('seed', seed)
+    for part in part_configs(dataset):
+        for step in part.get('pipeline', []):
+            if 'questions' in step:
+                step.setdefault('seed', seed)
 
 
 def use_amp(cfg: Config) -> None:
@@ -222,7 +224,7 @@ def drop_training(cfg: Config) -> None:
         )
     for key in _USED_IN_TRAINING_ONLY:
         cfg.pop(key, None)
-    for name in _TRAINING_HOOKS:
+    for name in (*_TRAINING_HOOKS, 'reference'):
         cfg.get('default_hooks', {}).pop(name, None)
 
 
@@ -249,8 +251,9 @@ def build_runner(cfg: Config) -> CheckedRunner:
         micro_batch = cfg.model.get('micro_batch_size') or rank_batch
         if cfg.get('needs_load_from') and not cfg.get('load_from'):
             runner.logger.warning(
-                'stage 2 starts from a random projection; expected one of '
-                'stage 1: --cfg-options load_from=work_dirs/stage1/...'
+                'the training starts from a random projection; expected the '
+                'one of the stage before, e.g. --cfg-options '
+                'load_from=work_dirs/stage1/...'
             )
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '

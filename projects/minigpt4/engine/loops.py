@@ -181,7 +181,7 @@ class EndlessTrainLoop(BaseLoop):
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
-        collator = unwrapped_model(runner).collator(training=True)
+        collator = unwrapped_model(runner).train_collator()
         self.dataloader.collate_fn = collator
         # creating an iterator draws a seed, which must not change the random
         # numbers of a resumed run

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..loading import quiet_logs
 from ..utils.errors import printable, short_json
 from ..utils.signals import raise_on_signals
@@ -86,8 +87,8 @@ def captions_summary(
         resamples: Resamples of the bootstrap.
         source: The file of the captions, for errors.
         described: The file of the references, for errors.
-        known: The images of this file, by ids; one of them is named next to
-            ids that it lacks. Those of ``references`` if it is empty.
+        known: The images of this file, by ids; one of them is named in the
+            error if it has references of no caption.
 
     Raises:
         ValueError: Two captions are of one image, or none has a reference.
@@ -124,7 +125,7 @@ def captions_summary(
         resamples=resamples,
         without_references=len(unknown),
         unknown_ids=unknown[:NAMED_IDS],
-        known_id=next(iter(known or texts)),
+        known_id=next(iter(captions)),
         errors=errors,
     )
 
@@ -151,14 +152,14 @@ def print_captions(
     print_errors(summary['errors'])
     if summary['without_references']:
         print(
-            f'skipped: {summary["without_references"]:,} captions of images '
-            f'that {printable(str(described))} does not have'
+            f'skipped: {counted(summary["without_references"], "caption")} of '
+            f'images that {printable(str(described))} does not have'
             + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )
     if summary.get('without_caption'):
         print(
-            f'not scored: {summary["without_caption"]:,} images of '
+            f'not scored: {counted(summary["without_caption"], "image")} of '
             f'{printable(str(described))} without a caption',
             file=sys.stderr,
         )

@@ -62,7 +62,8 @@ def score_captions(
         ``captions``, ``images``, ``mentions`` and ``invented`` (counts),
         ``without_truth`` (captions of images that the truth does not have;
         they are not scored), ``unknown_ids`` (the first ids of these),
-        ``known_id`` (an id of the truth, to compare them with),
+        ``known_id`` (the id in the truth of the first scored caption, to
+        compare them with),
         ``invented_classes`` (invented mentions by class), and ``scores``,
         each with ``value`` and 95 % ``interval`` over images:
 
@@ -84,12 +85,14 @@ def score_captions(
     invented_classes: Counter[str] = Counter()
     ids = ImageIds(truth)
     unknown: list[str] = []
+    known = ''
     n_captions = 0
     for row in rows:
         key = ids.find(row['image_id'])
         if key is None:
             unknown.append(str(row['image_id']))
             continue
+        known = known or key
         n_captions += 1
         counts, invented = count_caption(row, truth[key], words)
         sums.add(key, **counts)
@@ -109,7 +112,7 @@ def score_captions(
         invented=int(sums.total('invented')),
         without_truth=len(unknown),
         unknown_ids=unknown[:NAMED_IDS],
-        known_id=next(iter(truth)),
+        known_id=known,
         scores=scores,
         invented_classes=dict(most_first),
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..images.image_ids import ImageIds
 from ..loading import quiet_logs
 from ..utils.errors import printable
@@ -162,8 +163,8 @@ def print_chair(
     print_errors(summary['errors'])
     if summary['without_truth']:
         print(
-            f'skipped: {summary["without_truth"]:,} captions of images that '
-            f'{printable(str(described))} does not have'
+            f'skipped: {counted(summary["without_truth"], "caption")} of '
+            f'images that {printable(str(described))} does not have'
             + name_unknown(summary['unknown_ids'], [summary['known_id']]),
             file=sys.stderr,
         )

@@ -98,8 +98,38 @@ def read_results(folder: Path) -> StoredResults:
         failed,
         without_truth,
     )
-    _check_number(results, summary)
+    number = len(samples)
+    if number != (found := _counted(protocol, summary)):
+        raise _incomplete(folder, protocol, number, found)
     return results
+
+
+def check_complete(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse a folder with fewer results than its summary counts.
+
+    A summary without a count is not checked.
+
+    Args:
+        folder: The folder.
+        summary: Its summary.
+
+    Raises:
+        ValueError: It has fewer, or a line of them is damaged.
+        OSError: A file cannot be read.
+    """
+    protocol = compared_protocol(str(summary['protocol']))
+    # rows without a truth are not among the counted samples
+    unscored = [
+        summary.get(name, 0)
+        for name in ('without_truth', 'without_references')
+    ]
+    number = -sum(n for n in unscored if isinstance(n, int)) + sum(
+        row.get('error') is None and not row.get('problem')
+        for _, row in _rows(folder, protocol)
+    )
+    found = _counted(protocol, summary)
+    if isinstance(found, int) and number < found:
+        raise _incomplete(folder, protocol, max(number, 0), found)
 
 
 def _rows(
@@ -188,21 +218,21 @@ def _sample(
     )
 
 
-def _check_number(results: StoredResults, summary: Mapping[str, Any]) -> None:
-    """Refuse a folder with fewer or more rows than its summary counts."""
-    folder = results.folder
-    number = len(results.samples)
-    protocol = results.protocol
+def _counted(protocol: ComparedProtocol, summary: Mapping[str, Any]) -> Any:
+    """The number of samples that a summary states, or ``'none'``."""
     try:
-        counted = (protocol.number or itemgetter(protocol.unit))(summary)
+        return (protocol.number or itemgetter(protocol.unit))(summary)
     except (KeyError, TypeError, AttributeError):
-        counted = 'none'
-    if counted != number:
-        raise ValueError(
-            f'{folder} has {number:,} {protocol.unit}, and its '
-            f'{SUMMARY_FILE} counts {counted}; the command that made it '
-            'continues it.'
-        )
+        return 'none'
+
+
+def _incomplete(
+    folder: Path, protocol: ComparedProtocol, number: int, counted: Any
+) -> ValueError:
+    return ValueError(
+        f'{folder} has {number:,} {protocol.unit}, and its {SUMMARY_FILE} '
+        f'counts {counted}; the command that made it continues it.'
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..endpoints.cost import format_usd
 from ..loading import quiet_logs
 from ..utils.errors import printable
@@ -210,7 +211,7 @@ def _print_skipped(
     if without:
         unknown = name_unknown(without, known, '--annotations')
         print(
-            f'skipped: {len(without):,} captions of images without a '
+            f'skipped: {counted(len(without), "caption")} of images without a '
             f'reference caption{unknown}',
             file=sys.stderr,
         )

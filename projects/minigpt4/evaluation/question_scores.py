@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..utils.errors import printable
 from ..utils.regular_files import read_regular
 from .questions import QuestionProtocol, QuestionSet
@@ -127,11 +128,14 @@ def print_question_scores(
     for label, name, unit in protocol.labels:
         print(f'{label:22}{format_score(summary["scores"][name], unit)}')
     if summary['missing']:
+        number = summary['missing']
+        verb = 'has' if number == 1 else 'have'
         print(
-            f'{summary["missing"]:,} questions have no answer yet, and these '
-            'scores are not stored. When the other processes have ended: '
-            f'minigpt4 eval --score {printable(str(folder))}',
+            f'{counted(number, "question")} {verb} '
+            f'no answer yet in {printable(str(folder))}, and these scores are '
+            'not stored. The command that made the folder completes it, with '
+            '--part that of each part',
             file=sys.stderr,
         )
-    if folder is not None:
+    elif folder is not None:
         print(f'results: {printable(str(folder))}', file=sys.stderr)

@@ -15,6 +15,7 @@ from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.errors import short_json
 from ..utils.html_page import check_html_page, html_text, write_html_page
 from ..utils.json_files import read_json_lines
+from .compared_folder import check_complete
 from .result_folder import SUMMARY_FILE, format_score, read_summary
 
 SAMPLES = 6  # shown of each folder
@@ -51,8 +52,8 @@ def read_result(folder: Path, name: str | None = None) -> Result:
     """Read the scores and the first raw results of a folder.
 
     Raises:
-        ValueError: The folder has no scores, or they do not belong to its
-            settings.
+        ValueError: The folder has no scores, they do not belong to its
+            settings, or it has fewer results than they count.
         OSError: A file cannot be read.
     """
     if not folder.is_dir():
@@ -70,6 +71,7 @@ def read_result(folder: Path, name: str | None = None) -> Result:
             f'{folder / SUMMARY_FILE} is not the scores of an evaluation; '
             'the command that made it writes it again.'
         ) from error
+    check_complete(folder, summary)
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob('*.jsonl')):
         for number, row in read_json_lines(file):

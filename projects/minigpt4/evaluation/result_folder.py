@@ -4,7 +4,7 @@
 ``settings.json`` has the protocol and every setting that a result depends on,
 ``NAME.jsonl`` one raw result a line, ``summary.json`` the scores. A run that
 was interrupted continues in its folder; results of other settings are never
-mixed.
+mixed. Settings of a folder without any result are replaced.
 """
 
 import contextlib
@@ -104,12 +104,28 @@ class ResultFolder:
             for key in sorted({*found, *expected})
             if found.get(key) != expected.get(key)
         ]
-        if differences:
+        if not differences:
+            return
+        if self._has_results():
             raise ValueError(
                 f'{path.parent} has results of other settings '
                 f'({"; ".join(differences)}); give another -o, or '
                 '--overwrite.'
             )
+        write_atomically(path, _pretty(expected))
+
+    def _has_results(self) -> bool:
+        """Whether a file of the folder has results, or will get some."""
+        assert self.folder is not None and self._file is not None
+        for path in self.folder.glob('*.jsonl'):
+            if path.stat().st_size:
+                return True
+            if path.samefile(self._file.name):
+                continue  # its lock is that of this process
+            with open_regular(path) as file:
+                if not lock_file(file):
+                    return True
+        return False
 
     def _read_rows(self) -> None:
         """Read complete lines; a line that was cut is removed."""

@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the stored results of a folder again, without a model."""
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,8 @@ def _score_chair(
     rows = [row for _, row in read_json_lines(folder / 'captions.jsonl')]
     truth = read_truth(_stored(folder, TRUTH_FILE), part=True)
     summary = chair_summary(rows, truth, resamples)
-    if variants := _kept(folder, 'variants').get('variants'):
+    kept = _kept(folder, 'image_folder', 'variants')
+    if variants := kept.pop('variants', None):
         summary['variants'] = score_variants(
             [row for row in rows if row.get('error') is None], truth, {}
         )
@@ -102,8 +104,7 @@ def _score_chair(
                 'made the folder scores it',
                 file=sys.stderr,
             )
-    summary |= _kept(folder, 'known_id', 'image_folder')
-    write_summary(folder, 'chair', settings, summary)
+    write_summary(folder, 'chair', settings, summary | kept)
     print_chair(summary, folder)
     return 1 if summary['errors'] else 0
 
@@ -127,7 +128,6 @@ def _score_captions(
     )
     summary |= _kept(
         folder,
-        'known_id',
         'without_caption',
         'invalid_records',
         'image_folder',
@@ -186,17 +186,24 @@ def _stored(folder: Path, name: str) -> Path:
 
 
 def _kept(folder: Path, *names: str) -> dict[str, Any]:
-    """Counts of the run that a stored summary has."""
+    """What only the run knows, of the stored summary.
+
+    Without such a summary it is named on the terminal as missing.
+    """
     path = folder / SUMMARY_FILE
-    if not path.is_file():
-        return {}
-    try:
-        stored = read_json(path, 'a summary')
-    except ValueError:
-        return {}
-    if not isinstance(stored, dict):
-        return {}
-    return {name: stored[name] for name in names if name in stored}
+    stored = None
+    if path.is_file():
+        with contextlib.suppress(ValueError):
+            stored = read_json(path, 'a summary')
+    if isinstance(stored, dict):
+        return {name: stored[name] for name in names if name in stored}
+    found = 'no summary' if path.is_file() else f'no {SUMMARY_FILE}'
+    print(
+        printable(f'not scored again: {", ".join(names)}; {folder} has ')
+        + f'{found} of its run, and the command that made it writes them',
+        file=sys.stderr,
+    )
+    return {}
 
 
 def _score_failures(

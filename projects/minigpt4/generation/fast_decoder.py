@@ -77,6 +77,8 @@ def fast_decoder_difference(llm: Any) -> str | None:
     for layer in layers:
         for name in (*_WITH_BIAS, *_WITHOUT_BIAS):
             linear = layer.get_submodule(name)
+            if hasattr(linear, 'lora_A'):  # a Linear of peft
+                return f'its {name} has LoRA that is not merged'
             if type(linear) is not nn.Linear:
                 return f'its {name} is a {type(linear).__name__}'
             if name in _WITHOUT_BIAS and linear.bias is not None:

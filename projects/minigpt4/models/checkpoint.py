@@ -17,6 +17,7 @@ from ..llm.fingerprint import (
     decode_fingerprint,
     encode_fingerprint,
 )
+from ..llm.lora import compare_lora, is_lora, refuse_lora
 from ..weights.state_dicts import SOURCE, as_weight, match_names, unwrap
 from .vision_fingerprint import (
     compare_vision_fingerprints,
@@ -72,6 +73,8 @@ def keep_trained(
         vision = _vision_fingerprint(model)
         if vision is not None:
             fingerprint['vision'] = vision
+        if model.decoder.lora_settings is not None:
+            fingerprint['lora'] = model.decoder.lora_settings
         state_dict[prefix + FINGERPRINT] = encode_fingerprint(fingerprint)
 
 
@@ -108,6 +111,13 @@ def check_trained(
             if vision is not None and known.get('vision') is not None:
                 compare_vision_fingerprints(vision, known['vision'], source)
         _check_template(model, known.get('template'), source)
+        compare_lora(model.decoder.lora_settings, known.get('lora'), source)
+    trained = {prefix + name for name in model.trained_names}
+    refuse_lora(
+        (n for n in state_dict if n.startswith(prefix) and n not in trained),
+        source,
+    )
+    _start_lora(model, state_dict, prefix, source)
     parameters = dict(model.named_parameters())
     model.loaded_weights = {}
     for name in model.trained_names:
@@ -127,6 +137,27 @@ def check_trained(
             )
         state_dict[prefix + name] = found
         model.loaded_weights[name] = found
+
+
+def _start_lora(
+    model: TrainedModel, state_dict: dict, prefix: str, source: str
+) -> None:
+    """Accept a checkpoint of a training without LoRA, e.g. of stage 1.
+
+    The model keeps its LoRA weights, with which a new model answers as one
+    without LoRA.
+    """
+    lora = [name for name in model.trained_names if is_lora(name)]
+    if not lora or any(prefix + name in state_dict for name in lora):
+        return
+    print_log(
+        f'{source} has no LoRA weights; LoRA begins without an effect.',
+        logger='current',
+        level=logging.WARNING,
+    )
+    parameters = dict(model.named_parameters())
+    for name in lora:
+        state_dict[prefix + name] = parameters[name].detach().clone()
 
 
 def _check_template(

@@ -22,6 +22,7 @@ from ..llm.load import (
     load_tokenizer,
 )
 from ..llm.locate import locate_llm
+from ..llm.lora import inject_lora, merge_lora
 from ..registry import MODELS
 from . import packed_attention
 from .packed_attention import PackedLayout
@@ -51,7 +52,8 @@ class LLMDecoder(nn.Module):
             devices, as accelerate takes it.
         max_memory: The most memory of each device for the LLM, e.g.
             ``{0: '10GiB', 1: '20GiB', 'cpu': '30GiB'}``.
-        lora: Keyword arguments of peft's ``LoraConfig``.
+        lora: Keyword arguments of peft's ``LoraConfig``; see
+            :mod:`~minigpt4.llm.lora`.
         gradient_checkpointing: Whether to recompute the LLM's activations in
             the backward pass: slower, with less memory.
         shard: Whether each rank stores a shard of the LLM's layers (FSDP), for
@@ -61,6 +63,8 @@ class LLMDecoder(nn.Module):
 
     Attributes:
         frozen: Whether no weight is trained.
+        lora_settings: What decides on the effect of the LoRA weights, besides
+            their values; None without LoRA.
         stop_ids: Ids of the end-of-text tokens that the LLM's folder names.
         sharded: Whether ranks store shards of the layers.
         has_device_map: Whether the LLM is spread over devices.
@@ -118,13 +122,9 @@ class LLMDecoder(nn.Module):
         self.llm.requires_grad_(False)
         self.llm.eval()
         self.frozen = lora is None
+        self.lora_settings: dict[str, Any] | None = None
         if lora is not None:
-            from peft import LoraConfig, inject_adapter_in_model
-
-            inject_adapter_in_model(LoraConfig(**lora), self.llm)
-            for parameter in self.llm.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
+            self.lora_settings = inject_lora(self.llm, lora)
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs=dict(use_reentrant=False)
@@ -192,6 +192,24 @@ class LLMDecoder(nn.Module):
         if self.has_fixed_device:
             return self
         return super()._apply(fn, recurse)
+
+    def merge_lora(self) -> bool:
+        """Add LoRA to the weights of the LLM, for inference.
+
+        The LLM then has plain linear layers, which run in the fast paths;
+        LoRA is no longer trained or saved. A quantised LLM is not changed.
+
+        Returns:
+            Whether LoRA was merged.
+        """
+        if self.lora_settings is None or self.has_fixed_device:
+            return False
+        merge_lora(self.llm)
+        self.lora_settings = None
+        self.frozen = True
+        self.llm.requires_grad_(False)
+        self.llm.eval()
+        return True
 
     def to_llm_device(self, tensor: Tensor) -> Tensor:
         """Move a tensor to the device of the LLM's first layer."""

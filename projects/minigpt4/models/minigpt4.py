@@ -20,6 +20,8 @@ from .collator import Collator
 from .gradient_accumulation import accumulate_gradients
 from .packed_attention import PackedLayout
 from .packing import MultimodalInputs
+from .pair_collator import PairCollator
+from .preference import PreferenceTraining, count_pairs, disable_dropout
 from .projector import build_head
 from .vision import build_vision
 
@@ -72,6 +74,9 @@ class MiniGPT4(AnsweringModel):
             if there is one. None leaves it to the caller (a runner).
         data_preprocessor: Config of the image normaliser; None is that of
             the backbone.
+        preference: Settings of :class:`~.preference.PreferenceTraining`:
+            training then reads pairs of answers (DPO). None trains on
+            answers, as stages 1 and 2 do.
         line_length: Deprecated name of ``pack_length``.
 
     Source: MiniGPT-4 ``models/minigpt4.py`` and ``models/minigpt_base.py`` @
@@ -98,6 +103,7 @@ class MiniGPT4(AnsweringModel):
         compile: bool = False,
         device: str | None = None,
         data_preprocessor: dict | None = None,
+        preference: dict | None = None,
         line_length: Any = _UNSET,
     ) -> None:
         vision = build_vision(backbone, neck, data_preprocessor)
@@ -127,6 +133,10 @@ class MiniGPT4(AnsweringModel):
         # weights of a checkpoint, until they are compared after loading
         self.loaded_weights: dict[str, Tensor] = {}
         register_hooks(self)
+        self.preference = None
+        if preference is not None:
+            self.preference = PreferenceTraining(**preference)
+            disable_dropout(self)
         self.train()
         if compile:
             self.compile_layers()
@@ -179,14 +189,20 @@ class MiniGPT4(AnsweringModel):
         """Names of the trained parameters."""
         return [n for n, p in self.named_parameters() if p.requires_grad]
 
+    def train_collator(self) -> Collator | PairCollator:
+        """Return the collator of :meth:`train_step`."""
+        collator = self.collator(training=True)
+        return collator if self.preference is None else PairCollator(collator)
+
     def collator(
         self, training: bool, max_new_tokens: int | None = None
     ) -> Collator:
         """Return a collator for this model.
 
         Args:
-            training: For training, else for generation. In training, samples
-                that are longer than the LLM's context are skipped.
+            training: For training on answers, else for generation. In
+                training, samples that are longer than the LLM's context are
+                skipped.
             max_new_tokens: In generation, skip samples that leave less room
                 than this for an answer; None skips none.
         """
@@ -286,8 +302,8 @@ class MiniGPT4(AnsweringModel):
             samples: Its samples.
             counts: Counts of the collator; not used.
             mode: ``'tensor'`` for the logits ``(B, T, vocab_size)``,
-                ``'loss'`` for :meth:`loss`, ``'predict'`` for
-                :meth:`predict`.
+                ``'loss'`` for what :meth:`train_step` averages, ``'predict'``
+                for :meth:`predict`.
         """
         if inputs is None:
             raise ValueError(
@@ -298,6 +314,8 @@ class MiniGPT4(AnsweringModel):
             embeddings = self.embed_inputs(images, inputs)
             return self.decoder.logits(self._hidden_states(embeddings, inputs))
         if mode == 'loss':
+            if self.preference is not None:
+                return self.preference.losses(self, images, inputs)
             return self.loss(images, inputs)
         if mode == 'predict':
             return self.predict(images, inputs, samples)
@@ -382,11 +400,17 @@ class MiniGPT4(AnsweringModel):
         """Run one optimizer step on one batch, collated or not.
 
         Returns:
-            ``loss``; see :func:`accumulate_gradients`.
+            ``loss``, and in preference training its other means; see
+            :func:`accumulate_gradients`.
         """
         if not isinstance(data, dict):
-            data = self.collator(training=True)(data)
-        loss = accumulate_gradients(self, data['pieces'], optim_wrapper)
+            data = self.train_collator()(data)
+        settings: dict[str, Any] = {}
+        if self.preference is not None:
+            settings.update(names=self.preference.names, count=count_pairs)
+        means = accumulate_gradients(
+            self, data['pieces'], optim_wrapper, **settings
+        )
         optim_wrapper.step()
         optim_wrapper.zero_grad()
-        return dict(loss=loss)
+        return means

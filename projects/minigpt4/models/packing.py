@@ -33,6 +33,7 @@ class MultimodalInputs(NamedTuple):
             each position of a sequence; 0 behind its end.
         pack_index: ``(B, T)`` int64 indices in the flattened ``S * W``; 0 at
             pads.
+        target_counts: ``(S,)`` int64, number of targets of each sequence.
         packed: Whether a pack holds more than one sequence.
         prefix: Token ids that all sequences begin with and that are not in
             ``token_ids``; their K and V are stored.
@@ -46,6 +47,7 @@ class MultimodalInputs(NamedTuple):
     targets: Tensor
     unpack_index: Tensor
     pack_index: Tensor
+    target_counts: Tensor
     packed: bool = False
     prefix: tuple[int, ...] = ()
 
@@ -206,6 +208,7 @@ def build_inputs(
         joined([tokens[tokens >= 0] for tokens in next_tokens]),
         torch.from_numpy(unpack_index),
         torch.from_numpy(pack_index),
+        torch.tensor([int(has.sum()) for has in has_target]),
         len(packs) < len(prompts),
         prefix,
     )

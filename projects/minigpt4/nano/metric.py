@@ -1,12 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score answers about held-out scenes of the nano world."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.evaluator import BaseMetric
 
 from ..registry import METRICS
+from ..utils.atomic import write_atomically
 from . import grammar
 from .world import Scene
 
@@ -21,10 +24,19 @@ class NanoMetric(BaseMetric):
       colour; ``chair_i``: named shapes that do not exist (Rohrbach et al.
       2018, of instances);
     - ``describe_failures``, ``poem_failures``: repeated, fragmented,
-      irrelevant or unfinished answers (the paper's table 3).
+      irrelevant or unfinished answers (the paper's table 3);
+    - ``describe_words``: mean number of words of the descriptions.
+
+    Args:
+        answers_file: A JSON Lines file for all answers; None for no file.
+        **kwargs: Arguments of MMEngine's ``BaseMetric``.
     """
 
     default_prefix = 'nano'
+
+    def __init__(self, answers_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._answers_file = answers_file
 
     def process(
         self, data_batch: object, data_samples: Sequence[dict]
@@ -56,7 +68,11 @@ class NanoMetric(BaseMetric):
                 'no answer was scored; expected the records of '
                 'a nano test.json.'
             )
+        if self._answers_file is not None:
+            lines = (json.dumps(result) + '\n' for result in results)
+            write_atomically(self._answers_file, ''.join(lines).encode())
         matches: defaultdict[str, list] = defaultdict(list)
+        words: list[int] = []
         found = named = total = invented = 0
         for result in results:
             task, text = result['task'], result['pred_caption']
@@ -67,6 +83,7 @@ class NanoMetric(BaseMetric):
                     grammar.failure(task, text, result['finished']) is not None
                 )
             if task == 'describe':
+                words.append(len(text.split()))
                 scene = Scene.from_dict(result['scene'])
                 reference = Counter(grammar.name(t) for t in scene.things)
                 answered = Counter(grammar.mentioned(text))
@@ -77,4 +94,5 @@ class NanoMetric(BaseMetric):
         scores = {key: sum(x) / len(x) for key, x in sorted(matches.items())}
         scores['recall'] = found / max(total, 1)
         scores['chair_i'] = invented / max(named, 1)
+        scores['describe_words'] = sum(words) / max(len(words), 1)
         return {key: round(value, 4) for key, value in scores.items()}

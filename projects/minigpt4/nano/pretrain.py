@@ -65,16 +65,17 @@ def _llm_config() -> LlamaConfig:
     )
 
 
-def train_tokenizer(path: Path, seed: int = 0) -> None:
+def train_tokenizer(path: Path, seed: int = 0, scenes: int = 20000) -> None:
     """Train the SentencePiece model (BPE with byte fallback, like LLaMA's).
 
     Args:
         path: The file to write, ``tokenizer.model``.
         seed: Seed of the corpus.
+        scenes: Number of scenes whose texts are the corpus.
     """
     rng = random.Random(seed)
     corpus = ['### Human: <Img> </Img> ### Assistant: ###Human ###']
-    for _ in range(20000):
+    for _ in range(scenes):
         scene = sample_scene(rng)
         asked = grammar.question(rng.choice(grammar.TASKS), scene, rng)
         corpus += [grammar.scene_text(scene, rng), grammar.caption(scene, rng)]
@@ -88,7 +89,7 @@ def train_tokenizer(path: Path, seed: int = 0) -> None:
         vocab_size=model_config()['decoder']['arch']['vocab_size'],
         byte_fallback=True,
         split_digits=True,
-        allow_whitespace_only_segments=True,
+        allow_whitespace_only_pieces=True,
         remove_extra_whitespaces=False,
         normalization_rule_name='identity',
         character_coverage=1.0,

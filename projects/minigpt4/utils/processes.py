@@ -1,7 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Whether a process of this host is running."""
+"""Whether a process of this host is running, and when a child ends."""
 
+import ctypes
 import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def is_running(pid: int) -> bool:
@@ -17,3 +22,14 @@ def is_running(pid: int) -> bool:
     except PermissionError:  # a process of another user
         return True
     return True
+
+
+def end_with_parent() -> None:
+    """Let this process get SIGTERM when its parent has died (Linux).
+
+    For ``preexec_fn`` of a child that must not outlive a killed parent. The
+    parent is the thread that started the child.
+    """
+    if sys.platform == 'linux':
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

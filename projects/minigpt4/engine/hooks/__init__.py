@@ -3,6 +3,7 @@
 
 from ...deprecated import renamed
 from .deferred_loss import DeferredLossHook
+from .reference import ReferenceHook
 from .run_state import ResumeHook
 from .sample_captions import SampleCaptionsHook
 from .sanity import SanityHook, UnusableRunError
@@ -11,6 +12,7 @@ from .warm_start import WarmStartHook
 
 __all__ = [
     'DeferredLossHook',
+    'ReferenceHook',
     'ResumeHook',
     'SampleCaptionsHook',
     'SanityHook',

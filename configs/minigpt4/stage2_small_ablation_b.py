@@ -1,0 +1,8 @@
+"""Stage 2 on the small model, ablation (b) three layers (paper 4.4)."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .stage2_small import *
+
+model['head'].update(num_layers=3)

@@ -1,0 +1,160 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The report of a reproduction: one HTML page, and its tables in Markdown."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..images.thumbnail import data_url, thumbnail_of_file
+from ..utils.atomic import write_atomically
+from ..utils.html_page import check_html_page, html_text, write_html_page
+from ..utils.text_files import read_text
+from .claims import Scores
+from .plan import CURVES, Run
+from .tables import Table, all_tables, markdown
+
+_TEMPLATE = Path(__file__).with_suffix('.html')
+_EXAMPLES = 12
+_SIDE = 160  # pixels of a thumbnail
+PAGE, TABLES, SCORES = 'report.html', 'tables.md', 'scores.json'
+
+
+def read_scores(runs: Sequence[Run], folder: Path) -> Scores:
+    """Read the scores of the runs that were tested.
+
+    Args:
+        runs: The runs.
+        folder: The folder in which the steps ran.
+
+    Returns:
+        Scores by training and seed, without the metric's name; the mean of
+        count, color and place is ``questions``.
+    """
+    found = {}
+    for run in runs:
+        path = folder / run.scores
+        if path.exists():
+            scores = {
+                key.rpartition('/')[2]: value
+                for key, value in json.loads(read_text(path)).items()
+            }
+            tasks = ('count', 'color', 'place')
+            scores['questions'] = sum(scores[t] for t in tasks) / len(tasks)
+            found[run.training.name, run.seed] = scores
+    return found
+
+
+def check_report(out: Path) -> None:
+    """Refuse to replace a file that is no report.
+
+    Raises:
+        ValueError: ``report.html`` exists and is something else.
+    """
+    check_html_page(out / PAGE, _TEMPLATE, 'a report of a reproduction')
+
+
+def write_report(
+    out: Path,
+    folder: Path,
+    runs: Sequence[Run],
+    facts: Mapping[str, Any],
+    problems: Sequence[str],
+) -> None:
+    """Write ``report.html``, ``tables.md`` and ``scores.json``.
+
+    Args:
+        out: The folder for them.
+        folder: The folder in which the steps ran.
+        runs: The runs.
+        facts: Date, machine and settings, for the top of the page.
+        problems: Steps that failed or did not run, and why.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    scores = read_scores(runs, folder)
+    seeds = sorted({run.seed for run in runs})
+    trainings = list(dict.fromkeys(run.training.name for run in runs))
+    tables = all_tables(scores, trainings, seeds)
+    write_atomically(out / TABLES, '\n'.join(markdown(tables)).encode())
+    rows = [
+        dict(training=training, seed=seed, **values)
+        for (training, seed), values in scores.items()
+    ]
+    content = dict(facts=facts, problems=problems, scores=rows)
+    write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
+    parts = _content(tables, facts, problems)
+    extras = [*_curves(folder / CURVES), *_examples(runs, folder)]
+    write_html_page(out / PAGE, _TEMPLATE, [*parts, *extras])
+
+
+def _content(
+    tables: Sequence[Table],
+    facts: Mapping[str, Any],
+    problems: Sequence[str],
+) -> Iterator[str]:
+    yield '<h1>The paper in miniature</h1><p class="dim">'
+    yield '<br>'.join(
+        f'{html_text(name)}: {html_text(value)}'
+        for name, value in facts.items()
+    )
+    yield '</p>'
+    if problems:
+        yield '<h2>Not finished</h2><ul>'
+        yield from (f'<li>{html_text(text)}</li>' for text in problems)
+        yield '</ul>'
+    for table in tables:
+        yield f'<h2>{html_text(table.title)}</h2>'
+        yield f'<p class="dim">{html_text(table.note)}</p><table><tr>'
+        yield from (f'<th>{html_text(cell)}</th>' for cell in table.header)
+        yield '</tr>'
+        for row in table.rows:
+            cells = ''.join(f'<td>{html_text(cell)}</td>' for cell in row)
+            yield f'<tr>{cells}</tr>'
+        yield '</table>'
+
+
+def _curves(path: Path) -> Iterator[str]:
+    if path.exists():
+        code = base64.b64encode(path.read_bytes()).decode()
+        yield '<h2>Curves of the first seed</h2>'
+        source = f'data:image/svg+xml;base64,{code}'
+        yield f'<img class="wide" alt="" src="{source}">'
+
+
+def _examples(runs: Sequence[Run], folder: Path) -> Iterator[str]:
+    """Answers before and after stage 2 about the same images."""
+    answers: dict[str, dict[str, dict]] = {}
+    for run in runs:
+        path = folder / run.answers
+        name = run.training.name
+        if name in ('stage1', 'stage2') and name not in answers:
+            if path.exists():
+                rows = map(json.loads, read_text(path).splitlines())
+                answers[name] = {row['id']: row for row in rows}
+    if len(answers) < 2:
+        return
+    yield '<h2>Answers before and after stage 2</h2>'
+    shown = [
+        (before, answers['stage2'][key])
+        for key, before in answers['stage1'].items()
+        if before['task'] in ('describe', 'poem') and key in answers['stage2']
+    ]
+    for before, after in shown[:_EXAMPLES]:
+        image = folder / 'data/nano/test/image' / f'{_scene(before)}.jpg'
+        source = data_url(thumbnail_of_file(str(image), _SIDE))
+        yield (
+            f'<figure><img alt="" src="{source}"><figcaption>'
+            f'<p class="dim">{html_text(before["task"])}</p>'
+            f'<p>Before: {html_text(before["pred_caption"])}</p>'
+            f'<p>After: <b>{html_text(after["pred_caption"])}</b></p>'
+            f'<p class="dim">Right: {html_text(after["answer"])}</p>'
+            '</figcaption></figure>'
+        )
+
+
+def _scene(row: Mapping[str, Any]) -> str:
+    """The number of the scene of an answer."""
+    return str(row['id']).partition('-')[0]

@@ -1,0 +1,138 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""``minigpt4 reproduce``: the paper in miniature, one command."""
+
+import argparse
+import os
+from typing import Any
+
+from .options import UsageError, path, positive_int
+
+DESCRIPTION = """\
+Train stage 1, stage 2 and the variants of the paper with several seeds, test
+each, and write a report with the claims of the paper next to the scores. The
+same command again continues; a changed config trains what depends on it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.description = DESCRIPTION
+    parser.add_argument(
+        '--nano',
+        action='store_true',
+        help='the nano model, on rendered scenes (the default)',
+    )
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        type=path,
+        metavar='DIR',
+        help='the folder for data, checkpoints, answers, scores and report',
+    )
+    parser.add_argument(
+        '--seeds',
+        type=positive_int,
+        default=3,
+        metavar='N',
+        help='the seeds 1 to N (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--only',
+        action='append',
+        metavar='NAME',
+        help='this training and those that it starts from; may be given '
+        'several times',
+    )
+    parser.add_argument(
+        '--jobs',
+        type=positive_int,
+        metavar='N',
+        help='trainings at the same time, each with one thread (default: the '
+        'number of cores)',
+    )
+    parser.add_argument(
+        '--share',
+        type=_share,
+        default=1.0,
+        metavar='F',
+        help='share of data and iterations, to try the command: 0.01 needs '
+        'minutes, and its scores mean nothing (default: %(default)s)',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the steps and write the report."""
+    from minigpt4.reproduction import report
+    from minigpt4.reproduction.plan import NANO, Plan, with_needed
+    from minigpt4.reproduction.steps import run_steps
+    from minigpt4.utils.locks import FolderLock
+    from minigpt4.utils.signals import raise_on_signals
+
+    report.check_report(args.out)
+    setup = NANO
+    if args.only:
+        try:
+            trainings = with_needed(setup.trainings, args.only)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        setup = setup._replace(trainings=trainings)
+    plan = Plan(setup, range(1, args.seeds + 1), args.share)
+    jobs = args.jobs or len(os.sched_getaffinity(0))
+    note = f'the same command continues; results: {args.out}'
+    with FolderLock(args.out, 'reproduction'), raise_on_signals(note):
+        folder = args.out.resolve() / f'work-{plan.digest}'
+        folder.mkdir(exist_ok=True)
+        print(
+            f'{len(plan.steps)} steps, {jobs} at the same time, in {folder}',
+            flush=True,
+        )
+        outcome = run_steps(plan.steps, folder, jobs, _environment(), _print)
+        problems = [f'{k} failed: {v}' for k, v in outcome.failed.items()]
+        problems += [
+            f'{name}: a step that it needs failed'
+            for name in sorted(outcome.skipped)
+        ]
+        for problem in problems:
+            _print(problem)
+        report.write_report(
+            args.out, folder, plan.runs, _facts(args, jobs), problems
+        )
+    print(f'report: {args.out / report.PAGE}')
+    return 1 if problems else 0
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f'{text} is not above 0 and at most 1'
+        )
+    return value
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the steps: one thread each."""
+    return {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+
+
+def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
+    import datetime
+    import platform
+    from importlib.metadata import version
+
+    command = f'minigpt4 reproduce --nano --seeds {args.seeds}'
+    if args.share < 1:
+        command += f' --share {args.share} (scores mean nothing)'
+    return {
+        'command': command,
+        'date': datetime.date.today().isoformat(),
+        'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
+        f'{jobs} steps at the same time',
+        'versions': f'torch {version("torch")}, '
+        f'transformers {version("transformers")}',
+    }

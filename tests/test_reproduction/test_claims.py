@@ -1,0 +1,83 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Verdicts about the claims of the paper."""
+
+import pytest
+
+from minigpt4.reproduction.claims import CLAIMS, Claim, judge
+from minigpt4.reproduction.plan import NANO
+
+
+def verdict(change, *pairs):
+    claim = Claim('', '', '', 'before', 'after', 'x', change)
+    scores = {}
+    for seed, (before, after) in enumerate(pairs, 1):
+        scores['before', seed] = {'x': before}
+        scores['after', seed] = {'x': after}
+    return judge(claim, scores, range(1, len(pairs) + 1))
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ('up', 'agrees'),
+        ('down', 'disagrees'),
+        ('same', 'disagrees'),
+        ('not up', 'disagrees'),
+    ],
+)
+def test_a_clear_rise(change, text):
+    found = verdict(change, (0.2, 0.5), (0.3, 0.61), (0.25, 0.54))
+    assert found.text == text
+    assert found.difference.value == pytest.approx(0.3)
+    assert found.before.value == pytest.approx(0.25)
+    assert found.after.value == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ('up', 'disagrees'),
+        ('down', 'agrees'),
+        ('same', 'disagrees'),
+        ('not up', 'agrees'),
+    ],
+)
+def test_a_clear_fall(change, text):
+    assert verdict(change, (0.5, 0.2), (0.6, 0.31)).text == text
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ('up', 'not decided'),
+        ('down', 'not decided'),
+        ('same', 'agrees'),
+        ('not up', 'agrees'),
+    ],
+)
+def test_hardly_any_change(change, text):
+    pairs = (0.5, 0.501), (0.6, 0.599), (0.55, 0.55)
+    assert verdict(change, *pairs).text == text
+
+
+@pytest.mark.parametrize('change', ['up', 'down', 'same', 'not up'])
+def test_seeds_that_differ_decide_nothing(change):
+    assert verdict(change, (0.2, 0.9), (0.9, 0.2)).text == 'not decided'
+
+
+def test_one_seed_decides_nothing():
+    found = verdict('up', (0.1, 0.9))
+    assert found.text == 'not decided'
+    assert found.difference.value == pytest.approx(0.8)
+
+
+def test_a_seed_without_both_trainings_does_not_count():
+    claim = Claim('', '', '', 'before', 'after', 'x', 'up')
+    scores = {('before', 1): {'x': 0.1}, ('after', 2): {'x': 0.9}}
+    assert judge(claim, scores, [1, 2]) is None
+
+
+def test_claims_are_about_trainings_of_the_plan():
+    names = {training.name for training in NANO.trainings}
+    for claim in CLAIMS:
+        assert {claim.before, claim.after} <= names

@@ -1,0 +1,82 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The report of a reproduction."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minigpt4.reproduction.plan import NANO, Run
+from minigpt4.reproduction.report import (
+    check_report,
+    read_scores,
+    write_report,
+)
+from minigpt4.reproduction.tables import COLUMNS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in which steps have run."""
+    work = tmp_path / 'work'
+    image = work / 'data/nano/test/image/7.jpg'
+    image.parent.mkdir(parents=True)
+    Image.new('RGB', (8, 8)).save(image)
+    return work
+
+
+def make_run(name, folder, text):
+    training = next(t for t in NANO.trainings if t.name == name)
+    run = Run(training, 1, Path('runs', name), 400)
+    path = folder / run.scores
+    path.parent.mkdir(parents=True)
+    values = {f'nano/{key}': 0.5 for key in COLUMNS}
+    values.update({'nano/count': 0.9, 'nano/color': 0.6, 'nano/place': 0.3})
+    path.write_text(json.dumps(values))
+    row = dict(id='7-describe', task='describe', answer='right')
+    row['pred_caption'] = text
+    (folder / run.answers).write_text(json.dumps(row) + '\n')
+    return run
+
+
+def test_scores_are_read_without_the_name_of_the_metric(folder):
+    run = make_run('stage1', folder, '')
+    other = Run(run.training, 2, Path('runs', 'missing'), 400)
+    found = read_scores([run, other], folder)
+    assert set(found) == {('stage1', 1)}
+    assert found['stage1', 1]['recall'] == 0.5
+    assert found['stage1', 1]['questions'] == pytest.approx(0.6)
+
+
+def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
+    runs = [
+        make_run('stage1', folder, 'a <b>broken'),
+        make_run('stage2', folder, 'a good one'),
+    ]
+    facts = dict(date='2026-11-29')
+    write_report(tmp_path, folder, runs, facts, ['train_x failed: <no>'])
+    page = (tmp_path / 'report.html').read_text()
+    for text in (
+        'date: 2026-11-29',
+        'train_x failed: &lt;no&gt;',
+        'Claims of the paper',
+        'a &lt;b&gt;broken',
+        'a good one',
+        'src="data:image/jpeg;base64,',
+    ):
+        assert text in page
+    assert '<script' not in page
+    stored = json.loads((tmp_path / 'scores.json').read_text())
+    assert [row['training'] for row in stored['scores']] == [
+        'stage1',
+        'stage2',
+    ]
+    assert '| stage2 | 1 |' in (tmp_path / 'tables.md').read_text()
+    check_report(tmp_path)  # an older report may be replaced
+
+
+def test_another_page_is_not_replaced(tmp_path):
+    (tmp_path / 'report.html').write_text('<title>Mine</title>')
+    with pytest.raises(ValueError, match='is not a report of a reproduction'):
+        check_report(tmp_path)

@@ -1,0 +1,79 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""The tables of a reproduction."""
+
+from minigpt4.reproduction.tables import COLUMNS, all_tables, markdown
+
+
+def scores(**changed):
+    found = dict.fromkeys(COLUMNS, 0.5)
+    return {**found, 'questions': 0.5, **changed}
+
+
+def tables(found, trainings, seeds=(1, 2)):
+    return {t.title: t for t in all_tables(found, trainings, seeds)}
+
+
+FOUND = {
+    ('stage1', 1): scores(describe_failures=0.3, poem=0.1),
+    ('stage1', 2): scores(describe_failures=0.2, poem=0.2),
+    ('stage2', 1): scores(describe_failures=0.02, poem=0.9),
+    ('stage2', 2): scores(describe_failures=0.01, poem=0.9),
+    ('stage2_100_iterations', 1): scores(describe_words=21.26),
+}
+TRAININGS = ['stage1', 'stage2', 'stage2_100_iterations']
+
+
+def test_means_are_over_the_seeds_that_ran():
+    rows = {row[0]: row for row in tables(FOUND, TRAININGS)['Scores'].rows}
+    failures = 2 + list(COLUMNS).index('describe_failures')
+    assert rows['stage1'][1] == '2'
+    assert rows['stage1'][failures] == '0.250'
+    assert rows['stage2'][failures] == '0.015'
+    assert rows['stage2_100_iterations'][1] == '1'
+    assert rows['stage2_100_iterations'][-1] == '21.3'
+
+
+def test_goals_are_met_or_missed():
+    rows = tables(FOUND, TRAININGS)['Goals'].rows
+    results = {(row[0], row[1]): row[-1] for row in rows}
+    assert results['stage1', 'descriptions broken'] == 'met'
+    assert results['stage2', 'descriptions broken'] == 'met'
+    assert results['stage2', 'poems right'] == 'met'
+    assert results['stage2', 'shapes found'] == 'missed'
+
+
+def test_claims_have_the_difference_of_each_seed():
+    rows = tables(FOUND, TRAININGS)['Claims of the paper'].rows
+    row = next(row for row in rows if row[2] == 'poem')
+    assert row[3] == '0.150 to 0.900'
+    # 0.8 and 0.7: 0.75 with 12.706 * 0.0707 / sqrt(2)
+    assert row[4] == '0.750 (0.115 to 1.385)'
+    assert row[5] == 'agrees'
+
+
+def test_lengths_are_in_their_order_and_variance_needs_two_seeds():
+    found = tables(FOUND, TRAININGS)
+    assert [row[0] for row in found['Length of stage 2'].rows] == [
+        '100',
+        '400',
+    ]
+    assert 'Descriptions in stage 2' not in found
+    variance = found['Variance over the seeds'].rows
+    assert {row[0] for row in variance} == {'stage1', 'stage2'}
+    row = next(r for r in variance if r[:2] == ('stage1', 'poems right'))
+    assert row[2] == '0.100, 0.200'
+    assert row[4] == '0.071'
+
+
+def test_one_seed_has_no_variance():
+    found = tables({('stage1', 1): scores()}, ['stage1'], (1,))
+    assert set(found) == {'Goals', 'Scores'}
+
+
+def test_markdown_has_a_line_for_each_row():
+    found = all_tables(FOUND, TRAININGS, (1, 2))
+    lines = list(markdown(found))
+    assert sum(line.startswith('| ') for line in lines) == sum(
+        1 + len(table.rows) for table in found
+    )
+    assert lines[0] == '## Claims of the paper'
