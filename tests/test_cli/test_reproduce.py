@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +23,12 @@ def command(out, *options):
 
 def test_a_killed_reproduction_continues(tmp_path):
     out = tmp_path / 'out'
-    words = command(out, '--only', 'stage2')
+    # with this share both have the same settings
+    twice = ('stage2', 'stage2_100_iterations')
+    words = command(out, *(w for name in twice for w in ('--only', name)))
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     lines = iter(process.stdout.readline, '')
-    assert next(line for line in lines if '[1/9] data in' in line)
+    assert next(line for line in lines if '[1/11] data in' in line)
     process.send_signal(signal.SIGKILL)
     process.wait()
     steps = next(out.glob('work-*')) / 'steps'
@@ -41,14 +44,24 @@ def test_a_killed_reproduction_continues(tmp_path):
     assert 'steps have ended before' in found.stdout
     assert f'report: {out / "report.html"}' in found.stdout
     now = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
-    assert len(now) == 9
+    assert len(now) == 11
     assert {name: now[name] for name in first} == first
     scores = json.loads((out / 'scores.json').read_text())
     assert [row['training'] for row in scores['scores']] == [
         'stage1',
-        'stage2',
+        *twice,
     ]
     assert not scores['problems']
+    weights, again = (
+        torch.load(
+            next(out.glob(f'work-*/runs/{name}-*/iter_4.pth')),
+            weights_only=False,
+        )['state_dict']
+        for name in twice
+    )
+    assert weights.keys() == again.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, again[name])
     page = (out / 'report.html').read_text()
     assert 'Claims of the paper' in page and 'image/svg+xml' in page
     assert '| stage2 | 1 |' in (out / 'tables.md').read_text()
