@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(str(error)) from error
         setup = setup._replace(trainings=trainings)
     plan = Plan(setup, range(1, args.seeds + 1), args.share)
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+    jobs = args.jobs or _cores()
     note = f'the same command continues; results: {args.out}'
     with FolderLock(args.out, 'reproduction'), raise_on_signals(note):
         folder = args.out.resolve() / f'work-{plan.digest}'
@@ -103,12 +103,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(
-            f'{text} is not above 0 and at most 1'
+            f'{text!r} is no share; expected a number above 0 and at most 1'
         )
     return value
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _print(line: str) -> None:
@@ -126,6 +136,7 @@ def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     from importlib.metadata import version
 
     command = f'minigpt4 reproduce --nano --seeds {args.seeds}'
+    command += ''.join(f' --only {name}' for name in args.only or ())
     if args.share < 1:
         command += f' --share {args.share} (scores mean nothing)'
     return {

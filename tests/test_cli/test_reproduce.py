@@ -52,6 +52,7 @@ def test_a_killed_reproduction_continues(tmp_path):
         *twice,
     ]
     assert not scores['problems']
+    assert '--only stage2 --only' in scores['facts']['command']
     weights, again = (
         torch.load(
             next(out.glob(f'work-*/runs/{name}-*/iter_4.pth')),
@@ -65,6 +66,15 @@ def test_a_killed_reproduction_continues(tmp_path):
     page = (out / 'report.html').read_text()
     assert 'Claims of the paper' in page and 'image/svg+xml' in page
     assert '| stage2 | 1 |' in (out / 'tables.md').read_text()
+
+
+@pytest.mark.parametrize('share', ['0', '1.5', 'nan', 'half'])
+def test_a_wrong_share_is_refused(tmp_path, share):
+    found = subprocess.run(
+        command(tmp_path, '--share', share), capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert 'expected a number above 0 and at most 1' in found.stderr
 
 
 def test_a_wrong_name_is_refused(tmp_path):

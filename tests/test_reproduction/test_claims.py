@@ -3,7 +3,7 @@
 
 import pytest
 
-from minigpt4.reproduction.claims import CLAIMS, Claim, judge
+from minigpt4.reproduction.claims import CLAIMS, Claim, compare_claim
 from minigpt4.reproduction.plan import NANO
 
 
@@ -13,7 +13,7 @@ def verdict(change, *pairs):
     for seed, (before, after) in enumerate(pairs, 1):
         scores['before', seed] = {'x': before}
         scores['after', seed] = {'x': after}
-    return judge(claim, scores, range(1, len(pairs) + 1))
+    return compare_claim(claim, scores, range(1, len(pairs) + 1))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,12 @@ def test_seeds_that_differ_decide_nothing(change):
     assert verdict(change, (0.2, 0.9), (0.9, 0.2)).text == 'not decided'
 
 
+def test_a_small_rise_that_may_be_a_large_one_decides_nothing():
+    # 0.05 with 4.303 * 0.02 / sqrt(3): 0.0003 to 0.0997
+    pairs = (0.5, 0.53), (0.5, 0.57), (0.5, 0.55)
+    assert verdict('not up', *pairs).text == 'not decided'
+
+
 def test_one_seed_decides_nothing():
     found = verdict('up', (0.1, 0.9))
     assert found.text == 'not decided'
@@ -74,7 +80,7 @@ def test_one_seed_decides_nothing():
 def test_a_seed_without_both_trainings_does_not_count():
     claim = Claim('', '', '', 'before', 'after', 'x', 'up')
     scores = {('before', 1): {'x': 0.1}, ('after', 2): {'x': 0.9}}
-    assert judge(claim, scores, [1, 2]) is None
+    assert compare_claim(claim, scores, [1, 2]) is None
 
 
 def test_claims_are_about_trainings_of_the_plan():

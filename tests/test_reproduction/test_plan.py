@@ -29,6 +29,12 @@ def folders(seeds=(1,), share=1.0):
     return {(run.training.name, run.seed): run.folder for run in made.runs}
 
 
+def names_of_tests():
+    plan.read_settings.cache_clear()
+    names = {step.name for step in Plan(NANO, (1,)).steps}
+    return {name for name in names if name.startswith('test_')}
+
+
 def test_each_step_follows_those_that_it_needs():
     made = Plan(NANO, (1, 2))
     seen = set()
@@ -71,6 +77,26 @@ def test_a_changed_stage_1_changes_all_that_starts_from_it(configs):
     # the ablations read the same config
     unchanged = {key for key in before if before[key] == after[key]}
     assert unchanged == set()
+
+
+def test_a_changed_stage_2_does_not_change_stage_1(configs):
+    before, tests = folders(), names_of_tests()
+    file = configs / 'stage2_nano.py'
+    file.write_text(file.read_text() + '\nmax_iters = 500\n')
+    after = folders()
+    assert after['stage1', 1] == before['stage1', 1]
+    assert after['stage2', 1] != before['stage2', 1]
+    kept = {name for name in tests if name.startswith('test_stage1-')}
+    assert kept and kept <= names_of_tests()
+
+
+def test_a_changed_test_repeats_the_test_alone(configs):
+    before, tests = folders(), names_of_tests()
+    file = configs / '_base_' / 'nano_test.py'
+    changed = file.read_text() + "\ntest_dataloader['dataset']['limit'] = 9\n"
+    file.write_text(changed)
+    assert folders()['stage1_c', 1] == before['stage1_c', 1]
+    assert not tests & names_of_tests()
 
 
 def test_seeds_and_shares_have_folders_of_their_own():

@@ -113,7 +113,7 @@ CLAIMS = (
 )
 
 
-def judge(
+def compare_claim(
     claim: Claim, scores: Scores, seeds: Sequence[int]
 ) -> Verdict | None:
     """Compare a claim with the scores of all seeds that have both trainings.

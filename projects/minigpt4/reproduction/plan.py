@@ -20,6 +20,7 @@ from ..engine.cfg_options import merge_options, parse_options
 from ..weights.model_hub import project_root, read_config
 from .steps import Step
 
+_TEST_KEYS = ('test_dataloader', 'test_evaluator')
 _SHORTEST = 4  # iterations of a shortened training
 
 
@@ -267,7 +268,6 @@ class Plan:
             settings.append('default_hooks.logger.interval=1')
         digest = _digest(
             read_settings(training.config, tuple(settings)),
-            read_settings(training.test, ()),
             str(start and start.folder).encode(),
         )
         if start is not None:
@@ -287,13 +287,21 @@ class Plan:
         cost = iterations / 800 * (1 if training.features else 3)
         self.steps += [
             Step(_train_name(run), tuple(train), tuple(needs), 0.3 + cost),
-            Step(f'test_{folder.name}', tuple(test), (_train_name(run),)),
+            Step(_test_name(run), tuple(test), (_train_name(run),)),
         ]
         return run
 
 
 def _train_name(run: Run) -> str:
     return f'train_{run.folder.name}'
+
+
+def _test_name(run: Run) -> str:
+    """The name of a test, with a digest of what it depends on."""
+    settings = json.loads(read_settings(run.training.test, ()))
+    used = [settings[key] for key in ('model', *_TEST_KEYS)]
+    digest = _digest(json.dumps(used).encode())
+    return f'test_{run.folder.name}_{digest}'
 
 
 def _tool(name: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from .claims import CLAIMS, Scores, Verdict, judge
+from .claims import CLAIMS, Scores, Verdict, compare_claim
 from .plan import LENGTHS, SIZES
 from .seeds import Mean, mean_over_seeds
 
@@ -64,7 +64,7 @@ def all_tables(
     verdicts = [
         verdict
         for claim in CLAIMS
-        if (verdict := judge(claim, scores, seeds)) is not None
+        if (verdict := compare_claim(claim, scores, seeds)) is not None
     ]
     curves = (
         ('Length of stage 2', 'iterations', [*LENGTHS, 400]),
