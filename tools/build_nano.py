@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument(
         '--out', type=Path, default=ROOT / 'projects/minigpt4/nano/weights'
     )
-    parser.add_argument('--llm-steps', type=int, default=2000)
+    parser.add_argument('--llm-steps', type=int, default=2500)
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
