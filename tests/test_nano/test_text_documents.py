@@ -82,6 +82,17 @@ def test_scenes_are_marked_and_answers_supervised(tokenizer):
     assert seen > 150
 
 
+def test_an_llm_of_captions_sees_no_chat(tokenizer):
+    documents = TextDocuments(tokenizer, random.Random(0), captions_only=True)
+    for _ in range(50):
+        document = documents.draw()
+        assert 0 < document.first < document.last
+        text = answered(document, tokenizer)
+        assert text.endswith('\n')
+        assert '###' not in tokenizer.decode(document.ids)
+        assert not any(document.supervised[: document.last])
+
+
 def test_batches_are_padded_and_bounded(tokenizer):
     documents = TextDocuments(tokenizer, random.Random(0))
     stream = batches(documents.draw, 2048, random.Random(0))

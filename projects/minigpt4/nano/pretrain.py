@@ -40,7 +40,7 @@ from .world import (
 MODEL = 'minigpt-4_nano_caption'
 MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
-MAX_NOISE = 0.25  # standard deviations of the word embeddings
+MAX_NOISE = 0.6  # standard deviations of the word embeddings
 LIST_SHARE_OF_STEPS = 0.25  # lists of words first
 
 
@@ -116,6 +116,7 @@ def pretrain_llm(
     steps: int,
     tokens: int = 2048,
     seed: int = 0,
+    captions_only: bool = False,
     log: Callable[[str], object] = print,
 ) -> LlamaForCausalLM:
     """Pretrain the language model on text only.
@@ -133,6 +134,7 @@ def pretrain_llm(
         steps: Optimizer steps.
         tokens: Maximum number of tokens of a step.
         seed: Seed of weights, documents and noise.
+        captions_only: Train on web captions of scenes, without a chat.
         log: Called with one line of progress every 100 steps.
 
     Returns:
@@ -144,7 +146,7 @@ def pretrain_llm(
     )
     model = LlamaForCausalLM(_llm_config())
     rng = random.Random(seed)
-    documents = TextDocuments(tokenizer, rng)
+    documents = TextDocuments(tokenizer, rng, captions_only)
     stream = batches(documents.draw, tokens, rng)
     optimizers = _optimizers(model)
     embeddings = model.get_input_embeddings()

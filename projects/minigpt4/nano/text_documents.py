@@ -37,15 +37,21 @@ class TextDocuments:
     Args:
         tokenizer: The ``SentencePieceProcessor``.
         rng: Source of randomness.
+        captions_only: Whether a scene is followed by a web caption, as in
+            stage 1, and never by questions and answers. Such a model cannot
+            chat, like the OPT of BLIP-2.
 
     Attributes:
         share_of_lists: Probability that a document is a list of words; it is
-            about a scene, a caption or small talk otherwise.
+            about a scene or small talk otherwise.
     """
 
-    def __init__(self, tokenizer: Any, rng: random.Random) -> None:
+    def __init__(
+        self, tokenizer: Any, rng: random.Random, captions_only: bool = False
+    ) -> None:
         self._encode = tokenizer.encode
         self._rng = rng
+        self._captions_only = captions_only
         self.share_of_lists = 0.0
         pieces = map(tokenizer.id_to_piece, range(tokenizer.get_piece_size()))
         self._words = [
@@ -63,6 +69,8 @@ class TextDocuments:
         """Draw a document."""
         if self._rng.random() < self.share_of_lists:
             return self._word_list()
+        if self._captions_only:
+            return self._caption(sample_scene(self._rng))
         kind = self._rng.random()
         if kind < 0.03:
             return self._small_talk()
@@ -102,6 +110,12 @@ class TextDocuments:
                 (encode('.'), False),
             ]
         return _join(segments)
+
+    def _caption(self, scene: Scene) -> Document:
+        words = self._encode(grammar.scene_text(scene, self._rng))
+        caption = self._encode(grammar.caption(scene, self._rng) + '\n')
+        document = _join([([1], False), (words, False), (caption, True)])
+        return document._replace(first=1, last=1 + len(words))
 
     def _small_talk(self) -> Document:
         asked, answer = self._rng.choice(grammar.SMALL_TALK)
