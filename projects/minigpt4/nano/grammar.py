@@ -10,7 +10,7 @@ never paired with an image.
 import random
 import re
 
-from .world import CORNERS, Scene, Thing
+from .world import COLORS, CORNERS, SHAPES, Scene, Thing
 
 NUMBERS = ('zero', 'one', 'two', 'three')
 DESCRIBE = (
@@ -223,6 +223,7 @@ def question(
     raise ValueError(f'unknown task {task!r}; expected one of {TASKS}')
 
 
+_COLORED = re.compile(rf'({"|".join(COLORS)}) ({"|".join(SHAPES)})')
 _NAME = re.compile(r'(small|large) (\w+) (\w+)')
 
 
@@ -231,21 +232,26 @@ def mentioned(text: str) -> list[str]:
     return [' '.join(match) for match in _NAME.findall(text)]
 
 
-def failure(task: str, text: str, finished: bool) -> str | None:
-    """Classify an answer to "describe" or "poem" that is not well formed.
+def failure(
+    task: str, text: str, finished: bool, scene: Scene
+) -> str | None:
+    """Classify a failed answer to "describe" or "poem".
 
-    The rules replace the human judgement of the paper's section 4.3 (its
-    stage-1 model repeats itself, stops early or writes irrelevant text). They
-    check the form only, not whether the description is correct.
+    The rules replace the human judgement of the paper's section 4.3: its
+    stage-1 model writes repetitive words, fragmented sentences or irrelevant
+    content. An answer with mistakes is no failure, as long as it names a
+    shape of the scene.
 
     Args:
         task: ``describe`` or ``poem``.
         text: The answer.
         finished: Whether the model ended the answer itself.
+        scene: What the image shows.
 
     Returns:
-        ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'irrelevant'``
-        or None for a well-formed text.
+        ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'malformed'``
+        (it has not the form of the task), ``'irrelevant'`` (it names no
+        shape of the scene with its colour) or None.
     """
     if not finished:
         return 'unfinished'
@@ -267,4 +273,8 @@ def failure(task: str, text: str, finished: bool) -> str | None:
         and re.fullmatch(last, clauses[-1])
         and all(re.fullmatch(line, clause) for clause in clauses[:-1])
     )
-    return None if well_formed else 'irrelevant'
+    if not well_formed:
+        return 'malformed'
+    named = set(_COLORED.findall(text))
+    shown = {(thing.color, thing.shape) for thing in scene.things}
+    return None if named & shown else 'irrelevant'

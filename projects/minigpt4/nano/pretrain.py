@@ -40,6 +40,8 @@ from .world import (
 MODEL = 'minigpt-4_nano_caption'
 MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
+EMBEDDING_STD = 0.5  # about that of the outputs of a new projection
+LOG_SCALE = (-0.7, 1.4)  # of the embeddings of a scene: 0.5 to 4
 MAX_NOISE = 0.6  # standard deviations of the word embeddings
 LIST_SHARE_OF_STEPS = 0.25  # lists of words first
 
@@ -145,6 +147,7 @@ def pretrain_llm(
         model_file=str(tokenizer_model)
     )
     model = LlamaForCausalLM(_llm_config())
+    nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
     rng = random.Random(seed)
     documents = TextDocuments(tokenizer, rng, captions_only)
     stream = batches(documents.draw, tokens, rng)
@@ -160,9 +163,9 @@ def pretrain_llm(
         words = embeddings(ids)
         noise = torch.randn_like(words) * words.detach().std()
         amount = torch.rand(len(ids), 1, 1) * MAX_NOISE
-        scale = torch.empty(len(ids), 1, 1).uniform_(0.7, 1.5)
+        scale = torch.empty(len(ids), 1, 1).uniform_(*LOG_SCALE).exp()
         words = torch.where(
-            scene[..., None], scale * words + amount * noise, words
+            scene[..., None], scale * (words + amount * noise), words
         )
         # right padding under causal attention needs no mask
         hidden = model.model(inputs_embeds=words).last_hidden_state
