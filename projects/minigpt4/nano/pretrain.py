@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -41,8 +41,10 @@ MODEL = 'minigpt-4_nano_caption'
 MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
 EMBEDDING_STD = 0.5  # about that of the outputs of a new projection
-LOG_SCALE = (-0.7, 1.4)  # of the embeddings of a scene: 0.5 to 4
-MAX_NOISE = 0.6  # standard deviations of the word embeddings
+# changes of the embeddings of a scene, in standard deviations of the words
+LOG_SCALE = (-0.7, 1.8)  # factors of 0.5 to 6
+MAX_NOISE = 0.6  # of each token
+MAX_OFFSET = 2.0  # the same for all tokens
 LIST_SHARE_OF_STEPS = 0.25  # lists of words first
 
 
@@ -147,7 +149,6 @@ def pretrain_llm(
         model_file=str(tokenizer_model)
     )
     model = LlamaForCausalLM(_llm_config())
-    nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
     rng = random.Random(seed)
     documents = TextDocuments(tokenizer, rng, captions_only)
     stream = batches(documents.draw, tokens, rng)
@@ -161,12 +162,7 @@ def pretrain_llm(
                 group['lr'] = _learning_rate(step, steps, peak)
         ids, labels, scene = next(stream)
         words = embeddings(ids)
-        noise = torch.randn_like(words) * words.detach().std()
-        amount = torch.rand(len(ids), 1, 1) * MAX_NOISE
-        scale = torch.empty(len(ids), 1, 1).uniform_(*LOG_SCALE).exp()
-        words = torch.where(
-            scene[..., None], scale * (words + amount * noise), words
-        )
+        words = torch.where(scene[..., None], _disturb(words), words)
         # right padding under causal attention needs no mask
         hidden = model.model(inputs_embeds=words).last_hidden_state
         is_target = labels[:, 1:] != -100
@@ -182,7 +178,33 @@ def pretrain_llm(
                 f'language model step {step + 1}/{steps} '
                 f'loss {loss.item():.4f}'
             )
+    _scale_residual_stream(model, EMBEDDING_STD / float(embeddings.weight.std()))
     return model.eval()
+
+
+def _disturb(words: Tensor) -> Tensor:
+    """Add noise and an offset to embeddings (B, T, C), then scale them."""
+    spread = words.detach().std()
+    noise = torch.rand(len(words), 1, 1) * torch.randn_like(words)
+    offset = torch.rand(len(words), 1, 1) * torch.randn_like(words[:, :1])
+    scale = torch.empty(len(words), 1, 1).uniform_(*LOG_SCALE).exp()
+    disturbed = words + spread * (MAX_NOISE * noise + MAX_OFFSET * offset)
+    return scale * disturbed
+
+
+@torch.no_grad()
+def _scale_residual_stream(model: LlamaForCausalLM, factor: float) -> None:
+    """Multiply the residual stream, without an effect on the answers.
+
+    All that is added to the stream is multiplied; the norms before the layers
+    and before the head divide it again. The model is trained with small
+    embeddings, because it learns faster, and gets the size of the projection's
+    outputs afterwards.
+    """
+    model.get_input_embeddings().weight.mul_(factor)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.mul_(factor)
+        layer.mlp.down_proj.weight.mul_(factor)
 
 
 def _optimizers(
