@@ -163,9 +163,11 @@ def _environment() -> dict[str, str]:
 def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     import datetime
     import platform
+    import shlex
     from importlib.metadata import version
 
-    model = f'--small {args.small}' if args.small else '--nano'
+    photos = shlex.quote(str(args.small))
+    model = '--nano' if args.small is None else f'--small {photos}'
     command = f'minigpt4 reproduce {model} --seeds {args.seeds}'
     command += ''.join(f' --only {name}' for name in args.only or ())
     if args.share < 1:

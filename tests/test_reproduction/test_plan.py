@@ -168,6 +168,7 @@ def test_changed_photographs_are_other_data(photos):
     def digest():
         return Plan(small(photos), (1,)).digest
 
+    (photos / 'link').symlink_to(photos)
     before = digest()
     (photos / '.hidden').write_text('x')
     assert digest() == before

@@ -25,7 +25,7 @@ from .steps import Step
 _VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
 _TEST_KEYS = ('model', 'test_dataloader', 'test_evaluator')
 _SHORTEST = 4  # iterations of a shortened training
-_START_COST = 0.3  # of a training, before its first iteration
+_START_COST = 0.3  # of a step, before its first iteration or image
 
 CURVES = Path('curves.svg')
 
@@ -119,7 +119,8 @@ class Plan:
             if self._limit:
                 command += '--cfg-options', *self._limit
             step = f'features_{cache_name}_{Path(config).stem}'
-            self.steps.append(Step(step, command, needs, features.cost))
+            cost = _START_COST + features.cost * self._share
+            self.steps.append(Step(step, command, needs, cost))
             needs = (step,)
         return f'features/{cache_name}', step
 
@@ -171,7 +172,8 @@ class Plan:
             )
             needs = (_train_name(run),)
             command = test.command(target)
-            self.steps.append(Step(name, command, needs, test.cost))
+            cost = _START_COST + test.cost * self._share
+            self.steps.append(Step(name, command, needs, cost))
         return run
 
     def _add_training(

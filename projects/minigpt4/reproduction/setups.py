@@ -43,7 +43,8 @@ class Features(NamedTuple):
     Attributes:
         configs: The configs whose images it has, files of
             ``configs/minigpt4``.
-        cost: Of one config, in the unit of :class:`~.steps.Step`.
+        cost: Of all images of a config, in the unit of
+            :class:`~.steps.Step`.
     """
 
     configs: tuple[str, ...]
@@ -97,7 +98,7 @@ class Test(NamedTuple):
         command: Its command, which writes into the folder of the target.
         read: Reads the scores by name from this folder; a score that is not
             defined is None.
-        cost: In the unit of :class:`~.steps.Step`.
+        cost: Of all images, in the unit of :class:`~.steps.Step`.
         examples: Reads examples for the report. Its arguments are the folder
             in which the steps ran, and the folder of the results.
     """

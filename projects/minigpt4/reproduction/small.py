@@ -36,11 +36,12 @@ _FEWEST = 4  # photographs of a shortened test
 _STAGE_1_COST, _STAGE_2_COST = 4.6 / 60, 3.6 / 60  # of an iteration
 # the code that makes the data, below the package
 _CODE = (
-    'datasets/caption_descriptions.py',
-    'datasets/photo_captions.py',
-    'datasets/photo_folder.py',
-    'datasets/readable_photos.py',
-    'datasets/write_photos.py',
+    'datasets/caption*.py',
+    'datasets/image_folder.py',
+    'datasets/json_*.py',
+    'datasets/photo_*.py',
+    'datasets/record_*.py',
+    'datasets/*_photos.py',
     'evaluation/coco_synonyms.json',
     'evaluation/object_words.py',
 )
@@ -81,16 +82,30 @@ def _data(photos: Path, share: float) -> list[Step]:
 def _sources(photos: Path) -> list[bytes]:
     """The code, and name, size and time of each file of the photographs."""
     package = Path(__file__).parents[1]
-    parts = [(package / name).read_bytes() for name in _CODE]
-    for parent, folders, names in os.walk(photos, followlinks=True):
+    code = sorted(file for name in _CODE for file in package.glob(name))
+    facts = (
+        [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in _files(photos)
+    )
+    return [
+        *(file.read_bytes() for file in code),
+        *(json.dumps(fact).encode() for fact in facts),
+    ]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files that are not hidden; links to folders are followed."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
-        for name in sorted(n for n in names if not n.startswith('.')):
-            file = Path(parent, name)
-            if file.is_file():
-                found = file.stat()
-                fact = [str(file), found.st_size, found.st_mtime_ns]
-                parts.append(json.dumps(fact).encode())
-    return parts
+        for name in sorted(names):
+            if not name.startswith('.') and Path(parent, name).is_file():
+                yield Path(parent, name)
 
 
 def _training(
