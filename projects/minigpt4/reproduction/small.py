@@ -58,7 +58,7 @@ def small(photos: Path) -> Setup:
         data=partial(_data, photos),
         sources=partial(_sources, photos),
         features={
-            'patches': Features(('stage1_small.py', 'stage2_small.py'), 8.0)
+            'patches': Features(('stage1_small.py', 'stage2_small.py'), 2.0)
         },
         trainings=_TRAININGS,
         tests=_tests(photos),
@@ -159,19 +159,19 @@ def _tests(photos: Path) -> tuple[Test, ...]:
             'match',
             partial(_command, match, '--limit', _PHOTOGRAPHS),
             partial(_read, _MATCH),
-            cost=6.0,
+            cost=7.0,
         ),
         Test(
             'chair',
             partial(_command, chair, '--limit', _PHOTOGRAPHS),
             partial(_read, _CHAIR),
-            cost=10.0,
+            cost=4.0,
         ),
         Test(
             'failures',
             partial(_command, failures, '--count', _ASKED),
             partial(_read, _FAILURES),
-            10.0,
+            5.0,
             _examples,
         ),
     )

@@ -102,10 +102,10 @@ def run_steps(
                     outcome.skipped.add(step.name)
                     clock.drop(step.cost)
                 elif len(running) < jobs and done.issuperset(step.needs):
-                    process = _start(step, folder, environment)
-                    if process is not None:
+                    started = _start(step, folder, environment)
+                    if started is not None:
                         waiting.remove(step)
-                        running[step] = process
+                        running[step] = started
                     elif step not in delayed:
                         delayed.add(step)
                         say(f'{step.name} of a killed command still runs')
