@@ -44,11 +44,15 @@ def test_both_kinds_are_drawn():
         for _ in range(100)
     ]
     assert 5 < failures.count('repeated') < 40
-    assert {None, 'repeated'} <= set(failures) <= {
-        None,
-        'repeated',
-        'irrelevant',
-    }
+    assert (
+        {None, 'repeated'}
+        <= set(failures)
+        <= {
+            None,
+            'repeated',
+            'irrelevant',
+        }
+    )
 
 
 def test_pairs_of_the_data_set(tmp_path):

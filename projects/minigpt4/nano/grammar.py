@@ -232,9 +232,7 @@ def mentioned(text: str) -> list[str]:
     return [' '.join(match) for match in _NAME.findall(text)]
 
 
-def failure(
-    task: str, text: str, finished: bool, scene: Scene
-) -> str | None:
+def failure(task: str, text: str, finished: bool, scene: Scene) -> str | None:
     """Classify a failed answer to "describe" or "poem".
 
     The rules replace the human judgement of the paper's section 4.3: its

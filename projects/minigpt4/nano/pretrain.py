@@ -178,7 +178,8 @@ def pretrain_llm(
                 f'language model step {step + 1}/{steps} '
                 f'loss {loss.item():.4f}'
             )
-    _scale_residual_stream(model, EMBEDDING_STD / float(embeddings.weight.std()))
+    spread = float(embeddings.weight.detach().std())
+    _scale_residual_stream(model, EMBEDDING_STD / spread)
     return model.eval()
 
 
