@@ -33,7 +33,11 @@ _DECOMPRESSORS: dict[str, Callable] = {
 
 
 class ShardReadError(Exception):
-    """The bytes of a shard cannot be read."""
+    """The bytes of a shard cannot be read or decompressed."""
+
+
+class LostShardError(ShardReadError):
+    """The disk, the server or the command does not give a shard's bytes."""
 
 
 def find_shards(
@@ -135,8 +139,9 @@ class ShardBytes:
         """Yield chunks of bytes.
 
         Raises:
-            ShardReadError: The shard is not a regular file, cannot be read
-                or decompressed, or is not read within the time limit.
+            LostShardError: The shard is not a regular file, cannot be read,
+                or is not read within the time limit.
+            ShardReadError: It cannot be decompressed.
         """
         seconds = read_seconds()
         while True:
@@ -145,7 +150,7 @@ class ShardBytes:
             except queue.Empty:
                 if self._stream is not None:
                     self._stream.interrupt()
-                raise ShardReadError(
+                raise LostShardError(
                     f'not read within {seconds:g} seconds, '
                     + (
                         'its server or command does not respond'
@@ -157,7 +162,8 @@ class ShardBytes:
             self._free_chunks.release()
             self._count_bytes()
             if isinstance(chunk, Exception):
-                raise ShardReadError(
+                is_lost = self._raw is None or self._raw.has_failed
+                raise (LostShardError if is_lost else ShardReadError)(
                     f'{type(chunk).__name__}: {one_line(chunk)}'
                 ) from chunk
             if not chunk:
@@ -234,12 +240,17 @@ class _CountedFile(io.RawIOBase):
     def __init__(self, file: Any) -> None:
         self._file = file
         self.num_bytes = 0
+        self.has_failed = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        size = self._file.readinto(buffer)
+        try:
+            size = self._file.readinto(buffer)
+        except Exception:
+            self.has_failed = True
+            raise
         self.num_bytes += size
         return size
 

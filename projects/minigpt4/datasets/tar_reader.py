@@ -12,7 +12,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
-from .shard_files import ShardReadError
+from .shard_files import LostShardError, ShardReadError
 from .tar_stream import (
     BLOCK,
     MAX_MEMBER_BYTES,
@@ -73,7 +73,10 @@ class TarReader:
         try:
             yield from self._read()
         except ShardReadError as error:
-            self._report_rest(f'cannot be read ({error})', 'given up')
+            is_lost = isinstance(error, LostShardError)
+            self._report_rest(
+                f'cannot be read ({error})', 'given up' if is_lost else 'damaged'
+            )
 
     @property
     def offset(self) -> int:
