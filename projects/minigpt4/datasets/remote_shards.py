@@ -187,7 +187,10 @@ class RemoteShard(io.RawIOBase):
         while size:
             data = self._stream.read(min(size, _SKIP_BYTES))
             if not data:
-                raise ChangedShardError('it has become shorter')
+                raise ConnectionError(
+                    f'it ended {size:,} bytes before the byte that was '
+                    'reached before'
+                )
             size -= len(data)
 
     def _disconnect(self) -> None:

@@ -19,7 +19,8 @@ from ..utils.errors import one_line
 from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
-from .remote_shards import RemoteShard, check_store, is_remote
+from .remote_shards import RemoteShard, check_store
+from .remote_shards import is_remote as is_remote
 from .shard_cache import ShardCache
 
 # a data worker has several shards open, and so small chunks
