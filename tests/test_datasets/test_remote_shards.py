@@ -53,10 +53,10 @@ def test_shard_of_a_server_is_read(server):
 @pytest.mark.parametrize('etag', ['"one"', 'W/"one"', ''])
 def test_read_that_breaks_off_continues_at_the_same_byte(server, etag):
     server.etag = etag
-    server.cut['a.tar'] = [400_000, 300_000, 0, 200_000, 0, 0]
+    server.cut['a.tar'] = [400_000, 300_000, 0, 200_000, 0]
     assert read(f'{server.url}/x/a.tar') == DATA
     asked = [wanted for _, wanted in server.requests]
-    starts = [400_000, 700_000, 700_000, 900_000, 900_000, 900_000]
+    starts = [400_000, 700_000, 700_000, 900_000, 900_000]
     assert asked == [None, *(f'bytes={start}-' for start in starts)]
 
 
