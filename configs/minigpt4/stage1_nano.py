@@ -21,7 +21,7 @@ train_dataloader['dataset'].update(
     sources=[
         dict(name='a', shards='data/nano/stage1/a/*.tar', weight=115),
         dict(name='b', shards='data/nano/stage1/b/*.tar', weight=14),
-    ]
+    ],
 )
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
 optim_wrapper['optimizer'].update(lr=2e-2)

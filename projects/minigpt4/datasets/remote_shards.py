@@ -29,6 +29,8 @@ _FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long
 # request timeout, too early, too many requests, temporary server errors
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _SKIP_BYTES = 1 << 20
+# of a store; s3fs would read 50 MiB for each stream
+_BLOCK_BYTES = 4 << 20
 _LOCAL = ('__default__', 'file', 'local')
 _COMMANDS = '|'.join(sorted({*gopen_schemes} - {*_LOCAL}))
 _STORES = '|'.join(sorted({*known_implementations} - {*_LOCAL}))
@@ -151,7 +153,7 @@ class RemoteShard(io.RawIOBase):
 
     def _open_in_store(self) -> None:
         store, path = fsspec.core.url_to_fs(self.shard)
-        self._stream = store.open(path, 'rb')
+        self._stream = store.open(path, 'rb', block_size=_BLOCK_BYTES)
         self._set_size(getattr(self._stream, 'size', None))
         self._stream.seek(self._offset)
 

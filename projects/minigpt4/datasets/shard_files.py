@@ -61,6 +61,7 @@ def find_shards(
     """
     found: list[str] = []
     remote: set[str] = set()
+    schemes: set[str] = set()
     missing = 0
     single = isinstance(shards, (str, os.PathLike))
     for pattern in map(str, [shards] if single else shards):
@@ -69,7 +70,10 @@ def find_shards(
             continue
         for path in _expand_braces(pattern):
             if is_remote(path):
-                check_store(path)
+                scheme = path.partition(':')[0]
+                if scheme not in schemes:
+                    check_store(path)
+                schemes.add(scheme)
                 found.append(path)
                 remote.add(path)
                 continue

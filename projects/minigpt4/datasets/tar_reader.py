@@ -75,7 +75,8 @@ class TarReader:
         except ShardReadError as error:
             is_lost = isinstance(error, LostShardError)
             self._report_rest(
-                f'cannot be read ({error})', 'given up' if is_lost else 'damaged'
+                f'cannot be read ({error})',
+                'given up' if is_lost else 'damaged',
             )
 
     @property
