@@ -15,7 +15,7 @@ from tests.shard_server import ShardServer
 def server(tmp_path, write_shard, monkeypatch):
     """A server of eight shards, of which each has another fault."""
     monkeypatch.delenv('http_proxy', raising=False)
-    monkeypatch.setattr('minigpt4.datasets.remote_shards._FIRST_WAIT', 0.01)
+    monkeypatch.setattr('minigpt4.datasets.remote_shards.FIRST_WAIT', 0.01)
     for i in range(8):
         captions = [f'{i} {j}' for j in range(1 + i)]
         write_shard(tmp_path / f'{i}.tar', captions)

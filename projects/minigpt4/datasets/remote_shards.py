@@ -25,7 +25,7 @@ from webdataset.gopen import Pipe, gopen, gopen_schemes
 from ..utils.time_limit import read_seconds
 
 ATTEMPTS = 3  # without a new byte between them
-_FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long
+FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long
 # request timeout, too early, too many requests, temporary server errors
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _SKIP_BYTES = 1 << 20
@@ -102,7 +102,7 @@ class RemoteShard(io.RawIOBase):
         Raises:
             OSError: The shard cannot be read, in several attempts.
         """
-        wait = _FIRST_WAIT
+        wait = FIRST_WAIT
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read_once(buffer)
