@@ -143,10 +143,11 @@ def test_command_that_does_not_respond_is_ended(tmp_path, monkeypatch):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.3')
     pid = tmp_path / 'pid'
     with pytest.raises(LostShardError, match='within 0.3 seconds, its server'):
-        read(f'pipe:echo $$ > {pid}; exec sleep 99')
+        read(f'pipe:echo $$ >> {pid}; exec sleep 99')
     status = Path(f'/proc/{int(pid.read_text())}/status')
     for _ in range(200):
         if not status.exists() or 'Z (zombie)' in status.read_text():
+            assert len(pid.read_text().split()) == 1  # not run again
             return
         threading.Event().wait(0.05)
     pytest.fail('the command is still running')

@@ -8,7 +8,6 @@ be interrupted, so http is read with the standard library.
 
 import base64
 import contextlib
-import http.client
 import io
 import re
 import shutil
@@ -91,6 +90,7 @@ class RemoteShard(io.RawIOBase):
         self._version: str | None = None
         self._stream: Any = None
         self._offset = 0
+        self._is_interrupted = False
 
     def readable(self) -> bool:
         """Return True."""
@@ -100,15 +100,22 @@ class RemoteShard(io.RawIOBase):
         """Read up to the size of a buffer.
 
         Raises:
-            OSError: The shard cannot be read, in several attempts.
+            Exception: The shard cannot be read, in several attempts. The
+                types of errors depend on the store.
         """
         wait = FIRST_WAIT
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read_once(buffer)
-            except (OSError, http.client.HTTPException) as error:
+            except Exception as error:  # a store raises errors of its own
                 self._disconnect()
-                if attempt == ATTEMPTS or _is_final(error):
+                if isinstance(error, HTTPError):
+                    error.close()
+                if (
+                    attempt == ATTEMPTS
+                    or self._is_interrupted
+                    or _is_final(error)
+                ):
                     raise
             time.sleep(wait)
             wait *= 2
@@ -121,7 +128,8 @@ class RemoteShard(io.RawIOBase):
         super().close()
 
     def interrupt(self) -> None:
-        """End a command that does not respond."""
+        """End a command that does not respond, and the attempts."""
+        self._is_interrupted = True
         if isinstance(self._stream, Pipe):
             self._stream.proc.kill()
 
@@ -172,7 +180,15 @@ class RemoteShard(io.RawIOBase):
             raise ChangedShardError('it has changed while it was read')
         self._version = self._version or version
         length = response.headers.get('Content-Length')
-        starts_at = self._offset if response.status == 206 else 0
+        starts_at = 0
+        if response.status == 206:
+            starts_at = self._offset
+            found = response.headers.get('Content-Range', '')
+            if not found.startswith(f'bytes {starts_at}-'):
+                raise ConnectionError(
+                    f'the server sent the bytes {found!r}, not those from '
+                    f'{starts_at} on'
+                )
         if length is not None:
             self._set_size(starts_at + int(length))
         self._skip(self._offset - starts_at)
@@ -199,7 +215,7 @@ class RemoteShard(io.RawIOBase):
         stream, self._stream = self._stream, None
         if stream is not None:
             # a command that failed raises its exit status again
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 stream.close()
 
 
