@@ -5,10 +5,10 @@ import os
 import tarfile
 
 import pytest
+from tests.shard_server import ShardServer
 
 from minigpt4.datasets.shard_source import ShardStream, Source
 from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
-from tests.shard_server import ShardServer
 
 
 @pytest.fixture
