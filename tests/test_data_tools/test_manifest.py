@@ -60,3 +60,10 @@ def test_shards(tmp_path):
     assert before['images'] == {}
     write_shard(good, {'a': pair(1, 'a'), 'b': pair(3, 'b')})
     assert changes(before, manifest(tmp_path)) == [('web/0.tar', 'changed')]
+
+
+def test_commands_are_excluded(tmp_path):
+    path = write_shard(tmp_path / '0.tar', {'a': pair(1, 'a')})
+    found = manifest(f'pipe:cat {path}')
+    assert found['shards'] == []
+    assert found['excluded'][0]['reason'].startswith('it is a command')

@@ -42,8 +42,18 @@ def test_no_shards(tmp_path, shards):
         read_shards(path)
 
 
+@pytest.mark.parametrize(
+    'shard', ['pipe:cat 3.tar', "gs://a/b'; ls'", 'https://host/a b.tar']
+)
+def test_a_manifest_starts_no_program(tmp_path, shard):
+    path = tmp_path / 'manifest.json'
+    path.write_text(json.dumps({**EMPTY, 'shards': [dict(shard=shard)]}))
+    with pytest.raises(ValueError, match='A command has to be in the config'):
+        read_shards(path)
+
+
 def test_paths_are_relative_to_the_manifest(tmp_path):
-    names = ['../web/0.tar', '/data/1.tar', 'https://host/2.tar', 'pipe:cat 3']
+    names = ['../web/0.tar', '/data/1.tar', 'https://host/2.tar']
     content = {**EMPTY, 'shards': [dict(shard=name) for name in names]}
     path = tmp_path / 'check' / 'manifest.json'
     path.parent.mkdir()

@@ -198,7 +198,7 @@ class KnownData:
             both: Bits of two splits, of which a text may be.
         """
         query = """
-        SELECT min(iif(own, rowid, NULL)) AS first, sum(own),
+        SELECT min(CASE WHEN own THEN rowid END) AS first, sum(own),
             max(own * (splits & 1)) | max(own * (splits & 2)) AS bits,
             min(own) = 0 AS compared
         FROM texts GROUP BY digest

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.data_manifest import MANIFEST_FORMAT, MANIFEST_VERSION
+from ..utils.data_manifest import (
+    MANIFEST_FORMAT,
+    MANIFEST_VERSION,
+    is_address,
+)
 from ..utils.errors import printable
 from ..weights.file_digests import compute_digest
 from .find_data import DataPart
@@ -98,7 +102,9 @@ def _shards(
                 if folder is not None:
                     name = os.path.relpath(shard, folder)
             reason = unfinished.get(shard)
-            if part.held_out:
+            if shard in part.remote and not is_address(shard):
+                reason = 'it is a command, which only a config may name'
+            elif part.held_out:
                 reason = 'it is held out'
             elif not scan.usable[shard]:
                 reason = reason or 'no sample of it can be used'

@@ -3,13 +3,17 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from .errors import printable
 from .text_files import read_text
 
 MANIFEST_FORMAT = 'minigpt4-data-manifest'
 MANIFEST_VERSION = 2
+# a quote could end the argument of a program that reads the address
+_ADDRESS = re.compile(r"""\w+://[^\s'"\\]+""")
 
 
 def read_manifest(path: 'str | Path') -> dict[str, Any]:
@@ -54,12 +58,12 @@ def read_shards(path: 'str | Path') -> list[str]:
         path: The manifest. Its relative paths are relative to its folder.
 
     Returns:
-        The paths of local shards, and the URLs and commands of remote ones.
+        The paths of local shards, and the addresses of remote ones.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no manifest, has another version, or lists
-            no shard.
+        ValueError: The file is no manifest, has another version, lists no
+            shard, or one that is a command.
     """
     try:
         found = [entry['shard'] for entry in read_manifest(path)['shards']]
@@ -73,8 +77,21 @@ def read_shards(path: 'str | Path') -> list[str]:
     return [_resolve(path, shard) for shard in found]
 
 
+def is_address(shard: str) -> bool:
+    """Return whether a shard is an address, which a manifest may list.
+
+    Commands (``pipe:``) are no addresses: a manifest starts no program.
+    """
+    return _ADDRESS.fullmatch(shard) is not None
+
+
 def _resolve(manifest: 'str | Path', shard: str) -> str:
-    if shard.startswith('file:') or ':' not in shard.partition('/')[0]:
-        folder = os.path.dirname(manifest)
-        return os.path.normpath(os.path.join(folder, shard))
-    return shard  # a URL or a command
+    if is_address(shard):
+        return shard
+    if re.match(r'\w{2,}:', shard):  # one letter is a drive
+        raise ValueError(
+            f'{manifest} lists the shard {printable(shard)[:200]}; expected '
+            'a path or an address. A command has to be in the config itself.'
+        )
+    folder = os.path.dirname(manifest)
+    return os.path.normpath(os.path.join(folder, shard))
