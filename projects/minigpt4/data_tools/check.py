@@ -20,7 +20,12 @@ from .duplicates import image_groups, image_problems, text_problems
 from .find_data import DataPart, FoundData, find_data
 from .image_facts import require_imagehash
 from .limits import KINDS, Count, count_problems
-from .manifest import Difference, build_manifest, compare_manifests
+from .manifest import (
+    Difference,
+    build_manifest,
+    compare_manifests,
+    data_files,
+)
 from .problems import Problems
 from .prompt_tokens import PromptTokens
 from .report import write_report
@@ -82,7 +87,7 @@ def check_data(args: argparse.Namespace) -> int:
                     _read(against, other, {}, args, stop, HELD_OUT)
             except StopSignal:
                 pass  # what was read is reported
-            return _finish(args, found, scan, links, old, stop.signum, start)
+            return _finish(args, found, scan, links, old, stop, start)
 
 
 def _read(
@@ -139,7 +144,7 @@ def _finish(
     scan: Scan,
     links: Links,
     old: 'Mapping[str, Any] | None',
-    signum: int | None,
+    stop: StopRequest,
     start: float,
 ) -> int:
     """Report; returns the exit status."""
@@ -148,21 +153,22 @@ def _finish(
     problems.extend(image_problems(groups, scan.known))
     problems.extend(text_problems(scan.known))
     # of a shard that was not read completely the samples are not known
-    unfinished = {} if signum else unfinished_shards(links, scan.shards)
+    unfinished: dict[str, str] = {}
+    if stop.signum is None:
+        unfinished = unfinished_shards(links, scan.shards)
     problems.extend(link_problems(links, unfinished))
     counts = count_problems(
         scan, problems.numbers, args.limits, count_links(links)
     )
     differences: list[Difference] = []
     manifest = None
-    if signum is None and (args.out is not None or old is not None):
-        manifest = build_manifest(
-            args.sources, found.parts, scan, unfinished, args.out
-        )
-        if old is not None:
-            differences = compare_manifests(old, manifest)
+    if stop.signum is None and (args.out is not None or old is not None):
+        manifest = _build_manifest(args, found, scan, unfinished, stop)
+    if manifest is not None and old is not None:
+        differences = compare_manifests(old, manifest)
     if args.out is not None:
         _write_retry_links(args.out, links, found.ignored)
+    signum = stop.signum
     summary = summarise(args.sources, found, scan, counts, differences)
     summary['links'] = count_links(links)
     summary['complete'] = signum is None
@@ -181,6 +187,29 @@ def _finish(
         return 128 + signum
     exceeded = any(count.exceeded for count in counts)
     return 1 if exceeded or differences else 0
+
+
+def _build_manifest(
+    args: argparse.Namespace,
+    found: FoundData,
+    scan: Scan,
+    unfinished: Mapping[str, str],
+    stop: StopRequest,
+) -> 'dict[str, Any] | None':
+    """Read the files for their digests; None after a signal."""
+    with progress_bar(visible=not args.quiet) as bar:
+        task = bar.add_task('digests', total=len(data_files(found.parts)))
+
+        def on_file() -> None:
+            bar.advance(task)
+            stop.raise_if_requested()
+
+        try:
+            return build_manifest(
+                args.sources, found.parts, scan, unfinished, args.out, on_file
+            )
+        except StopSignal:
+            return None
 
 
 def _write(
@@ -206,7 +235,8 @@ def _write_retry_links(folder: Path, links: Links, notes: list[str]) -> None:
         isinstance(f, ShardLinks) and f.messages for f in links.values()
     ):
         return
-    rows = (json.dumps(row).encode() + b'\n' for row in retry_links(links))
+    finished = [k for k, f in links.items() if isinstance(f, ShardLinks)]
+    rows = (json.dumps(r).encode() + b'\n' for r in retry_links(finished))
     try:
         _write_lines(folder / RETRY_FILE, rows)
     except ImportError:

@@ -3,7 +3,7 @@
 
 import datetime
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ def build_manifest(
     scan: Scan,
     unfinished: Mapping[str, str],
     folder: 'Path | None' = None,
+    on_file: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Build the manifest of data that were read completely.
 
@@ -46,6 +47,8 @@ def build_manifest(
         unfinished: Shards that are not to be trained on, with the reason.
         folder: The folder of the manifest, to which paths are relative;
             None gives absolute ones.
+        on_file: Called before each file is read; an exception that it
+            raises is passed on.
 
     Returns:
         ``format``, ``version`` of the format, ``tool`` with its version,
@@ -60,6 +63,11 @@ def build_manifest(
     """
     from .. import __version__
 
+    files = {}
+    for name, path in data_files(parts):
+        on_file()
+        digest = compute_digest(path)
+        files[name] = dict(sha256=digest, bytes=path.stat().st_size)
     return dict(
         format=MANIFEST_FORMAT,
         version=MANIFEST_VERSION,
@@ -70,10 +78,7 @@ def build_manifest(
         sources=[printable(source) for source in sources],
         records=scan.num_records,
         **_shards(parts, scan, unfinished, folder),
-        files={
-            name: dict(sha256=compute_digest(path), bytes=path.stat().st_size)
-            for name, path in _data_files(parts)
-        },
+        files=files,
         images={
             printable(facts.name): dict(
                 sha256=facts.digest.hex(), bytes=facts.num_bytes
@@ -115,8 +120,8 @@ def _shards(
     return dict(shards=listed, excluded=excluded)
 
 
-def _data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
-    """Return name and path of the files of records and of the shards."""
+def data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
+    """Return name and path of the files of records and of local shards."""
     found = []
     for part in parts:
         if part.kind == 'records' and part.path.is_file():
