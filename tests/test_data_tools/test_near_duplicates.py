@@ -57,8 +57,7 @@ def test_more_hashes_take_no_quadratic_time(monkeypatch):
     for number in (20_000, 80_000):
         compared.clear()
         near_pairs([rng.getrandbits(64) for _ in range(number)], 4)
-        # a choice of bands compares a hash with 8 others at most
-        assert sum(compared) < 60 * number
+        assert sum(compared) < 10 * number
 
 
 def test_many_equal_hashes_are_fast():
@@ -72,7 +71,7 @@ def test_distance_out_of_range():
 
 def test_groups_are_connected_components():
     pytest.importorskip('scipy')
-    hashes = [0b111, 1 << 40, 0b1, 0b1 << 20, 0b11 << 40, 0, 0b1]
+    hashes = [0b111, 0b111 << 40, 0b1, 1 << 20, 0b1111 << 40, 0, 0b1]
     assert near_groups(hashes, 1) == [[1, 4], [2, 3, 5, 6]]
     assert near_groups(hashes, 0) == [[2, 6]]
     assert near_groups([], 4) == []

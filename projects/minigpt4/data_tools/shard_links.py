@@ -200,8 +200,8 @@ def retry_links(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
     for shard in shards:
         try:
             with ParquetFile(_next_to(shard, '.parquet')) as table:
-                wanted = ['url', 'caption', 'status', 'error_message']
-                names = [n for n in wanted if n in table.schema_arrow.names]
+                columns = ['url', 'caption', 'status', 'error_message']
+                names = [n for n in columns if n in table.schema_arrow.names]
                 for batch in table.iter_batches(columns=names):
                     for row in batch.to_pylist():
                         message = row.pop('error_message', None) or ''
