@@ -63,7 +63,7 @@ def build_manifest(
     """
     from .. import __version__
 
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for name, path in data_files(parts):
         on_file()
         digest = compute_digest(path)

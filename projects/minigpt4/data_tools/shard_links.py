@@ -163,7 +163,7 @@ def link_problems(
     """Yield a problem for each unfinished shard and for each reason."""
     for shard, reason in unfinished.items():
         yield Problem('unfinished', Path(shard).name, reason)
-    again = {}
+    again: dict[str, bool] = {}
     numbers: Counter[str] = Counter()
     for facts in links.values():
         if isinstance(facts, ShardLinks):
