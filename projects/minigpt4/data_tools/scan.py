@@ -71,7 +71,9 @@ class Scan:
         self.usable: Counter[str] = Counter()
         self.problems = Problems()
         self._own = compared_to is None
-        self.known = KnownData() if compared_to is None else compared_to.known
+        self.known: KnownData = (
+            KnownData() if compared_to is None else compared_to.known
+        )
         self.scripts: Counter[str] = Counter()
         self.words, self.characters = Numbers(), Numbers()
         self.answer_tokens, self.prompt_tokens = Numbers(), Numbers()
