@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from webdataset.shardlists import expand_urls
 
+from ..utils.data_manifest import read_shards
 from ..utils.errors import one_line
 from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
@@ -50,21 +51,23 @@ def find_shards(
     a wildcard matches is a file, whatever its name.
 
     Args:
-        shards: Paths or URLs with braces; paths also with wildcards.
+        shards: Paths or URLs with braces; paths also with wildcards. A
+            ``manifest.json`` of ``minigpt4 data check`` stands for the
+            shards that it lists.
 
     Returns:
         The existing shards, which of them are URLs or commands, and the
         number of missing shards.
 
     Raises:
-        ValueError: A shard is on a store whose package is not installed.
+        ValueError: A manifest is invalid, or a shard is on a store whose
+            package is not installed.
     """
     found: list[str] = []
     remote: set[str] = set()
     schemes: set[str] = set()
     missing = 0
-    single = isinstance(shards, (str, os.PathLike))
-    for pattern in map(str, [shards] if single else shards):
+    for pattern in _patterns(shards):
         if os.path.exists(pattern) and not is_remote(pattern):
             found.append(pattern)  # its name has braces or brackets
             continue
@@ -86,6 +89,16 @@ def find_shards(
             found += [f'./{n}' if is_remote(n) else n for n in existing]
             missing += len(names) - len(existing)
     return found, remote, missing
+
+
+def _patterns(shards: 'str | Sequence[str]') -> Iterator[str]:
+    """Yield the patterns of a source; for a manifest those that it lists."""
+    single = isinstance(shards, (str, os.PathLike))
+    for pattern in map(str, [shards] if single else shards):
+        if pattern.lower().endswith('.json') and os.path.isfile(pattern):
+            yield from read_shards(pattern)
+        else:
+            yield pattern
 
 
 def _expand_braces(pattern: str) -> list[str]:
