@@ -76,6 +76,7 @@ def weight_bytes(model: nn.Module, bits: str) -> float:
 
 
 def numel(module: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 

@@ -46,7 +46,8 @@ class Work:
             the backward pass to the projection has as many, because frozen
             weights get no gradient.
         attention: FLOPs of attention for a position and one that it sees.
-        target: FLOPs of the output head for one supervised position.
+        target: FLOPs of the output head for one supervised position, and of
+            the last layer's MLP where only these positions pass through it.
         image_positions: Positions of an image in the LLM.
         vision_calls: Linear and convolution layers of the vision parts.
         llm_calls: Linear layers of the LLM.
@@ -360,13 +361,17 @@ def count_work(cfg: Any, bits: str = 'bf16') -> Work:
     head = llm.get_output_embeddings()
     linear = [layer for layer in layers(llm) if layer is not head]
     weights = sum(layer.weight.numel() for layer in linear)
+    last = 0  # weights that only supervised positions pass through
+    if model.decoder.supports_packed_attention:
+        mlp = llm.model.layers[-1].mlp
+        last = sum(layer.weight.numel() for layer in layers(mlp))
     itemsize = 4 if bits == 'fp32' else 2
     width = config.num_attention_heads * memory.head_width(config)
     return Work(
         vision=counter.get_total_flops(),
-        position=2 * weights,
+        position=2 * (weights - last),
         attention=4 * width * config.num_hidden_layers,
-        target=2 * head.weight.numel(),
+        target=2 * (head.weight.numel() + last),
         image_positions=model.num_image_tokens,
         vision_calls=len(layers(model.backbone, model.neck)),
         llm_calls=len(linear),
