@@ -106,6 +106,7 @@ def write_config(model: str, folder: Path) -> Path:
     dataset = cfg.train_dataloader.dataset
     if model == 'small':
         dataset.data_root = os.environ[PHOTOS]
+        dataset.image_folder = 'train'
     else:
         for source in dataset.sources:
             source.shards = str(folder / f'nano/stage1/{source.name}/*.tar')
@@ -156,20 +157,29 @@ def run(case: Case, folder: Path) -> Measured:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return read(costs)
+    return read(costs, case.batch // case.ranks)
 
 
-def read(costs: Path) -> Measured:
+def read(costs: Path, samples: int) -> Measured:
     """Read the files of :class:`cost_hook.CostHook`.
 
+    Args:
+        costs: Their folder.
+        samples: Samples of a rank's batch.
+
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or samples were skipped.
     """
     ranks = [json.loads(f.read_text()) for f in costs.glob('rank-*.json')]
     if not ranks:
         raise ValueError(f'{costs} has no file rank-N.json of CostHook.')
     # the first step also fills caches
     steps = [rank['steps'][1:] for rank in ranks]
+    if {n for rank in steps for _, n, _ in rank} != {samples}:
+        raise ValueError(
+            f'the steps of {costs} have not {samples} samples each; see why '
+            'samples were skipped.'
+        )
     positions = [p for rank in steps for _, _, p in rank]
     return Measured(
         max(min(seconds for seconds, _, _ in rank) for rank in steps),

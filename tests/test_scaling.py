@@ -179,6 +179,9 @@ def test_what_is_slower(scaling, work, quiet):
     assert slow.seconds['stragglers'] == pytest.approx(
         0.25 * sum(base.seconds[name] for name in scaling.USEFUL)
     )
+    # more data workers than shards
+    few = replace(settings, pairs=1e5, shard_pairs=10000)
+    assert scaling.simulate(work, few).loads['shards'] == 3.2
     # one time limit for each blocked shard, unless batches are in stock
     blocked = replace(settings, shard_failures=0.1, shard_timeout=1)
     result = scaling.simulate(work, blocked)
@@ -311,7 +314,7 @@ def test_the_fit_finds_the_settings_that_made_the_figures(
 def test_costs_of_a_rank_are_recorded(benchmark, tmp_path):
     hook = importlib.import_module('cost_hook').CostHook(tmp_path / 'costs')
     with pytest.raises(ValueError, match='has no file rank-N.json'):
-        benchmark.read(tmp_path / 'costs')
+        benchmark.read(tmp_path / 'costs', 4)
     hook.before_train(None)
     block = None
     for i in range(3):
@@ -320,7 +323,9 @@ def test_costs_of_a_rank_are_recorded(benchmark, tmp_path):
             None, i, dict(counts=dict(samples=4, tokens=100 + i))
         )
     assert block is not None
-    measured = benchmark.read(tmp_path / 'costs')
+    with pytest.raises(ValueError, match='have not 5 samples each'):
+        benchmark.read(tmp_path / 'costs', 5)
+    measured = benchmark.read(tmp_path / 'costs', 4)
     assert measured.positions == 101.5  # without the first step
     assert measured.seconds >= 0
     assert measured.peak > 20e6
