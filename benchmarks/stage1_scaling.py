@@ -23,7 +23,7 @@ from typing import NamedTuple
 import harness
 
 ROOT = Path(__file__).parents[1]
-STEPS = dict(nano=16, small=6)
+STEPS = dict(nano=16, small=4)
 PHOTOS = 'MINIGPT4_PHOTOS'
 LARGEST_ERROR = 25  # percent
 PAIRS = 64  # of all ranks, for the data workers
@@ -81,6 +81,8 @@ CASES = [
     Case('nano', 2, 32, fits=True),
     Case('nano', 4, 32),
     Case('nano', 4, 64),
+    Case('nano', 2, 32, micro=16, shard=True, fits=True),
+    Case('nano', 4, 32, micro=8, shard=True),
     Case('small', 1, 4, fits=True),
     Case('small', 1, 20, fits=True),
     Case('small', 1, 8),
