@@ -190,7 +190,8 @@ def add_coverage_options(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar='DIR',
         help='generate captions of the images in this folder and its '
-        'subfolders that have a reference caption',
+        'subfolders, or in this .txt file with a path in each line, that '
+        'have a reference caption',
     )
     parser.add_argument(
         '--prompt',

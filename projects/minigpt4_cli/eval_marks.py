@@ -28,7 +28,8 @@ def add_failures_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=path,
         metavar='DIR',
-        help='the folder of the images, with its subfolders',
+        help='the folder of the images, with its subfolders, or a .txt file '
+        'with a path in each line',
     )
     parser.add_argument(
         '--count',

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from .options import UsageError, path, positive_int
@@ -17,10 +18,18 @@ same command again continues; a changed config trains what depends on it.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.description = DESCRIPTION
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
         '--nano',
         action='store_true',
         help='the nano model, on rendered scenes (the default)',
+    )
+    models.add_argument(
+        '--small',
+        type=path,
+        metavar='PHOTOS',
+        help='the small model, on a folder of photographs with captions, as '
+        'for tools/quickstart.sh',
     )
     parser.add_argument(
         '-o',
@@ -64,13 +73,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the steps and write the report."""
     from minigpt4.reproduction import report
-    from minigpt4.reproduction.plan import NANO, Plan, with_needed
+    from minigpt4.reproduction.nano import NANO
+    from minigpt4.reproduction.plan import Plan
+    from minigpt4.reproduction.setups import with_needed
+    from minigpt4.reproduction.small import small
     from minigpt4.reproduction.steps import run_steps
     from minigpt4.utils.locks import FolderLock
     from minigpt4.utils.signals import raise_on_signals
 
     report.check_report(args.out)
-    setup = NANO
+    if args.small is None:
+        setup = NANO
+    else:
+        _check_photos(args.small, args.out)
+        setup = small(args.small)
     if args.only:
         try:
             trainings = with_needed(setup.trainings, args.only)
@@ -96,10 +112,24 @@ def run(args: argparse.Namespace) -> int:
         for problem in problems:
             _print(problem)
         report.write_report(
-            args.out, folder, plan.runs, _facts(args, jobs), problems
+            args.out, folder, setup, plan.runs, _facts(args, jobs), problems
         )
     print(f'report: {args.out / report.PAGE}')
     return 1 if problems else 0
+
+
+def _check_photos(photos: Path, out: Path) -> None:
+    """Refuse what is no folder, and results among the photographs."""
+    if not photos.is_dir():
+        raise UsageError(
+            f'--small {photos}: there is no such folder; expected a folder of '
+            'photographs with captions (docs/small.md)'
+        )
+    if out.resolve().is_relative_to(photos.resolve()):
+        raise UsageError(
+            f'-o {out} is in the folder of the photographs; give a folder '
+            'outside of it, since each new file there is new data'
+        )
 
 
 def _share(text: str) -> float:
@@ -133,9 +163,12 @@ def _environment() -> dict[str, str]:
 def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     import datetime
     import platform
+    import shlex
     from importlib.metadata import version
 
-    command = f'minigpt4 reproduce --nano --seeds {args.seeds}'
+    photos = shlex.quote(str(args.small))
+    model = '--nano' if args.small is None else f'--small {photos}'
+    command = f'minigpt4 reproduce {model} --seeds {args.seeds}'
     command += ''.join(f' --only {name}' for name in args.only or ())
     if args.share < 1:
         command += f' --share {args.share} (scores mean nothing)'

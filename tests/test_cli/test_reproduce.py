@@ -2,10 +2,13 @@
 """``minigpt4 reproduce``: a shortened reproduction, killed and continued."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,25 +18,23 @@ pytestmark = pytest.mark.slow
 
 def command(out, *options):
     return [
-        *(sys.executable, '-m', 'minigpt4_cli.main', 'reproduce', '--nano'),
+        *(sys.executable, '-m', 'minigpt4_cli.main', 'reproduce'),
         *('-o', str(out), '--seeds', '1', '--share', '0.002', '--jobs', '2'),
         *options,
     ]
 
 
-def test_a_killed_reproduction_continues(tmp_path):
-    out = tmp_path / 'out'
-    # with this share both have the same settings
-    twice = ('stage2', 'stage2_100_iterations')
-    words = command(out, *(w for name in twice for w in ('--only', name)))
+def kill_after(words, line):
+    """Kill a command as soon as it has printed a line."""
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     lines = iter(process.stdout.readline, '')
-    assert next(line for line in lines if '[1/11] data in' in line)
+    assert any(line in found for found in lines)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    steps = next(out.glob('work-*')) / 'steps'
-    first = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
-    assert 'data.json' in first
+
+
+def run_again(words):
+    """Run a command again after it was killed; its output."""
     end = time.time() + 30  # children end with their parent
     while time.time() < end:
         found = subprocess.run(words, capture_output=True, text=True)
@@ -41,9 +42,53 @@ def test_a_killed_reproduction_continues(tmp_path):
             break
         time.sleep(1)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert 'steps have ended before' in found.stdout
-    assert f'report: {out / "report.html"}' in found.stdout
-    now = {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
+    return found.stdout
+
+
+def ended_steps(out):
+    """The files of the steps that have ended, with their times."""
+    steps = next(out.glob('work-*')) / 'steps'
+    return {path.name: path.stat().st_mtime_ns for path in steps.iterdir()}
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Some photographs of ``MINIGPT4_PHOTOS`` with their captions."""
+    source = os.environ.get('MINIGPT4_PHOTOS')
+    if not source:
+        pytest.skip('MINIGPT4_PHOTOS does not name a folder of photographs')
+    folder = tmp_path / 'photos'
+    for split, number in (('train', 40), ('test', 4)):
+        (folder / split).mkdir(parents=True)
+        file = Path(source, f'captions_{split}.json')
+        content = json.loads(file.read_text('utf-8'))
+        content['images'] = content['images'][:number]
+        kept = {image['id'] for image in content['images']}
+        content['annotations'] = [
+            record
+            for record in content['annotations']
+            if record['image_id'] in kept
+        ]
+        (folder / file.name).write_text(json.dumps(content), 'utf-8')
+        for image in content['images']:
+            name = image['file_name']
+            shutil.copy(Path(source, split, name), folder / split / name)
+    return folder
+
+
+def test_a_killed_reproduction_continues(tmp_path):
+    out = tmp_path / 'out'
+    # with this share both have the same settings
+    twice = ('stage2', 'stage2_100_iterations')
+    only = (word for name in twice for word in ('--only', name))
+    words = command(out, '--nano', *only)
+    kill_after(words, '[1/11] data in')
+    first = ended_steps(out)
+    assert 'data.json' in first
+    output = run_again(words)
+    assert 'steps have ended before' in output
+    assert f'report: {out / "report.html"}' in output
+    now = ended_steps(out)
     assert len(now) == 11
     assert {name: now[name] for name in first} == first
     scores = json.loads((out / 'scores.json').read_text())
@@ -68,6 +113,37 @@ def test_a_killed_reproduction_continues(tmp_path):
     assert '| stage2 | 1 |' in (out / 'tables.md').read_text()
 
 
+@pytest.mark.timeout(3600)  # 13 steps, more than 600 s where others work
+def test_a_killed_reproduction_on_photographs_continues(
+    tmp_path, photos, small_cache
+):
+    out = tmp_path / 'out'
+    words = command(out, '--small', str(photos), '--only', 'stage2')
+    kill_after(words, 'stage2_small in')  # stage 1 is trained next
+    first = ended_steps(out)
+    output = run_again(words)
+    assert 'steps have ended before' in output
+    now = ended_steps(out)
+    assert len(now) == 13
+    assert {name: now[name] for name in first} == first
+    scores = json.loads((out / 'scores.json').read_text())
+    assert not scores['problems']
+    assert f'--small {photos}' in scores['facts']['command']
+    rows = {row['training']: row for row in scores['scores']}
+    assert set(rows) == {'stage1', 'stage2'}
+    for row in rows.values():
+        for score in ('preferred', 'recall', 'finished', 'poem_failures'):
+            assert 0 <= row[score] <= 1
+    page = (out / 'report.html').read_text()
+    for text in (
+        'stage 2 repairs broken descriptions',
+        'image/svg+xml',
+        'Describe the image in detail.',
+        'src="data:image/jpeg;base64,',
+    ):
+        assert text in page
+
+
 @pytest.mark.parametrize('share', ['0', '1.5', 'nan', 'half'])
 def test_a_wrong_share_is_refused(tmp_path, share):
     found = subprocess.run(
@@ -83,3 +159,26 @@ def test_a_wrong_name_is_refused(tmp_path):
     )
     assert found.returncode == 2
     assert "there is no training 'stage3'; expected one of" in found.stderr
+
+
+def test_a_missing_folder_of_photographs_is_refused(tmp_path):
+    words = command(tmp_path / 'out', '--small', str(tmp_path / 'missing'))
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert 'missing: there is no such folder; expected' in found.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_results_among_the_photographs_are_refused(tmp_path):
+    words = command(tmp_path / 'out', '--small', str(tmp_path))
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert 'is in the folder of the photographs' in found.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_one_model_is_chosen(tmp_path):
+    words = command(tmp_path / 'out', '--nano', '--small', str(tmp_path))
+    found = subprocess.run(words, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert 'not allowed with argument --nano' in found.stderr

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.reproduction import plan
-from minigpt4.reproduction.plan import NANO, Plan, with_needed
+from minigpt4.reproduction import commands, plan
+from minigpt4.reproduction.nano import NANO
+from minigpt4.reproduction.plan import Plan
+from minigpt4.reproduction.small import small
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,38 +19,75 @@ def configs(tmp_path, monkeypatch):
     """A copy of the configs, which the plan reads."""
     folder = tmp_path / 'root' / 'configs' / 'minigpt4'
     shutil.copytree(ROOT / 'configs' / 'minigpt4', folder)
-    monkeypatch.setattr(plan, 'project_root', lambda: tmp_path / 'root')
+    monkeypatch.setattr(commands, 'project_root', lambda: tmp_path / 'root')
     plan.read_settings.cache_clear()
     yield folder
     plan.read_settings.cache_clear()
 
 
-def folders(seeds=(1,), share=1.0):
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with one photograph and its caption."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    (folder / 'dog.jpg').write_bytes(b'pixels')
+    (folder / 'dog.txt').write_text('a dog')
+    return folder
+
+
+@pytest.fixture(params=['nano', 'small'])
+def setup(request, photos):
+    """Each of the two reproductions."""
+    return NANO if request.param == 'nano' else small(photos)
+
+
+def make(setup, seeds=(1,), share=1.0):
     plan.read_settings.cache_clear()
-    made = Plan(NANO, seeds, share)
+    return Plan(setup, seeds, share)
+
+
+def folders(setup=NANO, seeds=(1,), share=1.0):
+    made = make(setup, seeds, share)
     return {(run.training.name, run.seed): run.folder for run in made.runs}
 
 
-def names_of_tests():
-    plan.read_settings.cache_clear()
-    names = {step.name for step in Plan(NANO, (1,)).steps}
-    return {name for name in names if name.startswith('test_')}
+def names_of_steps(kind, setup=NANO):
+    names = {step.name for step in make(setup).steps}
+    return {name for name in names if name.startswith(kind)}
 
 
-def test_each_step_follows_those_that_it_needs():
-    made = Plan(NANO, (1, 2))
+def change(config, lines):
+    config.write_text(f'{config.read_text()}\n{lines}\n')
+
+
+def test_each_step_follows_those_that_it_needs(setup):
+    made = Plan(setup, (1, 2))
     seen = set()
     for step in made.steps:
         assert seen.issuperset(step.needs), step.name
         seen.add(step.name)
     assert len(seen) == len(made.steps)
-    assert len(made.runs) == 2 * len(NANO.trainings)
+    assert len(made.runs) == 2 * len(setup.trainings)
     tests = [name for name in seen if name.startswith('test_')]
-    assert len(tests) == len(made.runs)
+    assert len(tests) == len(made.runs) * len(setup.tests)
 
 
-def test_stage_2_starts_from_the_last_checkpoint_of_its_own_seed():
-    made = Plan(NANO, (1, 2))
+def test_each_training_reads_features_that_it_waits_for(setup):
+    made = Plan(setup, (1,))
+    steps = {step.name: step for step in made.steps}
+    for run in made.runs:
+        step = steps[f'train_{run.folder.name}']
+        cached = [name for name in step.needs if name.startswith('features_')]
+        if run.training.features is None:
+            assert '--features' not in step.command and not cached
+            continue
+        folder = step.command[step.command.index('--features') + 1]
+        (last,) = cached
+        assert folder in steps[last].command
+
+
+def test_stage_2_starts_from_the_last_checkpoint_of_its_own_seed(setup):
+    made = Plan(setup, (1, 2))
     runs = {(run.training.name, run.seed): run for run in made.runs}
     steps = {step.name: step for step in made.steps}
     for seed in (1, 2):
@@ -62,8 +101,8 @@ def test_stage_2_starts_from_the_last_checkpoint_of_its_own_seed():
 def test_a_changed_config_changes_its_training_and_no_other(configs):
     before = folders()
     assert folders() == before
-    with open(configs / 'stage2_nano_locna.py', 'a') as file:
-        file.write("\noptim_wrapper['optimizer'].update(lr=1e-3)\n")
+    config = configs / 'stage2_nano_locna.py'
+    change(config, "optim_wrapper['optimizer'].update(lr=1e-3)")
     after = folders()
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {('locna', 1)}
@@ -71,8 +110,7 @@ def test_a_changed_config_changes_its_training_and_no_other(configs):
 
 def test_a_changed_stage_1_changes_all_that_starts_from_it(configs):
     before = folders()
-    file = configs / 'stage1_nano.py'
-    file.write_text(file.read_text() + '\nmax_iters = 700\n')
+    change(configs / 'stage1_nano.py', 'max_iters = 700')
     after = folders()
     # the ablations read the same config
     unchanged = {key for key in before if before[key] == after[key]}
@@ -80,28 +118,69 @@ def test_a_changed_stage_1_changes_all_that_starts_from_it(configs):
 
 
 def test_a_changed_stage_2_does_not_change_stage_1(configs):
-    before, tests = folders(), names_of_tests()
-    file = configs / 'stage2_nano.py'
-    file.write_text(file.read_text() + '\nmax_iters = 500\n')
+    before, tests = folders(), names_of_steps('test_')
+    change(configs / 'stage2_nano.py', 'max_iters = 500')
     after = folders()
     assert after['stage1', 1] == before['stage1', 1]
     assert after['stage2', 1] != before['stage2', 1]
     kept = {name for name in tests if name.startswith('test_stage1-')}
-    assert kept and kept <= names_of_tests()
+    assert kept and kept <= names_of_steps('test_')
 
 
 def test_a_changed_test_repeats_the_test_alone(configs):
-    before, tests = folders(), names_of_tests()
-    file = configs / '_base_' / 'nano_test.py'
-    changed = file.read_text() + "\ntest_dataloader['dataset']['limit'] = 9\n"
-    file.write_text(changed)
+    before, tests = folders(), names_of_steps('test_')
+    config = configs / '_base_' / 'nano_test.py'
+    change(config, "test_dataloader['dataset']['limit'] = 9")
     assert folders()['stage1_c', 1] == before['stage1_c', 1]
-    assert not tests & names_of_tests()
+    assert not tests & names_of_steps('test_')
 
 
-def test_seeds_and_shares_have_folders_of_their_own():
-    assert len(set(folders((1, 2)).values())) == 2 * len(NANO.trainings)
-    assert not set(folders().values()) & set(folders(share=0.1).values())
+def test_a_changed_small_config_changes_its_variant_alone(configs, photos):
+    setup = small(photos)
+    before = folders(setup)
+    features = names_of_steps('features_', setup)
+    config = configs / 'stage1_small_ablation_b.py'
+    change(config, "model['head'].update(num_layers=4)")
+    after = folders(setup)
+    changed = {name for name, _ in before if before[name, 1] != after[name, 1]}
+    assert changed == {'stage1_b', 'stage2_b'}
+    assert names_of_steps('features_', setup) == features
+
+
+def test_a_changed_vision_module_caches_its_features_again(configs, photos):
+    setup = small(photos)
+    before = names_of_steps('features_', setup)
+    change(configs / '_base_' / 'small.py', "model['neck'].update(grid=3)")
+    after = names_of_steps('features_', setup)
+    assert len(before) == len(after) == 2
+    assert not before & after
+
+
+def test_a_changed_head_does_not_cache_features_again(configs, photos):
+    setup = small(photos)
+    before = names_of_steps('features_', setup)
+    head = "model['head'].update(num_prefix_tokens=4)"
+    change(configs / '_base_' / 'small.py', head)
+    assert names_of_steps('features_', setup) == before
+
+
+def test_changed_photographs_are_other_data(photos):
+    def digest():
+        return Plan(small(photos), (1,)).digest
+
+    (photos / 'link').symlink_to(photos)
+    before = digest()
+    (photos / '.hidden').write_text('x')
+    assert digest() == before
+    (photos / 'dog.txt').write_text('two dogs')
+    assert digest() != before
+
+
+def test_seeds_and_shares_have_folders_of_their_own(setup):
+    both = set(folders(setup, (1, 2)).values())
+    assert len(both) == 2 * len(setup.trainings)
+    shortened = set(folders(setup, share=0.1).values())
+    assert not set(folders(setup).values()) & shortened
 
 
 def test_a_share_shortens_data_and_iterations():
@@ -111,8 +190,13 @@ def test_a_share_shortens_data_and_iterations():
     assert Plan(NANO, (1,)).digest != made.digest
 
 
-def test_chosen_trainings_include_what_they_start_from():
-    names = [t.name for t in with_needed(NANO.trainings, ['dpo'])]
-    assert names == ['stage1', 'stage2', 'dpo']
-    with pytest.raises(ValueError, match="no training 'x'; expected one of"):
-        with_needed(NANO.trainings, ['x'])
+def test_a_share_limits_records_and_test_photographs(photos):
+    made = Plan(small(photos), (1,), 0.02)
+    limit = 'train_dataloader.dataset.limit=100'
+    for step in made.steps:
+        if step.name.startswith(('train_', 'features_')):
+            assert step.command[-1] == limit or limit in step.command
+        if step.name.startswith('test_') and '_failures_' in step.name:
+            assert step.command[step.command.index('--count') + 1] == '4'
+    complete = {w for s in Plan(small(photos), (1,)).steps for w in s.command}
+    assert limit not in complete and {'200', '100'} <= complete

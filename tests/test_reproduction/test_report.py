@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minigpt4.reproduction.plan import NANO, Run
+from minigpt4.reproduction.nano import NANO
+from minigpt4.reproduction.plan import Run
 from minigpt4.reproduction.report import (
     check_report,
     read_scores,
     write_report,
 )
-from minigpt4.reproduction.tables import COLUMNS
 
 
 @pytest.fixture
@@ -28,25 +28,37 @@ def folder(tmp_path):
 
 def make_run(name, folder, text):
     training = next(t for t in NANO.trainings if t.name == name)
-    run = Run(training, 1, Path('runs', name), 400)
-    path = folder / run.scores
-    path.parent.mkdir(parents=True)
-    values = {f'nano/{key}': 0.5 for key in COLUMNS}
-    values.update({'nano/count': 0.9, 'nano/color': 0.6, 'nano/place': 0.3})
-    path.write_text(json.dumps(values))
+    results = Path('runs', name, 'scenes')
+    run = Run(training, 1, results.parent, 400, {'scenes': results})
+    (folder / results).mkdir(parents=True)
+    values = {f'nano/{key}': 0.5 for key in NANO.columns}
+    (folder / results / 'scores.json').write_text(json.dumps(values))
     row = dict(id='7-describe', task='describe', answer='right')
     row['pred_caption'] = text
-    (folder / run.answers).write_text(json.dumps(row) + '\n')
+    answers = folder / results / 'answers.jsonl'
+    answers.write_text(json.dumps(row) + '\n')
     return run
 
 
-def test_scores_are_read_without_the_name_of_the_metric(folder):
+def test_scores_of_runs_that_were_tested_are_read(folder):
     run = make_run('stage1', folder, '')
-    other = Run(run.training, 2, Path('runs', 'missing'), 400)
-    found = read_scores([run, other], folder)
+    other = run._replace(seed=2, results={'scenes': Path('missing')})
+    found = read_scores(NANO, [run, other], folder)
     assert set(found) == {('stage1', 1)}
     assert found['stage1', 1]['recall'] == 0.5
-    assert found['stage1', 1]['questions'] == pytest.approx(0.6)
+
+
+def test_a_missing_test_does_not_remove_the_scores_of_another(folder):
+    def read(results):
+        if results.name == 'missing':
+            raise FileNotFoundError(results)
+        return {'x': 0.1, 'not defined': None}
+
+    tests = [NANO.tests[0]._replace(name=n, read=read) for n in ('a', 'b')]
+    results = {'a': Path('there'), 'b': Path('missing')}
+    run = Run(NANO.trainings[0], 1, Path('runs'), 4, results)
+    setup = NANO._replace(tests=tuple(tests))
+    assert read_scores(setup, [run], folder) == {('stage1', 1): {'x': 0.1}}
 
 
 def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
@@ -55,7 +67,8 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
         make_run('stage2', folder, 'a good one'),
     ]
     facts = dict(date='2026-11-29')
-    write_report(tmp_path, folder, runs, facts, ['train_x failed: <no>'])
+    problems = ['train_x failed: <no>']
+    write_report(tmp_path, folder, NANO, runs, facts, problems)
     page = (tmp_path / 'report.html').read_text()
     for text in (
         'date: 2026-11-29',

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -84,6 +85,43 @@ def test_a_failed_step_runs_again(tmp_path):
     assert run([step('a', code)], tmp_path)[0].failed
     (tmp_path / 'now').touch()
     assert run([step('a', code)], tmp_path)[0].done == {'a'}
+
+
+def test_a_step_waits_for_its_process_of_a_killed_command(tmp_path):
+    old = f"""
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent when its parent dies
+open('started', 'w')
+end = time.time() + 60
+while not os.path.exists('go') and time.time() < end:
+    time.sleep(.05)
+{append('old')}
+"""
+    parent = subprocess.Popen(
+        [
+            *(sys.executable, '-c'),
+            'import os, pathlib, sys\n'
+            'from minigpt4.reproduction.steps import Step, run_steps\n'
+            f"step = Step('a', (sys.executable, '-c', {old!r}))\n"
+            f'run_steps([step], pathlib.Path({str(tmp_path)!r}), 1, '
+            'os.environ)',
+        ]
+    )
+    while not (tmp_path / 'started').exists():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        (tmp_path / 'go').touch()
+
+    steps = [step('a', append('new'))]
+    outcome = run_steps(steps, tmp_path, 1, os.environ, say)
+    assert lines[0] == 'a of a killed command still runs'
+    assert outcome.done == {'a'}
+    assert (tmp_path / 'words').read_text() == 'old new '
 
 
 def test_a_signal_stops_the_running_steps(tmp_path):

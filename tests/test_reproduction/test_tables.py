@@ -1,16 +1,23 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The tables of a reproduction."""
 
-from minigpt4.reproduction.tables import COLUMNS, all_tables, markdown
+from minigpt4.reproduction.nano import NANO
+from minigpt4.reproduction.setups import with_needed
+from minigpt4.reproduction.tables import all_tables, markdown
 
 
 def scores(**changed):
-    found = dict.fromkeys(COLUMNS, 0.5)
+    found = dict.fromkeys(NANO.columns, 0.5)
     return {**found, 'questions': 0.5, **changed}
 
 
+def all_of(found, trainings, seeds=(1, 2)):
+    chosen = with_needed(NANO.trainings, trainings)
+    return all_tables(NANO._replace(trainings=chosen), found, seeds)
+
+
 def tables(found, trainings, seeds=(1, 2)):
-    return {t.title: t for t in all_tables(found, trainings, seeds)}
+    return {table.title: table for table in all_of(found, trainings, seeds)}
 
 
 FOUND = {
@@ -25,7 +32,7 @@ TRAININGS = ['stage1', 'stage2', 'stage2_100_iterations']
 
 def test_means_are_over_the_seeds_that_ran():
     rows = {row[0]: row for row in tables(FOUND, TRAININGS)['Scores'].rows}
-    failures = 2 + list(COLUMNS).index('describe_failures')
+    failures = 2 + list(NANO.columns).index('describe_failures')
     assert rows['stage1'][1] == '2'
     assert rows['stage1'][failures] == '0.250'
     assert rows['stage2'][failures] == '0.015'
@@ -71,9 +78,15 @@ def test_one_seed_has_no_variance():
 
 
 def test_markdown_has_a_line_for_each_row():
-    found = all_tables(FOUND, TRAININGS, (1, 2))
+    found = all_of(FOUND, TRAININGS)
     lines = list(markdown(found))
     assert sum(line.startswith('| ') for line in lines) == sum(
         1 + len(table.rows) for table in found
     )
     assert lines[0] == '## Claims of the paper'
+
+
+def test_an_absent_score_has_an_empty_cell():
+    found = {('stage1', 1): {'recall': 0.5}}
+    rows = tables(found, ['stage1'], (1,))['Scores'].rows
+    assert rows[0][:4] == ('stage1', '1', '0.500', '')

@@ -40,11 +40,16 @@ class AskedImage(NamedTuple):
 def folder_images(folder: Path) -> list[str]:
     """The images of a folder and its subfolders, sorted by name.
 
+    Args:
+        folder: The folder, or a ``.txt`` file with the path of an image in
+            each line.
+
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: It has no image.
     """
-    if not folder.is_dir():
+    is_list = folder.suffix == '.txt' and folder.is_file()
+    if not (is_list or folder.is_dir()):
         found = 'is not a folder' if folder.exists() else 'does not exist'
         raise FileNotFoundError(
             f'{folder} {found}; give the folder of the images as --images.'

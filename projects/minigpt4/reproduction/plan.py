@@ -3,12 +3,12 @@
 
 A training is a config and the training whose checkpoint it starts from. The
 name of its folder has a digest of its settings: a changed config gives a new
-folder, and so do the trainings that start from it.
+folder, and so do the trainings that start from it. Caches of features and
+results of tests have a digest of what they depend on in the same way.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,46 +17,17 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..engine.cfg_options import merge_options, parse_options
-from ..weights.model_hub import project_root, read_config
+from ..weights.model_hub import read_config
+from .commands import arguments, config_file, minigpt4, tool
+from .setups import Features, Setup, Target, Test, Training
 from .steps import Step
 
-_TEST_KEYS = ('test_dataloader', 'test_evaluator')
+_VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
+_TEST_KEYS = ('model', 'test_dataloader', 'test_evaluator')
 _SHORTEST = 4  # iterations of a shortened training
+_START_COST = 0.3  # of a step, before its first iteration or image
 
-
-class Training(NamedTuple):
-    """One training; it runs once with each seed.
-
-    Attributes:
-        name: Its name in files and tables.
-        config: A file of ``configs/minigpt4``.
-        test: The config of its test.
-        start: The training from whose last checkpoint it starts.
-        settings: Changes of the config, ``KEY=VALUE``.
-        features: The cache of image features that it reads; None where the
-            vision modules are trained.
-    """
-
-    name: str
-    config: str
-    test: str
-    start: str | None = None
-    settings: tuple[str, ...] = ()
-    features: str | None = 'queries'
-
-
-class Setup(NamedTuple):
-    """What a reproduction consists of.
-
-    Attributes:
-        data: Numbers of the data set, options of ``tools/nano_data.py``.
-        features: The configs whose images a cache of features has.
-        trainings: The trainings, each after the one that it starts from.
-    """
-
-    data: Mapping[str, int]
-    features: Mapping[str, tuple[str, ...]]
-    trainings: tuple[Training, ...]
+CURVES = Path('curves.svg')
 
 
 class Run(NamedTuple):
@@ -67,115 +38,19 @@ class Run(NamedTuple):
         seed: Its seed.
         folder: Its work dir.
         iterations: Its number of iterations.
+        results: The folder of the results of each test by name.
     """
 
     training: Training
     seed: int
     folder: Path
     iterations: int
+    results: Mapping[str, Path]
 
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint."""
         return self.folder / f'iter_{self.iterations}.pth'
-
-    @property
-    def scores(self) -> Path:
-        """The scores of the test, JSON."""
-        return self.folder / 'scores.json'
-
-    @property
-    def answers(self) -> Path:
-        """The answers in the test, JSON Lines."""
-        return self.folder / 'answers.jsonl'
-
-
-CURVES = Path('curves.svg')
-LENGTHS = (100, 200, 800, 1600)  # iterations of stage 2, next to its 400
-SIZES = (35, 350)  # descriptions of stage 2, next to all
-
-
-def _ablation(letter: str, features: str | None) -> tuple[Training, ...]:
-    first, second = (f'stage{i}_nano_ablation_{letter}.py' for i in (1, 2))
-    names = f'stage1_{letter}', f'stage2_{letter}'
-    return (
-        Training(names[0], first, second, features=features),
-        Training(names[1], second, second, names[0], features=features),
-    )
-
-
-def _stage_2(name: str, *settings: str) -> Training:
-    config = 'stage2_nano.py'
-    return Training(name, config, config, 'stage1', settings)
-
-
-def _other_config(name: str, config: str, start: str = 'stage1') -> Training:
-    return Training(name, config, config, start)
-
-
-NANO = Setup(
-    data={
-        '--pairs': 12000,
-        '--descriptions': 3500,
-        '--preferences': 1200,
-        '--test-scenes': 500,
-    },
-    features={
-        'queries': ('stage1_nano.py', 'stage2_nano.py', 'dpo_nano.py'),
-        'patches': (
-            'stage1_nano_ablation_a.py',
-            'stage2_nano_ablation_a.py',
-        ),
-    },
-    trainings=(
-        Training('stage1', 'stage1_nano.py', 'stage2_nano.py'),
-        _stage_2('stage2'),
-        *_ablation('a', 'patches'),
-        *_ablation('b', 'queries'),
-        *_ablation('c', None),
-        _other_config('finetune_vicuna', 'stage2_nano_finetune_vicuna.py'),
-        _other_config('locna', 'stage2_nano_locna.py'),
-        _other_config('dpo', 'dpo_nano.py', 'stage2'),
-        *(
-            _stage_2(
-                f'stage2_{n}_iterations',
-                f'max_iters={n}',
-                f'param_scheduler.0.warmup={n // 10}',
-            )
-            for n in LENGTHS
-        ),
-        *(
-            _stage_2(
-                f'stage2_{n}_descriptions',
-                f'train_dataloader.dataset.limit={n}',
-            )
-            for n in SIZES
-        ),
-    ),
-)
-
-
-def with_needed(
-    trainings: Sequence[Training], names: Sequence[str]
-) -> tuple[Training, ...]:
-    """Keep the named trainings and those that they start from.
-
-    Raises:
-        ValueError: A name is unknown.
-    """
-    by_name = {training.name: training for training in trainings}
-    kept = set()
-    for name in names:
-        if name not in by_name:
-            raise ValueError(
-                f'there is no training {name!r}; expected one of '
-                f'{", ".join(by_name)}.'
-            )
-        current: str | None = name
-        while current is not None:
-            kept.add(current)
-            current = by_name[current].start
-    return tuple(t for t in trainings if t.name in kept)
 
 
 class Plan:
@@ -190,8 +65,8 @@ class Plan:
             to try the command.
 
     Attributes:
-        digest: Digest of the data: of its numbers and of the code and the
-            frozen weights of the nano model.
+        digest: Digest of the data: of the commands that make them, and of
+            what they depend on.
         steps: The steps, each after those that it needs.
         runs: The runs.
     """
@@ -199,65 +74,68 @@ class Plan:
     def __init__(
         self, setup: Setup, seeds: Sequence[int], share: float = 1.0
     ) -> None:
-        self.steps: list[Step] = []
-        self.runs: list[Run] = []
-        numbers = {
-            option: max(20, round(number * share))
-            for option, number in setup.data.items()
-        }
-        self.digest = _digest(repr(numbers).encode(), *_nano_files())
+        self._setup = setup
         self._share = share
-        words = [str(word) for item in numbers.items() for word in item]
-        command = (*_tool('nano_data.py'), '--out', 'data/nano', *words)
-        self.steps.append(Step('data', command, cost=0.5))
+        self._limit: tuple[str, ...] = ()
+        if share < 1 and setup.limit is not None:
+            limit = setup.limit(share)
+            self._limit = (f'train_dataloader.dataset.limit={limit}',)
+        self.steps: list[Step] = [*setup.data(share)]
+        self.runs: list[Run] = []
+        self.digest = _digest(
+            *(repr(arguments(step.command)).encode() for step in self.steps),
+            *setup.sources(),
+        )
+        self._data = tuple(step.name for step in self.steps)
         used = {training.features for training in setup.trainings}
-        ready = {
-            name: self._add_features(name, configs)
-            for name, configs in setup.features.items()
+        # folder and last step of each cache
+        self._features = {
+            name: self._add_features(name, features)
+            for name, features in setup.features.items()
             if name in used
         }
         for seed in seeds:
             runs: dict[str, Run] = {}
             for training in setup.trainings:
-                needs = [ready.get(training.features or '', 'data')]
-                start = None
-                if training.start is not None:
-                    start = runs[training.start]
-                    needs.append(_train_name(start))
-                run = self._add_run(training, seed, start, needs)
+                start = runs[training.start] if training.start else None
+                run = self._add_run(training, seed, start)
                 runs[training.name] = run
                 self.runs.append(run)
         self._add_curves(self.runs[: len(setup.trainings)])
 
-    def _add_features(self, name: str, configs: Sequence[str]) -> str:
+    def _add_features(self, name: str, features: Features) -> tuple[str, str]:
         """Cache the features of the images of some configs, in turn."""
-        last = 'data'
-        for config in configs:
-            step = f'features_{name}_{Path(config).stem}'
-            command = (
-                *_minigpt4('cache-features'),
-                _config_file(config),
-                *('-o', f'features/{name}'),
-            )
-            self.steps.append(Step(step, command, (last,)))
-            last = step
-        return last
+        parts = []
+        for config in features.configs:
+            settings = json.loads(read_settings(config, self._limit))
+            vision = [settings['model'].get(key) for key in _VISION_KEYS]
+            data = settings['train_dataloader']['dataset']
+            parts.append(json.dumps([vision, data]).encode())
+        cache_name = f'{name}-{_digest(*parts)}'
+        needs = self._data
+        for config in features.configs:
+            command = minigpt4('cache-features', config_file(config))
+            command += '-o', f'features/{cache_name}'
+            if self._limit:
+                command += '--cfg-options', *self._limit
+            step = f'features_{cache_name}_{Path(config).stem}'
+            cost = _START_COST + features.cost * self._share
+            self.steps.append(Step(step, command, needs, cost))
+            needs = (step,)
+        return f'features/{cache_name}', step
 
     def _add_curves(self, runs: Sequence[Run]) -> None:
         """Draw the losses of all runs of the first seed."""
         folders = [str(run.folder) for run in runs]
         digest = _digest(*(folder.encode() for folder in folders))
-        command = (*_tool('plot_log.py'), *folders, '-o', str(CURVES))
+        command = tool('plot_log.py', *folders, '-o', str(CURVES))
         needs = tuple(_train_name(run) for run in runs)
         self.steps.append(Step(f'curves_{digest}', command, needs, 0.3))
 
     def _add_run(
-        self,
-        training: Training,
-        seed: int,
-        start: Run | None,
-        needs: Sequence[str],
+        self, training: Training, seed: int, start: Run | None
     ) -> Run:
+        """Add the steps of a training and of its tests."""
         settings = [*training.settings, f'randomness.seed={seed}']
         settings.append('randomness.deterministic=True')
         iterations = _config(training.config, training.settings).max_iters
@@ -266,54 +144,66 @@ class Plan:
             settings.append(f'max_iters={iterations}')
             settings.append('param_scheduler.0.warmup=1')
             settings.append('default_hooks.logger.interval=1')
+            settings += self._limit
         digest = _digest(
             read_settings(training.config, tuple(settings)),
             str(start and start.folder).encode(),
         )
+        folder = Path('runs', f'{training.name}-seed{seed}-{digest}')
+        digests = {
+            test.name: self._test_digest(training, test)
+            for test in self._setup.tests
+        }
+        results = {
+            name: folder / f'{name}-{digest}'
+            for name, digest in digests.items()
+        }
+        run = Run(training, seed, folder, iterations, results)
         if start is not None:
             settings.append(f'load_from={start.checkpoint}')
-        folder = Path('runs', f'{training.name}-seed{seed}-{digest}')
-        run = Run(training, seed, folder, iterations)
-        train = [*_tool('train.py'), _config_file(training.config), '--resume']
-        train += ['--work-dir', str(folder)]
-        if training.features is not None:
-            train += ['--features', f'features/{training.features}']
-        train += ['--cfg-options', *settings]
-        test = [*_tool('test.py'), _config_file(training.test)]
-        test += [str(run.checkpoint), '--work-dir', str(folder / 'test')]
-        test += ['--out', str(run.scores), '--cfg-options']
-        test.append(f'test_evaluator.answers_file={run.answers}')
-        # a trained Q-Former needs the images: about three times the time
-        cost = iterations / 800 * (1 if training.features else 3)
-        self.steps += [
-            Step(_train_name(run), tuple(train), tuple(needs), 0.3 + cost),
-            Step(_test_name(run), tuple(test), (_train_name(run),)),
-        ]
+        self._add_training(run, settings, start)
+        for test in self._setup.tests:
+            name = f'test_{folder.name}_{test.name}_{digests[test.name]}'
+            target = Target(
+                config_file(training.test),
+                str(run.checkpoint),
+                str(results[test.name]),
+                self._share,
+            )
+            needs = (_train_name(run),)
+            command = test.command(target)
+            cost = _START_COST + test.cost * self._share
+            self.steps.append(Step(name, command, needs, cost))
         return run
+
+    def _add_training(
+        self, run: Run, settings: Sequence[str], start: Run | None
+    ) -> None:
+        training = run.training
+        command = tool('train.py', config_file(training.config), '--resume')
+        command += '--work-dir', str(run.folder)
+        needs = self._data
+        if training.features is not None:
+            features, step = self._features[training.features]
+            command += '--features', features
+            needs = (step,)
+        command += '--cfg-options', *settings
+        if start is not None:
+            needs += (_train_name(start),)
+        cost = _START_COST + run.iterations * training.cost
+        self.steps.append(Step(_train_name(run), command, needs, cost))
+
+    def _test_digest(self, training: Training, test: Test) -> str:
+        """A digest of what a test depends on, next to the checkpoint."""
+        settings = json.loads(read_settings(training.test, ()))
+        used = [settings.get(key) for key in _TEST_KEYS]
+        command = test.command(Target('', '', '', self._share))
+        words = repr(arguments(command))
+        return _digest(json.dumps(used).encode(), words.encode())
 
 
 def _train_name(run: Run) -> str:
     return f'train_{run.folder.name}'
-
-
-def _test_name(run: Run) -> str:
-    """The name of a test, with a digest of what it depends on."""
-    settings = json.loads(read_settings(run.training.test, ()))
-    used = [settings[key] for key in ('model', *_TEST_KEYS)]
-    digest = _digest(json.dumps(used).encode())
-    return f'test_{run.folder.name}_{digest}'
-
-
-def _tool(name: str) -> tuple[str, ...]:
-    return sys.executable, str(project_root() / 'tools' / name)
-
-
-def _minigpt4(verb: str) -> tuple[str, ...]:
-    return sys.executable, '-m', 'minigpt4_cli.main', verb
-
-
-def _config_file(name: str) -> str:
-    return str(project_root() / 'configs' / 'minigpt4' / name)
 
 
 @cache
@@ -323,22 +213,10 @@ def read_settings(name: str, settings: tuple[str, ...]) -> bytes:
 
 
 def _config(name: str, settings: tuple[str, ...]) -> Config:
-    cfg = read_config(_config_file(name))
+    cfg = read_config(config_file(name))
     options: dict[str, Any] = parse_options(settings)
     merge_options(cfg, options)
     return cfg
-
-
-def _nano_files() -> list[bytes]:
-    """The code that makes the data, and the frozen weights."""
-    folder = Path(__file__).parents[1] / 'nano'
-    files = sorted(folder.glob('*.py'))
-    files += sorted(
-        path
-        for path in (folder / 'weights').rglob('*')
-        if path.is_file() and path.suffix != '.pth'
-    )
-    return [file.read_bytes() for file in files]
 
 
 def _digest(*parts: bytes) -> str:

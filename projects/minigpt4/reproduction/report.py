@@ -2,6 +2,7 @@
 """The report of a reproduction: one HTML page, and its tables in Markdown."""
 
 import base64
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
 from ..utils.html_page import check_html_page, html_text, write_html_page
-from ..utils.text_files import read_text
 from .claims import Scores
 from .plan import CURVES, Run
+from .setups import Example, Setup
 from .tables import Table, all_tables, markdown
 
 _TEMPLATE = Path(__file__).with_suffix('.html')
@@ -21,28 +22,26 @@ _SIDE = 160  # pixels of a thumbnail
 PAGE, TABLES, SCORES = 'report.html', 'tables.md', 'scores.json'
 
 
-def read_scores(runs: Sequence[Run], folder: Path) -> Scores:
-    """Read the scores of the runs that were tested.
+def read_scores(setup: Setup, runs: Sequence[Run], folder: Path) -> Scores:
+    """Read the scores of the tests that have ended.
 
     Args:
+        setup: What was trained.
         runs: The runs.
         folder: The folder in which the steps ran.
 
     Returns:
-        Scores by training and seed, without the metric's name; the mean of
-        count, color and place is ``questions``.
+        Scores by training and seed, without those that are not defined.
     """
-    found = {}
+    found: dict[tuple[str, int], dict[str, float]] = {}
     for run in runs:
-        path = folder / run.scores
-        if path.exists():
-            scores = {
-                key.rpartition('/')[2]: value
-                for key, value in json.loads(read_text(path)).items()
-            }
-            tasks = ('count', 'color', 'place')
-            scores['questions'] = sum(scores[t] for t in tasks) / len(tasks)
-            found[run.training.name, run.seed] = scores
+        for test in setup.tests:
+            try:
+                scores = test.read(folder / run.results[test.name])
+            except FileNotFoundError:
+                continue
+            defined = {k: v for k, v in scores.items() if v is not None}
+            found.setdefault((run.training.name, run.seed), {}).update(defined)
     return found
 
 
@@ -58,6 +57,7 @@ def check_report(out: Path) -> None:
 def write_report(
     out: Path,
     folder: Path,
+    setup: Setup,
     runs: Sequence[Run],
     facts: Mapping[str, Any],
     problems: Sequence[str],
@@ -67,6 +67,7 @@ def write_report(
     Args:
         out: The folder for them.
         folder: The folder in which the steps ran.
+        setup: What was trained.
         runs: The runs.
         facts: Date, machine and settings, for the top of the page.
         problems: Steps that failed or did not run, and why.
@@ -74,10 +75,9 @@ def write_report(
     Raises:
         OSError: A file cannot be written.
     """
-    scores = read_scores(runs, folder)
+    scores = read_scores(setup, runs, folder)
     seeds = sorted({run.seed for run in runs})
-    trainings = list(dict.fromkeys(run.training.name for run in runs))
-    tables = all_tables(scores, trainings, seeds)
+    tables = all_tables(setup, scores, seeds)
     write_atomically(out / TABLES, '\n'.join(markdown(tables)).encode())
     rows = [
         dict(training=training, seed=seed, **values)
@@ -86,7 +86,7 @@ def write_report(
     content = dict(facts=facts, problems=problems, scores=rows)
     write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
     parts = _content(tables, facts, problems)
-    extras = [*_curves(folder / CURVES), *_examples(runs, folder)]
+    extras = [*_curves(folder / CURVES), *_examples(setup, runs, folder)]
     write_html_page(out / PAGE, _TEMPLATE, [*parts, *extras])
 
 
@@ -124,37 +124,40 @@ def _curves(path: Path) -> Iterator[str]:
         yield f'<img class="wide" alt="" src="{source}">'
 
 
-def _examples(runs: Sequence[Run], folder: Path) -> Iterator[str]:
+def _examples(
+    setup: Setup, runs: Sequence[Run], folder: Path
+) -> Iterator[str]:
     """Answers before and after stage 2 about the same images."""
-    answers: dict[str, dict[str, dict]] = {}
-    for run in runs:
-        path = folder / run.answers
-        name = run.training.name
-        if name in ('stage1', 'stage2') and name not in answers:
-            if path.exists():
-                rows = map(json.loads, read_text(path).splitlines())
-                answers[name] = {row['id']: row for row in rows}
-    if len(answers) < 2:
-        return
-    yield '<h2>Answers before and after stage 2</h2>'
-    shown = [
-        (before, answers['stage2'][key])
-        for key, before in answers['stage1'].items()
-        if before['task'] in ('describe', 'poem') and key in answers['stage2']
-    ]
-    for before, after in shown[:_EXAMPLES]:
-        image = folder / 'data/nano/test/image' / f'{_scene(before)}.jpg'
-        source = data_url(thumbnail_of_file(str(image), _SIDE))
+    before, after = (
+        _answers(name, setup, runs, folder) for name in ('stage1', 'stage2')
+    )
+    shown = [key for key in before if key in after]
+    if shown:
+        yield '<h2>Answers before and after stage 2</h2>'
+    for key in shown[:_EXAMPLES]:
+        example = before[key]
+        source = data_url(thumbnail_of_file(str(example.image), _SIDE))
         yield (
             f'<figure><img alt="" src="{source}"><figcaption>'
-            f'<p class="dim">{html_text(before["task"])}</p>'
-            f'<p>Before: {html_text(before["pred_caption"])}</p>'
-            f'<p>After: <b>{html_text(after["pred_caption"])}</b></p>'
-            f'<p class="dim">Right: {html_text(after["answer"])}</p>'
-            '</figcaption></figure>'
+            f'<p class="dim">{html_text(example.task)}</p>'
+            f'<p>Before: {html_text(example.answer)}</p>'
+            f'<p>After: <b>{html_text(after[key].answer)}</b></p>'
         )
+        if example.right:
+            yield f'<p class="dim">Right: {html_text(example.right)}</p>'
+        yield '</figcaption></figure>'
 
 
-def _scene(row: Mapping[str, Any]) -> str:
-    """The number of the scene of an answer."""
-    return str(row['id']).partition('-')[0]
+def _answers(
+    name: str, setup: Setup, runs: Sequence[Run], folder: Path
+) -> dict[str, Example]:
+    """The answers of the first seed of a training that was tested."""
+    for run in runs:
+        if run.training.name != name:
+            continue
+        for test in setup.tests:
+            results = folder / run.results[test.name]
+            with contextlib.suppress(FileNotFoundError):
+                if found := {e.key: e for e in test.examples(folder, results)}:
+                    return found
+    return {}

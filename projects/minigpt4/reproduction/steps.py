@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..utils.atomic import make_folder, write_atomically
+from ..utils.locks import lock_file
 from ..utils.processes import end_with_parent
 from ..utils.signals import StopRequest
 
@@ -90,6 +91,7 @@ def run_steps(
     if done:
         say(f'{len(done)} of {len(steps)} steps have ended before')
     running: dict[Step, _Running] = {}
+    delayed: set[Step] = set()
     clock = _Clock(sum(step.cost for step in waiting))
     with StopRequest() as stop, _stopping(running):
         while waiting or running:
@@ -100,8 +102,13 @@ def run_steps(
                     outcome.skipped.add(step.name)
                     clock.drop(step.cost)
                 elif len(running) < jobs and done.issuperset(step.needs):
-                    waiting.remove(step)
-                    running[step] = _start(step, folder, environment)
+                    started = _start(step, folder, environment)
+                    if started is not None:
+                        waiting.remove(step)
+                        running[step] = started
+                    elif step not in delayed:
+                        delayed.add(step)
+                        say(f'{step.name} of a killed command still runs')
             time.sleep(_POLL_SECONDS)
             stop.raise_if_requested()
             for step, (process, start) in list(running.items()):
@@ -153,9 +160,16 @@ def log_file(folder: Path, name: str) -> Path:
 
 def _start(
     step: Step, folder: Path, environment: Mapping[str, str]
-) -> _Running:
+) -> _Running | None:
+    """Start a step; None while an earlier process of it still runs.
+
+    A step that is a child of a killed process ends a while after it. It has
+    inherited the lock of its log.
+    """
     make_folder(folder / 'logs')
     with open(log_file(folder, step.name), 'ab') as log:
+        if not lock_file(log):
+            return None
         process = subprocess.Popen(
             step.command,
             cwd=folder,

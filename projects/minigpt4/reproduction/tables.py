@@ -1,38 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The tables of a reproduction, of scores by training and seed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .claims import CLAIMS, Scores, Verdict, compare_claim
-from .plan import LENGTHS, SIZES
+from .claims import Scores, Verdict, compare_claim, score_of
 from .seeds import Mean, mean_over_seeds
-
-# score: title of its column
-COLUMNS = {
-    'recall': 'shapes found',
-    'chair_i': 'shapes invented',
-    'describe_exact': 'descriptions right',
-    'count': 'counts right',
-    'color': 'colours right',
-    'place': 'places right',
-    'poem': 'poems right',
-    'describe_failures': 'descriptions broken',
-    'poem_failures': 'poems broken',
-    'describe_words': 'words',
-}
-GOALS: tuple[tuple[str, str, Callable[[Mean], bool], str], ...] = (
-    ('stage1', 'describe_failures', lambda m: m.value >= 0.2, '≥ 0.20'),
-    ('stage1', 'poem_failures', lambda m: m.value >= 0.2, '≥ 0.20'),
-    ('stage2', 'describe_failures', lambda m: m.value <= 0.02, '≤ 0.02'),
-    ('stage2', 'poem_failures', lambda m: m.value <= 0.02, '≤ 0.02'),
-    ('stage2', 'recall', lambda m: m.value >= 0.95, '≥ 0.95'),
-    ('stage2', 'chair_i', lambda m: m.value <= 0.03, '≤ 0.03'),
-    *(
-        ('stage2', score, lambda m: m.value >= 0.8, '≥ 0.80')
-        for score in ('describe_exact', 'count', 'color', 'place', 'poem')
-    ),
-)
+from .setups import Setup
 
 
 class Table(NamedTuple):
@@ -52,41 +26,31 @@ class Table(NamedTuple):
 
 
 def all_tables(
-    scores: Scores, trainings: Sequence[str], seeds: Sequence[int]
+    setup: Setup, scores: Scores, seeds: Sequence[int]
 ) -> list[Table]:
     """The tables of a report; those without a row are absent.
 
     Args:
+        setup: What was trained.
         scores: Scores by training and seed.
-        trainings: The names of the trainings, in their order.
         seeds: The seeds.
     """
     verdicts = [
         verdict
-        for claim in CLAIMS
+        for claim in setup.claims
         if (verdict := compare_claim(claim, scores, seeds)) is not None
     ]
-    curves = (
-        ('Length of stage 2', 'iterations', [*LENGTHS, 400]),
-        ('Descriptions in stage 2', 'descriptions', list(SIZES)),
-    )
+    names = {training.name: training.name for training in setup.trainings}
     tables = [
         _claims(verdicts),
-        _goals(scores, seeds),
-        _means('Scores', scores, trainings, seeds),
+        _goals(setup, scores, seeds),
+        _means('Scores', 'training', names, setup, scores, seeds),
     ]
-    for title, unit, numbers in curves:
-        names = {f'stage2_{n}_{unit}': str(n) for n in sorted(numbers)}
-        names = {
-            'stage2' if label == '400' else name: label
-            for name, label in names.items()
-        }
-        if unit == 'descriptions':
-            names['stage2'] = 'all'
-        table = _means(title, scores, list(names), seeds, names)
+    for curve in setup.curves:
+        table = _means(*curve, setup, scores, seeds)
         if len(table.rows) > 1:
             tables.append(table)
-    tables.append(_variance(scores, trainings, seeds))
+    tables.append(_variance(setup, scores, seeds))
     return [table for table in tables if table.rows]
 
 
@@ -117,11 +81,8 @@ def _number(value: float) -> str:
 def _values(
     scores: Scores, training: str, score: str, seeds: Sequence[int]
 ) -> list[float]:
-    return [
-        scores[training, seed][score]
-        for seed in seeds
-        if (training, seed) in scores
-    ]
+    values = (score_of(scores, training, seed, score) for seed in seeds)
+    return [value for value in values if value is not None]
 
 
 def _claims(verdicts: Sequence[Verdict]) -> Table:
@@ -146,13 +107,14 @@ def _claims(verdicts: Sequence[Verdict]) -> Table:
     )
 
 
-def _goals(scores: Scores, seeds: Sequence[int]) -> Table:
+def _goals(setup: Setup, scores: Scores, seeds: Sequence[int]) -> Table:
     rows = []
-    for training, score, is_met, goal in GOALS:
-        if values := _values(scores, training, score, seeds):
+    for goal in setup.goals:
+        if values := _values(scores, goal.training, goal.score, seeds):
             mean = mean_over_seeds(values)
-            met = 'met' if is_met(mean) else 'missed'
-            rows.append((training, COLUMNS[score], show(mean), goal, met))
+            met = 'met' if goal.is_met(mean) else 'missed'
+            title = setup.columns[goal.score]
+            rows.append((goal.training, title, show(mean), goal.text, met))
     return Table(
         'Goals',
         'Means over the seeds.',
@@ -163,38 +125,40 @@ def _goals(scores: Scores, seeds: Sequence[int]) -> Table:
 
 def _means(
     title: str,
+    unit: str,
+    labels: Mapping[str, str],
+    setup: Setup,
     scores: Scores,
-    trainings: Sequence[str],
     seeds: Sequence[int],
-    labels: dict[str, str] | None = None,
 ) -> Table:
+    """A row for each training that has a score, with its label."""
     rows = []
-    for training in trainings:
-        values = [_values(scores, training, key, seeds) for key in COLUMNS]
-        if values[0]:
-            label = (labels or {}).get(training, training)
-            means = (_number(mean_over_seeds(v).value) for v in values)
-            rows.append((label, str(len(values[0])), *means))
+    for training, label in labels.items():
+        values = [_values(scores, training, s, seeds) for s in setup.columns]
+        if any(values):
+            means = (
+                _number(mean_over_seeds(v).value) if v else '' for v in values
+            )
+            rows.append((label, str(max(map(len, values))), *means))
     return Table(
         title,
-        'Means over the seeds, on held-out scenes.',
-        ('training', 'seeds', *COLUMNS.values()),
+        'Means over the seeds, on held-out images.',
+        (unit, 'seeds', *setup.columns.values()),
         rows,
     )
 
 
-def _variance(
-    scores: Scores, trainings: Sequence[str], seeds: Sequence[int]
-) -> Table:
+def _variance(setup: Setup, scores: Scores, seeds: Sequence[int]) -> Table:
     rows = []
-    for training in trainings:
-        for key, title in COLUMNS.items():
-            values = _values(scores, training, key, seeds)
+    for training in setup.trainings:
+        for key, title in setup.columns.items():
+            values = _values(scores, training.name, key, seeds)
             if len(values) > 1:
                 mean = mean_over_seeds(values)
                 each = ', '.join(_number(value) for value in values)
                 deviation = _number(mean.deviation or 0.0)
-                rows.append((training, title, each, show(mean), deviation))
+                row = training.name, title, each, show(mean), deviation
+                rows.append(row)
     return Table(
         'Variance over the seeds',
         'The value of each seed, mean with its 95 % interval (Student), and '
