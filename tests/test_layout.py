@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = ROOT / 'projects'
 PACKAGE = PROJECTS / 'minigpt4'
 COMMAND = PROJECTS / 'minigpt4_cli'
+VLLM = PROJECTS / 'minigpt4_vllm'
 TESTS = ROOT / 'tests'
 
 # A module imports from its own room and from rooms of earlier lines, never
@@ -56,14 +57,15 @@ CROSS_MODULE_TESTS = {
     'test_serving/test_http/test_evaluation_clients.py': 'other programs',
     'test_serving/test_review/test_browser.py': 'the review in a browser',
     'test_serving/test_web/test_browser.py': 'the web page in a browser',
+    'test_vllm/test_serve.py': 'an export in a server of vLLM',
 }
 
 
 def module_files() -> list[Path]:
-    """The Python files of both packages, without the copies for mim."""
+    """The Python files of the packages, without the copies for mim."""
     return sorted(
         path
-        for package in (PACKAGE, COMMAND)
+        for package in (PACKAGE, COMMAND, VLLM)
         for path in package.rglob('*.py')
         if '.mim' not in path.parts
     )
@@ -91,7 +93,7 @@ def import_statements(
 
 
 def imported_modules(name: str, in_functions: bool = True) -> set[str]:
-    """The modules of both packages that a module imports by name."""
+    """The modules of the packages that a module imports by name."""
     path = MODULES[name]
     package = name.split('.')
     if path.name != '__init__.py':
@@ -130,8 +132,8 @@ def edges_against_the_order() -> set[tuple[str, str]]:
             continue
         for imported in imported_modules(name):
             other = room_of(imported)
-            if imported.startswith('minigpt4_cli'):
-                other = 'minigpt4_cli'
+            if imported.startswith(('minigpt4_cli', 'minigpt4_vllm')):
+                other = imported.partition('.')[0]
             if other is None or other == room or other in BASE_MODULES:
                 continue
             if room not in RANK or RANK.get(other, len(RANK)) >= RANK[room]:
@@ -220,7 +222,7 @@ def test_test_files_mirror_modules():
         relative = path.relative_to(TESTS)
         folders = [part.removeprefix('test_') for part in relative.parts]
         room, *inner = folders
-        base = COMMAND if room == 'cli' else PACKAGE / room
+        base = {'cli': COMMAND, 'vllm': VLLM}.get(room, PACKAGE / room)
         if not base.joinpath(*inner).is_file():
             missing.append(relative.as_posix())
     new = sorted(set(missing) - set(CROSS_MODULE_TESTS))
