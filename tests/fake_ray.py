@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Actors in this process, with the members of ``ray`` that are used."""
 
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ class RayTaskError(RayError):
 
 
 class FakeRay:
-    """Runs one call at each ``wait``: the last that was made.
+    """Runs one call at each ``wait``, in a random order.
 
     Args:
         ends: Whether the actor ends that gets a call with these arguments.
@@ -35,6 +36,7 @@ class FakeRay:
         self, ends: Callable[[str, Any], bool] = lambda name, value: False
     ) -> None:
         self.ends = ends
+        self.random = random.Random(0)
         self.busy: list[int] = []
         self.actors = self.killed = 0
 
@@ -62,7 +64,8 @@ class FakeRay:
     def wait(self, calls: list, timeout: float) -> tuple[list, list]:
         assert calls and timeout
         self.busy.append(len(calls))
-        return calls[-1:], calls[:-1]
+        call = self.random.choice(calls)
+        return [call], [other for other in calls if other is not call]
 
     def get(self, call: 'SimpleCall') -> Any:
         name, function, value = call.what

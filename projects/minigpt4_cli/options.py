@@ -108,8 +108,8 @@ def add_ray_options(parser: argparse.ArgumentParser) -> None:
         '--actors',
         type=positive_int,
         metavar='N',
-        help='with --ray: how many (default: one for each GPU, or for each '
-        'machine of a cluster without GPUs)',
+        help='with --ray: how many (default: one for each GPU; without GPUs '
+        'one for each machine, or several of equal size)',
     )
 
 

@@ -25,7 +25,7 @@ def machine(cpus, gpus=0):
         ([machine(32, 8), machine(16, 4)], None, None, (12, 4, 1, 2)),
         ([machine(32, 8), machine(64)], 3, 'cuda', (3, 4, 1, 2)),
         ([machine(2, 8)], None, None, (8, 0, 1, 1)),
-        ([machine(32, 8), machine(8)], None, 'cpu', (2, 8, 0, 2)),
+        ([machine(32, 8), machine(8)], None, 'cpu', (5, 8, 0, 2)),
         ([machine(2)], None, None, (1, 2, 0, 1)),
         ([machine(2)], 2, None, (2, 1, 0, 1)),
         ([machine(16), machine(8)], 3, None, (3, 8, 0, 2)),

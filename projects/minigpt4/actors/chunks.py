@@ -188,6 +188,8 @@ class _Actors:
         Raises:
             ActorError: Actors cannot start, or end again and again.
         """
+        if not self._calls:  # all work is done
+            return
         calls, _ = self._ray.wait([*self._calls], timeout=_WAIT_SECONDS)
         for call in calls:
             actor, job = self._calls.pop(call)

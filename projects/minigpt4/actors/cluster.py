@@ -20,6 +20,11 @@ from ..utils.signals import STOP_SIGNALS
 AUTO = 'auto'  # the cluster that runs on this machine, or else a new one
 LOCAL = 'local'  # a new one
 _CONNECT_SECONDS = 5.0
+# Ray reads them when it is imported; those of the user stay
+_VARIABLES = {
+    'RAY_USAGE_STATS_ENABLED': '0',  # sends no report to its makers
+    'RAY_raylet_start_wait_time_s': '120',  # a busy machine starts slowly
+}
 _STORE_BYTES = 512 * 2**20  # a chunk has at most some 10 MB
 
 
@@ -69,8 +74,7 @@ def use_ray(
     Args:
         address: ``'HOST:PORT'``, :data:`AUTO` or :data:`LOCAL`; None
             connects to none.
-        number: How many actors; None is one for each GPU, or for each
-            machine in a cluster without GPUs.
+        number: How many actors; see :func:`plan_actors`.
         device: ``'cpu'`` uses no GPU.
 
     Raises:
@@ -108,8 +112,9 @@ def plan_actors(
 
     Args:
         machines: The resources of each: ``CPU`` and ``GPU``.
-        number: How many actors; None is one for each GPU, or for each
-            machine in a cluster without GPUs.
+        number: How many actors; None is one for each GPU. In a cluster
+            without GPUs it is one for the smallest machine, and as many of
+            the same size as fit into the others.
         device: ``'cpu'`` uses no GPU.
 
     Raises:
@@ -128,14 +133,19 @@ def plan_actors(
         return ActorPlan(number or total, cpus, 1, len(pairs))
     shares = [cpu for cpu, _ in pairs if cpu]
     total = sum(shares)
-    number = number or len(shares)
-    if not 0 < number <= total:
+    if not total:
+        raise ValueError(
+            'the cluster has neither GPUs nor CPUs for an actor; start its '
+            'machines with some, such as "ray start --num-cpus 8".'
+        )
+    if number is None:
+        cpus = min(shares)
+        number = sum(share // cpus for share in shares)
+        return ActorPlan(number, cpus, 0, len(pairs))
+    if number > total:
         raise ValueError(
             f'--actors is {number}, but the cluster has {total} CPUs; give '
             'at most one actor for each.'
-            if total
-            else 'the cluster has neither GPUs nor CPUs for an actor; start '
-            'its machines with some, such as "ray start --num-cpus 8".'
         )
     cpus = next(
         size
@@ -163,8 +173,8 @@ def _import_ray() -> ModuleType:
             '--ray needs the package ray, which is not installed; run: '
             "pip install 'minigpt4[ray]'."
         )
-    # Ray would send reports about its use to its makers
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
     import ray
 
     return ray
@@ -195,16 +205,18 @@ def _connect(ray: ModuleType, address: str) -> None:
     try:
         ray.init(address=address, **options)
     except Exception as error:  # of any kind, e.g. another program answers
+        if address == LOCAL:
+            raise ConnectionError(
+                'Ray could not be started on this machine '
+                f'({one_line(error)}); its logs are in the folder ray of the '
+                'folder for temporary files.'
+            ) from error
         raise ConnectionError(
             f'there is no Ray cluster at {printable(address)} that this '
-            f'machine can join ({one_line(error)}); {_HINT}'
+            f'machine belongs to ({one_line(error)}); run "ray start '
+            '--address=HOST:PORT" on this machine too, with the address that '
+            '"ray start --head" printed.'
         ) from error
-
-
-_HINT = (
-    'run "ray start --address=HOST:PORT" on this machine too, with the '
-    'address that "ray start --head" printed.'
-)
 
 
 def _require_listener(address: str) -> None:
