@@ -47,9 +47,15 @@ def run(*words):
 
 @pytest.fixture(scope='module')
 def environment():
-    """One thread in each process: equal sums; no chunk waits for memory."""
+    """One thread in each process; no file in the home folder; patience."""
     patch = pytest.MonkeyPatch()
-    patch.setenv('OMP_NUM_THREADS', '1')
+    for name, value in (
+        ('OMP_NUM_THREADS', '1'),  # equal sums
+        ('RAY_AUTH_MODE', 'disabled'),  # else a token is written
+        ('RAY_agent_register_timeout_ms', '300000'),
+        ('RAY_raylet_start_wait_time_s', '300'),
+    ):
+        patch.setenv(name, value)
     yield
     patch.undo()
 
