@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Actors in this process, with the members of ``ray`` that are used."""
 
+import pickle
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ class FakeRay:
 
     Args:
         ends: Whether the actor ends that gets a call with these arguments.
+        pickled: Whether arguments and results are copied, as between
+            processes.
 
     Attributes:
         busy: How many calls waited at each ``wait``.
@@ -33,9 +36,11 @@ class FakeRay:
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(
-        self, ends: Callable[[str, Any], bool] = lambda name, value: False
+        self,
+        ends: Callable[[str, Any], bool] = lambda name, value: False,
+        pickled: bool = False,
     ) -> None:
-        self.ends = ends
+        self.ends, self.pickled = ends, pickled
         self.random = random.Random(0)
         self.busy: list[int] = []
         self.actors = self.killed = 0
@@ -71,7 +76,10 @@ class FakeRay:
         name, function, value = call.what
         if self.ends(name, value):
             raise RayError('the actor died.\nmore')
-        return function(value)
+        return self._copy(function(self._copy(value)))
+
+    def _copy(self, value: Any) -> Any:
+        return pickle.loads(pickle.dumps(value)) if self.pickled else value
 
     def kill(self, actor: Any) -> None:
         self.killed += 1
