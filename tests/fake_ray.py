@@ -95,5 +95,5 @@ class SimpleCall:
 def use_fake(monkeypatch, ray: FakeRay, actors: int, machines: int = 1):
     """Let the commands of a test run on actors in this process."""
     plan = ActorPlan(actors, 0, 0, machines)
-    monkeypatch.setattr(cluster, '_clusters', [Cluster(ray, plan)])
+    monkeypatch.setattr(cluster, 'clusters', [Cluster(ray, plan)])
     return ray

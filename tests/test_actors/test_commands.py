@@ -115,7 +115,7 @@ def test_a_curation(folder, actors):
 
 
 def test_a_feature_cache(folder, actors, monkeypatch):
-    monkeypatch.setattr(cache_features, '_BATCH_SIZE', 16)
+    monkeypatch.setattr(cache_features, 'BATCH_SIZE', 16)
     write_dataset(
         folder / 'data/nano', pairs=100, descriptions=4, test_scenes=4
     )

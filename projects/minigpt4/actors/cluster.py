@@ -57,12 +57,12 @@ class Cluster(NamedTuple):
 
 
 # the clusters of use_ray, of which the last is used
-_clusters: list[Cluster] = []
+clusters: list[Cluster] = []
 
 
 def current_cluster() -> Cluster | None:
     """The cluster of the running command; None without ``--ray``."""
-    return _clusters[-1] if _clusters else None
+    return clusters[-1] if clusters else None
 
 
 @contextlib.contextmanager
@@ -94,11 +94,11 @@ def use_ray(
             number,
             device,
         )
-        _clusters.append(Cluster(ray, plan))
+        clusters.append(Cluster(ray, plan))
         try:
             yield
         finally:
-            _clusters.pop()
+            clusters.pop()
     finally:
         ray.shutdown()
 

@@ -42,7 +42,7 @@ from ..utils.signals import StopRequest
 from ..weights.image_processor import read_normalization
 from ..weights.read import open_tensors
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
 # settings of a module that do not change its features, or whose files are
 # digested
 _NOT_COMPARED = ('checkpoint', 'name_or_path', 'dtype', 'frozen', 'dropout')
@@ -351,7 +351,7 @@ def cache_features(
                 counts['known'] += 1
             else:
                 batch[digest] = pixels
-                if len(batch) == _BATCH_SIZE:
+                if len(batch) == BATCH_SIZE:
                     yield batch
                     batch = {}
             bar.advance(task)
