@@ -31,11 +31,25 @@ BUSY = 'ray::WorkerActor.run'  # the name of an actor that has a chunk
 SHORT = ('--max-new-tokens', 12, '-q')
 
 
+started = []  # processes, which a failed test leaves
+
+
 def start(*words, **options):
     command = [sys.executable, '-m', 'minigpt4_cli.main', *map(str, words)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, **options
     )
+    started.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def ended():
+    """Ends what a failed test has left."""
+    yield
+    for process in started:
+        process.kill()
+    started.clear()
 
 
 def run(*words):
@@ -128,7 +142,7 @@ def busy_actors(process):
     return found
 
 
-def wait_for(what, seconds=300):
+def wait_for(what, seconds=500):
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end
