@@ -25,6 +25,7 @@ IMPORT_ORDER = (
     ('models', 'model_files'),
     ('generation',),
     ('loading',),
+    ('actors',),
     ('chat', 'captioning', 'datasets', 'endpoints'),
     ('data_tools',),
     ('evaluation',),
@@ -42,6 +43,8 @@ BASE_MODULES = {'compat', 'deprecated', 'registry'}
 DOCUMENTED_EDGES = {('models.answering', 'generation')}
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
+    'test_actors/test_commands.py': 'the bytes of commands on actors',
+    'test_actors/test_ray.py': 'commands on a cluster of two actors',
     'test_convert/test_transformers_serve.py': 'an export in a stock server',
     'test_curation/test_killed_runs.py': 'runs killed in each step',
     'test_data_tools/test_import_training.py': 'training on imported data',
