@@ -13,7 +13,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SOURCE = 'projects'
-PACKAGES = ('minigpt4', 'minigpt4.*', 'minigpt4_cli', 'minigpt4_cli.*')
+PACKAGES = (
+    *('minigpt4', 'minigpt4.*'),
+    *('minigpt4_cli', 'minigpt4_cli.*'),
+    'minigpt4_vllm',
+)
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 

@@ -51,7 +51,7 @@ def questions(folder: Path) -> Callable:
             ) as found,
         ):
             for rows in answer_questions(
-                model, asked, curation.SLOTS, 1, settings
+                lambda: model, asked, curation.SLOTS, 1, settings
             ):
                 found.add(rows)
             rows = sorted(found.rows, key=lambda row: row['number'])

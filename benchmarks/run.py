@@ -39,6 +39,7 @@ ROWS = {
     'image-pipe': 'image_pipe',
     'load': 'load',
     'rank-scale': 'rank_scale',
+    'stage1-scaling': 'stage1_scaling',
     'busy': 'busy',
     'startup': 'startup',
     'decode-host': 'decode_host',

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = ROOT / 'projects'
 PACKAGE = PROJECTS / 'minigpt4'
 COMMAND = PROJECTS / 'minigpt4_cli'
+VLLM = PROJECTS / 'minigpt4_vllm'
 TESTS = ROOT / 'tests'
 
 # A module imports from its own room and from rooms of earlier lines, never
@@ -24,6 +25,7 @@ IMPORT_ORDER = (
     ('models', 'model_files'),
     ('generation',),
     ('loading',),
+    ('actors',),
     ('chat', 'captioning', 'datasets', 'endpoints'),
     ('data_tools',),
     ('evaluation',),
@@ -41,6 +43,8 @@ BASE_MODULES = {'compat', 'deprecated', 'registry'}
 DOCUMENTED_EDGES = {('models.answering', 'generation')}
 # Test modules below tests/ROOM/ that test more than one module.
 CROSS_MODULE_TESTS = {
+    'test_actors/test_commands.py': 'the bytes of commands on actors',
+    'test_actors/test_ray.py': 'commands on a cluster of two actors',
     'test_convert/test_transformers_serve.py': 'an export in a stock server',
     'test_curation/test_killed_runs.py': 'runs killed in each step',
     'test_data_tools/test_import_training.py': 'training on imported data',
@@ -56,14 +60,15 @@ CROSS_MODULE_TESTS = {
     'test_serving/test_http/test_evaluation_clients.py': 'other programs',
     'test_serving/test_review/test_browser.py': 'the review in a browser',
     'test_serving/test_web/test_browser.py': 'the web page in a browser',
+    'test_vllm/test_serve.py': 'an export in a server of vLLM',
 }
 
 
 def module_files() -> list[Path]:
-    """The Python files of both packages, without the copies for mim."""
+    """The Python files of the packages, without the copies for mim."""
     return sorted(
         path
-        for package in (PACKAGE, COMMAND)
+        for package in (PACKAGE, COMMAND, VLLM)
         for path in package.rglob('*.py')
         if '.mim' not in path.parts
     )
@@ -91,7 +96,7 @@ def import_statements(
 
 
 def imported_modules(name: str, in_functions: bool = True) -> set[str]:
-    """The modules of both packages that a module imports by name."""
+    """The modules of the packages that a module imports by name."""
     path = MODULES[name]
     package = name.split('.')
     if path.name != '__init__.py':
@@ -130,8 +135,8 @@ def edges_against_the_order() -> set[tuple[str, str]]:
             continue
         for imported in imported_modules(name):
             other = room_of(imported)
-            if imported.startswith('minigpt4_cli'):
-                other = 'minigpt4_cli'
+            if imported.startswith(('minigpt4_cli', 'minigpt4_vllm')):
+                other = imported.partition('.')[0]
             if other is None or other == room or other in BASE_MODULES:
                 continue
             if room not in RANK or RANK.get(other, len(RANK)) >= RANK[room]:
@@ -220,7 +225,7 @@ def test_test_files_mirror_modules():
         relative = path.relative_to(TESTS)
         folders = [part.removeprefix('test_') for part in relative.parts]
         room, *inner = folders
-        base = COMMAND if room == 'cli' else PACKAGE / room
+        base = {'cli': COMMAND, 'vllm': VLLM}.get(room, PACKAGE / room)
         if not base.joinpath(*inner).is_file():
             missing.append(relative.as_posix())
     new = sorted(set(missing) - set(CROSS_MODULE_TESTS))

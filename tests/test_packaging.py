@@ -19,13 +19,14 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = ROOT / 'projects'
-PACKAGES = ('minigpt4', 'minigpt4_cli')
+PACKAGES = ('minigpt4', 'minigpt4_cli', 'minigpt4_vllm')
 MODULES = sorted(
     path.relative_to(PROJECTS)
     for package in PACKAGES
     for path in (PROJECTS / package).rglob('*.py')
     if '.mim' not in path.parts
 )
+NEED_VLLM = ('images', 'models', 'processors', 'registration', 'vision')
 NOT_SOURCE = {
     '__pycache__',
     'build',
@@ -158,7 +159,7 @@ def test_wheel_has_the_nano_weights(wheel):
 
 
 def test_wheel_has_no_other_files(wheel):
-    """No tests, caches or build files; two top-level packages."""
+    """No tests, caches or build files; the top-level packages."""
     tops = {name.split('/')[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith('.dist-info')} == {
         *PACKAGES
@@ -176,6 +177,8 @@ def test_wheel_metadata(wheel):
     assert 'minigpt4 = minigpt4_cli.main:main' in text
     assert '[lmms_eval.models]' in text
     assert 'minigpt4 = minigpt4.harness.lmms_eval_models:MODELS' in text
+    assert '[vllm.general_plugins]' in text
+    assert 'minigpt4 = minigpt4_vllm:register' in text
 
 
 @pytest.mark.parametrize('file', ['constraints.txt', 'constraints-oldest.txt'])
@@ -223,6 +226,8 @@ def test_openmim_and_mmcv_are_no_requirements():
 def test_module_imports(path):
     if path.stem.startswith('lmms_eval'):
         pytest.importorskip('lmms_eval', reason='needs lmms-eval')
+    if path.parts[0] == 'minigpt4_vllm' and path.stem in NEED_VLLM:
+        pytest.importorskip('vllm', reason='needs vLLM')
     importlib.import_module(name_of(path))
 
 

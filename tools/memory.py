@@ -60,9 +60,9 @@ def weight_bytes(model: nn.Module, bits: str) -> float:
     """
     itemsize = 4 if bits == 'fp32' else 2
     llm = model.decoder.llm
-    total = itemsize * _numel(model.backbone) + 4 * _numel(model.neck)
-    total += 16 * _numel(model.head)  # weight, gradient, two moments
-    total += itemsize * _numel(llm)
+    total = itemsize * numel(model.backbone) + 4 * numel(model.neck)
+    total += 16 * numel(model.head)  # weight, gradient, two moments
+    total += itemsize * numel(llm)
     if bits in ('8-bit', '4-bit'):
         for module in llm.modules():
             if not isinstance(module, nn.Linear) or module is llm.lm_head:
@@ -75,7 +75,8 @@ def weight_bytes(model: nn.Module, bits: str) -> float:
     return total
 
 
-def _numel(module: nn.Module) -> int:
+def numel(module: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -95,8 +96,8 @@ def saved_bytes(config: Any, bits: str, checkpointing: bool = False) -> float:
         checkpointing: Whether activations are recomputed.
     """
     h, i = config.hidden_size, config.intermediate_size
-    query = config.num_attention_heads * _head_width(config)
-    key = config.num_key_value_heads * _head_width(config)
+    query = config.num_attention_heads * head_width(config)
+    key = config.num_key_value_heads * head_width(config)
     itemsize = 4 if bits == 'fp32' else 2
     layer = 8 * h + itemsize * (2 * query + 2 * key + 3 * i)
     if config.model_type == 'qwen3':
@@ -108,7 +109,7 @@ def saved_bytes(config: Any, bits: str, checkpointing: bool = False) -> float:
     return config.num_hidden_layers * layer + 4 * h
 
 
-def _head_width(config: Any) -> int:
+def head_width(config: Any) -> int:
     """The width of an attention head, which Qwen2 does not name."""
     width = getattr(config, 'head_dim', None)
     return width or config.hidden_size // config.num_attention_heads
@@ -130,9 +131,9 @@ def estimate(
     itemsize = 4 if bits == 'fp32' else 2
     total = weight_bytes(model, bits)
     if not targets:  # keys and values of all positions
-        total -= 12 * _numel(model.head)
+        total -= 12 * numel(model.head)
         kv = 2 * config.num_hidden_layers * itemsize
-        kv *= config.num_key_value_heads * _head_width(config)
+        kv *= config.num_key_value_heads * head_width(config)
         return total + samples * positions * kv
     if bits in ('8-bit', '4-bit'):  # one layer's weight, dequantised
         total += itemsize * config.hidden_size * config.intermediate_size
@@ -182,7 +183,7 @@ def print_small_estimates() -> None:
         row.insert(
             0, f'{estimate(model, "bf16", 1, *SMALL_INFERENCE) / GB:.1f}'
         )
-        millions = _numel(model.decoder) / 1e6
+        millions = numel(model.decoder) / 1e6
         print(f'| {llm} | {millions:,.1f} | {" | ".join(row)} |')
 
 

@@ -4,7 +4,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .options import UsageError
+from .options import UsageError, add_ray_options, used_ray
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change keys of the config',
     )
+    add_ray_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,10 +53,13 @@ def run(args: argparse.Namespace) -> None:
     note = (
         'what was cached is kept, and the same command continues from there.'
     )
+    if args.ray is not None and args.launcher != 'none':
+        raise UsageError('give either --ray or --launcher')
     with raise_on_signals(note):
         cfg = _read_config(args)
         start_ranks(cfg, args.launcher)
-        counts = cache_features(cfg, args.out, dtype=args.dtype)
+        with used_ray(args):
+            counts = cache_features(cfg, args.out, dtype=args.dtype)
         if is_main_process():
             out = printable(args.out)
             print(

@@ -8,10 +8,12 @@ from pathlib import Path
 from .options import (
     UsageError,
     add_model_options,
+    add_ray_options,
     add_settings,
     check_model_options,
     path,
     positive_int,
+    used_ray,
 )
 
 SUFFIXES = ('.jsonl', '.csv', '.parquet')
@@ -88,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=min(8, os.cpu_count() or 1),
         help='threads that decode images (default: %(default)s)',
     )
+    add_ray_options(parser)
     add_settings(parser)
 
 
@@ -111,4 +114,5 @@ def run(args: argparse.Namespace) -> int:
         page = args.gallery or args.out.with_suffix('.html')
         args.gallery = Path(page).expanduser()
     check_model_options(args)
-    return caption_sources(args)
+    with used_ray(args):
+        return caption_sources(args)

@@ -8,7 +8,13 @@ from collections.abc import Callable
 from .curate_export import EXPORT_ACTIONS, EXPORT_OPTIONS, EXPORT_RUN
 from .curate_options import add_common_options, add_settings_options
 from .curate_review import REVIEW_ACTIONS, REVIEW_OPTIONS, REVIEW_RUN
-from .options import path, positive_float, positive_int
+from .options import (
+    UsageError,
+    add_ray_options,
+    path,
+    positive_float,
+    positive_int,
+)
 
 # action: what it does; its options and its function are in _OPTIONS, _RUN
 ACTIONS = {
@@ -116,6 +122,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         'more (needs repair.price_prompt and repair.price_completion)',
     )
     add_settings_options(parser)
+    add_ray_options(parser)
     _add_quiet(parser)
 
 
@@ -132,6 +139,8 @@ def _run_add(args: argparse.Namespace) -> int:
 
 
 def _run_run(args: argparse.Namespace) -> int:
+    if args.actors is not None and args.ray is None:
+        raise UsageError('--actors goes with --ray')
     from minigpt4.curation.commands import run
 
     return run(args)

@@ -11,15 +11,18 @@ LIMITS = {
     'unreadable': 'images that cannot be read (default: 0)',
     'invalid': 'records that cannot be used (default: 0)',
     'damaged': 'damages in shards (default: 0)',
+    'unfinished': 'shards that img2dataset did not finish (default: 0)',
     'empty': 'texts of fewer than three letters (default: 0)',
     'too-long': 'records longer than the context (default: 0)',
     'overlap': 'images in training and held-out data (default: 0)',
     'overlap-texts': 'records whose text is in both (default: any)',
+    'dead-links': 'links without an image, of img2dataset (default: any)',
     'truncated': 'records with an answer that is cut (default: any)',
     'duplicate-images': 'files that repeat another (default: any)',
     'near-duplicates': 'images that resemble another (default: any)',
     'duplicate-texts': 'records that repeat a text (default: any)',
     'no-text': 'images without a text (default: any)',
+    'blank': 'images of one colour (default: any)',
     'tiny': 'images with a side below 32 pixels (default: any)',
     'aspect': 'images of an aspect ratio above 4 (default: any)',
 }
@@ -71,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out',
         type=path,
         metavar='DIR',
-        help='a folder for report.html, summary.json, problems.jsonl and '
-        'manifest.json',
+        help='a folder for report.html, summary.json, problems.jsonl, '
+        'manifest.json (a config may name it as "shards") and '
+        'retry_links.jsonl',
     )
     parser.add_argument(
         '--verify',

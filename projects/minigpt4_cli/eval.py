@@ -38,6 +38,7 @@ from .options import (
     given_settings,
     path,
     positive_int,
+    used_ray,
 )
 
 PROTOCOLS = {
@@ -110,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
         from minigpt4.utils.output_paths import check_output_folder
 
         check_output_folder(args.out)
-    if args.protocol in QUESTION_PROTOCOLS:
-        return run_question_protocol(args)
-    return _RUN[args.protocol](args)
+    with used_ray(args):
+        if args.protocol in QUESTION_PROTOCOLS:
+            return run_question_protocol(args)
+        return _RUN[args.protocol](args)
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -376,7 +378,9 @@ def _check_caption_source(args: argparse.Namespace) -> None:
         check_model_options(args)
         return
     unused = [*given_settings(args)]
-    unused += [n for n in ('limit', 'prompt') if getattr(args, n) is not None]
+    unused += [
+        n for n in ('limit', 'prompt', 'ray') if getattr(args, n) is not None
+    ]
     if unused:
         raise UsageError(
             f'--{unused[0].replace("_", "-")} goes with --images; with '

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .eval_judge import add_judge_options, has_judge
-from .options import UsageError, add_model_options, path, positive_int
+from .options import (
+    UsageError,
+    add_model_options,
+    add_ray_options,
+    path,
+    positive_int,
+)
 
 LONG = 'Please describe this image as detailed as possible.'
 SHORT = (
@@ -169,6 +175,7 @@ def add_paper_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-q', '--quiet', action='store_true', help='without progress bar'
     )
+    add_ray_options(parser)
     add_judge_options(parser)
 
 

@@ -2,6 +2,7 @@
 """Options that several verbs have: the model, sampling parameters, errors."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--slots``, ``--workers`` and each sampling parameter."""
+    """Add ``--slots``, ``--workers``, ``--ray`` and sampling parameters."""
     parser.add_argument(
         '--slots',
         type=positive_int,
@@ -87,7 +88,63 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
         default=min(8, os.cpu_count() or 1),
         help='threads that decode images (default: %(default)s)',
     )
+    add_ray_options(parser)
     add_settings(parser)
+
+
+def add_ray_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ray`` and ``--actors``."""
+    parser.add_argument(
+        '--ray',
+        nargs='?',
+        const='auto',
+        type=ray_address,
+        metavar='ADDRESS',
+        help='run the model in actors of a Ray cluster: HOST:PORT, auto (the '
+        'cluster that this machine is part of, or else a new one of this '
+        'machine alone) or local (a new one); without ADDRESS: auto',
+    )
+    parser.add_argument(
+        '--actors',
+        type=positive_int,
+        metavar='N',
+        help='with --ray: how many (default: one for each GPU; without GPUs '
+        'one for each machine, or several of equal size)',
+    )
+
+
+def ray_address(text: str) -> str:
+    """The type of ``--ray``: ``HOST:PORT``, ``auto`` or ``local``."""
+    host, _, port = text.rpartition(':')
+    if text in ('auto', 'local') or (
+        host and '/' not in host and port.isdecimal() and int(port) < 2**16
+    ):
+        return text
+    raise argparse.ArgumentTypeError(
+        f'{text} is no address of a Ray cluster; expected HOST:PORT, auto or '
+        'local. Before a name, write --ray=auto'
+    )
+
+
+def used_ray(args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """The context in which a verb works on the cluster of ``--ray``.
+
+    Raises:
+        UsageError: An option does not go with the others.
+    """
+    if getattr(args, 'ray', None) is None:
+        if getattr(args, 'actors', None) is not None:
+            raise UsageError('--actors goes with --ray')
+        return contextlib.nullcontext()
+    device = getattr(args, 'device', None)
+    if device not in (None, 'cpu', 'cuda'):
+        raise UsageError(
+            f'--device {device} with --ray: each actor has a GPU of its own; '
+            'give cuda or cpu'
+        )
+    from minigpt4.actors.cluster import use_ray
+
+    return use_ray(args.ray, args.actors, device)
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

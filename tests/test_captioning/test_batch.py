@@ -11,13 +11,18 @@ from minigpt4.captioning.batch import (
     CaptionTask,
     ModelFailureError,
     answer_tasks,
-    run_tasks,
+    result_fields,
     sort_by_prompt_length,
 )
 from minigpt4.generation.engine import Engine
 
 SHORT = {'max_new_tokens': 3}
 HOW_MANY = 'How many shapes are there?'
+
+
+def run_tasks(model, tasks, slots, workers, settings):
+    for answers in answer_tasks(model, tasks, slots, workers, settings):
+        yield [result_fields(answer) for answer in answers]
 
 
 def fail(*args):

@@ -113,6 +113,7 @@ def test_a_killed_reproduction_continues(tmp_path):
     assert '| stage2 | 1 |' in (out / 'tables.md').read_text()
 
 
+@pytest.mark.timeout(3600)  # 13 steps, more than 600 s where others work
 def test_a_killed_reproduction_on_photographs_continues(
     tmp_path, photos, small_cache
 ):

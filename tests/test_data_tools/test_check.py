@@ -103,3 +103,19 @@ def test_a_signal_reports_what_was_read(
     assert 'the first 2 records' in err
     assert not (tmp_path / 'out' / 'manifest.json').exists()
     assert 'stopped before' in (tmp_path / 'out' / 'report.html').read_text()
+
+
+def test_a_signal_ends_the_digests(capsys, records, tmp_path, monkeypatch):
+    from minigpt4.data_tools import manifest
+
+    def stop_and_digest(path):
+        os.kill(os.getpid(), signal.SIGINT)
+        return '0' * 64
+
+    monkeypatch.setattr(manifest, 'compute_digest', stop_and_digest)
+    content = (records / 'filter_cap.json').read_bytes()
+    (records / 'other.json').write_bytes(content)
+    status, out, _ = check(capsys, records, '-o', tmp_path / 'out')
+    assert status == 130
+    assert out.startswith('8 records')
+    assert not (tmp_path / 'out' / 'manifest.json').exists()

@@ -7,7 +7,7 @@ from minigpt4.data_tools.limits import (
     count_problems,
     parse_limit,
 )
-from minigpt4.data_tools.scan import Problem, Scan
+from minigpt4.data_tools.scan import Scan
 
 
 def test_parse():
@@ -34,8 +34,8 @@ def test_no_limit(text):
 def test_limits_of_numbers_and_shares(limits, exceeded):
     scan = Scan()
     scan.num_records = 10
-    problems = [Problem('invalid', 'a', 'b', 2)]
-    counts = {c.kind: c for c in count_problems(scan, problems, limits)}
+    numbers = dict(invalid=2)
+    counts = {c.kind: c for c in count_problems(scan, numbers, limits)}
     assert set(counts) == set(KINDS)
     assert counts['invalid'].number == 2
     assert counts['invalid'].share == 0.2

@@ -2,15 +2,10 @@
 import hashlib
 import json
 
-import pytest
 from tests.data_sets import jpeg, noise, pair, write_shard
 
 from minigpt4.data_tools.find_data import find_data
-from minigpt4.data_tools.manifest import (
-    build_manifest,
-    compare_manifests,
-    read_manifest,
-)
+from minigpt4.data_tools.manifest import build_manifest, compare_manifests
 from minigpt4.data_tools.scan import Scan
 
 
@@ -19,7 +14,7 @@ def manifest(source):
     scan = Scan(perceptual=False)
     for part in parts:
         scan.read(part)
-    return build_manifest([str(source)], parts, scan)
+    return build_manifest([str(source)], parts, scan, {})
 
 
 def changes(before, after):
@@ -53,35 +48,22 @@ def test_changed_missing_and_new_images(records):
     ]
 
 
-def test_images_in_shards(tmp_path):
-    write_shard(
-        tmp_path / 'web' / '0.tar', {'a': pair(1, 'a'), 'b': pair(2, 'b')}
-    )
+def test_shards(tmp_path):
+    good, bad = tmp_path / 'web' / '0.tar', tmp_path / 'web' / '1.tar'
+    write_shard(good, {'a': pair(1, 'a'), 'b': pair(2, 'b')})
+    write_shard(bad, {'a': dict(json=b'{"caption": "a"}')})
     before = manifest(tmp_path)
-    write_shard(
-        tmp_path / 'web' / '0.tar', {'a': pair(1, 'a'), 'b': pair(3, 'b')}
-    )
-    assert changes(before, manifest(tmp_path)) == [
-        ('web/0.tar', 'changed'),
-        ('web/0.tar#b', 'changed'),
-    ]
+    assert before['shards'] == [dict(shard=str(good), samples=2)]
+    (excluded,) = before['excluded']
+    assert excluded['shard'] == str(bad)
+    assert excluded['reason'] == 'no sample of it can be used'
+    assert before['images'] == {}
+    write_shard(good, {'a': pair(1, 'a'), 'b': pair(3, 'b')})
+    assert changes(before, manifest(tmp_path)) == [('web/0.tar', 'changed')]
 
 
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('x', 'is no JSON file'),
-        ('[]', 'is no manifest of data'),
-        ('{"format": "x"}', 'is no manifest of data'),
-        (
-            '{"format": "minigpt4-data-manifest", "version": 9, '
-            '"files": {}, "images": {}}',
-            'has version 9',
-        ),
-    ],
-)
-def test_no_manifest(tmp_path, text, message):
-    path = tmp_path / 'a.json'
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_manifest(path)
+def test_commands_are_excluded(tmp_path):
+    path = write_shard(tmp_path / '0.tar', {'a': pair(1, 'a')})
+    found = manifest(f'pipe:cat {path}')
+    assert found['shards'] == []
+    assert found['excluded'][0]['reason'].startswith('it is a command')

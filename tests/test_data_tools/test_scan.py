@@ -1,6 +1,6 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 from PIL import Image
-from tests.data_sets import jpeg
+from tests.data_sets import jpeg, noise, pair, write_shard
 
 from minigpt4.data_tools.find_data import find_data
 from minigpt4.data_tools.scan import HELD_OUT, TRAIN, Scan
@@ -16,19 +16,23 @@ def scan(source, **options):
 def test_counts_and_problems(records):
     found = scan(records)
     assert (found.num_records, found.num_valid) == (4, 4)
-    assert (len(found.images), found.num_images, found.num_turns) == (4, 4, 4)
+    assert (found.known.count_images(), found.num_images, found.num_turns) == (
+        4,
+        4,
+        4,
+    )
     (problem,) = found.problems
     assert (problem.kind, problem.name) == ('unreadable', 'image/4.jpg')
     assert found.scripts == dict(Latin=4)
-    assert set(found.splits.values()) == {TRAIN}
+    assert set(found.known.splits()) == {TRAIN}
 
 
 def test_an_image_of_several_records_is_read_once(records):
     path = records / 'test.jsonl'
     path.write_text('{"image_id": 1, "caption": "a"}\n' * 3)
     found = scan(records)
-    assert (len(found.images), found.num_images) == (4, 7)
-    shared = [bits for bits in found.splits.values() if bits != TRAIN]
+    assert (found.known.count_images(), found.num_images) == (4, 7)
+    shared = [bits for bits in found.known.splits() if bits != TRAIN]
     assert shared == [TRAIN | HELD_OUT]
 
 
@@ -40,7 +44,28 @@ def test_strange_images_and_texts(records):
         '[{"image_id": 1, "caption": "."}, {"image_id": 1}]'
     )
     kinds = sorted(problem.kind for problem in scan(records).problems)
-    assert kinds == ['aspect', 'empty', 'invalid', 'tiny']
+    assert kinds == ['aspect', 'blank', 'empty', 'invalid', 'tiny']
+
+
+def test_images_of_one_colour(records):
+    grey = Image.new('RGB', (64, 48), (127, 128, 129))
+    (records / 'image' / '1.jpg').write_bytes(jpeg(grey))
+    grey.putpixel((9, 9), (140, 128, 129))
+    grey.save(records / 'image' / '2.jpg', 'PNG')
+    blank = [p.name for p in scan(records).problems if p.kind == 'blank']
+    assert blank == ['image/1.jpg']
+
+
+def test_samples_of_each_shard(tmp_path):
+    samples = {
+        'a': pair(1, 'a dog'),
+        'b': dict(jpg=b'<html>', json=b'{"caption": "a cat"}'),
+        'c': dict(jpg=jpeg(noise(3))),
+        'd': dict(json=b'{"caption": "a bird"}'),
+    }
+    shard = str(write_shard(tmp_path / '0.tar', samples))
+    found = scan(shard)
+    assert (found.shards, found.usable) == ({shard: 4}, {shard: 1})
 
 
 def test_images_without_texts(records):
@@ -72,4 +97,4 @@ def test_what_was_read_before_a_stop_remains(records):
         found.read(part, on_record=stop)
     except Stop:
         pass
-    assert found.num_records == len(found.images) == 2
+    assert found.num_records == found.known.count_images() == 2

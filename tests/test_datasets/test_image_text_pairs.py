@@ -17,7 +17,6 @@ from minigpt4.datasets import (
     ImageTextPairs,
     LoadImages,
     PackSample,
-    image_text_pairs,
     shard_files,
 )
 from minigpt4.datasets.shard_source import ShardStream
@@ -40,8 +39,8 @@ def shards(tmp_path, write_shard):
 
 
 def one_source(shards, pattern='*.tar', folder='a', **kwargs):
-    """Make a dataset of one source, by default without transforms."""
-    settings = dict(batch_size=1, shuffle=3, pipeline=[]) | kwargs
+    """Make a dataset of one source and stream, without transforms."""
+    settings = dict(batch_size=1, shuffle=3, pipeline=[], streams=1) | kwargs
     source = dict(name=folder, shards=f'{shards}/{folder}/{pattern}', weight=1)
     return ImageTextPairs([source], **settings)
 
@@ -144,18 +143,55 @@ def test_each_batch_has_one_source_chosen_by_weight(shards):
     assert count['a'] / 1500 == pytest.approx(115 / 129, abs=0.025)
 
 
-def test_ranks_split_the_batches_of_one_rank(shards, monkeypatch):
-    expected = take(two_sources(shards, batch_size=6), 50)
-    ranks = []
-    for rank in range(2):
-        monkeypatch.setattr(
-            image_text_pairs, 'get_dist_info', lambda r=rank: (r, 2)
-        )
-        ranks.append(take(two_sources(shards, batch_size=3), 50))
-    for batch, *parts in zip(expected, *ranks, strict=True):
-        assert [len(part) for part in parts] == [3, 3]
-        assert sorted(sum(parts, [])) == sorted(batch)
-    assert [b[0] for b in expected] == [b[0] for b in ranks[0]]
+def as_rank(dataset, rank, ranks):
+    """Set the rank of a dataset, whose batch size is that of all ranks."""
+    dataset.rank, dataset.world_size = rank, ranks
+    dataset.batch_size //= ranks
+    return dataset
+
+
+@pytest.mark.parametrize('ranks', [2, 3, 4, 6, 12])
+@pytest.mark.parametrize('streams', [1, 2, None])
+def test_ranks_split_the_batches_of_one_rank(shards, streams, ranks):
+    """Also if the ranks do not divide the streams."""
+    settings = dict(batch_size=12, streams=streams)
+    alone = two_sources(shards, **settings)
+    expected = take(alone, 30)
+    parts = []
+    for rank in range(ranks):
+        dataset = as_rank(two_sources(shards, **settings), rank, ranks)
+        dataset.start_at(0, alone.first_positions(1))
+        parts.append(take(dataset, 30))
+    for batch, *found in zip(expected, *parts, strict=True):
+        assert [batch[rank::ranks] for rank in range(ranks)] == found
+
+
+def test_streams_fit_usual_numbers_of_ranks_and_the_shards(
+    tmp_path, write_shard
+):
+    for name, number in (('a', 17), ('b', 5)):
+        for i in range(number):
+            write_shard(tmp_path / f'{name}/{i:05d}.tar', ['x'])
+
+    def numbers(workers, ranks=1, **settings):
+        dataset = as_rank(two_sources(tmp_path, **settings), 0, ranks)
+        found = dataset.first_positions(workers)
+        assert len(found) == max(workers, 1)
+        return {name: len(positions) for name, positions in found[0].items()}
+
+    for ranks in (1, 2, 4, 8):
+        assert numbers(0, ranks) == dict(a=8, b=4)
+        assert numbers(2, ranks) == dict(a=8, b=2)
+    assert numbers(0, 3) == dict(a=12, b=4)
+    assert numbers(1, 16) == dict(a=16, b=4)
+    assert numbers(1, 4, streams=6) == dict(a=6, b=3)
+    assert numbers(9) == dict(a=1, b=1)
+
+
+@pytest.mark.parametrize('streams', [0, -1, 2.0, '4', True])
+def test_invalid_number_of_streams_is_refused(shards, streams):
+    with pytest.raises(ValueError, match='streams is .*multiple of the numb'):
+        one_source(shards, streams=streams)
 
 
 def captions_and_position(batch):
@@ -172,30 +208,67 @@ def loader(dataset, workers):
     )
 
 
+def update(positions, position):
+    """Store the position of a batch, as the training loop does."""
+    group, sources = position
+    for name, found in sources.items():
+        for stream, value in found.items():
+            positions[group][name][stream] = value
+
+
+@pytest.mark.parametrize('streams', [1, 2])
 @pytest.mark.parametrize('workers', [1, 2, 3])
-def test_resumed_stream_has_the_same_samples(shards, workers):
-    expected = list(islice(loader(two_sources(shards), workers), 24))
+def test_resumed_stream_has_the_same_samples(shards, workers, streams):
+    """With any number of data workers and ranks."""
+    settings = dict(batch_size=6, streams=streams)
+    whole = two_sources(shards, **settings)
+    positions = whole.first_positions(workers)
+    expected = list(islice(loader(whole, workers), 24))
     if workers == 1:
-        assert [b for b, _ in expected] == take(two_sources(shards), 24)
-    positions = [{} for _ in range(workers)]
+        again = two_sources(shards, **settings)
+        assert [b for b, _ in expected] == take(again, 24)
     for batch in range(15):
-        if batch in (1, 7, 12, 14):
-            resumed = two_sources(shards)
-            resumed.start_at(batch, [dict(p) for p in positions])
-            got = list(islice(loader(resumed, workers), 24 - batch))
+        if batch in (1, 7, 14):
+            resumed = two_sources(shards, **settings)
+            resumed.start_at(batch, positions)
+            got = list(islice(loader(resumed, batch % 4), 24 - batch))
             assert got == expected[batch:]
-        worker, position = expected[batch][1]
-        assert worker == batch % workers
-        positions[worker] = position
+            for rank in range(3):
+                resumed = as_rank(two_sources(shards, **settings), rank, 3)
+                resumed.start_at(batch, positions)
+                assert take(resumed, 24 - batch) == [
+                    b[rank::3] for b, _ in expected[batch:]
+                ]
+        group, sources = expected[batch][1]
+        assert group == batch % workers
+        update(positions, (group, sources))
 
 
-def test_resuming_with_other_number_of_workers_is_refused(shards):
-    resumed = two_sources(shards)
-    resumed.start_at(4, [{}, {}])
-    with pytest.raises(ValueError, match='num_workers=2 to read the same'):
-        next(iter(resumed))
-    with pytest.raises(ValueError, match='with 2 data workers and is resumed'):
-        next(iter(loader(resumed, 3)))
+def test_each_rank_and_worker_reads_its_part_of_the_bytes(
+    tmp_path, write_shard
+):
+    for i in range(32):
+        captions = [f'{i} {j}' for j in range(4 + i % 5)]
+        write_shard(tmp_path / f'a/{i:05d}.tar', captions)
+    size = sum(file.stat().st_size for file in tmp_path.glob('a/*.tar'))
+
+    def read(rank, ranks, workers):
+        dataset = one_source(tmp_path, batch_size=16, streams=8)
+        dataset = as_rank(dataset, rank, ranks)
+        batches = islice(iter(loader(dataset, workers)), 24)
+        ids = [batch for batch, _ in batches]
+        return ids, dataset.bytes_read
+
+    ids, alone = read(0, 1, 0)
+    # two passes; a stream of short shards is ahead of the others
+    assert 1.5 < alone / size < 3
+    for ranks in (2, 4, 8):
+        parts = [read(rank, ranks, 0) for rank in range(ranks)]
+        assert sum(part for _, part in parts) == alone
+        for rank, (found, _) in enumerate(parts):
+            assert found == [batch[rank::ranks] for batch in ids]
+    parts = [read(rank, 2, 2)[1] for rank in range(2)]
+    assert sum(parts) <= 1.3 * alone  # each data worker reads ahead
 
 
 def dataset_of(shards, write_shard, *samples):

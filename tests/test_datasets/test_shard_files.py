@@ -4,6 +4,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import os
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 from minigpt4.datasets import shard_files
 from minigpt4.datasets.shard_files import ShardBytes, find_shards
 from minigpt4.datasets.tar_reader import TarReader
+from minigpt4.utils.data_manifest import MANIFEST_FORMAT, MANIFEST_VERSION
 from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
 
 DATA = bytes(range(256)) * 40
@@ -141,3 +143,31 @@ def test_name_with_a_colon_is_a_file(tmp_path):
     found, remote, missing = find_shards(names)
     assert found == [f'{tmp_path}/a:b.tar'] * 2
     assert not remote and missing == 1
+
+
+def test_a_manifest_stands_for_the_shards_that_it_lists(tmp_path):
+    names = ['web/00000.tar', 'web/00001.tar', 'web/gone.tar']
+    (tmp_path / 'web').mkdir()
+    for name in (*names[:2], 'web/00002.tar'):
+        (tmp_path / name).write_bytes(b'')
+    remote = 'https://host/00009.tar'
+    manifest = tmp_path / 'check' / 'manifest.json'
+    manifest.parent.mkdir()
+    content = dict(
+        format=MANIFEST_FORMAT,
+        version=MANIFEST_VERSION,
+        shards=[
+            *[dict(shard=f'../{name}', samples=1) for name in names],
+            dict(shard=remote, samples=1),
+        ],
+        files={},
+        images={},
+    )
+    manifest.write_text(json.dumps(content))
+    local = [str(tmp_path / name) for name in names[:2]]
+    assert find_shards(str(manifest)) == ([*local, remote], {remote}, 1)
+    other = str(tmp_path / 'web' / '00002.tar')
+    assert find_shards([other, manifest])[0] == [other, *local, remote]
+    manifest.write_text('{}')
+    with pytest.raises(ValueError, match='is no manifest of data'):
+        find_shards(str(manifest))

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,98 @@ def test_two_ranks_train_like_one(
     assert losses(two) == pytest.approx(losses(alone), abs=1e-5)
     assert len(set(losses(two))) == 4
     assert latest_checkpoint(two.work_dir).endswith('iter_4.pth')
+
+
+def sharded_cfg(make_cfg, write_shard, folder, first='', **options):
+    """A run on 32 equal shards, whose bytes are counted for each rank.
+
+    ``first`` is a command that runs before a shard is read.
+    """
+    colours = ('red', 'blue', 'green')
+    for i in range(32):
+        captions = [f'a {colours[(i + j) % 3]} {i} {j}' for j in range(6)]
+        write_shard(folder / f'shards/{i:05d}.tar', captions)
+    cfg = make_cfg(
+        'stream',
+        **{
+            'global_batch_size': 16,
+            'train_dataloader.num_workers': 2,
+            'train_dataloader.dataset.streams': None,
+            **options,
+        },
+    )
+    command = f'pipe:{first}tee -a {folder}/read-$RANK < {folder}/shards'
+    source = dict(name='a', shards=f'{command}/{{00000..00031}}.tar', weight=1)
+    cfg.train_dataloader.dataset.sources = [source]
+    # a rate that does not depend on the length of the run
+    cfg.param_scheduler = [
+        dict(type='ConstantLR', factor=1.0, by_epoch=False, end=10**6)
+    ]
+    return cfg
+
+
+@pytest.mark.parametrize('ranks', [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_each_rank_reads_its_part_of_the_shards(
+    ranks, make_cfg, write_shard, tmp_path, run_tool, written
+):
+    # 11 of the 12 batches of a pass, with those that are read ahead
+    cfg = sharded_cfg(make_cfg, write_shard, tmp_path, max_iters=7)
+    cfg.dump(tmp_path / 'cfg.py')
+    run_tool('train.py', tmp_path / 'cfg.py', cwd=tmp_path, ranks=ranks)
+    size = sum(path.stat().st_size for path in tmp_path.glob('shards/*'))
+    read = [
+        (tmp_path / f'read-{rank}').stat().st_size for rank in range(ranks)
+    ]
+    assert max(read) <= 1.05 * size / ranks
+    assert sum(read) >= 0.9 * size
+    assert 'bytes of shards were read in this run' in written(cfg)
+
+
+@pytest.mark.slow
+def test_run_is_resumed_on_other_numbers_of_ranks(
+    make_cfg, write_shard, losses, tmp_path, run_tool
+):
+    """Four ranks, then two, then one, then three that share streams."""
+    whole = sharded_cfg(make_cfg, write_shard, tmp_path, global_batch_size=12)
+    whole.dump(tmp_path / 'whole.py')
+    run_tool('train.py', tmp_path / 'whole.py', cwd=tmp_path, ranks=1)
+    cut = sharded_cfg(make_cfg, write_shard, tmp_path, global_batch_size=12)
+    for ranks, end in ((4, 2), (2, 4), (1, 6), (3, 10)):
+        cut.max_iters = end
+        cut.experiment_name += f'-{ranks}'
+        cut.dump(tmp_path / 'cut.py')
+        run_tool(
+            'train.py',
+            *(tmp_path / 'cut.py', '--resume'),
+            cwd=tmp_path,
+            ranks=ranks,
+        )
+    assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
+    assert len(set(losses(whole))) == 10
+
+
+@pytest.mark.slow
+def test_run_whose_rank_was_killed_is_resumed_on_more_ranks(
+    make_cfg, write_shard, losses, tmp_path, run_tool
+):
+    workers = {'train_dataloader.num_workers': 0}
+    whole = sharded_cfg(make_cfg, write_shard, tmp_path, **workers)
+    whole.dump(tmp_path / 'whole.py')
+    run_tool('train.py', tmp_path / 'whole.py', cwd=tmp_path, ranks=1)
+    # rank 1 is killed when it opens the fifth of its shards, in step 4
+    kill = (
+        f'[ $RANK = 1 ] && [ $(wc -c < {tmp_path}/read-1) -ge 100000 ] && '
+        f'mkdir {tmp_path}/killed && kill -9 $PPID; '
+    )
+    cut = sharded_cfg(make_cfg, write_shard, tmp_path, kill, **workers)
+    cut.dump(tmp_path / 'cut.py')
+    (tmp_path / 'read-1').touch()
+    arguments = 'train.py', tmp_path / 'cut.py', '--resume'
+    with pytest.raises(BrokenProcessPool):
+        run_tool(*arguments, cwd=tmp_path, ranks=2)
+    assert latest_checkpoint(cut.work_dir).endswith('iter_2.pth')
+    run_tool(*arguments, cwd=tmp_path, ranks=4)
+    assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
 
 
 def test_two_ranks_evaluate_like_one(

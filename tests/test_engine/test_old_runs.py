@@ -27,7 +27,12 @@ def as_of_0_1(path):
     """Remove from a checkpoint the values that 0.1 did not save."""
     checkpoint = torch.load(path, weights_only=False)
     del checkpoint[CHECKSUM]
-    del checkpoint['data']['samples'], checkpoint['data']['batch']
+    data = checkpoint['data']
+    for name in ('samples', 'batch', 'streams', 'shards'):
+        del data[name]
+    for group in data['positions']:
+        for name, (position,) in group.items():
+            group[name] = position
     torch.save(checkpoint, path)
 
 
@@ -44,7 +49,13 @@ def old_config(tmp_path):
 )
 def test_a_work_dir_of_0_1_is_resumed(old_config, make_cfg, losses, written):
     new, old = (
-        make_cfg('stream', file, max_iters=6) for file in (None, old_config)
+        make_cfg(
+            'stream',
+            file,
+            max_iters=6,
+            **{'train_dataloader.dataset.streams': 1},
+        )
+        for file in (None, old_config)
     )
     assert old.custom_hooks[1].type == 'minigpt4.engine.SanityHook'
     old.custom_hooks.pop()  # sample captions
@@ -60,6 +71,7 @@ def test_a_work_dir_of_0_1_is_resumed(old_config, make_cfg, losses, written):
         old.work_dir,
         {
             'resume': True,
+            'train_dataloader.dataset.streams': None,
             'experiment_name': f'{old.experiment_name}-resumed',
         },
     )

@@ -124,13 +124,34 @@ def test_load_from_starts_a_new_run(kind, make_cfg, losses):
         assert torch.equal(model.get_parameter(name), saved[name])
 
 
-def test_other_number_of_data_workers_is_refused(make_cfg):
+def test_other_number_of_data_workers_reads_the_same_samples(
+    make_cfg, losses, written
+):
+    whole, cut = (make_cfg('stream', max_iters=4) for _ in range(2))
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, Interrupt())
+    cut.train_dataloader.num_workers = 2
+    resume(cut)
+    assert losses(cut) == losses(whole)
+    assert 'each shard is read by 2 data workers' in written(cut)
+
+
+def test_another_number_of_streams_goes_on_with_other_shards(
+    make_cfg, written
+):
     cfg = make_cfg('stream', max_iters=2)
     train(cfg)
-    cfg.max_iters = 4
-    cfg.train_dataloader.num_workers = 2
-    with pytest.raises(ValueError, match='num_workers=1'):
-        resume(cfg)
+    cfg.max_iters, cfg.train_dataloader.dataset.streams = 4, 2
+    runner, _ = resume(cfg)
+    assert 'streams is 2, the checkpoint has 1' in written(cfg)
+    saved = torch.load(latest_checkpoint(cfg.work_dir), weights_only=True)
+    assert saved['data']['streams'] == 2
+    ((a, b),) = (group.values() for group in saved['data']['positions'])
+    assert len(a) == len(b) == 2
+    cfg.max_iters = 6
+    resume(cfg)
+    assert written(cfg).count('the checkpoint has 1') == 1
 
 
 def rates(logged) -> dict:

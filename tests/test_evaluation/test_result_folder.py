@@ -115,3 +115,28 @@ def test_a_full_disk_is_named(tmp_path):
 def test_a_score_without_an_interval_is_written():
     assert format_score(dict(value=0.5, interval=None), '%') == '50.00 %'
     assert format_score(dict(value=None, interval=None)) == 'not defined'
+
+
+def test_sorted_rows_are_sorted_in_the_file_too(tmp_path):
+    def number(row):
+        return row['a']
+
+    with open_folder(tmp_path) as first:
+        first.add([dict(a=3), dict(a=1, b='ü'), dict(a=2)])
+        first.sort(number)
+        assert [row['a'] for row in first.rows] == [1, 2, 3]
+        with pytest.raises(ValueError, match='another process writes'):
+            open_folder(tmp_path)
+        first.add([dict(a=4)])
+        first.keep(3)
+        first.add([dict(a=0)])
+    lines = (tmp_path / 'rows.jsonl').read_text().splitlines()
+    assert [json.loads(line)['a'] for line in lines] == [1, 2, 3, 0]
+    with open_folder(tmp_path) as second:
+        second.sort(number)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['rows.jsonl', 'settings.json']
+    with ResultFolder(None, 'p', {}, 'rows.jsonl') as third:
+        third.add([dict(a=2), dict(a=1)])
+        third.sort(number)
+        assert third.rows == [dict(a=1), dict(a=2)]

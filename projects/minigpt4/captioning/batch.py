@@ -5,7 +5,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -89,23 +89,6 @@ class _RunningTask(NamedTuple):
     image: _LoadedImage
     request: GenerationRequest
     started: float
-
-
-def run_tasks(
-    model: MiniGPT4,
-    tasks: Sequence[CaptionTask],
-    slots: int,
-    workers: int,
-    settings: dict[str, Any],
-) -> Iterator[list[dict[str, Any]]]:
-    """Answer many prompts, as :func:`answer_tasks`.
-
-    Yields:
-        The tasks that ended in one step, in any order: for each the fields of
-        a :class:`~.results.CaptionResult` without its provenance.
-    """
-    for answers in answer_tasks(model, tasks, slots, workers, settings):
-        yield [_result_fields(answer) for answer in answers]
 
 
 def answer_tasks(
@@ -237,6 +220,26 @@ def check_image_file(path: str) -> os.stat_result:
         raise
 
 
+def result_fields(answer: TaskAnswer) -> dict[str, Any]:
+    """Fields of the result of a task, without its provenance.
+
+    Returns:
+        Those of a :class:`~.results.CaptionResult`.
+    """
+    task = answer.task
+    if answer.error is not None:
+        return failure_fields(task, answer.error)
+    return dict(
+        image=task.image,
+        prompt=task.prompt,
+        caption=answer.text,
+        finished=answer.finished,
+        tokens=answer.tokens,
+        bytes=answer.bytes,
+        modified_ns=answer.modified_ns,
+    )
+
+
 def failure_fields(task: CaptionTask, error: Exception) -> dict[str, Any]:
     """Fields of the result of a task that failed."""
     return dict(image=task.image, prompt=task.prompt, error=one_line(error))
@@ -271,19 +274,4 @@ def _answer(item: _RunningTask) -> TaskAnswer:
         seconds=time.perf_counter() - started,
         bytes=image.bytes,
         modified_ns=image.modified_ns,
-    )
-
-
-def _result_fields(answer: TaskAnswer) -> dict[str, Any]:
-    task = answer.task
-    if answer.error is not None:
-        return failure_fields(task, answer.error)
-    return dict(
-        image=task.image,
-        prompt=task.prompt,
-        caption=answer.text,
-        finished=answer.finished,
-        tokens=answer.tokens,
-        bytes=answer.bytes,
-        modified_ns=answer.modified_ns,
     )

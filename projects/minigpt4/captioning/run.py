@@ -6,6 +6,7 @@ exported from it when all tasks have ended.
 """
 
 import argparse
+import functools
 import hashlib
 import os
 import sys
@@ -14,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..generation.sampling_params import SamplingParams
 from ..images.read import read_image
 from ..loading import load_model, quiet_logs, read_prompt
 from ..prompts import IMAGE_HERE
@@ -23,7 +23,13 @@ from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.regular_files import NotRegularFileError, open_regular
 from ..utils.signals import raise_on_signals
-from .batch import CaptionTask, check_image_file, failure_fields, run_tasks
+from .answers import answer_many
+from .batch import (
+    CaptionTask,
+    check_image_file,
+    failure_fields,
+    result_fields,
+)
 from .exports import require_pyarrow, write_export
 from .gallery import check_gallery, write_gallery
 from .image_lists import is_row_name
@@ -124,12 +130,13 @@ def _new_results(
                 continue
         to_generate.append(task)
     if to_generate:
-        model = load_model(args.model, args.pretrained, args.device)
-        SamplingParams.of(model.generation, args.settings)
-        for batch in run_tasks(
-            model, to_generate, args.slots, args.workers, args.settings
+        load = functools.partial(
+            load_model, args.model, args.pretrained, args.device
+        )
+        for answers in answer_many(
+            load, to_generate, args.slots, args.workers, args.settings
         ):
-            yield results(batch)
+            yield results([*map(result_fields, answers)])
 
 
 def _remove_old_row_errors(

@@ -16,6 +16,7 @@ from ..llm.fingerprint import (
     encode_fingerprint,
     folder_fingerprint,
 )
+from ..prompts import Template
 from ..weights.hf_folder_files import (
     copy_file,
     copy_small_files,
@@ -35,16 +36,20 @@ HEAD_FILE = 'minigpt4_head.safetensors'
 def write_extras(
     target: Path,
     llm: Path,
-    template: str,
+    template: Template,
     fingerprint: Tensor | None,
     head: Tensors,
 ) -> None:
     """Write them in an exported folder.
 
+    The stop strings are for a server that finds them in the text, as vLLM
+    does; ``GenerationConfig`` has a field for them, but transformers then
+    needs a tokenizer to generate.
+
     Args:
         target: The exported folder.
         llm: The LLM's folder.
-        template: Name of the prompt template.
+        template: The prompt template.
         fingerprint: The encoded fingerprint of the checkpoint, if it has one.
         head: The tensors of a head that the class stores in another form.
     """
@@ -53,7 +58,12 @@ def write_extras(
     copy_small_files(llm, target / LLM_FOLDER)
     text = fingerprint if fingerprint is None else _decode(fingerprint)
     write_json(
-        target / EXTRA_FILE, {'prompt_template': template, FINGERPRINT: text}
+        target / EXTRA_FILE,
+        {
+            'prompt_template': template.name,
+            'stop': [*template.stop],
+            FINGERPRINT: text,
+        },
     )
 
 

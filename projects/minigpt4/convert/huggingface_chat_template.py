@@ -15,14 +15,16 @@ from ..prompts.chat_template import FIXED_DATE
 from ..prompts.special_tokens import adds_bos
 from .huggingface_tokenizer import SEGMENT
 
-# joins the parts of a message to here.body
+# Joins the parts of a message to here.body. The loops are over a variable of
+# this name, by which vLLM recognises a template that takes lists of parts; it
+# then leaves images where the message has them.
 _JOIN_PARTS = """\
-  {%- set parts = message['content'] or [] -%}
-  {%- if parts is string -%}
-    {%- set parts = [{'type': 'text', 'text': parts}] -%}
+  {%- set content = message['content'] or [] -%}
+  {%- if content is string -%}
+    {%- set content = [{'type': 'text', 'text': content}] -%}
   {%- endif -%}
   {%- set here = namespace(body='', last='', text='', images=0, between=0) -%}
-  {%- for part in parts -%}
+  {%- for part in content -%}
     {%- if part['type'] in ('image', 'image_url') -%}
       {%- set here.images = here.images + 1 -%}
     {%- elif part['type'] != 'text' -%}
@@ -40,13 +42,13 @@ mark images and segments; take it out.') -}}
     {{- raise_exception('only a user message can have images.') -}}
   {%- endif -%}
   {%- if not here.between -%}
-    {%- set parts = (parts | rejectattr('type', 'equalto', 'text') | list) \
-+ (parts | selectattr('type', 'equalto', 'text') | list) -%}
+    {%- set content = (content | rejectattr('type', 'equalto', 'text') \
+| list) + (content | selectattr('type', 'equalto', 'text') | list) -%}
   {%- endif -%}
   {%- if not here.text and message['role'] == 'user' and PROMPT -%}
-    {%- set parts = parts + [{'type': 'text', 'text': PROMPT}] -%}
+    {%- set content = content + [{'type': 'text', 'text': PROMPT}] -%}
   {%- endif -%}
-  {%- for part in parts -%}
+  {%- for part in content -%}
     {%- if part['type'] != 'text' -%}
       {%- set here.body = here.body ~ (JOIN if here.last == 'text' else '') \
 ~ IMAGE -%}

@@ -208,7 +208,7 @@ def export_huggingface(
         write_extras(
             temporary,
             folder,
-            template.name,
+            template,
             None if fingerprint is None else fingerprint.read(),
             _head_in_another_form(parts.head),
         )

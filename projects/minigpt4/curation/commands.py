@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from ..actors.cluster import use_ray
 from ..captioning.image_sources import find_images
 from ..evaluation.captioned_images import read_references
 from ..evaluation.chair_run import read_truth
@@ -130,7 +131,11 @@ def run(args: argparse.Namespace) -> int:
             estimated = estimate_run(ledger, planned, settings.repair)
             print(estimated, file=sys.stderr)
         ledger.save_settings(dump_settings(settings))
-        with StopRequest() as stop:
+        ray = args.ray if {'describe', 'continue'} & {*names} else None
+        with (
+            use_ray(ray, args.actors, settings.describe.device),
+            StopRequest() as stop,
+        ):
             try:
                 stored = _run(ledger, planned, names, stop, args.quiet)
             finally:

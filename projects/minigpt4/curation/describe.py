@@ -15,7 +15,8 @@ from typing import Any
 from mmengine.config import Config
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..captioning.batch import CaptionTask, TaskAnswer, answer_tasks
+from ..captioning.answers import answer_many
+from ..captioning.batch import CaptionTask, TaskAnswer
 from ..endpoints.local_model import shared_model
 from ..generation.sampling_params import SamplingParams
 from ..llm.locate import LLM_VARIABLE
@@ -145,7 +146,8 @@ def answers(
         yield first
         yield from tasks
 
-    model = shared_model(
+    load = functools.partial(
+        shared_model,
         settings.model,
         settings.pretrained,
         settings.device,
@@ -153,8 +155,8 @@ def answers(
     )
     if sampling is None:
         sampling = sampling_settings(settings)
-    for ended in answer_tasks(
-        model, all_tasks(), settings.slots, settings.workers, sampling
+    for ended in answer_many(
+        load, all_tasks(), settings.slots, settings.workers, sampling
     ):
         yield from ended
 

@@ -5,34 +5,49 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..loading import quiet_logs
-from ..utils.atomic import make_folder, write_atomically
+from ..utils.atomic import make_folder, replacing, write_atomically
+from ..utils.data_manifest import read_manifest
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.signals import StopRequest, StopSignal
 from .data_items import count_records
 from .duplicates import image_groups, image_problems, text_problems
-from .find_data import FoundData, find_data
+from .find_data import DataPart, FoundData, find_data
 from .image_facts import require_imagehash
 from .limits import KINDS, Count, count_problems
 from .manifest import (
     Difference,
     build_manifest,
     compare_manifests,
-    read_manifest,
+    data_files,
 )
+from .problems import Problems
 from .prompt_tokens import PromptTokens
 from .report import write_report
-from .scan import HELD_OUT, Problem, Scan
+from .scan import HELD_OUT, Scan
+from .shard_links import (
+    RETRY_FILE,
+    ShardLinks,
+    count_links,
+    link_problems,
+    read_links,
+    retry_links,
+    unfinished_shards,
+)
 from .summary import summarise
 
 _NAMED = 5  # problems of a kind that are printed
 _DIFFERENCES = 20  # from a manifest that are printed
-_OUTPUTS = ('report.html', 'summary.json', 'problems.jsonl', 'manifest.json')
+_OUTPUTS = (
+    *('report.html', 'summary.json', 'problems.jsonl', 'manifest.json'),
+    RETRY_FILE,
+)
+Links = Mapping[str, 'ShardLinks | str']
 
 
 def check_data(args: argparse.Namespace) -> int:
@@ -59,36 +74,32 @@ def check_data(args: argparse.Namespace) -> int:
     with quiet_logs(not args.quiet):
         found = find_data(args.sources)
         against = find_data(args.against) if args.against else None
+        links = read_links(found.parts)
         prompts = PromptTokens(args.model)
         scan = Scan(prompts, args.near > 0, args.workers)
-        other = Scan(None, args.near > 0, args.workers, num_samples=0)
         with StopRequest() as stop:
             try:
-                _read(found, scan, args, stop, None)
+                _read(found, scan, links, args, stop, None)
                 if against is not None:
-                    _read(against, other, args, stop, HELD_OUT)
+                    other = Scan(
+                        None, args.near > 0, args.workers, 0, compared_to=scan
+                    )
+                    _read(against, other, {}, args, stop, HELD_OUT)
             except StopSignal:
                 pass  # what was read is reported
-            return _finish(
-                args,
-                found,
-                scan,
-                other if against is not None else None,
-                old,
-                stop.signum,
-                start,
-            )
+            return _finish(args, found, scan, links, old, stop, start)
 
 
 def _read(
     found: FoundData,
     scan: Scan,
+    links: Links,
     args: argparse.Namespace,
     stop: StopRequest,
     split: int | None,
 ) -> None:
     """Read the parts of the data with a progress bar."""
-    sizes = [count_records(part) for part in found.parts]
+    sizes = [_count(part, links) for part in found.parts]
     known = [size for size in sizes if size is not None]
     total = sum(known) if len(known) == len(sizes) else None
     with progress_bar(visible=not args.quiet) as bar:
@@ -100,6 +111,15 @@ def _read(
 
         for part in found.parts:
             scan.read(part, args.images, split, on_record)
+
+
+def _count(part: DataPart, links: Links) -> int | None:
+    """Return the number of records of a part; None where it is unknown."""
+    if not part.shards:
+        return count_records(part)
+    facts = [links.get(shard) for shard in part.shards]
+    known = [each for each in facts if isinstance(each, ShardLinks)]
+    return sum(k.images for k in known) if len(known) == len(facts) else None
 
 
 def _check_output(folder: Path) -> None:
@@ -122,31 +142,40 @@ def _finish(
     args: argparse.Namespace,
     found: FoundData,
     scan: Scan,
-    other: Scan | None,
+    links: Links,
     old: 'Mapping[str, Any] | None',
-    signum: int | None,
+    stop: StopRequest,
     start: float,
 ) -> int:
     """Report; returns the exit status."""
-    groups = image_groups(scan, other, args.near)
-    problems = [
-        *scan.problems,
-        *image_problems(groups, scan, other),
-        *text_problems(scan, other),
-    ]
-    counts = count_problems(scan, problems, args.limits)
+    groups = image_groups(scan.known, args.near)
+    problems = scan.problems
+    problems.extend(image_problems(groups, scan.known))
+    problems.extend(text_problems(scan.known))
+    # of a shard that was not read completely the samples are not known
+    unfinished: dict[str, str] = {}
+    if stop.signum is None:
+        unfinished = unfinished_shards(links, scan.shards)
+    problems.extend(link_problems(links, unfinished))
+    counts = count_problems(
+        scan, problems.numbers, args.limits, count_links(links)
+    )
     differences: list[Difference] = []
     manifest = None
-    if signum is None and (args.out is not None or old is not None):
-        manifest = build_manifest(args.sources, found.parts, scan)
-        if old is not None:
-            differences = compare_manifests(old, manifest)
+    if stop.signum is None and (args.out is not None or old is not None):
+        manifest = _build_manifest(args, found, scan, unfinished, stop)
+    if manifest is not None and old is not None:
+        differences = compare_manifests(old, manifest)
+    if args.out is not None:
+        _write_retry_links(args.out, links, found.ignored)
+    signum = stop.signum
     summary = summarise(args.sources, found, scan, counts, differences)
+    summary['links'] = count_links(links)
     summary['complete'] = signum is None
     summary['seconds'] = round(time.perf_counter() - start, 2)
     if args.out is not None:
         _write(args.out, summary, problems, manifest)
-        write_report(args.out / 'report.html', summary, scan, problems, groups)
+        write_report(args.out / 'report.html', summary, scan, groups)
     _print(args, summary, counts, problems, differences, found.ignored)
     if signum is not None:
         print(
@@ -160,10 +189,33 @@ def _finish(
     return 1 if exceeded or differences else 0
 
 
+def _build_manifest(
+    args: argparse.Namespace,
+    found: FoundData,
+    scan: Scan,
+    unfinished: Mapping[str, str],
+    stop: StopRequest,
+) -> 'dict[str, Any] | None':
+    """Read the files for their digests; None after a signal."""
+    with progress_bar(visible=not args.quiet) as bar:
+        task = bar.add_task('digests', total=len(data_files(found.parts)))
+
+        def on_file() -> None:
+            bar.advance(task)
+            stop.raise_if_requested()
+
+        try:
+            return build_manifest(
+                args.sources, found.parts, scan, unfinished, args.out, on_file
+            )
+        except StopSignal:
+            return None
+
+
 def _write(
     folder: Path,
     summary: Mapping[str, Any],
-    problems: Sequence[Problem],
+    problems: Problems,
     manifest: 'Mapping[str, Any] | None',
 ) -> None:
     def dump(name: str, content: Any) -> None:
@@ -171,20 +223,39 @@ def _write(
         write_atomically(folder / name, text.encode() + b'\n')
 
     dump('summary.json', summary)
-    lines = [json.dumps(problem._asdict()) for problem in problems]
-    write_atomically(
-        folder / 'problems.jsonl',
-        ''.join(f'{line}\n' for line in lines).encode(),
-    )
+    _write_lines(folder / 'problems.jsonl', problems.lines())
     if manifest is not None:
         dump('manifest.json', manifest)
+
+
+def _write_retry_links(folder: Path, links: Links, notes: list[str]) -> None:
+    """Write the links that another attempt may get, if there are some."""
+    (folder / RETRY_FILE).unlink(missing_ok=True)
+    if not any(
+        isinstance(f, ShardLinks) and f.messages for f in links.values()
+    ):
+        return
+    finished = [k for k, f in links.items() if isinstance(f, ShardLinks)]
+    rows = (json.dumps(r).encode() + b'\n' for r in retry_links(finished))
+    try:
+        _write_lines(folder / RETRY_FILE, rows)
+    except ImportError:
+        notes.append(
+            f'{RETRY_FILE} is not written: it needs the package pyarrow; '
+            "pip install 'minigpt4[parquet]'"
+        )
+
+
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    with replacing(path) as temporary, open(temporary, 'wb') as file:
+        file.writelines(lines)
 
 
 def _print(
     args: argparse.Namespace,
     summary: Mapping[str, Any],
     counts: Sequence[Count],
-    problems: Sequence[Problem],
+    problems: Problems,
     differences: Sequence[Difference],
     ignored: Sequence[str],
 ) -> None:
@@ -232,12 +303,11 @@ def _line(count: Count) -> str:
     )
 
 
-def _print_first(kind: str, problems: Sequence[Problem]) -> None:
-    listed = [problem for problem in problems if problem.kind == kind]
-    for problem in listed[:_NAMED]:
+def _print_first(kind: str, problems: Problems) -> None:
+    for problem in problems.first[kind][:_NAMED]:
         reason = printable(problem.reason)
         name = printable(problem.name)
         named = not name or name in reason
         print(f'    {reason if named else f"{name}: {reason}"}'[:240])
-    if len(listed) > _NAMED:
-        print(f'    ... and {len(listed) - _NAMED:,} more')
+    if problems.entries[kind] > _NAMED:
+        print(f'    ... and {problems.entries[kind] - _NAMED:,} more')

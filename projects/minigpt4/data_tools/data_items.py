@@ -82,6 +82,7 @@ class DataItem:
             without a text.
         error: Why it is invalid; None for a valid one.
         held_out: Whether it belongs to a test or validation split.
+        shard: Its shard; '' for a record of another kind of data.
     """
 
     part: str
@@ -90,6 +91,7 @@ class DataItem:
     turns: tuple[Turn, ...] = ()
     error: str | None = None
     held_out: bool = False
+    shard: str = ''
 
     @property
     def name(self) -> str:
@@ -267,6 +269,7 @@ def item_of_files(files: dict, part: DataPart, span: Span) -> DataItem:
         turns,
         ' '.join(errors) or None,
         part.held_out,
+        span.shard,
     )
 
 

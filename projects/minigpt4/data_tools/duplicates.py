@@ -1,12 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Duplicates within the data, and what train and test data have in common."""
 
-from collections import defaultdict
+from array import array
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
-from .near_duplicates import group_pairs, near_pairs
-from .scan import HELD_OUT, TRAIN, KnownText, Problem, Scan
+from .known_images import KnownData
+from .near_duplicates import near_groups
+from .problems import Problem
+from .scan import HELD_OUT, TRAIN
 
 _BOTH = TRAIN | HELD_OUT
 _NAMES = 4  # of a group, in a reason
@@ -16,90 +19,88 @@ class ImageGroup(NamedTuple):
     """Images that are equal or similar.
 
     Attributes:
-        keys: Their keys.
+        images: Their numbers in :class:`~.known_images.KnownData`.
         exact: Whether their files are equal.
         splits: Bits of the splits that have one.
+        own: How many are of the data that are checked.
     """
 
-    keys: list[str]
+    images: list[int]
     exact: bool
     splits: int
+    own: int
 
 
-def image_groups(
-    scan: Scan, other: Scan | None, distance: int
-) -> list[ImageGroup]:
+def image_groups(known: KnownData, distance: int) -> list[ImageGroup]:
     """Return the groups of equal and of similar images.
 
     Args:
-        scan: The data.
-        other: Data to compare with; its images have the split ``HELD_OUT``.
+        known: The images.
         distance: Bits in which perceptual hashes may differ; 0 compares
             only the files.
     """
-    images = dict(scan.images)
-    splits = dict(scan.splits)
-    for key, facts in (other.images if other else {}).items():
-        images.setdefault(key, facts)
-        splits[key] = splits.get(key, 0) | HELD_OUT
-    by_digest: dict[bytes, list[str]] = defaultdict(list)
-    for key, facts in images.items():
-        if facts.digest:
-            by_digest[facts.digest].append(key)
-
-    def bits(keys: list[str]) -> int:
-        found = 0
-        for key in keys:
-            found |= splits[key]
-        return found
-
-    groups = [
-        ImageGroup(keys, True, bits(keys))
-        for keys in by_digest.values()
-        if len(keys) > 1 or splits[keys[0]] == _BOTH
-    ]
-    if distance:
-        hashed = [
-            (keys[0], images[keys[0]].hash)
-            for keys in by_digest.values()
-            if images[keys[0]].hash is not None
-        ]
-        pairs = near_pairs([h for _, h in hashed if h is not None], distance)
-        for indices in group_pairs(pairs):
-            keys = [hashed[i][0] for i in indices]
-            equal = [k for key in keys for k in by_digest[images[key].digest]]
-            groups.append(ImageGroup(keys, False, bits(equal)))
-    return groups
+    equal = []
+    # of the first image of each file, for those with a perceptual hash
+    hashed, hashes = array('Q'), array('Q')
+    splits, own = bytearray(), bytearray()
+    for _, rows in groupby(known.by_digest(), key=lambda row: row.digest):
+        same = list(rows)
+        bits = 0
+        for row in same:
+            bits |= row.splits
+        if len(same) > 1 or bits == _BOTH:
+            images = [row.id for row in same]
+            count = sum(row.own for row in same)
+            equal.append(ImageGroup(images, True, bits, count))
+        if same[0].hash is not None:
+            hashed.append(same[0].id)
+            hashes.append(same[0].hash)
+            splits.append(bits)
+            own.append(same[0].own)
+    equal.sort(key=lambda group: group.images[0])
+    if not distance:
+        return equal
+    similar = []
+    for indices in near_groups(hashes, distance):
+        indices.sort(key=lambda i: hashed[i])
+        bits = 0
+        for i in indices:
+            bits |= splits[i]
+        images = [hashed[i] for i in indices]
+        count = sum(own[i] for i in indices)
+        similar.append(ImageGroup(images, False, bits, count))
+    similar.sort(key=lambda group: group.images[0])
+    return equal + similar
 
 
 def image_problems(
-    groups: list[ImageGroup], scan: Scan, other: Scan | None
+    groups: list[ImageGroup], known: KnownData
 ) -> Iterator[Problem]:
     """Yield a problem for each group of images."""
-    facts = {**(other.images if other else {}), **scan.images}
     for group in groups:
-        names = [facts[key].name for key in group.keys]
-        own = [key for key in group.keys if key in scan.images]
-        listed = ', '.join(names[1 : _NAMES + 1])
-        if len(names) > _NAMES + 1:
-            listed += f' and {len(names) - _NAMES - 1} more'
+        refs = known.refs(group.images[: _NAMES + 1])
+        listed = ', '.join(ref.name for ref in refs[1:])
+        if len(group.images) > len(refs):
+            listed += f' and {len(group.images) - len(refs)} more'
         same = 'the same file' if group.exact else 'a similar image'
-        if group.splits == _BOTH:
+        if group.splits == _BOTH and group.own:
             yield Problem(
                 'overlap',
-                names[0],
+                refs[0].name,
                 f'{same} is in the training and in the held-out data'
                 + (f': {listed}' if listed else ''),
-                max(len(own), 1),
+                group.own,
             )
-        if len(own) > 1:
+        if group.own > 1:
             kind = 'duplicate-images' if group.exact else 'near-duplicates'
-            yield Problem(kind, names[0], f'{same}: {listed}', len(own) - 1)
+            yield Problem(
+                kind, refs[0].name, f'{same}: {listed}', group.own - 1
+            )
 
 
-def text_problems(scan: Scan, other: Scan | None) -> Iterator[Problem]:
+def text_problems(known: KnownData) -> Iterator[Problem]:
     """Yield a problem for each text that several records have."""
-    for digest, text in scan.texts.items():
+    for text in known.repeated_texts(_BOTH):
         if text.records > 1:
             yield Problem(
                 'duplicate-texts',
@@ -107,8 +108,7 @@ def text_problems(scan: Scan, other: Scan | None) -> Iterator[Problem]:
                 f'{text.records} records have the text {text.start!r}',
                 text.records - 1,
             )
-        found: KnownText | None = other.texts.get(digest) if other else None
-        if found is not None or text.splits == _BOTH:
+        if text.is_compared or text.splits == _BOTH:
             yield Problem(
                 'overlap-texts',
                 text.name,

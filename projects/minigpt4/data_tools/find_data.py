@@ -19,7 +19,11 @@ from ..datasets.record_layouts import RecordError
 from ..datasets.shard_files import find_shards, is_remote
 from ..images.formats import SUFFIXES
 from ..utils.errors import one_line, printable
-from .source_files import OUR_FILES, RECORD_SUFFIXES
+from .source_files import (
+    OUR_FILES,
+    RECORD_SUFFIXES,
+    without_tables_of_shards,
+)
 
 _TAR = re.compile(r'\.(tar(\.\w+)?|tgz|txz|tbz2?)\Z', re.IGNORECASE)
 _HELD_OUT = re.compile(r'(test|val|valid|validation|dev|eval)\d*(_.*)?\Z')
@@ -170,6 +174,7 @@ def _search(found: FoundData, root: Path) -> None:
     before = len(found.parts)
     for folder, names in _folders(root):
         tars = [name for name in names if _TAR.search(name)]
+        names = without_tables_of_shards(names, tars)
         where = folder.relative_to(root).as_posix()
         name = root.name if where == '.' else where
         if tars:

@@ -10,6 +10,7 @@ from ..utils.sample_errors import SampleError
 from .data_items import ImageRef, read_image_bytes
 
 HASH_BITS = 64
+_BLANK_LEVELS = 8  # of 255, between the pixels of an image of one colour
 
 
 class ImageFacts(NamedTuple):
@@ -23,6 +24,7 @@ class ImageFacts(NamedTuple):
         height: Height in pixels; 0 where unknown.
         hash: Perceptual hash of 64 bits; None if it was not computed.
         error: Why it cannot be read, one sentence; None for a good one.
+        is_blank: Whether all pixels have nearly the same colour.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ImageFacts(NamedTuple):
     height: int = 0
     hash: int | None = None
     error: str | None = None
+    is_blank: bool = False
 
 
 def measure_image(ref: ImageRef, perceptual: bool = True) -> ImageFacts:
@@ -52,7 +55,19 @@ def measure_image(ref: ImageRef, perceptual: bool = True) -> ImageFacts:
         return ImageFacts(ref.name, digest, len(data), error=str(error))
     width, height = image.size
     found = perceptual_hash(image) if perceptual else None
-    return ImageFacts(ref.name, digest, len(data), width, height, found)
+    return ImageFacts(
+        ref.name,
+        digest,
+        len(data),
+        width,
+        height,
+        found,
+        is_blank=_is_blank(image),
+    )
+
+
+def _is_blank(image: Any) -> bool:
+    return all(high - low <= _BLANK_LEVELS for low, high in image.getextrema())
 
 
 def thumbnail_url(ref: ImageRef, side: int) -> str:

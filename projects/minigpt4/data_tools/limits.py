@@ -1,11 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """How many problems of each kind a check accepts."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from .scan import Problem, Scan
+from .scan import Scan
 
 
 class Kind(NamedTuple):
@@ -13,7 +12,8 @@ class Kind(NamedTuple):
 
     Attributes:
         title: What is counted.
-        of: What a share is of: ``'records'``, ``'images'`` or ``'answers'``.
+        of: What a share is of: ``'records'``, ``'images'``, ``'answers'``,
+            ``'links'`` or ``'shards'``.
         limit: The accepted number where none is given; None is any.
     """
 
@@ -26,6 +26,7 @@ KINDS = {
     'unreadable': Kind('images that cannot be read', 'images', 0),
     'invalid': Kind('records that cannot be used', 'records', 0),
     'damaged': Kind('damages in shards', 'records', 0),
+    'unfinished': Kind('shards that img2dataset did not finish', 'shards', 0),
     'empty': Kind('texts of fewer than three letters', 'answers', 0),
     'too-long': Kind('records longer than the context', 'records', 0),
     'overlap': Kind('images in training and held-out data', 'images', 0),
@@ -34,12 +35,14 @@ KINDS = {
         'records',
         None,
     ),
+    'dead-links': Kind('links without an image', 'links', None),
     'truncated': Kind('records with an answer that is cut', 'records', None),
     'duplicate-images': Kind('files that repeat another', 'images', None),
     'near-duplicates': Kind('images that resemble another', 'images', None),
     'duplicate-texts': Kind('records that repeat a text', 'records', None),
     'no-text': Kind('images without a text', 'records', None),
     'skipped': Kind('reasons for skipped captions', 'records', None),
+    'blank': Kind('images of one colour', 'images', None),
     'tiny': Kind('images with a side below 32 pixels', 'images', None),
     'aspect': Kind('images of an aspect ratio above 4', 'images', None),
 }
@@ -50,7 +53,8 @@ class Limit(NamedTuple):
 
     Attributes:
         value: The number, or percent.
-        percent: Whether it is percent of the records, images or answers.
+        percent: Whether it is percent of the records, images, answers,
+            links or shards.
     """
 
     value: float
@@ -63,7 +67,8 @@ class Count(NamedTuple):
     Attributes:
         kind: The kind.
         number: Their number.
-        share: Their share of the records, images or answers, 0 to 1.
+        share: Their share of the records, images, answers, links or
+            shards, 0 to 1.
         limit: What is accepted; None is any number.
         exceeded: Whether there are more.
     """
@@ -97,29 +102,32 @@ def parse_limit(text: str) -> Limit:
 
 
 def count_problems(
-    scan: Scan, problems: Iterable[Problem], limits: Mapping[str, Limit]
+    scan: Scan,
+    numbers: Mapping[str, int],
+    limits: Mapping[str, Limit],
+    num_links: int = 0,
 ) -> list[Count]:
-    """Count the problems of each kind and compare them with the limits.
+    """Compare the number of problems of each kind with the limits.
 
     Args:
         scan: The data.
-        problems: The problems.
+        numbers: Number of problems by kind.
         limits: Limits by kind that replace those of :data:`KINDS`.
+        num_links: Links from which the shards were made.
     """
-    counts: Counter[str] = Counter()
-    for problem in problems:
-        counts[problem.kind] += problem.number
     totals = dict(
         records=scan.num_records,
-        images=len(scan.images),
+        images=scan.known.count_images(),
         answers=len(scan.words.values),
+        links=num_links,
+        shards=len(scan.shards),
     )
     found = []
     for name, kind in KINDS.items():
         limit = limits.get(name)
         if limit is None and kind.limit is not None:
             limit = Limit(kind.limit)
-        number = counts[name]
+        number = numbers.get(name, 0)
         share = number / totals[kind.of] if totals[kind.of] else 0.0
         exceeded = limit is not None and (
             100 * share > limit.value

@@ -2,19 +2,20 @@
 """A manifest of a data set: the digest of each file and image."""
 
 import datetime
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..utils.data_manifest import (
+    MANIFEST_FORMAT,
+    MANIFEST_VERSION,
+    is_address,
+)
 from ..utils.errors import printable
-from ..utils.text_files import read_text
 from ..weights.file_digests import compute_digest
 from .find_data import DataPart
 from .scan import Scan
-
-FORMAT = 'minigpt4-data-manifest'
-FORMAT_VERSION = 1
 
 
 class Difference(NamedTuple):
@@ -30,7 +31,12 @@ class Difference(NamedTuple):
 
 
 def build_manifest(
-    sources: Sequence[str], parts: Iterable[DataPart], scan: Scan
+    sources: Sequence[str],
+    parts: Sequence[DataPart],
+    scan: Scan,
+    unfinished: Mapping[str, str],
+    folder: 'Path | None' = None,
+    on_file: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Build the manifest of data that were read completely.
 
@@ -38,44 +44,84 @@ def build_manifest(
         sources: The sources of the command line.
         parts: The parts.
         scan: What was read of them.
+        unfinished: Shards that are not to be trained on, with the reason.
+        folder: The folder of the manifest, to which paths are relative;
+            None gives absolute ones.
+        on_file: Called before each file is read; an exception that it
+            raises is passed on.
 
     Returns:
         ``format``, ``version`` of the format, ``tool`` with its version,
-        ``created`` (UTC), ``sources``, ``records``, and for ``files`` and
-        ``images`` by name ``sha256`` and ``bytes``; an image that cannot be
-        read has ``error`` instead.
+        ``created`` (UTC), ``sources``, ``records``; ``shards`` to train on,
+        each with ``samples`` that can be used; ``excluded`` shards with the
+        ``reason``; and for ``files`` (the shards too) and ``images`` by name
+        ``sha256`` and ``bytes``. An image that cannot be read has ``error``
+        instead; images in shards are not listed.
 
     Raises:
         OSError: A file cannot be read.
     """
     from .. import __version__
 
+    files: dict[str, dict[str, Any]] = {}
+    for name, path in data_files(parts):
+        on_file()
+        digest = compute_digest(path)
+        files[name] = dict(sha256=digest, bytes=path.stat().st_size)
     return dict(
-        format=FORMAT,
-        version=FORMAT_VERSION,
+        format=MANIFEST_FORMAT,
+        version=MANIFEST_VERSION,
         tool=f'minigpt4 {__version__}',
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec='seconds'
         ),
         sources=[printable(source) for source in sources],
         records=scan.num_records,
-        files={
-            name: dict(sha256=compute_digest(path), bytes=path.stat().st_size)
-            for name, path in _data_files(parts)
-        },
+        **_shards(parts, scan, unfinished, folder),
+        files=files,
         images={
             printable(facts.name): dict(
                 sha256=facts.digest.hex(), bytes=facts.num_bytes
             )
             if facts.digest
             else dict(error=printable(facts.error or ''))
-            for facts in scan.images.values()
+            for facts in scan.known.files()
         },
     )
 
 
-def _data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
-    """Return name and path of the files of records and of the shards."""
+def _shards(
+    parts: Iterable[DataPart],
+    scan: Scan,
+    unfinished: Mapping[str, str],
+    folder: 'Path | None',
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the shards to train on, and the excluded ones."""
+    listed: list[dict[str, Any]] = []
+    excluded: list[dict[str, Any]] = []
+    for part in parts:
+        for shard in part.shards:
+            name = shard
+            if shard not in part.remote:
+                name = os.path.abspath(shard)
+                if folder is not None:
+                    name = os.path.relpath(shard, folder)
+            reason = unfinished.get(shard)
+            if shard in part.remote and not is_address(shard):
+                reason = 'it is a command, which only a config may name'
+            elif part.held_out:
+                reason = 'it is held out'
+            elif not scan.usable[shard]:
+                reason = reason or 'no sample of it can be used'
+            if reason is None:
+                listed.append(dict(shard=name, samples=scan.usable[shard]))
+            else:
+                excluded.append(dict(shard=name, reason=reason))
+    return dict(shards=listed, excluded=excluded)
+
+
+def data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
+    """Return name and path of the files of records and of local shards."""
     found = []
     for part in parts:
         if part.kind == 'records' and part.path.is_file():
@@ -91,38 +137,6 @@ def _data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
                 for path in sorted(part.path.glob(pattern))
             ]
     return found
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no manifest.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(
-            f'{path} is no JSON file; expected manifest.json, which '
-            '"minigpt4 data check -o DIR" writes.'
-        ) from error
-    if (
-        not isinstance(content, dict)
-        or content.get('format') != FORMAT
-        or not isinstance(content.get('files'), dict)
-        or not isinstance(content.get('images'), dict)
-    ):
-        raise ValueError(
-            f'{path} is no manifest of data; expected manifest.json, which '
-            '"minigpt4 data check -o DIR" writes.'
-        )
-    if content.get('version') != FORMAT_VERSION:
-        raise ValueError(
-            f'{path} has version {content.get("version")!r} of the format; '
-            f'expected {FORMAT_VERSION}; write it again with this version.'
-        )
-    return content
 
 
 def compare_manifests(

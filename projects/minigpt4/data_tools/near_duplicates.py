@@ -1,19 +1,23 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Find pairs of 64-bit hashes that differ in few bits.
+"""Find pairs and groups of 64-bit hashes that differ in few bits.
 
-The hashes are split into one band more than bits may differ, so that two
-such hashes agree in at least one band. Only hashes with an equal band are
-compared.
+The hashes are split into some bands more than bits may differ, so that two
+such hashes agree in at least that many bands. Only hashes that agree in so
+many bands are compared. More hashes get more bands, so that the number of
+comparisons of random hashes grows with their number and not with its square.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 
 from .image_facts import HASH_BITS
 
 MAX_DISTANCE = 10  # bits; more than that are other images
-_ROWS = 2048  # hashes that are compared with a bucket at a time
+_MAX_EQUAL_BANDS = 4  # 1,001 choices of bands for 10 bits
+_COMPARED = 8  # random hashes that a hash is compared with, at most
+_COLLECTED = 1 << 21  # pairs, before they are joined to groups
 
 
 def near_pairs(hashes: Sequence[int], distance: int) -> list[tuple[int, int]]:
@@ -30,56 +34,118 @@ def near_pairs(hashes: Sequence[int], distance: int) -> list[tuple[int, int]]:
     Raises:
         ValueError: ``distance`` is out of its range.
     """
+    found = [np.empty((0, 2), np.int64), *_pairs(hashes, distance)]
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return [(int(a), int(b)) for a, b in pairs]
+
+
+def near_groups(hashes: Sequence[int], distance: int) -> list[list[int]]:
+    """Join the pairs of :func:`near_pairs` to groups.
+
+    Args:
+        hashes: Hashes of 64 bits.
+        distance: Bits that may differ, 0 to ``MAX_DISTANCE``.
+
+    Returns:
+        The connected components: indices, sorted.
+
+    Raises:
+        ValueError: ``distance`` is out of its range.
+    """
+    joined = np.empty((0, 2), np.int64)
+    collected, number = [joined], 0
+    for pairs in _pairs(hashes, distance):
+        collected.append(pairs)
+        number += len(pairs)
+        if number > _COLLECTED:
+            joined = _join(np.concatenate(collected), len(hashes))
+            collected, number = [joined], 0
+    joined = _join(np.concatenate(collected), len(hashes))
+    groups: dict[int, list[int]] = {}
+    for first, index in joined.tolist():
+        groups.setdefault(first, [first]).append(index)
+    return sorted(groups.values())
+
+
+def _join(pairs: np.ndarray, size: int) -> np.ndarray:
+    """Return a pair of the first index of a group and each other one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(pairs):
+        return pairs
+    graph = coo_array(
+        (np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (size, size)
+    )
+    _, labels = connected_components(graph, directed=False)
+    _, firsts = np.unique(labels, return_index=True)
+    first = firsts[labels]
+    others = np.flatnonzero(first != np.arange(size))
+    return np.stack([first[others], others], 1)
+
+
+def _pairs(hashes: Sequence[int], distance: int) -> Iterator[np.ndarray]:
+    """Yield arrays of near pairs, ``(N, 2)``; a pair may be there twice.
+
+    Raises:
+        ValueError: ``distance`` is out of its range.
+    """
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(
             f'the distance of hashes is {distance}; expected 0 to '
             f'{MAX_DISTANCE} bits.'
         )
-    first: dict[int, int] = {}
-    pairs = set()
-    for index, value in enumerate(hashes):
-        if (known := first.setdefault(value, index)) != index:
-            pairs.add((known, index))
-    values = np.fromiter(first, np.uint64, len(first))
-    indices = list(first.values())
-    if distance and len(values) > 1:
-        for i, j in _pairs_of_bands(values, distance):
-            a, b = indices[i], indices[j]
-            pairs.add((min(a, b), max(a, b)))
-    return sorted(pairs)
+    values, firsts, same = np.unique(
+        np.asarray(hashes, np.uint64), return_index=True, return_inverse=True
+    )
+    firsts, same = firsts.astype(np.int64), firsts[same.reshape(-1)]
+    repeated = np.flatnonzero(same != np.arange(len(same)))
+    yield np.stack([same[repeated], repeated], 1)
+    if distance:
+        for a, b in _pairs_of_bands(values, distance):
+            yield np.sort(np.stack([firsts[a], firsts[b]], 1), axis=1)
 
 
-def _pairs_of_bands(values: np.ndarray, distance: int) -> set[tuple[int, int]]:
-    """Return the near pairs of different hashes, as positions."""
-    edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
-    found: set[tuple[int, int]] = set()
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        bands = (values >> np.uint64(low)) & mask
-        order = np.argsort(bands, kind='stable')
-        ordered = bands[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        ends = np.r_[starts[1:], len(ordered)]
-        for start, end in zip(starts, ends, strict=True):
-            if end - start > 1:
-                found |= _pairs_in(values, order[start:end], distance)
-    return found
+def _pairs_of_bands(
+    values: np.ndarray, distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the near pairs of different hashes, as positions."""
+    equal = next(
+        number
+        for number in range(1, _MAX_EQUAL_BANDS + 1)
+        if number == _MAX_EQUAL_BANDS
+        or len(values) >> (number * HASH_BITS // (distance + number))
+        < _COMPARED
+    )
+    edges = np.linspace(0, HASH_BITS, distance + equal + 1).astype(int)
+    bands = [
+        np.uint64(((1 << int(high)) - 1) & ~((1 << int(low)) - 1))
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    for chosen in combinations(bands, equal):
+        mask = np.bitwise_or.reduce(np.array(chosen))
+        yield from _pairs_of_mask(values, mask, distance)
 
 
-def _pairs_in(
-    values: np.ndarray, bucket: np.ndarray, distance: int
-) -> set[tuple[int, int]]:
-    """Compare all hashes of a bucket."""
-    found = set()
-    for start in range(0, len(bucket), _ROWS):
-        rows = bucket[start : start + _ROWS]
-        differences = values[rows][:, None] ^ values[bucket][None, :]
-        near = count_bits(differences) <= distance
-        for i, j in np.argwhere(near):
-            a, b = int(rows[i]), int(bucket[j])
-            if a < b:
-                found.add((a, b))
-    return found
+def _pairs_of_mask(
+    values: np.ndarray, mask: np.uint64, distance: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Compare the hashes that have the same bits of a mask."""
+    order = np.argsort(values & mask, kind='stable')
+    ordered = values[order]
+    keys = ordered & mask
+    places = np.arange(len(keys))
+    step = 0
+    while True:
+        step += 1
+        places = places[places + step < len(keys)]
+        places = places[keys[places] == keys[places + step]]
+        if not len(places):
+            return
+        differences = ordered[places] ^ ordered[places + step]
+        near = places[count_bits(differences) <= distance]
+        if len(near):
+            yield order[near], order[near + step]
 
 
 def count_bits(values: np.ndarray) -> np.ndarray:
@@ -89,23 +155,3 @@ def count_bits(values: np.ndarray) -> np.ndarray:
 
 
 _BITS_OF_OCTET = np.array([i.bit_count() for i in range(256)], np.uint8)
-
-
-def group_pairs(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Join pairs to groups: the connected components, each sorted."""
-    parent: dict[int, int] = {}
-
-    def root(index: int) -> int:
-        parent.setdefault(index, index)
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for a, b in pairs:
-        a, b = root(a), root(b)
-        parent[max(a, b)] = min(a, b)
-    groups: dict[int, list[int]] = {}
-    for index in sorted(parent):
-        groups.setdefault(root(index), []).append(index)
-    return list(groups.values())

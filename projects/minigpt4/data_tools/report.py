@@ -11,7 +11,8 @@ from ..utils.errors import printable
 from .duplicates import ImageGroup
 from .image_facts import thumbnail_url
 from .limits import KINDS
-from .scan import Problem, Scan
+from .problems import Problems
+from .scan import Scan
 from .statistics import Numbers
 from .summary import image_numbers
 from .svg_plots import bar_plot, histogram_plot
@@ -45,7 +46,6 @@ def write_report(
     path: Path,
     summary: Mapping[str, Any],
     scan: Scan,
-    problems: Sequence[Problem],
     groups: Sequence[ImageGroup],
 ) -> None:
     """Write the page.
@@ -54,7 +54,6 @@ def write_report(
         path: The HTML file.
         summary: The figures; see :func:`~.summary.summarise`.
         scan: What was read.
-        problems: All problems.
         groups: Groups of equal or similar images.
 
     Raises:
@@ -71,7 +70,7 @@ def write_report(
         '<p>Drawn at random.</p>',
         _samples(scan),
         _groups(scan, groups),
-        *_problem_tables(problems),
+        *_problem_tables(scan.problems),
         _differences(summary),
     ]
     style = Path(__file__).with_suffix('.css').read_text('utf-8')
@@ -250,23 +249,19 @@ def _samples(scan: Scan) -> str:
 
 
 def _groups(scan: Scan, groups: Sequence[ImageGroup]) -> str:
-    shown = [g for g in groups if sum(k in scan.refs for k in g.keys) > 1]
+    shown = [group for group in groups if group.own > 1]
     if not shown:
         return ''
     rows = []
     for group in shown[:_GROUPS]:
+        refs = scan.known.refs(group.images[:_GROUP_IMAGES])
         images = [
-            _image(
-                thumbnail_url(scan.refs[key], _SIDE),
-                _text(scan.refs[key].name),
-            )
-            for key in group.keys
-            if key in scan.refs
+            _image(thumbnail_url(ref, _SIDE), _text(ref.name)) for ref in refs
         ]
         kind = 'equal files' if group.exact else 'similar images'
         rows.append(
-            f'<p>{kind}: {len(images)}</p><div class="images">'
-            f'{"".join(images[:_GROUP_IMAGES])}</div>'
+            f'<p>{kind}: {len(group.images)}</p><div class="images">'
+            f'{"".join(images)}</div>'
         )
     return (
         f'<h2>Equal and similar images</h2>\n<p>{len(shown):,} groups; the '
@@ -274,15 +269,16 @@ def _groups(scan: Scan, groups: Sequence[ImageGroup]) -> str:
     )
 
 
-def _problem_tables(problems: Sequence[Problem]) -> Iterable[str]:
+def _problem_tables(problems: Problems) -> Iterable[str]:
     for kind, facts in KINDS.items():
-        own = [problem for problem in problems if problem.kind == kind]
+        own = problems.first.get(kind)
         if not own:
             continue
         rows = (_cell(p.name) + _cell(p.reason) for p in own[:_ROWS])
         more = ''
-        if len(own) > _ROWS:
-            more = f'<p>{len(own) - _ROWS:,} more are in problems.jsonl.</p>'
+        if problems.entries[kind] > _ROWS:
+            number = problems.entries[kind] - _ROWS
+            more = f'<p>{number:,} more are in problems.jsonl.</p>'
         yield (
             f'<h2 id="{kind}">{escape(facts.title.capitalize())}</h2>\n'
             + _table(('record or image', 'reason'), rows)

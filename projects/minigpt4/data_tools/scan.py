@@ -9,13 +9,13 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from .data_items import DataItem, ImageRef, iterate
 from .find_data import DataPart
 from .image_facts import ImageFacts, measure_image
+from .known_images import KnownData
+from .problems import Problem, Problems
 from .prompt_tokens import PromptTokens, prompt_or_error
 from .statistics import Numbers, is_near_empty, main_script
 
@@ -23,38 +23,6 @@ TRAIN, HELD_OUT = 1, 2  # bits of a split
 _QUEUED = 8  # images for each thread that are read ahead
 _EXTREME_RATIO = 4.0  # the longer side by the shorter one
 _TINY_SIDE = 32  # pixels
-
-
-class Problem(NamedTuple):
-    """Something that is wrong.
-
-    Attributes:
-        kind: A key of :data:`~.limits.KINDS`.
-        name: The record or image.
-        reason: What is wrong.
-        number: How many records or images it concerns.
-    """
-
-    kind: str
-    name: str
-    reason: str
-    number: int = 1
-
-
-class KnownText(NamedTuple):
-    """A text of the data.
-
-    Attributes:
-        splits: Bits of the splits that have it.
-        records: Records that have it.
-        name: The first of these records.
-        start: Its first characters.
-    """
-
-    splits: int
-    records: int
-    name: str
-    start: str
 
 
 class Scan:
@@ -65,6 +33,8 @@ class Scan:
         perceptual: Whether perceptual hashes are computed.
         workers: Threads that decode images.
         num_samples: Records that are kept as examples.
+        compared_to: The scan of the data that these are compared to; it
+            stores the images and texts of both.
 
     Attributes:
         num_records: Records, the invalid ones included.
@@ -72,11 +42,10 @@ class Scan:
         num_turns: Turns of the valid records.
         num_images: Images of all records; each use counts.
         parts: Records of each part.
+        shards: Records of each shard.
+        usable: Records of each shard that are valid, with a readable image.
         problems: What is wrong.
-        images: Facts of each different image, by its key.
-        refs: Where each image is, by its key.
-        splits: Bits of the splits that use an image, by its key.
-        texts: The different texts, by a digest.
+        known: The different images and texts.
         scripts: Records by the script of their text.
         words, characters: Lengths of the answers.
         answer_tokens, prompt_tokens: Lengths in tokens of the model.
@@ -89,6 +58,7 @@ class Scan:
         perceptual: bool = True,
         workers: int = 2,
         num_samples: int = 24,
+        compared_to: 'Scan | None' = None,
     ) -> None:
         self.prompts = prompts
         self._perceptual = perceptual
@@ -97,11 +67,13 @@ class Scan:
         self.num_records = self.num_valid = 0
         self.num_turns = self.num_images = 0
         self.parts: Counter[str] = Counter()
-        self.problems: list[Problem] = []
-        self.images: dict[str, ImageFacts] = {}
-        self.refs: dict[str, ImageRef] = {}
-        self.splits: dict[str, int] = {}
-        self.texts: dict[bytes, KnownText] = {}
+        self.shards: Counter[str] = Counter()
+        self.usable: Counter[str] = Counter()
+        self.problems = Problems()
+        self._own = compared_to is None
+        self.known: KnownData = (
+            KnownData() if compared_to is None else compared_to.known
+        )
         self.scripts: Counter[str] = Counter()
         self.words, self.characters = Numbers(), Numbers()
         self.answer_tokens, self.prompt_tokens = Numbers(), Numbers()
@@ -133,27 +105,23 @@ class Scan:
             OSError: A file cannot be read.
             ValueError: A file of records is damaged.
         """
-        pending: deque[tuple[str, Future[ImageFacts]]] = deque()
+        pending: deque[tuple[int, str, Future[ImageFacts]]] = deque()
 
         def finish(number: int) -> None:
             while len(pending) > number:
-                key, future = pending.popleft()
-                self._add_facts(key, future.result())
+                image, shard, future = pending.popleft()
+                self._add_facts(image, shard, future.result())
 
         with ThreadPoolExecutor(self._workers) as pool:
             try:
                 for item in iterate(part, self._report, image_folder):
                     bits = split or (HELD_OUT if item.held_out else TRAIN)
                     self._add_record(item, bits)
-                    for ref in self._new_images(item, bits):
-                        pending.append(
-                            (
-                                ref.key,
-                                pool.submit(
-                                    measure_image, ref, self._perceptual
-                                ),
-                            )
+                    for number, ref in self._new_images(item, bits):
+                        future = pool.submit(
+                            measure_image, ref, self._perceptual
                         )
+                        pending.append((number, item.shard, future))
                     finish(_QUEUED * self._workers)
                     on_record()
             finally:
@@ -161,44 +129,49 @@ class Scan:
 
     def _report(self, kind: str, message: str) -> None:
         kind = 'skipped' if kind == 'skipped' else 'damaged'
-        self.problems.append(Problem(kind, '', message))
+        self.problems.add(Problem(kind, '', message))
 
-    def _add_facts(self, key: str, facts: ImageFacts) -> None:
-        self.images[key] = facts
+    def _add_facts(self, number: int, shard: str, facts: ImageFacts) -> None:
+        self.known.add_facts(number, facts)
         name = facts.name
         if facts.error is not None:
-            self.problems.append(Problem('unreadable', name, facts.error))
+            self.problems.add(Problem('unreadable', name, facts.error))
+            if shard:
+                self.usable[shard] -= 1
             return
         short, long = sorted((facts.width, facts.height))
         size = f'{facts.width} x {facts.height} pixels'
         if short < _TINY_SIDE:
-            self.problems.append(Problem('tiny', name, size))
+            self.problems.add(Problem('tiny', name, size))
         if long > _EXTREME_RATIO * short:
-            self.problems.append(Problem('aspect', name, size))
+            self.problems.add(Problem('aspect', name, size))
+        if facts.is_blank:
+            self.problems.add(Problem('blank', name, 'it has one colour'))
 
-    def _new_images(self, item: DataItem, bits: int) -> Iterator[ImageRef]:
-        """Yield the images that no earlier record has."""
+    def _new_images(
+        self, item: DataItem, bits: int
+    ) -> Iterator[tuple[int, ImageRef]]:
+        """Yield number and place of the images that no earlier record has."""
         for ref in item.images:
             self.num_images += 1
-            key = ref.key
-            known = self.splits.get(key, 0)
-            self.splits[key] = known | bits
-            if not known:
-                self.refs[key] = replace(ref, data=None)
-                yield ref
+            number = self.known.add_image(ref, bits, self._own)
+            if number is not None:
+                yield number, ref
 
     def _add_record(self, item: DataItem, bits: int) -> None:
         self.num_records += 1
         self.parts[item.part] += 1
+        if item.shard:
+            self.shards[item.shard] += 1
         self._draw(item)
         if item.error is not None:
-            self.problems.append(Problem('invalid', item.name, item.error))
+            self.problems.add(Problem('invalid', item.name, item.error))
             return
         self.num_valid += 1
+        if item.shard:
+            self.usable[item.shard] += 1
         if not item.turns:
-            self.problems.append(
-                Problem('no-text', item.name, 'it has no text')
-            )
+            self.problems.add(Problem('no-text', item.name, 'it has no text'))
             return
         self.num_turns += len(item.turns)
         answers = [turn.answer or '' for turn in item.turns]
@@ -206,7 +179,7 @@ class Scan:
             self.words.add(len(answer.split()))
             self.characters.add(len(answer))
             if is_near_empty(answer):
-                self.problems.append(
+                self.problems.add(
                     Problem('empty', item.name, f'the text is {answer!r}')
                 )
         self.scripts[main_script(' '.join(answers))] += 1
@@ -218,25 +191,19 @@ class Scan:
         parts = [f'{t.question}\0{t.answer or ""}' for t in item.turns]
         text = ' '.join('\0'.join(parts).casefold().split())
         digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
-        known = self.texts.get(digest)
-        if known is None:
-            start = (item.turns[0].answer or item.turns[0].question)[:80]
-            self.texts[digest] = KnownText(bits, 1, item.name, start)
-        else:
-            self.texts[digest] = known._replace(
-                splits=known.splits | bits, records=known.records + 1
-            )
+        start = (item.turns[0].answer or item.turns[0].question)[:80]
+        self.known.add_text(digest, bits, self._own, item.name, start)
 
     def _measure_prompt(self, item: DataItem, prompts: PromptTokens) -> None:
         prompt, reason = prompt_or_error(prompts, item)
         if prompt is None:
-            self.problems.append(Problem('invalid', item.name, reason))
+            self.problems.add(Problem('invalid', item.name, reason))
             return
         for length in prompt.answer_lengths:
             self.answer_tokens.add(length)
         self.prompt_tokens.add(prompt.length)
         if prompt.truncated:
-            self.problems.append(
+            self.problems.add(
                 Problem(
                     'truncated',
                     item.name,
@@ -245,7 +212,7 @@ class Scan:
                 )
             )
         if not prompt.fits:
-            self.problems.append(
+            self.problems.add(
                 Problem(
                     'too-long',
                     item.name,

@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .import_questions import questions_of, vqa_files
 # what this project writes next to data: about them, and no data
 OUR_FILES = (
     *('import.json', 'skipped.jsonl', 'datasheet.json', 'summary.json'),
-    *('problems.jsonl', 'manifest.json'),
+    *('problems.jsonl', 'manifest.json', 'retry_links.jsonl'),
 )
 RECORD_SUFFIXES = ('.json', *LINES_SUFFIXES, *TABLE_SUFFIXES)
 _DATA_SUFFIXES = (*RECORD_SUFFIXES, '.parquet', '.arrow')
@@ -40,6 +40,24 @@ def has_shard_tables(parquets: Iterable[Path], shards: list[Path]) -> bool:
     return bool(stems) and all(
         (file.parent, file.stem) in stems for file in parquets
     )
+
+
+def without_tables_of_shards(
+    names: Sequence[str], shards: Iterable[str]
+) -> list[str]:
+    """Omit the files that img2dataset writes for each shard.
+
+    Args:
+        names: Names of the files of a folder.
+        shards: Those of them that are shards.
+    """
+    stems = {shard.partition('.')[0] for shard in shards}
+    return [
+        name
+        for name in names
+        if name.removesuffix('.parquet') not in stems
+        and name.removesuffix('_stats.json') not in stems
+    ]
 
 
 def record_files(folder: Path) -> list[Path]:

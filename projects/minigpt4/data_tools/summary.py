@@ -47,9 +47,9 @@ def summarise(
         records=scan.num_records,
         valid=scan.num_valid,
         turns=scan.num_turns,
-        images=len(scan.images),
+        images=scan.known.count_images(),
         image_uses=scan.num_images,
-        different_texts=len(scan.texts),
+        different_texts=scan.known.count_texts(),
         parts={
             printable(part.name): dict(
                 kind=part.kind,
@@ -96,10 +96,9 @@ def image_numbers(scan: Scan) -> dict[str, Numbers]:
         name: Numbers()
         for name in ('width', 'height', 'aspect_ratio', 'kilobytes')
     }
-    for facts in scan.images.values():
-        if facts.error is None:
-            numbers['width'].add(facts.width)
-            numbers['height'].add(facts.height)
-            numbers['aspect_ratio'].add(round(facts.width / facts.height, 3))
-            numbers['kilobytes'].add(round(facts.num_bytes / 1000, 1))
+    for width, height, num_bytes in scan.known.sizes():
+        numbers['width'].add(width)
+        numbers['height'].add(height)
+        numbers['aspect_ratio'].add(round(width / height, 3))
+        numbers['kilobytes'].add(round(num_bytes / 1000, 1))
     return numbers

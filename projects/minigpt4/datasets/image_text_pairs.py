@@ -1,10 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Stage 1: image-text pairs from tar shards, mixed, endless, resumable."""
 
+import copy
+import itertools
 import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import get_dist_info
@@ -14,20 +17,28 @@ from ..prompts import Turn
 from ..registry import DATASETS
 from ..utils.sample_errors import SampleError
 from .captions import parse_caption
+from .shard_cache import ShardCache
+from .shard_positions import (
+    Position,
+    Positions,
+    default_streams,
+    first_positions,
+)
 from .shard_samples import image_bytes
 from .shard_source import ShardStream, Source
 from .skipped_samples import SkippingPipeline
 
 
 class Batch(list):
-    """The samples of one batch, and the position of the stream after it.
+    """The samples of one batch, and the positions of the streams after it.
 
     Attributes:
-        position: The data worker, and by the name of each source how many
-            shards and how many samples of the current shard it has read.
+        position: The group of streams, and by the name of each source the
+            position of each stream that this rank has read, by its number
+            in the group.
     """
 
-    position: tuple[int, dict[str, tuple[int, int]]]
+    position: tuple[int, dict[str, dict[int, Position]]]
 
 
 @DATASETS.register_module()
@@ -35,10 +46,16 @@ class ImageTextPairs(IterableDataset):
     """Endless batches of image-text pairs, each batch from one source.
 
     Shards are read in a seeded order without replacement, and samples are
-    shuffled in a buffer before they are decoded. The samples of batch ``i``
-    depend only on the seed and the number of data workers, not on the number
-    of ranks (each rank reads all samples and decodes its own), nor on where
-    a run was interrupted. Data worker ``i % num_workers`` makes batch ``i``.
+    shuffled in a buffer before they are decoded. The shards are dealt to
+    streams, the streams to ranks and data workers; see
+    :mod:`~minigpt4.datasets.shard_positions`. The samples of batch ``i``
+    depend only on the seed, ``streams`` and the number of data workers at
+    the start of the run, not on the number of ranks, nor on where a run was
+    interrupted.
+
+    A stream that several ranks or data workers need is read by each of them.
+    This is so if the number of ranks does not divide the streams, or if the
+    number of data workers has changed.
 
     Args:
         sources: Dicts of ``name``, ``shards`` and ``weight``; see
@@ -46,10 +63,16 @@ class ImageTextPairs(IterableDataset):
         pipeline: Transforms.
         batch_size: Samples of one rank's batch.
         seed: Seed.
-        shuffle: Samples in the shuffle buffer; 0 keeps their order.
+        shuffle: Samples in the shuffle buffers of the streams of a batch; 0
+            keeps their order.
+        streams: Streams of a source that a batch is read from, or a divisor
+            if the source has too few shards; None for 8, or the smallest
+            multiple of 8 and the number of ranks.
+        cache_dir: Folder for copies of remote shards; None for no copies.
+        cache_gb: Limit of its size in 10^9 bytes.
 
     Raises:
-        ValueError: A source is invalid.
+        ValueError: A source, ``streams`` or ``cache_gb`` is invalid.
         FileNotFoundError: A source has no shard.
 
     Source: MiniGPT-4 ``datasets/laion_dataset.py`` and ``MultiIterLoader`` of
@@ -67,18 +90,29 @@ class ImageTextPairs(IterableDataset):
         batch_size: int = 64,
         seed: int = 0,
         shuffle: int = 1000,
+        streams: int | None = None,
+        cache_dir: 'str | Path | None' = None,
+        cache_gb: float = 100.0,
     ) -> None:
         _check_sources(sources)
+        if streams is not None and (type(streams) is not int or streams < 1):
+            raise ValueError(
+                f'streams is {streams!r}; expected a multiple of the number '
+                'of ranks.'
+            )
+        cache = ShardCache(cache_dir, cache_gb * 1e9) if cache_dir else None
         self.sources = [
-            Source(seed=seed, shuffle=shuffle, **source) for source in sources
+            Source(seed=seed, shuffle=shuffle, cache=cache, **source)
+            for source in sources
         ]
+        self.streams = streams
         self.pipeline = SkippingPipeline(pipeline)
         self.batch_size = batch_size
         self.seed = seed
         # read here: a spawned data worker has no process group
         self.rank, self.world_size = get_dist_info()
         self.first_batch = 0
-        self.positions: list[dict] | None = None
+        self.positions: Positions | None = None
 
     def __len__(self) -> int:
         """The largest integer: mmengine asks every loader for a length."""
@@ -123,59 +157,112 @@ class ImageTextPairs(IterableDataset):
                 except SampleError:
                     continue  # without an image; training counts it
 
-    def start_at(self, batch: int, positions: 'list[dict] | None') -> None:
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of shards that all data workers of this rank have read."""
+        return sum(source.bytes_read for source in self.sources)
+
+    @property
+    def num_shards(self) -> dict[str, int]:
+        """Number of shards of each source."""
+        return {source.name: len(source.shards) for source in self.sources}
+
+    def first_positions(self, num_workers: int) -> Positions:
+        """The positions of a run that begins.
+
+        Args:
+            num_workers: Number of data workers.
+        """
+        streams = self.streams or default_streams(self.world_size)
+        return first_positions(self.num_shards, max(num_workers, 1), streams)
+
+    def start_at(self, batch: int, positions: 'Positions | None') -> None:
         """Set where the stream begins.
 
         Args:
             batch: Index of the first batch.
-            positions: The position of each data worker before that batch;
-                None for the beginning.
+            positions: The positions before that batch; None for the
+                beginning.
         """
         self.first_batch = batch
-        self.positions = positions
+        self.positions = copy.deepcopy(positions)
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
-        worker_id, num_workers = (
-            (info.id, info.num_workers) if info else (0, 1)
-        )
-        if self.positions is not None and len(self.positions) != num_workers:
-            raise ValueError(
-                f'the run was interrupted with {len(self.positions)} data '
-                f'workers and is resumed with {num_workers}; set '
-                f'train_dataloader.num_workers={max(len(self.positions), 1)} '
-                'to read the same samples.'
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        positions = self.positions or self.first_positions(num_workers)
+        # data workers that need the same groups read all of them
+        shared = math.gcd(len(positions), num_workers)
+        streams = [
+            self._open_streams(number, positions)
+            for number in range(len(positions))
+        ]
+        for batch in itertools.count(self.first_batch):
+            # the loader numbers its workers from 0 again after a resume
+            turn = batch - self.first_batch
+            if (turn - worker) % shared:
+                continue
+            samples = self._read(
+                batch, streams, is_own=(turn - worker) % num_workers == 0
             )
-        batch = self.first_batch + worker_id
-        # the loader numbers its workers from 0 again after a resume
-        worker = batch % num_workers
-        position = self.positions[worker] if self.positions else {}
-        streams = {
-            source.name: ShardStream(
-                source, worker, num_workers, position.get(source.name, (0, 0))
-            )
-            for source in self.sources
-        }
-        while True:
-            stream = streams[self._choose_source(batch)]
-            samples = Batch()
-            for i in range(self.batch_size * self.world_size):
-                sample_index = (
-                    f'{stream.source.name}/{stream.num_shards}/'
-                    f'{stream.num_samples}'
+            if samples is not None:
+                yield samples
+
+    def _open_streams(
+        self, group: int, positions: Positions
+    ) -> dict[str, list[ShardStream | None]]:
+        """The streams of a group; None for those of other ranks."""
+        streams: dict[str, list[ShardStream | None]] = {}
+        for source in self.sources:
+            start = positions[group][source.name]
+            number = len(start)
+            shared = math.gcd(number, self.world_size)
+            streams[source.name] = [
+                ShardStream(
+                    source,
+                    group * number + index,
+                    len(positions) * number,
+                    position,
+                    shuffle=-(-source.shuffle // number),
                 )
-                files = stream.next()
-                if i % self.world_size == self.rank:
-                    samples.append(self._make_sample(files, sample_index))
-            samples.position = (
-                worker,
-                {
-                    name: (stream.num_shards, stream.num_samples)
-                    for name, stream in streams.items()
-                },
+                if (index - self.rank) % shared == 0
+                else None
+                for index, position in enumerate(start)
+            ]
+        return streams
+
+    def _read(
+        self,
+        batch: int,
+        groups: list[dict[str, list[ShardStream | None]]],
+        is_own: bool,
+    ) -> Batch | None:
+        """Read a batch; None if another data worker makes it."""
+        turn, group = divmod(batch, len(groups))
+        name = self._choose_source(batch)
+        streams = groups[group][name]
+        size = self.batch_size * self.world_size
+        samples = Batch()
+        for i in range(size):
+            stream = streams[(turn * size + i) % len(streams)]
+            if stream is None:
+                continue
+            sample_index = (
+                f'{name}/{stream.number}/{stream.num_shards}/'
+                f'{stream.num_samples}'
             )
-            yield samples
-            batch += num_workers
+            files = stream.next()
+            if is_own and i % self.world_size == self.rank:
+                samples.append(self._make_sample(files, sample_index))
+        if not is_own:
+            return None
+        read = {
+            index: (stream.num_shards, stream.num_samples)
+            for index, stream in enumerate(streams)
+            if stream is not None
+        }
+        samples.position = group, {name: read}
+        return samples
 
     def _choose_source(self, batch: int) -> str:
         """Return the source of a batch, the same one on all ranks."""

@@ -13,21 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
 from typing import Any, BinaryIO
 
-from webdataset.gopen import gopen, gopen_schemes
 from webdataset.shardlists import expand_urls
 
+from ..utils.data_manifest import read_shards
 from ..utils.errors import one_line
 from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
+from .remote_shards import RemoteShard, check_store
+from .remote_shards import is_remote as is_remote
+from .shard_cache import ShardCache
 
-_CHUNK_BYTES = 1 << 20
+# a data worker has several shards open, and so small chunks
+_CHUNK_BYTES = 1 << 18
 _PREFETCHED = 4  # chunks that are read ahead
-_REMOTE = re.compile(
-    '({}):'.format(
-        '|'.join(sorted({*gopen_schemes} - {'__default__', 'file'}))
-    )
-)
 _DECOMPRESSORS: dict[str, Callable] = {
     'gzip': lambda file: gzip.GzipFile(fileobj=file),
     'bzip2': bz2.BZ2File,
@@ -36,12 +35,11 @@ _DECOMPRESSORS: dict[str, Callable] = {
 
 
 class ShardReadError(Exception):
-    """The bytes of a shard cannot be read."""
+    """The bytes of a shard cannot be read or decompressed."""
 
 
-def is_remote(shard: str) -> bool:
-    """Return whether a shard is a URL or a command (``pipe:``)."""
-    return _REMOTE.match(shard) is not None
+class LostShardError(ShardReadError):
+    """The disk, the server or the command does not give a shard's bytes."""
 
 
 def find_shards(
@@ -53,22 +51,32 @@ def find_shards(
     a wildcard matches is a file, whatever its name.
 
     Args:
-        shards: Paths or URLs with braces; paths also with wildcards.
+        shards: Paths or URLs with braces; paths also with wildcards. A
+            ``manifest.json`` of ``minigpt4 data check`` stands for the
+            shards that it lists.
 
     Returns:
         The existing shards, which of them are URLs or commands, and the
         number of missing shards.
+
+    Raises:
+        ValueError: A manifest is invalid, or a shard is on a store whose
+            package is not installed.
     """
     found: list[str] = []
     remote: set[str] = set()
+    schemes: set[str] = set()
     missing = 0
-    single = isinstance(shards, (str, os.PathLike))
-    for pattern in map(str, [shards] if single else shards):
+    for pattern in _patterns(shards):
         if os.path.exists(pattern) and not is_remote(pattern):
             found.append(pattern)  # its name has braces or brackets
             continue
         for path in _expand_braces(pattern):
             if is_remote(path):
+                scheme = path.partition(':')[0]
+                if scheme not in schemes:
+                    check_store(path)
+                schemes.add(scheme)
                 found.append(path)
                 remote.add(path)
                 continue
@@ -81,6 +89,16 @@ def find_shards(
             found += [f'./{n}' if is_remote(n) else n for n in existing]
             missing += len(names) - len(existing)
     return found, remote, missing
+
+
+def _patterns(shards: 'str | Sequence[str]') -> Iterator[str]:
+    """Yield the patterns of a source; for a manifest those that it lists."""
+    single = isinstance(shards, (str, os.PathLike))
+    for pattern in map(str, [shards] if single else shards):
+        if pattern.lower().endswith('.json') and os.path.isfile(pattern):
+            yield from read_shards(pattern)
+        else:
+            yield pattern
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -97,17 +115,29 @@ class ShardBytes:
     system does not respond.
 
     Args:
-        shard: A path, or a URL or command of webdataset.
+        shard: A path, or a URL or command.
         remote: Whether the shard is a URL or a command.
+        cache: Cache of remote shards, if there is one.
+        count: Function that is called with numbers of bytes that were read,
+            before they are decompressed.
 
     Attributes:
         size: Size in bytes of an uncompressed file, else None; set before
             the first chunk is returned.
     """
 
-    def __init__(self, shard: str, remote: bool = False) -> None:
-        self.shard, self.remote = shard, remote
+    def __init__(
+        self,
+        shard: str,
+        remote: bool = False,
+        cache: ShardCache | None = None,
+        count: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self.shard, self.remote, self.cache = shard, remote, cache
         self.size: int | None = None
+        self._count, self._counted = count, 0
+        self._raw: _CountedFile | None = None
+        self._stream: RemoteShard | None = None
         self._chunks: queue.SimpleQueue = queue.SimpleQueue()
         self._free_chunks = threading.Semaphore(_PREFETCHED)
         self._closed = False
@@ -121,31 +151,52 @@ class ShardBytes:
     def __exit__(self, *_: object) -> None:
         self._closed = True
         self._free_chunks.release()
+        self._count_bytes()
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield chunks of bytes.
 
         Raises:
-            ShardReadError: The shard is not a regular file, cannot be read
-                or decompressed, or is not read within the time limit.
+            LostShardError: The shard is not a regular file, cannot be read,
+                or is not read within the time limit.
+            ShardReadError: It cannot be decompressed.
         """
         seconds = read_seconds()
         while True:
             try:
                 chunk = self._chunks.get(timeout=seconds)
             except queue.Empty:
-                raise ShardReadError(
-                    f'not read within {seconds:g} seconds, the file system '
-                    f'does not respond; {READ_SECONDS_VARIABLE} sets the limit'
+                if self._stream is not None:
+                    self._stream.interrupt()
+                raise LostShardError(
+                    f'not read within {seconds:g} seconds, '
+                    + (
+                        'its server or command does not respond'
+                        if self.remote
+                        else 'the file system does not respond'
+                    )
+                    + f'; {READ_SECONDS_VARIABLE} sets the limit'
                 ) from None
             self._free_chunks.release()
+            self._count_bytes()
             if isinstance(chunk, Exception):
-                raise ShardReadError(
+                is_lost = self._raw is None or self._raw.has_failed
+                raise (LostShardError if is_lost else ShardReadError)(
                     f'{type(chunk).__name__}: {one_line(chunk)}'
                 ) from chunk
             if not chunk:
                 return
             yield chunk
+
+    def _count_bytes(self) -> None:
+        """Report the bytes read since the last call.
+
+        Not in the thread: several threads of a data worker would add to the
+        same number.
+        """
+        number = self._raw.num_bytes if self._raw else 0
+        self._count(number - self._counted)
+        self._counted = number
 
     def _run(self) -> None:
         """Read chunks in the thread; pass an error to the iterator."""
@@ -166,14 +217,24 @@ class ShardBytes:
             self._chunks.put(error)
 
     def _open(self) -> BinaryIO:
-        if self.remote:
-            stream = gopen(self.shard)
-            return _decompress(io.BufferedReader(_RawStream(stream)))
-        file = open_regular(self.shard)
+        source = self._open_remote() if self.remote else None
+        local = open_regular(self.shard) if source is None else None
+        self._raw = _CountedFile(local or source)
+        file = io.BufferedReader(self._raw, _CHUNK_BYTES)
         decompressed = _decompress(file)
-        if decompressed is file:
-            self.size = os.fstat(file.fileno()).st_size
+        if local is not None and decompressed is file:
+            self.size = os.fstat(local.fileno()).st_size
         return decompressed
+
+    def _open_remote(self) -> Any:
+        if self.cache is None:
+            self._stream = RemoteShard(self.shard)
+            return self._stream
+        copy = self.cache.find(self.shard)
+        if copy is not None:
+            return copy
+        self._stream = RemoteShard(self.shard)
+        return self.cache.copy(self._stream)
 
 
 def _read_chunk(file: Any) -> tuple[bytes, Exception | None]:
@@ -191,23 +252,29 @@ def _read_chunk(file: Any) -> tuple[bytes, Exception | None]:
     return b''.join(pieces), None
 
 
-class _RawStream(io.RawIOBase):
-    """Adapts a stream of webdataset to ``io.RawIOBase``."""
+class _CountedFile(io.RawIOBase):
+    """A file whose bytes are counted."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.num_bytes = 0
+        self.has_failed = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        try:
+            size = self._file.readinto(buffer)
+        except Exception:
+            self.has_failed = True
+            raise
+        self.num_bytes += size
+        return size
 
     def close(self) -> None:
         if not self.closed:
-            self._stream.close()
+            self._file.close()
         super().close()
 
 

@@ -3,23 +3,31 @@
 
 import logging
 import random
+import time
 from collections.abc import Iterator, Sequence
 
 import webdataset
 from mmengine.logging import print_log
 
+from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
+from .shard_cache import ShardCache
 from .shard_files import ShardBytes, find_shards
+from .shard_positions import Position
 from .shard_samples import group_samples
-from .skipped_samples import ErrorCounter
+from .skipped_samples import ErrorCounter, WorkerSum
 from .tar_reader import TarReader
 
 # kinds of errors that the readers report, as they are logged
 _ERROR_KINDS = {
     'damaged': 'part of a shard cannot be read',
+    'given up': 'shard was given up',
     'unread': 'file of a shard is not read',
     'duplicate': 'duplicate file in a shard',
     'joined': 'shard of several tar files',
 }
+# A run ends if a stream has had no sample for this many times the time limit
+# of a read: the other ranks wait for it, and give up too.
+_MAX_TIME_LIMITS = 5
 
 
 class Source:
@@ -34,10 +42,17 @@ class Source:
         weight: How often a batch is read from the source, relative to the
             weights of the other sources.
         seed: Seed of the order of shards and of the samples in each.
-        shuffle: Samples in the shuffle buffer, which are not decoded yet.
+        shuffle: Samples in the shuffle buffers of the streams of a batch,
+            which are not decoded yet.
+        cache: Cache of remote shards, if there is one.
+
+    Attributes:
+        given_up: Shards whose bytes could not be read in this process, and
+            why.
 
     Raises:
         FileNotFoundError: No shard exists.
+        ValueError: A shard is on a store whose package is not installed.
     """
 
     def __init__(
@@ -47,9 +62,13 @@ class Source:
         weight: float,
         seed: int,
         shuffle: int,
+        cache: ShardCache | None = None,
     ) -> None:
         self.name, self.weight = name, weight
         self.seed, self.shuffle = seed, shuffle
+        self.given_up: dict[str, str] = {}
+        self._cache = cache
+        self._bytes_read = WorkerSum()
         self.shards, self._remote, missing = find_shards(shards)
         self._errors = ErrorCounter(tuple(_ERROR_KINDS.values()))
         if not self.shards:
@@ -72,17 +91,21 @@ class Source:
         random.Random(f'{self.seed}-{self.name}-{number}').shuffle(order)
         return order[i]
 
-    def read_shuffled(self, index: int) -> Iterator[dict]:
+    def read_shuffled(self, index: int, shuffle: int) -> Iterator[dict]:
         """Yield the shuffled samples of the shard at an index.
+
+        Args:
+            index: Index in the endless order.
+            shuffle: Samples in the shuffle buffer; 0 keeps their order.
 
         Yields:
             Bytes by suffix; see
             :func:`~minigpt4.datasets.shard_samples.group_samples`.
         """
         samples = self.samples_of(self.shard_at(index))
-        if self.shuffle:
+        if shuffle:
             rng = random.Random(f'{self.seed}-{self.name}-{index}')
-            samples = webdataset.shuffle(self.shuffle, rng=rng)(samples)
+            samples = webdataset.shuffle(shuffle, rng=rng)(samples)
         yield from samples
 
     def samples_of(self, shard: str) -> Iterator[dict]:
@@ -92,13 +115,24 @@ class Source:
         """
 
         def report(kind: str, message: str) -> None:
+            if kind == 'given up':
+                self.given_up[shard] = message
             self._errors.add(
                 _ERROR_KINDS[kind], f'{self.name}: shard {shard}: {message}'
             )
 
-        with ShardBytes(shard, shard in self._remote) as chunks:
+        self.given_up.pop(shard, None)
+        data = ShardBytes(
+            shard, shard in self._remote, self._cache, self._bytes_read.add
+        )
+        with data as chunks:
             members = TarReader(chunks, report, lambda: chunks.size)
             yield from group_samples(members, shard, report)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of shards that all data workers of this rank have read."""
+        return self._bytes_read.total()
 
     @property
     def error_counts(self) -> dict[str, int]:
@@ -107,17 +141,19 @@ class Source:
 
 
 class ShardStream:
-    """The endless samples of a source that one data worker reads.
+    """The endless samples of a source that one stream has.
 
-    Worker ``w`` of ``n`` reads the shards with the indices ``w``, ``w + n``,
-    ``w + 2 n`` ... of the endless order.
+    Stream ``s`` of ``n`` has the shards with the indices ``s``, ``s + n``,
+    ``s + 2 n`` ... of the endless order.
 
     Args:
         source: The source.
-        worker: Number of the data worker.
-        num_workers: Number of data workers.
+        number: Number of the stream.
+        num_streams: Number of streams of the source.
         position: Where to begin: how many shards were read completely, and
             how many samples of the current one.
+        shuffle: Samples in the shuffle buffer; by default those of the
+            source.
 
     Attributes:
         num_shards: Shards that were read completely.
@@ -127,61 +163,100 @@ class ShardStream:
     def __init__(
         self,
         source: Source,
-        worker: int,
-        num_workers: int,
-        position: Sequence[int] = (0, 0),
+        number: int,
+        num_streams: int,
+        position: Position = (0, 0),
+        shuffle: int | None = None,
     ) -> None:
         self.source = source
-        self.worker, self.num_workers = worker, num_workers
+        self.number, self.num_streams = number, num_streams
         self.num_shards, self.num_samples = position
+        self.shuffle = source.shuffle if shuffle is None else shuffle
         self._samples: Iterator[dict] | None = None
         self._empty_shards: set[str] = set()
+        self._empty_since: float | None = None
 
     def next(self) -> dict:
         """Return the next sample, as bytes by suffix.
 
         Raises:
-            ValueError: No shard of the source has a sample, or the current
-                shard has fewer samples than the position.
+            ValueError: No shard of the source has a sample, the current
+                shard has fewer samples than the position, or no shard could
+                be read for a long time.
         """
         if self._samples is None:
             self._samples = self._resume()
         while True:
+            started = time.monotonic()
             sample = next(self._samples, None)
             if sample is not None:
                 self.num_samples += 1
                 self._empty_shards.clear()
+                self._empty_since = None
                 return sample
             if self.num_samples == 0:
-                self._check_not_all_empty()
+                self._check_empty_shard(started)
             self.num_shards += 1
             self.num_samples = 0
-            self._samples = self.source.read_shuffled(self._index)
+            self._samples = self._read()
+
+    @property
+    def _shard(self) -> str:
+        return self.source.shard_at(self._index)
 
     @property
     def _index(self) -> int:
         """Index of the current shard in the endless order."""
-        return self.worker + self.num_shards * self.num_workers
+        return self.number + self.num_shards * self.num_streams
+
+    def _read(self) -> Iterator[dict]:
+        return self.source.read_shuffled(self._index, self.shuffle)
 
     def _resume(self) -> Iterator[dict]:
         """Read the current shard again, up to the position."""
-        samples = self.source.read_shuffled(self._index)
+        samples = self._read()
         for number in range(self.num_samples):
-            if next(samples, None) is None:
-                raise ValueError(
-                    f'the shard {self.source.shard_at(self._index)} of '
-                    f'{self.source.name!r} has {number} samples, but '
-                    f'{self.num_samples} of it were read before: the data '
-                    'have changed since the checkpoint was saved, or the '
-                    'checkpoint belongs to other data.'
-                )
+            if next(samples, None) is not None:
+                continue
+            if self._shard in self.source.given_up:
+                return iter(())  # reported; the stream goes on without it
+            raise ValueError(
+                f'the shard {self._shard} of {self.source.name!r} has '
+                f'{number} samples, but {self.num_samples} of it were read '
+                'before: the data have changed since the checkpoint was '
+                'saved, or the checkpoint belongs to other data.'
+            )
         return samples
 
-    def _check_not_all_empty(self) -> None:
-        self._empty_shards.add(self.source.shard_at(self._index))
-        if self._empty_shards.issuperset(self.source.shards):
+    def _check_empty_shard(self, started: float) -> None:
+        """Check that an end of the empty shards can be expected.
+
+        Args:
+            started: Time at which the shard was opened.
+        """
+        shard, source = self._shard, self.source
+        if self._empty_since is None:
+            self._empty_since = started
+        self._empty_shards.add(shard)
+        if self._empty_shards.issuperset(source.shards):
             raise ValueError(
-                f'none of the {len(self.source.shards)} shards of '
-                f'{self.source.name!r} contains a sample; expected tar files '
+                f'none of the {len(source.shards)} shards of '
+                f'{source.name!r} contains a sample; expected tar files '
                 'of KEY.jpg, KEY.json as img2dataset writes them.'
+                + _last_problem(source, shard)
             )
+        seconds = time.monotonic() - self._empty_since
+        if seconds > _MAX_TIME_LIMITS * read_seconds():
+            raise ValueError(
+                f'no shard of {source.name!r} could be read for '
+                f'{seconds:.0f} seconds, in which '
+                f'{len(self._empty_shards)} were given up; check the disk or '
+                'the server that has them, then resume the run '
+                f'({READ_SECONDS_VARIABLE} sets the limit of a read).'
+                + _last_problem(source, shard)
+            )
+
+
+def _last_problem(source: Source, shard: str) -> str:
+    problem = source.given_up.get(shard)
+    return f' The last one: {shard}: {problem}' if problem else ''

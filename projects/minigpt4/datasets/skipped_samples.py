@@ -18,6 +18,23 @@ _MAX_WORKERS = 256  # data workers with counters of their own
 _MAX_LINE_CHARACTERS = 600
 
 
+class WorkerSum:
+    """A sum over all data workers of a rank."""
+
+    def __init__(self) -> None:
+        # one number per data worker, so that no lock is needed
+        self._sums = torch.zeros(_MAX_WORKERS, dtype=torch.int64)
+        self._sums.share_memory_()
+
+    def add(self, number: int) -> None:
+        """Add a number."""
+        self._sums[_worker_row()] += number
+
+    def total(self) -> int:
+        """The sum over all data workers."""
+        return int(self._sums.sum())
+
+
 class ErrorCounter:
     """Counts errors by kind, over all data workers of a rank.
 
@@ -41,9 +58,7 @@ class ErrorCounter:
             kind: One of ``kinds``.
             message: The line for the log; None if it was logged earlier.
         """
-        worker = get_worker_info()
-        worker_id = worker.id % _MAX_WORKERS if worker else 0
-        self._counts[worker_id, self.kinds.index(kind)] += 1
+        self._counts[_worker_row(), self.kinds.index(kind)] += 1
         if message is None:
             return
         number = self._num_logged[kind] = self._num_logged.get(kind, 0) + 1
@@ -120,6 +135,11 @@ def log_line(text: str) -> str:
     if len(text) <= _MAX_LINE_CHARACTERS:
         return text
     return f'{text[:_MAX_LINE_CHARACTERS]} ...'
+
+
+def _worker_row() -> int:
+    worker = get_worker_info()
+    return worker.id % _MAX_WORKERS if worker else 0
 
 
 def _warn(text: str) -> None:

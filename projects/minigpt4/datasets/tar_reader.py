@@ -12,7 +12,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
-from .shard_files import ShardReadError
+from .shard_files import LostShardError, ShardReadError
 from .tar_stream import (
     BLOCK,
     MAX_MEMBER_BYTES,
@@ -49,9 +49,9 @@ class TarReader:
 
     Args:
         chunks: The bytes of the tar.
-        report: Function of a kind (``'damaged'``, ``'joined'``, ``'unread'``)
-            and a message, called for damage and for members that are not
-            read.
+        report: Function of a kind (``'damaged'``, ``'given up'``,
+            ``'joined'``, ``'unread'``) and a message, called for damage,
+            for bytes that cannot be read and for members that are not read.
         size: Function that returns the size of the tar in bytes, or None if
             it is not known; called after the first chunk was read.
     """
@@ -73,16 +73,20 @@ class TarReader:
         try:
             yield from self._read()
         except ShardReadError as error:
-            self._report_rest(f'cannot be read ({error})')
+            is_lost = isinstance(error, LostShardError)
+            self._report_rest(
+                f'cannot be read ({error})',
+                'given up' if is_lost else 'damaged',
+            )
 
     @property
     def offset(self) -> int:
         """Byte after the last member that was read, its padding included."""
         return self._stream.offset
 
-    def _report_rest(self, reason: str) -> None:
+    def _report_rest(self, reason: str, kind: str = 'damaged') -> None:
         self._report(
-            'damaged',
+            kind,
             f'the rest of a shard is skipped: from byte '
             f'{self._stream.offset:,} on it {reason}; {self._num_files:,} '
             'files of it were read.',

@@ -2,10 +2,11 @@
 """Make a feature cache of the images of a config, and train from it."""
 
 import copy
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from mmengine.dist import (
 )
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..actors.chunks import run_chunks
+from ..actors.cluster import current_cluster
 from ..datasets.feature_cache import FeatureCache, image_digest, read_source
 from ..datasets.feature_writer import FeatureWriter
 from ..datasets.mixed import part_configs
 from ..images.jpeg_decoder import jpeg_codec
 from ..images.read import load_image
 from ..models.hf_backbone import vision_folder
-from ..models.vision import build_vision
+from ..models.vision import VisionParts, build_vision
 from ..models.vision_fingerprint import compute_vision_fingerprint
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
@@ -38,7 +42,7 @@ from ..utils.signals import StopRequest
 from ..weights.image_processor import read_normalization
 from ..weights.read import open_tensors
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
 # settings of a module that do not change its features, or whose files are
 # digested
 _NOT_COMPARED = ('checkpoint', 'name_or_path', 'dtype', 'frozen', 'dropout')
@@ -274,6 +278,9 @@ def cache_features(
 ) -> dict[str, int]:
     """Run backbone and neck once over all images of a config's datasets.
 
+    With ``--ray``, actors run them; this process reads and decodes the images
+    and writes the features, in the same batches and order.
+
     Cached images are kept, so a killed run is resumed. Each rank writes its
     own files. A stop signal ends the run after the current batch is written;
     a second one ends it immediately.
@@ -297,24 +304,24 @@ def cache_features(
         StopSignal: A signal requested to stop; all images that were read are
             in the cache.
     """
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
     provenance = provenance_of(cfg)
-    backbone, neck, normalizer = (
-        module.to(device).eval()
-        for module in build_vision(
-            cfg.model.backbone,
-            cfg.model.neck,
-            cfg.model.get('data_preprocessor'),
-        )
+    build = functools.partial(
+        build_vision,
+        cfg.model.backbone,
+        cfg.model.neck,
+        cfg.model.get('data_preprocessor'),
     )
+    parts = build()
     writer = _open_writer(
         folder,
         provenance,
-        (neck.num_tokens, neck.out_channels),
+        (parts.neck.num_tokens, parts.neck.out_channels),
         dtype,
-        compute_vision_fingerprint(backbone, neck, normalizer),
+        compute_vision_fingerprint(*parts),
     )
+    if current_cluster() is None:
+        build = functools.partial(_same, parts)
+    del parts  # with actors, not in the memory of this process
     datasets = [
         (DATASETS.build(config), _has_flips(config))
         for config in _dataset_configs(cfg)
@@ -326,15 +333,30 @@ def cache_features(
         num_workers=cfg.train_dataloader.get('num_workers', 0),
     )
     counts = dict(added=0, known=0, skipped=0)
-    batch: dict[bytes, torch.Tensor] = {}
 
-    @torch.no_grad()
-    def write_batch() -> None:
+    def batches(items: Iterator) -> Iterator[dict[bytes, Tensor]]:
+        """Count the items; yield the pixels of new images by digest."""
+        batch: dict[bytes, Tensor] = {}
+        for digest, pixels, error in items:
+            if error:
+                counts['skipped'] += 1
+                if digest:
+                    writer.skip(digest)
+                print_log(
+                    printable(f'skipped {error}'),
+                    'current',
+                    level=logging.WARNING,
+                )
+            elif pixels is None:
+                counts['known'] += 1
+            else:
+                batch[digest] = pixels
+                if len(batch) == BATCH_SIZE:
+                    yield batch
+                    batch = {}
+            bar.advance(task)
         if batch:
-            pixels = normalizer.normalize(torch.stack([*batch.values()]))
-            writer.add(list(batch), neck(backbone(pixels)))
-            counts['added'] += len(batch)
-            batch.clear()
+            yield batch
 
     total = sum((d.num_images or 0) * (1 + flips) for d, flips in datasets)
     try:
@@ -345,30 +367,41 @@ def cache_features(
             task = bar.add_task(
                 'images', total=total // get_world_size() or None
             )
-            for digest, pixels, error in _until_stopped(loader, stop):
-                if error:
-                    counts['skipped'] += 1
-                    if digest:
-                        writer.skip(digest)
-                    print_log(
-                        printable(f'skipped {error}'),
-                        'current',
-                        level=logging.WARNING,
-                    )
-                elif pixels is None:
-                    counts['known'] += 1
-                else:
-                    batch[digest] = pixels
-                    if len(batch) == _BATCH_SIZE:
-                        write_batch()
-                bar.advance(task)
-            write_batch()
+            for batch, features in run_chunks(
+                functools.partial(_make_encoder, build, device),
+                batches(_until_stopped(loader, stop)),
+                ordered=True,
+            ):
+                writer.add(list(batch), features)
+                counts['added'] += len(batch)
             stop.raise_if_requested()
     finally:
         writer.close()
     numbers = torch.tensor([*counts.values()], device=get_device())
     all_reduce(numbers)  # waits for all ranks
     return dict(zip(counts, numbers.tolist(), strict=True))
+
+
+def _same(parts: VisionParts) -> VisionParts:
+    return parts
+
+
+def _make_encoder(
+    build: Callable[[], VisionParts], device: str
+) -> Callable[[Mapping[bytes, Tensor]], list[Tensor]]:
+    """Make a function of pixels by digest to one batch of features."""
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    backbone, neck, normalizer = (
+        module.to(device).eval() for module in build()
+    )
+
+    @torch.no_grad()
+    def encode(batch: Mapping[bytes, Tensor]) -> list[Tensor]:
+        pixels = normalizer.normalize(torch.stack([*batch.values()]))
+        return [neck(backbone(pixels)).to('cpu', torch.float32)]
+
+    return encode
 
 
 def _open_writer(

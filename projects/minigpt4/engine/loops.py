@@ -3,7 +3,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..datasets import ImageTextPairs
+from ..datasets.shard_positions import merged_positions
 from ..registry import LOOPS, MODEL_WRAPPERS
 from ..utils.signals import (
     STOP_SIGNALS,
@@ -25,6 +26,7 @@ from ..utils.signals import (
 from .rank_errors import innermost_message
 from .ranks import StopVote, unwrapped_model
 from .saving import save_now
+from .stream_positions import StreamState, start_state
 
 
 @MODEL_WRAPPERS.register_module()
@@ -135,8 +137,11 @@ class EndlessTrainLoop(BaseLoop):
         val_interval: Iterations between two validations.
 
     Attributes:
-        positions: Position of each data worker in a streaming data set:
-            ``{source: (shards, samples)}``.
+        streams: The state of the shard streams of stage 1. A rank knows the
+            positions of the streams that it reads; see
+            :meth:`share_positions`.
+        resumed_data: The entry ``data`` of the checkpoint that the run was
+            resumed from.
         resumed_from: The checkpoint that the run was resumed from, if any.
         done: Number of iterations done, including the one whose hooks are
             running; None before the run.
@@ -156,12 +161,10 @@ class EndlessTrainLoop(BaseLoop):
         self.max_iters, self.max_epochs = max_iters, 1
         self.val_begin, self.val_interval = val_begin, val_interval
         self.stop_training = False
-        self.positions: list[dict] | None = None
+        self.streams: StreamState | None = None
+        self.resumed_data: Mapping = {}
         self.resumed_from: str | None = None
         self.done: int | None = None
-        # samples read and global batch size of the run that is resumed
-        self.resumed_samples: int | None = None
-        self.resumed_batch: int | None = None
         self._start = (0, 0)  # iterations and samples before this run
         self.counts: Counter[str] = Counter()
         self._iter = self._epoch = 0  # the runner sets them to resume
@@ -316,14 +319,15 @@ class EndlessTrainLoop(BaseLoop):
             ValueError: The saved position names sources of other data.
         """
         self.done, size = self._iter, self.global_batch
-        samples = self.resumed_samples
+        samples = self.resumed_data.get('samples')
+        batch = self.resumed_data.get('batch')
         if samples is None:
             samples = self._iter * size
         self._start = (self._iter, samples)
-        if self.resumed_batch not in (None, size):
+        if batch not in (None, size):
             self.runner.logger.warning(
                 f'the config has a global batch of {size}, the run that '
-                f'saved {self.resumed_from} had {self.resumed_batch}; the '
+                f'saved {self.resumed_from} had {batch}; the '
                 f'run goes on with {size}, after the {samples} samples read.'
             )
         if self.resumed_from is not None and self._iter >= self.max_iters:
@@ -334,29 +338,37 @@ class EndlessTrainLoop(BaseLoop):
             )
         dataset = self.dataloader.dataset
         if isinstance(dataset, ImageTextPairs):
-            workers = max(self.dataloader.num_workers, 1)
-            sources = [source.name for source in dataset.sources]
-            saved = self.positions or ()
-            named = {name for position in saved for name in position}
-            if not named.issubset(sources):
-                raise ValueError(
-                    f'{self.resumed_from} cannot be resumed: its data '
-                    f'position names the sources {sorted(named)}, the config '
-                    f'has {sorted(sources)}; start a new run with load_from.'
-                )
-            dataset.start_at(self._iter, self.positions)
-            if self.positions is None:
-                self.positions = [{} for _ in range(workers)]
+            self.streams, warnings = start_state(
+                dataset,
+                self.dataloader.num_workers,
+                self.resumed_data,
+                self.resumed_from,
+            )
+            for line in warnings:
+                self.runner.logger.warning(line)
+            dataset.start_at(self._iter, self.streams.positions)
         else:
             self.dataloader.sampler.start = samples
 
     def _update_position(self, batch: dict[str, Any]) -> None:
         """Store the data position after a batch, and add its counts."""
         position = batch.pop('position', None)
-        if position is not None and self.positions is not None:
-            worker, source_positions = position
-            self.positions[worker] = source_positions
+        if position is not None and self.streams is not None:
+            group, sources = position
+            for name, found in sources.items():
+                positions = self.streams.positions[group][name]
+                for stream, value in found.items():
+                    positions[stream] = value
         self.counts.update(batch['counts'])
+
+    def share_positions(self) -> None:
+        """Exchange the positions of the streams that other ranks read.
+
+        All ranks have to call this, before a checkpoint is saved.
+        """
+        if self.streams is not None and get_world_size() > 1:
+            parts = dist.all_gather_object(self.streams.positions)
+            self.streams.positions = merged_positions(parts)
 
     def total_counts(self) -> Counter[str]:
         """Return the counts of all ranks. All ranks have to call this."""

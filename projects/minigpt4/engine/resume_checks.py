@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
+from ..datasets.shard_positions import are_positions
 from ..utils.errors import one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 
@@ -133,9 +134,15 @@ def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
         if name in checkpoint and not isinstance(checkpoint[name], Mapping):
             raise invalid(f'its entry {name} is not a dict')
     data = checkpoint.get('data', {})
-    if not _are_positions(data.get('positions')):
+    positions = data.get('positions')
+    if positions is not None and not are_positions(positions):
         raise invalid('its data positions are not valid')
-    for name in ('samples', 'batch'):
+    shards = data.get('shards', {})
+    if not isinstance(shards, Mapping) or not all(
+        type(number) is int for number in shards.values()
+    ):
+        raise invalid('its numbers of shards are not valid')
+    for name in ('samples', 'batch', 'streams'):
         number = data.get(name)
         if number is not None and (type(number) is not int or number < 0):
             raise invalid(
@@ -151,23 +158,6 @@ def resume_state(checkpoint: Mapping, path: 'str | Path') -> dict[str, Any]:
         param_schedulers=schedulers,
         message_hub=_safe_history(checkpoint.get('message_hub')),
         **{k: checkpoint[k] for k in ('data', 'random') if k in checkpoint},
-    )
-
-
-def _are_positions(positions: object) -> bool:
-    """Whether this is a list of ``{source: (shards, samples)}``."""
-    if positions is None:
-        return True
-    return isinstance(positions, list) and all(
-        isinstance(position, Mapping)
-        and all(
-            isinstance(name, str)
-            and isinstance(pair, (list, tuple))
-            and len(pair) == 2
-            and all(type(number) is int and number >= 0 for number in pair)
-            for name, pair in position.items()
-        )
-        for position in positions
     )
 
 

@@ -55,6 +55,13 @@ class CheckedRunner(Runner):
             except TypeError as error:  # a user's hook added an entry
                 self.logger.warning(f'no checksum is stored: {error}')
 
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint on rank 0. All ranks have to call this."""
+        share = getattr(self._train_loop, 'share_positions', None)
+        if share is not None:
+            share()
+        super().save_checkpoint(*args, **kwargs)
+
     def load_or_resume(self) -> None:
         """Load or resume, from the newest usable checkpoint by default."""
         if self._resume and self._load_from is None and not self._has_loaded:

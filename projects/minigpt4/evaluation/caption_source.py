@@ -3,16 +3,17 @@
 
 import argparse
 import codecs
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..captioning.batch import CaptionTask, run_tasks
+from ..captioning.answers import answer_many
+from ..captioning.batch import CaptionTask, result_fields
 from ..captioning.image_sources import find_images
 from ..data_tools.question_files import read_content
-from ..generation.sampling_params import SamplingParams
 from ..loading import load_model, read_prompt
 from ..utils.errors import printable, short_json
 from ..utils.ids import checked_id
@@ -89,26 +90,37 @@ class CaptionSource:
             results.add(captions[len(results.rows) :])
 
     def _generate(self, results: ResultFolder) -> None:
-        args = self.args
         done = {row['image_id'] for row in results.rows}
         missing = [t for t in self._tasks if self.find(t.image) not in done]
-        if not missing:
-            return
-        model = load_model(args.model, args.pretrained, args.device)
-        SamplingParams.of(model.generation, args.settings)
+        if missing:
+            self._answer(missing, results)
+        # the engine finishes answers in any order
+        results.sort(lambda row: (row['file'], row['image_id']))
+
+    def _answer(
+        self, missing: Sequence[CaptionTask], results: ResultFolder
+    ) -> None:
+        args = self.args
+        load = functools.partial(
+            load_model, args.model, args.pretrained, args.device
+        )
+        ended = answer_many(
+            load,
+            missing,
+            args.slots,
+            args.workers,
+            args.settings,
+            reproducible=True,
+        )
         with progress_bar(visible=not args.quiet) as bar:
             task = bar.add_task(
                 'captioning',
                 total=len(self._tasks),
                 completed=len(self._tasks) - len(missing),
             )
-            for batch in run_tasks(
-                model, missing, args.slots, args.workers, args.settings
-            ):
-                results.add([self._row(fields) for fields in batch])
-                bar.advance(task, len(batch))
-        # the engine finishes answers in any order
-        results.rows.sort(key=lambda row: (row['file'], row['image_id']))
+            for answers in ended:
+                results.add([self._row(result_fields(a)) for a in answers])
+                bar.advance(task, len(answers))
 
     def _row(self, fields: dict[str, Any]) -> dict[str, Any]:
         row = dict(

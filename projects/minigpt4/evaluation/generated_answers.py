@@ -2,6 +2,7 @@
 """Answers of a model to prompts about images, stored one by one."""
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -10,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..captioning.batch import CaptionTask, answer_tasks
+from ..captioning.answers import answer_many
+from ..captioning.batch import CaptionTask
 from ..captioning.image_sources import find_images
-from ..generation.sampling_params import SamplingParams
 from ..loading import load_model
 from ..utils.errors import one_line, printable
 from ..utils.json_files import read_json_lines
@@ -94,7 +95,7 @@ def generate_answers(
 
     Each row has ``number``, the fields of the prompt, ``image``, ``prompt``
     and the answer with ``finished`` and ``tokens``, or an ``error``. Rows are
-    sorted in memory afterwards.
+    sorted afterwards.
 
     Args:
         args: The options of the model, ``slots``, ``workers``, ``quiet``.
@@ -115,22 +116,24 @@ def generate_answers(
     ]
     if tasks:
         settings = results.settings['generation']
-        model = load_model(args.model, args.pretrained, args.device)
-        SamplingParams.of(model.generation, settings)
+        load = functools.partial(
+            load_model, args.model, args.pretrained, args.device
+        )
+        ended = answer_many(
+            load,
+            tasks,
+            args.slots,
+            args.workers,
+            settings,
+            reproducible=True,
+        )
         with progress_bar(visible=not args.quiet) as bar:
             task = bar.add_task(
                 'answering',
                 total=len(asked),
                 completed=len(asked) - len(tasks),
             )
-            for answers in answer_tasks(
-                model,
-                tasks,
-                args.slots,
-                args.workers,
-                settings,
-                wait_for_images=True,
-            ):
+            for answers in ended:
                 rows = []
                 for answer in answers:
                     number, item = answer.task.id
@@ -149,7 +152,7 @@ def generate_answers(
                     rows.append(row)
                 results.add(rows)
                 bar.advance(task, len(rows))
-    results.rows.sort(key=lambda row: row['number'])
+    results.sort(lambda row: row['number'])
 
 
 def answer_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

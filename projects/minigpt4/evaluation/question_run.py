@@ -6,10 +6,11 @@ file of answers in one folder. A run answers what no file of the folder has.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any
 
 from mmengine.structures import BaseDataElement
 
-from ..captioning.batch import CaptionTask, TaskAnswer, answer_tasks
+from ..actors.chunks import run_chunks
+from ..captioning.answers import CHUNK, answer_many, chunks_of
+from ..captioning.batch import CaptionTask, TaskAnswer
 from ..generation.engine import Engine
 from ..generation.sampler import NAN_SCORES
-from ..generation.sampling_params import SamplingParams
 from ..images.read import load_image
 from ..loading import load_model, quiet_logs
 from ..models import MiniGPT4
@@ -84,6 +86,7 @@ def run_questions(args: argparse.Namespace) -> int:
             args.overwrite,
         ) as results:
             _answer(args, protocol, questions, results)
+            results.sort(lambda row: row['number'])
             rows = results.rows
             if args.out is not None:
                 rows = read_answers(args.out)
@@ -98,7 +101,7 @@ def run_questions(args: argparse.Namespace) -> int:
 
 
 def answer_questions(
-    model: MiniGPT4,
+    load: Callable[[], MiniGPT4],
     asked: Sequence[tuple[int, AskedQuestion]],
     slots: int,
     workers: int,
@@ -110,41 +113,61 @@ def answer_questions(
     that their answers are equal to the bit.
 
     Args:
-        model: The model.
+        load: Loads the model.
         asked: The questions with their numbers.
         slots: Requests that are generated at the same time.
         workers: Threads that decode images.
         settings: Sampling parameters.
 
-    Yields:
-        The rows of the questions that ended in one step.
+    Returns:
+        An iterator over the rows of the questions that ended in one step.
     """
     tasks = (
         CaptionTask(item.file, item.prompt, id=(number, item))
         for number, item in asked
     )
-    for answers in answer_tasks(
-        model, tasks, slots, workers, settings, wait_for_images=True
-    ):
-        yield [_answer_row(answer) for answer in answers]
+    return (
+        [_answer_row(answer) for answer in answers]
+        for answers in answer_many(
+            load, tasks, slots, workers, settings, reproducible=True
+        )
+    )
 
 
 def rank_choices(
-    model: MiniGPT4,
+    load: Callable[[], MiniGPT4],
     asked: Sequence[tuple[int, AskedQuestion]],
     workers: int,
 ) -> Iterator[list[dict[str, Any]]]:
     """Compute how likely each choice of each question is.
 
+    Each chunk begins with an empty prefix cache, so that the bits do not
+    depend on the number of actors.
+
     Args:
-        model: The model.
+        load: Loads the model.
         asked: The questions with their numbers.
         workers: Threads that decode images.
 
-    Yields:
-        One row at a time, with ``log_likelihoods``: the mean of each choice,
-        in nats per token.
+    Returns:
+        An iterator over one row at a time, with ``log_likelihoods``: the mean
+        of each choice, in nats per token.
     """
+    make = functools.partial(_make_ranker, load, workers)
+    return ([row] for _, row in run_chunks(make, chunks_of(asked, CHUNK)))
+
+
+def _make_ranker(
+    load: Callable[[], MiniGPT4], workers: int
+) -> Callable[[Sequence[tuple[int, AskedQuestion]]], Iterator[dict[str, Any]]]:
+    return functools.partial(_rank_chunk, load(), workers)
+
+
+def _rank_chunk(
+    model: MiniGPT4,
+    workers: int,
+    asked: Sequence[tuple[int, AskedQuestion]],
+) -> Iterator[dict[str, Any]]:
     engine = Engine(model, slots=1)
     collator = model.collator(training=False)
     ahead = 4 * workers
@@ -176,7 +199,7 @@ def rank_choices(
                 except (OSError, ValueError) as error:
                     row.pop('log_likelihoods', None)
                     row['error'] = one_line(error)
-                yield [row]
+                yield row
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -239,15 +262,16 @@ def _answer(
     missing = [pair for pair in own if pair[0] not in done]
     if not missing:
         return
-    model = load_model(args.model, args.pretrained, args.device)
+    load = functools.partial(
+        load_model, args.model, args.pretrained, args.device
+    )
     if args.method == 'generate':
         settings = {**protocol.generation, **args.settings}
-        SamplingParams.of(model.generation, settings)
         batches = answer_questions(
-            model, missing, args.slots, args.workers, settings
+            load, missing, args.slots, args.workers, settings
         )
     else:
-        batches = rank_choices(model, missing, args.workers)
+        batches = rank_choices(load, missing, args.workers)
     with progress_bar(visible=not args.quiet) as bar:
         task = bar.add_task(
             'questions', total=len(own), completed=len(own) - len(missing)

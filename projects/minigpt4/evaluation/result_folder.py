@@ -9,13 +9,15 @@ mixed. Settings of a folder without any result are replaced.
 
 import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..prompts.text_validation import json_type
-from ..utils.atomic import make_folder, write_atomically
+from ..utils.atomic import make_folder, replacing, write_atomically
 from ..utils.errors import printable, short_json
 from ..utils.json_files import read_json
 from ..utils.locks import lock_file
@@ -60,7 +62,7 @@ class ResultFolder:
         if folder is None:
             return
         make_folder(folder)
-        path = folder / results_file
+        path = self._path = folder / results_file
         path.touch()
         open_regular(path).close()  # refuses a FIFO, which would block
         self._file = open(path, 'r+b')
@@ -120,7 +122,7 @@ class ResultFolder:
         for path in self.folder.glob('*.jsonl'):
             if path.stat().st_size:
                 return True
-            if path.samefile(self._file.name):
+            if path.samefile(self._path):
                 continue  # its lock is that of this process
             with open_regular(path) as file:
                 if not lock_file(file):
@@ -144,7 +146,7 @@ class ResultFolder:
         self._file.seek(end)
         if rest and b'\n' in self._file.read()[:-1]:
             raise ValueError(
-                f'{self._file.name} is damaged (byte {end:,} does not begin a '
+                f'{self._path} is damaged (byte {end:,} does not begin a '
                 'line of JSON); give another -o, or --overwrite.'
             )
         self._file.seek(end)
@@ -158,11 +160,9 @@ class ResultFolder:
         """
         self.rows.extend(rows)
         if self._file is not None:
-            lines = []
-            for row in rows:
-                line = json.dumps(row, ensure_ascii=False) + '\n'
-                lines.append(line.encode(errors='backslashreplace'))
-                self._ends.append(self._ends[-1] + len(lines[-1]))
+            lines = [*map(_line, rows)]
+            for line in lines:
+                self._ends.append(self._ends[-1] + len(line))
             try:
                 self._file.write(b''.join(lines))
                 self._file.flush()
@@ -171,7 +171,7 @@ class ResultFolder:
                     error.errno,
                     f'{error.strerror}; results before are kept, make space '
                     'and give the same command again',
-                    self._file.name,
+                    str(self._path),
                 ) from error
 
     def keep(self, number: int) -> None:
@@ -182,10 +182,48 @@ class ResultFolder:
             self._file.seek(self._ends[-1])
             self._file.truncate()
 
+    def sort(self, key: Callable[[dict[str, Any]], Any]) -> None:
+        """Sort the raw results, those of the file too.
+
+        Answers end in an order that depends on the batches; the file of a
+        complete run does not.
+
+        Args:
+            key: What a result is sorted by.
+
+        Raises:
+            OSError: The file cannot be written; it is as it was.
+        """
+        ordered = sorted(self.rows, key=key)
+        if ordered == self.rows:
+            return
+        self.rows = ordered
+        if self._file is None:
+            return
+        lines = [*map(_line, ordered)]
+        with replacing(self._path) as temporary:
+            file = open(temporary, 'w+b')
+            try:
+                lock_file(file)  # before it has the name
+                file.write(b''.join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                file.close()
+                raise
+        self.close()
+        self._file = file
+        self._ends = [0, *itertools.accumulate(map(len, lines))]
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``: the settings, then the scores."""
         if self.folder is not None:
             write_summary(self.folder, self.protocol, self.settings, summary)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    line = json.dumps(row, ensure_ascii=False) + '\n'
+    return line.encode(errors='backslashreplace')
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

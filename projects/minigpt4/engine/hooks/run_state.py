@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Save and restore the state that mmengine's checkpoints lack."""
 
+import copy
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -55,9 +56,16 @@ class ResumeHook(Hook):
         algorithm, words, *rest = state
         loop = _train_loop(runner)
         checkpoint['data'] = dict(
-            positions=getattr(loop, 'positions', None),
-            counts=dict(self._counts or getattr(loop, 'counts', {})),
+            counts=dict(self._counts or getattr(loop, 'counts', {}))
         )
+        streams = getattr(loop, 'streams', None)
+        if streams is not None:
+            checkpoint['data'].update(
+                # a copy: the next step changes it
+                positions=copy.deepcopy(streams.positions),
+                streams=streams.streams,
+                shards=dict(streams.num_shards),
+            )
         if getattr(loop, 'done', None) is not None:
             checkpoint['data'].update(
                 samples=loop.samples_read, batch=loop.global_batch
@@ -80,9 +88,7 @@ class ResumeHook(Hook):
             return
         if 'data' in checkpoint:
             loop, data = _train_loop(runner), checkpoint['data']
-            loop.positions = data.get('positions')
-            loop.resumed_samples = data.get('samples')
-            loop.resumed_batch = data.get('batch')
+            loop.resumed_data = data
             if is_main_process():
                 for name, number in data.get('counts', {}).items():
                     if type(number) is int:

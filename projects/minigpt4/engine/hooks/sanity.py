@@ -2,9 +2,11 @@
 """Stop a run that has diverged or is misconfigured."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -114,9 +116,18 @@ class SanityHook(Hook):
             'were cut at max_text_length and lost their end symbol.'
         )
         dataset = getattr(loop.dataloader, 'dataset', None)
-        faults = getattr(dataset, 'faults', None)
-        if faults:
+        own = getattr(dataset, 'error_counts', {})
+        totals: Counter[str] = Counter()
+        for counts_of_rank in all_gather_object(own):
+            totals.update(counts_of_rank)
+        if totals:
             runner.logger.info(
-                'faults in the data that this rank read in this run: '
-                + '; '.join(f'{kind}: {n:,}' for kind, n in faults.items())
+                'errors in the data that were read in this run: '
+                + '; '.join(f'{kind}: {n:,}' for kind, n in totals.items())
+            )
+        sizes = all_gather_object(getattr(dataset, 'bytes_read', 0))
+        if any(sizes):
+            runner.logger.info(
+                f'{sum(sizes):,} bytes of shards were read in this run, at '
+                f'most {max(sizes):,} by a rank.'
             )

@@ -1,0 +1,191 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""A folder with copies of remote shards, limited in size.
+
+A shard is copied while it is read for the first time, and the copy is used
+when it is complete. webdataset's cache downloads a shard before its first
+sample is read, and deletes nothing while it downloads.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmengine.logging import print_log
+
+from ..utils.locks import lock_file
+from .remote_shards import RemoteShard
+
+_STALE_SECONDS = 3600.0  # age of a part whose process has ended
+_LOCK_SECONDS = 10.0
+
+
+class ShardCache:
+    """Copies of remote shards; all processes of a machine share the folder.
+
+    The shards that were not used for the longest time are deleted when a
+    new one needs the room. Two processes that read the same shard for the
+    first time at the same time both read it from the server.
+
+    Args:
+        folder: The folder; it is created.
+        max_bytes: Limit of its size.
+
+    Raises:
+        ValueError: The limit is not above 0.
+        OSError: The folder cannot be created.
+    """
+
+    def __init__(self, folder: 'str | Path', max_bytes: float) -> None:
+        if not max_bytes > 0:
+            raise ValueError(
+                f'the size of the cache {folder} is {max_bytes!r} bytes; '
+                'expected a number above 0.'
+            )
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._has_failed = False
+
+    def find(self, shard: str) -> BinaryIO | None:
+        """Open the copy of a shard; None if there is none."""
+        path = self._path(shard)
+        try:
+            file = open(path, 'rb')
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the time of its last use
+        return file
+
+    def copy(self, stream: RemoteShard) -> 'CopiedShard':
+        """Copy a shard into the cache while it is read."""
+        return CopiedShard(stream, self)
+
+    def start(self, shard: str, size: int | None) -> BinaryIO | None:
+        """Open a file for a copy.
+
+        Args:
+            shard: The shard.
+            size: Its size in bytes, if it is known.
+
+        Returns:
+            The file; None if there is no room for it.
+        """
+        path = self._path(shard)
+        part = path.with_name(f'{path.stem}-{secrets.token_hex(4)}.part')
+        with self._failures_logged():
+            if not self._make_room(size or 0):
+                return None
+            file = open(part, 'xb')
+            file.truncate(size or 0)  # counts as used from now on
+            return file
+        return None
+
+    def write(self, file: BinaryIO, data: bytes) -> bool:
+        """Add bytes to a copy; return whether this has succeeded."""
+        with self._failures_logged():
+            file.write(data)
+            return True
+        return False
+
+    def finish(self, file: BinaryIO, shard: str) -> bool:
+        """Give a complete copy its name; return whether this succeeded."""
+        with self._failures_logged():
+            file.close()
+            os.replace(file.name, self._path(shard))
+            self._make_room(0)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _failures_logged(self) -> Iterator[None]:
+        """Log the first failure, such as a full disk; read on without."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                print_log(
+                    f'the cache of shards {self.folder} cannot be written '
+                    f'({error.strerror}); shards are read without it.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+
+    def _path(self, shard: str) -> Path:
+        digest = hashlib.sha256(shard.encode()).hexdigest()
+        return self.folder / f'{digest[:32]}.shard'
+
+    def _make_room(self, size: int) -> bool:
+        """Delete copies until there is room; return whether there is."""
+        with open(self.folder / '.lock', 'a') as lock:
+            if not lock_file(lock, _LOCK_SECONDS):
+                return False
+            files = []
+            for path in self.folder.glob('*.*'):
+                if path.suffix in ('.part', '.shard'):
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = path.stat()
+                        files.append((stat.st_mtime, stat.st_size, path))
+            total = sum(each for _, each, _ in files) + size
+            for used, each, path in sorted(files):
+                if path.suffix == '.part':
+                    unneeded = time.time() - used > _STALE_SECONDS
+                else:
+                    unneeded = total > self.max_bytes
+                if unneeded:
+                    path.unlink(missing_ok=True)
+                    total -= each
+            return total <= self.max_bytes
+
+
+class CopiedShard(io.RawIOBase):
+    """A remote shard that is copied into a cache while it is read."""
+
+    def __init__(self, stream: RemoteShard, cache: ShardCache) -> None:
+        self._stream, self._cache = stream, cache
+        self._file: BinaryIO | None = None
+        self._has_started = False
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the stream, and copy what was read."""
+        size = self._stream.readinto(buffer)
+        if not self._has_started:
+            self._has_started = True
+            stream = self._stream
+            self._file = self._cache.start(stream.shard, stream.size)
+        if self._file is not None:
+            if size:
+                copied = self._cache.write(self._file, bytes(buffer[:size]))
+            else:
+                copied = self._cache.finish(self._file, self._stream.shard)
+            if not copied:
+                self._remove()
+            elif not size:
+                self._file = None
+        return size
+
+    def close(self) -> None:
+        """Close the stream; an incomplete copy is removed."""
+        if not self.closed:
+            self._remove()
+            self._stream.close()
+        super().close()
+
+    def _remove(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)

@@ -1,0 +1,223 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Shards of servers, stores and commands are read, with retries."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+from tests.shard_server import ShardServer
+
+from minigpt4.datasets import remote_shards
+from minigpt4.datasets.remote_shards import RemoteShard, check_store
+from minigpt4.datasets.shard_files import (
+    LostShardError,
+    ShardBytes,
+    find_shards,
+    is_remote,
+)
+from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
+
+DATA = os.urandom(1_500_000)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / 'a.tar').write_bytes(DATA)
+    with ShardServer(tmp_path) as running:
+        yield running
+
+
+def read(shard, **settings):
+    with ShardBytes(shard, True, **settings) as data:
+        return b''.join(data)
+
+
+def test_shard_of_a_server_is_read(server):
+    counted = []
+    url = f'{server.url}/x/a.tar'
+    assert find_shards(url) == ([url], {url}, 0)
+    assert read(url, count=counted.append) == DATA
+    assert sum(counted) == len(DATA)
+
+
+@pytest.mark.parametrize('etag', ['"one"', 'W/"one"', ''])
+def test_read_that_breaks_off_continues_at_the_same_byte(server, etag):
+    server.etag = etag
+    server.cut['a.tar'] = [400_000, 300_000, 0, 200_000, 0]
+    assert read(f'{server.url}/x/a.tar') == DATA
+    asked = [wanted for _, wanted in server.requests]
+    starts = [400_000, 700_000, 700_000, 900_000, 900_000]
+    assert asked == [None, *(f'bytes={start}-' for start in starts)]
+
+
+def test_server_without_ranges_is_read_again_from_the_start(server):
+    server.has_ranges = False
+    server.cut['a.tar'] = [400_000, 100_000, 700_000, 800_000]
+    assert read(f'{server.url}/x/a.tar') == DATA
+    assert len(server.requests) == 5
+
+
+def test_shard_that_changes_while_it_is_read_is_given_up(server):
+    server.cut['a.tar'] = [400_000]
+    with pytest.raises(LostShardError, match='has changed while it was read'):
+        with ShardBytes(f'{server.url}/x/a.tar', True) as data:
+            for chunk in data:
+                assert DATA.startswith(chunk) or chunk in DATA
+                server.etag = '"two"'
+
+
+@pytest.mark.parametrize(
+    ('statuses', 'requests'), [([404], 1), ([403], 1), ([503] * 9, 3)]
+)
+def test_failed_request_is_tried_again_if_it_may_pass(
+    server, statuses, requests
+):
+    server.statuses['a.tar'] = statuses
+    code = statuses[0]
+    with pytest.raises(LostShardError, match=f'HTTP Error {code}'):
+        read(f'{server.url}/x/a.tar')
+    assert len(server.requests) == requests
+    server.statuses['a.tar'] = [503, 429]
+    assert read(f'{server.url}/x/a.tar') == DATA
+
+
+@pytest.mark.parametrize('sent', [0, 300_000])
+def test_server_that_does_not_respond_is_given_up(server, sent, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.6')
+    server.blocked, server.block_after = {'a.tar'}, sent
+    server.has_ranges = False
+    start = time.monotonic()
+    with pytest.raises(LostShardError, match='server or command does not|tim'):
+        read(f'{server.url}/x/a.tar')
+    assert time.monotonic() - start < 20
+
+
+def test_no_server_is_an_error(server):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(LostShardError, match='refused'):
+        read(f'{url}/x/a.tar')
+
+
+def test_user_and_password_of_a_url_become_a_header(server, monkeypatch):
+    seen = []
+    opened = remote_shards.urlopen
+
+    def noted(request, **kwargs):
+        seen.append((request.full_url, request.get_header('Authorization')))
+        return opened(request, **kwargs)
+
+    monkeypatch.setattr(remote_shards, 'urlopen', noted)
+    host = server.url.removeprefix('http://')
+    assert read(f'http://me:p%40ss@{host}/x/a.tar') == DATA
+    assert seen == [(f'{server.url}/x/a.tar', 'Basic bWU6cEBzcw==')]
+
+
+def test_command_that_fails_at_its_end_is_an_error(tmp_path):
+    (tmp_path / 'a.tar').write_bytes(DATA)
+    with pytest.raises(LostShardError, match='exit 3'):
+        read(f'pipe:cat {tmp_path}/a.tar; exec >&-; exit 3')
+
+
+def test_command_that_fails_once_continues_at_the_same_byte(tmp_path):
+    (tmp_path / 'a.tar').write_bytes(DATA)
+    command = (
+        f'pipe:if mkdir {tmp_path}/once 2>/dev/null; then '
+        f'head -c 300000 {tmp_path}/a.tar; exit 1; fi; cat {tmp_path}/a.tar'
+    )
+    assert read(command) == DATA
+
+
+def test_command_that_does_not_respond_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.3')
+    pid = tmp_path / 'pid'
+    with pytest.raises(LostShardError, match='within 0.3 seconds, its server'):
+        read(f'pipe:echo $$ >> {pid}; exec sleep 99')
+    status = Path(f'/proc/{int(pid.read_text())}/status')
+    for _ in range(200):
+        if not status.exists() or 'Z (zombie)' in status.read_text():
+            assert len(pid.read_text().split()) == 1  # not run again
+            return
+        threading.Event().wait(0.05)
+    pytest.fail('the command is still running')
+
+
+def test_store_of_fsspec_is_read():
+    with fsspec.open('memory://shards/a.tar', 'wb') as file:
+        file.write(DATA)
+    url = 'memory://shards/{a..b}.tar'
+    found, remote, missing = find_shards(url)
+    assert found == ['memory://shards/a.tar', 'memory://shards/b.tar']
+    assert remote == {*found} and not missing
+    assert read(found[0]) == DATA
+    with pytest.raises(LostShardError, match='FileNotFoundError'):
+        read(found[1])
+
+
+def test_seek_in_a_store_continues_a_read(monkeypatch):
+    with fsspec.open('memory://shards/c.tar', 'wb') as file:
+        file.write(DATA)
+    stream = RemoteShard('memory://shards/c.tar')
+    buffer = bytearray(1000)
+    assert stream.readinto(buffer) == 1000
+    kept = remote_shards.fsspec.core.url_to_fs
+    failures = [OSError('reset')]
+
+    def failing(url):
+        if failures:
+            raise failures.pop()
+        return kept(url)
+
+    monkeypatch.setattr(remote_shards.fsspec.core, 'url_to_fs', failing)
+    monkeypatch.setattr(
+        stream, '_stream', type('Broken', (), dict(read=_reset, close=_reset))
+    )
+    assert stream.readinto(buffer) == 1000
+    assert bytes(buffer) == DATA[1000:2000]
+
+
+def _reset(*_):
+    raise OSError('reset')
+
+
+def test_store_whose_package_is_missing_is_refused(monkeypatch):
+    def missing(scheme):
+        raise ImportError(f'Install {scheme}fs')
+
+    monkeypatch.setattr(fsspec, 'get_filesystem_class', missing)
+    with pytest.raises(ValueError, match='package that is not .*Install s3fs'):
+        find_shards('s3://bucket/{0..3}.tar')
+    monkeypatch.setattr(remote_shards.shutil, 'which', lambda name: None)
+    with pytest.raises(ValueError, match='the program gsutil, and neither'):
+        check_store('gs://bucket/0.tar')
+    monkeypatch.setattr(remote_shards.shutil, 'which', lambda name: '/x')
+    check_store('gs://bucket/0.tar')
+
+
+@pytest.mark.parametrize(
+    ('name', 'remote'),
+    [
+        ('https://host/0.tar', True),
+        ('s3://bucket/0.tar', True),
+        ('gs://bucket/0.tar', True),
+        ('pipe:cat 0.tar', True),
+        ('memory://0.tar', True),
+        ('dir/0.tar', False),
+        ('run:1/0.tar', False),
+        ('zip:1.tar', False),
+        ('file:///0.tar', False),
+    ],
+)
+def test_remote_shards_are_known_by_their_scheme(name, remote):
+    assert is_remote(name) == remote

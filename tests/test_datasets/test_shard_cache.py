@@ -1,0 +1,159 @@
+# Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
+"""Copies of remote shards: used, limited in size, never incomplete."""
+
+import gzip
+import os
+import time
+
+import pytest
+from tests.shard_server import ShardServer
+
+from minigpt4.datasets.shard_cache import ShardCache
+from minigpt4.datasets.shard_files import LostShardError, ShardBytes
+
+SIZE = 300_000
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.delenv('http_proxy', raising=False)
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    for name in 'abcde':
+        (folder / f'{name}.tar').write_bytes(name.encode() * SIZE)
+    with ShardServer(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / 'cache'
+
+
+def read(server, name, cache):
+    with ShardBytes(f'{server.url}/x/{name}', True, cache) as data:
+        return b''.join(data)
+
+
+def copies(folder):
+    return sorted(folder.glob('*.shard'))
+
+
+def names(server):
+    return ''.join(path.rpartition('/')[2][0] for path, _ in server.requests)
+
+
+def test_second_read_needs_no_server(server, folder):
+    cache = ShardCache(folder, 10 * SIZE)
+    for _ in range(2):
+        assert read(server, 'a.tar', cache) == b'a' * SIZE
+    assert read(server, 'a.tar', ShardCache(folder, SIZE)) == b'a' * SIZE
+    assert names(server) == 'a'
+    assert [path.stat().st_size for path in copies(folder)] == [SIZE]
+    assert {path.suffix for path in folder.iterdir()} == {'.shard', ''}
+
+
+def test_compressed_shard_is_copied_as_it_is(server, folder):
+    data = gzip.compress(b'x' * SIZE)
+    (server.folder / 'z.tar.gz').write_bytes(data)
+    cache = ShardCache(folder, 10 * SIZE)
+    for _ in range(2):
+        assert read(server, 'z.tar.gz', cache) == b'x' * SIZE
+    assert names(server) == 'z'
+    assert copies(folder)[0].read_bytes() == data
+
+
+def test_shards_used_longest_ago_are_deleted(server, folder):
+    cache = ShardCache(folder, 3.5 * SIZE)
+    for age, name in enumerate('abc'):
+        read(server, f'{name}.tar', cache)
+        (new,) = (p for p in copies(folder) if p.stat().st_mtime > 1e9)
+        os.utime(new, (age, age))
+    read(server, 'a.tar', cache)  # used now
+    read(server, 'd.tar', cache)
+    assert len(copies(folder)) == 3
+    for name in 'acd':
+        read(server, f'{name}.tar', cache)
+    assert names(server) == 'abcd'
+    read(server, 'b.tar', cache)
+    assert names(server) == 'abcdb'
+
+
+def test_limit_counts_shards_that_are_being_copied(server, folder):
+    cache = ShardCache(folder, 2.5 * SIZE)
+    open_shards = []
+    for name in 'abcd':
+        data = ShardBytes(f'{server.url}/x/{name}.tar', True, cache)
+        data.__enter__()
+        assert next(iter(data))
+        open_shards.append(data)
+    parts = [*folder.glob('*.part')]
+    assert sum(p.stat().st_size for p in (*parts, *copies(folder))) <= (
+        2.5 * SIZE
+    )
+    for data in open_shards:
+        assert data.shard.split('/')[-1][0].encode() in b''.join(data)
+        data.__exit__()
+    assert len(copies(folder)) <= 2
+
+
+def test_shard_above_the_limit_is_read_without_a_copy(server, folder):
+    cache = ShardCache(folder, SIZE / 2)
+    assert read(server, 'a.tar', cache) == b'a' * SIZE
+    assert not copies(folder)
+
+
+def test_command_of_unknown_size_is_limited_too(server, folder):
+    cache = ShardCache(folder, 1.5 * SIZE)
+    for name in 'ab':
+        command = f'pipe:cat {server.folder}/{name}.tar'
+        with ShardBytes(command, True, cache) as data:
+            assert b''.join(data) == name.encode() * SIZE
+    assert len(copies(folder)) == 1
+
+
+def test_incomplete_copy_is_never_used(server, folder):
+    cache = ShardCache(folder, 10 * SIZE)
+    server.cut['a.tar'] = [1000] * 9
+    server.statuses['a.tar'] = []
+    server.has_ranges = False
+    with pytest.raises(LostShardError):
+        read(server, 'a.tar', cache)
+    for _ in range(100):
+        if not [*folder.glob('*.part')]:
+            break
+        time.sleep(0.02)
+    assert not [*folder.glob('*.part')] and not copies(folder)
+    server.cut.clear()
+    assert read(server, 'a.tar', cache) == b'a' * SIZE
+    assert len(copies(folder)) == 1
+
+
+def test_part_of_a_killed_process_is_removed_later(server, folder):
+    cache = ShardCache(folder, 10 * SIZE)
+    old, new = folder / 'x-1.part', folder / 'x-2.part'
+    old.write_bytes(b'x')
+    new.write_bytes(b'x')
+    os.utime(old, (1, 1))
+    read(server, 'a.tar', cache)
+    assert not old.exists() and new.exists()
+
+
+def test_folder_that_cannot_be_written_is_reported_once(
+    server, folder, monkeypatch, log
+):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    cache = ShardCache(folder, 10 * SIZE)
+    monkeypatch.setattr(os, 'replace', full)
+    for name in 'ab':
+        assert read(server, f'{name}.tar', cache) == name.encode() * SIZE
+    assert len([line for line in log if 'No space left' in line]) == 1
+    assert not copies(folder) and not [*folder.glob('*.part')]
+
+
+@pytest.mark.parametrize('size', [0, -1, float('nan')])
+def test_limit_must_be_above_zero(folder, size):
+    with pytest.raises(ValueError, match='expected a number above 0'):
+        ShardCache(folder, size)
