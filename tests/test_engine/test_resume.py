@@ -198,7 +198,7 @@ def test_other_settings_of_the_optimizer_are_used_and_named(
     text = written(cfg)
     for change in ('lr 0.02 -> 1e-05', 'weight_decay 0.05 -> 0.25'):
         assert change in text
-    assert 'WarmupCosineLR.minimum 0.0001 -> 1e-07' in text
+    assert 'WarmupCosineLR.minimum 0.001 -> 1e-07' in text
 
 
 def test_schedules_of_mmengine_are_replayed(make_cfg, scalars):
