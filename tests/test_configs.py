@@ -37,6 +37,8 @@ TRAINED = dict(
     stage2_locna=VICUNA_7B,
     stage2_blip2_opt_ft=768 * 2560 + 2560,
     stage2_nano_locna=NANO,
+    stage1_nano_blip2=NANO,
+    stage2_nano_blip2_ft=NANO,
     dpo=VICUNA_7B,
     dpo_nano=128 * 192 + 192,
     minigpt_4_nano_caption=128 * 192 + 192,
@@ -88,7 +90,7 @@ def build(cfg):
 
 
 def test_their_number():
-    assert len(CONFIGS) == 53
+    assert len(CONFIGS) == 55
     assert {p.stem for p in CONFIGS} == {
         *TRAINED,
         'test_chair',

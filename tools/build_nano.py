@@ -11,6 +11,7 @@ from pathlib import Path
 from minigpt4.utils.errors import add_debug_option, reports_errors
 
 ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / 'projects/minigpt4/nano/weights'
 PARTS = ('llm', 'vision', 'projection')
 TOKENIZER_CONFIG = dict(
     tokenizer_class='LlamaTokenizer',
@@ -24,7 +25,9 @@ TOKENIZER_CONFIG = dict(
 )
 
 
-def build_llm(out: Path, steps: int, seed: int) -> None:
+def build_llm(
+    out: Path, steps: int, seed: int, captions_only: bool = False
+) -> None:
     """Train tokenizer and language model."""
     from minigpt4.nano import pretrain
 
@@ -34,7 +37,12 @@ def build_llm(out: Path, steps: int, seed: int) -> None:
     (folder / 'tokenizer_config.json').write_text(
         json.dumps(TOKENIZER_CONFIG, indent=1)
     )
-    llm = pretrain.pretrain_llm(folder / 'tokenizer.model', steps, seed=seed)
+    llm = pretrain.pretrain_llm(
+        folder / 'tokenizer.model',
+        steps,
+        seed=seed,
+        captions_only=captions_only,
+    )
     llm.half().save_pretrained(folder)
 
 
@@ -91,17 +99,23 @@ def build_projection(out: Path) -> None:
 def main() -> None:
     """Pretrain the frozen weights and save them in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--out', type=Path, default=ROOT / 'projects/minigpt4/nano/weights'
-    )
-    parser.add_argument('--llm-steps', type=int, default=2000)
-    parser.add_argument('--vision-steps', type=int, default=1000)
+    parser.add_argument('--out', type=Path, default=WEIGHTS)
+    parser.add_argument('--llm-steps', type=int, default=4000)
+    parser.add_argument('--vision-steps', type=int, default=2000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
+    parser.add_argument(
+        '--captions-only',
+        action='store_true',
+        help='a language model that knows captions and no chat, for '
+        'stage1_nano_blip2.py; with --parts llm and --out',
+    )
     add_debug_option(parser)
     args = parser.parse_args()
+    if args.captions_only and (args.parts != ['llm'] or args.out == WEIGHTS):
+        parser.error('--captions-only needs --parts llm and --out FOLDER')
     if 'llm' in args.parts:
-        build_llm(args.out, args.llm_steps, args.seed)
+        build_llm(args.out, args.llm_steps, args.seed, args.captions_only)
     if 'vision' in args.parts:
         build_vision(args.out, args.vision_steps, args.seed)
     if 'projection' in args.parts:

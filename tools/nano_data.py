@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('data/nano'))
     parser.add_argument('--pairs', type=int, default=12000)
-    parser.add_argument('--descriptions', type=int, default=2000)
+    parser.add_argument('--descriptions', type=int, default=3500)
     parser.add_argument('--test-scenes', type=int, default=500)
     parser.add_argument('--preferences', type=int, default=1200)
     parser.add_argument('--seed', type=int, default=0)

@@ -17,7 +17,6 @@ model.update(stage_model)
 
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(
-    streams=1,  # the order of the published results
     sources=[
         dict(name='a', shards='data/nano/stage1/a/*.tar', weight=115),
         dict(name='b', shards='data/nano/stage1/b/*.tar', weight=14),

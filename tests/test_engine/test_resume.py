@@ -141,6 +141,7 @@ def test_another_number_of_streams_goes_on_with_other_shards(
     make_cfg, written
 ):
     cfg = make_cfg('stream', max_iters=2)
+    cfg.train_dataloader.dataset.streams = 1
     train(cfg)
     cfg.max_iters, cfg.train_dataloader.dataset.streams = 4, 2
     runner, _ = resume(cfg)
@@ -195,9 +196,9 @@ def test_other_settings_of_the_optimizer_are_used_and_named(
     assert (first['weight_decay'], plain['weight_decay']) == (0.25, 0)
     assert first['initial_lr'] == 1e-5
     text = written(cfg)
-    for change in ('lr 0.003 -> 1e-05', 'weight_decay 0.05 -> 0.25'):
+    for change in ('lr 0.02 -> 1e-05', 'weight_decay 0.05 -> 0.25'):
         assert change in text
-    assert 'WarmupCosineLR.minimum 0.0001 -> 1e-07' in text
+    assert 'WarmupCosineLR.minimum 0.001 -> 1e-07' in text
 
 
 def test_schedules_of_mmengine_are_replayed(make_cfg, scalars):
@@ -229,7 +230,7 @@ def test_a_schedule_before_its_first_step_is_resumed(make_cfg, scalars):
         train(cfg, Interrupt())
     resume(cfg)
     found = rates(scalars(cfg))
-    assert found[4] == 0.003 and found[6] == pytest.approx(0.0003)
+    assert found[4] == 0.02 and found[6] == pytest.approx(0.002)
 
 
 def test_another_number_of_schedules_is_refused(make_cfg):

@@ -32,7 +32,8 @@ def test_the_trained_model_prefers_the_right_image(nano_set, loads, capsys):
     assert summary['captions'] == len(rows) == 21
     assert summary['images'] == 18
     scores = {key: v['value'] for key, v in summary['scores'].items()}
-    assert scores['preferred'] > 0.9
+    # the three web captions may be about nothing in the image
+    assert scores['preferred'] > 0.8
     assert scores['other_loss'] > scores['loss'] + 0.3
     low, high = summary['scores']['loss']['interval']
     assert low < scores['loss'] < high

@@ -16,6 +16,8 @@ SCENE = Scene(
     ),
 )
 
+OTHER = Scene('gray', (Thing('top left', 'small', 'red', 'star'),))
+
 
 def test_texts_of_a_scene():
     assert grammar.description(SCENE) == (
@@ -63,7 +65,7 @@ def test_proper_texts_are_no_failures():
             ('describe', grammar.description(scene)),
             ('poem', grammar.poem(scene)),
         ):
-            assert grammar.failure(task, text, True) is None
+            assert grammar.failure(task, text, True, scene) is None
 
 
 @pytest.mark.parametrize(
@@ -84,9 +86,9 @@ def test_proper_texts_are_no_failures():
             'fragmented',
         ),
         ('describe', '', True, 'fragmented'),
-        ('describe', 'There are two shapes.', True, 'irrelevant'),
-        ('describe', 'a red circle and an orange star.', True, 'irrelevant'),
-        ('poem', grammar.description(SCENE), True, 'irrelevant'),
+        ('describe', 'There are two shapes.', True, 'malformed'),
+        ('describe', 'a red circle and an orange star.', True, 'malformed'),
+        ('poem', grammar.description(SCENE), True, 'malformed'),
         (
             'poem',
             'O red circle, so small and bright,\n' * 2
@@ -94,15 +96,17 @@ def test_proper_texts_are_no_failures():
             True,
             'repeated',
         ),
+        ('describe', grammar.description(OTHER), True, 'irrelevant'),
+        ('poem', grammar.poem(OTHER), True, 'irrelevant'),
     ],
 )
 def test_broken_texts_are_failures(task, text, finished, kind):
-    assert grammar.failure(task, text, finished) == kind
+    assert grammar.failure(task, text, finished, SCENE) == kind
 
 
 def test_a_wrong_but_proper_description_is_no_failure():
     text = grammar.description(SCENE).replace('red', 'blue')
-    assert grammar.failure('describe', text, True) is None
+    assert grammar.failure('describe', text, True, SCENE) is None
 
 
 def test_mentions_are_counted_with_size():

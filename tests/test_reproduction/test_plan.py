@@ -9,6 +9,7 @@ import pytest
 from minigpt4.reproduction import commands, plan
 from minigpt4.reproduction.nano import NANO
 from minigpt4.reproduction.plan import Plan
+from minigpt4.reproduction.setups import with_needed
 from minigpt4.reproduction.small import small
 
 ROOT = Path(__file__).parents[2]
@@ -200,3 +201,30 @@ def test_a_share_limits_records_and_test_photographs(photos):
             assert step.command[step.command.index('--count') + 1] == '4'
     complete = {w for s in Plan(small(photos), (1,)).steps for w in s.command}
     assert limit not in complete and {'200', '100'} <= complete
+
+
+def test_the_trainings_of_a_made_part_wait_for_it():
+    made = Plan(NANO, (1,))
+    steps = {step.name: step for step in made.steps}
+    (part,) = [name for name in steps if name.startswith('part_')]
+    waiting = {name for name, step in steps.items() if part in step.needs}
+    assert {name.split('-seed')[0] for name in waiting} == {
+        'train_blip2',
+        'train_blip2_ft',
+    }
+    assert '--captions-only' in steps[part].command
+
+
+def test_a_part_that_no_training_needs_is_not_made():
+    trainings = with_needed(NANO.trainings, ['stage2'])
+    made = Plan(NANO._replace(trainings=trainings), (1,))
+    assert not [s for s in made.steps if s.name.startswith('part_')]
+
+
+def test_a_changed_part_trains_again_what_needs_it():
+    part = NANO.parts['captions_llm']
+    changed = part._replace(command=lambda share: ('python', 'other.py'))
+    setup = NANO._replace(parts={'captions_llm': changed})
+    before, after = folders(), folders(setup)
+    differing = {key for key, folder in before.items() if after[key] != folder}
+    assert differing == {('blip2', 1), ('blip2_ft', 1)}

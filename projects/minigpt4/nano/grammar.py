@@ -10,7 +10,7 @@ never paired with an image.
 import random
 import re
 
-from .world import CORNERS, Scene, Thing
+from .world import COLORS, CORNERS, SHAPES, Scene, Thing
 
 NUMBERS = ('zero', 'one', 'two', 'three')
 DESCRIBE = (
@@ -36,6 +36,23 @@ SMALL_TALK = (
     ('Thank you.', 'You are welcome.'),
 )
 FILLERS = ('.', ',', '-')
+# of web captions: words without content, and captions of nothing else
+TAGS = (
+    'stock photo',
+    'free download',
+    'clip art',
+    'vector icon',
+    'for sale',
+    'my photo',
+    'wallpaper',
+)
+UNRELATED = (
+    'click here for more',
+    'image not found',
+    'free shipping',
+    'untitled photo',
+    'more photos of the day',
+)
 
 
 def name(thing: Thing, size: bool = True) -> str:
@@ -83,41 +100,46 @@ def query_words(scene: Scene) -> list[str]:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Write a short, noisy web caption (stage 1): some facts in any order."""
+    """Write a web caption (stage 1): short, noisy, often a fragment.
+
+    It names some shapes with some of their properties in any order, next to
+    words that have nothing to do with the image; a few captions are nothing
+    else. It is unlike the sentences that the language model answers with.
+    """
+    if rng.random() < 0.08:
+        return rng.choice(UNRELATED)
     things = list(scene.things)
-    kind = rng.randrange(6)
-    if kind == 0:
-        return ' and '.join(
-            f'{_article(t.color)} {name(t, False)}' for t in things
-        )
-    if kind == 1:
-        names = ' with '.join(name(t) for t in things)
-        return f'photo of {names} on {scene.background}'
-    if kind == 2:
-        return ', '.join(f'{name(t)} {t.corner}' for t in things)
-    if kind == 3:
-        names = ', '.join(name(t, False) for t in things)
-        plural = '' if len(things) == 1 else 's'
-        return (
-            f'{NUMBERS[len(things)]} shape{plural} on {scene.background} '
-            f'background: {names}'
-        )
-    if kind == 4:
-        return (
-            ', '.join(
-                f'{t.corner} {t.size} {t.color} {t.shape}' for t in things
-            )
-            + f' on {scene.background}'
-        )
-    # vague or incomplete, like many captions of the web
-    thing = rng.choice(things)
-    return rng.choice(
-        (
-            f'{name(thing)} stock photo',
-            f'{thing.color} {thing.shape} on {scene.background}',
-            f'image of {name(thing)} {thing.corner}',
-        )
-    )
+    rng.shuffle(things)
+    if rng.random() < 0.3:
+        things = things[:1]
+    parts = [' '.join(_fragment(thing, rng)) for thing in things]
+    parts = [part for part in parts if part] or [things[0].shape]
+    text = rng.choice((', ', ' ', ' - ', ' and ')).join(parts)
+    if rng.random() < 0.4:
+        text += rng.choice((' on ', ', ')) + scene.background
+    kind = rng.random()
+    if kind < 0.3:
+        return text + rng.choice((' - ', ' , ', ' ')) + rng.choice(TAGS)
+    if kind < 0.4:
+        return f'{rng.choice(TAGS)} {text}'
+    if kind < 0.5:
+        return f'{text} {text}'
+    if kind < 0.6:
+        words = text.split()
+        return ' '.join(words[: max(2, 2 * len(words) // 3)]) + ' ...'
+    return text
+
+
+def _fragment(thing: Thing, rng: random.Random) -> list[str]:
+    """Some words of a shape for a caption; they may be none."""
+    words = [thing.color, thing.shape]
+    if rng.random() < 0.7:
+        words.insert(0, thing.size)
+    if rng.random() < 0.4:
+        words.append(thing.corner)
+    elif rng.random() < 0.2:
+        words.insert(0, thing.corner)
+    return [word for word in words if rng.random() > 0.15]
 
 
 def description(scene: Scene) -> str:
@@ -201,6 +223,7 @@ def question(
     raise ValueError(f'unknown task {task!r}; expected one of {TASKS}')
 
 
+_COLORED = re.compile(rf'({"|".join(COLORS)}) ({"|".join(SHAPES)})')
 _NAME = re.compile(r'(small|large) (\w+) (\w+)')
 
 
@@ -209,21 +232,24 @@ def mentioned(text: str) -> list[str]:
     return [' '.join(match) for match in _NAME.findall(text)]
 
 
-def failure(task: str, text: str, finished: bool) -> str | None:
-    """Classify an answer to "describe" or "poem" that is not well formed.
+def failure(task: str, text: str, finished: bool, scene: Scene) -> str | None:
+    """Classify a failed answer to "describe" or "poem".
 
-    The rules replace the human judgement of the paper's section 4.3 (its
-    stage-1 model repeats itself, stops early or writes irrelevant text). They
-    check the form only, not whether the description is correct.
+    The rules replace the human judgement of the paper's section 4.3: its
+    stage-1 model writes repetitive words, fragmented sentences or irrelevant
+    content. An answer with mistakes is no failure, as long as it names a
+    shape of the scene.
 
     Args:
         task: ``describe`` or ``poem``.
         text: The answer.
         finished: Whether the model ended the answer itself.
+        scene: What the image shows.
 
     Returns:
-        ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'irrelevant'``
-        or None for a well-formed text.
+        ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'malformed'``
+        (it has not the form of the task), ``'irrelevant'`` (it names no
+        shape of the scene with its colour) or None.
     """
     if not finished:
         return 'unfinished'
@@ -245,4 +271,8 @@ def failure(task: str, text: str, finished: bool) -> str | None:
         and re.fullmatch(last, clauses[-1])
         and all(re.fullmatch(line, clause) for clause in clauses[:-1])
     )
-    return None if well_formed else 'irrelevant'
+    if not well_formed:
+        return 'malformed'
+    named = set(_COLORED.findall(text))
+    shown = {(thing.color, thing.shape) for thing in scene.things}
+    return None if named & shown else 'irrelevant'

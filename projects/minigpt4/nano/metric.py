@@ -23,8 +23,9 @@ class NanoMetric(BaseMetric):
     - ``recall``: shapes of the scenes that descriptions name with size and
       colour; ``chair_i``: named shapes that do not exist (Rohrbach et al.
       2018, of instances);
-    - ``describe_failures``, ``poem_failures``: repeated, fragmented,
-      irrelevant or unfinished answers (the paper's table 3);
+    - ``describe_failures``, ``poem_failures``: unfinished, repeated,
+      fragmented, malformed or irrelevant answers (the paper's table 3; see
+      :func:`.grammar.failure`);
     - ``describe_words``: mean number of words of the descriptions.
 
     Args:
@@ -78,13 +79,12 @@ class NanoMetric(BaseMetric):
             task, text = result['task'], result['pred_caption']
             key = 'describe_exact' if task == 'describe' else task
             matches[key].append(text == result['answer'])
+            scene = Scene.from_dict(result['scene'])
             if task in ('describe', 'poem'):
-                matches[f'{task}_failures'].append(
-                    grammar.failure(task, text, result['finished']) is not None
-                )
+                kind = grammar.failure(task, text, result['finished'], scene)
+                matches[f'{task}_failures'].append(kind is not None)
             if task == 'describe':
                 words.append(len(text.split()))
-                scene = Scene.from_dict(result['scene'])
                 reference = Counter(grammar.name(t) for t in scene.things)
                 answered = Counter(grammar.mentioned(text))
                 total += reference.total()

@@ -11,7 +11,7 @@ from the config of the model.
 import io
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
 from ..weights.model_hub import our_models, read_config
 from . import grammar
+from .text_documents import TextDocuments, batches
 from .world import (
     BACKGROUNDS,
     COLORS,
@@ -39,7 +40,10 @@ from .world import (
 MODEL = 'minigpt-4_nano_caption'
 MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
+EMBEDDING_STD = 0.5  # about that of the outputs of a new projection
+LOG_SCALE = (-0.7, 1.4)  # of the embeddings of a scene: factors of 0.5 to 4
 MAX_NOISE = 0.6  # standard deviations of the word embeddings
+LIST_SHARE_OF_STEPS = 0.25  # lists of words first
 
 
 def model_config() -> dict[str, Any]:
@@ -101,95 +105,6 @@ def train_tokenizer(path: Path, seed: int = 0, scenes: int = 20000) -> None:
     path.write_bytes(model.getvalue())
 
 
-def _documents(tokenizer: Any, rng: random.Random) -> Iterator[tuple]:
-    """Yield documents as ``(ids, supervised, first, last)``, indefinitely.
-
-    Three in ten are a scene and its web caption, in the format of stage 1;
-    one in twenty is small talk without a scene; the others are conversations
-    about a scene, in the format of stage 2 and chat. Captions and answers are
-    supervised; ``first`` and ``last`` bound the words of the scene.
-    """
-    encode = tokenizer.encode
-    while True:
-        scene = sample_scene(rng)
-        words = encode(grammar.scene_text(scene, rng))
-        kind = rng.random()
-        if kind < 0.3:
-            segments = [
-                ([1], False),
-                (words, False),
-                (encode(grammar.caption(scene, rng) + '\n'), True),
-            ]
-            first = 1
-        elif kind < 0.35:
-            asked, answer = rng.choice(grammar.SMALL_TALK)
-            segments = [
-                ([1], False),
-                (encode(f'###Human: {asked} ###Assistant: '), False),
-                (encode(f'{answer}###'), True),
-            ]
-            first, words = 0, []
-        else:
-            opening = encode('###Human: <Img>')
-            segments = [([1], False), (opening, False), (words, False)]
-            first = 1 + len(opening)
-            prefix = '</Img> '
-            # short answers have few tokens, so they are drawn more often
-            tasks = rng.sample(
-                ('describe', 'poem', 'count', 'advertise'), rng.randint(1, 2)
-            )
-            tasks += rng.choices(('color', 'place'), k=rng.randint(1, 4))
-            rng.shuffle(tasks)
-            for task in tasks:
-                pair = grammar.question(task, scene, rng)
-                if pair is not None:
-                    segments += [
-                        (encode(f'{prefix}{pair[0]} ###Assistant: '), False),
-                        (encode(f'{pair[1]}###'), True),
-                    ]
-                    prefix = 'Human: '
-        ids = [token for segment, _ in segments for token in segment]
-        supervised = [learn for segment, learn in segments for _ in segment]
-        yield ids, supervised, first, first + len(words)
-
-
-def _batches(
-    documents: Iterator[tuple], tokens: int, rng: random.Random
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches of documents of similar length, indefinitely.
-
-    Yields:
-        ``ids`` and ``labels`` (B, T) and ``scene`` (B, T) bool, with
-        ``B * T`` at most ``tokens``.
-    """
-    while True:
-        pool = sorted(
-            (next(documents) for _ in range(1024)),
-            key=lambda document: len(document[0]),
-        )
-        groups, start = [], 0
-        for end in range(1, len(pool) + 1):
-            too_wide = end < len(pool) and (
-                (end + 1 - start) * len(pool[end][0]) > tokens
-            )
-            if too_wide or end == len(pool):
-                groups.append(pool[start:end])
-                start = end
-        rng.shuffle(groups)
-        for group in groups:
-            width = len(group[-1][0])
-            ids = torch.zeros(len(group), width, dtype=torch.long)
-            labels = torch.full_like(ids, -100)
-            scene = torch.zeros(len(group), width, dtype=torch.bool)
-            for i, (tokens_, supervised, first, last) in enumerate(group):
-                sequence = torch.tensor(tokens_)
-                learn = torch.tensor(supervised)
-                ids[i, : len(sequence)] = sequence
-                labels[i, : len(sequence)][learn] = sequence[learn]
-                scene[i, first:last] = True
-            yield ids, labels, scene
-
-
 def _learning_rate(step: int, steps: int, peak: float) -> float:
     """Return the rate: warm-up over 100 steps, then a cosine to 2 %."""
     if step < 100:
@@ -201,21 +116,30 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
 def pretrain_llm(
     tokenizer_model: Path,
     steps: int,
-    tokens: int = 4096,
+    tokens: int = 2048,
     seed: int = 0,
+    captions_only: bool = False,
     log: Callable[[str], object] = print,
 ) -> LlamaForCausalLM:
     """Pretrain the language model on text only.
 
-    The embeddings of a scene's words are scaled, and get random noise, so
-    that the model understands the approximate embeddings that the projection
-    will produce later.
+    First it learns to find words in lists (see :class:`TextDocuments`), then
+    scenes, which are given as words. The embeddings of a scene's words are
+    scaled, and get random noise, so that the model understands the
+    approximate embeddings that the projection will produce later. All
+    embeddings begin with the size of a new projection's outputs: with
+    transformers' 0.02, outputs are 60 times larger than words, and the
+    answers without training data for them (poems, places) are worse.
+
+    The matrices are trained with Muon, which needs about half as many steps
+    here as AdamW; torch has it since 2.9.
 
     Args:
         tokenizer_model: The SentencePiece model.
         steps: Optimizer steps.
         tokens: Maximum number of tokens of a step.
         seed: Seed of weights, documents and noise.
+        captions_only: Train on web captions of scenes, without a chat.
         log: Called with one line of progress every 100 steps.
 
     Returns:
@@ -226,38 +150,77 @@ def pretrain_llm(
         model_file=str(tokenizer_model)
     )
     model = LlamaForCausalLM(_llm_config())
+    nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
     rng = random.Random(seed)
-    batches = _batches(_documents(tokenizer, rng), tokens, rng)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
-    )
+    documents = TextDocuments(tokenizer, rng, captions_only)
+    stream = batches(documents.draw, tokens, rng)
+    optimizers = _optimizers(model)
     embeddings = model.get_input_embeddings()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group['lr'] = _learning_rate(step, steps, 2e-3)
-        ids, labels, scene = next(batches)
+        in_lists = step < LIST_SHARE_OF_STEPS * steps
+        documents.share_of_lists = 0.85 if in_lists else 0.05
+        for optimizer, peak in optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = _learning_rate(step, steps, peak)
+        ids, labels, scene = next(stream)
         words = embeddings(ids)
-        noise = torch.randn_like(words) * words.detach().std()
-        amount = torch.rand(len(ids), 1, 1) * MAX_NOISE
-        scale = torch.empty(len(ids), 1, 1).uniform_(0.7, 1.5)
-        words = torch.where(
-            scene[..., None], scale * words + amount * noise, words
-        )
+        words = torch.where(scene[..., None], _disturb(words), words)
         # right padding under causal attention needs no mask
         hidden = model.model(inputs_embeds=words).last_hidden_state
         is_target = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][is_target])
         loss = F.cross_entropy(logits, labels[:, 1:][is_target])
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, _ in optimizers:
+            optimizer.step()
         if step % 100 == 99:
             log(
                 f'language model step {step + 1}/{steps} '
                 f'loss {loss.item():.4f}'
             )
     return model.eval()
+
+
+def _disturb(words: Tensor) -> Tensor:
+    """Add noise to embeddings (B, T, C), and scale them."""
+    noise = torch.randn_like(words) * words.detach().std()
+    amount = torch.rand(len(words), 1, 1) * MAX_NOISE
+    scale = torch.empty(len(words), 1, 1).uniform_(*LOG_SCALE).exp()
+    return scale * (words + amount * noise)
+
+
+def _optimizers(
+    model: LlamaForCausalLM,
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the matrices of the layers, AdamW for all other weights.
+
+    Returns:
+        Each optimizer with its peak learning rate.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim == 2 and name.startswith('model.layers')
+        (matrices if is_matrix else others).append(parameter)
+    return [
+        (
+            torch.optim.Muon(
+                matrices,
+                lr=0.0,
+                weight_decay=0.02,
+                adjust_lr_fn='match_rms_adamw',
+            ),
+            4e-3,
+        ),
+        (
+            torch.optim.AdamW(
+                others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02
+            ),
+            2e-3,
+        ),
+    ]
 
 
 def pretrain_vision(

@@ -22,7 +22,7 @@ def write_dataset(
     folder: Path,
     pairs: int = 12000,
     per_shard: int = 1000,
-    descriptions: int = 2000,
+    descriptions: int = 3500,
     test_scenes: int = 500,
     seed: int = 0,
     preferences: int = 0,

@@ -11,6 +11,7 @@ from .commands import tool
 from .setups import (
     Example,
     Features,
+    Part,
     Setup,
     Target,
     Test,
@@ -31,6 +32,7 @@ _NUMBERS = {
 }
 # of one iteration, where a test is 1; a trained Q-Former needs the images
 _COST, _COST_OF_IMAGES = 1 / 800, 3 / 800
+_LLM_STEPS = 800  # of the LLM that knows captions only
 _QUESTIONS = ('count', 'color', 'place')
 
 
@@ -61,6 +63,24 @@ def _ablation(letter: str, features: str | None) -> tuple[Training, ...]:
     return (
         Training(names[0], first, second, cost, features=features),
         Training(names[1], second, second, cost, names[0], (), features),
+    )
+
+
+def _captions_llm(share: float) -> tuple[str, ...]:
+    """The command that makes the LLM of ``stage1_nano_blip2.py``."""
+    options = '--parts', 'llm', '--captions-only', '--llm-steps'
+    steps = max(1, round(_LLM_STEPS * share))
+    out = '--out', 'weights/nano_captions'
+    return tool('build_nano.py', *options, str(steps), *out)
+
+
+def _blip2() -> tuple[Training, ...]:
+    """BLIP-2: an LLM that cannot chat, aligned; then stage 2 with it."""
+    first, second = 'stage1_nano_blip2.py', 'stage2_nano_blip2_ft.py'
+    shared = dict(cost=_COST, features='queries', part='captions_llm')
+    return (
+        Training('blip2', first, second, **shared),
+        Training('blip2_ft', second, second, start='blip2', **shared),
     )
 
 
@@ -123,6 +143,18 @@ _CLAIMS = (
         *('stage1', 'stage2', 'poem', 'up'),
     ),
     Claim(
+        'BLIP-2, whose LLM cannot chat: worse poems',
+        '20 of 25 to 0 of 25',
+        'section 4.2, table 1',
+        *('stage2', 'blip2', 'poem', 'down'),
+    ),
+    Claim(
+        'BLIP-2 FT, stage 2 with this LLM: worse poems',
+        'no figure; its answers stay short',
+        'section 4.3',
+        *('stage2', 'blip2_ft', 'poem', 'down'),
+    ),
+    Claim(
         '(a) without a Q-Former: about the same',
         _BASE + '56.9, 33.4',
         _TABLE_5,
@@ -172,6 +204,7 @@ NANO = Setup(
         _from('stage1', 'finetune_vicuna', 'stage2_nano_finetune_vicuna.py'),
         _from('stage1', 'locna', 'stage2_nano_locna.py'),
         _from('stage2', 'dpo', 'dpo_nano.py'),
+        *_blip2(),
         *_LENGTHS,
         *_SIZES,
     ),
@@ -202,4 +235,5 @@ NANO = Setup(
         ),
     ),
     curves=(_LENGTH_CURVE, _SIZE_CURVE),
+    parts={'captions_llm': Part(_captions_llm, 3.0)},
 )

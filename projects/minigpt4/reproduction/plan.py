@@ -19,7 +19,7 @@ from mmengine.config import Config
 from ..engine.cfg_options import merge_options, parse_options
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
-from .setups import Features, Setup, Target, Test, Training
+from .setups import Features, Part, Setup, Target, Test, Training
 from .steps import Step
 
 _VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
@@ -94,6 +94,12 @@ class Plan:
             for name, features in setup.features.items()
             if name in used
         }
+        made = {training.part for training in setup.trainings}
+        self._parts = {
+            name: self._add_part(name, part)
+            for name, part in setup.parts.items()
+            if name in made
+        }
         for seed in seeds:
             runs: dict[str, Run] = {}
             for training in setup.trainings:
@@ -124,6 +130,14 @@ class Plan:
             needs = (step,)
         return f'features/{cache_name}', step
 
+    def _add_part(self, name: str, part: Part) -> str:
+        """Make a frozen part; returns the name of the step."""
+        command = part.command(self._share)
+        digest = _digest(repr(arguments(command)).encode())
+        step = f'part_{name}_{digest}'
+        self.steps.append(Step(step, command, cost=part.cost))
+        return step
+
     def _add_curves(self, runs: Sequence[Run]) -> None:
         """Draw the losses of all runs of the first seed."""
         folders = [str(run.folder) for run in runs]
@@ -148,6 +162,7 @@ class Plan:
         digest = _digest(
             read_settings(training.config, tuple(settings)),
             str(start and start.folder).encode(),
+            self._parts.get(training.part or '', '').encode(),
         )
         folder = Path('runs', f'{training.name}-seed{seed}-{digest}')
         digests = {
@@ -188,6 +203,8 @@ class Plan:
             command += '--features', features
             needs = (step,)
         command += '--cfg-options', *settings
+        if training.part is not None:
+            needs += (self._parts[training.part],)
         if start is not None:
             needs += (_train_name(start),)
         cost = _START_COST + run.iterations * training.cost

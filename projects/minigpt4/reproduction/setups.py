@@ -7,6 +7,7 @@ and the report know neither.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .claims import Claim
@@ -26,6 +27,7 @@ class Training(NamedTuple):
         settings: Changes of the config, ``KEY=VALUE``.
         features: The cache of image features that it reads; None where the
             vision modules are trained.
+        part: The frozen part that is made for it; None if all are shipped.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Training(NamedTuple):
     start: str | None = None
     settings: tuple[str, ...] = ()
     features: str | None = None
+    part: str | None = None
 
 
 class Features(NamedTuple):
@@ -48,6 +51,18 @@ class Features(NamedTuple):
     """
 
     configs: tuple[str, ...]
+    cost: float
+
+
+class Part(NamedTuple):
+    """A frozen part that some trainings need.
+
+    Attributes:
+        command: The command that makes it, of a share of the iterations.
+        cost: In the unit of :class:`~.steps.Step`.
+    """
+
+    command: Callable[[float], tuple[str, ...]]
     cost: float
 
 
@@ -168,6 +183,7 @@ class Setup(NamedTuple):
         curves: Tables of trainings that differ in one number.
         limit: Number of records to which a share of the complete
             reproduction limits each data set; None if ``data`` does it.
+        parts: The frozen parts that are made, by name.
     """
 
     data: Callable[[float], Sequence[Step]]
@@ -180,6 +196,7 @@ class Setup(NamedTuple):
     goals: tuple[Goal, ...]
     curves: tuple[Curve, ...]
     limit: Callable[[float], int] | None = None
+    parts: Mapping[str, Part] = MappingProxyType({})
 
 
 def lengths_of(

@@ -29,7 +29,7 @@ from minigpt4.serving.http.choices import choice_seed
 from minigpt4.serving.http.parse_request import RequestLimits
 
 # varied answers, of several lengths
-VARIED = dict(temperature=1.8, extra_body=dict(top_k=500), max_tokens=24)
+VARIED = dict(temperature=2.0, extra_body=dict(top_k=500), max_tokens=24)
 
 
 @pytest.fixture(scope='module')
