@@ -25,6 +25,10 @@ model['decoder'].update(
         target_modules=['q_proj', 'v_proj'],
     )
 )
+# the language model is pretrained: 2e-2, the rate of the projection, ruins it
+optim_wrapper.update(
+    paramwise_cfg=dict(custom_keys={'decoder': dict(lr_mult=0.05)})
+)
 train_dataloader['sampler'] = dict(type=MixedSampler)
 # update() would merge it into the data set that it contains
 train_dataloader['dataset'] = dict(

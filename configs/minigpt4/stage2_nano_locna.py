@@ -9,6 +9,6 @@ from mmengine.config import read_base
 with read_base():
     from .stage2_nano import *
 
-# the longest has 124 tokens
-model['generation'].update(max_new_tokens=140)
+# the longest has 85 tokens
+model['generation'].update(max_new_tokens=100)
 train_dataloader['dataset'].update(ann_file='narratives.json')

@@ -18,11 +18,10 @@ SCENE = Scene(
 
 def test_narrative():
     assert narrative(SCENE) == (
-        'In this image we can see a circle which is red in color and small '
-        'in size. It is in the top left of the image. We can see a star '
-        'which is orange in color and large in size. It is in the bottom '
-        'right of the image. In the background we can see that the color is '
-        'gray.'
+        'The image shows two shapes on a gray background. In the top left '
+        'there is a small red circle. The red circle is in the top left. The '
+        'circle is red. In the bottom right there is a large orange star. '
+        'The orange star is in the bottom right. The star is orange.'
     )
 
 

@@ -30,18 +30,14 @@ def questions(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
 
 
 def narrative(scene: Scene) -> str:
-    """Write a description like those of Localized Narratives.
+    """Write a long, monotonous description.
 
-    Full sentences, most of which begin in the same way.
+    Each shape has three sentences in the same order. They are sentences that
+    the language model knows: it is frozen, and a projection cannot teach it
+    another style.
     """
-    sentences = []
-    for number, thing in enumerate(scene.things):
-        opening = 'In this image we can see' if not number else 'We can see'
-        sentences.append(
-            f'{opening} a {thing.shape} which is {thing.color} in color and '
-            f'{thing.size} in size. It is in the {thing.corner} of the image.'
-        )
-    sentences.append(
-        f'In the background we can see that the color is {scene.background}.'
-    )
-    return ' '.join(sentences)
+    opening, *shapes = grammar.description(scene).split('. ')
+    sentences = [opening]
+    for thing, sentence in zip(scene.things, shapes, strict=True):
+        sentences += [sentence, grammar.place(thing), grammar.color(thing)]
+    return ' '.join(text.rstrip('.') + '.' for text in sentences)
