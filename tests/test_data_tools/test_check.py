@@ -106,13 +106,13 @@ def test_a_signal_reports_what_was_read(
 
 
 def test_a_signal_ends_the_digests(capsys, records, tmp_path, monkeypatch):
-    from minigpt4.data_tools import manifest
+    from minigpt4.data_tools import check_progress
 
     def stop_and_digest(path):
         os.kill(os.getpid(), signal.SIGINT)
         return '0' * 64
 
-    monkeypatch.setattr(manifest, 'compute_digest', stop_and_digest)
+    monkeypatch.setattr(check_progress, 'compute_digest', stop_and_digest)
     content = (records / 'filter_cap.json').read_bytes()
     (records / 'other.json').write_bytes(content)
     status, out, _ = check(capsys, records, '-o', tmp_path / 'out')

@@ -1,11 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a check knows of each image and text, in a temporary database.
+"""What a check knows of each image and text, in a database.
 
 Of a record some numbers remain in memory, and everything else is in SQLite,
 so that the memory does not grow with the texts and names of millions of
-records. SQLite removes the file.
+records.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,14 +15,13 @@ from .data_items import ImageRef, Span
 from .image_facts import ImageFacts
 
 _TABLES = """
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
 PRAGMA cache_size = -65536;
-CREATE TABLE images (
+CREATE TABLE IF NOT EXISTS images (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE, own INT, splits INT,
-    name TEXT, path TEXT, shard TEXT, start INT, stop INT,
+    name TEXT, path TEXT, modified INT, shard TEXT, start INT, stop INT,
     digest BLOB, bytes INT, width INT, height INT, hash INT, error TEXT);
-CREATE TABLE texts (digest BLOB, own INT, splits INT, name TEXT, start TEXT);
+CREATE TABLE IF NOT EXISTS texts (
+    digest BLOB, own INT, splits INT, name TEXT, start TEXT);
 """
 _HALF = 1 << 63  # SQLite has signed numbers of 64 bits
 
@@ -63,13 +63,23 @@ class TextRow(NamedTuple):
 
 
 class KnownData:
-    """Images and texts, of the data and of those that they are compared to."""
+    """Images and texts, of the data and of those that they are compared to.
 
-    def __init__(self) -> None:
-        # an empty name is a temporary file
-        self._database = sqlite3.connect('', isolation_level=None)
-        self._database.executescript(_TABLES)
-        self._database.execute('BEGIN')
+    Args:
+        database: Where they are stored; None is a temporary file, which
+            SQLite removes.
+    """
+
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        if database is None:
+            database = sqlite3.connect('', isolation_level=None)
+            database.execute('PRAGMA journal_mode = OFF')
+            database.execute('PRAGMA synchronous = OFF')
+            database.executescript(_TABLES)
+            database.execute('BEGIN')
+        else:
+            database.executescript(_TABLES)
+        self._database = database
 
     def add_image(self, ref: ImageRef, splits: int, own: bool) -> int | None:
         """Add a use of an image.
@@ -97,10 +107,19 @@ class KnownData:
             return None
         span = ref.span or Span('', 0, 0)
         return run(
-            'INSERT INTO images (key, own, splits, name, path, shard, start, '
-            'stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-            (key, own, splits, ref.name, ref.path, *span),
+            'INSERT INTO images (key, own, splits, name, path, modified, '
+            'shard, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+            (key, own, splits, ref.name, ref.path, _modified(ref), *span),
         ).lastrowid
+
+    def has_changed(self) -> bool:
+        """Return whether an image file is not the one that was added."""
+        return any(
+            modified != _modified(ImageRef('', path))
+            for path, modified in self._database.execute(
+                "SELECT path, modified FROM images WHERE path != ''"
+            )
+        )
 
     def add_facts(self, number: int, facts: ImageFacts) -> None:
         """Add what was measured of an image."""
@@ -210,3 +229,11 @@ class KnownData:
                 'SELECT name, start FROM texts WHERE rowid = ?', (first,)
             ).fetchone()
             yield TextRow(name, start, records, bits, bool(compared))
+
+
+def _modified(ref: ImageRef) -> int | None:
+    """The time of an image file's last change, in nanoseconds."""
+    try:
+        return os.stat(ref.path).st_mtime_ns if ref.path else None
+    except (OSError, ValueError):
+        return None
