@@ -320,6 +320,13 @@ def item_of_files(files: dict, part: DataPart, span: Span) -> DataItem:
     )
 
 
+class _Member(bytes):
+    """The bytes of a file in a shard, an object of its own.
+
+    Python has one object for all empty bytes, and for each single byte.
+    """
+
+
 def samples_with_spans(
     reader: TarReader, shard: str, report: Report
 ) -> Iterator[tuple[dict, Span]]:
@@ -329,6 +336,8 @@ def samples_with_spans(
     def members() -> Iterator[tuple[str, bytes]]:
         start = 0
         for name, data in reader:
+            if len(data) < 2:
+                data = _Member(data)
             recent.append((data, start, reader.offset))
             start = reader.offset
             yield name, data

@@ -17,11 +17,11 @@ from .image_facts import ImageFacts
 _TABLES = """
 PRAGMA cache_size = -65536;
 CREATE TABLE IF NOT EXISTS images (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE, own INT, splits INT,
-    name TEXT, path TEXT, modified INT, shard TEXT, start INT, stop INT,
+    id INTEGER PRIMARY KEY, key BLOB UNIQUE, own INT, splits INT,
+    name BLOB, path BLOB, modified INT, shard BLOB, start INT, stop INT,
     digest BLOB, bytes INT, width INT, height INT, hash INT, error TEXT);
 CREATE TABLE IF NOT EXISTS texts (
-    digest BLOB, own INT, splits INT, name TEXT, start TEXT);
+    digest BLOB, own INT, splits INT, name BLOB, start BLOB);
 """
 _HALF = 1 << 63  # SQLite has signed numbers of 64 bits
 
@@ -93,7 +93,7 @@ class KnownData:
             The number of a new image; None for a known one.
         """
         run = self._database.execute
-        key = ref.key
+        key = _to_blob(ref.key)
         known = run(
             'SELECT id, splits, own FROM images WHERE key = ?', (key,)
         ).fetchone()
@@ -105,19 +105,23 @@ class KnownData:
                     (before | splits, max(own, was_own), number),
                 )
             return None
-        span = ref.span or Span('', 0, 0)
+        shard, start, stop = ref.span or Span('', 0, 0)
+        name, path, shard = map(_to_blob, (ref.name, ref.path, shard))
         return run(
             'INSERT INTO images (key, own, splits, name, path, modified, '
             'shard, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
-            (key, own, splits, ref.name, ref.path, _modified(ref), *span),
+            (
+                *(key, own, splits, name, path, _modified(ref.path)),
+                *(shard, start, stop),
+            ),
         ).lastrowid
 
     def has_changed(self) -> bool:
         """Return whether an image file is not the one that was added."""
         return any(
-            modified != _modified(ImageRef('', path))
+            modified != _modified(_from_blob(path))
             for path, modified in self._database.execute(
-                "SELECT path, modified FROM images WHERE path != ''"
+                "SELECT path, modified FROM images WHERE path != x''"
             )
         )
 
@@ -146,7 +150,7 @@ class KnownData:
         """Add a text of a record."""
         self._database.execute(
             'INSERT INTO texts VALUES (?, ?, ?, ?, ?)',
-            (digest, own, splits, name, start),
+            (digest, own, splits, _to_blob(name), _to_blob(start)),
         )
 
     def count_images(self) -> int:
@@ -173,6 +177,7 @@ class KnownData:
                 'WHERE id = ?',
                 (number,),
             ).fetchone()
+            name, path, shard = map(_from_blob, (name, path, shard))
             span = Span(shard, start, stop) if shard else None
             found.append(ImageRef(name, path, span=span))
         return found
@@ -195,10 +200,10 @@ class KnownData:
         """Yield the facts of the data's images that are files."""
         for row in self._database.execute(
             'SELECT name, digest, bytes, width, height, NULL, error '
-            "FROM images WHERE own AND digest NOT NULL AND path != '' "
+            "FROM images WHERE own AND digest NOT NULL AND path != x'' "
             'ORDER BY id'
         ):
-            yield ImageFacts(*row)
+            yield ImageFacts(_from_blob(row[0]), *row[1:])
 
     def by_digest(self) -> Iterator[ImageRow]:
         """Yield the images that were read, those of an equal file together."""
@@ -228,12 +233,27 @@ class KnownData:
             name, start = self._database.execute(
                 'SELECT name, start FROM texts WHERE rowid = ?', (first,)
             ).fetchone()
-            yield TextRow(name, start, records, bits, bool(compared))
+            yield TextRow(
+                _from_blob(name),
+                _from_blob(start),
+                records,
+                bits,
+                bool(compared),
+            )
 
 
-def _modified(ref: ImageRef) -> int | None:
+def _modified(path: str) -> int | None:
     """The time of an image file's last change, in nanoseconds."""
     try:
-        return os.stat(ref.path).st_mtime_ns if ref.path else None
+        return os.stat(path).st_mtime_ns if path else None
     except (OSError, ValueError):
         return None
+
+
+def _to_blob(text: str) -> bytes:
+    """Encode a text that may be a file name without valid UTF-8."""
+    return text.encode('utf-8', 'surrogatepass')
+
+
+def _from_blob(data: bytes) -> str:
+    return data.decode('utf-8', 'surrogatepass')
