@@ -105,15 +105,12 @@ class KnownData:
                     (before | splits, max(own, was_own), number),
                 )
             return None
-        shard, start, stop = ref.span or Span('', 0, 0)
-        name, path, shard = map(_to_blob, (ref.name, ref.path, shard))
+        span = ref.span or Span('', 0, 0)
+        names = map(_to_blob, (ref.name, ref.path, span.shard))
         return run(
-            'INSERT INTO images (key, own, splits, name, path, modified, '
-            'shard, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
-            (
-                *(key, own, splits, name, path, _modified(ref.path)),
-                *(shard, start, stop),
-            ),
+            'INSERT INTO images (key, own, splits, name, path, shard, '
+            'modified, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+            (key, own, splits, *names, _modified(ref.path), *span[1:]),
         ).lastrowid
 
     def has_changed(self) -> bool:
