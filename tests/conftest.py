@@ -129,6 +129,24 @@ def run_tool():
     return run
 
 
+@pytest.fixture(scope='session')
+def nano_folder(tmp_path_factory) -> Path:
+    """The nano model as an exported folder; tests must not change it."""
+    from minigpt4.convert.huggingface_export import export_huggingface
+
+    folder = tmp_path_factory.mktemp('export') / 'nano'
+    export_huggingface('minigpt-4_nano_caption', None, folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def nano_model():
+    """The nano model; tests must not change it."""
+    from minigpt4.captioning.inferencer import get_model
+
+    return get_model('minigpt-4_nano_caption', device='cpu')
+
+
 def save_tokenizer(model: bytes, folder: Path) -> Path:
     """Save a SentencePiece model like the tokenizer of a LLaMA folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='a folder for report.html, summary.json, problems.jsonl, '
         'manifest.json (a config may name it as "shards") and '
-        'retry_links.jsonl',
+        'retry_links.jsonl; a check that was stopped continues with the '
+        'same command',
     )
     parser.add_argument(
         '--verify',

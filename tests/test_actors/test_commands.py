@@ -1,12 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Commands on actors, some of which end, write the bytes of one process.
+"""Commands on actors write the bytes of one process.
 
-The actors are in this process, but get copies of what they work on; those of
-``test_ray`` are processes.
+Each test runs with actors in this process, which get copies of what they
+work on and of which some end, and with two actors of a Ray cluster.
 """
 
 import json
-import random
 import shutil
 from pathlib import Path
 
@@ -17,56 +16,62 @@ from minigpt4.captioning import answers
 from minigpt4.curation.ledger import Ledger
 from minigpt4.engine import cache_features
 from minigpt4.evaluation import question_run
-from minigpt4.nano.world import render, sample_scene
 from minigpt4.nano.write_dataset import write_dataset
 from minigpt4_cli import main as cli
 
 CONFIG = Path(__file__).parents[2] / 'configs/minigpt4/stage1_nano.py'
-SHORT = ('--max-new-tokens', 8, '--slots', 1)
+SHORT = ('--max-new-tokens', 8, '--slots', 1, '-q')
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, write_scenes):
     """The current folder: 20 scenes in ``images``, chunks of 8 items."""
     monkeypatch.chdir(tmp_path)
     for module in (answers, question_run):
         monkeypatch.setattr(module, 'CHUNK', 8)
-    rng = random.Random(4)
-    Path('images').mkdir()
-    for i in range(20):
-        render(sample_scene(rng), rng).save(f'images/{i:03d}.png')
-    Path('images/007.png').write_bytes(b'no image')
+    write_scenes(Path('images'), 20, broken=7)
     return tmp_path
 
 
-@pytest.fixture
-def actors(monkeypatch):
-    """Begins the use of three actors, of which each fourth call ends one."""
+@pytest.fixture(params=['fake', pytest.param('ray', marks=pytest.mark.slow)])
+def run_on_actors(request, monkeypatch):
+    """Function that runs a command on actors."""
+    if request.param == 'ray':
+        _, address = request.getfixturevalue('cluster')
+        return lambda *words: run(*words, f'--ray={address}', '--actors', 2)
 
-    def use() -> FakeRay:
-        calls = iter(range(1, 999))
+    def run_on_fake(*words):
+        calls = iter(range(1, 999))  # of which each fourth ends an actor
         ray = FakeRay(lambda name, value: next(calls) % 4 == 0, pickled=True)
-        return use_fake(monkeypatch, ray, 3)
+        with pytest.MonkeyPatch.context() as patch:
+            status = run(*words) if use_fake(patch, ray, 3) else None
+        assert ray.actors > 3
+        return status
 
-    return use
+    return run_on_fake
 
 
 def run(*words) -> int:
-    return cli.main([*map(str, words), '-q'])
+    return cli.main([*map(str, words)])
 
 
-def test_captions(folder, actors):
-    assert run('caption', 'images', *SHORT, '-o', 'one.jsonl') == 1
-    ray = actors()
-    assert run('caption', 'images', *SHORT, '-o', 'ray.jsonl') == 1
-    assert ray.actors > 3
-    one, ray = (Path(f'{x}.jsonl').read_bytes() for x in ('one', 'ray'))
-    assert one == ray
-    assert one.count(b'\n') == 20
+def assert_equal_files(*names):
+    """Compare the files of one process with those of the actors."""
+    for name in names:
+        one, ray = (Path(f'{folder}/{name}') for folder in ('one', 'ray'))
+        assert one.read_bytes() == ray.read_bytes(), name
+
+
+def test_captions(folder, run_on_actors):
+    command = ('caption', 'images', *SHORT, '-o')
+    assert run(*command, 'one/captions.jsonl') == 1  # a file is no image
+    assert run_on_actors(*command, 'ray/captions.jsonl') == 1
+    assert_equal_files('captions.jsonl')
+    assert Path('one/captions.jsonl').read_bytes().count(b'\n') == 20
 
 
 @pytest.mark.parametrize('method', ['generate', 'likelihood'])
-def test_an_evaluation(folder, actors, method):
+def test_an_evaluation(folder, run_on_actors, method):
     questions = [
         dict(
             question_id=i,
@@ -80,14 +85,11 @@ def test_an_evaluation(folder, actors, method):
     command = ('eval', 'pope', '--questions', 'pope.json', '--images')
     command = (*command, 'images', '--method', method, *SHORT, '-o')
     assert run(*command, 'one') == 1
-    ray = actors()
-    assert run(*command, 'ray') == 1
-    assert ray.actors > 3
-    for name in ('answers.jsonl', 'settings.json', 'summary.json'):
-        assert Path('one', name).read_bytes() == Path('ray', name).read_bytes()
+    assert run_on_actors(*command, 'ray') == 1
+    assert_equal_files('answers.jsonl', 'settings.json', 'summary.json')
 
 
-def test_a_curation(folder, actors):
+def test_a_curation(folder, run_on_actors):
     for package in ('datasketch', 'ftfy', 'imagehash', 'lingua'):
         pytest.importorskip(package, reason='needs the extra curate')
     Path('images/007.png').unlink()
@@ -97,9 +99,7 @@ def test_a_curation(folder, actors):
     command = (*command, 'describe.generation={max_new_tokens: 8}', '--set')
     command = (*command, 'describe.slots=1', '--ledger')
     assert run(*command, 'one.sqlite') == 0
-    ray = actors()
-    assert run(*command, 'ray.sqlite') == 0
-    assert ray.actors > 2 * 3
+    assert run_on_actors(*command, 'ray.sqlite') == 0
     found = []
     for name in ('one', 'ray'):
         with Ledger(Path(f'{name}.sqlite')) as ledger:
@@ -114,19 +114,16 @@ def test_a_curation(folder, actors):
     assert len(found[0]) == 2 * 19
 
 
-def test_a_feature_cache(folder, actors, monkeypatch):
+def test_a_feature_cache(folder, run_on_actors, monkeypatch):
     monkeypatch.setattr(cache_features, 'BATCH_SIZE', 16)
     write_dataset(
         folder / 'data/nano', pairs=100, descriptions=4, test_scenes=4
     )
     command = ('cache-features', CONFIG, '--cfg-options')
     command = (*command, 'train_dataloader.num_workers=0', '-o')
-    assert cli.main([*map(str, command), 'one']) == 0
-    ray = actors()
-    assert cli.main([*map(str, command), 'ray']) == 0
-    assert ray.actors > 3
+    assert run(*command, 'one') == 0
+    assert run_on_actors(*command, 'ray') == 0
     names = sorted(path.name for path in Path('one').iterdir())
     assert names == sorted(path.name for path in Path('ray').iterdir())
     assert Path('one/0000.features').stat().st_size > 0
-    for name in names:
-        assert Path('one', name).read_bytes() == Path('ray', name).read_bytes()
+    assert_equal_files(*names)

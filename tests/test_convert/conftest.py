@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Models to export, and the nano model as an exported folder."""
+"""Models to export."""
 
 import copy
 import shutil
@@ -11,26 +11,10 @@ from mmengine.config import Config
 from tests.chat_families import family_tokenizer
 from tests.conftest import save_llm
 
-from minigpt4.captioning.inferencer import get_model
-from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4.convert.model_shapes import load_config
 from minigpt4.models import EfficientNetLite
 
 NANO = 'minigpt-4_nano_caption'
-
-
-@pytest.fixture(scope='session')
-def nano_folder(tmp_path_factory) -> Path:
-    """The exported nano model; tests must not change it."""
-    folder = tmp_path_factory.mktemp('export') / 'nano'
-    export_huggingface(NANO, None, folder)
-    return folder
-
-
-@pytest.fixture(scope='session')
-def nano_model():
-    """The nano model; tests must not change it."""
-    return get_model(NANO, device='cpu')
 
 
 @pytest.fixture

@@ -1,20 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """``transformers serve`` answers from an exported folder as we do."""
 
-import base64
-import contextlib
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.served_process import image_part, post_message, served, text_part
 
 from minigpt4.captioning.inferencer import get_model, make_sample
 from minigpt4.convert.huggingface_export import export_huggingface
@@ -31,47 +25,16 @@ PROMPTS = (
 pytestmark = pytest.mark.slow
 
 
-@contextlib.contextmanager
 def serve(folder, log):
     """Run ``transformers serve`` with a folder; yields its address."""
     for library in ('fastapi', 'uvicorn', 'openai', 'requests'):
         pytest.importorskip(library)
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    with open(log, 'w') as out:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, '-c'),
-                'from transformers.cli.transformers import main; main()',
-                *('serve', str(folder), '--host', '127.0.0.1'),
-                *('--port', str(port), '--device', 'cpu'),
-                *('--dtype', 'float32'),
-            ],
-            stdout=out,
-            stderr=out,
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,
-        )
-    address = f'http://127.0.0.1:{port}'
-    try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f'{address}/health', timeout=5)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > end:
-                    pytest.fail(f'no server:\n{log.read_text()[-2000:]}')
-                time.sleep(0.3)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    command = [
+        *(sys.executable, '-c'),
+        'from transformers.cli.transformers import main; main()',
+        *('serve', str(folder), '--device', 'cpu', '--dtype', 'float32'),
+    ]
+    return served(command, {**os.environ, **ONE_THREAD}, log, 120)
 
 
 @pytest.fixture(scope='module')
@@ -82,24 +45,11 @@ def server(nano_folder, tmp_path_factory):
 
 
 def post(server, model, text, *, image=True, **settings):
-    """Send a request in the format of OpenAI's API: text, then image."""
-    parts = [dict(type='text', text=text)]
+    """Send a text, then an image."""
+    parts = [text_part(text)]
     if image:
-        data = base64.b64encode(SCENE.read_bytes()).decode()
-        url = f'data:image/png;base64,{data}'
-        parts.append(dict(type='image_url', image_url=dict(url=url)))
-    body = dict(
-        model=str(model),
-        messages=[dict(role='user', content=parts)],
-        **settings,
-    )
-    request = urllib.request.Request(
-        f'{server}/v1/chat/completions',
-        json.dumps(body).encode(),
-        {'Content-Type': 'application/json'},
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return response.read().decode()
+        parts.append(image_part(SCENE.read_bytes()))
+    return post_message(server, model, parts, **settings)
 
 
 @pytest.mark.parametrize('prompt', PROMPTS)

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from tests.data_sets import jpeg, noise
+from tests.data_sets import jpeg, noise, pair, write_shard
 
 from minigpt4_cli.main import main
 
@@ -106,16 +106,34 @@ def test_a_signal_reports_what_was_read(
 
 
 def test_a_signal_ends_the_digests(capsys, records, tmp_path, monkeypatch):
-    from minigpt4.data_tools import manifest
+    from minigpt4.data_tools import check_progress
 
     def stop_and_digest(path):
         os.kill(os.getpid(), signal.SIGINT)
         return '0' * 64
 
-    monkeypatch.setattr(manifest, 'compute_digest', stop_and_digest)
+    monkeypatch.setattr(check_progress, 'compute_digest', stop_and_digest)
     content = (records / 'filter_cap.json').read_bytes()
     (records / 'other.json').write_bytes(content)
     status, out, _ = check(capsys, records, '-o', tmp_path / 'out')
     assert status == 130
     assert out.startswith('8 records')
     assert not (tmp_path / 'out' / 'manifest.json').exists()
+
+
+def test_names_without_valid_unicode(capsys, tmp_path):
+    folder = tmp_path / os.fsdecode(b'photos\xff')
+    folder.mkdir()
+    for i in range(2):
+        name = os.fsdecode(b'%d\xff.jpg' % i)
+        (folder / name).write_bytes(jpeg(noise(1)))
+    shard = folder.with_name(os.fsdecode(b'web\xff')) / '0.tar'
+    write_shard(shard, {'7': pair(2, 'a cat')})
+    out = tmp_path / 'out'
+    assert check(capsys, folder, shard.parent, '-o', out)[0] == 0
+    summary = json.loads((out / 'summary.json').read_text())
+    assert (summary['records'], summary['images']) == (3, 3)
+    problems = (out / 'problems.jsonl').read_text().splitlines()
+    kinds = [json.loads(line)['kind'] for line in problems]
+    assert kinds == ['no-text', 'no-text', 'duplicate-images']
+    assert len(json.loads((out / 'manifest.json').read_text())['shards']) == 1

@@ -2,7 +2,11 @@
 import pytest
 from tests.data_sets import jpeg, noise, pair, write_shard
 
-from minigpt4.data_tools.data_items import iterate, read_image_bytes
+from minigpt4.data_tools.data_items import (
+    iterate,
+    read_image_bytes,
+    read_sample,
+)
 from minigpt4.data_tools.find_data import find_data
 
 
@@ -80,3 +84,15 @@ def test_answers_of_held_out_records_are_kept(tmp_path):
     items, _ = read(path)
     assert [item.turns[0].answer for item in items] == [None, 'b']
     assert all(item.held_out and item.error is None for item in items)
+
+
+def test_places_of_files_without_content(tmp_path):
+    """Python has one object for all empty bytes: places were confused."""
+    samples = {f'a{i}': dict(jpg=b'', txt=b'a') for i in range(3)}
+    samples |= {f'b{i}': dict(jpg=b'') for i in range(3)}
+    shard = str(write_shard(tmp_path / '0.tar', samples))
+    (part,) = find_data([shard]).parts
+    spans = [item.images[0].span for item in iterate(part, print)]
+    found = [read_sample(span) for span in spans]
+    assert [files['__key__'] for files in found] == [*samples]
+    assert all(files['jpg'] == b'' for files in found)

@@ -88,13 +88,13 @@ def test_what_was_read_before_a_stop_remains(records):
     class Stop(Exception):
         pass
 
-    def stop():
+    def stop(number):
         if found.num_records == 2:
             raise Stop
 
     (part,) = find_data([str(records)]).parts
     try:
-        found.read(part, on_record=stop)
+        found.read(part, on_records=stop)
     except Stop:
         pass
     assert found.num_records == found.known.count_images() == 2

@@ -30,6 +30,11 @@ def keys(*names):
         ('set/7.jpg set/Thumbs.db set/7.txt', ['set/7 jpg txt']),
         ('set/7.jpg set/.DS_Store set/._7.txt set/7.txt', ['set/7 jpg txt']),
         ('7.mask 7.x.y', ['7 mask x.y']),
+        # open_clip #480: the fields input.jpg and output.txt of ShardWriter
+        ('7.input.jpg 7.output.txt', ['7 jpg txt']),
+        ('7.x.jpg 7.y.json 8.x.jpg 8.y.json', ['7 jpg json', '8 jpg json']),
+        ('7.a.jpg 7.a.txt 7.b.jpg', ['7.a jpg txt', '7.b jpg']),
+        ('v1.05.jpg v1.06.txt', ['v1.05 jpg', 'v1.06 txt']),
         ('7.jpg 7.__key__ 7.txt', ['7 jpg txt']),
     ],
 )

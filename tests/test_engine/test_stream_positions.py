@@ -1,6 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Where a run starts in its shard streams, and what it warns of."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -63,10 +64,30 @@ def test_other_ranks_and_workers_are_warned_of(make):
     ) in workers
     assert 'num_workers to 4 or a divisor' in workers
     assert '40 shards in 32 streams (8 for each of 4 data' in ranks
-    assert 'read by 2 of 16 ranks' in ranks
-    assert 'make at least 64 of them' in ranks
-    _, (warning,) = start_state(make(70, 16, streams=8), 4, {}, None)
-    assert 'streams to a multiple of 16' in warning
+    assert 'which 16 ranks do not divide: the batches are the same' in ranks
+    assert 'each shard is read by 2 ranks' in ranks
+    assert 'start 1, 2, 4 or 8 of them' in ranks
+    assert 'to a multiple of 16 with at least 64 shards' in ranks
+
+
+@pytest.mark.parametrize('ranks', [3, 6, 16])
+@pytest.mark.parametrize('streams', [1, 8, 12])
+def test_what_the_warning_says_ends_it(make, ranks, streams):
+    """Each number of ranks that it names, and the streams and shards."""
+    state, _ = start_state(make(40, streams=streams), 2, {}, None)
+    _, warnings = start_state(make(40, ranks), 2, saved(state), 'x')
+    if not warnings:
+        assert streams % ranks == 0
+        return
+    (warning,) = warnings
+    listed = re.search(r'start (.*) of them, or set', warning)[1]
+    numbers = [int(number) for number in re.findall(r'\d+', listed)]
+    assert numbers == [n for n in range(1, 41) if streams % n == 0]
+    for number in numbers:
+        _, none = start_state(make(40, number), 2, saved(state), 'x')
+        assert not none
+    least = int(re.search(r'at least (\d+) shards', warning)[1])
+    assert start_state(make(least, ranks, streams=ranks), 2, {}, None)[1] == []
 
 
 def test_few_shards_are_warned_of(make):
@@ -74,8 +95,9 @@ def test_few_shards_are_warned_of(make):
     assert state.positions == [{'a': [(0, 0)]}] * 2
     (warning,) = warnings
     assert "'a' has 3 shards in 2 streams" in warning
-    assert 'read by 4 of 4 ranks' in warning
-    assert 'make at least 8 of them' in warning
+    assert 'each shard is read by 4 ranks' in warning
+    assert 'start 1 of them' in warning
+    assert 'with at least 8 shards' in warning
     _, (warning,) = start_state(make(1), 4, {}, None)
     assert "'a' has 1 shards for 4 data workers" in warning
     assert 'num_workers to 1 at most' in warning
@@ -85,7 +107,7 @@ def test_checkpoint_of_0_1_is_resumed_with_one_stream(make):
     old = dict(positions=[{'a': (3, 7)}, {'a': (2, 1)}])
     state, (warning,) = start_state(make(40, 4), 2, old, 'x')
     assert state.positions == [{'a': [(3, 7)]}, {'a': [(2, 1)]}]
-    assert 'read by 4 of 4 ranks' in warning
+    assert 'each shard is read by 4 ranks' in warning
     assert 'streams to a multiple of 4' in warning
 
 

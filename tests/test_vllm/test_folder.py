@@ -11,7 +11,6 @@ import pytest
 from jinja2 import Environment, nodes
 from PIL import Image
 
-from minigpt4.convert.huggingface_export import export_huggingface
 from minigpt4_vllm.folder import image_tokens, is_exported, read_settings
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'projects' / 'minigpt4_vllm'
@@ -20,14 +19,6 @@ LOADED = f"""
 import sys, minigpt4_vllm, minigpt4_vllm.answers, minigpt4_vllm.folder
 sys.exit(sorted({{*sys.modules}} & {NOT_INSTALLED}) or None)
 """
-
-
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory) -> Path:
-    """The exported nano model; tests must not change it."""
-    folder = tmp_path_factory.mktemp('export') / 'nano'
-    export_huggingface('minigpt-4_nano_caption', None, folder)
-    return folder
 
 
 @pytest.fixture
@@ -67,8 +58,8 @@ def test_nothing_loads_mmengine():
     assert run.returncode == 0, run.stderr
 
 
-def test_an_exported_folder_is_found(exported, tmp_path):
-    assert is_exported(exported) and is_exported(str(exported))
+def test_an_exported_folder_is_found(nano_folder, tmp_path):
+    assert is_exported(nano_folder) and is_exported(str(nano_folder))
     for other in (
         tmp_path,
         tmp_path / 'missing',
@@ -79,8 +70,8 @@ def test_an_exported_folder_is_found(exported, tmp_path):
         assert not is_exported(other)
 
 
-def test_settings_of_an_export(exported):
-    settings = read_settings(exported)
+def test_settings_of_an_export(nano_folder):
+    settings = read_settings(nano_folder)
     assert settings.stop == ('###',)
     assert settings.is_greedy
     assert settings.suppressed == ()
@@ -97,11 +88,11 @@ def test_suppressed_tokens_and_sampling(folder):
     assert not settings.is_greedy
 
 
-def test_slots_have_the_tokens_of_the_processor(exported):
+def test_slots_have_the_tokens_of_the_processor(nano_folder):
     """One image token per image in the text becomes those of an image."""
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(exported)
+    processor = AutoProcessor.from_pretrained(nano_folder)
     parts = [
         dict(type='text', text='Is'),
         dict(type='image'),
@@ -113,7 +104,7 @@ def test_slots_have_the_tokens_of_the_processor(exported):
         [dict(role='user', content=parts)], add_generation_prompt=True
     )
     ids = processor.tokenizer(text, add_special_tokens=False).input_ids
-    config = json.loads((exported / 'config.json').read_text('utf-8'))
+    config = json.loads((nano_folder / 'config.json').read_text('utf-8'))
     token, count = image_tokens(config)
     assert ids.count(token) == 2
     expanded = []
@@ -125,9 +116,9 @@ def test_slots_have_the_tokens_of_the_processor(exported):
     assert expanded == [*expected]
 
 
-def test_the_template_loops_over_content(exported):
+def test_the_template_loops_over_content(nano_folder):
     """By the name vLLM knows that it takes parts, and keeps their order."""
-    template = (exported / 'chat_template.jinja').read_text('utf-8')
+    template = (nano_folder / 'chat_template.jinja').read_text('utf-8')
     loops = Environment().parse(template).find_all(nodes.For)
     assert 'content' in {getattr(loop.iter, 'name', None) for loop in loops}
 

@@ -5,28 +5,20 @@ vLLM needs an environment of its own (docs/vllm.md): ``MINIGPT4_VLLM_PYTHON``
 names its Python.
 """
 
-import base64
-import contextlib
 import io
 import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import time
 import urllib.error
-import urllib.request
 
 import pytest
 from PIL import Image
+from tests.served_process import image_part, post_message, served, text_part
 
-from minigpt4.captioning.inferencer import get_model, make_sample
-from minigpt4.convert.huggingface_export import export_huggingface
+from minigpt4.captioning.inferencer import make_sample
 from minigpt4.nano.world import render, sample_scene
 
 PYTHON = os.environ.get('MINIGPT4_VLLM_PYTHON')
-NANO = 'minigpt-4_nano_caption'
 DESCRIBE = 'Describe this image in detail.'
 COUNT = 'How many shapes are there?'
 SETTINGS = dict(
@@ -46,92 +38,30 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """The exported nano model."""
-    folder = tmp_path_factory.mktemp('export') / 'nano'
-    export_huggingface(NANO, None, folder)
-    return folder
-
-
-@pytest.fixture(scope='module')
-def model():
-    return get_model(NANO, device='cpu')
-
-
-@contextlib.contextmanager
 def serve(folder, log):
     """Run a server of vLLM with a folder; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
     environment = {**os.environ, **SETTINGS}
     environment.pop('PYTHONPATH', None)
-    with open(log, 'w') as out:
-        process = subprocess.Popen(
-            [
-                *(str(PYTHON), '-m', 'vllm.entrypoints.openai.api_server'),
-                *('--model', str(folder), '--served-model-name', 'nano'),
-                *('--host', '127.0.0.1', '--port', str(port)),
-                *('--dtype', 'float32', '--enforce-eager'),
-            ],
-            stdout=out,
-            stderr=out,
-            env=environment,
-            start_new_session=True,
-        )
-    address = f'http://127.0.0.1:{port}'
-    try:
-        end = time.monotonic() + 1500
-        while True:
-            try:
-                urllib.request.urlopen(f'{address}/health', timeout=5)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > end:
-                    pytest.fail(f'no server:\n{log.read_text()[-3000:]}')
-                time.sleep(1)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    command = [
+        *(str(PYTHON), '-m', 'vllm.entrypoints.openai.api_server'),
+        *('--model', str(folder), '--served-model-name', 'nano'),
+        *('--dtype', 'float32', '--enforce-eager'),
+    ]
+    return served(command, environment, log, 1500)
 
 
 @pytest.fixture(scope='module')
-def server(folder, tmp_path_factory):
-    with serve(folder, tmp_path_factory.mktemp('serve') / 'log') as address:
+def server(nano_folder, tmp_path_factory):
+    with serve(
+        nano_folder, tmp_path_factory.mktemp('serve') / 'log'
+    ) as address:
         yield address
-
-
-def image_part(data: bytes) -> dict:
-    code = base64.b64encode(data).decode()
-    url = f'data:image/png;base64,{code}'
-    return dict(type='image_url', image_url=dict(url=url))
-
-
-def text_part(text: str) -> dict:
-    return dict(type='text', text=text)
 
 
 def post(server, content, **settings) -> str:
-    """Send one user message in the format of OpenAI's API."""
-    body = dict(
-        model='nano',
-        messages=[dict(role='user', content=content)],
-        return_token_ids=True,
-        **settings,
+    return post_message(
+        server, 'nano', content, return_token_ids=True, **settings
     )
-    request = urllib.request.Request(
-        f'{server}/v1/chat/completions',
-        json.dumps(body).encode(),
-        {'Content-Type': 'application/json'},
-    )
-    with urllib.request.urlopen(request, timeout=300) as response:
-        return response.read().decode()
 
 
 def ask(server, content, **settings) -> dict:
@@ -161,12 +91,12 @@ def scene_files(number: int) -> list[bytes]:
     return files
 
 
-def test_greedy_ids_of_held_out_scenes(server, model):
+def test_greedy_ids_of_held_out_scenes(server, nano_model):
     different = []
     for i, data in enumerate(scene_files(50)):
         for question in (DESCRIBE, COUNT):
             sample = make_sample([data], question, 64)
-            (expected,) = model.generate([sample])
+            (expected,) = nano_model.generate([sample])
             answer = ask(server, [image_part(data), text_part(question)])
             assert answer['finish_reason'] == 'stop'
             if answer['token_ids'] != expected.token_ids:
@@ -174,7 +104,7 @@ def test_greedy_ids_of_held_out_scenes(server, model):
     assert not different
 
 
-def test_images_stay_where_the_message_has_them(server, model):
+def test_images_stay_where_the_message_has_them(server, nano_model):
     one, two = scene_files(2)
     content = [
         text_part('Is'),
@@ -184,23 +114,23 @@ def test_images_stay_where_the_message_has_them(server, model):
         text_part('?'),
     ]
     text = 'Is <Img><ImageHere></Img> like <Img><ImageHere></Img> ?'
-    (expected,) = model.generate([make_sample([one, two], text, 64)])
+    (expected,) = nano_model.generate([make_sample([one, two], text, 64)])
     assert ask(server, content)['token_ids'] == expected.token_ids
 
 
-def test_transparent_pixels_are_white(server, model):
+def test_transparent_pixels_are_white(server, nano_model):
     buffer = io.BytesIO()
     image = Image.new('RGBA', (64, 64), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (10, 10, 40, 40))
     image.save(buffer, 'PNG')
     data = buffer.getvalue()
-    (expected,) = model.generate([make_sample([data], DESCRIBE, 64)])
+    (expected,) = nano_model.generate([make_sample([data], DESCRIBE, 64)])
     answer = ask(server, [image_part(data), text_part(DESCRIBE)])
     assert answer['token_ids'] == expected.token_ids
 
 
-def test_without_an_image(server, model):
-    (expected,) = model.generate([make_sample([], COUNT, 64)])
+def test_without_an_image(server, nano_model):
+    (expected,) = nano_model.generate([make_sample([], COUNT, 64)])
     assert ask(server, COUNT)['token_ids'] == expected.token_ids
 
 
@@ -229,11 +159,11 @@ def test_a_stop_string_of_the_request(server):
     assert text.startswith(short) and stop not in short
 
 
-def test_the_penalty_applies_to_the_answer_alone(server, model):
+def test_the_penalty_applies_to_the_answer_alone(server, nano_model):
     (data,) = scene_files(1)
     sample = make_sample([data], DESCRIBE, 64)
-    (expected,) = model.generate([sample], repetition_penalty=20.0)
-    (plain,) = model.generate([sample])
+    (expected,) = nano_model.generate([sample], repetition_penalty=20.0)
+    (plain,) = nano_model.generate([sample])
     assert expected.token_ids != plain.token_ids
     content = [image_part(data), text_part(DESCRIBE)]
     answer = ask(server, content, repetition_penalty=20.0, max_tokens=80)

@@ -15,6 +15,9 @@ from ..utils.data_manifest import read_manifest
 from ..utils.errors import printable
 from ..utils.progress import progress_bar
 from ..utils.signals import StopRequest, StopSignal
+from ..weights.file_digests import compute_digest
+from .check_description import describe_check
+from .check_progress import PROGRESS_FOLDER, CheckProgress, check_progress
 from .data_items import count_records
 from .duplicates import image_groups, image_problems, text_problems
 from .find_data import DataPart, FoundData, find_data
@@ -76,18 +79,49 @@ def check_data(args: argparse.Namespace) -> int:
         against = find_data(args.against) if args.against else None
         links = read_links(found.parts)
         prompts = PromptTokens(args.model)
-        scan = Scan(prompts, args.near > 0, args.workers)
-        with StopRequest() as stop:
+        description = describe_check(args, prompts, found, against)
+        with (
+            StopRequest() as stop,
+            check_progress(args.out, description) as progress,
+        ):
+            _print_continued(progress, args.quiet)
+            scan = Scan(
+                prompts, args.near > 0, args.workers, progress=progress
+            )
             try:
                 _read(found, scan, links, args, stop, None)
                 if against is not None:
                     other = Scan(
-                        None, args.near > 0, args.workers, 0, compared_to=scan
+                        None,
+                        args.near > 0,
+                        args.workers,
+                        0,
+                        compared_to=scan,
+                        progress=progress,
                     )
                     _read(against, other, {}, args, stop, HELD_OUT)
             except StopSignal:
                 pass  # what was read is reported
-            return _finish(args, found, scan, links, old, stop, start)
+            return _finish(
+                args, found, scan, links, old, stop, start, progress
+            )
+
+
+def _print_continued(progress: CheckProgress | None, quiet: bool) -> None:
+    if progress is None or quiet:
+        return
+    if progress.num_stored:
+        print(
+            'continues a check that was stopped, whose '
+            f'{progress.num_stored:,} finished parts are not read again',
+            file=sys.stderr,
+        )
+    elif progress.is_changed:
+        print(
+            'the data or the options have changed since the check that was '
+            'stopped; everything is read again',
+            file=sys.stderr,
+        )
 
 
 def _read(
@@ -105,12 +139,12 @@ def _read(
     with progress_bar(visible=not args.quiet) as bar:
         task = bar.add_task('reading', total=total)
 
-        def on_record() -> None:
-            bar.advance(task)
+        def on_records(number: int) -> None:
+            bar.advance(task, number)
             stop.raise_if_requested()
 
         for part in found.parts:
-            scan.read(part, args.images, split, on_record)
+            scan.read(part, args.images, split, on_records)
 
 
 def _count(part: DataPart, links: Links) -> int | None:
@@ -131,7 +165,7 @@ def _check_output(folder: Path) -> None:
     """
     make_folder(folder)
     names = {path.name for path in folder.iterdir()}
-    if names and not names & set(_OUTPUTS):
+    if names and not names & {*_OUTPUTS, PROGRESS_FOLDER}:
         raise ValueError(
             f'{folder} has other files; give a new folder as -o, for the '
             f'report ({", ".join(_OUTPUTS)}).'
@@ -146,6 +180,7 @@ def _finish(
     old: 'Mapping[str, Any] | None',
     stop: StopRequest,
     start: float,
+    progress: CheckProgress | None,
 ) -> int:
     """Report; returns the exit status."""
     groups = image_groups(scan.known, args.near)
@@ -163,7 +198,9 @@ def _finish(
     differences: list[Difference] = []
     manifest = None
     if stop.signum is None and (args.out is not None or old is not None):
-        manifest = _build_manifest(args, found, scan, unfinished, stop)
+        manifest = _build_manifest(
+            args, found, scan, unfinished, stop, progress
+        )
     if manifest is not None and old is not None:
         differences = compare_manifests(old, manifest)
     if args.out is not None:
@@ -181,10 +218,13 @@ def _finish(
         print(
             f'\nstopped by signal {signum}; the figures are those of the '
             f'first {scan.num_records:,} records, and no manifest is '
-            'written.',
+            'written.'
+            + (' The same command continues from there.' * bool(args.out)),
             file=sys.stderr,
         )
         return 128 + signum
+    if progress is not None:
+        progress.remove()
     exceeded = any(count.exceeded for count in counts)
     return 1 if exceeded or differences else 0
 
@@ -195,8 +235,10 @@ def _build_manifest(
     scan: Scan,
     unfinished: Mapping[str, str],
     stop: StopRequest,
+    progress: CheckProgress | None,
 ) -> 'dict[str, Any] | None':
     """Read the files for their digests; None after a signal."""
+    digest_of = compute_digest if progress is None else progress.digest
     with progress_bar(visible=not args.quiet) as bar:
         task = bar.add_task('digests', total=len(data_files(found.parts)))
 
@@ -206,7 +248,13 @@ def _build_manifest(
 
         try:
             return build_manifest(
-                args.sources, found.parts, scan, unfinished, args.out, on_file
+                args.sources,
+                found.parts,
+                scan,
+                unfinished,
+                args.out,
+                on_file,
+                digest_of,
             )
         except StopSignal:
             return None

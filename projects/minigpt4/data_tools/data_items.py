@@ -5,6 +5,7 @@ Unlike the datasets of training, nothing is skipped: an invalid record is an
 item with an error, and damage of a shard is reported.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from ..utils.regular_files import open_regular
 from ..utils.sample_errors import SampleError
 from .find_data import DataPart
 
+PIECE_RECORDS = 2000  # of data that are no shards
 IMAGE_FOLDERS = ('image', 'images', '')  # of a file of records, in this order
 Report = Callable[[str, str], None]
 
@@ -137,6 +139,51 @@ def iterate(
             name = path.relative_to(part.path).as_posix()
             ref = ImageRef(name, str(path))
             yield DataItem(part.name, name, (ref,))
+
+
+class Piece(NamedTuple):
+    """Some records of a part, which a check stores together.
+
+    Attributes:
+        items: The records.
+        shard: Their shard, all of which they are; '' for records of another
+            kind of data, which have to be read before the next piece.
+    """
+
+    items: Iterator[DataItem]
+    shard: str = ''
+
+
+def divide(
+    part: DataPart, report: Report, image_folder: 'Path | None' = None
+) -> Iterator[Piece]:
+    """Divide the records of a part into shards, or by number.
+
+    Args:
+        part: The part.
+        report: See :func:`iterate`.
+        image_folder: See :func:`iterate`.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file of records is damaged.
+    """
+    if part.kind == 'shards':
+        for shard in part.shards:
+            yield Piece(_shard_items(part, shard, report), shard)
+        return
+    items = iterate(part, report, image_folder)
+    number = PIECE_RECORDS
+
+    def count() -> Iterator[DataItem]:
+        nonlocal number
+        number = 0
+        for item in itertools.islice(items, PIECE_RECORDS):
+            number += 1
+            yield item
+
+    while number == PIECE_RECORDS:
+        yield Piece(count())
 
 
 def _photo_items(part: DataPart, report: Report) -> Iterator[DataItem]:
@@ -273,6 +320,13 @@ def item_of_files(files: dict, part: DataPart, span: Span) -> DataItem:
     )
 
 
+class _Member(bytes):
+    """The bytes of a file in a shard, an object of its own.
+
+    Python has one object for all empty bytes, and for each single byte.
+    """
+
+
 def samples_with_spans(
     reader: TarReader, shard: str, report: Report
 ) -> Iterator[tuple[dict, Span]]:
@@ -282,6 +336,8 @@ def samples_with_spans(
     def members() -> Iterator[tuple[str, bytes]]:
         start = 0
         for name, data in reader:
+            if len(data) < 2:
+                data = _Member(data)
             recent.append((data, start, reader.offset))
             start = reader.offset
             yield name, data

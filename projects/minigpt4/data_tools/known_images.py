@@ -1,11 +1,12 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""What a check knows of each image and text, in a temporary database.
+"""What a check knows of each image and text, in a database.
 
 Of a record some numbers remain in memory, and everything else is in SQLite,
 so that the memory does not grow with the texts and names of millions of
-records. SQLite removes the file.
+records.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,14 +15,13 @@ from .data_items import ImageRef, Span
 from .image_facts import ImageFacts
 
 _TABLES = """
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
 PRAGMA cache_size = -65536;
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE, own INT, splits INT,
-    name TEXT, path TEXT, shard TEXT, start INT, stop INT,
+CREATE TABLE IF NOT EXISTS images (
+    id INTEGER PRIMARY KEY, key BLOB UNIQUE, own INT, splits INT,
+    name BLOB, path BLOB, modified INT, shard BLOB, start INT, stop INT,
     digest BLOB, bytes INT, width INT, height INT, hash INT, error TEXT);
-CREATE TABLE texts (digest BLOB, own INT, splits INT, name TEXT, start TEXT);
+CREATE TABLE IF NOT EXISTS texts (
+    digest BLOB, own INT, splits INT, name BLOB, start BLOB);
 """
 _HALF = 1 << 63  # SQLite has signed numbers of 64 bits
 
@@ -63,13 +63,23 @@ class TextRow(NamedTuple):
 
 
 class KnownData:
-    """Images and texts, of the data and of those that they are compared to."""
+    """Images and texts, of the data and of those that they are compared to.
 
-    def __init__(self) -> None:
-        # an empty name is a temporary file
-        self._database = sqlite3.connect('', isolation_level=None)
-        self._database.executescript(_TABLES)
-        self._database.execute('BEGIN')
+    Args:
+        database: Where they are stored; None is a temporary file, which
+            SQLite removes.
+    """
+
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        if database is None:
+            database = sqlite3.connect('', isolation_level=None)
+            database.execute('PRAGMA journal_mode = OFF')
+            database.execute('PRAGMA synchronous = OFF')
+            database.executescript(_TABLES)
+            database.execute('BEGIN')
+        else:
+            database.executescript(_TABLES)
+        self._database = database
 
     def add_image(self, ref: ImageRef, splits: int, own: bool) -> int | None:
         """Add a use of an image.
@@ -83,7 +93,7 @@ class KnownData:
             The number of a new image; None for a known one.
         """
         run = self._database.execute
-        key = ref.key
+        key = _to_blob(ref.key)
         known = run(
             'SELECT id, splits, own FROM images WHERE key = ?', (key,)
         ).fetchone()
@@ -96,11 +106,21 @@ class KnownData:
                 )
             return None
         span = ref.span or Span('', 0, 0)
+        names = map(_to_blob, (ref.name, ref.path, span.shard))
         return run(
-            'INSERT INTO images (key, own, splits, name, path, shard, start, '
-            'stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
-            (key, own, splits, ref.name, ref.path, *span),
+            'INSERT INTO images (key, own, splits, name, path, shard, '
+            'modified, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+            (key, own, splits, *names, _modified(ref.path), *span[1:]),
         ).lastrowid
+
+    def has_changed(self) -> bool:
+        """Return whether an image file is not the one that was added."""
+        return any(
+            modified != _modified(_from_blob(path))
+            for path, modified in self._database.execute(
+                "SELECT path, modified FROM images WHERE path != x''"
+            )
+        )
 
     def add_facts(self, number: int, facts: ImageFacts) -> None:
         """Add what was measured of an image."""
@@ -127,7 +147,7 @@ class KnownData:
         """Add a text of a record."""
         self._database.execute(
             'INSERT INTO texts VALUES (?, ?, ?, ?, ?)',
-            (digest, own, splits, name, start),
+            (digest, own, splits, _to_blob(name), _to_blob(start)),
         )
 
     def count_images(self) -> int:
@@ -154,6 +174,7 @@ class KnownData:
                 'WHERE id = ?',
                 (number,),
             ).fetchone()
+            name, path, shard = map(_from_blob, (name, path, shard))
             span = Span(shard, start, stop) if shard else None
             found.append(ImageRef(name, path, span=span))
         return found
@@ -176,10 +197,10 @@ class KnownData:
         """Yield the facts of the data's images that are files."""
         for row in self._database.execute(
             'SELECT name, digest, bytes, width, height, NULL, error '
-            "FROM images WHERE own AND digest NOT NULL AND path != '' "
+            "FROM images WHERE own AND digest NOT NULL AND path != x'' "
             'ORDER BY id'
         ):
-            yield ImageFacts(*row)
+            yield ImageFacts(_from_blob(row[0]), *row[1:])
 
     def by_digest(self) -> Iterator[ImageRow]:
         """Yield the images that were read, those of an equal file together."""
@@ -209,4 +230,27 @@ class KnownData:
             name, start = self._database.execute(
                 'SELECT name, start FROM texts WHERE rowid = ?', (first,)
             ).fetchone()
-            yield TextRow(name, start, records, bits, bool(compared))
+            yield TextRow(
+                _from_blob(name),
+                _from_blob(start),
+                records,
+                bits,
+                bool(compared),
+            )
+
+
+def _modified(path: str) -> int | None:
+    """The time of an image file's last change, in nanoseconds."""
+    try:
+        return os.stat(path).st_mtime_ns if path else None
+    except (OSError, ValueError):
+        return None
+
+
+def _to_blob(text: str) -> bytes:
+    """Encode a text that may be a file name without valid UTF-8."""
+    return text.encode('utf-8', 'surrogatepass')
+
+
+def _from_blob(data: bytes) -> str:
+    return data.decode('utf-8', 'surrogatepass')

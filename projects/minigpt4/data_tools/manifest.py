@@ -37,6 +37,7 @@ def build_manifest(
     unfinished: Mapping[str, str],
     folder: 'Path | None' = None,
     on_file: Callable[[], object] = lambda: None,
+    digest_of: Callable[[Path], str] = compute_digest,
 ) -> dict[str, Any]:
     """Build the manifest of data that were read completely.
 
@@ -49,6 +50,7 @@ def build_manifest(
             None gives absolute ones.
         on_file: Called before each file is read; an exception that it
             raises is passed on.
+        digest_of: Returns the SHA-256 of a file.
 
     Returns:
         ``format``, ``version`` of the format, ``tool`` with its version,
@@ -66,7 +68,7 @@ def build_manifest(
     files: dict[str, dict[str, Any]] = {}
     for name, path in data_files(parts):
         on_file()
-        digest = compute_digest(path)
+        digest = digest_of(path)
         files[name] = dict(sha256=digest, bytes=path.stat().st_size)
     return dict(
         format=MANIFEST_FORMAT,

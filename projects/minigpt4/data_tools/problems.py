@@ -58,9 +58,18 @@ class Problems:
         for problem in problems:
             self.add(problem)
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield each problem as a line of JSON."""
-        self._file.seek(0)
+    @property
+    def end(self) -> int:
+        """Where the next problem begins in the file, in bytes."""
+        return self._file.tell()
+
+    def lines(self, start: int = 0) -> Iterator[bytes]:
+        """Yield each problem as a line of JSON.
+
+        Args:
+            start: Where the first one begins; see :attr:`end`.
+        """
+        self._file.seek(start)
         yield from self._file
         self._file.seek(0, 2)
 

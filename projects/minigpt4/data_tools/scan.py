@@ -5,13 +5,16 @@ Threads decode the images. An image that several records use is decoded once.
 """
 
 import hashlib
-import random
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from .data_items import DataItem, ImageRef, iterate
+from .check_progress import CheckProgress
+from .data_items import DataItem, ImageRef, divide
+from .drawn_records import DrawnRecords
 from .find_data import DataPart
 from .image_facts import ImageFacts, measure_image
 from .known_images import KnownData
@@ -23,6 +26,8 @@ TRAIN, HELD_OUT = 1, 2  # bits of a split
 _QUEUED = 8  # images for each thread that are read ahead
 _EXTREME_RATIO = 4.0  # the longer side by the shorter one
 _TINY_SIDE = 32  # pixels
+_TOTALS = ('num_records', 'num_valid', 'num_turns', 'num_images')
+_LENGTHS = ('words', 'characters', 'answer_tokens', 'prompt_tokens')
 
 
 class Scan:
@@ -35,6 +40,8 @@ class Scan:
         num_samples: Records that are kept as examples.
         compared_to: The scan of the data that these are compared to; it
             stores the images and texts of both.
+        progress: What an earlier check has read, where what is read is
+            stored too; None stores nothing.
 
     Attributes:
         num_records: Records, the invalid ones included.
@@ -49,7 +56,6 @@ class Scan:
         scripts: Records by the script of their text.
         words, characters: Lengths of the answers.
         answer_tokens, prompt_tokens: Lengths in tokens of the model.
-        samples: Records drawn at random, in their order.
     """
 
     def __init__(
@@ -59,11 +65,12 @@ class Scan:
         workers: int = 2,
         num_samples: int = 24,
         compared_to: 'Scan | None' = None,
+        progress: 'CheckProgress | None' = None,
     ) -> None:
         self.prompts = prompts
         self._perceptual = perceptual
         self._workers = workers
-        self._num_samples = num_samples
+        self._progress = progress
         self.num_records = self.num_valid = 0
         self.num_turns = self.num_images = 0
         self.parts: Counter[str] = Counter()
@@ -71,40 +78,65 @@ class Scan:
         self.usable: Counter[str] = Counter()
         self.problems = Problems()
         self._own = compared_to is None
-        self.known: KnownData = (
-            KnownData() if compared_to is None else compared_to.known
-        )
+        if compared_to is not None:
+            self.known: KnownData = compared_to.known
+        else:
+            self.known = KnownData() if progress is None else progress.known
         self.scripts: Counter[str] = Counter()
         self.words, self.characters = Numbers(), Numbers()
         self.answer_tokens, self.prompt_tokens = Numbers(), Numbers()
-        self._drawn: list[tuple[int, DataItem]] = []
-        self._rng = random.Random(0)
+        self._drawn = DrawnRecords(num_samples)
+        self._muted = False
 
     @property
     def samples(self) -> list[DataItem]:
         """Records drawn at random, in their order."""
-        return [item for _, item in sorted(self._drawn, key=lambda d: d[0])]
+        return self._drawn.items
 
     def read(
         self,
         part: DataPart,
         image_folder: 'Path | None' = None,
         split: int | None = None,
-        on_record: Callable[[], object] = lambda: None,
+        on_records: Callable[[int], object] = lambda number: None,
     ) -> None:
-        """Read a part.
+        """Read a part, except for the pieces that an earlier check has read.
 
         Args:
             part: The part.
             image_folder: See :func:`~.data_items.iterate`.
             split: The split of all records; None is that of each record.
-            on_record: Called after each record; an exception that it raises
-                ends the reading, and what was read remains.
+            on_records: Called with the number of records after some of them
+                were read; an exception that it raises ends the reading, and
+                what was read remains.
 
         Raises:
             OSError: A file cannot be read.
             ValueError: A file of records is damaged.
         """
+        for piece in divide(part, self._report, image_folder):
+            progress = self._progress
+            state = None if progress is None else progress.next_state()
+            if state is not None:
+                self._muted = True  # its problems are in the state
+                if not piece.shard:
+                    deque(piece.items, maxlen=0)
+                self._muted = False
+                before = self.num_records
+                self._restore(state)
+                on_records(self.num_records - before)
+                continue
+            start = self._position()
+            self._read_items(piece.items, split, on_records)
+            if progress is not None:
+                progress.store(self._state_since(piece.shard, *start))
+
+    def _read_items(
+        self,
+        items: Iterator[DataItem],
+        split: int | None,
+        on_records: Callable[[int], object],
+    ) -> None:
         pending: deque[tuple[int, str, Future[ImageFacts]]] = deque()
 
         def finish(number: int) -> None:
@@ -114,7 +146,7 @@ class Scan:
 
         with ThreadPoolExecutor(self._workers) as pool:
             try:
-                for item in iterate(part, self._report, image_folder):
+                for item in items:
                     bits = split or (HELD_OUT if item.held_out else TRAIN)
                     self._add_record(item, bits)
                     for number, ref in self._new_images(item, bits):
@@ -123,11 +155,52 @@ class Scan:
                         )
                         pending.append((number, item.shard, future))
                     finish(_QUEUED * self._workers)
-                    on_record()
+                    on_records(1)
             finally:
                 finish(0)
 
+    def _position(self) -> tuple[int, int, list[int]]:
+        """How much was read: what :meth:`_state_since` begins with."""
+        lengths = [len(getattr(self, name).values) for name in _LENGTHS]
+        return self.num_records, self.problems.end, lengths
+
+    def _state_since(
+        self, shard: str, records: int, problems: int, lengths: list[int]
+    ) -> dict[str, Any]:
+        """What a piece of the data has changed, for JSON.
+
+        The totals are those of all pieces; the rest is of this one.
+        """
+        return dict(
+            totals={name: getattr(self, name) for name in _TOTALS},
+            parts=self.parts,
+            scripts=self.scripts,
+            shard=[shard, self.shards[shard], self.usable[shard]],
+            lengths={
+                name: getattr(self, name).values[before:].tolist()
+                for name, before in zip(_LENGTHS, lengths, strict=True)
+            },
+            problems=[json.loads(x) for x in self.problems.lines(problems)],
+            drawn=self._drawn.after(records),
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Add what :meth:`_state_since` has returned."""
+        for name, value in state['totals'].items():
+            setattr(self, name, value)
+        self.parts = Counter(state['parts'])
+        self.scripts = Counter(state['scripts'])
+        shard, samples, usable = state['shard']
+        if samples:
+            self.shards[shard], self.usable[shard] = samples, usable
+        for name, values in state['lengths'].items():
+            getattr(self, name).values.extend(values)
+        self.problems.extend(Problem(**each) for each in state['problems'])
+        self._drawn.restore(state['drawn'])
+
     def _report(self, kind: str, message: str) -> None:
+        if self._muted:
+            return
         kind = 'skipped' if kind == 'skipped' else 'damaged'
         self.problems.add(Problem(kind, '', message))
 
@@ -163,7 +236,7 @@ class Scan:
         self.parts[item.part] += 1
         if item.shard:
             self.shards[item.shard] += 1
-        self._draw(item)
+        self._drawn.add(self.num_records, item)
         if item.error is not None:
             self.problems.add(Problem('invalid', item.name, item.error))
             return
@@ -220,14 +293,3 @@ class Scan:
                     f'{prompts.context_length} fit into the context',
                 )
             )
-
-    def _draw(self, item: DataItem) -> None:
-        """Keep a record with equal probability (reservoir sampling)."""
-        if not self._num_samples:
-            return
-        if len(self._drawn) < self._num_samples:
-            self._drawn.append((self.num_records, item))
-        elif (
-            place := self._rng.randrange(self.num_records)
-        ) < self._num_samples:
-            self._drawn[place] = (self.num_records, item)

@@ -52,7 +52,9 @@ def group_samples(
     As in webdataset, consecutive files whose names agree up to the first dot
     are a sample (``7.jpg``, ``7.json``, ``7.mask.png``). If no file of such a
     group has a known suffix (``22.05.jpg``, ``22.05.json``, ``22.06.jpg``),
-    the names are split at the last dot.
+    the names are split at the last dot. One image and one text with names of
+    letters between the dots are fields of one sample (``7.input.jpg``,
+    ``7.output.txt``).
 
     Args:
         members: Names and bytes.
@@ -105,11 +107,32 @@ def group_samples(
 
 
 def _make_samples(group: _Group, shard: str, report: Report) -> Iterator[dict]:
-    if group.key_has_dot:
+    if group.key_has_dot and _has_fields(group):
+        fields = _Group(group.key)
+        for name, data in group.files:
+            fields.add(name.rpartition('.')[2], data)
+        yield _make_sample(fields, shard, report)
+    elif group.key_has_dot:
         for each in _split_at_last_dot(group):
             yield _make_sample(each, shard, report)
     elif group.files:
         yield _make_sample(group, shard, report)
+
+
+def _has_fields(group: _Group) -> bool:
+    """Whether the names are a key, the name of a field and a suffix.
+
+    So are those that ``ShardWriter`` of webdataset makes of the fields
+    ``input.jpg`` and ``output.txt``.
+    """
+    parts = [name.rpartition('.') for name, _ in group.files]
+    images = [stem for stem, _, suffix in parts if suffix in IMAGE_SUFFIXES]
+    texts = [stem for stem, _, suffix in parts if suffix in ('json', 'txt')]
+    return (
+        len(images) == len(texts) == 1
+        and images != texts
+        and all(name.replace('_', '').isalpha() for name in images + texts)
+    )
 
 
 def _split_at_last_dot(group: _Group) -> list[_Group]:

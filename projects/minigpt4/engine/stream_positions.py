@@ -111,7 +111,11 @@ def _describe_move(old: int, new: int, skipped: Mapping[str, int]) -> str:
 def _shared_streams(
     state: StreamState, num_workers: int, world_size: int
 ) -> list[str]:
-    """Describe which shards are read several times, and why."""
+    """Describe which shards are read several times, and why.
+
+    The samples of the batches are the same; only more bytes are read. This
+    is no error: the numbers of ranks and shards may be given.
+    """
     groups, workers = len(state.positions), max(num_workers, 1)
     warnings = []
     copies = workers // math.gcd(groups, workers)
@@ -125,18 +129,16 @@ def _shared_streams(
     for name, number in state.num_shards.items():
         streams = len(state.positions[0][name])
         copies = world_size // math.gcd(streams, world_size)
-        enough = number >= groups * world_size
         if copies > 1:
-            advice = (
-                f'set {_STREAMS} to a multiple of {world_size}'
-                if enough
-                else f'make at least {groups * world_size} of them'
-            )
+            usable = [n for n in range(1, streams + 1) if streams % n == 0]
             warnings.append(
                 f'source {name!r} has {number} shards in {groups * streams} '
-                f'streams ({streams} for each of {groups} data workers): '
-                f'each is read by {copies} of {world_size} ranks, which use '
-                f'their part of the samples; to read it once, {advice}.'
+                f'streams ({streams} for each of {groups} data workers), '
+                f'which {world_size} ranks do not divide: the batches are '
+                f'the same, but each shard is read by {copies} ranks; to '
+                f'read it once, start {_either(usable)} of them, or set '
+                f'{_STREAMS} to a multiple of {world_size} with at least '
+                f'{groups * world_size} shards.'
             )
         if number < groups:
             warnings.append(
@@ -146,3 +148,9 @@ def _shared_streams(
                 f'{_WORKERS} to {number} at most, or make more shards.'
             )
     return warnings
+
+
+def _either(numbers: list[int]) -> str:
+    """Numbers as a choice: ``'1, 2 or 4'``."""
+    *others, last = map(str, numbers)
+    return f'{", ".join(others)} or {last}' if others else last

@@ -3,26 +3,25 @@
 
 import argparse
 import codecs
-import functools
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..captioning.answers import answer_many
-from ..captioning.batch import CaptionTask, result_fields
-from ..captioning.image_sources import find_images
+from ..captioning.batch import CaptionTask, TaskAnswer
 from ..data_tools.question_files import read_content
-from ..loading import load_model, read_prompt
+from ..loading import read_prompt
 from ..utils.errors import printable, short_json
 from ..utils.ids import checked_id
 from ..utils.json_files import parse_strict_json, read_json, read_json_lines
-from ..utils.progress import progress_bar
 from ..utils.regular_files import read_regular
+from .generated_answers import (
+    answer_fields,
+    folder_images,
+    require_image_folder,
+    store_answers,
+)
 from .result_folder import ResultFolder, file_digest
-
-_NAMED = 5  # errors on the terminal
 
 
 class CaptionSource:
@@ -83,58 +82,24 @@ class CaptionSource:
             OSError: A file cannot be read or written.
             ModelFailureError: The model fails on every request.
         """
-        if self.args.captions is None:
-            self._generate(results)
-        else:
+        if self.args.captions is not None:
             captions = list(read_captions(self.args.captions))
             results.add(captions[len(results.rows) :])
-
-    def _generate(self, results: ResultFolder) -> None:
+            return
         done = {row['image_id'] for row in results.rows}
         missing = [t for t in self._tasks if self.find(t.image) not in done]
-        if missing:
-            self._answer(missing, results)
+        total, settings = len(self._tasks), self.args.settings
+        store_answers(self.args, missing, total, settings, self._row, results)
         # the engine finishes answers in any order
         results.sort(lambda row: (row['file'], row['image_id']))
 
-    def _answer(
-        self, missing: Sequence[CaptionTask], results: ResultFolder
-    ) -> None:
-        args = self.args
-        load = functools.partial(
-            load_model, args.model, args.pretrained, args.device
-        )
-        ended = answer_many(
-            load,
-            missing,
-            args.slots,
-            args.workers,
-            args.settings,
-            reproducible=True,
-        )
-        with progress_bar(visible=not args.quiet) as bar:
-            task = bar.add_task(
-                'captioning',
-                total=len(self._tasks),
-                completed=len(self._tasks) - len(missing),
-            )
-            for answers in ended:
-                results.add([self._row(result_fields(a)) for a in answers])
-                bar.advance(task, len(answers))
-
-    def _row(self, fields: dict[str, Any]) -> dict[str, Any]:
-        row = dict(
-            image_id=self.find(fields['image']),
-            file=os.path.basename(fields['image']),
-            prompt=fields['prompt'],
-        )
-        if 'error' in fields:
-            return row | dict(error=fields['error'])
-        return row | dict(
-            caption=fields['caption'],
-            finished=fields['finished'],
-            tokens=fields['tokens'],
-        )
+    def _row(self, answer: TaskAnswer) -> dict[str, Any]:
+        task = answer.task
+        return dict(
+            image_id=self.find(task.image),
+            file=os.path.basename(task.image),
+            prompt=task.prompt,
+        ) | answer_fields(answer, 'caption')
 
 
 def read_captions(path: Path) -> Iterator[dict[str, Any]]:
@@ -173,15 +138,6 @@ def read_captions(path: Path) -> Iterator[dict[str, Any]]:
             f'{path} is empty; expected one caption a line, or a list of '
             'captions.'
         )
-
-
-def print_errors(rows: Sequence[dict[str, Any]]) -> None:
-    """Name the first images that could not be captioned."""
-    for row in rows[:_NAMED]:
-        name = row.get('file', row.get('image_id'))
-        print(printable(f'failed: {name}: {row["error"]}'), file=sys.stderr)
-    if len(rows) > _NAMED:
-        print(f'failed: {len(rows) - _NAMED:,} more', file=sys.stderr)
 
 
 def _read_objects(path: Path) -> Iterable[tuple[str, Any]]:
@@ -227,14 +183,8 @@ def described_images(
         FileNotFoundError: The folder does not exist.
         ValueError: It has no such image, or two of one id.
     """
-    if not folder.is_dir():
-        found = 'is not a folder' if folder.exists() else 'does not exist'
-        raise FileNotFoundError(
-            f'{folder} {found}; give the folder of the images as --images.'
-        )
-    files = [
-        entry.image for entry in find_images([str(folder)], recursive=True)
-    ]
+    require_image_folder(folder)
+    files = folder_images(folder)
     chosen: dict[str, str] = {}
     for file in files:
         id_ = find(file)

@@ -18,7 +18,8 @@ from .caption_references import (
     ImageReferences,
     write_references,
 )
-from .caption_source import CaptionSource, print_errors
+from .caption_source import CaptionSource
+from .generated_answers import print_errors
 from .result_folder import ResultFolder, format_score
 from .unknown_ids import NAMED_IDS, name_unknown
 

@@ -13,10 +13,11 @@ from ..loading import quiet_logs
 from ..utils.errors import printable
 from ..utils.json_files import read_json
 from ..utils.signals import raise_on_signals
-from .caption_source import CaptionSource, print_errors
+from .caption_source import CaptionSource
 from .chair import LABELS, score_captions
 from .chair_truth import TRUTH_FILE, coco_truth, write_truth
 from .chair_variants import score_variants, variant_table
+from .generated_answers import print_errors
 from .result_folder import ResultFolder, file_digest, format_score
 from .unknown_ids import name_unknown
 

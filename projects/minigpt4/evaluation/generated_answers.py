@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..captioning.answers import answer_many
-from ..captioning.batch import CaptionTask
+from ..captioning.batch import CaptionTask, TaskAnswer
 from ..captioning.image_sources import find_images
 from ..loading import load_model
 from ..utils.errors import one_line, printable
@@ -49,15 +49,24 @@ def folder_images(folder: Path) -> list[str]:
         FileNotFoundError: The folder does not exist.
         ValueError: It has no image.
     """
-    is_list = folder.suffix == '.txt' and folder.is_file()
-    if not (is_list or folder.is_dir()):
+    if not (folder.suffix == '.txt' and folder.is_file()):
+        require_image_folder(folder)
+    return [
+        entry.image for entry in find_images([str(folder)], recursive=True)
+    ]
+
+
+def require_image_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        FileNotFoundError: It is a file, or does not exist.
+    """
+    if not folder.is_dir():
         found = 'is not a folder' if folder.exists() else 'does not exist'
         raise FileNotFoundError(
             f'{folder} {found}; give the folder of the images as --images.'
         )
-    return [
-        entry.image for entry in find_images([str(folder)], recursive=True)
-    ]
 
 
 def model_settings(
@@ -114,45 +123,76 @@ def generate_answers(
         for number, item in enumerate(asked)
         if number not in done
     ]
-    if tasks:
-        settings = results.settings['generation']
-        load = functools.partial(
-            load_model, args.model, args.pretrained, args.device
-        )
-        ended = answer_many(
-            load,
-            tasks,
-            args.slots,
-            args.workers,
-            settings,
-            reproducible=True,
-        )
-        with progress_bar(visible=not args.quiet) as bar:
-            task = bar.add_task(
-                'answering',
-                total=len(asked),
-                completed=len(asked) - len(tasks),
-            )
-            for answers in ended:
-                rows = []
-                for answer in answers:
-                    number, item = answer.task.id
-                    row = dict(
-                        number=number,
-                        **item.fields,
-                        image=item.image,
-                        prompt=item.prompt,
-                    )
-                    if answer.error is not None:
-                        row['error'] = one_line(answer.error)
-                    else:
-                        row[name] = answer.text
-                        row['finished'] = answer.finished
-                        row['tokens'] = answer.tokens
-                    rows.append(row)
-                results.add(rows)
-                bar.advance(task, len(rows))
+
+    def row(answer: TaskAnswer) -> dict[str, Any]:
+        number, item = answer.task.id
+        return dict(
+            number=number, **item.fields, image=item.image, prompt=item.prompt
+        ) | answer_fields(answer, name)
+
+    settings = results.settings['generation']
+    store_answers(args, tasks, len(asked), settings, row, results)
     results.sort(lambda row: row['number'])
+
+
+def store_answers(
+    args: argparse.Namespace,
+    tasks: Sequence[CaptionTask],
+    total: int,
+    settings: Mapping[str, Any],
+    row: Callable[[TaskAnswer], dict[str, Any]],
+    results: ResultFolder,
+) -> None:
+    """Answer prompts, and store the row of each answer when it ends.
+
+    Args:
+        args: The options of the model, ``slots``, ``workers``, ``quiet``.
+        tasks: The prompts; without any the model is not loaded.
+        total: The number of all prompts, also of those that have a row.
+        settings: The sampling parameters.
+        row: Makes the row of an answer.
+        results: Stores the rows.
+
+    Raises:
+        ValueError: The model or a sampling parameter cannot be used.
+        ModelFailureError: The model fails on every request.
+        OSError: A file cannot be read or written.
+    """
+    if not tasks:
+        return
+    ended = answer_many(
+        functools.partial(
+            load_model, args.model, args.pretrained, args.device
+        ),
+        tasks,
+        args.slots,
+        args.workers,
+        settings,
+        reproducible=True,
+    )
+    with progress_bar(visible=not args.quiet) as bar:
+        task = bar.add_task(
+            'answering', total=total, completed=total - len(tasks)
+        )
+        for answers in ended:
+            results.add(list(map(row, answers)))
+            bar.advance(task, len(answers))
+
+
+def answer_fields(answer: TaskAnswer, name: str) -> dict[str, Any]:
+    """The part of a row that is the answer, or why there is none.
+
+    Args:
+        answer: The answer.
+        name: The field of its text.
+    """
+    if answer.error is not None:
+        return dict(error=one_line(answer.error))
+    return {
+        name: answer.text,
+        'finished': answer.finished,
+        'tokens': answer.tokens,
+    }
 
 
 def answer_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -165,9 +205,18 @@ def answer_errors(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_errors(errors: Sequence[Mapping[str, Any]]) -> None:
-    """Print the first errors and the number of the others."""
+    """Print the first errors and the number of the others.
+
+    Args:
+        errors: Rows with ``error``, and one of ``file``, ``image``,
+            ``image_id`` and ``number``.
+    """
     for error in errors[:_NAMED]:
-        place = error.get('image', f'answer {error["number"]}')
+        names = (error.get(key) for key in ('file', 'image', 'image_id'))
+        place = next(
+            (name for name in names if name is not None),
+            f'answer {error.get("number")}',
+        )
         print(printable(f'failed: {place}: {error["error"]}'), file=sys.stderr)
     if len(errors) > _NAMED:
         print(f'failed: {len(errors) - _NAMED:,} more', file=sys.stderr)
