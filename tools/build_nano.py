@@ -44,6 +44,7 @@ def build_llm(
         captions_only=captions_only,
     )
     llm.half().save_pretrained(folder)
+    (folder / 'generation_config.json').unlink()  # repeats config.json
 
 
 def build_vision(out: Path, steps: int, seed: int) -> None:

@@ -20,7 +20,6 @@ from mmengine.structures import BaseDataElement
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import minigpt4
 from minigpt4.models import MiniGPT4
 from minigpt4.prompts import IMAGE_SLOT, PromptTemplate, Turn
 from minigpt4.registry import MODELS
@@ -110,14 +109,14 @@ def digest(tensors: dict[str, Tensor]) -> str:
 def save_llm(folder: Path) -> Path:
     """A LLaMA folder that transformers 4.49 and 5 both read.
 
-    Its tokenizer is the one that ships with the nano model.
+    Its tokenizer is a file of its own: the stored outputs of the peers stay
+    valid when the nano model is rebuilt.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True)
     (folder / 'config.json').write_text(json.dumps(SIZES['llm']))
-    shipped = Path(minigpt4.__file__).parent / 'nano' / 'weights' / 'llm'
-    for file in shipped.glob('tokenizer*'):
+    for file in (Path(__file__).parent / 'tokenizer').iterdir():
         shutil.copy(file, folder)
     with torch.device('meta'):
         llm = AutoModelForCausalLM.from_config(

@@ -119,14 +119,36 @@ def build_nano(build_tiny):
     return build
 
 
+def copy_rounded_weights(model, full) -> None:
+    """Give a model the weights of a quantised one, as numbers."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    layers = dict(full.decoder.llm.named_modules())
+    for name, layer in model.decoder.llm.named_modules():
+        kind = type(layer).__name__
+        if kind == 'Linear4bit':
+            weight = dequantize_4bit(layer.weight, layer.weight.quant_state)
+        elif kind == 'Linear8bitLt':
+            weight = layer.weight.CB * layer.weight.SCB[:, None] / 127
+        else:
+            continue
+        layers[name].weight.data.copy_(weight)
+
+
 @quantised
-@pytest.mark.parametrize('bits, least', [(8, 0.99), (4, 0.9)])
+@pytest.mark.parametrize('bits, least', [(8, 0.98), (4, 0.99)])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_quantised_base_of_training(
     build_nano, mixed_samples, bits, least, dtype
 ):
+    """The gradient is that of the rounded weights.
+
+    How far rounding itself moves it depends on the LLM: with 4 bits its
+    cosine with that of the exact weights is 0.6 to 0.8 for the nano LLM.
+    """
     full = build_nano(dtype='float32')
     model = build_nano(dtype=dtype, quantization=BITS[bits])
+    copy_rounded_weights(model, full)
     kinds = {type(m).__name__ for m in model.decoder.llm.modules()}
     assert {8: 'Linear8bitLt', 4: 'Linear4bit'}[bits] in kinds
     assert model.decoder.llm.lm_head.weight.dtype == getattr(torch, dtype)
@@ -400,13 +422,14 @@ def test_the_fingerprint_of_a_sharded_llm(tiny_llm_dir, tmp_path):
 
 @pytest.mark.gpu
 @quantised
-@pytest.mark.parametrize('bits, least', [(8, 0.99), (4, 0.9)])
-def test_quantised_training_on_a_gpu(build_nano, mixed_samples, bits, least):
-    expected = build_nano(dtype='bfloat16').to('cuda')
+@pytest.mark.parametrize('bits', [8, 4])
+def test_quantised_training_on_a_gpu(build_nano, mixed_samples, bits):
+    full = build_nano(dtype='bfloat16').to('cuda')
     model = build_nano(dtype='bfloat16', quantization=BITS[bits]).to('cuda')
-    found, expected = (gradient(m, mixed_samples) for m in (model, expected))
+    copy_rounded_weights(model, full)
+    found, expected = (gradient(m, mixed_samples) for m in (model, full))
     assert found.isfinite().all()
-    assert torch.cosine_similarity(found, expected, dim=0) > least
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.98
     assert model.eval().generate(mixed_samples[:2], max_new_tokens=4)
 
 

@@ -65,7 +65,8 @@ def test_proper_texts_are_no_failures():
             ('describe', grammar.description(scene)),
             ('poem', grammar.poem(scene)),
         ):
-            assert grammar.failure(task, text, True, scene) is None
+            assert grammar.failure(task, text, True) is None
+            assert grammar.is_relevant(text, scene)
 
 
 @pytest.mark.parametrize(
@@ -96,17 +97,26 @@ def test_proper_texts_are_no_failures():
             True,
             'repeated',
         ),
-        ('describe', grammar.description(OTHER), True, 'irrelevant'),
-        ('poem', grammar.poem(OTHER), True, 'irrelevant'),
     ],
 )
 def test_broken_texts_are_failures(task, text, finished, kind):
-    assert grammar.failure(task, text, finished, SCENE) == kind
+    assert grammar.failure(task, text, finished) == kind
 
 
 def test_a_wrong_but_proper_description_is_no_failure():
     text = grammar.description(SCENE).replace('red', 'blue')
-    assert grammar.failure('describe', text, True, SCENE) is None
+    assert grammar.failure('describe', text, True) is None
+    assert grammar.is_relevant(text, SCENE)
+
+
+@pytest.mark.parametrize('write', [grammar.description, grammar.poem])
+def test_an_answer_about_another_scene_is_irrelevant(write):
+    assert not grammar.is_relevant(write(OTHER), SCENE)
+
+
+def test_a_shape_counts_with_its_colour_only():
+    assert grammar.is_relevant('a red circle', SCENE)
+    assert not grammar.is_relevant('a red star and an orange circle', SCENE)
 
 
 def test_mentions_are_counted_with_size():

@@ -88,6 +88,7 @@ def test_metric_scores(data):
     assert scores['nano/recall'] == scores['nano/describe_exact'] == 1
     assert scores['nano/poem'] == scores['nano/place'] == 1
     assert scores['nano/chair_i'] == scores['nano/poem_failures'] == 0
+    assert scores['nano/poem_irrelevant'] == 0
 
     invented = 'The image shows one shape on a white background. '
     invented += 'In the top left there is a tiny mauve blob. '
@@ -105,6 +106,7 @@ def test_metric_scores(data):
     assert scores['nano/recall'] == 0
     assert scores['nano/chair_i'] == 1
     assert scores['nano/describe_failures'] == 1
+    assert scores['nano/describe_irrelevant'] == 1
 
 
 def test_metric_refuses_nothing():

@@ -29,6 +29,8 @@ SCORES = {  # name in NanoMetric: (title, goal)
     'place': ('places right (never trained with images)', '>= 0.80'),
     'describe_failures': ('broken descriptions', '>= 0.20, then <= 0.02'),
     'poem_failures': ('broken poems', '>= 0.20, then <= 0.02'),
+    'describe_irrelevant': ('irrelevant descriptions', ''),
+    'poem_irrelevant': ('irrelevant poems', ''),
 }
 
 

@@ -232,24 +232,22 @@ def mentioned(text: str) -> list[str]:
     return [' '.join(match) for match in _NAME.findall(text)]
 
 
-def failure(task: str, text: str, finished: bool, scene: Scene) -> str | None:
-    """Classify a failed answer to "describe" or "poem".
+def failure(task: str, text: str, finished: bool) -> str | None:
+    """Classify an answer to "describe" or "poem" that is not well formed.
 
     The rules replace the human judgement of the paper's section 4.3: its
     stage-1 model writes repetitive words, fragmented sentences or irrelevant
-    content. An answer with mistakes is no failure, as long as it names a
-    shape of the scene.
+    content. They check the form only; :func:`is_relevant` compares the answer
+    with the scene.
 
     Args:
         task: ``describe`` or ``poem``.
         text: The answer.
         finished: Whether the model ended the answer itself.
-        scene: What the image shows.
 
     Returns:
         ``'unfinished'``, ``'repeated'``, ``'fragmented'``, ``'malformed'``
-        (it has not the form of the task), ``'irrelevant'`` (it names no
-        shape of the scene with its colour) or None.
+        (it has not the form of the task) or None.
     """
     if not finished:
         return 'unfinished'
@@ -271,8 +269,10 @@ def failure(task: str, text: str, finished: bool, scene: Scene) -> str | None:
         and re.fullmatch(last, clauses[-1])
         and all(re.fullmatch(line, clause) for clause in clauses[:-1])
     )
-    if not well_formed:
-        return 'malformed'
-    named = set(_COLORED.findall(text))
+    return None if well_formed else 'malformed'
+
+
+def is_relevant(text: str, scene: Scene) -> bool:
+    """Whether an answer names a shape of the scene with its colour."""
     shown = {(thing.color, thing.shape) for thing in scene.things}
-    return None if named & shown else 'irrelevant'
+    return not shown.isdisjoint(_COLORED.findall(text))

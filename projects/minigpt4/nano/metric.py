@@ -24,8 +24,10 @@ class NanoMetric(BaseMetric):
       colour; ``chair_i``: named shapes that do not exist (Rohrbach et al.
       2018, of instances);
     - ``describe_failures``, ``poem_failures``: unfinished, repeated,
-      fragmented, malformed or irrelevant answers (the paper's table 3; see
+      fragmented or malformed answers (the paper's table 3; see
       :func:`.grammar.failure`);
+    - ``describe_irrelevant``, ``poem_irrelevant``: answers that name no
+      shape of the scene with its colour, well formed or not;
     - ``describe_words``: mean number of words of the descriptions.
 
     Args:
@@ -81,8 +83,10 @@ class NanoMetric(BaseMetric):
             matches[key].append(text == result['answer'])
             scene = Scene.from_dict(result['scene'])
             if task in ('describe', 'poem'):
-                kind = grammar.failure(task, text, result['finished'], scene)
+                kind = grammar.failure(task, text, result['finished'])
                 matches[f'{task}_failures'].append(kind is not None)
+                relevant = grammar.is_relevant(text, scene)
+                matches[f'{task}_irrelevant'].append(not relevant)
             if task == 'describe':
                 words.append(len(text.split()))
                 reference = Counter(grammar.name(t) for t in scene.things)

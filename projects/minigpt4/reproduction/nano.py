@@ -32,12 +32,14 @@ _NUMBERS = {
 }
 # of one iteration, where a test is 1; a trained Q-Former needs the images
 _COST, _COST_OF_IMAGES = 1 / 800, 3 / 800
+# The LLM and the learning rates were chosen on the test scenes of seed 0.
+_DATA_SEED = '1'
 _LLM_STEPS = 800  # of the LLM that knows captions only
 _QUESTIONS = ('count', 'color', 'place')
 
 
 def _data(share: float) -> list[Step]:
-    words = []
+    words = ['--seed', _DATA_SEED]
     for option, number in _NUMBERS.items():
         words += [option, str(max(20, round(number * share)))]
     command = tool('nano_data.py', '--out', str(_DATA), *words)
@@ -219,6 +221,8 @@ NANO = Setup(
         'poem': 'poems right',
         'describe_failures': 'descriptions broken',
         'poem_failures': 'poems broken',
+        'describe_irrelevant': 'descriptions irrelevant',
+        'poem_irrelevant': 'poems irrelevant',
         'describe_words': 'words',
     },
     claims=_CLAIMS,
