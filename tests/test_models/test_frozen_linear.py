@@ -2,15 +2,19 @@
 """Linear layers of frozen parts in 8 bits: products, gradients, models."""
 
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.structures import BaseDataElement
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
 
+from minigpt4.loading import get_model
 from minigpt4.models import EVAViT, LLMDecoder, QFormer, frozen_linear
 from minigpt4.models.frozen_linear import (
     FrozenLinear,
@@ -19,6 +23,9 @@ from minigpt4.models.frozen_linear import (
     multiply,
     quantise_linears,
 )
+from minigpt4.nano.grammar import description
+from minigpt4.nano.world import render, sample_scene
+from minigpt4.prompts import Turn
 
 TYPES = {'int8': torch.int8, 'float8': torch.float8_e4m3fn}
 ERROR = {'int8': 0.012, 'float8': 0.05}  # of a product, relative
@@ -308,6 +315,34 @@ def test_other_parts_are_refused(build, sentence):
 def test_other_llms_are_refused(tiny_llm_dir, settings, name):
     with pytest.raises(ValueError, match=rf'has decoder\.{name}; omit one'):
         LLMDecoder(str(tiny_llm_dir), linear_dtype='int8', **settings)
+
+
+def test_error_of_the_nano_model():
+    """Loss and gradient of descriptions of other images, so that both count.
+
+    docs/performance.md has the values.
+    """
+    draw = random.Random(7)
+    scenes = [sample_scene(draw) for _ in range(4)]
+    samples = [
+        BaseDataElement(
+            images=[pil_to_tensor(render(scene, draw))],
+            turns=[Turn('<Img><ImageHere></Img> describe.', description(i))],
+        )
+        for scene, i in zip(scenes, scenes[1:] + scenes[:1], strict=True)
+    ]
+    losses, gradients = [], []
+    for settings in ({}, dict(linear_dtype='int8')):
+        parts = dict.fromkeys(('backbone', 'neck', 'decoder'), settings)
+        model = get_model('minigpt-4_nano_caption', device='cpu', **parts)
+        (piece,) = model.collator(training=True)(samples)['pieces']
+        loss = model(**model.data_preprocessor(piece), mode='loss')['loss']
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(model.head.layers[0].weight.grad.flatten())
+    print(losses, torch.cosine_similarity(*gradients, dim=0))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
 @pytest.mark.slow
