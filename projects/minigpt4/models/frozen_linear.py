@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# cuBLAS takes matrices of these multiples only, and more than 16 rows
+# on a GPU, torch multiplies float8 of these multiples only (int8 of 8), and
+# int8 of more than 16 rows
 _SIZE_MULTIPLE = 16
 _CUDA_ROWS = 17
 # input channels that are not rounded
@@ -70,10 +71,12 @@ class FrozenLinear(nn.Module):
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> 'FrozenLinear':
         """Implement ``to`` and ``half``: weight and scale keep their types."""
-        weight, scale = self.weight, self.scale
+        kept = dict(weight=self.weight, scale=self.scale)
         super()._apply(fn, recurse)
-        self.weight = weight.to(self.weight.device)
-        self.scale = scale.to(self.scale.device)
+        for name, tensor in kept.items():
+            moved = getattr(self, name)
+            if moved.dtype != tensor.dtype:
+                setattr(self, name, tensor.to(moved.device))
         return self
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
