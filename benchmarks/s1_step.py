@@ -11,12 +11,3 @@ def measure(repeats: int) -> Iterator[dict]:
     yield training.row('s1-step', 'stage1', 1.25, repeats)
     yield training.row('s1-step compiled', 'stage1', 1.25, repeats, 'compiled')
     yield training.row('s1-step blip2', 'stage1', 1.25, repeats, peer='blip2')
-    yield training.row(
-        's1-step int8',
-        'stage1',
-        1.5,
-        repeats,
-        'int8',
-        'ours',
-        training.INT8_TOLERANCE,
-    )

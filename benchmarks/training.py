@@ -365,7 +365,7 @@ def row(
             official='official step, reimplemented',
             mmpretrain='MMPretrain 1.2.0, live',
             blip2='BLIP-2 of transformers, live',
-        ).get(peer, f'side {peer!r} of ours, in fp32'),
+        ).get(peer, 'our own step in fp32'),
         per=STAGES[stage][0],
         tolerance=tolerance,
         repeats=repeats,
