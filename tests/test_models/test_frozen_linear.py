@@ -340,7 +340,6 @@ def test_error_of_the_nano_model():
         loss.backward()
         losses.append(loss.item())
         gradients.append(model.head.layers[0].weight.grad.flatten())
-    print(losses, torch.cosine_similarity(*gradients, dim=0))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 

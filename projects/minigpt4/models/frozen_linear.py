@@ -15,6 +15,7 @@ CPU its rounding and product take 1.2 times as long.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +194,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         scale: Tensor,
@@ -209,7 +210,7 @@ class _Product(torch.autograd.Function):
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple:
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
         """Round the rows of the gradient, after the scales of the weight."""
         weight, scale = ctx.saved_tensors
         (grad,) = grads

@@ -78,7 +78,7 @@ def compute_vision_fingerprint(
 
 
 def quantise_vision_part(
-    module: nn.Module, linear_dtype: str | None, part: str
+    module: Any, linear_dtype: str | None, part: str
 ) -> None:
     """Let a frozen backbone or neck multiply in 8 bits, in place.
 
