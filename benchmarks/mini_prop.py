@@ -320,12 +320,18 @@ def blip2_config(folder: Path):
     )
 
 
-def build(folder: Path, cached: bool = False, **settings):
+def build(
+    folder: Path,
+    cached: bool = False,
+    linear_dtype: str | None = None,
+    **settings,
+):
     """Our model with the weights of a folder.
 
     Args:
         folder: What :func:`save` wrote.
         cached: Whether its inputs are cached features.
+        linear_dtype: That of backbone, neck and decoder.
         settings: Of :class:`MiniGPT4`.
     """
     from safetensors.torch import load_file
@@ -335,6 +341,8 @@ def build(folder: Path, cached: bool = False, **settings):
     size = (folder / 'size').read_text()
     sizes = SIZES[size]
     parts = part_configs(folder, size)
+    parts['backbone']['linear_dtype'] = linear_dtype
+    parts['neck']['linear_dtype'] = linear_dtype
     if cached:
         parts['backbone'] = None
         parts['neck'] = dict(
@@ -347,7 +355,9 @@ def build(folder: Path, cached: bool = False, **settings):
             type='minigpt4.MiniGPT4',
             **parts,
             decoder=dict(
-                type='minigpt4.LLMDecoder', name_or_path=str(folder / 'llm')
+                type='minigpt4.LLMDecoder',
+                name_or_path=str(folder / 'llm'),
+                linear_dtype=linear_dtype,
             ),
             **settings,
         )

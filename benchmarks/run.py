@@ -32,6 +32,7 @@ from rich.table import Table  # noqa: E402
 ROWS = {
     's1-step': 's1_step',
     's1-cached': 's1_cached',
+    's1-int8': 's1_int8',
     's2-step': 's2_step',
     'tower-nograd': 'tower_nograd',
     'step-host': 'step_host',

@@ -8,7 +8,7 @@ The files s1_*.py and s2_*.py call ``row``; this file is also their worker.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import harness
@@ -31,7 +31,11 @@ SIDES = {
     'cached': dict(features='float32'),
     'cached fp16': dict(features='float16'),
     'cached compiled': dict(features='float32', compiled=True),
+    'int8': dict(linear_dtype='int8'),
+    'cached int8': dict(features='float32', linear_dtype='int8'),
 }
+# of 8-bit products, relative to those in fp32
+INT8_TOLERANCE = dict(loss=5e-3, gradient=0.1, bias_gradient=0.1)
 LAYOUTS = dict(mmpretrain='mmpretrain', blip2='huggingface')
 PIXELS = 'pixels.npy'
 
@@ -52,6 +56,7 @@ def ours(
     features: str = '',
     template=None,
     compiled: bool = False,
+    linear_dtype: str | None = None,
 ):
     """Build our step: read features if cached, collate, train."""
     from mmengine.optim import OptimWrapper
@@ -62,6 +67,7 @@ def ours(
     model = mini_prop.build(
         folder,
         bool(features),
+        linear_dtype,
         prompt_template=template or name,
         max_text_length=length,
         compile=compiled,
@@ -330,9 +336,9 @@ def row(
     repeats: int,
     side: str = 'ours',
     peer: str = 'official',
-    tolerance: float = 1e-5,
+    tolerance: float | Mapping[str, float] = 1e-5,
 ) -> dict:
-    """Compare one of our sides with a peer."""
+    """Compare one of our sides with a peer, or with another of ours."""
     unit = 'samples/CPU-s'
     python = os.environ.get(PEER_VARIABLE, '')
     if peer == 'mmpretrain' and not python:
@@ -347,7 +353,7 @@ def row(
     folder = prepare()
     if features := SIDES.get(side, {}).get('features'):
         write_features(folder, features)
-    if peer != 'official':
+    if peer in LAYOUTS:
         write_peer(folder, LAYOUTS[peer])
     return harness.compare(
         name,
@@ -359,7 +365,7 @@ def row(
             official='official step, reimplemented',
             mmpretrain='MMPretrain 1.2.0, live',
             blip2='BLIP-2 of transformers, live',
-        )[peer],
+        ).get(peer, 'our own step in fp32'),
         per=STAGES[stage][0],
         tolerance=tolerance,
         repeats=repeats,

@@ -121,6 +121,30 @@ def test_a_batch_gives_the_ids_of_single_samples(model, samples):
     assert len({tuple(ids) for ids in together}) == 3
 
 
+def test_error_of_int8_products(model, photos, small_parts, monkeypatch):
+    """Loss and gradient of six captions; see docs/performance.md."""
+    monkeypatch.setenv('MINIGPT4_CACHE', str(small_parts.cache))
+    data = json.loads((photos / 'captions_test.json').read_text())
+    captions = {a['image_id']: a['caption'] for a in data['annotations']}
+    samples = []
+    for image in data['images'][:6]:
+        file = photos / 'test' / image['file_name']
+        sample = make_sample([file], model.prompt, model.image_size)
+        question = sample.turns[0].question
+        sample.turns = [Turn(question, captions[image['id']])]
+        samples.append(sample)
+    losses, gradients = [], []
+    rounded = get_model(NAME, device='cpu', decoder=dict(linear_dtype='int8'))
+    for each in (model, rounded):
+        (piece,) = each.collator(training=True)(samples)['pieces']
+        loss = each(**each.data_preprocessor(piece), mode='loss')['loss']
+        weight = each.head.layers[0].weight
+        gradients += [torch.autograd.grad(loss, weight)[0].flatten()]
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.97
+
+
 def refusal(cfg: Config) -> str:
     """The error of a model that loads the shipped projection."""
     with pytest.raises(ValueError) as error:

@@ -25,6 +25,7 @@ from ..llm.locate import locate_llm
 from ..llm.lora import inject_lora, merge_lora
 from ..registry import MODELS
 from . import packed_attention
+from .frozen_linear import quantise_linears
 from .packed_attention import PackedLayout
 
 
@@ -58,6 +59,10 @@ class LLMDecoder(nn.Module):
             the backward pass: slower, with less memory.
         shard: Whether each rank stores a shard of the LLM's layers (FSDP), for
             an LLM that does not fit on one GPU.
+        linear_dtype: ``'int8'`` or ``'float8'`` for linear layers that
+            multiply in 8 bits, forward and backward; see
+            :mod:`~.frozen_linear`. None is ``dtype``, which embeddings, norms
+            and output head always have.
 
     Methods take tensors of any device and return tensors of that device.
 
@@ -83,6 +88,7 @@ class LLMDecoder(nn.Module):
         lora: dict | None = None,
         gradient_checkpointing: bool = False,
         shard: bool = False,
+        linear_dtype: str | None = None,
     ) -> None:
         super().__init__()
         packed_attention.register()
@@ -121,6 +127,14 @@ class LLMDecoder(nn.Module):
                 )
         self.llm.requires_grad_(False)
         self.llm.eval()
+        if linear_dtype is not None:
+            self._quantise_linears(
+                linear_dtype,
+                lora=lora is not None,
+                quantization=quantization is not None,
+                device_map=self.has_device_map,
+                shard=shard,
+            )
         self.frozen = lora is None
         self.lora_settings: dict[str, Any] | None = None
         if lora is not None:
@@ -138,6 +152,35 @@ class LLMDecoder(nn.Module):
         if shard and torch.get_default_device().type != 'meta':
             self._shard()
         self._compiled: list[tuple[nn.Module, Callable]] = []
+
+    def _quantise_linears(self, linear_dtype: str, **others: bool) -> None:
+        """Let the LLM's linear layers multiply in 8 bits.
+
+        Args:
+            linear_dtype: As for :func:`~.frozen_linear.quantise_linears`.
+            others: Settings with which this is not possible, and whether each
+                is in use.
+
+        Raises:
+            ValueError: One is, or the type is unknown.
+        """
+        others['quantization'] |= (
+            getattr(self.llm, 'hf_quantizer', None) is not None
+        )
+        used = next((name for name, is_used in others.items() if is_used), '')
+        if used:
+            raise ValueError(
+                f'decoder.linear_dtype={linear_dtype!r} is for an LLM that is '
+                'frozen, on one device and not quantised, but '
+                f'{self.name_or_path} has decoder.{used}; omit one of these '
+                'settings.'
+            )
+        quantise_linears(
+            self.llm,
+            linear_dtype,
+            'decoder',
+            skip=self.llm.get_output_embeddings(),
+        )
 
     def _shard(self) -> None:
         """Shard each layer over the ranks, on their devices.

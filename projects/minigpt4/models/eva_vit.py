@@ -13,6 +13,8 @@ from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
 from ..weights.position_embeddings import resize_lazily
 from ..weights.read import LazyTensor
 from .backbone import Normalization, check_images, map_to_tokens
+from .frozen_linear import apply_linear
+from .vision_fingerprint import quantise_vision_part
 
 ARCHS = {
     # BLIP-2 uses 39 of EVA-CLIP's 40 blocks and no final norm
@@ -38,7 +40,7 @@ class Attention(nn.Module):
         bias = torch.cat(
             (self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)
         )
-        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = apply_linear(self.qkv, x, bias)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
         x = F.scaled_dot_product_attention(q, k, v)
@@ -106,6 +108,8 @@ class EVAViT(nn.Module):
             of a floating-point type.
         frozen: Whether the weights are not trained; then no graph is built
             and the module stays in eval mode.
+        linear_dtype: ``'int8'`` or ``'float8'`` for linear layers that
+            multiply in 8 bits; see :mod:`~.frozen_linear`. None is ``dtype``.
 
     Source: BLIP-2 / MiniGPT-4 ``models/eva_vit.py`` @ d94738a; paper section
     3. Attention runs through ``scaled_dot_product_attention``. LayerNorms
@@ -124,6 +128,7 @@ class EVAViT(nn.Module):
         checkpoint: str | None = None,
         dtype: str = 'auto',
         frozen: bool = True,
+        linear_dtype: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(arch, str):
@@ -168,6 +173,7 @@ class EVAViT(nn.Module):
             )
         self.to(weights_dtype)
         self.requires_grad_(not frozen)
+        quantise_vision_part(self, linear_dtype, 'backbone')
         self.train()
 
     def weight_adapters(self) -> dict[str, Callable[[LazyTensor], LazyTensor]]:

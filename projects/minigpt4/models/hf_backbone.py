@@ -17,6 +17,7 @@ from ..weights.hf_folder_files import choose_weights
 from ..weights.image_processor import read_normalization
 from ..weights.load_frozen import local_path, torch_dtype
 from .backbone import check_images
+from .vision_fingerprint import quantise_vision_part
 
 # model type: its class in transformers; SigLIP 2 of fixed size is a siglip
 _CLASSES = {
@@ -48,6 +49,8 @@ class HFVisionBackbone(nn.Module):
             of a floating-point type.
         frozen: Whether the weights are not trained; then no graph is built
             and the module stays in eval mode.
+        linear_dtype: ``'int8'`` or ``'float8'`` for linear layers that
+            multiply in 8 bits; see :mod:`~.frozen_linear`. None is ``dtype``.
 
     Attributes:
         normalization: That of the folder's ``preprocessor_config.json``; None
@@ -65,6 +68,7 @@ class HFVisionBackbone(nn.Module):
         img_size: int | None = None,
         dtype: str = 'auto',
         frozen: bool = True,
+        linear_dtype: str | None = None,
     ) -> None:
         super().__init__()
         import transformers
@@ -112,6 +116,7 @@ class HFVisionBackbone(nn.Module):
         else:
             self.model = _load_model(folder, kind, weights_dtype)
         self.requires_grad_(not frozen)
+        quantise_vision_part(self, linear_dtype, 'backbone')
         self.train()
 
     def train(self, mode: bool = True) -> 'HFVisionBackbone':

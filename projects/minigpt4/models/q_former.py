@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ..registry import MODELS
 from ..weights.load_frozen import load_weights, meta_device_if, torch_dtype
+from .vision_fingerprint import quantise_vision_part
 
 
 class Attention(nn.Module):
@@ -107,6 +108,8 @@ class QFormer(nn.Module):
         dtype: Type of the frozen weights.
         frozen: Whether the weights are not trained; then no graph is built
             and there is no dropout.
+        linear_dtype: ``'int8'`` or ``'float8'`` for linear layers that
+            multiply in 8 bits; see :mod:`~.frozen_linear`. None is ``dtype``.
 
     Source: LAVIS / MiniGPT-4 ``models/Qformer.py`` and ``ln_vision`` of
     ``models/base_model.py`` @ d94738a; paper section 3.
@@ -125,6 +128,7 @@ class QFormer(nn.Module):
         checkpoint: str | None = None,
         dtype: str = 'float32',
         frozen: bool = True,
+        linear_dtype: str | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens = num_queries
@@ -155,6 +159,7 @@ class QFormer(nn.Module):
             load_weights(self, 'neck', checkpoint, weights_dtype)
         self.to(weights_dtype)
         self.requires_grad_(not frozen)
+        quantise_vision_part(self, linear_dtype, 'neck')
         self.train()
 
     def train(self, mode: bool = True) -> 'QFormer':

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .frozen_linear import quantise_linears
+
 # frozen tensors that are sampled, and values of each
 _TENSORS = 6
 _VALUES = 4
@@ -62,7 +64,8 @@ def compute_vision_fingerprint(
         }
         # trained weights are in the checkpoint itself
         if weights and module.frozen:
-            settings['weights'] = _sample_weights(module)
+            sampled = getattr(module, 'original_weights', None)
+            settings['weights'] = sampled or _sample_weights(module)
         if 'grid_size' in settings:
             settings['grid_size'] = [*settings['grid_size']]
         parts[part] = settings
@@ -72,6 +75,28 @@ def compute_vision_fingerprint(
             for values in (normalizer.mean, normalizer.std)
         ]
     return parts
+
+
+def quantise_vision_part(
+    module: Any, linear_dtype: str | None, part: str
+) -> None:
+    """Let a frozen backbone or neck multiply in 8 bits, in place.
+
+    Its fingerprint stays that of the original weights.
+
+    Args:
+        module: The backbone or neck.
+        linear_dtype: As for :func:`~.frozen_linear.quantise_linears`.
+        part: ``'backbone'`` or ``'neck'``.
+
+    Raises:
+        ValueError: It cannot be.
+    """
+    if linear_dtype is None:
+        return
+    if not any(p.is_meta for p in module.parameters()):
+        module.original_weights = _sample_weights(module)
+    quantise_linears(module, linear_dtype, part)
 
 
 def _sample_weights(module: nn.Module) -> dict[str, list[float]]:
