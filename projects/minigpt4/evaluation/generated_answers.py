@@ -167,7 +167,7 @@ def store_answers(
         tasks,
         args.slots,
         args.workers,
-        settings,
+        dict(settings),
         reproducible=True,
     )
     with progress_bar(visible=not args.quiet) as bar:

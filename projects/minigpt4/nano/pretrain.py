@@ -150,12 +150,12 @@ def pretrain_llm(
         model_file=str(tokenizer_model)
     )
     model = LlamaForCausalLM(_llm_config())
-    nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    embeddings = model.model.embed_tokens
+    nn.init.normal_(embeddings.weight, std=EMBEDDING_STD)
     rng = random.Random(seed)
     documents = TextDocuments(tokenizer, rng, captions_only)
     stream = batches(documents.draw, tokens, rng)
     optimizers = _optimizers(model)
-    embeddings = model.get_input_embeddings()
     for step in range(steps):
         in_lists = step < LIST_SHARE_OF_STEPS * steps
         documents.share_of_lists = 0.85 if in_lists else 0.05

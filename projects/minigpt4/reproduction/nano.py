@@ -79,11 +79,13 @@ def _captions_llm(share: float) -> tuple[str, ...]:
 def _blip2() -> tuple[Training, ...]:
     """BLIP-2: an LLM that cannot chat, aligned; then stage 2 with it."""
     first, second = 'stage1_nano_blip2.py', 'stage2_nano_blip2_ft.py'
-    shared = dict(cost=_COST, features='queries', part='captions_llm')
-    return (
-        Training('blip2', first, second, **shared),
-        Training('blip2_ft', second, second, start='blip2', **shared),
+    aligned = Training(
+        *('blip2', first, second, _COST),
+        features='queries',
+        part='captions_llm',
     )
+    tuned = aligned._replace(name='blip2_ft', config=second, start='blip2')
+    return aligned, tuned
 
 
 def _from(start: str, name: str, config: str) -> Training:
