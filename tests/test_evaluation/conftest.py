@@ -10,7 +10,6 @@ import pytest
 
 import minigpt4
 from minigpt4.evaluation import (
-    caption_source,
     generated_answers,
     match_run,
     question_run,
@@ -40,7 +39,7 @@ def loads(model, monkeypatch):
         calls.append(args)
         return model
 
-    for module in (caption_source, generated_answers, match_run, question_run):
+    for module in (generated_answers, match_run, question_run):
         monkeypatch.setattr(module, 'load_model', load)
     return calls
 
