@@ -3,7 +3,7 @@
 
 ```shell
 python benchmarks/preference_accuracy.py configs/minigpt4/dpo_nano.py \
-    work_dirs/dpo_nano/iter_100.pth data/nano/test
+    work_dirs/dpo_nano/iter_40.pth data/nano/test
 ```
 
 A checkpoint of DPO contains the weights from before, too. A pair is ranked

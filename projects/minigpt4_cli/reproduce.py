@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         for problem in problems:
             _print(problem)
         report.write_report(
-            args.out, folder, setup, plan.runs, _facts(args, jobs), problems
+            args.out, folder, plan, _facts(args, jobs), problems
         )
     print(f'report: {args.out / report.PAGE}')
     return 1 if problems else 0

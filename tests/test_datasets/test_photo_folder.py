@@ -67,6 +67,18 @@ def test_training_and_test_files_keep_their_photographs_apart(tmp_path):
     ]
 
 
+def test_a_link_to_itself_does_not_end_the_reading(tmp_path):
+    save_image(tmp_path / 'a.jpg')
+    (tmp_path / 'a.txt').write_text('a dog')
+    (tmp_path / 'self.jpg').symlink_to('self.jpg')
+    (tmp_path / 'self.txt').write_text('a cat')
+    photos = read_photos(tmp_path)
+    assert [p.captions for p in (*photos.train, *photos.test)] == [('a dog',)]
+    assert photos.skipped.lines() == [
+        '1 image a symbolic link that leads to itself (self.jpg)'
+    ]
+
+
 def test_text_files_next_to_images_of_any_suffix(tmp_path):
     save_image(tmp_path / 'a dog.JPG')
     save_image(tmp_path / 'trip/b.png')

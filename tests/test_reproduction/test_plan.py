@@ -196,11 +196,33 @@ def test_a_share_limits_records_and_test_photographs(photos):
     limit = 'train_dataloader.dataset.limit=100'
     for step in made.steps:
         if step.name.startswith(('train_', 'features_')):
-            assert step.command[-1] == limit or limit in step.command
+            fewer = limit.replace('100', '35')
+            is_fewer = '_35_descriptions' in step.name
+            assert (fewer if is_fewer else limit) in step.command
+            assert (limit in step.command) != is_fewer
         if step.name.startswith('test_') and '_failures_' in step.name:
             assert step.command[step.command.index('--count') + 1] == '4'
     complete = {w for s in Plan(small(photos), (1,)).steps for w in s.command}
     assert limit not in complete and {'200', '100'} <= complete
+
+
+def test_a_share_shortens_the_warmup_too():
+    made = Plan(NANO, (1,), 0.5)
+    (stage1,) = [s for s in made.steps if s.name.startswith('train_stage1-')]
+    assert 'max_iters=400' in stage1.command
+    assert 'param_scheduler.0.warmup=25' in stage1.command
+
+
+def test_the_row_of_a_config_has_its_iterations(configs):
+    change(configs / 'stage2_nano.py', 'max_iters = 300')
+    (length,) = [c for c in make(NANO).setup.curves if c.unit == 'iterations']
+    assert list(length.labels.values()) == ['100', '200', '300', '800', '1600']
+    assert length.labels['stage2'] == '300'
+
+
+def test_other_trainings_have_other_curves():
+    few = NANO._replace(trainings=with_needed(NANO.trainings, ['stage1']))
+    assert Plan(few, (1,)).curves != Plan(NANO, (1,)).curves
 
 
 def test_the_trainings_of_a_made_part_wait_for_it():

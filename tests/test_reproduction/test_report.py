@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -68,7 +69,8 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
     ]
     facts = dict(date='2026-11-29')
     problems = ['train_x failed: <no>']
-    write_report(tmp_path, folder, NANO, runs, facts, problems)
+    plan = SimpleNamespace(setup=NANO, runs=runs, curves=Path('curves.svg'))
+    write_report(tmp_path, folder, plan, facts, problems)
     page = (tmp_path / 'report.html').read_text()
     for text in (
         'date: 2026-11-29',
@@ -85,7 +87,10 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
         'stage1',
         'stage2',
     ]
-    assert '| stage2 | 1 |' in (tmp_path / 'tables.md').read_text()
+    tables = (tmp_path / 'tables.md').read_text()
+    assert tables.startswith('date: 2026-11-29')
+    assert '| stage2 | 1 |' in tables
+    assert '| descriptions broken | 0.500 to 0.500 |' in tables
     check_report(tmp_path)  # an older report may be replaced
 
 

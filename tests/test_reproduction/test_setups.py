@@ -42,23 +42,23 @@ def test_each_training_follows_the_one_that_it_starts_from(setup):
 
 
 def test_lengths_have_a_table_with_the_own_one():
-    trainings, curve = lengths_of(STAGE_2, (50, 400), 200, 0.05)
+    trainings, curve = lengths_of(STAGE_2, (50, 400), 0.05)
     assert [t.settings for t in trainings] == [
         ('max_iters=50', 'param_scheduler.0.warmup=2'),
         ('max_iters=400', 'param_scheduler.0.warmup=20'),
     ]
     assert {t.start for t in trainings} == {'stage1'}
     assert list(curve.labels.items()) == [
+        ('stage2', None),
         ('stage2_50_iterations', '50'),
-        ('stage2', '200'),
         ('stage2_400_iterations', '400'),
     ]
 
 
-def test_sizes_have_a_table_with_all():
+def test_sizes_have_a_table_with_the_own_one():
     trainings, curve = sizes_of(STAGE_2, (35,))
     assert trainings[0].settings == ('train_dataloader.dataset.limit=35',)
-    assert list(curve.labels.values()) == ['35', 'all']
+    assert list(curve.labels.values()) == ['35', 'as in its config']
 
 
 def test_chosen_trainings_include_what_they_start_from():

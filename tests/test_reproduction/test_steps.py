@@ -65,6 +65,40 @@ def test_ended_steps_do_not_run_again(tmp_path):
     assert lines[0] == '1 of 2 steps have ended before'
 
 
+@pytest.mark.parametrize('damage', ['', 'sho'], ids=['empty', 'truncated'])
+def test_a_step_with_a_damaged_output_runs_again(tmp_path, damage):
+    code = append('a') + ";open('out', 'w').write('short')"
+    steps = [step('a', code)._replace(outputs=('out',))]
+    run(steps, tmp_path)
+    (tmp_path / 'out').write_text(damage)
+    _, lines = run(steps, tmp_path)
+    assert lines[0].startswith('a runs again: out is missing or has become')
+    assert (tmp_path / 'out').read_text() == 'short'
+    assert (tmp_path / 'words').read_text() == 'a a '
+    _, lines = run(steps, tmp_path)  # a complete one does not
+    assert lines == ['1 of 1 steps have ended before']
+
+
+def test_an_output_that_nothing_needs_any_more_may_be_removed(tmp_path):
+    made = step('a', "open('out', 'w').write('x')")
+    steps = [made._replace(outputs=('out',)), step('b', append('b'), 'a')]
+    run(steps, tmp_path)
+    (tmp_path / 'out').unlink()
+    assert run(steps, tmp_path)[1] == ['2 of 2 steps have ended before']
+    # a new step needs it
+    steps.append(step('c', append('c'), 'a'))
+    run(steps, tmp_path)
+    assert (tmp_path / 'out').exists()
+    assert (tmp_path / 'words').read_text() == 'b c '
+
+
+def test_a_damaged_record_of_a_step_is_no_error(tmp_path):
+    steps = [step('a', append('a'))]
+    run(steps, tmp_path)
+    (tmp_path / 'steps' / 'a.json').write_text('{"seco')
+    assert run(steps, tmp_path)[0].done == {'a'}
+
+
 def test_a_failure_skips_what_needs_it_and_nothing_else(tmp_path):
     steps = [
         step('bad', "import sys; print('no luck'); sys.exit(3)"),

@@ -151,6 +151,16 @@ def _find(folders: Iterable[ImageFolder], name: str) -> Path | None:
     return None
 
 
+def _resolve(file: Path) -> Path | None:
+    """The file without symbolic links; None for a link to itself."""
+    try:
+        return file.resolve(strict=True)
+    except FileNotFoundError:
+        return file.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        return None
+
+
 def _refuse_name(file: Path, skipped: SkipSummary) -> bool:
     """Skip a file whose name no list of images can contain."""
     refused = any(
@@ -181,8 +191,10 @@ def read_text_captions(
     texts: dict[Path, tuple[str, ...]] = {}  # dog.jpg and dog.png share one
     for name, text_file in captioned_images(root):
         file = root / name
-        key = file.resolve()
-        if key in known:
+        key = _resolve(file)
+        if key is None:
+            skipped.add('image', 'a symbolic link that leads to itself', name)
+        elif key in known:
             if text_file is not None:
                 skipped.add(
                     'text file',

@@ -96,7 +96,7 @@ def _from(start: str, name: str, config: str) -> Training:
 
 
 _STAGE_2 = _from('stage1', 'stage2', 'stage2_nano.py')
-_LENGTHS, _LENGTH_CURVE = lengths_of(_STAGE_2, (100, 200, 800, 1600), 400, 0.1)
+_LENGTHS, _LENGTH_CURVE = lengths_of(_STAGE_2, (100, 200, 800, 1600), 0.1)
 _SIZES, _SIZE_CURVE = sizes_of(_STAGE_2, (35, 350))
 
 
@@ -225,6 +225,7 @@ NANO = Setup(
         'poem_failures': 'poems broken',
         'describe_irrelevant': 'descriptions irrelevant',
         'poem_irrelevant': 'poems irrelevant',
+        'questions': 'counts, colours and places right (mean)',
         'describe_words': 'words',
     },
     claims=_CLAIMS,

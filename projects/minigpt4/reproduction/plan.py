@@ -19,15 +19,14 @@ from mmengine.config import Config
 from ..engine.cfg_options import merge_options, parse_options
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
-from .setups import Features, Part, Setup, Target, Test, Training
+from .setups import Curve, Features, Part, Setup, Target, Test, Training
 from .steps import Step
 
 _VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
 _TEST_KEYS = ('model', 'test_dataloader', 'test_evaluator')
 _SHORTEST = 4  # iterations of a shortened training
 _START_COST = 0.3  # of a step, before its first iteration or image
-
-CURVES = Path('curves.svg')
+_LIMIT = 'train_dataloader.dataset.limit='
 
 
 class Run(NamedTuple):
@@ -67,19 +66,21 @@ class Plan:
     Attributes:
         digest: Digest of the data: of the commands that make them, and of
             what they depend on.
+        setup: What is trained, with the numbers of all labels.
         steps: The steps, each after those that it needs.
         runs: The runs.
+        curves: The file of the loss curves, SVG.
     """
 
     def __init__(
         self, setup: Setup, seeds: Sequence[int], share: float = 1.0
     ) -> None:
-        self._setup = setup
+        self.setup = _with_iterations(setup)
         self._share = share
         self._limit: tuple[str, ...] = ()
         if share < 1 and setup.limit is not None:
             limit = setup.limit(share)
-            self._limit = (f'train_dataloader.dataset.limit={limit}',)
+            self._limit = (f'{_LIMIT}{limit}',)
         self.steps: list[Step] = [*setup.data(share)]
         self.runs: list[Run] = []
         self.digest = _digest(
@@ -107,7 +108,7 @@ class Plan:
                 run = self._add_run(training, seed, start)
                 runs[training.name] = run
                 self.runs.append(run)
-        self._add_curves(self.runs[: len(setup.trainings)])
+        self.curves = self._add_curves(self.runs[: len(setup.trainings)])
 
     def _add_features(self, name: str, features: Features) -> tuple[str, str]:
         """Cache the features of the images of some configs, in turn."""
@@ -126,7 +127,8 @@ class Plan:
                 command += '--cfg-options', *self._limit
             step = f'features_{cache_name}_{Path(config).stem}'
             cost = _START_COST + features.cost * self._share
-            self.steps.append(Step(step, command, needs, cost))
+            outputs = (f'features/{cache_name}',)
+            self.steps.append(Step(step, command, needs, cost, outputs))
             needs = (step,)
         return f'features/{cache_name}', step
 
@@ -138,13 +140,15 @@ class Plan:
         self.steps.append(Step(step, command, cost=part.cost))
         return step
 
-    def _add_curves(self, runs: Sequence[Run]) -> None:
+    def _add_curves(self, runs: Sequence[Run]) -> Path:
         """Draw the losses of all runs of the first seed."""
         folders = [str(run.folder) for run in runs]
-        digest = _digest(*(folder.encode() for folder in folders))
-        command = tool('plot_log.py', *folders, '-o', str(CURVES))
+        name = f'curves_{_digest(*(folder.encode() for folder in folders))}'
+        file = f'{name}.svg'
+        command = tool('plot_log.py', *folders, '-o', file)
         needs = tuple(_train_name(run) for run in runs)
-        self.steps.append(Step(f'curves_{digest}', command, needs, 0.3))
+        self.steps.append(Step(name, command, needs, 0.3, (file,)))
+        return Path(file)
 
     def _add_run(
         self, training: Training, seed: int, start: Run | None
@@ -152,13 +156,15 @@ class Plan:
         """Add the steps of a training and of its tests."""
         settings = [*training.settings, f'randomness.seed={seed}']
         settings.append('randomness.deterministic=True')
-        iterations = _config(training.config, training.settings).max_iters
+        cfg = _config(training.config, training.settings)
+        iterations = cfg.max_iters
         if self._share < 1:
+            warmup = max(1, round(cfg.param_scheduler[0].warmup * self._share))
             iterations = max(_SHORTEST, round(iterations * self._share))
             settings.append(f'max_iters={iterations}')
-            settings.append('param_scheduler.0.warmup=1')
+            settings.append(f'param_scheduler.0.warmup={warmup}')
             settings.append('default_hooks.logger.interval=1')
-            settings += self._limit
+            settings += _smallest_limit(*settings, *self._limit)
         digest = _digest(
             read_settings(training.config, tuple(settings)),
             str(start and start.folder).encode(),
@@ -167,7 +173,7 @@ class Plan:
         folder = Path('runs', f'{training.name}-seed{seed}-{digest}')
         digests = {
             test.name: self._test_digest(training, test)
-            for test in self._setup.tests
+            for test in self.setup.tests
         }
         results = {
             name: folder / f'{name}-{digest}'
@@ -177,7 +183,7 @@ class Plan:
         if start is not None:
             settings.append(f'load_from={start.checkpoint}')
         self._add_training(run, settings, start)
-        for test in self._setup.tests:
+        for test in self.setup.tests:
             name = f'test_{folder.name}_{test.name}_{digests[test.name]}'
             target = Target(
                 config_file(training.test),
@@ -188,7 +194,8 @@ class Plan:
             needs = (_train_name(run),)
             command = test.command(target)
             cost = _START_COST + test.cost * self._share
-            self.steps.append(Step(name, command, needs, cost))
+            outputs = (str(results[test.name]),)
+            self.steps.append(Step(name, command, needs, cost, outputs))
         return run
 
     def _add_training(
@@ -208,7 +215,10 @@ class Plan:
         if start is not None:
             needs += (_train_name(start),)
         cost = _START_COST + run.iterations * training.cost
-        self.steps.append(Step(_train_name(run), command, needs, cost))
+        outputs = (str(run.checkpoint),)
+        self.steps.append(
+            Step(_train_name(run), command, needs, cost, outputs)
+        )
 
     def _test_digest(self, training: Training, test: Test) -> str:
         """A digest of what a test depends on, next to the checkpoint."""
@@ -217,6 +227,32 @@ class Plan:
         command = test.command(Target('', '', '', self._share))
         words = repr(arguments(command))
         return _digest(json.dumps(used).encode(), words.encode())
+
+
+def _with_iterations(setup: Setup) -> Setup:
+    """Replace each label that is None by the iterations of the config."""
+    trainings = {training.name: training for training in setup.trainings}
+
+    def complete(curve: Curve) -> Curve:
+        if None not in curve.labels.values():
+            return curve
+        labels = {}
+        for name, label in curve.labels.items():
+            if label is None and name in trainings:
+                own = trainings[name]
+                label = str(_config(own.config, own.settings).max_iters)
+            if label is not None:
+                labels[name] = label
+        ordered = sorted(labels.items(), key=lambda item: int(item[1]))
+        return curve._replace(labels=dict(ordered))
+
+    return setup._replace(curves=tuple(map(complete, setup.curves)))
+
+
+def _smallest_limit(*settings: str) -> list[str]:
+    """The smallest of the limits of the data among some settings."""
+    found = [s.removeprefix(_LIMIT) for s in settings if s.startswith(_LIMIT)]
+    return [f'{_LIMIT}{min(map(int, found))}'] if found else []
 
 
 def _train_name(run: Run) -> str:

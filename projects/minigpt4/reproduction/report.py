@@ -12,7 +12,7 @@ from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
 from ..utils.html_page import check_html_page, html_text, write_html_page
 from .claims import Scores
-from .plan import CURVES, Run
+from .plan import Plan, Run
 from .setups import Example, Setup
 from .tables import Table, all_tables, markdown
 
@@ -57,8 +57,7 @@ def check_report(out: Path) -> None:
 def write_report(
     out: Path,
     folder: Path,
-    setup: Setup,
-    runs: Sequence[Run],
+    plan: Plan,
     facts: Mapping[str, Any],
     problems: Sequence[str],
 ) -> None:
@@ -67,18 +66,20 @@ def write_report(
     Args:
         out: The folder for them.
         folder: The folder in which the steps ran.
-        setup: What was trained.
-        runs: The runs.
+        plan: What was trained.
         facts: Date, machine and settings, for the top of the page.
         problems: Steps that failed or did not run, and why.
 
     Raises:
         OSError: A file cannot be written.
     """
+    setup, runs = plan.setup, plan.runs
     scores = read_scores(setup, runs, folder)
     seeds = sorted({run.seed for run in runs})
     tables = all_tables(setup, scores, seeds)
-    write_atomically(out / TABLES, '\n'.join(markdown(tables)).encode())
+    lines = [f'{name}: {value}  ' for name, value in facts.items()]
+    lines += ['', *markdown(tables)]
+    write_atomically(out / TABLES, '\n'.join(lines).encode())
     rows = [
         dict(training=training, seed=seed, **values)
         for (training, seed), values in scores.items()
@@ -86,7 +87,7 @@ def write_report(
     content = dict(facts=facts, problems=problems, scores=rows)
     write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
     parts = _content(tables, facts, problems)
-    extras = [*_curves(folder / CURVES), *_examples(setup, runs, folder)]
+    extras = [*_curves(folder / plan.curves), *_examples(setup, runs, folder)]
     write_html_page(out / PAGE, _TEMPLATE, [*parts, *extras])
 
 

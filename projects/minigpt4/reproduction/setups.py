@@ -157,12 +157,13 @@ class Curve(NamedTuple):
     Attributes:
         title: Its title.
         unit: The unit of the number.
-        labels: The number of each training by its name, in their order.
+        labels: The number of each training by its name, in their order; None
+            for the iterations of its config.
     """
 
     title: str
     unit: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, str | None]
 
 
 class Setup(NamedTuple):
@@ -200,14 +201,13 @@ class Setup(NamedTuple):
 
 
 def lengths_of(
-    stage_2: Training, lengths: Sequence[int], own: int, warmup: float
+    stage_2: Training, lengths: Sequence[int], warmup: float
 ) -> tuple[tuple[Training, ...], Curve]:
     """Trainings of stage 2 that differ in their length.
 
     Args:
         stage_2: Stage 2.
-        lengths: Their iterations.
-        own: The iterations of ``stage_2``.
+        lengths: Their iterations, ascending.
         warmup: Share of the warmup.
 
     Returns:
@@ -223,9 +223,8 @@ def lengths_of(
         )
         for length in lengths
     )
-    names = {t.name: n for t, n in zip(trainings, lengths, strict=True)}
-    numbers = sorted({**names, stage_2.name: own}.items(), key=lambda x: x[1])
-    labels = {name: str(number) for name, number in numbers}
+    names = {t.name: str(n) for t, n in zip(trainings, lengths, strict=True)}
+    labels = {stage_2.name: None, **names}
     return trainings, Curve('Length of stage 2', 'iterations', labels)
 
 
@@ -249,7 +248,7 @@ def sizes_of(
         for size in sizes
     )
     names = {t.name: str(n) for t, n in zip(trainings, sizes, strict=True)}
-    labels = {**names, stage_2.name: 'all'}
+    labels = {**names, stage_2.name: 'as in its config'}
     return trainings, Curve('Descriptions in stage 2', 'descriptions', labels)
 
 

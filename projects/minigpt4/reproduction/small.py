@@ -119,7 +119,7 @@ def _training(
 
 
 _STAGE_2 = _training('stage2', 2, 'stage1')
-_LENGTHS, _LENGTH_CURVE = lengths_of(_STAGE_2, (50, 100, 400, 800), 200, 0.05)
+_LENGTHS, _LENGTH_CURVE = lengths_of(_STAGE_2, (50, 100, 400, 800), 0.05)
 _SIZES, _SIZE_CURVE = sizes_of(_STAGE_2, (35, 350))
 _TRAININGS = (
     _training('stage1', 1),

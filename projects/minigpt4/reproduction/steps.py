@@ -2,7 +2,9 @@
 """Run the steps of a reproduction: commands, some after others.
 
 A step that ends gets a file in the folder ``steps``, so the same call
-continues a stopped one. Steps run at the same time if none needs the other.
+continues a stopped one. The file has the sizes of what the step has made: if
+something of that is missing or has become smaller, the step runs again. Steps
+run at the same time if none needs the other.
 """
 
 import contextlib
@@ -33,12 +35,15 @@ class Step(NamedTuple):
         needs: Names of the steps that must have ended before.
         cost: About how long it takes, in any unit; for the estimate of the
             remaining time.
+        outputs: Files and folders that it makes, relative to the working
+            folder, without those that others may remove.
     """
 
     name: str
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
     cost: float = 1.0
+    outputs: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -85,7 +90,7 @@ def run_steps(
     Raises:
         StopSignal: A signal came; the running steps were stopped.
     """
-    done = {s.name for s in steps if done_file(folder, s.name).exists()}
+    done = _ended_before(steps, folder, say)
     outcome = Outcome(done, {}, set())
     waiting = [step for step in steps if step.name not in done]
     if done:
@@ -148,6 +153,55 @@ class _Clock:
         return f'about {minutes:.0f} min left'
 
 
+def _ended_before(
+    steps: Sequence[Step], folder: Path, say: Callable[[str], object]
+) -> set[str]:
+    """The steps that have ended and whose outputs are not damaged.
+
+    An output that no step and no report needs any more may be removed.
+    """
+    needed_by_some = {name for step in steps for name in step.needs}
+    needed: set[str] = set()
+    done = set()
+    for step in reversed(steps):
+        is_read = step.name in needed or step.name not in needed_by_some
+        if done_file(folder, step.name).exists():
+            damaged = _damaged_outputs(step, folder) if is_read else []
+            if not damaged:
+                done.add(step.name)
+                continue
+            for path in damaged:
+                (folder / path).unlink(missing_ok=True)
+            say(
+                f'{step.name} runs again: {damaged[0]} is missing or has '
+                'become smaller'
+            )
+        needed.update(step.needs)
+    return done
+
+
+def _damaged_outputs(step: Step, folder: Path) -> list[str]:
+    """Files of an ended step that are missing or have become smaller."""
+    try:
+        sizes = json.loads(done_file(folder, step.name).read_bytes())['sizes']
+    except (ValueError, KeyError, TypeError):  # the file itself is damaged
+        sizes = {path: 1 for path in step.outputs}
+    current = _sizes(step, folder)
+    return [p for p, size in sizes.items() if current.get(p, -1) < size]
+
+
+def _sizes(step: Step, folder: Path) -> dict[str, int]:
+    """The size in bytes of each file that a step has made."""
+    found = {}
+    for output in step.outputs:
+        path = folder / output
+        files = sorted(path.rglob('*')) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                found[str(file.relative_to(folder))] = file.stat().st_size
+    return found
+
+
 def done_file(folder: Path, name: str) -> Path:
     """The file that says that a step has ended, with its seconds."""
     return folder / 'steps' / f'{name}.json'
@@ -189,13 +243,18 @@ def _finish(
     if code == 0:
         path = done_file(folder, step.name)
         make_folder(path.parent)
-        fact = dict(seconds=round(seconds, 1), command=step.command)
+        fact = dict(
+            seconds=round(seconds, 1),
+            command=step.command,
+            sizes=_sizes(step, folder),
+        )
         write_atomically(path, json.dumps(fact).encode())
         outcome.done.add(step.name)
         return
     log = log_file(folder, step.name)
     lines = log.read_bytes()[-20000:].decode('utf-8', 'replace').splitlines()
-    last = next((line for line in reversed(lines) if line.strip()), '')
+    said = (line for line in reversed(lines) if line.strip())
+    last = next(said, 'it has written nothing')
     outcome.failed[step.name] = (
         f'exit status {code}: {last.strip()} (see {log})'
     )

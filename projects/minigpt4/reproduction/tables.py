@@ -42,7 +42,7 @@ def all_tables(
     ]
     names = {training.name: training.name for training in setup.trainings}
     tables = [
-        _claims(verdicts),
+        _claims(setup, verdicts),
         _goals(setup, scores, seeds),
         _means('Scores', 'training', names, setup, scores, seeds),
     ]
@@ -85,12 +85,12 @@ def _values(
     return [value for value in values if value is not None]
 
 
-def _claims(verdicts: Sequence[Verdict]) -> Table:
+def _claims(setup: Setup, verdicts: Sequence[Verdict]) -> Table:
     rows = [
         (
             v.claim.text,
             f'{v.claim.paper} ({v.claim.source})',
-            v.claim.score,
+            setup.columns[v.claim.score],
             f'{_number(v.before.value)} to {_number(v.after.value)}',
             show(v.difference),
             v.text,
@@ -126,7 +126,7 @@ def _goals(setup: Setup, scores: Scores, seeds: Sequence[int]) -> Table:
 def _means(
     title: str,
     unit: str,
-    labels: Mapping[str, str],
+    labels: Mapping[str, str | None],
     setup: Setup,
     scores: Scores,
     seeds: Sequence[int],
@@ -139,7 +139,9 @@ def _means(
             means = (
                 _number(mean_over_seeds(v).value) if v else '' for v in values
             )
-            rows.append((label, str(max(map(len, values))), *means))
+            rows.append(
+                (label or training, str(max(map(len, values))), *means)
+            )
     return Table(
         title,
         'Means over the seeds, on held-out images.',
