@@ -253,8 +253,8 @@ def _finish(
         return
     log = log_file(folder, step.name)
     lines = log.read_bytes()[-20000:].decode('utf-8', 'replace').splitlines()
-    said = (line for line in reversed(lines) if line.strip())
-    last = next(said, 'it has written nothing')
+    written = (line for line in reversed(lines) if line.strip())
+    last = next(written, 'it has written nothing')
     outcome.failed[step.name] = (
         f'exit status {code}: {last.strip()} (see {log})'
     )
