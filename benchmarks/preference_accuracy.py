@@ -63,6 +63,11 @@ def load(cfg: Config, checkpoint: str) -> MiniGPT4:
     model = MODELS.build(cfg.model)
     entries = read_checkpoint(checkpoint)
     model.load_state_dict(entries['state_dict'], strict=False)
+    if 'reference' not in entries:
+        raise SystemExit(
+            f'{checkpoint} has no reference model; expected a checkpoint of '
+            'a DPO config.'
+        )
     model.preference.set_reference(model, entries['reference'])
     return model.eval()
 
