@@ -20,7 +20,10 @@ NANO = ROOT / 'projects/minigpt4/nano/weights/minigpt4_nano.pth'
 
 def settings(url):
     return f"""
-describe: {{device: cpu, generation: {{max_new_tokens: 40}}}}
+describe:
+  device: cpu
+  prompt: Describe this image in detail.  # the nano model knows few questions
+  generation: {{max_new_tokens: 60}}
 repair:
   backend: openai
   base_url: {url}

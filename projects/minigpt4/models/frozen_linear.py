@@ -30,11 +30,9 @@ _CHANNELS = 16
 _FLOAT8 = torch.float8_e4m3fn
 # the lowest compute capability of float8: Ada, Hopper
 _FLOAT8_CAPABILITY = (8, 9)
-# linear_dtype: type of the stored weight, its largest value
-_TYPES = {
-    'int8': (torch.int8, 127.0),
-    'float8': (_FLOAT8, torch.finfo(_FLOAT8).max),
-}
+# linear_dtype: type of the stored weight
+_TYPES = {'int8': torch.int8, 'float8': _FLOAT8}
+_LARGEST = {torch.int8: 127.0, _FLOAT8: torch.finfo(_FLOAT8).max}
 
 
 class FrozenLinear(nn.Module):
@@ -56,7 +54,7 @@ class FrozenLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: str) -> None:
         super().__init__()
-        weight, scale = _round_rows(linear.weight.detach(), _TYPES[dtype][0])
+        weight, scale = _round_rows(linear.weight.detach(), _TYPES[dtype])
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.weight: Tensor
@@ -80,6 +78,8 @@ class FrozenLinear(nn.Module):
                 setattr(self, name, tensor.to(moved.device))
         return self
 
+    # torch 2.11 cannot trace the product
+    @torch.compiler.disable
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``(..., K)`` to ``(..., N)`` of the same type.
 
@@ -260,7 +260,7 @@ def _round_rows(
     Returns:
         ``(M, K)`` in ``dtype``, and the scales ``(M, 1)`` in fp32.
     """
-    (largest,) = (high for kind, high in _TYPES.values() if kind == dtype)
+    largest = _LARGEST[dtype]
     sizes = x.abs() if sizes is None else sizes
     if columns is not None:
         sizes.index_fill_(1, columns, 0)
