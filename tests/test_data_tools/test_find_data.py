@@ -91,7 +91,7 @@ def test_data_that_are_given_twice(tmp_path, records):
     found = find_data([str(records), file])
     assert len(found.parts) == 1
     (note,) = found.ignored
-    assert note.startswith('several sources contain the same data')
+    assert note.startswith('several sources contain the same files (1)')
 
 
 @pytest.mark.parametrize(

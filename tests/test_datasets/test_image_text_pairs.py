@@ -359,8 +359,9 @@ def test_source_without_a_usable_sample_ends_the_run(
         write_shard(path, [UNUSABLE[kind]] * 5)
     made = one_source(shards, pipeline=PIPELINE, batch_size=4)
     message = (
-        "none of the [0-9]+ samples in 3 of the 3 shards of 'a' can be used, "
-        'for instance .*a/0000[0-2].tar .*: .* Expected samples of KEY.jpg'
+        "no sample of 'a' can be used: [0-9]+ were read from 3 of its 3 "
+        'shards, for instance .*a/0000[0-2].tar .*: .* Expected samples of '
+        'KEY.jpg'
     )
     with pytest.raises(ValueError, match=message):
         for captions, _ in islice(loader(made, workers), 100):

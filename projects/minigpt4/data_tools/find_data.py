@@ -156,8 +156,8 @@ def find_data(sources: Sequence[str]) -> FoundData:
     repeated, parts = _without_repetitions(found.parts)
     if repeated:
         found.ignored.append(
-            f'several sources contain the same data ({repeated} times); '
-            'each file is read once.'
+            f'several sources contain the same files ({repeated}); each is '
+            'read once.'
         )
     return found._replace(parts=_with_prefixes(parts))
 

@@ -74,9 +74,9 @@ class UsableSamples:
         if self.is_proven or len(self._finished) < self._num_expected:
             return
         raise ValueError(
-            f'none of the {self._num_samples:,} samples in '
-            f'{len(self._finished):,} of the {len(source.shards):,} shards of '
-            f'{source.name!r} can be used, for instance {self._example} '
+            f'no sample of {source.name!r} can be used: '
+            f'{self._num_samples:,} were read from {len(self._finished):,} of '
+            f'its {len(source.shards):,} shards, for instance {self._example} '
             'Expected samples of KEY.jpg (or another image) and KEY.json with '
             'a "caption" or KEY.txt, as img2dataset writes them; "minigpt4 '
             'data check SHARDS" names what is wrong with each sample.'
