@@ -240,3 +240,26 @@ def test_examples_of_other_backbones(tmp_path, number):
         vision.neck.num_tokens,
         vision.neck.out_channels,
     ) == VISION_SIZES[number]
+
+
+OWN_SHARDS = re.findall(
+    r'```python\n(from mmengine[^`]*)```',
+    (ROOT.parents[1] / 'docs/data.md')
+    .read_text()
+    .partition('### Your own shards')[2]
+    .partition('\n### ')[0],
+)
+
+
+@pytest.mark.parametrize('number', range(2))
+def test_configs_on_own_shards_read_nothing_else(tmp_path, number):
+    assert len(OWN_SHARDS) == 2
+    shutil.copytree(ROOT, tmp_path / 'configs')
+    path = tmp_path / 'configs' / 'mine.py'
+    path.write_text(OWN_SHARDS[number])
+    cfg = Config.fromfile(path)
+    (source,) = cfg.train_dataloader.dataset.sources
+    assert source.shards == 'data/mine/*.tar'
+    assert set(re.findall(r"'(data/[\w./*]+)'", cfg.pretty_text)) == {
+        'data/mine/*.tar'
+    }

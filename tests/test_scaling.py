@@ -278,12 +278,97 @@ def test_settings_come_from_the_config(scaling):
     cfg = Config.fromfile(
         ROOT / 'configs' / 'minigpt4' / 'stage1_13b_sharded.py'
     )
-    settings = scaling.settings_of(cfg, dict(pairs=1e6, link_rot=1))
+    settings = scaling.settings_of(cfg, dict(pairs=1e6, link_rot=0))
     assert settings.shard and settings.micro_batch == 16
     assert settings.batch == 256 and settings.max_tokens == 32
-    assert settings.pairs == 1e6 and settings.link_rot == 1.0
-    with pytest.raises(ValueError, match="batch is 'many'; expected a number"):
+    assert settings.pairs == 1e6 and settings.link_rot == 0
+    assert scaling.settings_of(cfg, dict(batch=512.0)).batch == 512
+    with pytest.raises(ValueError, match="batch is 'many'; expected an int"):
         scaling.settings_of(cfg, dict(batch='many'))
+
+
+def test_each_setting_has_a_range_with_its_default(scaling):
+    fields = {field.name for field in dataclasses.fields(scaling.Settings)}
+    assert fields == scaling.RANGES.keys()
+    scaling.check_settings(scaling.Settings())
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(link_rot=30),
+        dict(link_rot=-0.1),
+        dict(utilisation=50),
+        dict(utilisation=0),
+        dict(batch=64.7),
+        dict(batch=True),
+        dict(storage=math.nan),
+        dict(network=math.inf),
+        dict(storage=0),
+        dict(pairs=0),
+        dict(workers=0),
+        dict(seed=-1),
+        dict(gpus=0),
+        dict(gpus=-8),
+        dict(shard=2),
+        dict(steps='many'),
+        dict(failure_hours=None),
+        dict(caption_tokens=[1, 2]),
+    ],
+)
+def test_values_out_of_their_range(scaling, change):
+    ((name, _),) = change.items()
+    cfg = Config.fromfile(NANO)
+    with pytest.raises(ValueError, match=f'^{name} is .*; expected .*[.]$'):
+        scaling.settings_of(cfg, change)
+
+
+@pytest.mark.parametrize('end', [0, 1])
+def test_the_ends_of_the_ranges(scaling, work, quiet, end):
+    for name, ends in scaling.RANGES.items():
+        value = ends[end]
+        changes = dict(gpus=1, batch=1, steps=1)
+        changes[name] = value
+        if name == 'gpus':
+            changes['batch'] = value
+        try:
+            result = scaling.simulate(work, replace(quiet, **changes))
+        except ValueError as error:  # of numbers that do not fit together
+            assert '; expected at most ' in str(error)
+        else:
+            assert 0 < result.total < math.inf
+
+
+def test_runs_that_are_too_large(scaling, work, quiet):
+    with pytest.raises(ValueError, match='steps . batch is 100,000,000,000'):
+        scaling.simulate(work, replace(quiet, batch=10**6, steps=10**5))
+    slow = replace(quiet, failure_hours=0.001, pairs=1e12)
+    with pytest.raises(ValueError, match='such a run never ends'):
+        scaling.simulate(work, slow)
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--gpus', '0'], 'gpus is 0; expected an integer from 1 to 100,000.'),
+        (['--gpus', '1', '-4'], 'gpus is -4; expected an integer'),
+        (['--pairs', 'nan'], 'pairs is nan; expected a number from 1 to'),
+        (['--pairs', '0'], 'pairs is 0.0; expected a number from 1 to'),
+        (['--set', 'seed=-1'], 'seed is -1; expected an integer from 0 to'),
+        (
+            ['--set', 'storage=inf'],
+            'storage is inf; expected a number from 1,000 to',
+        ),
+    ],
+)
+def test_wrong_values_on_the_command_line(
+    scaling, monkeypatch, capsys, words, message
+):
+    monkeypatch.setattr(sys, 'argv', ['scaling.py', str(NANO), *words])
+    with pytest.raises(SystemExit) as error:
+        raise SystemExit(scaling.main())
+    assert error.value.code == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_fit_finds_the_settings_that_made_the_figures(

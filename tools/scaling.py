@@ -131,6 +131,98 @@ class Settings:
     save_s: float = 2
 
 
+# the smallest and the largest value of each setting
+RANGES: dict[str, tuple[float, float]] = {
+    'gpus': (1, 100_000),
+    'pairs': (1, 1e13),
+    'batch': (1, 1_000_000),
+    'micro_batch': (1, 1_000_000),
+    'shard': (False, True),
+    'reads_all': (False, True),
+    'workers': (1, 1024),
+    'seed': (0, 2**32 - 1),
+    'steps': (1, 100_000),
+    'flops': (1e6, 1e18),
+    'utilisation': (0.001, 1),
+    'memory_bandwidth': (1e6, 1e16),
+    'memory': (1e6, 1e15),
+    'call_s': (0, 10),
+    'serial': (False, True),
+    'gpus_per_node': (1, 100_000),
+    'link': (1e3, 1e16),
+    'network': (1e3, 1e16),
+    'hop_s': (0, 10),
+    'storage': (1e3, 1e16),
+    'pair_bytes': (1, 1e10),
+    'shard_pairs': (1, 1_000_000_000),
+    'decode_s': (0, 1000),
+    'read_s': (0, 1000),
+    'caption_tokens': (1, 100_000),
+    'caption_sigma': (0, 10),
+    'max_tokens': (1, 1_000_000),
+    'link_rot': (0, 0.999),
+    'links_per_s': (0.001, 1e9),
+    'jitter': (0, 100),
+    'slow_gpus': (0, 100_000),
+    'slow_factor': (1, 1000),
+    'shard_failures': (0, 1),
+    'shard_timeout': (0, 1e6),
+    'failure_hours': (0.001, math.inf),
+    'restart_s': (0, 1e7),
+    'save_interval': (1, 1_000_000_000),
+    'save_s': (0, 1e6),
+}
+_MAX_DRAWN = 10**8  # captions, of eight bytes
+_MAX_FAILURES = 10**6
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Check the value of a setting.
+
+    Raises:
+        ValueError: It has another type, or is not in ``RANGES``.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(Settings)}
+    kind, (low, high) = kinds[name], RANGES[name]
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f'{name} is {value!r}; expected True or False.')
+        return
+    types = (int,) if kind is int else (int, float)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, types)
+        or not low <= value <= high  # false for nan
+    ):
+        noun = 'an integer' if kind is int else 'a number'
+        raise ValueError(
+            f'{name} is {value!r}; expected {noun} from {low:,.10g} to '
+            f'{high:,.10g}.'
+        )
+
+
+def check_settings(settings: Settings) -> None:
+    """Check all settings.
+
+    Raises:
+        ValueError: A setting is not in its range, the GPUs do not divide
+            the batch, or too many captions would be drawn.
+    """
+    s = settings
+    for name in RANGES:
+        check_setting(name, getattr(s, name))
+    if s.batch % s.gpus:
+        raise ValueError(
+            f'{s.gpus} GPUs do not divide a batch of {s.batch}; expected a '
+            'divisor of the batch; change --gpus or --set batch=NUMBER.'
+        )
+    if s.steps * s.batch > _MAX_DRAWN:
+        raise ValueError(
+            f'steps * batch is {s.steps * s.batch:,}; expected at most '
+            f'{_MAX_DRAWN:,} captions that are drawn; set fewer steps.'
+        )
+
+
 @dataclass(frozen=True)
 class Result:
     """What a simulation found.
@@ -274,14 +366,11 @@ def simulate(work: Work, settings: Settings) -> Result:
     and failures are drawn for the complete run.
 
     Raises:
-        ValueError: The GPUs do not divide the batch.
+        ValueError: The settings are invalid, or nearly all the time would be
+            lost by failures.
     """
     s = settings
-    if s.batch % s.gpus:
-        raise ValueError(
-            f'{s.gpus} GPUs do not divide a batch of {s.batch}; expected a '
-            'divisor of the batch; change --gpus or --set batch=NUMBER.'
-        )
+    check_settings(s)
     rng = np.random.default_rng([s.seed, 1])
     samples = s.batch // s.gpus
     causes = pass_seconds(work, s, samples, draw_positions(work, s))
@@ -318,7 +407,14 @@ def simulate(work: Work, settings: Settings) -> Result:
     seconds['blocked shards'] = float(blocked * stall)
     seconds['checkpoints'] = steps // s.save_interval * s.save_s
     hours = sum(seconds.values()) / HOUR
-    failures = int(rng.poisson(hours * s.gpus / s.failure_hours))
+    expected = hours * s.gpus / s.failure_hours
+    if expected > _MAX_FAILURES:
+        raise ValueError(
+            f'{expected:,.0f} failures are expected in {hours:,.0f} hours; '
+            f'expected at most {_MAX_FAILURES:,}; such a run never ends: '
+            'change failure_hours or what makes the run slow.'
+        )
+    failures = int(rng.poisson(expected))
     lost = rng.uniform(0, min(s.save_interval, steps), failures).sum() * step
     seconds['failures'] = float(lost + failures * s.restart_s)
     order = {name: seconds[name] for name in (*USEFUL, *IDLE)}
@@ -394,7 +490,7 @@ def settings_of(cfg: Any, changes: dict[str, Any]) -> Settings:
     """Return the settings of a config of stage 1, with changes.
 
     Raises:
-        ValueError: A change names no setting, or is no number.
+        ValueError: A change names no setting, or is not in ``RANGES``.
     """
     values = dict(
         batch=cfg.global_batch_size,
@@ -410,11 +506,13 @@ def settings_of(cfg: Any, changes: dict[str, Any]) -> Settings:
                 f'there is no setting {name!r}; expected one of '
                 f'{", ".join(fields)}.'
             )
-        if not isinstance(value, (int, float)):
-            raise ValueError(
-                f'{name} is {value!r}; expected a number, True or False.'
-            )
-        values[name] = fields[name](value)
+        if fields[name] is int and isinstance(value, float):
+            value = int(value) if value.is_integer() else value
+        elif fields[name] is bool and value in (0, 1):
+            value = bool(value)
+        values[name] = value
+    for name, value in values.items():
+        check_setting(name, value)
     return Settings(**values)
 
 
@@ -489,13 +587,15 @@ def main() -> None:
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)
     settings = settings_of(cfg, {'pairs': args.pairs, **args.set})
+    runs = [
+        dataclasses.replace(settings, gpus=gpus) for gpus in sorted(args.gpus)
+    ]
+    for run in runs:
+        check_settings(run)
     work = count_work(cfg, args.bits)
     print_preparation(settings)
     print()
-    results = {
-        gpus: simulate(work, dataclasses.replace(settings, gpus=gpus))
-        for gpus in sorted(args.gpus)
-    }
+    results = {run.gpus: simulate(work, run) for run in runs}
     print_table(results, settings)
 
 

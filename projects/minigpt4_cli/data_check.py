@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='print only what exceeds a limit, without progress bar',
     )
     group = parser.add_argument_group(
-        'accepted problems', 'a number, or a percentage such as 0.5%%'
+        'accepted problems', 'a number, or a percentage such as 0.5%'
     )
     for name, help_ in LIMITS.items():
         group.add_argument(f'--max-{name}', metavar='N', help=help_)

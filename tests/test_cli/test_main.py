@@ -46,6 +46,27 @@ def test_help_needs_neither_torch_nor_the_package(arguments):
     assert 'minigpt4' in done.stdout
 
 
+@pytest.mark.parametrize('verb', cli.VERBS)
+def test_help_texts_have_no_format_characters(monkeypatch, capsys, verb):
+    """argparse formats the help of options, and not that of groups."""
+    parsers = []
+    make = argparse.ArgumentParser.__init__
+
+    def make_and_keep(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        parsers.append(self)
+
+    monkeypatch.setattr(argparse.ArgumentParser, '__init__', make_and_keep)
+    with pytest.raises(SystemExit):
+        cli.main([verb, '--help'])
+    shown = capsys.readouterr().out
+    texts = [parser.format_help() for parser in parsers]
+    assert shown in texts
+    for text in texts:
+        assert text.startswith('usage: minigpt4')
+        assert '%%' not in text and '%(' not in text
+
+
 def test_unknown_verb_lists_the_verbs(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(['docter'])

@@ -60,6 +60,17 @@ def test_samples_of_shards_are_found_again(tmp_path, name):
         assert read_image_bytes(again) == samples[f'{i:03d}']['jpg']
 
 
+@pytest.mark.parametrize('source', ['odd', 'odd/images.tar', 'odd/im*.tar'])
+def test_an_invalid_sample_is_named_with_its_shard(tmp_path, source):
+    sample = dict(jpg=jpeg(noise(1)), json=b'{}')
+    write_shard(tmp_path / 'odd' / 'images.tar', {'000': sample})
+    write_shard(tmp_path / 'odd' / 'more.tar', {'000': pair(1, 'a')})
+    items, _ = read(tmp_path / source)
+    name = 'odd/images.tar#000' if source == 'odd' else 'images.tar#000'
+    assert items[0].name == items[0].images[0].name == name
+    assert items[0].error == 'its json has no caption.'
+
+
 def test_damage_is_reported_and_reading_continues(tmp_path):
     shard = write_shard(
         tmp_path / 'a.tar', {str(i): pair(i, 'a text') for i in range(4)}

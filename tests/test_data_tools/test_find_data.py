@@ -74,6 +74,26 @@ def test_a_pattern_of_shards(tmp_path):
     assert found.ignored[0].startswith('2 of 3 shards')
 
 
+def test_parts_of_several_sources_have_different_names(tmp_path):
+    for name in ('laion', 'cc'):
+        write_shard(tmp_path / name / 'shards' / '0.tar', {'1': pair(1, 'a')})
+    sources = [
+        str(tmp_path / 'laion' / 'shards'),
+        str(tmp_path / 'cc' / 'shards' / '*.tar'),
+        f'pipe:cat {tmp_path}/cc/shards/0.tar',
+    ]
+    names = [part.name for part in find_data(sources).parts]
+    assert names == ['laion/shards', 'cc/shards/*.tar', '0.tar']
+
+
+def test_data_that_are_given_twice(tmp_path, records):
+    file = str(records / 'filter_cap.json')
+    found = find_data([str(records), file])
+    assert len(found.parts) == 1
+    (note,) = found.ignored
+    assert note.startswith('several sources contain the same files (1)')
+
+
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [

@@ -342,6 +342,55 @@ def test_source_with_only_empty_shards_ends_the_run(shards, workers):
         next(iter(loader(one_source(shards), workers)))
 
 
+UNUSABLE = {
+    'no caption': dict(jpg=b'x', json=b'{}'),
+    'another text': dict(png=b'x', cls=b'3'),
+    'no image': dict(txt=b'a dog'),
+    'no JPEG': dict(jpg=b'x', txt=b'a dog'),
+}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind', UNUSABLE)
+def test_source_without_a_usable_sample_ends_the_run(
+    shards, write_shard, kind, workers
+):
+    for path in (shards / 'a').glob('*.tar'):
+        write_shard(path, [UNUSABLE[kind]] * 5)
+    made = one_source(shards, pipeline=PIPELINE, batch_size=4)
+    message = (
+        "no sample of 'a' can be used: [0-9]+ were read from 3 of its 3 "
+        'shards, for instance .*a/0000[0-2].tar .*: .* Expected samples of '
+        'KEY.jpg'
+    )
+    with pytest.raises(ValueError, match=message):
+        for captions, _ in islice(loader(made, workers), 100):
+            assert not any(captions)
+
+
+@pytest.mark.parametrize('start', [0, 3])
+def test_one_usable_sample_is_enough(shards, write_shard, start):
+    bad = UNUSABLE['no caption']
+    for path in (shards / 'a').glob('*.tar'):
+        write_shard(path, [bad] * 5)
+    write_shard(shards / 'a/00001.tar', [bad, bad, 'a dog', bad, bad])
+    made = one_source(shards, pipeline=PIPELINE)
+    made.start_at(start, [dict(a=[(0, start)])])
+    found = flat(made, 60 - start)
+    assert found.count('a dog') in (3, 4)
+    assert found.count(None) == len(found) - found.count('a dog')
+
+
+def test_the_rest_of_a_shard_after_a_resume_is_no_complete_pass(
+    shards, write_shard
+):
+    bad = UNUSABLE['no caption']
+    write_shard(shards / 'a/00000.tar', ['a dog', bad, bad])
+    made = one_source(shards, '00000.tar', pipeline=PIPELINE, shuffle=0)
+    made.start_at(1, [dict(a=[(0, 1)])])
+    assert flat(made, 5) == [None, None, 'a dog', None, None]
+
+
 @pytest.mark.parametrize('num_workers', [1, 2, 3, 4])
 def test_stream_continues_after_some_empty_shards(shards, num_workers):
     """A worker may read the same empty shard several times in a row."""
@@ -392,7 +441,7 @@ def test_member_names_cannot_forge_a_log_line(shards, write_shard, log):
             member.size = 2
             tar.addfile(member, io.BytesIO(b'{}'))
     made = one_source(shards, '00000.tar', pipeline=PIPELINE, shuffle=0)
-    assert take(made, 2) == [[None], [None]]
+    assert take(made, 1) == [[None]]
     assert log and all(line.isprintable() for line in log)
     assert any(r'\x1b[31mred\n12/12' in line for line in log)
 

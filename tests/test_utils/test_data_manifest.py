@@ -22,6 +22,7 @@ EMPTY = dict(
         ('[]', 'is no manifest of data'),
         ('{"format": "x"}', 'is no manifest of data'),
         (json.dumps({**EMPTY, 'version': 1}), 'has version 1 of the format'),
+        (json.dumps({**EMPTY, 'version': 2}), 'data check DATA -o DIR'),
     ],
 )
 def test_no_manifest(tmp_path, text, message):
@@ -40,6 +41,20 @@ def test_no_shards(tmp_path, shards):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match='manifest.json lists no shard'):
         read_shards(path)
+
+
+@pytest.mark.parametrize(
+    ('version', 'is_read'), [(1, False), (2, True), (MANIFEST_VERSION, True)]
+)
+def test_the_list_of_shards_of_older_manifests(tmp_path, version, is_read):
+    path = tmp_path / 'manifest.json'
+    content = {**EMPTY, 'version': version, 'shards': [dict(shard='/0.tar')]}
+    path.write_text(json.dumps(content))
+    if is_read:
+        assert read_shards(path) == ['/0.tar']
+    else:
+        with pytest.raises(ValueError, match='has version 1 of the format'):
+            read_shards(path)
 
 
 @pytest.mark.parametrize(

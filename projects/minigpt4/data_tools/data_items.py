@@ -85,6 +85,7 @@ class DataItem:
         error: Why it is invalid; None for a valid one.
         held_out: Whether it belongs to a test or validation split.
         shard: Its shard; '' for a record of another kind of data.
+        where: Name of its shard in reports; '' for the part.
     """
 
     part: str
@@ -94,10 +95,13 @@ class DataItem:
     error: str | None = None
     held_out: bool = False
     shard: str = ''
+    where: str = ''
 
     @property
     def name(self) -> str:
-        """Part and id, for reports."""
+        """Shard or part, and id, for reports."""
+        if self.where:
+            return f'{self.where}#{self.id}'
         return f'{self.part}: {self.id}'
 
 
@@ -137,7 +141,7 @@ def iterate(
     else:
         for path in part.images:
             name = path.relative_to(part.path).as_posix()
-            ref = ImageRef(name, str(path))
+            ref = ImageRef(part.name_of(path), str(path))
             yield DataItem(part.name, name, (ref,))
 
 
@@ -199,7 +203,8 @@ def _photo_items(part: DataPart, report: Report) -> Iterator[DataItem]:
             file = photo.file
             if file.is_relative_to(root):
                 file = file.relative_to(root)
-            ref = ImageRef(file.as_posix(), str(photo.file))
+            name = (PurePosixPath(part.prefix) / file.as_posix()).as_posix()
+            ref = ImageRef(name, str(photo.file))
             for caption in photo.captions:
                 turns = (Turn('', caption),)
                 yield DataItem(
@@ -277,10 +282,10 @@ def _find(folders: Sequence[ImageFolder], name: str) -> str:
 def _shard_items(
     part: DataPart, shard: str, report: Report
 ) -> Iterator[DataItem]:
-    base = Path(shard).name
+    name = part.shard_name(shard)
 
     def report_of_shard(kind: str, message: str) -> None:
-        report(kind, f'{part.name}: {base}: {message}')
+        report(kind, f'{name}: {message}')
 
     with ShardBytes(shard, shard in part.remote) as chunks:
         reader = TarReader(chunks, report_of_shard, lambda: chunks.size)
@@ -300,9 +305,11 @@ def item_of_files(files: dict, part: DataPart, span: Span) -> DataItem:
     images: tuple[ImageRef, ...] = ()
     turns: tuple[Turn, ...] = ()
     errors = []
+    where = part.shard_name(span.shard)
     try:
-        name = f'{part.name}/{Path(span.shard).name}#{key}'
-        images = (ImageRef(name, data=image_bytes(files), span=span),)
+        images = (
+            ImageRef(f'{where}#{key}', data=image_bytes(files), span=span),
+        )
     except SampleError as error:
         errors.append(str(error))
     try:
@@ -317,6 +324,7 @@ def item_of_files(files: dict, part: DataPart, span: Span) -> DataItem:
         ' '.join(errors) or None,
         part.held_out,
         span.shard,
+        where,
     )
 
 

@@ -3,8 +3,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..datasets.parse_records import read_record
@@ -26,6 +26,7 @@ from .source_files import (
 )
 
 _TAR = re.compile(r'\.(tar(\.\w+)?|tgz|txz|tbz2?)\Z', re.IGNORECASE)
+_MAGIC = re.compile(r'[*?\[{]')
 _HELD_OUT = re.compile(r'(test|val|valid|validation|dev|eval)\d*(_.*)?\Z')
 _IMPORTED = ('.parquet', '.arrow')  # read by "minigpt4 data import" only
 _MAX_DEPTH = 3  # of subfolders in which data are searched
@@ -36,9 +37,13 @@ class DataPart(NamedTuple):
     """A part of the data that one reader reads.
 
     Attributes:
-        name: Its name in reports: the file, or the folder of the shards.
+        name: Its name in reports, unique in the data: the file, or the
+            folder or pattern of the shards.
         kind: ``'shards'``, ``'records'``, ``'photos'`` or ``'images'``.
         path: The file or folder; of shards the folder or the pattern.
+        root: The folder of its source; None for URLs and commands.
+        prefix: With several sources, the path of ``root`` relative to the
+            folder that they have in common, which begins each name.
         shards: The shards.
         remote: Those of the shards that are URLs or commands.
         held_out: Whether its name is that of a test or validation split.
@@ -51,12 +56,26 @@ class DataPart(NamedTuple):
     name: str
     kind: str
     path: Path
+    root: Path | None = None
+    prefix: str = ''
     shards: tuple[str, ...] = ()
     remote: frozenset[str] = frozenset()
     held_out: bool = False
     records: RecordFile | None = None
     photos: PhotoFolder | None = None
     images: tuple[Path, ...] = ()
+
+    def name_of(self, path: 'str | Path') -> str:
+        """Return the name of a file below ``root`` in reports."""
+        assert self.root is not None
+        where = relative_name(path, self.root)
+        return (PurePosixPath(self.prefix) / where).as_posix()
+
+    def shard_name(self, shard: str) -> str:
+        """Return the name of a shard in reports."""
+        if shard in self.remote or Path(shard).parent == self.path:
+            return f'{self.name}/{Path(shard).name}'
+        return self.name_of(shard)
 
 
 class FoundData(NamedTuple):
@@ -72,6 +91,26 @@ class FoundData(NamedTuple):
     ignored: list[str]
 
 
+def common_root(parts: Iterable[DataPart]) -> Path | None:
+    """Return the folder that the sources of all parts have in common.
+
+    It depends on the sources only, not on the files in them. None if no
+    part is local, or if they are on several drives.
+    """
+    roots = {os.path.abspath(part.root) for part in parts if part.root}
+    try:
+        return Path(os.path.commonpath(roots)) if roots else None
+    except ValueError:
+        return None
+
+
+def relative_name(path: 'str | Path', root: Path | None) -> str:
+    """Return a path relative to a folder; None gives an absolute one."""
+    if root is None:
+        return Path(os.path.abspath(path)).as_posix()
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
 def find_data(sources: Sequence[str]) -> FoundData:
     """Find the data of a command line.
 
@@ -80,6 +119,7 @@ def find_data(sources: Sequence[str]) -> FoundData:
             of shards with braces or wildcards. In a folder these are
             searched, also in its subfolders: COCO's ``captions*.json``;
             shards; files of records; text files next to images; images.
+            What several sources contain is one part.
 
     Raises:
         FileNotFoundError: A source does not exist, or a folder has no data.
@@ -113,7 +153,50 @@ def find_data(sources: Sequence[str]) -> FoundData:
                 f'{source} does not exist; expected a folder, shards or a '
                 'file of records.'
             )
-    return found
+    repeated, parts = _without_repetitions(found.parts)
+    if repeated:
+        found.ignored.append(
+            f'several sources contain the same files ({repeated}); each is '
+            'read once.'
+        )
+    return found._replace(parts=_with_prefixes(parts))
+
+
+def _without_repetitions(
+    parts: Iterable[DataPart],
+) -> tuple[int, list[DataPart]]:
+    """Return how many shards, files and folders repeat, and the rest."""
+    seen: set[str] = set()
+    repeated, kept = 0, []
+    for part in parts:
+        shards = {
+            shard if shard in part.remote else os.path.abspath(shard): shard
+            for shard in part.shards or (str(part.path),)
+        }
+        new = {key: shard for key, shard in shards.items() if key not in seen}
+        repeated += max(len(part.shards), 1) - len(new)
+        seen.update(new)
+        if new and part.shards:
+            part = part._replace(shards=tuple(new.values()))
+        if new:
+            kept.append(part)
+    return repeated, kept
+
+
+def _with_prefixes(parts: list[DataPart]) -> list[DataPart]:
+    """Give parts of different sources different names."""
+    base = common_root(parts)
+    return [_with_prefix(part, base) for part in parts]
+
+
+def _with_prefix(part: DataPart, base: Path | None) -> DataPart:
+    if part.root is None:
+        return part
+    prefix = relative_name(part.root, base)
+    if prefix == '.':
+        return part
+    name = prefix if part.path == part.root else f'{prefix}/{part.name}'
+    return part._replace(name=name, prefix=prefix)
 
 
 def _is_tar(path: Path) -> bool:
@@ -126,6 +209,7 @@ def _records_part(path: Path, records: RecordFile | None = None) -> DataPart:
         path.name,
         'records',
         path,
+        path.parent,
         held_out=bool(_HELD_OUT.match(path.stem.lower())),
         records=records,
     )
@@ -153,11 +237,19 @@ def _add_shards(found: FoundData, pattern: str) -> None:
             Path(pattern).name,
             'shards',
             Path(pattern),
-            tuple(shards),
-            frozenset(remote),
-            bool(_HELD_OUT.match(name.lower())),
+            None if remote else _root_of(pattern),
+            shards=tuple(shards),
+            remote=frozenset(remote),
+            held_out=bool(_HELD_OUT.match(name.lower())),
         )
     )
+
+
+def _root_of(pattern: str) -> Path:
+    """Return the last folder of a pattern before braces or wildcards."""
+    folder = Path(re.sub('^file:(//)?', '', pattern)).parent
+    parents = [folder, *folder.parents]
+    return next(each for each in parents if not _MAGIC.search(str(each)))
 
 
 def _search(found: FoundData, root: Path) -> None:
@@ -168,7 +260,7 @@ def _search(found: FoundData, root: Path) -> None:
     """
     if caption_files(root):
         found.parts.append(
-            DataPart(root.name, 'photos', root, photos=read_photos(root))
+            DataPart(root.name, 'photos', root, root, photos=read_photos(root))
         )
         return
     before = len(found.parts)
@@ -181,7 +273,14 @@ def _search(found: FoundData, root: Path) -> None:
             shards = tuple(str(folder / tar) for tar in tars)
             held_out = bool(_HELD_OUT.match(folder.name.lower()))
             found.parts.append(
-                DataPart(name, 'shards', folder, shards, held_out=held_out)
+                DataPart(
+                    name,
+                    'shards',
+                    folder,
+                    root,
+                    shards=shards,
+                    held_out=held_out,
+                )
             )
         for file in names:
             if Path(file).suffix.lower() in RECORD_SUFFIXES:
@@ -223,7 +322,7 @@ def _recognise(found: FoundData, path: Path, root: Path) -> None:
         except RecordError as error:
             reason = str(error)
         else:
-            part = _records_part(path, content)._replace(name=name)
+            part = _records_part(path, content)._replace(name=name, root=root)
             held_out = part.held_out or bool(
                 _HELD_OUT.match(path.parent.name.lower())
             )
@@ -259,5 +358,5 @@ def _photos_or_images(root: Path) -> DataPart:
     try:
         photos = read_photos(root)
     except FileNotFoundError:
-        return DataPart(root.name, 'images', root, images=images)
-    return DataPart(root.name, 'photos', root, photos=photos)
+        return DataPart(root.name, 'images', root, root, images=images)
+    return DataPart(root.name, 'photos', root, root, photos=photos)

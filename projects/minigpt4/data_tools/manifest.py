@@ -14,7 +14,7 @@ from ..utils.data_manifest import (
 )
 from ..utils.errors import printable
 from ..weights.file_digests import compute_digest
-from .find_data import DataPart
+from .find_data import DataPart, common_root, relative_name
 from .scan import Scan
 
 
@@ -56,8 +56,9 @@ def build_manifest(
         ``format``, ``version`` of the format, ``tool`` with its version,
         ``created`` (UTC), ``sources``, ``records``; ``shards`` to train on,
         each with ``samples`` that can be used; ``excluded`` shards with the
-        ``reason``; and for ``files`` (the shards too) and ``images`` by name
-        ``sha256`` and ``bytes``. An image that cannot be read has ``error``
+        ``reason``; and for ``files`` (the shards too) and ``images`` by path,
+        relative to the folder that all sources have in common, ``sha256``
+        and ``bytes``. An image that cannot be read has ``error``
         instead; images in shards are not listed.
 
     Raises:
@@ -123,22 +124,22 @@ def _shards(
 
 
 def data_files(parts: Iterable[DataPart]) -> list[tuple[str, Path]]:
-    """Return name and path of the files of records and of local shards."""
-    found = []
+    """Return name and path of the files of records and of local shards.
+
+    The name is the path relative to :func:`~.find_data.common_root`: it is
+    unique, and it stays when the data are moved.
+    """
+    parts = list(parts)
+    paths: list[Path] = []
     for part in parts:
         if part.kind == 'records' and part.path.is_file():
-            found.append((printable(part.name), part.path))
-        for shard in part.shards:
-            path = Path(shard)
-            if shard not in part.remote:
-                found.append((printable(f'{part.name}/{path.name}'), path))
+            paths.append(part.path)
+        paths += [Path(s) for s in part.shards if s not in part.remote]
         if part.kind == 'photos':
-            found += [
-                (path.relative_to(part.path).as_posix(), path)
-                for pattern in ('captions*.json', 'annotations/captions*.json')
-                for path in sorted(part.path.glob(pattern))
-            ]
-    return found
+            for pattern in ('captions*.json', 'annotations/captions*.json'):
+                paths += sorted(part.path.glob(pattern))
+    root = common_root(parts)
+    return [(printable(relative_name(path, root)), path) for path in paths]
 
 
 def compare_manifests(

@@ -27,6 +27,7 @@ from .shard_positions import (
 from .shard_samples import image_bytes
 from .shard_source import ShardStream, Source
 from .skipped_samples import SkippingPipeline
+from .usable_samples import UsableSamples
 
 
 class Batch(list):
@@ -193,6 +194,10 @@ class ImageTextPairs(IterableDataset):
         positions = self.positions or self.first_positions(num_workers)
         # data workers that need the same groups read all of them
         shared = math.gcd(len(positions), num_workers)
+        usable = {
+            source.name: UsableSamples(source, num_workers * self.world_size)
+            for source in self.sources
+        }
         streams = [
             self._open_streams(number, positions)
             for number in range(len(positions))
@@ -203,7 +208,10 @@ class ImageTextPairs(IterableDataset):
             if (turn - worker) % shared:
                 continue
             samples = self._read(
-                batch, streams, is_own=(turn - worker) % num_workers == 0
+                batch,
+                streams,
+                usable,
+                is_own=(turn - worker) % num_workers == 0,
             )
             if samples is not None:
                 yield samples
@@ -235,9 +243,14 @@ class ImageTextPairs(IterableDataset):
         self,
         batch: int,
         groups: list[dict[str, list[ShardStream | None]]],
+        usable: dict[str, UsableSamples],
         is_own: bool,
     ) -> Batch | None:
-        """Read a batch; None if another data worker makes it."""
+        """Read a batch; None if another data worker makes it.
+
+        Raises:
+            ValueError: No sample of the source can be used.
+        """
         turn, group = divmod(batch, len(groups))
         name = self._choose_source(batch)
         streams = groups[group][name]
@@ -251,9 +264,15 @@ class ImageTextPairs(IterableDataset):
                 f'{name}/{stream.number}/{stream.num_shards}/'
                 f'{stream.num_samples}'
             )
+            num_shards = stream.num_shards
             files = stream.next()
+            is_usable = None
             if is_own and i % self.world_size == self.rank:
                 samples.append(self._make_sample(files, sample_index))
+                is_usable = samples[-1] is not None
+            if not usable[name].is_proven:
+                usable[name].add(files, is_usable)
+                usable[name].finish(stream, num_shards)
         if not is_own:
             return None
         read = {

@@ -158,6 +158,8 @@ class ShardStream:
     Attributes:
         num_shards: Shards that were read completely.
         num_samples: Samples of the current shard that were read.
+        first_complete: Number of the first shard that is read from its
+            beginning.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class ShardStream:
         self.source = source
         self.number, self.num_streams = number, num_streams
         self.num_shards, self.num_samples = position
+        self.first_complete = self.num_shards + (self.num_samples > 0)
         self.shuffle = source.shuffle if shuffle is None else shuffle
         self._samples: Iterator[dict] | None = None
         self._empty_shards: set[str] = set()

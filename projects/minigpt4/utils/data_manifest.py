@@ -4,6 +4,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ from .errors import printable
 from .text_files import read_text
 
 MANIFEST_FORMAT = 'minigpt4-data-manifest'
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
+# of version 2 the list of shards is the same, the names of files are not
+_VERSIONS_OF_SHARDS = (2, MANIFEST_VERSION)
 # a quote could end the argument of a program that reads the address
 _ADDRESS = re.compile(r"""\w+://[^\s'"\\]+""")
 
 
-def read_manifest(path: 'str | Path') -> dict[str, Any]:
+def read_manifest(
+    path: 'str | Path', versions: Sequence[int] = (MANIFEST_VERSION,)
+) -> dict[str, Any]:
     """Read a manifest.
 
     Args:
         path: ``manifest.json`` of ``minigpt4 data check -o DIR``.
+        versions: The versions of the format that are accepted.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -43,10 +49,11 @@ def read_manifest(path: 'str | Path') -> dict[str, Any]:
             f'{path} is no manifest of data; expected manifest.json, which '
             '"minigpt4 data check -o DIR" writes.'
         )
-    if content.get('version') != MANIFEST_VERSION:
+    if content.get('version') not in versions:
         raise ValueError(
             f'{path} has version {content.get("version")!r} of the format; '
-            f'expected {MANIFEST_VERSION}; write it again with this version.'
+            f'expected {MANIFEST_VERSION}; write it again with "minigpt4 '
+            'data check DATA -o DIR".'
         )
     return content
 
@@ -66,7 +73,8 @@ def read_shards(path: 'str | Path') -> list[str]:
             shard, or one that is a command.
     """
     try:
-        found = [entry['shard'] for entry in read_manifest(path)['shards']]
+        content = read_manifest(path, _VERSIONS_OF_SHARDS)
+        found = [entry['shard'] for entry in content['shards']]
     except (KeyError, TypeError):
         found = []
     if not found or not all(isinstance(shard, str) for shard in found):
