@@ -22,7 +22,7 @@ from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
 from .remote_shards import RemoteShard, check_store
 from .remote_shards import is_remote as is_remote
-from .shard_cache import ShardCache
+from .shard_cache import CopiedShard, ShardCache
 
 # a data worker has several shards open, and so small chunks
 _CHUNK_BYTES = 1 << 18
@@ -138,6 +138,7 @@ class ShardBytes:
         self._count, self._counted = count, 0
         self._raw: _CountedFile | None = None
         self._stream: RemoteShard | None = None
+        self._copy: CopiedShard | None = None  # which is being made
         self._chunks: queue.SimpleQueue = queue.SimpleQueue()
         self._free_chunks = threading.Semaphore(_PREFETCHED)
         self._closed = False
@@ -152,6 +153,23 @@ class ShardBytes:
         self._closed = True
         self._free_chunks.release()
         self._count_bytes()
+        if self._copy is not None:
+            self._copy.discard()  # unless it was kept before
+
+    def settle_copy(self, is_intact: bool) -> None:
+        """Keep the shard's copy in the cache, or delete it.
+
+        Called after the bytes were read to their end; without this call no
+        new copy is kept.
+
+        Args:
+            is_intact: Whether the tar was read to its end mark without
+                damage.
+        """
+        if is_intact and self._copy is not None:
+            self._copy.keep()
+        elif not is_intact and self.remote and self.cache is not None:
+            self.cache.remove(self.shard)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield chunks of bytes.
@@ -215,6 +233,9 @@ class ShardBytes:
                         return
         except Exception as error:
             self._chunks.put(error)
+        finally:
+            if self._closed and self._copy is not None:
+                self._copy.discard()  # completed after it was closed
 
     def _open(self) -> BinaryIO:
         source = self._open_remote() if self.remote else None
@@ -234,7 +255,8 @@ class ShardBytes:
         if copy is not None:
             return copy
         self._stream = RemoteShard(self.shard)
-        return self.cache.copy(self._stream)
+        self._copy = self.cache.copy(self._stream)
+        return self._copy
 
 
 def _read_chunk(file: Any) -> tuple[bytes, Exception | None]:

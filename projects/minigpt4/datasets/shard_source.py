@@ -111,10 +111,14 @@ class Source:
     def samples_of(self, shard: str) -> Iterator[dict]:
         """Yield the samples of a shard in their order in the file.
 
-        Damage in the tar is logged, counted and skipped.
+        Damage in the tar is logged, counted and skipped; a copy with damage
+        is not kept in the cache.
         """
+        is_intact = True
 
         def report(kind: str, message: str) -> None:
+            nonlocal is_intact
+            is_intact &= kind not in ('damaged', 'given up')
             if kind == 'given up':
                 self.given_up[shard] = message
             self._errors.add(
@@ -128,6 +132,7 @@ class Source:
         with data as chunks:
             members = TarReader(chunks, report, lambda: chunks.size)
             yield from group_samples(members, shard, report)
+            data.settle_copy(is_intact)
 
     @property
     def bytes_read(self) -> int:
