@@ -11,6 +11,7 @@ from tests.shard_server import ShardServer
 from minigpt4.datasets.shard_cache import ShardCache
 from minigpt4.datasets.shard_files import LostShardError, ShardBytes
 from minigpt4.datasets.shard_source import Source
+from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
 
 SIZE = 300_000
 
@@ -117,10 +118,10 @@ def test_command_of_unknown_size_is_limited_too(server, folder):
     assert len(copies(folder)) == 1
 
 
-def test_incomplete_copy_is_never_used(server, folder):
+def test_incomplete_copy_is_never_used(server, folder, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '1')
     cache = ShardCache(folder, 10 * SIZE)
-    server.cut['a.tar'] = [1000] * 9
-    server.statuses['a.tar'] = []
+    server.cut['a.tar'] = [1000] * 99
     server.has_ranges = False
     with pytest.raises(LostShardError):
         read(server, 'a.tar', cache)
@@ -250,3 +251,10 @@ def test_cache_of_another_user_is_reported_once(
         assert read(server, f'{each}.tar', cache) == each.encode() * SIZE
     assert len([line for line in log if 'Permission denied' in line]) == 1
     assert 'read without it' in ''.join(log)
+
+
+@pytest.mark.parametrize('name', ['', '/below'])
+def test_folder_that_is_a_file_is_refused(folder, name):
+    folder.write_text('')
+    with pytest.raises(ValueError, match='cache_dir.* cannot be created'):
+        ShardCache(f'{folder}{name}', SIZE)

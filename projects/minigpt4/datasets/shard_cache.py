@@ -3,8 +3,8 @@
 
 A shard is copied while it is read for the first time, and the copy is kept
 if the reader found no damage: a server may answer with an error page, or end
-early without a ``Content-Length``. webdataset's cache downloads a shard before its first
-sample is read, and deletes nothing while it downloads.
+early without a ``Content-Length``. webdataset's cache downloads a shard
+before its first sample is read, and deletes nothing while it downloads.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ class ShardCache:
         max_bytes: Limit of its size.
 
     Raises:
-        ValueError: The limit is not above 0.
-        OSError: The folder cannot be created.
+        ValueError: The limit is not above 0, or the folder cannot be
+            created.
     """
 
     def __init__(self, folder: 'str | Path', max_bytes: float) -> None:
@@ -51,7 +51,14 @@ class ShardCache:
                 'expected a number above 0.'
             )
         self.folder, self.max_bytes = Path(folder), max_bytes
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f'the folder {folder} for copies of shards (cache_dir) '
+                f'cannot be created ({one_line(error)}); expected a folder, '
+                'or a path where one can be created.'
+            ) from error
         self._has_failed = False
 
     def find(self, shard: str) -> BinaryIO | None:
