@@ -38,7 +38,7 @@ from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
 ATTEMPTS = 3  # without a new byte between them
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long
 _MAX_WAIT = 10.0  # seconds, unless the server asks for a longer wait
-_LOGGED_ATTEMPT = 3  # from which on the user is told about the wait
+_LOGGED_ATTEMPT = 3  # after it a warning reports the wait
 # request timeout, too early, too many requests, temporary server errors
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _SKIP_BYTES = 1 << 20
