@@ -325,3 +325,15 @@ def test_store_whose_package_is_missing_is_refused(monkeypatch):
 )
 def test_remote_shards_are_known_by_their_scheme(name, remote):
     assert is_remote(name) == remote
+
+
+def test_interrupt_ends_a_wait(server):
+    server.statuses['a.tar'] = [503] * 99
+    server.retry_after = '20'
+    stream = RemoteShard(f'{server.url}/x/a.tar')
+    threading.Timer(0.2, stream.interrupt).start()
+    start = time.monotonic()
+    with pytest.raises(OSError, match='503'):
+        stream.readinto(bytearray(1000))
+    assert time.monotonic() - start < 10
+    assert len(server.requests) == 1

@@ -159,7 +159,8 @@ class RemoteShard(io.RawIOBase):
                 self._log_wait(left)
             # one attempt before the limit, if the server asks for more
             asked = min(_asked_wait(self.last_error), 0.9 * left)
-            self._interrupted.wait(max(wait, asked))
+            if self._interrupted.wait(max(wait, asked)):
+                raise self.last_error
             wait = min(2 * wait, _MAX_WAIT)
             attempt += 1
 
