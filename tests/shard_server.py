@@ -10,6 +10,10 @@ from pathlib import Path
 class ShardServer(http.server.ThreadingHTTPServer):
     """Serve the files of a folder below ``/NAME/``, with ranges.
 
+    Args:
+        folder: The folder.
+        port: Port; 0 for a free one.
+
     Attributes:
         folder: The folder.
         sent: Bytes of bodies that were sent, by the first part of the path.
@@ -20,7 +24,11 @@ class ShardServer(http.server.ThreadingHTTPServer):
         blocked: Names of files whose responses stop after ``block_after``
             bytes.
         block_after: Bytes that are sent of a blocked file.
+        retry_after: The ``Retry-After`` of error responses, if any.
         has_ranges: Whether ranges are supported.
+        piece: Bytes of a range that are sent at most, with status 206 also
+            if no range was asked for; None for all.
+        names_size: Whether ``Content-Range`` has the size of the file.
         etag: The ``ETag`` of the responses.
         release: Ends the blocked responses.
         url: Base URL.
@@ -29,8 +37,8 @@ class ShardServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(('127.0.0.1', 0), _Handler)
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        super().__init__(('127.0.0.1', port), _Handler)
         self.folder = folder
         self.sent: Counter[str] = Counter()
         self.requests: list[tuple[str, str | None]] = []
@@ -38,7 +46,10 @@ class ShardServer(http.server.ThreadingHTTPServer):
         self.statuses: dict[str, list[int]] = {}
         self.blocked: set[str] = set()
         self.block_after = 0
+        self.retry_after: str | None = None
         self.has_ranges = True
+        self.piece: int | None = None
+        self.names_size = True
         self.etag = '"one"'
         self.release = threading.Event()
         self.url = f'http://127.0.0.1:{self.server_port}'
@@ -67,7 +78,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         file = server.folder / path
         statuses = server.statuses.get(file.name)
         if statuses:
-            self.send_error(statuses.pop(0))
+            self.send_response(statuses.pop(0))
+            if server.retry_after:
+                self.send_header('Retry-After', server.retry_after)
+            self.send_header('Content-Length', '0')
+            self.end_headers()
             return
         if not file.is_file():
             self.send_error(404)
@@ -77,14 +92,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if wanted and server.has_ranges:
             if self.headers['If-Range'] in (None, server.etag):
                 start = int(wanted.removeprefix('bytes=').rstrip('-'))
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header('Content-Range', f'bytes {start}-{size}/{size}')
+        if start and start >= size:
+            self.send_error(416)
+            return
+        body = body[start:][: server.piece]
+        partial = bool(start or server.piece)
+        self.send_response(206 if partial else 200)
+        if partial:
+            last = start + len(body) - 1
+            total = size if server.names_size else '*'
+            self.send_header('Content-Range', f'bytes {start}-{last}/{total}')
         if server.etag:
             self.send_header('ETag', server.etag)
-        self.send_header('Content-Length', str(size - start))
+        self.send_header('Content-Length', str(len(body)))
         self.end_headers()
-        body = body[start:]
         cuts = server.cut.get(file.name)
         self.close_connection = True
         if cuts:

@@ -5,7 +5,9 @@ import signal
 
 import pytest
 from tests.data_sets import jpeg, noise, pair, write_shard
+from tests.shard_server import ShardServer
 
+from minigpt4.utils.data_manifest import read_shards
 from minigpt4_cli.main import main
 
 
@@ -137,3 +139,23 @@ def test_names_without_valid_unicode(capsys, tmp_path):
     kinds = [json.loads(line)['kind'] for line in problems]
     assert kinds == ['no-text', 'no-text', 'duplicate-images']
     assert len(json.loads((out / 'manifest.json').read_text())['shards']) == 1
+
+
+def test_password_of_an_address_is_not_stored(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv('http_proxy', raising=False)
+    samples = {'1': {'jpg': jpeg(noise(1)), 'txt': b'a dog.'}}
+    write_shard(tmp_path / 'served' / 'a.tar', samples)
+    out = tmp_path / 'out'
+    with ShardServer(tmp_path / 'served') as server:
+        for name in ('a.tar', 'missing.tar'):
+            base = server.url.replace('//', '//user:s3cret@')
+            _, *texts = check(capsys, f'{base}/x/{name}', '-o', out)
+            texts += [path.read_text() for path in out.rglob('*.json')]
+            texts += [path.read_text() for path in out.rglob('*.html')]
+            assert 's3cret' not in str(texts)
+            if name == 'a.tar':
+                assert (
+                    '://***@127.0.0.1' in (out / 'manifest.json').read_text()
+                )
+                with pytest.raises(ValueError, match='without its user and'):
+                    read_shards(out / 'manifest.json')

@@ -496,3 +496,10 @@ def test_source_names_must_be_unique(shards):
         ImageTextPairs([source, dict(source)])
     with pytest.raises(ValueError, match='sources is empty'):
         ImageTextPairs([])
+
+
+@pytest.mark.parametrize('size', ['100', 0, -1, None, float('nan')])
+def test_invalid_size_of_the_cache_is_refused(shards, size, tmp_path):
+    with pytest.raises(ValueError, match='cache_gb is .* a number above 0'):
+        one_source(shards, cache_dir=tmp_path / 'cache', cache_gb=size)
+    assert not (tmp_path / 'cache').exists()

@@ -4,6 +4,7 @@
 import os
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import fsspec
@@ -27,7 +28,7 @@ DATA = os.urandom(1_500_000)
 def no_proxy(monkeypatch):
     for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(remote_shards, 'FIRST_WAIT', 0.01)
 
 
 @pytest.fixture
@@ -76,19 +77,90 @@ def test_shard_that_changes_while_it_is_read_is_given_up(server):
                 server.etag = '"two"'
 
 
-@pytest.mark.parametrize(
-    ('statuses', 'requests'), [([404], 1), ([403], 1), ([503] * 9, 3)]
-)
-def test_failed_request_is_tried_again_if_it_may_pass(
-    server, statuses, requests
-):
-    server.statuses['a.tar'] = statuses
-    code = statuses[0]
-    with pytest.raises(LostShardError, match=f'HTTP Error {code}'):
+@pytest.mark.parametrize('status', [401, 403, 404, 410])
+def test_final_status_is_not_tried_again(server, status):
+    server.statuses['a.tar'] = [status]
+    with pytest.raises(LostShardError, match=f'HTTP Error {status}'):
         read(f'{server.url}/x/a.tar')
-    assert len(server.requests) == requests
-    server.statuses['a.tar'] = [503, 429]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize('status', [429, 500, 503])
+def test_temporary_status_is_tried_until_the_time_limit(
+    server, status, monkeypatch, log
+):
+    server.statuses['a.tar'] = [status] * 6  # more than ATTEMPTS
     assert read(f'{server.url}/x/a.tar') == DATA
+    assert len(server.requests) == 7
+    lines = [line for line in log if 'it is tried again for' in line]
+    assert len(lines) == 1 and f'HTTP Error {status}' in lines[0]
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.5')
+    server.statuses['a.tar'] = [status] * 1000
+    start = time.monotonic()
+    with pytest.raises(LostShardError, match=f'HTTP Error {status}'):
+        read(f'{server.url}/x/a.tar')
+    assert 0.2 < time.monotonic() - start < 5
+    assert 5 < len(server.requests) - 7 < 30  # the waits grow
+
+
+@pytest.mark.parametrize('is_date', [False, True])
+def test_wait_that_a_server_asks_for_is_kept(server, is_date, monkeypatch):
+    server.statuses['a.tar'] = [503]
+    server.retry_after = '1'
+    if is_date:
+        server.retry_after = formatdate(time.time() + 2, usegmt=True)
+    start = time.monotonic()
+    assert read(f'{server.url}/x/a.tar') == DATA
+    assert time.monotonic() - start > 0.9
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.5')
+    server.statuses['a.tar'] = [503]
+    server.retry_after = '3600'  # more than the limit
+    assert read(f'{server.url}/x/a.tar') == DATA
+
+
+def test_server_that_starts_late_is_waited_for(tmp_path):
+    (tmp_path / 'a.tar').write_bytes(DATA)
+    with ShardServer(tmp_path) as first:
+        port = first.server_port
+    late = []
+
+    def start():
+        late.append(ShardServer(tmp_path, port).__enter__())
+
+    timer = threading.Timer(0.3, start)
+    timer.start()
+    try:
+        assert read(f'http://127.0.0.1:{port}/x/a.tar') == DATA
+    finally:
+        timer.join()
+        late[0].__exit__()
+
+
+@pytest.mark.parametrize('names_size', [True, False])
+def test_shard_that_is_sent_in_ranges_is_read_completely(server, names_size):
+    server.piece, server.names_size = 400_000, names_size
+    assert read(f'{server.url}/x/a.tar') == DATA
+    asked = [wanted for _, wanted in server.requests]
+    starts = [400_000, 800_000, 1_200_000]
+    if not names_size:
+        starts.append(len(DATA))  # answered with 416
+    assert asked == [None, *(f'bytes={start}-' for start in starts)]
+    server.requests.clear()
+    server.cut['a.tar'] = [100_000, 400_000, 200_000]
+    assert read(f'{server.url}/x/a.tar') == DATA
+
+
+@pytest.mark.parametrize('name', ['ä b.tar', '%C3%A4%20b.tar'])
+def test_address_is_quoted(server, name):
+    (server.folder / '%C3%A4%20b.tar').write_bytes(DATA)
+    assert read(f'{server.url}/x/{name}') == DATA
+    assert server.requests == [('/x/%C3%A4%20b.tar', None)]
+
+
+def test_scheme_in_capitals_is_accepted(server):
+    url = f'{server.url}/x/a.tar'
+    found = find_shards(url.replace('http', 'HTTP'))
+    assert found == ([url], {url}, 0)
 
 
 @pytest.mark.parametrize('sent', [0, 300_000])
@@ -102,7 +174,8 @@ def test_server_that_does_not_respond_is_given_up(server, sent, monkeypatch):
     assert time.monotonic() - start < 20
 
 
-def test_no_server_is_an_error(server):
+def test_no_server_is_an_error(server, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.3')
     url = server.url
     server.shutdown()
     server.server_close()
@@ -126,8 +199,21 @@ def test_user_and_password_of_a_url_become_a_header(server, monkeypatch):
 
 def test_command_that_fails_at_its_end_is_an_error(tmp_path):
     (tmp_path / 'a.tar').write_bytes(DATA)
-    with pytest.raises(LostShardError, match='exit 3'):
+    with pytest.raises(LostShardError, match='command ended with exit code 3'):
         read(f'pipe:cat {tmp_path}/a.tar; exec >&-; exit 3')
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        ('false', 'the command ended with exit code 1$'),
+        ('no-such-program-x', r'exit code 127 \(command not found\)'),
+        ('kill -9 $$', 'the command ended with signal 9'),
+    ],
+)
+def test_failed_command_is_described(command, message):
+    with pytest.raises(LostShardError, match=message):
+        read(f'pipe:{command}')
 
 
 def test_command_that_fails_once_continues_at_the_same_byte(tmp_path):
@@ -139,18 +225,36 @@ def test_command_that_fails_once_continues_at_the_same_byte(tmp_path):
     assert read(command) == DATA
 
 
-def test_command_that_does_not_respond_is_ended(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'command', ['exec sleep 99', 'sleep 99; true', 'sleep 99 | cat']
+)
+def test_command_that_does_not_respond_is_ended(
+    tmp_path, monkeypatch, command
+):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.3')
     pid = tmp_path / 'pid'
     with pytest.raises(LostShardError, match='within 0.3 seconds, its server'):
-        read(f'pipe:echo $$ >> {pid}; exec sleep 99')
-    status = Path(f'/proc/{int(pid.read_text())}/status')
+        read(f'pipe:echo $$ >> {pid}; {command}')
+    assert len(pid.read_text().split()) == 1  # not run again
+    group = int(pid.read_text())
     for _ in range(200):
-        if not status.exists() or 'Z (zombie)' in status.read_text():
-            assert len(pid.read_text().split()) == 1  # not run again
+        if not running_processes(group):
             return
         threading.Event().wait(0.05)
-    pytest.fail('the command is still running')
+    pytest.fail('processes of the command are still running')
+
+
+def running_processes(group):
+    """Processes of a group, without ended ones that are not collected."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            fields = path.read_text().rpartition(')')[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != 'Z':
+            found.append(path)
+    return found
 
 
 def test_store_of_fsspec_is_read():
@@ -221,3 +325,15 @@ def test_store_whose_package_is_missing_is_refused(monkeypatch):
 )
 def test_remote_shards_are_known_by_their_scheme(name, remote):
     assert is_remote(name) == remote
+
+
+def test_interrupt_ends_a_wait(server):
+    server.statuses['a.tar'] = [503] * 99
+    server.retry_after = '20'
+    stream = RemoteShard(f'{server.url}/x/a.tar')
+    threading.Timer(0.2, stream.interrupt).start()
+    start = time.monotonic()
+    with pytest.raises(OSError, match='503'):
+        stream.readinto(bytearray(1000))
+    assert time.monotonic() - start < 10
+    assert len(server.requests) == 1

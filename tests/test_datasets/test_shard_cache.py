@@ -10,6 +10,8 @@ from tests.shard_server import ShardServer
 
 from minigpt4.datasets.shard_cache import ShardCache
 from minigpt4.datasets.shard_files import LostShardError, ShardBytes
+from minigpt4.datasets.shard_source import Source
+from minigpt4.utils.time_limit import READ_SECONDS_VARIABLE
 
 SIZE = 300_000
 
@@ -32,7 +34,9 @@ def folder(tmp_path):
 
 def read(server, name, cache):
     with ShardBytes(f'{server.url}/x/{name}', True, cache) as data:
-        return b''.join(data)
+        content = b''.join(data)
+        data.settle_copy(is_intact=True)
+        return content
 
 
 def copies(folder):
@@ -93,6 +97,7 @@ def test_limit_counts_shards_that_are_being_copied(server, folder):
     )
     for data in open_shards:
         assert data.shard.split('/')[-1][0].encode() in b''.join(data)
+        data.settle_copy(is_intact=True)
         data.__exit__()
     assert len(copies(folder)) <= 2
 
@@ -109,13 +114,14 @@ def test_command_of_unknown_size_is_limited_too(server, folder):
         command = f'pipe:cat {server.folder}/{name}.tar'
         with ShardBytes(command, True, cache) as data:
             assert b''.join(data) == name.encode() * SIZE
+            data.settle_copy(is_intact=True)
     assert len(copies(folder)) == 1
 
 
-def test_incomplete_copy_is_never_used(server, folder):
+def test_incomplete_copy_is_never_used(server, folder, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '1')
     cache = ShardCache(folder, 10 * SIZE)
-    server.cut['a.tar'] = [1000] * 9
-    server.statuses['a.tar'] = []
+    server.cut['a.tar'] = [1000] * 99
     server.has_ranges = False
     with pytest.raises(LostShardError):
         read(server, 'a.tar', cache)
@@ -157,3 +163,98 @@ def test_folder_that_cannot_be_written_is_reported_once(
 def test_limit_must_be_above_zero(folder, size):
     with pytest.raises(ValueError, match='expected a number above 0'):
         ShardCache(folder, size)
+
+
+def samples(shard, cache):
+    """The captions that a source reads of a shard."""
+    source = Source('a', [shard], 1, seed=0, shuffle=0, cache=cache)
+    return [files['__key__'] for files in source.samples_of(shard)]
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda data: b'<html><body>busy</body></html>',
+        half,
+        lambda data: data[:1024],
+        lambda data: gzip.compress(half(data)),
+        lambda data: half(gzip.compress(data)),
+        lambda data: gzip.compress(data)[:-4],
+        lambda data: b'',
+    ],
+)
+def test_damaged_download_is_not_kept(server, folder, spoil, write_shard):
+    path = server.folder / 's.tar'
+    write_shard(path, ['one', 'two', 'three'])
+    whole = path.read_bytes()
+    cache = ShardCache(folder, 1e9)
+    shard = f'pipe:cat {path}'  # a stream of unknown length
+    path.write_bytes(spoil(whole))
+    samples(shard, cache)
+    assert not copies(folder) and not [*folder.glob('*.part')]
+    for data in (whole, spoil(whole)):  # the second is not read
+        path.write_bytes(data)
+        assert len(samples(shard, cache)) == 3
+    assert len(copies(folder)) == 1
+
+
+def test_damaged_copy_is_deleted_and_fetched_again(
+    server, folder, write_shard
+):
+    write_shard(server.folder / 's.tar', ['one', 'two', 'three'])
+    cache = ShardCache(folder, 1e9)
+    shard = f'{server.url}/x/s.tar'
+    assert len(samples(shard, cache)) == 3
+    (copy,) = copies(folder)
+    whole = copy.read_bytes()
+    copy.write_bytes(b'<html>busy</html>')
+    assert samples(shard, cache) == [] and not copies(folder)
+    assert len(samples(shard, cache)) == 3
+    assert copies(folder)[0].read_bytes() == whole
+    assert names(server) == 'ss'
+
+
+def test_shard_that_is_not_read_to_its_end_is_not_kept(
+    server, folder, write_shard
+):
+    write_shard(server.folder / 's.tar', ['one', 'two', 'three'])
+    shard = f'{server.url}/x/s.tar'
+    source = Source(
+        'a', [shard], 1, seed=0, shuffle=0, cache=ShardCache(folder, 1e9)
+    )
+    stream = source.samples_of(shard)
+    next(stream)
+    stream.close()
+    assert not copies(folder)
+
+
+@pytest.mark.parametrize('name', ['copy', 'folder'])
+def test_cache_of_another_user_is_reported_once(
+    server, folder, name, monkeypatch, log
+):
+    cache = ShardCache(folder, 10 * SIZE)
+    opened = open
+
+    def refused(path, *args, **kwargs):
+        if name == 'folder' or str(path).endswith('.shard'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(
+        'minigpt4.datasets.shard_cache.open', refused, raising=False
+    )
+    for each in 'aabb':
+        assert read(server, f'{each}.tar', cache) == each.encode() * SIZE
+    assert len([line for line in log if 'Permission denied' in line]) == 1
+    assert 'read without it' in ''.join(log)
+
+
+@pytest.mark.parametrize('name', ['', '/below'])
+def test_folder_that_is_a_file_is_refused(folder, name):
+    folder.write_text('')
+    with pytest.raises(ValueError, match='cache_dir.* cannot be created'):
+        ShardCache(f'{folder}{name}', SIZE)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..datasets.remote_shards import shown
 from ..prompts import Turn
 from .data_items import DataItem, ImageRef
 from .find_data import DataPart, FoundData
@@ -74,7 +75,12 @@ def _describe_part(part: DataPart) -> list[Any]:
             for photo in (*part.photos.train, *part.photos.test)
         ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return [part.name, part.held_out, digest, [*zip(files, states)]]
+    return [
+        part.name,
+        part.held_out,
+        digest,
+        [*zip(map(shown, files), states)],
+    ]
 
 
 def _file_state(path: 'str | Path') -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from ..datasets.image_folder import ImageFolder
 from ..datasets.parse_records import read_record
 from ..datasets.record_files import read_record_file
 from ..datasets.record_layouts import RecordError
+from ..datasets.remote_shards import shown
 from ..datasets.shard_files import ShardBytes, is_remote
 from ..datasets.shard_samples import group_samples, image_bytes
 from ..datasets.tar_reader import TarReader
@@ -68,7 +69,7 @@ class ImageRef:
         """What identifies the image: its file, or its place in a shard."""
         if self.span is None:
             return self.path
-        return f'{self.span.shard}:{self.span.start}'
+        return f'{shown(self.span.shard)}:{self.span.start}'
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,7 @@ def read_sample(span: Span) -> dict:
         for files, found in samples_with_spans(reader, span.shard, ignore):
             if found == span:
                 return files
-    raise ValueError(f'{span.shard} has changed since it was read.')
+    raise ValueError(f'{shown(span.shard)} has changed since it was read.')
 
 
 def read_image_bytes(ref: ImageRef) -> bytes:

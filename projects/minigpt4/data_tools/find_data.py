@@ -16,6 +16,7 @@ from ..datasets.photo_folder import (
 )
 from ..datasets.record_files import RecordFile, read_record_file
 from ..datasets.record_layouts import RecordError
+from ..datasets.remote_shards import shown
 from ..datasets.shard_files import find_shards, is_remote
 from ..images.formats import SUFFIXES
 from ..utils.errors import one_line, printable
@@ -224,17 +225,17 @@ def _add_shards(found: FoundData, pattern: str) -> None:
     shards, remote, missing = find_shards(pattern)
     if not shards:
         raise FileNotFoundError(
-            f'no shard matches {pattern}; expected tar files.'
+            f'no shard matches {shown(pattern)}; expected tar files.'
         )
     if missing:
         found.ignored.append(
             f'{missing} of {missing + len(shards)} shards of '
-            f'{printable(pattern)} do not exist.'
+            f'{printable(shown(pattern))} do not exist.'
         )
     name = Path(shards[0]).parent.name
     found.parts.append(
         DataPart(
-            Path(pattern).name,
+            Path(shown(pattern)).name,
             'shards',
             Path(pattern),
             None if remote else _root_of(pattern),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..datasets.remote_shards import shown
 from ..utils.data_manifest import (
     MANIFEST_FORMAT,
     MANIFEST_VERSION,
@@ -78,7 +79,7 @@ def build_manifest(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec='seconds'
         ),
-        sources=[printable(source) for source in sources],
+        sources=[printable(shown(source)) for source in sources],
         records=scan.num_records,
         **_shards(parts, scan, unfinished, folder),
         files=files,
@@ -104,7 +105,7 @@ def _shards(
     excluded: list[dict[str, Any]] = []
     for part in parts:
         for shard in part.shards:
-            name = shard
+            name = shown(shard)
             if shard not in part.remote:
                 name = os.path.abspath(shard)
                 if folder is not None:

@@ -5,6 +5,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
+from ..datasets.remote_shards import shown
 from ..utils.errors import printable
 from .find_data import FoundData
 from .limits import KINDS, Count
@@ -43,7 +44,7 @@ def summarise(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec='seconds'
         ),
-        sources=[printable(source) for source in sources],
+        sources=[printable(shown(source)) for source in sources],
         records=scan.num_records,
         valid=scan.num_valid,
         turns=scan.num_turns,

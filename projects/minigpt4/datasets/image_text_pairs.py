@@ -17,6 +17,7 @@ from ..prompts import Turn
 from ..registry import DATASETS
 from ..utils.sample_errors import SampleError
 from .captions import parse_caption
+from .remote_shards import shown
 from .shard_cache import ShardCache
 from .shard_positions import (
     Position,
@@ -101,6 +102,11 @@ class ImageTextPairs(IterableDataset):
                 f'streams is {streams!r}; expected a multiple of the number '
                 'of ranks.'
             )
+        if not isinstance(cache_gb, (int, float)) or not cache_gb > 0:
+            raise ValueError(
+                f'cache_gb is {cache_gb!r}; expected a number above 0, in '
+                '10^9 bytes.'
+            )
         cache = ShardCache(cache_dir, cache_gb * 1e9) if cache_dir else None
         self.sources = [
             Source(seed=seed, shuffle=shuffle, cache=cache, **source)
@@ -154,7 +160,10 @@ class ImageTextPairs(IterableDataset):
         for source, shard in shards[start::step]:
             for files in source.samples_of(shard):
                 try:
-                    yield f'{shard} {files["__key__"]}', image_bytes(files)
+                    yield (
+                        f'{shown(shard)} {files["__key__"]}',
+                        image_bytes(files),
+                    )
                 except SampleError:
                     continue  # without an image; training counts it
 

@@ -1,9 +1,10 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """A folder with copies of remote shards, limited in size.
 
-A shard is copied while it is read for the first time, and the copy is used
-when it is complete. webdataset's cache downloads a shard before its first
-sample is read, and deletes nothing while it downloads.
+A shard is copied while it is read for the first time, and the copy is kept
+if the reader found no damage: a server may answer with an error page, or end
+early without a ``Content-Length``. webdataset's cache downloads a shard
+before its first sample is read, and deletes nothing while it downloads.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 
 from mmengine.logging import print_log
 
+from ..utils.errors import one_line
 from ..utils.locks import lock_file
 from .remote_shards import RemoteShard
 
@@ -38,8 +40,8 @@ class ShardCache:
         max_bytes: Limit of its size.
 
     Raises:
-        ValueError: The limit is not above 0.
-        OSError: The folder cannot be created.
+        ValueError: The limit is not above 0, or the folder cannot be
+            created.
     """
 
     def __init__(self, folder: 'str | Path', max_bytes: float) -> None:
@@ -49,19 +51,33 @@ class ShardCache:
                 'expected a number above 0.'
             )
         self.folder, self.max_bytes = Path(folder), max_bytes
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f'the folder {folder} for copies of shards (cache_dir) '
+                f'cannot be created ({one_line(error)}); expected a folder, '
+                'or a path where one can be created.'
+            ) from error
         self._has_failed = False
 
     def find(self, shard: str) -> BinaryIO | None:
         """Open the copy of a shard; None if there is none."""
         path = self._path(shard)
-        try:
-            file = open(path, 'rb')
-        except FileNotFoundError:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # the time of its last use
-        return file
+        with self._failures_logged():  # e.g. a copy of another user
+            try:
+                file = open(path, 'rb')
+            except FileNotFoundError:
+                return None
+            with contextlib.suppress(OSError):
+                os.utime(path)  # the time of its last use
+            return file
+        return None
+
+    def remove(self, shard: str) -> None:
+        """Delete the copy of a shard, which is damaged."""
+        with self._failures_logged():
+            self._path(shard).unlink(missing_ok=True)
 
     def copy(self, stream: RemoteShard) -> 'CopiedShard':
         """Copy a shard into the cache while it is read."""
@@ -94,26 +110,35 @@ class ShardCache:
             return True
         return False
 
-    def finish(self, file: BinaryIO, shard: str) -> bool:
+    def finish(self, part: str, shard: str) -> bool:
         """Give a complete copy its name; return whether this succeeded."""
         with self._failures_logged():
-            file.close()
-            os.replace(file.name, self._path(shard))
+            os.replace(part, self._path(shard))
             self._make_room(0)
+            return True
+        return False
+
+    def flush(self, file: BinaryIO) -> bool:
+        """Close the file of a copy; return whether this succeeded."""
+        with self._failures_logged():
+            file.close()
             return True
         return False
 
     @contextlib.contextmanager
     def _failures_logged(self) -> Iterator[None]:
-        """Log the first failure, such as a full disk; read on without."""
+        """Log the first failure, such as a full disk; read on without.
+
+        A folder or a copy may also belong to another user.
+        """
         try:
             yield
         except OSError as error:
             if not self._has_failed:
                 self._has_failed = True
                 print_log(
-                    f'the cache of shards {self.folder} cannot be written '
-                    f'({error.strerror}); shards are read without it.',
+                    f'the cache of shards {self.folder} cannot be used '
+                    f'({one_line(error)}); shards are read without it.',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -146,11 +171,16 @@ class ShardCache:
 
 
 class CopiedShard(io.RawIOBase):
-    """A remote shard that is copied into a cache while it is read."""
+    """A remote shard that is copied into a cache while it is read.
+
+    :meth:`keep` or :meth:`discard` decides about a complete copy; it may be
+    called after the shard was closed.
+    """
 
     def __init__(self, stream: RemoteShard, cache: ShardCache) -> None:
         self._stream, self._cache = stream, cache
         self._file: BinaryIO | None = None
+        self._part: str | None = None  # name of a complete copy
         self._has_started = False
 
     def readable(self) -> bool:
@@ -164,16 +194,31 @@ class CopiedShard(io.RawIOBase):
             self._has_started = True
             stream = self._stream
             self._file = self._cache.start(stream.shard, stream.size)
-        if self._file is not None:
-            if size:
-                copied = self._cache.write(self._file, bytes(buffer[:size]))
-            else:
-                copied = self._cache.finish(self._file, self._stream.shard)
-            if not copied:
+        file = self._file
+        if file is None:
+            return size
+        if size:
+            if not self._cache.write(file, bytes(buffer[:size])):
                 self._remove()
-            elif not size:
-                self._file = None
+        elif self._cache.flush(file):
+            self._file, self._part = None, file.name
+        else:
+            self._remove()
         return size
+
+    def keep(self) -> None:
+        """Keep a complete copy: the shard was read without damage."""
+        part = self._part
+        if part and not self._cache.finish(part, self._stream.shard):
+            self.discard()
+        self._part = None
+
+    def discard(self) -> None:
+        """Delete a complete copy."""
+        part, self._part = self._part, None
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
 
     def close(self) -> None:
         """Close the stream; an incomplete copy is removed."""

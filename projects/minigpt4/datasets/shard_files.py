@@ -2,6 +2,7 @@
 """Find shards and read their bytes, with a time limit."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -20,13 +21,22 @@ from ..utils.errors import one_line
 from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
-from .remote_shards import RemoteShard, check_store
+from .remote_shards import (
+    RemoteShard,
+    check_store,
+    normal_scheme,
+    shown,
+)
 from .remote_shards import is_remote as is_remote
-from .shard_cache import ShardCache
+from .shard_cache import CopiedShard, ShardCache
 
 # a data worker has several shards open, and so small chunks
 _CHUNK_BYTES = 1 << 18
 _PREFETCHED = 4  # chunks that are read ahead
+_HEAD_BYTES = 512
+_PAGE = re.compile(
+    rb'(?:\xef\xbb\xbf)?\s*<(\?xml|!doctype html|html)\b', re.IGNORECASE
+)
 _DECOMPRESSORS: dict[str, Callable] = {
     'gzip': lambda file: gzip.GzipFile(fileobj=file),
     'bzip2': bz2.BZ2File,
@@ -73,6 +83,7 @@ def find_shards(
             continue
         for path in _expand_braces(pattern):
             if is_remote(path):
+                path = normal_scheme(path)
                 scheme = path.partition(':')[0]
                 if scheme not in schemes:
                     check_store(path)
@@ -138,6 +149,7 @@ class ShardBytes:
         self._count, self._counted = count, 0
         self._raw: _CountedFile | None = None
         self._stream: RemoteShard | None = None
+        self._copy: CopiedShard | None = None  # which is being made
         self._chunks: queue.SimpleQueue = queue.SimpleQueue()
         self._free_chunks = threading.Semaphore(_PREFETCHED)
         self._closed = False
@@ -152,6 +164,25 @@ class ShardBytes:
         self._closed = True
         self._free_chunks.release()
         self._count_bytes()
+        if self._stream is not None:
+            self._stream.interrupt()
+        if self._copy is not None:
+            self._copy.discard()  # unless it was kept before
+
+    def settle_copy(self, is_intact: bool) -> None:
+        """Keep the shard's copy in the cache, or delete it.
+
+        Called after the bytes were read to their end; without this call no
+        new copy is kept.
+
+        Args:
+            is_intact: Whether the tar was read to its end mark without
+                damage.
+        """
+        if is_intact and self._copy is not None:
+            self._copy.keep()
+        elif not is_intact and self.remote and self.cache is not None:
+            self.cache.remove(self.shard)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield chunks of bytes.
@@ -179,10 +210,12 @@ class ShardBytes:
                 ) from None
             self._free_chunks.release()
             self._count_bytes()
+            if isinstance(chunk, ShardReadError):
+                raise chunk
             if isinstance(chunk, Exception):
                 is_lost = self._raw is None or self._raw.has_failed
                 raise (LostShardError if is_lost else ShardReadError)(
-                    f'{type(chunk).__name__}: {one_line(chunk)}'
+                    shown(f'{type(chunk).__name__}: {one_line(chunk)}')
                 ) from chunk
             if not chunk:
                 return
@@ -214,7 +247,14 @@ class ShardBytes:
                     if not chunk:
                         return
         except Exception as error:
+            if self._raw is not None:
+                # an incomplete copy is removed before the error is seen
+                with contextlib.suppress(Exception):
+                    self._raw.close()
             self._chunks.put(error)
+        finally:
+            if self._closed and self._copy is not None:
+                self._copy.discard()  # completed after it was closed
 
     def _open(self) -> BinaryIO:
         source = self._open_remote() if self.remote else None
@@ -234,7 +274,8 @@ class ShardBytes:
         if copy is not None:
             return copy
         self._stream = RemoteShard(self.shard)
-        return self.cache.copy(self._stream)
+        self._copy = self.cache.copy(self._stream)
+        return self._copy
 
 
 def _read_chunk(file: Any) -> tuple[bytes, Exception | None]:
@@ -282,13 +323,21 @@ def _decompress(file: Any) -> BinaryIO:
     """Return a stream that decompresses gzip, bzip2 or xz.
 
     Raises:
-        ValueError: The stream is compressed in another format.
+        ShardReadError: The stream is a web page, or compressed in another
+            format.
     """
-    name = archive_format(file.peek(8)[:8])
+    head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    if page := _PAGE.match(head):
+        kind = 'an XML document' if page[1] == b'?xml' else 'an HTML page'
+        raise ShardReadError(
+            f'it is {kind}, not a tar: the server answered with an error or '
+            'a login page; check the address'
+        )
+    name = archive_format(head[:8])
     if name is None:
         return file
     if name not in _DECOMPRESSORS:
-        raise ValueError(
+        raise ShardReadError(
             f'compressed with {name}; expected tar, or tar in gzip, bzip2 or '
             'xz'
         )

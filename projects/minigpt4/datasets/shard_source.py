@@ -10,6 +10,7 @@ import webdataset
 from mmengine.logging import print_log
 
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
+from .remote_shards import shown
 from .shard_cache import ShardCache
 from .shard_files import ShardBytes, find_shards
 from .shard_positions import Position
@@ -49,6 +50,7 @@ class Source:
     Attributes:
         given_up: Shards whose bytes could not be read in this process, and
             why.
+        problems: The last damage, or reason, of these and other shards.
 
     Raises:
         FileNotFoundError: No shard exists.
@@ -67,13 +69,15 @@ class Source:
         self.name, self.weight = name, weight
         self.seed, self.shuffle = seed, shuffle
         self.given_up: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
         self._cache = cache
         self._bytes_read = WorkerSum()
         self.shards, self._remote, missing = find_shards(shards)
         self._errors = ErrorCounter(tuple(_ERROR_KINDS.values()))
         if not self.shards:
             raise FileNotFoundError(
-                f'no shard of {name!r} found under {shards!r}; expected tar '
+                f'no shard of {name!r} found under {shown(repr(shards))}; '
+                'expected tar '
                 'files of img2dataset; set the path of the source.'
             )
         if missing:
@@ -111,23 +115,32 @@ class Source:
     def samples_of(self, shard: str) -> Iterator[dict]:
         """Yield the samples of a shard in their order in the file.
 
-        Damage in the tar is logged, counted and skipped.
+        Damage in the tar is logged, counted and skipped; a copy with damage
+        is not kept in the cache.
         """
+        is_intact = True
 
         def report(kind: str, message: str) -> None:
+            nonlocal is_intact
+            is_intact &= kind not in ('damaged', 'given up')
+            if not is_intact:
+                self.problems[shard] = message
             if kind == 'given up':
                 self.given_up[shard] = message
             self._errors.add(
-                _ERROR_KINDS[kind], f'{self.name}: shard {shard}: {message}'
+                _ERROR_KINDS[kind],
+                f'{self.name}: shard {shown(shard)}: {message}',
             )
 
         self.given_up.pop(shard, None)
+        self.problems.pop(shard, None)
         data = ShardBytes(
             shard, shard in self._remote, self._cache, self._bytes_read.add
         )
         with data as chunks:
             members = TarReader(chunks, report, lambda: chunks.size)
-            yield from group_samples(members, shard, report)
+            yield from group_samples(members, shown(shard), report)
+            data.settle_copy(is_intact)
 
     @property
     def bytes_read(self) -> int:
@@ -224,7 +237,7 @@ class ShardStream:
             if self._shard in self.source.given_up:
                 return iter(())  # reported; the stream goes on without it
             raise ValueError(
-                f'the shard {self._shard} of {self.source.name!r} has '
+                f'the shard {shown(self._shard)} of {self.source.name!r} has '
                 f'{number} samples, but {self.num_samples} of it were read '
                 'before: the data have changed since the checkpoint was '
                 'saved, or the checkpoint belongs to other data.'
@@ -242,12 +255,7 @@ class ShardStream:
             self._empty_since = started
         self._empty_shards.add(shard)
         if self._empty_shards.issuperset(source.shards):
-            raise ValueError(
-                f'none of the {len(source.shards)} shards of '
-                f'{source.name!r} contains a sample; expected tar files '
-                'of KEY.jpg, KEY.json as img2dataset writes them.'
-                + _last_problem(source, shard)
-            )
+            raise ValueError(self._no_sample())
         seconds = time.monotonic() - self._empty_since
         if seconds > _MAX_TIME_LIMITS * read_seconds():
             raise ValueError(
@@ -259,7 +267,28 @@ class ShardStream:
                 + _last_problem(source, shard)
             )
 
+    def _no_sample(self) -> str:
+        """Say why no shard of the source has given a sample."""
+        source = self.source
+        number = f'{len(source.shards)} shards of {source.name!r}'
+        lost = sorted(source.given_up.keys() & self._empty_shards)
+        if not lost:
+            return (
+                f'none of the {number} contains a sample; expected tar files '
+                'of KEY.jpg, KEY.json as img2dataset writes them.'
+                + _last_problem(source, self._shard)
+            )
+        others = '; the others contain no sample'
+        return (
+            f'{shown(lost[-1])}: {source.given_up[lost[-1]]} So {len(lost)} '
+            f'of the {number} could not be read'
+            + (others if len(lost) < len(source.shards) else '')
+            + '; check their addresses and the disk or server that has '
+            f'them, then start the run again ({READ_SECONDS_VARIABLE} sets '
+            'the limit of a read).'
+        )
+
 
 def _last_problem(source: Source, shard: str) -> str:
-    problem = source.given_up.get(shard)
-    return f' The last one: {shard}: {problem}' if problem else ''
+    problem = source.problems.get(shard)
+    return f' The last one: {shown(shard)}: {problem}' if problem else ''

@@ -95,6 +95,12 @@ def is_address(shard: str) -> bool:
 
 def _resolve(manifest: 'str | Path', shard: str) -> str:
     if is_address(shard):
+        if '://***@' in shard:
+            raise ValueError(
+                f'{manifest} lists {printable(shard)[:200]} without its user '
+                'and password (***); write them there, or set the addresses '
+                'in the config.'
+            )
         return shard
     if re.match(r'\w{2,}:', shard):  # one letter is a drive
         raise ValueError(
