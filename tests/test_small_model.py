@@ -141,7 +141,7 @@ def test_error_of_int8_products(model, photos, small_parts, monkeypatch):
         weight = each.head.layers[0].weight
         gradients += [torch.autograd.grad(loss, weight)[0].flatten()]
         losses.append(loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.97
 
 
