@@ -28,7 +28,12 @@ def test_images_are_described_and_failures_are_results(
 ):
     broken = tmp_path / 'broken.png'
     broken.write_bytes(b'no image')
-    step = DescribeStep(DescribeSettings(generation=SHORT, device='cpu'))
+    settings = DescribeSettings(
+        prompt='Describe this image in detail.',
+        generation=SHORT,
+        device='cpu',
+    )
+    step = DescribeStep(settings)
     paths = [
         images / '00.png',
         broken,
