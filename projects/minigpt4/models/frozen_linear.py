@@ -65,6 +65,9 @@ class FrozenLinear(nn.Module):
         self.register_buffer('scale', scale[:, 0], persistent=False)
         self.register_buffer('bias', bias, persistent=False)
         self._is_exact = int8_is_exact()
+        # torch 2.11 cannot trace the product; not a decorator, as this
+        # imports the compiler, which takes seconds
+        self._multiply = torch.compiler.disable(_Product.apply)
 
     def _apply(
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
@@ -78,8 +81,6 @@ class FrozenLinear(nn.Module):
                 setattr(self, name, tensor.to(moved.device))
         return self
 
-    # torch 2.11 cannot trace the product
-    @torch.compiler.disable
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``(..., K)`` to ``(..., N)`` of the same type.
 
@@ -92,7 +93,7 @@ class FrozenLinear(nn.Module):
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         bias = self.bias if bias is None else bias
-        return _Product.apply(x, self.weight, self.scale, bias, self._is_exact)
+        return self._multiply(x, self.weight, self.scale, bias, self._is_exact)
 
     def extra_repr(self) -> str:
         """The sizes and the type, for ``print``."""
