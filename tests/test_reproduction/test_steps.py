@@ -92,11 +92,17 @@ def test_an_output_that_nothing_needs_any_more_may_be_removed(tmp_path):
     assert (tmp_path / 'words').read_text() == 'b c '
 
 
-def test_a_damaged_record_of_a_step_is_no_error(tmp_path):
-    steps = [step('a', append('a'))]
+def test_a_step_with_a_damaged_record_runs_again(tmp_path):
+    code = append('a') + ";import os;os.makedirs('out', exist_ok=True)"
+    code += ";open('out/file', 'w').write('x')"
+    steps = [step('a', code)._replace(outputs=('out',))]
     run(steps, tmp_path)
-    (tmp_path / 'steps' / 'a.json').write_text('{"seco')
-    assert run(steps, tmp_path)[0].done == {'a'}
+    for damage in ('{"seco', '', '[]'):
+        (tmp_path / 'steps' / 'a.json').write_text(damage)
+        _, lines = run(steps, tmp_path)
+        assert lines[0].startswith('a runs again: steps/a.json is missing')
+        assert (tmp_path / 'out' / 'file').exists()
+    assert (tmp_path / 'words').read_text() == 'a a a a '
 
 
 def test_a_failure_skips_what_needs_it_and_nothing_else(tmp_path):

@@ -181,11 +181,15 @@ def _ended_before(
 
 
 def _damaged_outputs(step: Step, folder: Path) -> list[str]:
-    """Files of an ended step that are missing or have become smaller."""
+    """Files of an ended step that are missing or have become smaller.
+
+    Its own record is one of them if it cannot be read.
+    """
+    record = done_file(folder, step.name)
     try:
-        sizes = json.loads(done_file(folder, step.name).read_bytes())['sizes']
-    except (ValueError, KeyError, TypeError):  # the file itself is damaged
-        sizes = {path: 1 for path in step.outputs}
+        sizes = json.loads(record.read_bytes()).get('sizes', {})
+    except (ValueError, AttributeError):
+        return [str(record.relative_to(folder))]
     current = _sizes(step, folder)
     return [p for p, size in sizes.items() if current.get(p, -1) < size]
 
