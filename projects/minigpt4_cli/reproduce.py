@@ -103,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
             f'{len(plan.steps)} steps, {jobs} at the same time, in {folder}',
             flush=True,
         )
-        outcome = run_steps(plan.steps, folder, jobs, _environment(), _print)
+        outcome = run_steps(
+            plan.steps, folder, jobs, _environment(args.debug), _print
+        )
         problems = [f'{k} failed: {v}' for k, v in outcome.failed.items()]
         problems += [
             f'{name}: a step that it needs failed'
@@ -155,9 +157,16 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _environment() -> dict[str, str]:
+def _environment(debug: bool) -> dict[str, str]:
     """The environment of the steps: one thread each."""
-    return {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+    from minigpt4.utils.errors import DEBUG_VARIABLE
+
+    threads = {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+    return {
+        **os.environ,
+        **threads,
+        **({DEBUG_VARIABLE: '1'} if debug else {}),
+    }
 
 
 def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:

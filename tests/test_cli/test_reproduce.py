@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from minigpt4.reproduction.nano import NANO
+from minigpt4.reproduction.plan import Plan
+
 pytestmark = pytest.mark.slow
 
 
@@ -74,6 +77,25 @@ def photos(tmp_path) -> Path:
             name = image['file_name']
             shutil.copy(Path(source, split, name), folder / split / name)
     return folder
+
+
+@pytest.mark.parametrize('debug', [False, True])
+def test_debug_is_for_the_steps_too(tmp_path, debug):
+    out = tmp_path / 'out'
+    words = command(out, '--nano', '--only', 'stage1')
+    # a data folder that is a file fails the first step
+    folder = out / f'work-{Plan(NANO, [1], 0.002).digest}'
+    folder.mkdir(parents=True)
+    (folder / 'data').write_text('')
+    found = subprocess.run(
+        [*words, *(['--debug'] if debug else [])],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1 and 'data failed' in found.stdout
+    log = (folder / 'logs' / 'data.log').read_text()
+    assert ('Traceback' in log) == debug
+    assert log.splitlines()[-1].startswith('error: ')
 
 
 def test_a_killed_reproduction_continues(tmp_path):

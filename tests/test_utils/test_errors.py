@@ -93,6 +93,15 @@ def test_debug_prints_the_traceback(capsys):
     assert 'Traceback' in err and err.endswith('error: wrong\n')
 
 
+def test_the_environment_asks_every_command_for_tracebacks(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv('MINIGPT4_DEBUG', '1')
+    assert _command(ValueError('wrong'))([]) == 1
+    err = capsys.readouterr().err
+    assert 'Traceback' in err and err.endswith('error: wrong\n')
+
+
 @pytest.mark.parametrize(
     'stop, status',
     [

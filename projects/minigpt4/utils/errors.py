@@ -21,6 +21,7 @@ class UserError(Exception):
 # The message of these errors is a sentence for the user. Any other type is a
 # bug, so the name of the type is printed too.
 EXPECTED_ERRORS = (ImportError, OSError, ValueError, UserError)
+DEBUG_VARIABLE = 'MINIGPT4_DEBUG'  # set: --debug for every command
 _HARMLESS = '\u3000\u200d'  # ideographic space, joiner of emoji
 
 
@@ -91,7 +92,8 @@ def reports_errors(
     The decorated function returns the exit status of ``main`` (None is 0);
     1 after an error, whose message is printed on standard error as
     ``error: MESSAGE``; 128 + N after signal N (130 after Ctrl-C). With
-    ``--debug`` in the arguments the traceback is printed before the message.
+    ``--debug`` in the arguments, or the environment variable
+    ``MINIGPT4_DEBUG``, the traceback is printed before the message.
 
     Args:
         main: Takes the command line after the command's name, or its parsed
@@ -102,6 +104,7 @@ def reports_errors(
     def wrapped(*args: Any, **kwargs: Any) -> int:
         first = next((arg for arg in args if arg is not None), sys.argv[1:])
         debug = getattr(first, 'debug', '--debug' in first)
+        debug = debug or bool(os.environ.get(DEBUG_VARIABLE))
         try:
             status = main(*args, **kwargs) or 0
             if sys.stdout is not None:

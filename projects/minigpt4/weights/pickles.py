@@ -15,6 +15,7 @@ from .checksum import check_weights
 from .file_errors import pickled_code, safetensors_error, weights_file_error
 
 _CHUNK_BYTES = 2**20
+_AGAIN = 'download it again; of an own training, use an older checkpoint'
 
 
 def load_pickle(
@@ -146,8 +147,8 @@ def _explain(path: Path, error: Exception) -> str:
     if head.startswith(b'PK') and not _may_be_pickle(path):
         return 'is a zip archive without weights of PyTorch; unpack it'
     if is_safetensors(path) or head.startswith(b'PK'):
-        return 'is truncated or damaged; download it again'
-    return 'is truncated or no file of weights; download it again'
+        return f'is truncated or damaged; {_AGAIN}'
+    return f'is truncated or no file of weights; {_AGAIN}'
 
 
 def _may_be_pickle(path: Path) -> bool:
