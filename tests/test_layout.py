@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The rooms of the package: the import order, and tests named by module."""
+"""The subpackages: their import order, and tests named by module."""
 
 import ast
 import re
@@ -13,9 +13,9 @@ COMMAND = PROJECTS / 'minigpt4_cli'
 VLLM = PROJECTS / 'minigpt4_vllm'
 TESTS = ROOT / 'tests'
 
-# A module imports from its own room and from rooms of earlier lines, never
-# from a room of the same line or of a later one. A room is a folder, or a
-# module next to the folders.
+# A module imports from its own subpackage and from those of earlier lines,
+# never from one of the same line or of a later one. A subpackage is a folder
+# here, or a module next to the folders.
 IMPORT_ORDER = (
     ('utils',),
     ('prompts',),
@@ -34,14 +34,18 @@ IMPORT_ORDER = (
     ('convert', 'nano', 'reproduction'),
     ('terminal', 'serving'),
 )
-RANK = {room: i for i, rooms in enumerate(IMPORT_ORDER) for room in rooms}
-# Modules of the package itself. Every room may import them, and they import
-# no room.
+RANK = {
+    subpackage: i
+    for i, subpackages in enumerate(IMPORT_ORDER)
+    for subpackage in subpackages
+}
+# Modules of the package itself. Every subpackage may import them, and they
+# import no subpackage.
 BASE_MODULES = {'compat', 'deprecated', 'registry'}
 # The only import against the order, inside a function: mode='predict' of the
 # model, which MMEngine's loops call, needs the generation API.
 DOCUMENTED_EDGES = {('models.answering', 'generation')}
-# Test modules below tests/ROOM/ that test more than one module.
+# Test modules below tests/SUBPACKAGE/ that test more than one module.
 CROSS_MODULE_TESTS = {
     'test_actors/test_commands.py': 'the bytes of commands on actors',
     'test_actors/test_ray.py': 'commands on a cluster of two actors',
@@ -112,7 +116,7 @@ def imported_modules(name: str, in_functions: bool = True) -> set[str]:
             stem += (node.module or '').split('.') if node.module else []
             names = ['.'.join([*stem, alias.name]) for alias in node.names]
         for imported in names:
-            # `from .room import name`: the name is a module or a member
+            # `from .subpackage import name`: the name is a module or a member
             for candidate in (imported, imported.rpartition('.')[0]):
                 if candidate in MODULES:
                     found.add(candidate)
@@ -120,26 +124,29 @@ def imported_modules(name: str, in_functions: bool = True) -> set[str]:
     return found - {name}
 
 
-def room_of(name: str) -> str | None:
-    """The room of a module; None outside of the rooms."""
+def subpackage_of(name: str) -> str | None:
+    """The subpackage of a module; None outside of the subpackages."""
     parts = name.split('.')
     return parts[1] if parts[0] == 'minigpt4' and len(parts) > 1 else None
 
 
 def edges_against_the_order() -> set[tuple[str, str]]:
-    """(module without the package's name, room that it must not import)."""
+    """(module without the package's name, what it must not import)."""
     found = set()
     for name in MODULES:
-        room = room_of(name)
-        if room is None:  # minigpt4 itself imports any room
+        subpackage = subpackage_of(name)
+        if subpackage is None:  # minigpt4 itself imports any subpackage
             continue
         for imported in imported_modules(name):
-            other = room_of(imported)
+            other = subpackage_of(imported)
             if imported.startswith(('minigpt4_cli', 'minigpt4_vllm')):
                 other = imported.partition('.')[0]
-            if other is None or other == room or other in BASE_MODULES:
+            if other is None or other == subpackage or other in BASE_MODULES:
                 continue
-            if room not in RANK or RANK.get(other, len(RANK)) >= RANK[room]:
+            if (
+                subpackage not in RANK
+                or RANK.get(other, len(RANK)) >= RANK[subpackage]
+            ):
                 found.add((name.partition('.')[2], other))
     return found
 
@@ -180,18 +187,20 @@ def import_circles() -> list[list[str]]:
 def test_every_room_is_in_the_order():
     folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     modules = {path.stem for path in PACKAGE.glob('*.py')} - {'__init__'}
-    rooms = (folders - {'.mim'}) | modules - BASE_MODULES
-    assert rooms == set(RANK), (
-        'IMPORT_ORDER of this file and the rooms differ; add a new room '
-        'there, and to the tour of CONTRIBUTING.md'
+    subpackages = (folders - {'.mim'}) | modules - BASE_MODULES
+    assert subpackages == set(RANK), (
+        'IMPORT_ORDER of this file and the subpackages differ; add a new one '
+        'there, and to the table of CONTRIBUTING.md'
     )
 
 
 def test_the_tour_lists_the_rooms_in_the_import_order():
     text = (ROOT / 'CONTRIBUTING.md').read_text('utf-8')
-    table = text.split('| Room | Contains |')[1].split('\n\n')[0]
+    table = text.split('| Subpackage | Contains |')[1].split('\n\n')[0]
     listed = re.findall(r'^\| `(\w+)/` \|', table, re.M)
-    folders = [room for room in RANK if (PACKAGE / room).is_dir()]
+    folders = [
+        subpackage for subpackage in RANK if (PACKAGE / subpackage).is_dir()
+    ]
     assert listed == folders
 
 
@@ -199,7 +208,7 @@ def test_imports_between_rooms_go_one_way():
     found = edges_against_the_order()
     new = sorted(found - DOCUMENTED_EDGES)
     assert not new, (
-        f'imports against the order of the rooms: {new}; '
+        f'imports against the order of the subpackages: {new}; '
         'see IMPORT_ORDER in tests/test_layout.py'
     )
     assert found >= DOCUMENTED_EDGES, 'remove what is no longer imported'
@@ -212,9 +221,9 @@ def test_no_import_circle():
 def test_an_import_circle_is_found(tmp_path, monkeypatch):
     for name, text in (('a', 'from . import b'), ('b', 'from .a import x')):
         (tmp_path / f'{name}.py').write_text(text)
-    modules = {f'room.{name}': tmp_path / f'{name}.py' for name in 'ab'}
+    modules = {f'subpackage.{name}': tmp_path / f'{name}.py' for name in 'ab'}
     monkeypatch.setitem(globals(), 'MODULES', modules)
-    assert import_circles() == [['room.a', 'room.b']]
+    assert import_circles() == [['subpackage.a', 'subpackage.b']]
     (tmp_path / 'a.py').write_text('def f():\n    from . import b')
     assert import_circles() == []
 
@@ -224,15 +233,17 @@ def test_test_files_mirror_modules():
     for path in sorted(TESTS.glob('test_*/**/test_*.py')):
         relative = path.relative_to(TESTS)
         folders = [part.removeprefix('test_') for part in relative.parts]
-        room, *inner = folders
-        base = {'cli': COMMAND, 'vllm': VLLM}.get(room, PACKAGE / room)
+        subpackage, *inner = folders
+        base = {'cli': COMMAND, 'vllm': VLLM}.get(
+            subpackage, PACKAGE / subpackage
+        )
         if not base.joinpath(*inner).is_file():
             missing.append(relative.as_posix())
     new = sorted(set(missing) - set(CROSS_MODULE_TESTS))
     assert not new, (
         f'{new} mirror no module; name a test file after its module '
-        '(tests/test_ROOM/test_MODULE.py), or add it to CROSS_MODULE_TESTS '
-        'with what it tests'
+        '(tests/test_SUBPACKAGE/test_MODULE.py), or add it to '
+        'CROSS_MODULE_TESTS with what it tests'
     )
     gone = sorted(set(CROSS_MODULE_TESTS) - set(missing))
     assert not gone, f'delete from CROSS_MODULE_TESTS: {gone}'

@@ -113,12 +113,12 @@ def test_readme_links_every_page_of_the_docs():
 
 
 def test_tour_names_every_room():
-    rooms = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
+    subpackages = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     cells = first_cells(section(CONTRIBUTING, 'Tour'))
     named = {
         cell.strip('`/') for cell in cells if re.match(r'`\w+/`$', cell)
     } - {'benchmarks', 'docs', 'tests', 'tools'}
-    assert named == rooms
+    assert named == subpackages
 
 
 def test_change_table_names_existing_files():
