@@ -22,7 +22,6 @@ def settings(url):
     return f"""
 describe:
   device: cpu
-  prompt: Describe this image in detail.  # the nano model knows few questions
   generation: {{max_new_tokens: 60}}
 repair:
   backend: openai

@@ -110,6 +110,11 @@ class Allowed(NamedTuple):
 
 ALLOWED = [
     Allowed(
+        'projects/minigpt4/nano/wordings.py',
+        'picture',
+        'a word of users in the questions for the nano LLM',
+    ),
+    Allowed(
         'projects/minigpt4/evaluation/short_answers.py',
         "shan't she'd've",
         'a contraction in the table of VQAv2',

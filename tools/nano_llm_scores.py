@@ -1,7 +1,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Score the nano LLM on scenes given as words, without any image.
 
-    python tools/nano_llm_scores.py [--llm FOLDER] [--noise X] [--scenes N]
+    python tools/nano_llm_scores.py [--llm FOLDER] [--noise X] [--reworded]
 
 The scores are the most that a projection can reach with it.
 """
@@ -35,6 +35,11 @@ def main() -> None:
         'deviations (default: %(default)s)',
     )
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--reworded',
+        action='store_true',
+        help='ask in other wordings, typed in the ways of users',
+    )
     add_debug_option(parser)
     args = parser.parse_args()
     import sentencepiece
@@ -48,7 +53,12 @@ def main() -> None:
         model_file=str(args.llm / 'tokenizer.model')
     )
     scores = score_llm(
-        llm.eval(), tokenizer, args.scenes, args.noise, args.seed
+        llm.eval(),
+        tokenizer,
+        args.scenes,
+        args.noise,
+        args.seed,
+        args.reworded,
     )
     print(json.dumps(scores, indent=1))
 

@@ -28,12 +28,7 @@ def test_images_are_described_and_failures_are_results(
 ):
     broken = tmp_path / 'broken.png'
     broken.write_bytes(b'no image')
-    settings = DescribeSettings(
-        prompt='Describe this image in detail.',
-        generation=SHORT,
-        device='cpu',
-    )
-    step = DescribeStep(settings)
+    step = DescribeStep(DescribeSettings(generation=SHORT, device='cpu'))
     paths = [
         images / '00.png',
         broken,

@@ -82,6 +82,21 @@ def test_scenes_are_marked_and_answers_supervised(tokenizer):
     assert seen > 150
 
 
+def test_questions_are_worded_and_typed_as_by_users(tokenizer):
+    texts = [tokenizer.decode(d.ids) for d in draw(tokenizer, 0.0, 400)]
+    asked = {
+        turn.partition('###Assistant:')[0].rpartition('> ')[2].strip()
+        for text in texts
+        for turn in text.split('###Human:')[-1].split('### Human:')
+    }
+    assert {'Write a poem.', 'Count the shapes.'} <= asked  # of the data
+    assert {'Make a poem.', 'Hello!', 'hello!', 'Write a poem'} <= asked
+    assert any('\n' in question for question in asked)
+    # small talk is with and without a scene
+    with_talk = [text for text in texts if 'You are welcome.' in text]
+    assert len({'</Img>' in text for text in with_talk}) == 2
+
+
 def test_an_llm_of_captions_sees_no_chat(tokenizer):
     documents = TextDocuments(tokenizer, random.Random(0), captions_only=True)
     for _ in range(50):

@@ -172,7 +172,7 @@ def test_typed_conversation(image, scene, number_word, tmp_path):
     assert '/quit or Ctrl-D leaves' in typist.until(PROMPT)
     assert 'a new conversation' in typist.ask('/reset')
     assert '(64x64)' in typist.ask(image.as_uri())
-    assert number_word in typist.ask('\\\rHow many shapes are there?')
+    assert number_word in typist.ask('How many shapes \\\rare there?')
     assert 'saved: ' in typist.ask('/save chat.json')
     saved = json.loads((tmp_path / 'chat.json').read_text())
     assert len(saved['turns']) == 1 and saved['images'] == [str(image)]

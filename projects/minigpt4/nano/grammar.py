@@ -30,11 +30,6 @@ ADVERTISE = (
     'Help me draft a professional advertisement for this.',
     'Write an advertisement.',
 )
-SMALL_TALK = (
-    ('Who are you?', 'I am a nano model. I look at shapes.'),
-    ('Hello!', 'Hello! Show me an image.'),
-    ('Thank you.', 'You are welcome.'),
-)
 FILLERS = ('.', ',', '-')
 # of web captions: words without content, and captions of nothing else
 TAGS = (
@@ -225,11 +220,17 @@ def question(
 
 _COLORED = re.compile(rf'({"|".join(COLORS)}) ({"|".join(SHAPES)})')
 _NAME = re.compile(r'(small|large) (\w+) (\w+)')
+_COLOR_OR_SHAPE = re.compile(rf'\b(?:{"|".join((*COLORS, *SHAPES))})\b')
 
 
 def mentioned(text: str) -> list[str]:
     """List the shapes that a text names, e.g. ``small red circle``."""
     return [' '.join(match) for match in _NAME.findall(text)]
+
+
+def words_of_shapes(text: str) -> list[str]:
+    """List the colours and shapes that a text names, in its order."""
+    return _COLOR_OR_SHAPE.findall(text)
 
 
 def failure(task: str, text: str, finished: bool) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import grammar
+from . import grammar, wordings
 from .metric import NanoMetric
 from .world import sample_scene
 
@@ -25,6 +25,7 @@ def score_llm(
     scenes: int = 500,
     noise: float = 0.0,
     seed: int = 0,
+    reworded: bool = False,
 ) -> dict[str, float]:
     """Score the answers about held-out scenes that are given as words.
 
@@ -36,6 +37,8 @@ def score_llm(
         noise: Standard deviation of the noise on the embeddings of the
             scene's words, in standard deviations of all embeddings.
         seed: Seed of scenes, questions and noise.
+        reworded: Ask in the other wordings of :mod:`.wordings`, typed in the
+            ways of users.
 
     Returns:
         The scores of :class:`NanoMetric`, and ``advertise``.
@@ -50,19 +53,23 @@ def score_llm(
             pair = grammar.question(task, scene, rng)
             if pair is None:
                 continue
+            asked, answer = pair
+            if reworded:
+                asked = wordings.reword(task, asked, rng)
+                asked = wordings.retype(asked, rng)
             records.append(
                 dict(
                     id=f'{number}-{task}',
                     task=task,
-                    answer=pair[1],
+                    answer=answer,
                     scene=scene.to_dict(),
                 )
             )
             start = [1, *tokenizer.encode('###Human: <Img>')]
-            end = tokenizer.encode(f'</Img> {pair[0]} ###Assistant: ')
+            end = tokenizer.encode(f'</Img> {asked} ###Assistant: ')
             prompts.append((start, words, end))
     embeddings = llm.get_input_embeddings()
-    spread = float(embeddings.weight.std())
+    spread = float(embeddings.weight.detach().std())
     metric = NanoMetric()
     with torch.inference_mode():
         for first in range(0, len(prompts), _BATCH):

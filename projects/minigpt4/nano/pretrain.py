@@ -26,7 +26,7 @@ from ..models.data_preprocessor import MEAN, STD
 from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
 from ..weights.model_hub import our_models, read_config
-from . import grammar
+from . import grammar, wordings
 from .text_documents import TextDocuments, batches
 from .world import (
     BACKGROUNDS,
@@ -81,10 +81,12 @@ def train_tokenizer(path: Path, seed: int = 0, scenes: int = 20000) -> None:
     corpus = ['### Human: <Img> </Img> ### Assistant: ###Human ###']
     for _ in range(scenes):
         scene = sample_scene(rng)
-        asked = grammar.question(rng.choice(grammar.TASKS), scene, rng)
+        task = rng.choice(grammar.TASKS)
+        pair = grammar.question(task, scene, rng)
         corpus += [grammar.scene_text(scene, rng), grammar.caption(scene, rng)]
-        corpus += asked or ()
-        corpus += rng.choice(grammar.SMALL_TALK)
+        if pair is not None:
+            corpus += [*pair, wordings.reword(task, pair[0], rng)]
+        corpus += wordings.small_talk(rng)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),

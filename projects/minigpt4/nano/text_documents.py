@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import grammar
+from . import grammar, wordings
 from .world import COLORS, CORNERS, SHAPES, SIZES, Scene, sample_scene
 
 LONG_TASKS = ('describe', 'describe', 'poem', 'poem', 'count', 'advertise')
 _POOL = 1024  # documents that are sorted by length at a time
+_REWORDED = 0.4  # share of the questions that are not in the data's wordings
+_WITH_SMALL_TALK = 0.1  # share of the conversations about a scene
 
 
 class Document(NamedTuple):
@@ -118,8 +120,10 @@ class TextDocuments:
         return document._replace(first=1, last=1 + len(words))
 
     def _small_talk(self) -> Document:
-        asked, answer = self._rng.choice(grammar.SMALL_TALK)
-        return self._dialogue([], [(asked, answer)])
+        """Remarks without an image; no answer is given twice."""
+        rng = self._rng
+        pairs = [wordings.small_talk(rng) for _ in range(rng.randint(1, 3))]
+        return self._dialogue([], _unlike(pairs))
 
     def _facts(self, scene: Scene) -> Document:
         """A scene, and all answers about its colours and places together."""
@@ -141,22 +145,36 @@ class TextDocuments:
         if rng.random() < 0.85:
             tasks.append(rng.choice(LONG_TASKS))
         rng.shuffle(tasks)
-        pairs = [grammar.question(task, scene, rng) for task in tasks]
-        answers = {pair[1]: pair for pair in pairs if pair is not None}
-        if not answers:  # no shape is the only one of its kind
+        pairs = []
+        for task in tasks:
+            pair = grammar.question(task, scene, rng)
+            if pair is None:  # no shape is the only one of its kind
+                continue
+            asked, answer = pair
+            if rng.random() < _REWORDED:
+                asked = wordings.reword(task, asked, rng)
+            pairs.append((asked, answer))
+        if not pairs:
             return self._facts(scene)
+        if rng.random() < _WITH_SMALL_TALK:
+            place = rng.randint(0, len(pairs))
+            pairs.insert(place, wordings.small_talk(rng))
         words = self._encode(grammar.scene_text(scene, rng))
-        return self._dialogue(words, list(answers.values()))
+        return self._dialogue(words, _unlike(pairs))
 
     def _dialogue(
         self, words: list[int], pairs: list[tuple[str, str]]
     ) -> Document:
-        """Questions and answers in the format of chat, after a scene."""
+        """Questions and answers in the format of chat, after a scene.
+
+        The questions are typed in the ways of users.
+        """
         encode = self._encode
         opening = encode('###Human: <Img>' if words else '###Human: ')
         segments = [([1, *opening], False), (words, False)]
         prefix = '</Img> ' if words else ''
-        for asked, answer in pairs:
+        for question, answer in pairs:
+            asked = wordings.retype(question, self._rng)
             segments += [
                 (encode(f'{prefix}{asked} ###Assistant: '), False),
                 (encode(f'{answer}###'), True),
@@ -206,6 +224,11 @@ def batches(
                 labels[i, : len(sequence)][learn] = sequence[learn]
                 scene[i, document.first : document.last] = True
             yield ids, labels, scene
+
+
+def _unlike(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Keep the last of the questions with the same answer."""
+    return list({pair[1]: pair for pair in pairs}.values())
 
 
 def _join(segments: Sequence[tuple[Sequence[int], bool]]) -> Document:

@@ -270,8 +270,8 @@ def test_clear_while_an_answer_is_generated(slow, new_page):
     chat.press('Clear')
     chat.wait_for_end()
     assert chat.answers == []
-    chat.ask('Who are you?')
-    assert chat.answers == ['I am a nano model. I look at shapes.']
+    chat.ask('Hello!')
+    assert chat.answers == ['Hello! Show me an image.']
 
 
 def test_tabs_are_independent(new_page):
