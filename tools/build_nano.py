@@ -101,7 +101,7 @@ def main() -> None:
     """Pretrain the frozen weights and save them in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=WEIGHTS)
-    parser.add_argument('--llm-steps', type=int, default=4000)
+    parser.add_argument('--llm-steps', type=int, default=3000)
     parser.add_argument('--vision-steps', type=int, default=2000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
