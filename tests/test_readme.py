@@ -72,7 +72,7 @@ def test_named_files_exist(page):
     )
     # configs that the docs ask the reader to write
     own = {f'configs/minigpt4/{x}.py' for x in ('stage1_mine', 'stage2_mine')}
-    own.add('tests/test_ROOM/test_MODULE.py')  # a pattern of names
+    own.add('tests/test_SUBPACKAGE/test_MODULE.py')  # a pattern of names
     for name in set(re.findall(pattern, text)) - own:
         assert (ROOT / name).exists(), f'{page.name} names {name}'
 
