@@ -18,7 +18,7 @@ from minigpt4.serving.web.example_list import EXAMPLES
 pytestmark = pytest.mark.slow
 NAME = 'minigpt-4_nano_caption'
 IMAGES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
-POEM = 'Write a poem.'
+POEM = 'Can you write a beautiful poem about this image?'
 # ``minigpt4 serve``, which also prints how each answer ends. While the file
 # of the first argument exists, the engine waits before each token, because
 # the nano model would be done before a browser can stop it.
