@@ -123,7 +123,7 @@ class TextDocuments:
         """Remarks without an image; no answer is given twice."""
         rng = self._rng
         pairs = [wordings.small_talk(rng) for _ in range(rng.randint(1, 3))]
-        return self._dialogue([], _unlike(pairs))
+        return self._dialogue([], _with_distinct_answers(pairs))
 
     def _facts(self, scene: Scene) -> Document:
         """A scene, and all answers about its colours and places together."""
@@ -160,7 +160,7 @@ class TextDocuments:
             place = rng.randint(0, len(pairs))
             pairs.insert(place, wordings.small_talk(rng))
         words = self._encode(grammar.scene_text(scene, rng))
-        return self._dialogue(words, _unlike(pairs))
+        return self._dialogue(words, _with_distinct_answers(pairs))
 
     def _dialogue(
         self, words: list[int], pairs: list[tuple[str, str]]
@@ -226,7 +226,9 @@ def batches(
             yield ids, labels, scene
 
 
-def _unlike(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with_distinct_answers(
+    pairs: list[tuple[str, str]],
+) -> list[tuple[str, str]]:
     """Keep the last of the questions with the same answer."""
     return list({pair[1]: pair for pair in pairs}.values())
 

@@ -15,7 +15,7 @@ from .checksum import check_weights
 from .file_errors import pickled_code, safetensors_error, weights_file_error
 
 _CHUNK_BYTES = 2**20
-_AGAIN = 'download it again; of an own training, use an older checkpoint'
+_AGAIN = 'download it again; if a training wrote it, use an older checkpoint'
 
 
 def load_pickle(
