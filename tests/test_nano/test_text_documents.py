@@ -97,6 +97,20 @@ def test_questions_are_worded_and_typed_as_by_users(tokenizer):
     assert len({'</Img>' in text for text in with_talk}) == 2
 
 
+def test_conversations_have_several_long_answers(tokenizer):
+    starts = {
+        'description': 'The image shows',
+        'poem': 'upon a ',
+        'count': 'There ',
+    }
+    found = set()
+    for document in draw(tokenizer, 0.0, 400):
+        text = answered(document, tokenizer)
+        found.add(tuple(sorted(k for k, v in starts.items() if v in text)))
+    assert {('description', 'poem'), ('count', 'poem')} <= found
+    assert {('count',), ('description',), ('poem',)} <= found
+
+
 def test_an_llm_of_captions_sees_no_chat(tokenizer):
     documents = TextDocuments(tokenizer, random.Random(0), captions_only=True)
     for _ in range(50):

@@ -143,7 +143,9 @@ class TextDocuments:
         rng = self._rng
         tasks = rng.choices(('color', 'place'), k=rng.randint(1, 4))
         if rng.random() < 0.85:
-            tasks.append(rng.choice(LONG_TASKS))
+            # several, so that a poem after a description is known, too
+            number = rng.choice((1, 1, 2, 3))
+            tasks += dict.fromkeys(rng.choices(LONG_TASKS, k=number))
         rng.shuffle(tasks)
         pairs = []
         for task in tasks:
