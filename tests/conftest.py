@@ -1,18 +1,15 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Fixtures shared by the tests; no test may use the network."""
 
-import contextlib
 import io
 import json
 import logging
 import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
 import socket
-import sys
 import tarfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +20,7 @@ import numpy
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from tests.tool_process import connect_locally, run_in_this_process
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 # a shell starts background processes with these signals ignored, and ours
@@ -56,48 +54,19 @@ LLAMA = dict(
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch):
     """Block the network, and remove variables of the user."""
-    connect = socket.socket.connect
-
-    def local_only(self, address):
-        if self.family != socket.AF_UNIX and address[0] not in (
-            '127.0.0.1',
-            '::1',
-            'localhost',
-        ):
-            pytest.fail(f'a test used the network: {address}')
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, 'connect', local_only)
+    monkeypatch.setattr(socket.socket, 'connect', connect_locally)
     monkeypatch.delenv('MINIGPT4_LLM', raising=False)
-
-
-def _run_tool(
-    tool: str, arguments: tuple, cwd: Path, settings: dict, threads: int
-) -> str:
-    """Run a tool in this process, without a GPU; returns its output."""
-    os.chdir(cwd)
-    os.environ.update(settings)
-    torch.set_num_threads(threads)
-    torch.cuda.is_available = lambda: False  # CUDA does not survive a fork
-    sys.argv = [tool, *map(str, arguments)]
-    printed = io.StringIO()
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-    ):
-        try:
-            runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
-        except SystemExit as ended:
-            assert not ended.code, f'{ended.code}: {printed.getvalue()}'
-    return printed.getvalue()
 
 
 @pytest.fixture(scope='session')
 def run_tool():
     """Function of a file in tools/ and arguments to its output.
 
-    The tool runs in forks of this process, which save the time of imports.
+    The tool runs in forks of a process that has the imports, which saves
+    their time. That process has started no threads, as tests do.
     """
+    clean = multiprocessing.get_context('forkserver')
+    clean.set_forkserver_preload(['mmpretrain.apis', 'minigpt4.engine.config'])
 
     def run(
         tool: str, *arguments, cwd: Path, ranks: int = 0, threads: int = 1
@@ -118,10 +87,12 @@ def run_tool():
                 )
                 for rank in range(ranks)
             ]
-        fork = multiprocessing.get_context('fork')
-        with ProcessPoolExecutor(len(settings), fork) as pool:
+        with ProcessPoolExecutor(len(settings), clean) as pool:
             runs = [
-                pool.submit(_run_tool, tool, arguments, cwd, each, threads)
+                pool.submit(
+                    run_in_this_process,
+                    *(tool, arguments, cwd, {**os.environ, **each}, threads),
+                )
                 for each in settings
             ]
             return ''.join(run.result(timeout=500) for run in runs)
