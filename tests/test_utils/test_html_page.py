@@ -1,54 +1,49 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""HTML pages from a template: content, escaping, what is replaced."""
+"""HTML pages: content, escaping, which files are replaced."""
 
 import pytest
 
-from minigpt4.utils.html_page import (
-    check_html_page,
-    html_text,
-    write_html_page,
-)
+from minigpt4.utils.html_page import HtmlPage, html_text
+
+PAGE = HtmlPage('A & B', 'a report', style='p { color: red; }\n')
 
 
-@pytest.fixture
-def template(tmp_path):
-    path = tmp_path / 'template.html'
-    path.write_text('<title>Kind</title><body>\n<!-- content -->\n</body>')
-    return path
-
-
-def test_the_content_is_put_into_the_template(tmp_path, template):
+def test_a_page_has_its_title_style_and_content(tmp_path):
     page = tmp_path / 'page.html'
-    write_html_page(page, template, ['<p>a</p>', '<p>\ud83d</p>'])
+    PAGE.write(page, ['<p>a</p>', '<p>\ud83d</p>'])
     text = page.read_text()
-    assert '<p>a</p>\n<p>\\ud83d</p>\n' in text
-    assert text.endswith('</body>')
+    assert '<title>A &amp; B</title>' in text
+    assert 'p { color: red; }\n</style>' in text
+    assert text.endswith(
+        '<body>\n<p>a</p>\n<p>\\ud83d</p>\n</body>\n</html>\n'
+    )
+    assert "default-src 'none'" in text
 
 
-def test_a_failure_leaves_the_old_page(tmp_path, template):
+def test_a_failure_leaves_the_old_page(tmp_path):
     page = tmp_path / 'page.html'
-    write_html_page(page, template, ['old'])
+    PAGE.write(page, ['old'])
 
     def parts():
         yield 'new'
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        write_html_page(page, template, parts())
+        PAGE.write(page, parts())
     assert 'old' in page.read_text()
-    assert sorted(tmp_path.iterdir()) == [page, template]
+    assert list(tmp_path.iterdir()) == [page]
 
 
-def test_only_a_page_of_the_template_is_replaced(tmp_path, template):
+def test_only_a_page_of_the_same_kind_is_replaced(tmp_path):
     page = tmp_path / 'page.html'
-    check_html_page(page, template, 'a report')
-    write_html_page(page, template, [])
-    check_html_page(page, template, 'a report')
-    page.write_text('<title>Other</title>')
+    PAGE.check(page)
+    PAGE.write(page, [])
+    PAGE.check(page)
+    HtmlPage('Other', 'another').write(page, [])
     with pytest.raises(ValueError, match='exists and is not a report'):
-        check_html_page(page, template, 'a report')
+        PAGE.check(page)
     with pytest.raises(ValueError, match='is a folder; give the name of a f'):
-        check_html_page(tmp_path, template, 'a report')
+        PAGE.check(tmp_path)
 
 
 def test_texts_are_escaped_and_cut():

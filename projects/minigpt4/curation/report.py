@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..images.thumbnail import data_url
-from ..utils.html_page import check_html_page, html_text, write_html_page
+from ..utils.html_page import HtmlPage, html_text
 from .added_files import ImageProblem
 from .ledger import LedgerImage
 from .report_tables import (
@@ -27,7 +27,15 @@ from .statistics import Example, Numbers, Reason
 
 _THUMBNAIL_SIDE, _QUALITY = 192, 80  # pixels; JPEG quality
 _SHOWN = 1200  # characters of a text
-_TEMPLATE = Path(__file__).with_suffix('.html')
+_PAGE = HtmlPage(
+    'Curation report',
+    'a report of a curation',
+    style="""
+td.b { width: 16rem; }
+.bar { background: var(--ours); height: .8rem; border-radius: 3px; }
+figure img, .none { flex-basis: 128px; width: 128px; height: 96px; }
+""",
+)
 
 
 def write_report(
@@ -44,7 +52,7 @@ def write_report(
     Raises:
         OSError: It cannot be written.
     """
-    write_html_page(path, _TEMPLATE, _content(numbers, selection, title))
+    _PAGE.write(path, _content(numbers, selection, title))
 
 
 def check_report(path: Path) -> None:
@@ -53,7 +61,7 @@ def check_report(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not a report of a curation.
     """
-    check_html_page(path, _TEMPLATE, 'a report of a curation')
+    _PAGE.check(path)
 
 
 def _content(

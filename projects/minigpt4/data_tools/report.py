@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..utils.atomic import write_atomically
 from ..utils.errors import printable
+from ..utils.html_page import HtmlPage
 from .duplicates import ImageGroup
 from .image_facts import thumbnail_url
 from .limits import KINDS
@@ -22,24 +22,6 @@ _GROUPS = 12  # of similar images that are shown
 _GROUP_IMAGES = 6
 _SIDE = 160  # pixels of an image
 _TEXT = 400  # characters of a text
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 def write_report(
@@ -74,10 +56,8 @@ def write_report(
         _differences(summary),
     ]
     style = Path(__file__).with_suffix('.css').read_text('utf-8')
-    page = _PAGE.format(
-        title=_text(title), style=style, body='\n'.join(filter(None, body))
-    )
-    write_atomically(path, page.encode('utf-8', 'backslashreplace'))
+    page = HtmlPage(title, 'a report of a check', style)
+    page.write(path, filter(None, body))
 
 
 def _text(text: str) -> str:

@@ -13,7 +13,7 @@ from ..images.formats import SUFFIXES
 from ..images.image_ids import image_id
 from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
-from ..utils.html_page import check_html_page, html_text, write_html_page
+from ..utils.html_page import HtmlPage, html_text
 from .compare import Comparison, Pair
 from .compare_tables import (
     folder_lines,
@@ -26,7 +26,20 @@ from .compared_protocol import Sample
 MOST = 200  # samples on the page
 _SHOWN = 2000  # characters of a text
 _SIDE, _QUALITY = 240, 80  # of thumbnails, in pixels; of JPEG
-_TEMPLATE = Path(__file__).with_suffix('.html')
+_PAGE = HtmlPage(
+    'Comparison of two evaluations',
+    'a page of "minigpt4 compare"',
+    style="""
+body { max-width: 1200px; overflow-wrap: anywhere; }
+td.n, th.n { white-space: nowrap; }
+section { border-top: 1px solid var(--line); padding: 1rem 0; display: grid;
+  grid-template-columns: 160px 1fr 1fr; gap: .4rem 1rem; }
+section > .head { grid-column: 1 / -1; }
+section img { width: 160px; height: 120px; object-fit: contain;
+  background: #8882; border-radius: 6px; }
+p { margin: 0 0 .4rem; white-space: pre-line; }
+""",
+)
 
 
 def write_page(
@@ -42,7 +55,7 @@ def write_page(
     Raises:
         OSError: It cannot be written.
     """
-    write_html_page(path, _TEMPLATE, _content(comparison, images))
+    _PAGE.write(path, _content(comparison, images))
 
 
 def check_page(path: Path) -> None:
@@ -51,7 +64,7 @@ def check_page(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not such a page.
     """
-    check_html_page(path, _TEMPLATE, 'a page of "minigpt4 compare"')
+    _PAGE.check(path)
 
 
 def _content(comparison: Comparison, images: Path | None) -> Iterator[str]:

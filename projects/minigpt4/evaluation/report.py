@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..datasets.image_folder import ImageFolder
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.errors import short_json
-from ..utils.html_page import check_html_page, html_text, write_html_page
+from ..utils.html_page import HtmlPage, html_text
 from ..utils.json_files import read_json_lines
 from .compared_folder import check_complete
 from .result_folder import SUMMARY_FILE, format_score, read_summary
@@ -22,7 +22,16 @@ SAMPLES = 6  # shown of each folder
 _SIDE = 320  # pixels of a thumbnail
 _SHOWN = 1200  # characters of a text
 _WIDTH, _ROW = 320, 18  # pixels of a plot and of one of its rows
-_TEMPLATE = Path(__file__).with_suffix('.html')
+_PAGE = HtmlPage(
+    'Evaluation report',
+    'a report of an evaluation',
+    style="""
+svg { display: block; max-width: 100%; }
+.line { stroke: var(--line); }
+.ours { fill: var(--ours); stroke: var(--ours); }
+.others { fill: var(--others); }
+""",
+)
 
 
 class Result(NamedTuple):
@@ -119,7 +128,7 @@ def write_report(
     Raises:
         OSError: It cannot be written.
     """
-    write_html_page(path, _TEMPLATE, _content(results, title, omitted))
+    _PAGE.write(path, _content(results, title, omitted))
 
 
 def check_report(path: Path) -> None:
@@ -128,7 +137,7 @@ def check_report(path: Path) -> None:
     Raises:
         ValueError: The file exists and is not a report of an evaluation.
     """
-    check_html_page(path, _TEMPLATE, 'a report of an evaluation')
+    _PAGE.check(path)
 
 
 def _flat_scores(scores: Mapping[str, Any]) -> dict[str, Any]:

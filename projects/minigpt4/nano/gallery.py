@@ -2,7 +2,6 @@
 """Show the results of the quickstart: a table, an image and a page."""
 
 import base64
-import html
 import json
 from pathlib import Path
 
@@ -13,12 +12,28 @@ from rich.table import Table
 
 from ..captioning.inferencer import get_model, inference_model
 from ..images.captioned_figure import captioned
+from ..utils.html_page import HtmlPage, html_text
 from ..utils.regular_files import read_regular
 from ..utils.text_files import read_text
 from . import grammar
 from .world import Scene
 
 MODEL = 'minigpt-4_nano_caption'
+_PAGE = HtmlPage(
+    'MiniGPT-4 nano',
+    'a gallery',
+    style="""
+main { display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+article { display: flex; gap: 1rem; padding: 1rem;
+  border: 1px solid var(--line); border-radius: 10px; }
+img { width: 160px; height: 160px; border-radius: 6px; }
+dl { margin: 0; }
+dt { font-size: 12px; color: var(--dim); }
+dd { margin: 0 0 .6rem; }
+.poem { white-space: pre-line; font-style: italic; }
+""",
+)
 SCORES = {  # name in NanoMetric: (title, goal)
     'recall': ('shapes found', '>= 0.95'),
     'chair_i': ('shapes invented (CHAIR_i)', '<= 0.03'),
@@ -104,7 +119,7 @@ def write_gallery(
     ]
     out.mkdir(parents=True, exist_ok=True)
     page, image = out / 'index.html', out / 'gallery.png'
-    page.write_text(_render_page(results), encoding='utf-8')
+    _PAGE.write(page, _content(results))
     _render_image(results).save(image)
     return [page, image]
 
@@ -135,14 +150,14 @@ def _render_image(results: list[dict]) -> Image.Image:
     return Image.fromarray(np.concatenate(lines))
 
 
-def _render_page(results: list[dict]) -> str:
-    """Render a self-contained HTML page."""
+def _content(results: list[dict]) -> list[str]:
+    """Content of the HTML page."""
     cards = []
     for result in results:
         image = base64.b64encode(read_regular(result['file'])).decode()
         is_correct = result['stage2'] == result['reference']
         texts = ''.join(
-            f'<dt>{title}</dt><dd class="{style}">{html.escape(text)}</dd>'
+            f'<dt>{title}</dt><dd class="{style}">{html_text(text)}</dd>'
             for title, style, text in (
                 ('After stage 1', 'dim', result['stage1'] or '(nothing)'),
                 (
@@ -156,27 +171,13 @@ def _render_page(results: list[dict]) -> str:
         )
         cards.append(
             f'<article><img src="data:image/jpeg;base64,{image}" '
-            f'alt="{html.escape(result["reference"])}"><dl>{texts}</dl>'
+            f'alt="{html_text(result["reference"])}"><dl>{texts}</dl>'
             '</article>'
         )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>MiniGPT-4 nano</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 1100px; padding: 0 1rem; color: #1c1c28; }}
-main {{ display: grid; gap: 1.2rem;
-  grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
-article {{ display: flex; gap: 1rem; padding: 1rem; border-radius: 10px;
-  border: 1px solid #d8d8e0; }}
-img {{ width: 160px; height: 160px; border-radius: 6px; }}
-dl {{ margin: 0; }} dt {{ font-size: 12px; color: #667; }}
-dd {{ margin: 0 0 .6rem; }} .dim {{ color: #889; }}
-.good {{ color: #14652b; }} .bad {{ color: #a3260f; }}
-.poem {{ white-space: pre-line; font-style: italic; }}
-</style></head><body>
-<h1>MiniGPT-4, nano</h1>
-<p>Held-out scenes. Vision and language model are frozen; one linear layer
-was trained, on captions (stage 1) and then on detailed descriptions (stage 2).
-Green: identical to the reference.</p>
-<main>{''.join(cards)}</main></body></html>
-"""
+    return [
+        '<h1>MiniGPT-4, nano</h1>',
+        '<p>Held-out scenes. Vision and language model are frozen; one linear '
+        'layer was trained, on captions (stage 1) and then on detailed '
+        'descriptions (stage 2). Green: identical to the reference.</p>',
+        f'<main>{"".join(cards)}</main>',
+    ]

@@ -10,13 +10,19 @@ from typing import Any
 
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
-from ..utils.html_page import check_html_page, html_text, write_html_page
+from ..utils.html_page import HtmlPage, html_text
 from .claims import Scores
 from .plan import Plan, Run
 from .setups import Example, Setup
 from .tables import Table, all_tables, markdown
 
-_TEMPLATE = Path(__file__).with_suffix('.html')
+_PAGE = HtmlPage(
+    'Reproduction report',
+    'a report of a reproduction',
+    style="""
+img.wide { max-width: 100%; background: #fff; }
+""",
+)
 _EXAMPLES = 12
 _SIDE = 160  # pixels of a thumbnail
 PAGE, TABLES, SCORES = 'report.html', 'tables.md', 'scores.json'
@@ -51,7 +57,7 @@ def check_report(out: Path) -> None:
     Raises:
         ValueError: ``report.html`` exists and is something else.
     """
-    check_html_page(out / PAGE, _TEMPLATE, 'a report of a reproduction')
+    _PAGE.check(out / PAGE)
 
 
 def write_report(
@@ -88,7 +94,7 @@ def write_report(
     write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
     parts = _content(tables, facts, problems)
     extras = [*_curves(folder / plan.curves), *_examples(setup, runs, folder)]
-    write_html_page(out / PAGE, _TEMPLATE, [*parts, *extras])
+    _PAGE.write(out / PAGE, [*parts, *extras])
 
 
 def _content(
