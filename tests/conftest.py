@@ -56,6 +56,8 @@ def isolated(monkeypatch):
     """Block the network, and remove variables of the user."""
     monkeypatch.setattr(socket.socket, 'connect', connect_locally)
     monkeypatch.delenv('MINIGPT4_LLM', raising=False)
+    # pytest-xdist sets the width of the terminal in its workers
+    monkeypatch.delenv('COLUMNS', raising=False)
 
 
 @pytest.fixture(scope='session')
