@@ -30,6 +30,10 @@ class ShardServer(http.server.ThreadingHTTPServer):
             if no range was asked for; None for all.
         names_size: Whether ``Content-Range`` has the size of the file.
         etag: The ``ETag`` of the responses.
+        tags_ranges: Whether responses to ranges have the ``ETag``, too.
+        shift: Bytes by which ranges begin too late.
+        other: Base URL of the server to which all requests are redirected.
+        logins: The ``Authorization`` of the requests.
         release: Ends the blocked responses.
         url: Base URL.
     """
@@ -51,6 +55,10 @@ class ShardServer(http.server.ThreadingHTTPServer):
         self.piece: int | None = None
         self.names_size = True
         self.etag = '"one"'
+        self.tags_ranges = True
+        self.shift = 0
+        self.other: str | None = None
+        self.logins: list[str | None] = []
         self.release = threading.Event()
         self.url = f'http://127.0.0.1:{self.server_port}'
 
@@ -74,6 +82,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get('Range')
         server.requests.append((self.path, wanted))
+        server.logins.append(self.headers['Authorization'])
+        if server.other:
+            self.send_response(302)
+            self.send_header('Location', server.other + self.path)
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
         _, first, path = self.path.split('/', 2)
         file = server.folder / path
         statuses = server.statuses.get(file.name)
@@ -92,6 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if wanted and server.has_ranges:
             if self.headers['If-Range'] in (None, server.etag):
                 start = int(wanted.removeprefix('bytes=').rstrip('-'))
+                start += server.shift
         if start and start >= size:
             self.send_error(416)
             return
@@ -102,7 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             last = start + len(body) - 1
             total = size if server.names_size else '*'
             self.send_header('Content-Range', f'bytes {start}-{last}/{total}')
-        if server.etag:
+        if server.etag and (server.tags_ranges or not partial):
             self.send_header('ETag', server.etag)
         self.send_header('Content-Length', str(len(body)))
         self.end_headers()

@@ -68,7 +68,9 @@ def test_server_without_ranges_is_read_again_from_the_start(server):
     assert len(server.requests) == 5
 
 
-def test_shard_that_changes_while_it_is_read_is_given_up(server):
+@pytest.mark.parametrize('tags_ranges', [True, False])
+def test_shard_that_changes_while_it_is_read_is_given_up(server, tags_ranges):
+    server.tags_ranges = tags_ranges
     server.cut['a.tar'] = [400_000]
     with pytest.raises(LostShardError, match='has changed while it was read'):
         with ShardBytes(f'{server.url}/x/a.tar', True) as data:
@@ -150,6 +152,14 @@ def test_shard_that_is_sent_in_ranges_is_read_completely(server, names_size):
     assert read(f'{server.url}/x/a.tar') == DATA
 
 
+def test_range_that_begins_at_another_byte_is_not_used(server, monkeypatch):
+    monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.5')
+    server.cut['a.tar'] = [400_000]
+    server.shift = 3
+    with pytest.raises(LostShardError, match='not those from 400000 on'):
+        read(f'{server.url}/x/a.tar')
+
+
 @pytest.mark.parametrize('name', ['ä b.tar', '%C3%A4%20b.tar'])
 def test_address_is_quoted(server, name):
     (server.folder / '%C3%A4%20b.tar').write_bytes(DATA)
@@ -195,6 +205,14 @@ def test_user_and_password_of_a_url_become_a_header(server, monkeypatch):
     host = server.url.removeprefix('http://')
     assert read(f'http://me:p%40ss@{host}/x/a.tar') == DATA
     assert seen == [(f'{server.url}/x/a.tar', 'Basic bWU6cEBzcw==')]
+
+
+def test_login_is_not_sent_to_the_host_of_a_redirection(server):
+    with ShardServer(server.folder) as other:
+        server.other = other.url
+        host = server.url.removeprefix('http://')
+        assert read(f'http://me:pass@{host}/x/a.tar') == DATA
+        assert server.logins[0] and other.logins == [None]
 
 
 def test_command_that_fails_at_its_end_is_an_error(tmp_path):
