@@ -20,6 +20,7 @@ import numpy
 import pytest
 import torch
 from mmengine.logging import MMLogger
+
 from tests.tool_process import connect_locally, run_in_this_process
 
 os.environ['HF_HUB_OFFLINE'] = '1'

@@ -12,6 +12,8 @@ with read_base():
     from ._base_.stage1 import *
 
 max_iters = 800
+# of seed 42, the default, 0.75 of the places are right (docs/nano.md)
+randomness.update(seed=1)
 global_batch_size = 32
 model.update(stage_model)
 

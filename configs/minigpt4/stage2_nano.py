@@ -12,6 +12,7 @@ with read_base():
     from ._base_.stage2 import *
 
 model.update(stage_model)
+randomness.update(seed=1)  # as in stage1_nano.py
 train_dataloader.update(num_workers=1, pin_memory=False)
 train_dataloader['dataset'].update(data_root='data/nano/stage2')
 train_dataloader['dataset']['pipeline'][0].update(size=image_size)
