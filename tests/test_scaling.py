@@ -108,6 +108,12 @@ def test_every_rank_that_reads_all_overloads_the_storage(scaling, work, quiet):
     assert whole.bytes_read == 64 * split.bytes_read
     assert split.loads['storage'] < 1 < whole.loads['storage']
     assert split.seconds['data'] == 0 < whole.seconds['data']
+    # its data workers skip the pairs of the other ranks
+    read = scaling.worker_seconds(replace(many, reads_all=True))
+    others = many.batch * 63 / 64
+    assert read - scaling.worker_seconds(many) == pytest.approx(
+        others * many.read_s
+    )
     assert whole.worst == 'data'
     # then the storage sets the speed
     assert whole.total == pytest.approx(

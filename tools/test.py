@@ -34,7 +34,8 @@ def main() -> None:
     ranks.start_ranks(cfg, args.launcher)
     config.drop_training(cfg)
     cfg.load_from = args.checkpoint
-    scores = config.build_runner(cfg).test()
+    with config.names_wrong_arguments(cfg):
+        scores = config.build_runner(cfg).test()
     if args.out and is_main_process():
         write_atomically(args.out, json.dumps(scores, indent=1).encode())
         print(f'the scores are in {args.out}')

@@ -60,8 +60,9 @@ def main() -> None:
         ranks.on_main_rank(lambda: stack.enter_context(lock) and None)
         if args.resume:
             set_resume(cfg, args.resume)
-        runner = config.build_runner(cfg)
-        runner.train()
+        with config.names_wrong_arguments(cfg):
+            runner = config.build_runner(cfg)
+            runner.train()
         runner.logger.info(f'checkpoints and logs are in {cfg.work_dir}')
     ranks.leave_ranks()
 

@@ -113,6 +113,11 @@ def run(args: argparse.Namespace) -> int:
         ]
         for problem in problems:
             _print(problem)
+        if problems:
+            _print(
+                'the same command runs them again; if an input of a step is '
+                'damaged, delete it, and the step that makes it runs again'
+            )
         report.write_report(
             args.out, folder, plan, _facts(args, jobs), problems
         )

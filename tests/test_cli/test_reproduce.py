@@ -93,6 +93,7 @@ def test_debug_is_for_the_steps_too(tmp_path, debug):
         text=True,
     )
     assert found.returncode == 1 and 'data failed' in found.stdout
+    assert 'if an input of a step is damaged, delete it' in found.stdout
     log = (folder / 'logs' / 'data.log').read_text()
     assert ('Traceback' in log) == debug
     assert log.splitlines()[-1].startswith('error: ')

@@ -102,6 +102,39 @@ def test_train_tool_takes_options_and_resumes(
     assert len(losses(cfg)) == 4
 
 
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('max_iters', 'abc', 'max_iters is "abc" in .*cfg.py; expected a wh'),
+        ('max_iters', 0, 'max_iters is 0 in'),
+        ('max_iters', 400.5, 'max_iters is 400.5 in'),
+        ('global_batch_size', True, 'global_batch_size is true in'),
+        ('train_dataloader.dataset', None, 'train_dataloader has no dataset'),
+        ('optim_wrapper.optimizer.lr', 'fast', 'lr is "fast" in .* a number'),
+        ('max_iters', None, 'lacks max_iters'),
+    ],
+)
+def test_wrong_settings_of_a_training(key, value, message, make_cfg, tmp_path):
+    made = make_cfg('sampler')
+    made.dump(tmp_path / 'cfg.py')
+    cfg = config.load_config(tmp_path / 'cfg.py')
+    config.require_training(cfg)
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        config.require_training(cfg)
+
+
+def test_an_argument_that_a_class_does_not_have(make_cfg, tmp_path, run_tool):
+    cfg = make_cfg('sampler')
+    cfg.model.head.num_layer = 3
+    cfg.dump(tmp_path / 'cfg.py')
+    with pytest.raises(AssertionError) as ended:
+        run_tool('train.py', tmp_path / 'cfg.py', cwd=tmp_path)
+    assert 'cfg.py has a wrong setting: ' in str(ended.value)
+    assert "unexpected keyword argument 'num_layer'" in str(ended.value)
+    assert 'not an expected error' not in str(ended.value)
+
+
 def test_accumulation_is_refused_not_ignored(make_cfg):
     cfg = make_cfg('sampler')
     cfg.optim_wrapper.accumulative_counts = 2

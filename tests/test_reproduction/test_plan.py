@@ -213,6 +213,26 @@ def test_a_share_shortens_the_warmup_too():
     assert 'param_scheduler.0.warmup=25' in stage1.command
 
 
+def test_a_share_of_a_config_without_warmup(configs):
+    change(configs / 'dpo_nano.py', 'param_scheduler[0].pop("warmup")')
+    runs = make(NANO, share=0.1).runs
+    iterations = {run.training.name: run.iterations for run in runs}
+    assert iterations['dpo'] == 4
+
+
+def test_a_setting_that_a_config_does_not_have_names_it(configs):
+    change(configs / 'stage2_nano.py', 'param_scheduler = []')
+    with pytest.raises(ValueError, match='stage2_nano.py: .* an empty list'):
+        make(NANO)
+
+
+@pytest.mark.parametrize('value', ['"abc"', '-5', '400.5'])
+def test_iterations_that_are_no_number_name_the_config(configs, value):
+    change(configs / 'stage2_nano.py', f'max_iters = {value}')
+    with pytest.raises(ValueError, match='max_iters is .*stage2_nano.py; exp'):
+        make(NANO)
+
+
 def test_the_row_of_a_config_has_its_iterations(configs):
     change(configs / 'stage2_nano.py', 'max_iters = 300')
     (length,) = [c for c in make(NANO).setup.curves if c.unit == 'iterations']

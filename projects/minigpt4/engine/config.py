@@ -1,11 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Build a runner from a config file, adapted to the machine and the ranks."""
 
+import contextlib
 import copy
 import os
+import re
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_distributed
 
 from ..datasets.mixed import part_configs
-from ..utils.errors import one_line
+from ..utils.errors import one_line, short_json
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
 from .resume_checks import latest_checkpoint as latest_checkpoint
@@ -27,6 +29,10 @@ _REQUIRED_FOR_TRAINING = (
     'optim_wrapper',
     'max_iters',
     'global_batch_size',
+)
+# in Python's messages about a call of a class
+_WRONG_ARGUMENTS = re.compile(
+    r'__init__\(\) (got an unexpected keyword|missing \d+ required)'
 )
 _USED_IN_TRAINING_ONLY = (
     'train_dataloader',
@@ -200,7 +206,7 @@ def require_training(cfg: Config) -> None:
     """Check that a config has all settings that a training needs.
 
     Raises:
-        ValueError: A setting is missing.
+        ValueError: A setting is missing, or is not of the expected kind.
     """
     missing = [key for key in _REQUIRED_FOR_TRAINING if cfg.get(key) is None]
     if missing:
@@ -209,6 +215,41 @@ def require_training(cfg: Config) -> None:
             'nothing can be trained; see configs/minigpt4/ for configs of '
             'the two stages.'
         )
+    for key in ('max_iters', 'global_batch_size'):
+        if type(cfg[key]) is not int or cfg[key] < 1:
+            raise ValueError(
+                f'{key} is {short_json(cfg[key])} in {cfg.filename}; expected '
+                'a whole number above 0.'
+            )
+    if not cfg.train_dataloader.get('dataset'):
+        raise ValueError(
+            f'train_dataloader has no dataset in {cfg.filename}; see '
+            'configs/minigpt4/ for configs of the two stages.'
+        )
+    rate = cfg.optim_wrapper.get('optimizer', {}).get('lr', 0.0)
+    if not isinstance(rate, (int, float)):
+        raise ValueError(
+            f'optim_wrapper.optimizer.lr is {short_json(rate)} in '
+            f'{cfg.filename}; expected a number.'
+        )
+
+
+@contextlib.contextmanager
+def names_wrong_arguments(cfg: Config) -> Iterator[None]:
+    """Name the config where an object is built with wrong arguments.
+
+    Raises:
+        ValueError: A class has been called with an argument that it does
+            not have, or without one that it needs.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if not _WRONG_ARGUMENTS.search(str(error)):
+            raise
+        raise ValueError(
+            f'{cfg.filename} has a wrong setting: {one_line(error)}.'
+        ) from error
 
 
 def drop_training(cfg: Config) -> None:

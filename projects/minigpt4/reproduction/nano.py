@@ -153,10 +153,10 @@ _CLAIMS = (
         *('stage2', 'blip2', 'poem', 'down'),
     ),
     Claim(
-        'BLIP-2 FT, stage 2 with this LLM: worse poems',
-        'no figure; its answers stay short',
+        'BLIP-2 FT, stage 2 with this LLM: its answers stay short',
+        'no figure',
         'section 4.3',
-        *('stage2', 'blip2_ft', 'poem', 'down'),
+        *('stage2', 'blip2_ft', 'describe_words', 'down'),
     ),
     Claim(
         '(a) without a Q-Former: about the same',

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from ..engine.cfg_options import merge_options, parse_options
+from ..engine.config import require_training
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
 from .setups import Curve, Features, Part, Setup, Target, Test, Training
@@ -70,11 +71,16 @@ class Plan:
         steps: The steps, each after those that it needs.
         runs: The runs.
         curves: The file of the loss curves, SVG.
+
+    Raises:
+        ValueError: A config cannot be trained.
     """
 
     def __init__(
         self, setup: Setup, seeds: Sequence[int], share: float = 1.0
     ) -> None:
+        for training in setup.trainings:
+            require_training(_config(training.config, training.settings))
         self.setup = _with_iterations(setup)
         self._share = share
         self._limit: tuple[str, ...] = ()
@@ -159,10 +165,9 @@ class Plan:
         cfg = _config(training.config, training.settings)
         iterations = cfg.max_iters
         if self._share < 1:
-            warmup = max(1, round(cfg.param_scheduler[0].warmup * self._share))
             iterations = max(_SHORTEST, round(iterations * self._share))
             settings.append(f'max_iters={iterations}')
-            settings.append(f'param_scheduler.0.warmup={warmup}')
+            settings += _shorter_warmup(cfg, self._share)
             settings.append('default_hooks.logger.interval=1')
             settings += _smallest_limit(*settings, *self._limit)
         digest = _digest(
@@ -249,6 +254,16 @@ def _with_iterations(setup: Setup) -> Setup:
     return setup._replace(curves=tuple(map(complete, setup.curves)))
 
 
+def _shorter_warmup(cfg: Config, share: float) -> list[str]:
+    """The setting of a shorter warmup, where the config has one."""
+    schedules = cfg.get('param_scheduler')
+    first = schedules[0] if isinstance(schedules, list) and schedules else {}
+    if 'warmup' not in first:
+        return []
+    warmup = max(1, round(first['warmup'] * share))
+    return [f'param_scheduler.0.warmup={warmup}']
+
+
 def _smallest_limit(*settings: str) -> list[str]:
     """The smallest of the limits of the data among some settings."""
     found = [s.removeprefix(_LIMIT) for s in settings if s.startswith(_LIMIT)]
@@ -268,7 +283,10 @@ def read_settings(name: str, settings: tuple[str, ...]) -> bytes:
 def _config(name: str, settings: tuple[str, ...]) -> Config:
     cfg = read_config(config_file(name))
     options: dict[str, Any] = parse_options(settings)
-    merge_options(cfg, options)
+    try:
+        merge_options(cfg, options)
+    except ValueError as error:
+        raise ValueError(f'{config_file(name)}: {error}') from error
     return cfg
 
 

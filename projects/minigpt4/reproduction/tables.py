@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .claims import Scores, Verdict, compare_claim, score_of
+from .claims import SAME, Scores, Verdict, compare_claim, score_of
 from .seeds import Mean, mean_over_seeds
 from .setups import Setup
 
@@ -100,8 +100,9 @@ def _claims(setup: Setup, verdicts: Sequence[Verdict]) -> Table:
     return Table(
         'Claims of the paper',
         'The difference is the mean over the seeds with its 95 % interval; '
-        '"not decided": the interval allows both, or there is one seed. Only '
-        'directions can be compared.',
+        '"not decided": the interval allows both, or there is one seed. For '
+        f'"about the same" and "not better" differences up to {SAME} count '
+        'as none. Only directions can be compared.',
         ('claim', 'paper', 'score', 'here', 'difference', 'verdict'),
         rows,
     )
