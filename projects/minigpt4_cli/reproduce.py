@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from minigpt4.reproduction.plan import Plan
     from minigpt4.reproduction.setups import with_needed
     from minigpt4.reproduction.small import small
-    from minigpt4.reproduction.steps import run_steps
+    from minigpt4.reproduction.steps import printed_lines, run_steps
     from minigpt4.utils.locks import FolderLock
     from minigpt4.utils.signals import raise_on_signals
 
@@ -106,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_steps(
             plan.steps, folder, jobs, _environment(args.debug), _print
         )
+        data = printed_lines(folder, 'data')
+        for line in data:  # how many are held out, which are skipped
+            _print(f'data: {line}')
         problems = [f'{k} failed: {v}' for k, v in outcome.failed.items()]
         problems += [
             f'{name}: a step that it needs failed'
@@ -118,9 +121,8 @@ def run(args: argparse.Namespace) -> int:
                 'the same command runs them again; if an input of a step is '
                 'damaged, delete it, and the step that makes it runs again'
             )
-        report.write_report(
-            args.out, folder, plan, _facts(args, jobs), problems
-        )
+        facts = _facts(args, jobs) | {'data': '; '.join(data)}
+        report.write_report(args.out, folder, plan, facts, problems)
     print(f'report: {args.out / report.PAGE}')
     return 1 if problems else 0
 

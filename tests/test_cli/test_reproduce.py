@@ -121,6 +121,9 @@ def test_a_killed_reproduction_continues(tmp_path):
     ]
     assert not scores['problems']
     assert '--only stage2 --only' in scores['facts']['command']
+    assert 'held-out scenes are in' in scores['facts']['data']
+    assert 'held-out scenes are in' in (out / 'report.html').read_text()
+    assert 'data: ' in output and 'held-out scenes are in' in output
     weights, again = (
         torch.load(
             next(out.glob(f'work-*/runs/{name}-*/iter_4.pth')),

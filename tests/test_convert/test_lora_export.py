@@ -87,6 +87,36 @@ def test_peft_alone_loads_the_adapter(cfg, trained, tmp_path):
     assert not any('lora' in name for name in state['state_dict'])
 
 
+@pytest.mark.parametrize('export', [export_merged, export_peft])
+def test_the_projection_refuses_the_llm_without_lora(
+    export, cfg, trained, tmp_path
+):
+    _, file = trained
+    export(cfg, file, tmp_path / 'out')
+    state = torch.load(tmp_path / 'out/minigpt4.pth', weights_only=True)
+    plain = copy.deepcopy(cfg.model)
+    plain.decoder.lora = None
+    torch.manual_seed(0)
+    model = MODELS.build(plain)
+    with pytest.raises(ValueError, match='belongs to an LLM with LoRA'):
+        model.load_state_dict(state['state_dict'], strict=False)
+    model.check_llm = False
+    model.load_state_dict(state['state_dict'], strict=False)
+
+
+def test_a_merged_llm_refuses_the_projection_of_the_plain_one(
+    cfg, trained, tmp_path
+):
+    _, file = trained
+    export_merged(cfg, file, tmp_path / 'out', dtype='float32')
+    plain = copy.deepcopy(cfg.model)
+    plain.decoder.lora = None
+    state = MODELS.build(plain).state_dict()
+    plain.decoder.name_or_path = str(tmp_path / 'out/llm')
+    with pytest.raises(ValueError, match='LoRA was merged into .*llm, but'):
+        MODELS.build(plain).load_state_dict(state, strict=False)
+
+
 def test_checkpoints_of_other_settings_are_refused(cfg, trained, tmp_path):
     _, file = trained
     out = tmp_path / 'out'

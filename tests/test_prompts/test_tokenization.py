@@ -1,6 +1,8 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Prompts and answers have the token ids of the official code."""
 
+import logging
+
 import pytest
 
 from minigpt4.prompts import (
@@ -12,6 +14,7 @@ from minigpt4.prompts import (
     tokenize,
     with_images,
 )
+from minigpt4.prompts.tokenization import encode
 
 HEAD = [835, 29950, 7889, 29901, 529, 25518, 29958]
 TAIL = [
@@ -95,8 +98,8 @@ def test_bos_is_added_once_if_the_tokenizer_has_one(tiny_tokenizer):
     assert prompt.ids[0] == tiny_tokenizer.bos_token_id
     assert prompt.ids.count(tiny_tokenizer.bos_token_id) == 1
 
-    def without_bos(text, add_special_tokens):
-        return tiny_tokenizer(text, add_special_tokens=add_special_tokens)
+    def without_bos(text, **options):
+        return tiny_tokenizer(text, **options)
 
     without_bos.bos_token_id = None
     assert tokenize(segments, without_bos).ids == prompt.ids[1:]
@@ -188,3 +191,19 @@ def test_lone_surrogate_is_refused(tiny_tokenizer):
     segments = render([Turn('how many? \ud83d')], get_template('vicuna_v0'))
     with pytest.raises(ValueError, match=r'half a character.*U\+D83D'):
         tokenize(segments, tiny_tokenizer)
+
+
+def test_a_long_text_gives_no_warning_of_transformers(
+    tiny_tokenizer, monkeypatch
+):
+    warned = []
+    monkeypatch.setattr(tiny_tokenizer, 'model_max_length', 2)
+    monkeypatch.setattr(
+        logging.getLogger('transformers.tokenization_utils_base'),
+        'warning',
+        lambda *args: warned.append(args),
+    )
+    assert len(encode(tiny_tokenizer, 'the red circle ' * 50)) > 100
+    assert not warned
+    tiny_tokenizer('the red circle ' * 50)  # the cause of the option
+    assert warned

@@ -51,6 +51,16 @@ def test_goals_are_met_or_missed():
     assert results['stage2', 'shapes found'] == 'missed'
 
 
+def test_goals_whose_score_is_not_defined_are_not_measured():
+    found = {key: dict(row) for key, row in FOUND.items()}
+    for seed in (1, 2):
+        del found['stage2', seed]['chair_i']
+    rows = tables(found, TRAININGS)['Goals'].rows
+    results = {(row[0], row[1]): row[-1] for row in rows}
+    assert results['stage2', 'shapes invented'] == 'not measured'
+    assert results['stage2', 'shapes found'] == 'missed'
+
+
 def test_claims_have_the_difference_of_each_seed():
     rows = tables(FOUND, TRAININGS)['Claims of the paper'].rows
     row = next(row for row in rows if row[2] == 'poems right')

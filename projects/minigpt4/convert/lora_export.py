@@ -5,6 +5,7 @@ Both exports contain ``minigpt4.pth``, the projection with its fingerprint. It
 belongs to the merged LLM, or to the LLM with the adapter.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from mmengine.config import Config
 
 from ..llm.fingerprint import (
     FINGERPRINT,
+    MERGED_LORA,
     compare_fingerprints,
     decode_fingerprint,
     encode_fingerprint,
@@ -56,7 +58,8 @@ class _Sources(NamedTuple):
         folder: The LLM's folder.
         llm: Its tensors.
         layers: The LoRA weights by layer.
-        rest: All other tensors of the checkpoint, without ``lora`` in their
+        digest: Digest of the LoRA weights and their settings.
+        rest: All other tensors of the checkpoint, with this digest in their
             fingerprint.
         left_over: Tensors that are not used, and why.
     """
@@ -65,6 +68,7 @@ class _Sources(NamedTuple):
     folder: Path
     llm: Tensors
     layers: dict[str, LoraLayer]
+    digest: str
     rest: Tensors
     left_over: dict[str, str]
 
@@ -105,8 +109,10 @@ def export_merged(
     with replacing(real_output(out)) as temporary:
         temporary.mkdir()
         copy_small_files(sources.folder, temporary / LLM_FOLDER)
+        settings = {MERGED_LORA: sources.digest}
         if dtype is not None:
-            _set_dtype(temporary / LLM_FOLDER / 'config.json', dtype)
+            settings |= dict(dtype=dtype, torch_dtype=dtype)
+        _change_config(temporary / LLM_FOLDER / 'config.json', settings)
         write_sharded(temporary / LLM_FOLDER, tensors, progress=LLM_FOLDER)
         write_pickle(temporary / FILES['head'], sources.rest, 'state_dict')
     return _report(sources)
@@ -197,18 +203,29 @@ def _open(
         for name, tensor in trained.items()
         if not name.startswith('decoder.llm.')
     }
-    _check_fingerprint(rest, settings, folder, cfg.model, source)
-    return _Sources(settings, folder, tensors, layers, rest, left_over)
+    digest = _digest(layers, settings)
+    _change_fingerprint(rest, settings, digest, folder, cfg.model, source)
+    return _Sources(settings, folder, tensors, layers, digest, rest, left_over)
 
 
-def _check_fingerprint(
+def _digest(layers: dict[str, LoraLayer], settings: dict[str, Any]) -> str:
+    found = hashlib.sha256(repr(lora_settings(settings)).encode())
+    for name, layer in layers.items():
+        for tensor in layer:
+            values = tensor.read().float().contiguous()
+            found.update(name.encode() + values.numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _change_fingerprint(
     rest: Tensors,
     settings: dict[str, Any],
+    digest: str,
     folder: Path,
     model: Any,
     source: object,
 ) -> None:
-    """Compare the fingerprint, and remove LoRA from it, in place.
+    """Compare the fingerprint; in place, LoRA in it becomes merged LoRA.
 
     Raises:
         ValueError: The checkpoint belongs to another LLM, or was trained
@@ -221,14 +238,13 @@ def _check_fingerprint(
     compare_lora(lora_settings(settings), known.pop('lora', None), source)
     if model.get('check_llm', True):
         compare_fingerprints(folder_fingerprint(folder), known, str(folder))
+    known['merged_lora'] = digest
     rest[name] = LazyTensor.of(encode_fingerprint(known))
 
 
-def _set_dtype(file: Path, dtype: str) -> None:
-    """Set the type of the weights in a ``config.json``."""
-    config = read_json(file)
-    config.pop('torch_dtype', None)
-    write_json(file, {**config, 'dtype': dtype, 'torch_dtype': dtype})
+def _change_config(file: Path, settings: dict[str, Any]) -> None:
+    """Change settings of a ``config.json``."""
+    write_json(file, {**read_json(file), **settings})
 
 
 def _report(sources: _Sources) -> KeyReport:

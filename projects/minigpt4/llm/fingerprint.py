@@ -23,6 +23,8 @@ from .load import EXTRA_VOCAB_ROWS, build_empty, load_config, load_tokenizer
 from .locate import locate_llm
 
 FINGERPRINT = 'llm_fingerprint'  # its name in a state dict
+# of the digest of LoRA merged into an LLM, in its config.json
+MERGED_LORA = 'minigpt4_merged_lora'
 # the tokens, and the columns of their embeddings, in a fingerprint
 _TEXT = '###Human: Describe this image in detail. ###Assistant: '
 _WIDTH = 16
@@ -32,7 +34,7 @@ _KEYS = {'hidden_size', 'vocab_size', 'tokens', 'embeddings'}
 
 @torch.no_grad()
 def compute_fingerprint(
-    tokenizer: Any, embed: Callable[[Tensor], Tensor], vocab_size: int
+    tokenizer: Any, embed: Callable[[Tensor], Tensor], config: Any
 ) -> dict[str, Any]:
     """Compute the fingerprint of an LLM.
 
@@ -40,17 +42,20 @@ def compute_fingerprint(
         tokenizer: Its tokenizer.
         embed: Maps ``(T,)`` int64 token ids to ``(T, hidden_size)``
             embeddings.
-        vocab_size: Its vocabulary size.
+        config: Its config.
 
     Returns:
         ``hidden_size``, ``vocab_size``, the token ids ``tokens`` of a fixed
-        text, and the first columns of their ``embeddings``.
+        text, and the first columns of their ``embeddings``; ``merged_lora``,
+        a digest, if LoRA was merged into it, which changes no embedding.
     """
     token_ids = encode(tokenizer, _TEXT)
     embeddings = embed(torch.tensor(token_ids))
+    lora = getattr(config, MERGED_LORA, None)
     return dict(
+        {} if lora is None else dict(merged_lora=lora),
         hidden_size=embeddings.shape[1],
-        vocab_size=vocab_size,
+        vocab_size=config.vocab_size,
         tokens=token_ids,
         embeddings=[
             [round(value, 8) for value in row]
@@ -84,7 +89,7 @@ def folder_fingerprint(llm: 'str | Path') -> dict[str, Any]:
     return compute_fingerprint(
         load_tokenizer(str(folder)),
         lambda token_ids: table[token_ids],
-        model.config.vocab_size,
+        model.config,
     )
 
 
@@ -170,8 +175,8 @@ def compare_fingerprints(
         llm: Name or folder of the LLM in use, for the error.
 
     Raises:
-        ValueError: Sizes, tokens or embeddings differ by more than the
-            rounding of bf16.
+        ValueError: Sizes, tokens or merged LoRA differ, or embeddings by
+            more than the rounding of bf16.
     """
     if fingerprint['hidden_size'] != expected['hidden_size']:
         raise ValueError(
@@ -196,6 +201,14 @@ def compare_fingerprints(
             'the checkpoint was trained against an LLM whose tokenizer '
             f'encodes {_TEXT!r} as {expected["tokens"]}, but '
             f'that of {llm} as {fingerprint["tokens"]}; {override}'
+        )
+    if fingerprint.get('merged_lora') != expected.get('merged_lora'):
+        raise ValueError(
+            'the checkpoint belongs to an LLM with LoRA (minigpt4 convert '
+            f'--to merged), which {llm} is not; {override}'
+            if 'merged_lora' in expected
+            else f'LoRA was merged into {llm}, but the checkpoint was trained '
+            f'without it; {override}'
         )
     values = torch.tensor(fingerprint['embeddings'])
     expected_values = torch.tensor(expected['embeddings'])

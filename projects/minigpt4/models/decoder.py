@@ -438,7 +438,7 @@ class LLMDecoder(nn.Module):
     def fingerprint(self) -> dict[str, Any]:
         """Compute its fingerprint; see :mod:`minigpt4.llm.fingerprint`."""
         return compute_fingerprint(
-            self.tokenizer, self.embed_tokens, self.vocab_size
+            self.tokenizer, self.embed_tokens, self.llm.config
         )
 
     def check_fingerprint(self, expected: dict[str, Any]) -> None:

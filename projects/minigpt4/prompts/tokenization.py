@@ -145,7 +145,8 @@ def _encode_plain(tokenizer: Any, text: str) -> list[int]:
     """Encode a text in which special tokens are plain text."""
     if not text:
         return []
-    options = dict(add_special_tokens=False)
+    # verbose: transformers would warn of a long text; it has a clear error
+    options = dict(add_special_tokens=False, verbose=False)
     # load_tokenizer sets it to True; other tokenizers need it in each call
     if getattr(tokenizer, 'split_special_tokens', None) is False:
         options['split_special_tokens'] = True

@@ -143,7 +143,8 @@ class Plan:
         command = part.command(self._share)
         digest = _digest(repr(arguments(command)).encode())
         step = f'part_{name}_{digest}'
-        self.steps.append(Step(step, command, cost=part.cost))
+        cost = _START_COST + part.cost * self._share
+        self.steps.append(Step(step, command, cost=cost))
         return step
 
     def _add_curves(self, runs: Sequence[Run]) -> Path:

@@ -216,6 +216,15 @@ def log_file(folder: Path, name: str) -> Path:
     return folder / 'logs' / f'{name}.log'
 
 
+def printed_lines(folder: Path, name: str) -> list[str]:
+    """The lines that a step has printed, each once."""
+    try:
+        text = log_file(folder, name).read_text('utf-8', 'replace')
+    except FileNotFoundError:
+        return []
+    return list(dict.fromkeys(filter(str.strip, text.splitlines())))
+
+
 def _start(
     step: Step, folder: Path, environment: Mapping[str, str]
 ) -> _Running | None:

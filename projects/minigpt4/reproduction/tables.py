@@ -116,9 +116,13 @@ def _goals(setup: Setup, scores: Scores, seeds: Sequence[int]) -> Table:
             met = 'met' if goal.is_met(mean) else 'missed'
             title = setup.columns[goal.score]
             rows.append((goal.training, title, show(mean), goal.text, met))
+        elif any((goal.training, seed) in scores for seed in seeds):
+            title = setup.columns[goal.score]
+            rows.append((goal.training, title, '', goal.text, 'not measured'))
     return Table(
         'Goals',
-        'Means over the seeds.',
+        'Means over the seeds. "Not measured": the score is not defined, '
+        'because no held-out image has what it counts.',
         ('training', 'score', 'mean', 'goal', 'result'),
         rows,
     )
