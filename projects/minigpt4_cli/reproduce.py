@@ -2,6 +2,7 @@
 """``minigpt4 reproduce``: the paper in miniature, one command."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,23 @@ def _environment(debug: bool) -> dict[str, str]:
     }
 
 
+def _processor() -> str:
+    """Name of the processor, on Linux also its model."""
+    import platform
+
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     import datetime
-    import platform
     import shlex
     from importlib.metadata import version
+
+    import minigpt4
 
     photos = shlex.quote(str(args.small))
     model = '--nano' if args.small is None else f'--small {photos}'
@@ -191,8 +204,8 @@ def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     return {
         'command': command,
         'date': datetime.date.today().isoformat(),
-        'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
-        f'{jobs} steps at the same time',
-        'versions': f'torch {version("torch")}, '
-        f'transformers {version("transformers")}',
+        'machine': f'{_processor()}, {os.cpu_count()} cores, {jobs} steps at '
+        'the same time',
+        'versions': f'minigpt4 {minigpt4.__version__}, '
+        f'torch {version("torch")}, transformers {version("transformers")}',
     }

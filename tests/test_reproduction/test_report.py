@@ -67,7 +67,7 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
         make_run('stage1', folder, 'a <b>broken'),
         make_run('stage2', folder, 'a good one'),
     ]
-    facts = dict(date='2026-11-29')
+    facts = dict(command='minigpt4 reproduce --nano', date='2026-11-29')
     problems = ['train_x failed: <no>']
     plan = SimpleNamespace(setup=NANO, runs=runs, curves=Path('curves.svg'))
     write_report(tmp_path, folder, plan, facts, problems)
@@ -83,12 +83,18 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
         assert text in page
     assert '<script' not in page
     stored = json.loads((tmp_path / 'scores.json').read_text())
-    assert [row['training'] for row in stored['scores']] == [
-        'stage1',
-        'stage2',
+    assert [(row['training'], row['folder']) for row in stored['scores']] == [
+        ('stage1', 'runs/stage1'),
+        ('stage2', 'runs/stage2'),
     ]
+    assert stored['facts']['folder'] == 'work'
+    moved = [run._replace(folder=Path('runs/other')) for run in runs]
+    plan.runs = moved
+    write_report(tmp_path / 'b', folder, plan, facts, problems)
+    other = json.loads((tmp_path / 'b' / 'scores.json').read_text())
+    assert other['facts']['settings'] != stored['facts']['settings']
     tables = (tmp_path / 'tables.md').read_text()
-    assert tables.startswith('date: 2026-11-29')
+    assert tables.startswith('command: minigpt4 reproduce --nano  \ndate: ')
     assert '| stage2 | 1 |' in tables
     assert '| descriptions broken | 0.500 to 0.500 |' in tables
     check_report(tmp_path)  # an older report may be replaced
@@ -97,4 +103,11 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
 def test_another_page_is_not_replaced(tmp_path):
     (tmp_path / 'report.html').write_text('<title>Mine</title>')
     with pytest.raises(ValueError, match='is not a report of a reproduction'):
+        check_report(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['tables.md', 'scores.json'])
+def test_other_files_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=f'{name} exists and is not of a rep'):
         check_report(tmp_path)

@@ -3,6 +3,7 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
+from ..utils.errors import printable
 from ..utils.html_page import HtmlPage, html_text
+from ..utils.regular_files import read_regular
 from .claims import Scores
 from .plan import Plan, Run
 from .setups import Example, Setup
@@ -26,6 +29,9 @@ img.wide { max-width: 100%; background: #fff; }
 _EXAMPLES = 12
 _SIDE = 160  # pixels of a thumbnail
 PAGE, TABLES, SCORES = 'report.html', 'tables.md', 'scores.json'
+# how the files begin
+_TABLES_MARK = b'command: minigpt4 reproduce'
+_SCORES_MARK = b'{\n "facts": {'
 
 
 def read_scores(setup: Setup, runs: Sequence[Run], folder: Path) -> Scores:
@@ -52,12 +58,21 @@ def read_scores(setup: Setup, runs: Sequence[Run], folder: Path) -> Scores:
 
 
 def check_report(out: Path) -> None:
-    """Refuse to replace a file that is no report.
+    """Refuse to replace files that are no report.
 
     Raises:
-        ValueError: ``report.html`` exists and is something else.
+        ValueError: ``report.html``, ``tables.md`` or ``scores.json`` exists
+            and is something else.
+        OSError: One cannot be read.
     """
     _PAGE.check(out / PAGE)
+    for name, mark in ((TABLES, _TABLES_MARK), (SCORES, _SCORES_MARK)):
+        path = out / name
+        if path.exists() and not read_regular(path).startswith(mark):
+            raise ValueError(
+                f'{printable(str(path))} exists and is not of a reproduction; '
+                'give another folder.'
+            )
 
 
 def write_report(
@@ -73,7 +88,7 @@ def write_report(
         out: The folder for them.
         folder: The folder in which the steps ran.
         plan: What was trained.
-        facts: Date, machine and settings, for the top of the page.
+        facts: Command (first), date and machine, for the top of the page.
         problems: Steps that failed or did not run, and why.
 
     Raises:
@@ -81,13 +96,19 @@ def write_report(
     """
     setup, runs = plan.setup, plan.runs
     scores = read_scores(setup, runs, folder)
+    places = {(r.training.name, r.seed): str(r.folder) for r in runs}
     seeds = sorted({run.seed for run in runs})
     tables = all_tables(setup, scores, seeds)
+    # with the same configs and data they are the same
+    folders = ' '.join(str(run.folder) for run in runs).encode()
+    digest = hashlib.sha256(folders).hexdigest()[:8]
+    facts = {**facts, 'folder': folder.name, 'settings': digest}
     lines = [f'{name}: {value}  ' for name, value in facts.items()]
     lines += ['', *markdown(tables)]
     write_atomically(out / TABLES, '\n'.join(lines).encode())
     rows = [
-        dict(training=training, seed=seed, **values)
+        dict(training=training, seed=seed, folder=places[training, seed])
+        | values
         for (training, seed), values in scores.items()
     ]
     content = dict(facts=facts, problems=problems, scores=rows)
