@@ -18,7 +18,8 @@ SETTINGS = (
     'repair.model=fixer',
     'repair.api_key_env=null',
     'repair.guard.language=ignore',
-    'rules.skip=[language, fragment, unfinished, near_duplicate_image]',
+    'rules.skip=[language, fragment, unfinished, near_duplicate_image, '
+    'repetition]',
     'rules.min_words=5',
 )
 # In one process: it loads the model once, and each run is a forked child that

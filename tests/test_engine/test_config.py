@@ -111,6 +111,7 @@ def test_train_tool_takes_options_and_resumes(
         ('global_batch_size', True, 'global_batch_size is true in'),
         ('train_dataloader.dataset', None, 'train_dataloader has no dataset'),
         ('optim_wrapper.optimizer.lr', 'fast', 'lr is "fast" in .* a number'),
+        ('train_cfg.max_iters', 77, 'is 77 and max_iters 10 in .* alone'),
         ('max_iters', None, 'lacks max_iters'),
     ],
 )

@@ -83,7 +83,7 @@ def test_scenes_are_marked_and_answers_supervised(tokenizer):
 
 
 def test_questions_are_worded_and_typed_as_by_users(tokenizer):
-    texts = [tokenizer.decode(d.ids) for d in draw(tokenizer, 0.0, 400)]
+    texts = [tokenizer.decode(d.ids) for d in draw(tokenizer, 0.0, 1500)]
     asked = {
         turn.partition('###Assistant:')[0].rpartition('> ')[2].strip()
         for text in texts

@@ -221,6 +221,12 @@ def require_training(cfg: Config) -> None:
                 f'{key} is {short_json(cfg[key])} in {cfg.filename}; expected '
                 'a whole number above 0.'
             )
+    own = cfg.train_cfg.get('max_iters')
+    if own not in (None, cfg.max_iters):
+        raise ValueError(
+            f'train_cfg.max_iters is {short_json(own)} and max_iters '
+            f'{cfg.max_iters} in {cfg.filename}; set max_iters alone.'
+        )
     if not cfg.train_dataloader.get('dataset'):
         raise ValueError(
             f'train_dataloader has no dataset in {cfg.filename}; see '
@@ -293,8 +299,8 @@ def build_runner(cfg: Config) -> CheckedRunner:
         if cfg.get('needs_load_from') and not cfg.get('load_from'):
             runner.logger.warning(
                 'the training starts from a random projection; expected the '
-                'one of the stage before, e.g. --cfg-options '
-                'load_from=work_dirs/stage1/...'
+                'one of the stage before (for DPO stage 2), e.g. '
+                '--cfg-options load_from=work_dirs/stage1/...'
             )
         runner.logger.info(
             f'global batch {cfg.global_batch_size} = {get_world_size()} ranks '
