@@ -147,7 +147,8 @@ def test_the_reference_is_what_the_run_loads(make_dpo):
 
 
 def test_a_checkpoint_of_stage_2_cannot_be_resumed(make_cfg, make_dpo):
-    stage2 = make_cfg('sampler', max_iters=2)
+    # the seed of dpo_nano.py; another one would be refused first
+    stage2 = make_cfg('sampler', max_iters=2, **{'randomness.seed': 42})
     train(stage2)
     cfg = make_dpo(load_from=latest_checkpoint(stage2.work_dir), resume=True)
     with pytest.raises(ValueError, match='it has no reference weights'):
