@@ -107,8 +107,12 @@ def write_report(
     lines += ['', *markdown(tables)]
     write_atomically(out / TABLES, '\n'.join(lines).encode())
     rows = [
-        dict(training=training, seed=seed, folder=places[training, seed])
-        | values
+        dict(
+            training=training,
+            seed=seed,
+            folder=places[training, seed],
+            **values,
+        )
         for (training, seed), values in scores.items()
     ]
     content = dict(facts=facts, problems=problems, scores=rows)
