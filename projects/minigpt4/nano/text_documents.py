@@ -143,7 +143,7 @@ class TextDocuments:
         rng = self._rng
         tasks = rng.choices(('color', 'place'), k=rng.randint(1, 4))
         if rng.random() < 0.85:
-            # several, so that a poem after a description is known, too
+            # more than one, for instance a poem after a description
             number = rng.choice((1, 1, 2, 3))
             tasks += dict.fromkeys(rng.choices(LONG_TASKS, k=number))
         rng.shuffle(tasks)

@@ -99,7 +99,7 @@ def write_report(
     places = {(r.training.name, r.seed): str(r.folder) for r in runs}
     seeds = sorted({run.seed for run in runs})
     tables = all_tables(setup, scores, seeds)
-    # with the same configs and data they are the same
+    # a changed config gives another folder of its runs
     folders = ' '.join(str(run.folder) for run in runs).encode()
     digest = hashlib.sha256(folders).hexdigest()[:8]
     facts = {**facts, 'folder': folder.name, 'settings': digest}
