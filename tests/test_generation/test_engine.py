@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from tests.in_child import in_child
 
 from minigpt4.generation.api import rank
 from minigpt4.generation.engine import Engine
@@ -834,6 +835,7 @@ def test_rank_computes_the_prompt_once(tiny_model, prompts):
     'backend',
     ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
 )
+@in_child
 def test_compiled_decode_gives_the_same_answers(
     tiny_model, prompts, backend, monkeypatch
 ):
