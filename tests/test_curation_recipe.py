@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.description_failures import main as compare
-from tests.chat_endpoint import chat_endpoint, draft_of
 
 from minigpt4.nano.world import render, sample_scene
 from minigpt4_cli.main import main
+from tests.chat_endpoint import chat_endpoint, draft_of
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -2,11 +2,11 @@
 """``minigpt4 download`` lists, downloads and checks the files of a model."""
 
 import pytest
-from tests.file_server import HASHED, SHA256, files_in
 
 from minigpt4 import model_files
 from minigpt4.model_files import ModelFile
 from minigpt4_cli import main as cli
+from tests.file_server import HASHED, SHA256, files_in
 
 
 @pytest.fixture
