@@ -257,6 +257,15 @@ def test_the_trainings_of_a_made_part_wait_for_it():
     assert '--captions-only' in steps[part].command
 
 
+def test_a_share_of_a_part_costs_less():
+    costs = []
+    for share in (1.0, 0.1):
+        steps = make(NANO, share=share).steps
+        costs += [s.cost for s in steps if s.name.startswith('part_')]
+    whole, part = costs
+    assert part < whole / 2
+
+
 def test_a_part_that_no_training_needs_is_not_made():
     trainings = with_needed(NANO.trainings, ['stage2'])
     made = Plan(NANO._replace(trainings=trainings), (1,))

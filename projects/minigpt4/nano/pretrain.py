@@ -42,7 +42,7 @@ MAX_POSITIONS = 512
 CORNER_WORDS = ('top', 'bottom', 'left', 'right')
 EMBEDDING_STD = 0.5  # about that of the outputs of a new projection
 # Of the embeddings of a scene: factors of 0.5 to 11. The outputs of a trained
-# projection are 6 to 10 times as long as the embeddings of words.
+# projection are 6 to 11 times as long as the embeddings of words.
 LOG_SCALE = (-0.7, 2.4)
 MAX_NOISE = 1.2  # standard deviations of the word embeddings
 LIST_SHARE_OF_STEPS = 0.25  # lists of words first
