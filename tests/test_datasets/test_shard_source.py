@@ -139,6 +139,11 @@ def test_web_page_instead_of_a_shard_is_named(server, page, kind):
         stream.next()
 
 
+def test_address_of_a_written_config_is_refused():
+    with pytest.raises(ValueError, match=r'\*\*\*@host/2.tar has no user'):
+        make('https://***@host/{2..3}.tar')
+
+
 def test_password_of_an_address_is_not_shown(server, monkeypatch, log):
     monkeypatch.setenv(READ_SECONDS_VARIABLE, '0.2')
     base = server.url.replace('//', '//user:s3cret@')

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from webdataset.shardlists import expand_urls
 
 from ..utils.data_manifest import read_shards
-from ..utils.errors import one_line
+from ..utils.errors import one_line, printable
 from ..utils.file_types import archive_format
 from ..utils.regular_files import open_regular
 from ..utils.time_limit import READ_SECONDS_VARIABLE, read_seconds
@@ -70,8 +70,8 @@ def find_shards(
         number of missing shards.
 
     Raises:
-        ValueError: A manifest is invalid, or a shard is on a store whose
-            package is not installed.
+        ValueError: A manifest is invalid, a shard is on a store whose
+            package is not installed, or its user and password are hidden.
     """
     found: list[str] = []
     remote: set[str] = set()
@@ -85,6 +85,12 @@ def find_shards(
             if is_remote(path):
                 path = normal_scheme(path)
                 scheme = path.partition(':')[0]
+                if '://***@' in path:
+                    raise ValueError(
+                        f'{printable(path)[:200]} has no user and password '
+                        '(***), as in the files that a run or "minigpt4 data '
+                        'check" writes; set the address in the config.'
+                    )
                 if scheme not in schemes:
                     check_store(path)
                 schemes.add(scheme)

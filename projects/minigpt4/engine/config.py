@@ -19,6 +19,7 @@ from ..datasets.mixed import part_configs
 from ..utils.errors import one_line, short_json
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
+from .logged_config import LoggedConfig
 from .resume_checks import latest_checkpoint as latest_checkpoint
 from .runner import CheckedRunner
 
@@ -277,7 +278,7 @@ def drop_training(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> CheckedRunner:
     """Build the runner of a config, which is not changed."""
-    cfg = copy.deepcopy(cfg)
+    cfg = LoggedConfig.of(copy.deepcopy(cfg))
     drop_worker_settings(cfg)
     rank_batch = None
     if cfg.get('train_dataloader') is not None:
