@@ -1,10 +1,13 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Models of a command: every failure is one sentence, no output."""
 
+import io
+import logging
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger, print_log
 
 from minigpt4 import loading
 from minigpt4.generation.parse_settings import complete_settings
@@ -77,3 +80,14 @@ def test_loading_prints_nothing(capfd):
     with loading.quiet_logs():
         loading.load_model(NAME, None, 'cpu')
     assert capfd.readouterr() == ('', '')
+
+
+def test_logs_of_a_closed_stream_go_to_standard_error(capfd, monkeypatch):
+    """As in a notebook whose output was redirected when mmengine started."""
+    closed = io.TextIOWrapper(io.BytesIO())
+    closed.close()
+    for handler in MMLogger.get_current_instance().handlers:
+        monkeypatch.setattr(handler, 'stream', closed)
+    with loading.quiet_logs():
+        print_log('a warning', logger='current', level=logging.WARNING)
+    assert 'a warning' in capfd.readouterr().err

@@ -280,7 +280,8 @@ def quiet_logs(bars: bool = True) -> Iterator[None]:
     ]
     enabled = transformers_logging.is_progress_bar_enabled()
     for handler, _, _ in saved:
-        handler.setStream(sys.stderr)
+        # setStream() would flush the old stream, which may be closed
+        handler.stream = sys.stderr
         handler.setLevel(logging.WARNING)
     if not (bars and sys.stderr.isatty()):
         transformers_logging.disable_progress_bar()
@@ -288,7 +289,7 @@ def quiet_logs(bars: bool = True) -> Iterator[None]:
         yield
     finally:
         for handler, stream, level in saved:
-            handler.setStream(stream)
+            handler.stream = stream
             handler.setLevel(level)
         if enabled:
             transformers_logging.enable_progress_bar()
