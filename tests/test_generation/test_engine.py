@@ -8,7 +8,6 @@ import threading
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from tests.in_child import in_child
 
 from minigpt4.generation.api import rank
 from minigpt4.generation.engine import Engine
@@ -395,6 +394,30 @@ def test_waiting_requests_are_admitted_in_groups(
     assert [len(request.token_ids) for request in requests] == lengths
     assert sizes == batches
     assert were_running[: len(running)] == running
+
+
+def test_short_requests_do_not_read_up_to_the_longest(tiny_model, make_sample):
+    collator = tiny_model.collator(training=False)
+    work = []
+    for text in ('describe this', 'a large red circle ' * 12):
+        sample = make_sample([1], text)
+        work.append((collator.tokenize(sample), sample.images))
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, max_new_tokens=8)
+        for prompt in work
+    ]
+    engine = Engine(tiny_model, slots=2)
+    requests = [engine.submit(*prompt, max_new_tokens=8) for prompt in work]
+    engine.step()
+    cache = engine.runner.kv_cache
+    slot = requests[0].slot
+    length = cache.lengths[slot]
+    assert 2 * length < max(cache.lengths)
+    with torch.inference_mode():
+        for tensor in (*cache.keys, *cache.values):
+            tensor[slot, :, length:] = float('nan')
+    run_all(engine)
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
 
 
 def test_equal_prompts_of_one_step_are_computed_once(
@@ -835,7 +858,6 @@ def test_rank_computes_the_prompt_once(tiny_model, prompts):
     'backend',
     ['aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
 )
-@in_child
 def test_compiled_decode_gives_the_same_answers(
     tiny_model, prompts, backend, monkeypatch
 ):

@@ -9,6 +9,7 @@ attention or not, and with Mistral's head width, Qwen2's biases or Qwen3's
 norms. Every other LLM runs through transformers.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,10 +101,17 @@ class FastDecoder:
         llm: An LLM of transformers without
             :func:`fast_decoder_difference`, which shares its weights.
         compile: Whether to compile the pass of one token.
+
+    Attributes:
+        takes_lengths: Whether a pass of one token may get lengths instead of
+            a mask: on a CPU, if it is not compiled.
     """
 
     def __init__(self, llm: Any, compile: bool = False) -> None:
         model, config = llm.base_model, llm.config
+        self.takes_lengths = (
+            not compile and model.norm.weight.device.type == 'cpu'
+        )
         self._rotary = model.rotary_emb
         # cosine and sine for each position of a slot, see _make_rope_table
         self._rope_table: tuple[Tensor, Tensor] | None = None
@@ -151,7 +159,7 @@ class FastDecoder:
         self,
         embeddings: Tensor,
         position_ids: Tensor,
-        mask: Tensor,
+        visible: 'Tensor | Sequence[int]',
         positions: Tensor,
         first_slot: int,
         cache: KVCache,
@@ -161,7 +169,10 @@ class FastDecoder:
         Args:
             embeddings: ``(B, T, hidden_size)``.
             position_ids: ``(B, T)`` int64, positions in the text.
-            mask: ``(B, 1, T, visible length)``, added to the scores.
+            visible: A mask ``(B, 1, T, visible length)``, added to the
+                scores; or, in a pass of one token, the number of positions
+                that each request attends to (see ``takes_lengths``), and no
+                request computes the positions of a longer one.
             positions: ``(B, T)`` int64, positions in the slots that K and V
                 are written to.
             first_slot: The slot of the first request.
@@ -178,17 +189,22 @@ class FastDecoder:
             like = embeddings.new_empty(0, self._kv_heads, 0, self._head_width)
             for _ in self._layers:
                 cache.add_layer(like, like)
+        if not isinstance(visible, Tensor):
+            views = cache.views(first_slot, len(positions), cache.capacity)
+            return self._pass(
+                embeddings, position_ids, visible, positions, views
+            )
         if self._compiled is not None and positions.shape[1] == 1:
             return self._compiled(
                 embeddings,
                 position_ids,
-                mask,
+                visible,
                 positions,
                 cache.keys,
                 cache.values,
             )
-        views = cache.views(first_slot, len(positions), mask.shape[-1])
-        return self._pass(embeddings, position_ids, mask, positions, views)
+        views = cache.views(first_slot, len(positions), visible.shape[-1])
+        return self._pass(embeddings, position_ids, visible, positions, views)
 
     def _slots_pass(
         self,
@@ -214,7 +230,7 @@ class FastDecoder:
         self,
         embeddings: Tensor,
         position_ids: Tensor,
-        mask: Tensor,
+        visible: 'Tensor | Sequence[int]',
         positions: Tensor,
         views: list[LayerView],
     ) -> Tensor:
@@ -230,7 +246,7 @@ class FastDecoder:
         hidden = embeddings.reshape(-1, self._width)
         for weights, view in zip(self._layers, views, strict=True):
             hidden = self._layer(
-                hidden, weights, shape, rope, mask, index, view
+                hidden, weights, shape, rope, visible, index, view
             )
         return self._norm(hidden, self._final_norm).view(embeddings.shape)
 
@@ -240,7 +256,7 @@ class FastDecoder:
         weights: _LayerWeights,
         shape: tuple[int, ...],
         rope: tuple[Tensor, Tensor],
-        mask: Tensor,
+        visible: 'Tensor | Sequence[int]',
         index: Tensor,
         view: LayerView,
     ) -> Tensor:
@@ -267,14 +283,21 @@ class FastDecoder:
         )
         view.keys.scatter_(2, index, key)
         view.values.scatter_(2, index, value)
-        out = F.scaled_dot_product_attention(
-            query,
-            view.visible_keys,
-            view.visible_values,
-            attn_mask=mask,
-            scale=self._scale,
-            enable_gqa=self._heads != self._kv_heads,
-        )
+        if isinstance(visible, Tensor):
+            out = self._attend(
+                query, view.visible_keys, view.visible_values, visible
+            )
+        else:
+            out = torch.cat(
+                [
+                    self._attend(
+                        query[i : i + 1],
+                        view.keys[i : i + 1, :, :length],
+                        view.values[i : i + 1, :, :length],
+                    )
+                    for i, length in enumerate(visible)
+                ]
+            )
         if shape[1] > 1:
             out = out.transpose(1, 2)
         out = out.reshape(shape[0] * shape[1], -1)
@@ -283,6 +306,22 @@ class FastDecoder:
         gate = F.silu(torch.mm(normed, weights.gate), inplace=True)
         return torch.addmm(
             hidden, gate.mul_(torch.mm(normed, weights.up)), weights.down
+        )
+
+    def _attend(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=mask,
+            scale=self._scale,
+            enable_gqa=self._heads != self._kv_heads,
         )
 
     def _split_heads(

@@ -19,6 +19,10 @@ from .kv_support import supports_kv_slots
 from .request import GenerationRequest
 
 _LENGTH_MULTIPLE = 16  # visible lengths are rounded up, for few shapes
+# Above it each request attends to its own positions in an operation of its
+# own. Of 16 requests of 38 to 161 tokens, at 1.6, a pass then takes 0.89 of
+# the time (width 1,024, one thread); at 1.1 it takes 1.01.
+_PADDED_SHARE = 1.2
 _MAX_STORED_IMAGES = 256
 _IMAGE_BATCH = 16
 # LLMs of which the log says that they do not run through FastDecoder
@@ -224,15 +228,22 @@ class ModelRunner:
         cache.reserve(len(requests), max(cache.lengths) + 1)
         ids = [[request.token_ids[-1]] for request in requests]
         positions = torch.tensor(cache.lengths)[:, None]
-        hidden = self._forward(
-            self.decoder.embed_tokens(
-                self.decoder.to_llm_device(torch.tensor(ids))
-            ),
-            positions,
-            positions,
-            0,
+        embeddings = self.decoder.embed_tokens(
+            self.decoder.to_llm_device(torch.tensor(ids))
         )
-        cache.lengths[:] = [length + 1 for length in cache.lengths]
+        lengths = [length + 1 for length in cache.lengths]
+        padded = len(lengths) * max(lengths)
+        if (
+            self._fast is not None
+            and self._fast.takes_lengths
+            and padded > _PADDED_SHARE * sum(lengths)
+        ):
+            hidden = self._fast(
+                embeddings, positions, lengths, positions, 0, cache
+            )
+        else:
+            hidden = self._forward(embeddings, positions, positions, 0)
+        cache.lengths[:] = lengths
         self.stats.decode_passes += 1
         self.stats.decode_tokens += len(requests)
         return self.decoder.logits(hidden[:, -1])
