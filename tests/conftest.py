@@ -29,6 +29,9 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
+# Of the first backward pass autograd keeps whether it needs threads, which
+# forks cannot use. After torch.compile it finds a device that needs them.
+torch.ones(1, requires_grad=True).sum().backward()
 # mmengine's logger writes to the standard output of its first use, which must
 # not be the captured output of one test
 MMLogger.get_current_instance()
@@ -56,7 +59,8 @@ LLAMA = dict(
 def isolated(monkeypatch):
     """Block the network, and remove variables of the user."""
     monkeypatch.setattr(socket.socket, 'connect', connect_locally)
-    monkeypatch.delenv('MINIGPT4_LLM', raising=False)
+    for name in ('LLM', 'DEBUG', 'CACHE', 'OFFLINE'):
+        monkeypatch.delenv(f'MINIGPT4_{name}', raising=False)
     # pytest-xdist sets the width of the terminal in its workers
     monkeypatch.delenv('COLUMNS', raising=False)
 

@@ -2,6 +2,7 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 # Set up the environment and run all tests; arguments go to pytest, e.g.
 #   bash tools/run_tests.sh tests/test_prompts -k stop
+# Without arguments one process on each core, at most four, runs test files.
 # Without -m it skips tests that need the internet, and on a machine without a
 # GPU those that need one.
 set -euo pipefail
@@ -14,4 +15,5 @@ python=${MINIGPT4_VENV:-$PWD/.venv}/bin/python
 marks='not network'
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
     marks+=' and not gpu'
+[ $# -gt 0 ] || set -- -n auto --maxprocesses 4 --dist loadfile
 exec "$python" -m pytest -q --durations=20 -m "$marks" "$@"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from tests.in_child import in_child
 
 import minigpt4
 
@@ -634,7 +633,6 @@ def test_other_llms_are_trained_without_packed_attention(
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
-@in_child
 def test_compiled_layers_of_each_family(family_model, mixed_samples):
     model = family_model
     wrapper = Recorder(model)
@@ -656,7 +654,6 @@ def test_compiled_layers_of_each_family(family_model, mixed_samples):
         pytest.param('inductor', {}, marks=pytest.mark.slow),
     ],
 )
-@in_child
 def test_compiled_layers_give_the_same_loss_and_gradient(
     build_tiny, mixed_samples, backend, settings
 ):
