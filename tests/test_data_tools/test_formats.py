@@ -4,6 +4,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -499,6 +500,7 @@ def test_parquet(read, tmp_path):
     (tmp_path / 'p').mkdir()
     table = pyarrow.table(parquet_columns())
     parquet.write_table(table, tmp_path / 'p/a.parquet')
+    os.mkfifo(tmp_path / 'p/c.parquet')
     name, items = read({'p/b.parquet': b'PAR1 damaged'}, 'p')
     assert name == 'parquet'
     assert [(r['image'], r['caption']) for r in good(items)] == [
@@ -508,6 +510,7 @@ def test_parquet(read, tmp_path):
     ]
     assert items[0].image == png() and items[1].image is None
     assert 'cannot be read' in bad(items)[0][1]
+    assert 'is a FIFO; expected a regular file' in bad(items)[1][1]
 
 
 def test_shards_with_the_tables_of_img2dataset(read):

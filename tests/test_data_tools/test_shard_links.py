@@ -163,6 +163,23 @@ def test_unfinished_shards_are_excluded(capsys, web):
     assert check(capsys, web, '--max-damaged=9', '--max-unfinished=3')[0] == 0
 
 
+@pytest.mark.timeout(60)
+def test_a_fifo_is_no_file_and_is_not_waited_for(capsys, web):
+    os.mkfifo(web / '00002.tar')
+    for number, ending in enumerate(('.parquet', '_stats.json')):
+        path = web / f'{number:05d}{ending}'
+        path.unlink()
+        os.mkfifo(path)
+    status, text = check(capsys, web)
+    assert status == 1
+    manifest = read(web, 'manifest.json')
+    assert [s['shard'] for s in manifest['shards']] == ['../web/00000.tar']
+    entry = manifest['files']['00002.tar']
+    assert 'is a FIFO; expected a regular file' in entry['error']
+    assert '00001_stats.json cannot be read (NotRegularFileError' in text
+    assert check(capsys, web)[0] == 1
+
+
 def test_links_for_another_attempt(capsys, web):
     pytest.importorskip('pyarrow')
     check(capsys, web)

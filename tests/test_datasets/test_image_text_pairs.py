@@ -483,6 +483,13 @@ def test_run_continues_with_the_other_shards(
         assert 'cannot be read' in lines[0]
 
 
+@pytest.mark.parametrize('sources', ['[dict(name="a"', ['a.tar'], [3]])
+def test_sources_that_are_no_dicts_are_refused(sources):
+    """A list of dicts on the command line arrives as text."""
+    with pytest.raises(ValueError, match='expected dicts of name, shards'):
+        ImageTextPairs(sources)
+
+
 @pytest.mark.parametrize('weight', [0, -1, 'x', None, True, float('nan')])
 def test_invalid_weight_is_refused(shards, weight):
     source = dict(name='a', shards=f'{shards}/a/*.tar', weight=weight)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.json_values import parse_json
+from ..utils.regular_files import NotRegularFileError, open_regular
 from ..utils.text_files import read_text
 from .import_items import Item, ReadOptions
 from .import_tables import column_names_of, rename, texts_of
@@ -49,10 +50,17 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Item]:
     pyarrow = _pyarrow()
     for file in parquet_files(path):
         try:
-            with pyarrow.parquet.ParquetFile(file) as table:
+            with (
+                open_regular(file) as source,
+                pyarrow.parquet.ParquetFile(source) as table,
+            ):
                 batches = table.iter_batches(_BATCH_ROWS)
                 yield from _items(file, batches, table.schema_arrow, options)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (
+            pyarrow.ArrowException,
+            OSError,
+            NotRegularFileError,
+        ) as error:
             reason = ' '.join(str(error).split())[:200]
             yield Item(file, 0, None, f'cannot be read ({reason})')
 
@@ -97,10 +105,15 @@ def read_saved(path: Path, options: ReadOptions) -> Iterator[Item]:
     pyarrow = _pyarrow()
     for file in saved_files(path):
         try:
+            open_regular(file).close()  # pyarrow would wait at a FIFO
             with pyarrow.memory_map(str(file)) as source:
                 stream = pyarrow.ipc.open_stream(source)
                 yield from _items(file, stream, stream.schema, options)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (
+            pyarrow.ArrowException,
+            OSError,
+            NotRegularFileError,
+        ) as error:
             reason = ' '.join(str(error).split())[:200]
             yield Item(file, 0, None, f'cannot be read ({reason})')
 

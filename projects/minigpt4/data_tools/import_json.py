@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..utils.atomic import make_folder, replacing, write_atomically
 from ..utils.errors import one_line
+from ..utils.regular_files import NotRegularFileError, open_regular
 from .image_bytes import file_stem, suffix_of
 from .import_spool import Image, Spool
 from .skipped_items import UNREADABLE, SkippedItems
@@ -160,8 +161,8 @@ def _copy(spool: Spool, image: Image, folder: Path, taken: set[str]) -> str:
     if target.exists() and os.path.samefile(target, image.name):
         return name  # fetched into this folder
     try:
-        source = open(image.name, 'rb')  # noqa: SIM115
-    except OSError as error:
+        source = open_regular(image.name)
+    except (OSError, NotRegularFileError) as error:
         raise ValueError(
             f'has an image that cannot be read ({one_line(error)})'
         ) from error

@@ -14,6 +14,7 @@ from ..utils.data_manifest import (
     is_address,
 )
 from ..utils.errors import printable
+from ..utils.regular_files import NotRegularFileError
 from ..weights.file_digests import compute_digest
 from .find_data import DataPart, common_root, relative_name
 from .scan import Scan
@@ -59,8 +60,8 @@ def build_manifest(
         each with ``samples`` that can be used; ``excluded`` shards with the
         ``reason``; and for ``files`` (the shards too) and ``images`` by path,
         relative to the folder that all sources have in common, ``sha256``
-        and ``bytes``. An image that cannot be read has ``error``
-        instead; images in shards are not listed.
+        and ``bytes``. A FIFO, and an image that cannot be read, have
+        ``error`` instead; images in shards are not listed.
 
     Raises:
         OSError: A file cannot be read.
@@ -70,7 +71,11 @@ def build_manifest(
     files: dict[str, dict[str, Any]] = {}
     for name, path in data_files(parts):
         on_file()
-        digest = digest_of(path)
+        try:
+            digest = digest_of(path)
+        except NotRegularFileError as error:
+            files[name] = dict(error=printable(str(error)))
+            continue
         files[name] = dict(sha256=digest, bytes=path.stat().st_size)
     return dict(
         format=MANIFEST_FORMAT,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.errors import one_line
+from ..utils.regular_files import NotRegularFileError, open_regular
 from .find_data import DataPart
 from .problems import Problem
 
@@ -116,7 +117,8 @@ def _next_to(shard: str, suffix: str) -> Path:
 def _read_statistics(path: Path) -> 'ShardLinks | str':
     again = 'run the same command of img2dataset again'
     try:
-        content = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            content = json.load(file)
         links, images = content['count'], content['successes']
         messages = {
             str(text): int(number)
@@ -199,7 +201,10 @@ def retry_links(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
 
     for shard in shards:
         try:
-            with ParquetFile(_next_to(shard, '.parquet')) as table:
+            with (
+                open_regular(_next_to(shard, '.parquet')) as file,
+                ParquetFile(file) as table,
+            ):
                 columns = ['url', 'caption', 'status', 'error_message']
                 names = [n for n in columns if n in table.schema_arrow.names]
                 for batch in table.iter_batches(columns=names):
@@ -208,5 +213,5 @@ def retry_links(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
                         dead = row.pop('status', None) != 'success'
                         if dead and link_reason(message)[1]:
                             yield row
-        except (OSError, pyarrow.ArrowException):
+        except (OSError, NotRegularFileError, pyarrow.ArrowException):
             continue  # of an unfinished shard, which is downloaded again

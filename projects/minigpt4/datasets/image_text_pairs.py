@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..prompts import Turn
 from ..registry import DATASETS
+from ..utils.errors import short_json
 from ..utils.sample_errors import SampleError
 from .captions import parse_caption
 from .remote_shards import shown
@@ -316,13 +317,20 @@ def _check_sources(sources: Sequence[dict]) -> None:
     """Check the names and weights of sources.
 
     Raises:
-        ValueError: There is no source, two have the same name, or a weight
-            is not a number above 0.
+        ValueError: There is no source, one is not a dict, two have the same
+            name, or a weight is not a number above 0.
     """
     if not sources:
         raise ValueError(
             'sources is empty; expected dicts of name, shards and weight.'
         )
+    for source in sources:
+        if not isinstance(source, Mapping):
+            raise ValueError(
+                f'sources has {short_json(source)}; expected dicts of name, '
+                'shards and weight. On the command line set one value, e.g. '
+                'train_dataloader.dataset.sources.0.shards=...'
+            )
     names = [source.get('name') for source in sources]
     for source, name in zip(sources, names, strict=True):
         if names.count(name) > 1:

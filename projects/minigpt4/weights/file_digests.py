@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..utils.atomic import write_atomically
+from ..utils.regular_files import open_regular
 from .cache_folder import cache_folder
 from .http_download import read_json_or_empty
 
@@ -15,9 +16,14 @@ _CHUNK_BYTES = 2**20
 
 
 def compute_digest(path: Path) -> str:
-    """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        NotRegularFileError: It is a FIFO or a device.
+        OSError: It cannot be read.
+    """
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -34,6 +40,7 @@ def file_digest(path: Path) -> str:
         path: The file.
 
     Raises:
+        NotRegularFileError: It is a FIFO or a device.
         OSError: It cannot be read.
     """
     path = Path(os.path.realpath(path))
