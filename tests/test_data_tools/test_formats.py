@@ -527,7 +527,9 @@ def test_a_saved_data_set(read, tmp_path):
     with pyarrow.OSFile(str(folder / 'data-00000.arrow'), 'wb') as file:
         with pyarrow.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table)
-    state = dict(_data_files=[dict(filename='data-00000.arrow')])
+    os.mkfifo(folder / 'data-00001.arrow')
+    names = ('data-00000.arrow', 'data-00001.arrow')
+    state = dict(_data_files=[dict(filename=name) for name in names])
     name, items = read(
         {
             'h/dataset_dict.json': dict(splits=['train']),
@@ -537,6 +539,7 @@ def test_a_saved_data_set(read, tmp_path):
     )
     assert name == 'hf'
     assert [r['caption'] for r in good(items)] == ['one', 'two', None]
+    assert 'is a FIFO; expected a regular file' in bad(items)[0][1]
 
 
 def test_a_missing_library_is_named(read, monkeypatch):
