@@ -190,7 +190,7 @@ def read(costs: Path, samples: int) -> Measured:
     )
 
 
-def fit(scaling, work, measured: dict[Case, Measured]):
+def fit(work, measured: dict[Case, Measured]):
     """Return settings of the simulation for this machine.
 
     A thread's speed and the time of a call follow from two cases with one
@@ -198,25 +198,24 @@ def fit(scaling, work, measured: dict[Case, Measured]):
     from one that is sharded.
 
     Args:
-        scaling: The module ``tools/scaling.py``.
         work: What the model computes.
         measured: The measured cases of a model.
     """
-    settings = scaling.Settings(serial=True, utilisation=1, hop_s=0)
+    from minigpt4.scaling import simulation
+
+    settings = simulation.Settings(serial=True, utilisation=1, hop_s=0)
 
     def solve(case: Case, **changes) -> float:
         """The value of a setting that is 0 now, and 1 in the changes."""
-        now = predict(scaling, work, settings, case, measured[case])
+        now = predict(work, settings, case, measured[case])
         one = dataclasses.replace(settings, **changes)
-        one = predict(scaling, work, one, case, measured[case]) - now
+        one = predict(work, one, case, measured[case]) - now
         return max(0.0, measured[case].seconds - now) / one
 
     fitted = [case for case in measured if case.fits]
     alone = [case for case in fitted if case.ranks == 1]
     bare = dataclasses.replace(settings, flops=1, call_s=0)
-    flops = [
-        predict(scaling, work, bare, case, measured[case]) for case in alone
-    ]
+    flops = [predict(work, bare, case, measured[case]) for case in alone]
     seconds = [measured[case].seconds for case in alone]
     speed = (flops[1] - flops[0]) / (seconds[1] - seconds[0])
     settings = dataclasses.replace(
@@ -236,8 +235,10 @@ def fit(scaling, work, measured: dict[Case, Measured]):
     return settings
 
 
-def predict(scaling, work, settings, case: Case, m: Measured) -> float:
+def predict(work, settings, case: Case, m: Measured) -> float:
     """Return the CPU seconds of a rank's step that the simulation expects."""
+    from minigpt4.scaling import simulation
+
     settings = dataclasses.replace(
         settings,
         gpus=case.ranks,
@@ -245,10 +246,10 @@ def predict(scaling, work, settings, case: Case, m: Measured) -> float:
         micro_batch=case.micro,
         shard=case.shard,
     )
-    costs = scaling.pass_seconds(
+    costs = simulation.pass_seconds(
         work, settings, case.batch // case.ranks, m.positions
     )
-    return sum(costs.values()) + scaling.reduce_seconds(work, settings)
+    return sum(costs.values()) + simulation.reduce_seconds(work, settings)
 
 
 def compare(measured: dict[Case, Measured]) -> Iterator[dict]:
@@ -259,9 +260,9 @@ def compare(measured: dict[Case, Measured]) -> Iterator[dict]:
     (model,) = {case.model for case in measured}
     path = ROOT / 'configs' / 'minigpt4' / f'stage1_{model}.py'
     work = scaling.count_work(Config.fromfile(path), 'fp32')
-    settings = fit(scaling, work, measured)
+    settings = fit(work, measured)
     for case, m in measured.items():
-        expected = predict(scaling, work, settings, case, m)
+        expected = predict(work, settings, case, m)
         error = 100 * (expected / m.seconds - 1)
         yield harness.row(
             f'stage1-scaling {case.name}',
@@ -308,7 +309,7 @@ def worker_seconds(folder: Path, ranks: int) -> float:
 
 def worker_rows(folder: Path, repeats: int) -> Iterator[dict]:
     """Yield rows of the data workers, fitted to one and two ranks."""
-    import scaling
+    from minigpt4.scaling import simulation
 
     numbers = (1, 2, 4, 8)
     best = {n: math.inf for n in numbers}
@@ -319,8 +320,8 @@ def worker_rows(folder: Path, repeats: int) -> Iterator[dict]:
     decode_s = best[1] / PAIRS
     read_s = max(0.0, best[2] - half * decode_s) / half
     for n in numbers[2:]:
-        expected = scaling.worker_seconds(
-            scaling.Settings(
+        expected = simulation.worker_seconds(
+            simulation.Settings(
                 gpus=n,
                 batch=PAIRS,
                 reads_all=True,

@@ -46,10 +46,13 @@ class Endpoint:
         bodies: The JSON of each request.
         times: When each arrived, in seconds.
         most: The most requests at the same time.
+        models: Status, headers and body of the list of models.
     """
 
     def __init__(self, answer):
         self.answer = answer
+        model = dict(id='m', object='model', created=1, owned_by='me')
+        self.models = 200, {}, dict(object='list', data=[model])
         self.messages, self.bodies, self.times, self.keys = [], [], [], []
         self.most = self._now = 0
         self._lock = threading.Lock()
@@ -84,12 +87,17 @@ def chat_endpoint(answer=draft_of):
         def log_message(self, *args):
             pass
 
+        def do_GET(self):
+            self.send(*endpoint.models)
+
         def do_POST(self):
             length = int(self.headers['Content-Length'])
             body = json.loads(self.rfile.read(length))
-            status, headers, content = endpoint.respond(
-                body, self.headers.get('Authorization')
+            self.send(
+                *endpoint.respond(body, self.headers.get('Authorization'))
             )
+
+        def send(self, status, headers, content):
             if isinstance(content, dict):
                 headers = {'Content-Type': 'application/json', **headers}
                 content = json.dumps(content)

@@ -24,6 +24,8 @@ from mmengine.logging import MMLogger
 from tests.tool_process import connect_locally, run_in_this_process
 
 os.environ['HF_HUB_OFFLINE'] = '1'
+# for commands that tests start: the processes of the test run use all cores
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 # a shell starts background processes with these signals ignored, and ours
 # leave an ignored signal ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,12 +74,12 @@ def run_tool():
     The tool runs in forks of a process that has the imports, which saves
     their time. That process has started no threads, as tests do.
     """
-    clean = multiprocessing.get_context('forkserver')
-    clean.set_forkserver_preload(['mmpretrain.apis', 'minigpt4.engine.config'])
+    from minigpt4.reproduction.step_processes import PRELOADED
 
-    def run(
-        tool: str, *arguments, cwd: Path, ranks: int = 0, threads: int = 1
-    ) -> str:
+    clean = multiprocessing.get_context('forkserver')
+    clean.set_forkserver_preload(PRELOADED)
+
+    def run(tool: str, *arguments, cwd: Path, ranks: int = 0) -> str:
         settings: list[dict] = [{}]
         if ranks:
             arguments = (*arguments, '--launcher', 'pytorch')
@@ -98,7 +100,7 @@ def run_tool():
             runs = [
                 pool.submit(
                     run_in_this_process,
-                    *(tool, arguments, cwd, {**os.environ, **each}, threads),
+                    *(tool, arguments, cwd, {**os.environ, **each}),
                 )
                 for each in settings
             ]

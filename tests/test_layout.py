@@ -26,12 +26,13 @@ IMPORT_ORDER = (
     ('generation',),
     ('loading',),
     ('actors',),
-    ('chat', 'captioning', 'datasets', 'endpoints'),
+    ('endpoints',),
+    ('chat', 'captioning', 'datasets'),
     ('data_tools',),
     ('evaluation',),
     ('harness', 'curation', 'explain'),
     ('engine',),
-    ('convert', 'nano', 'reproduction'),
+    ('convert', 'nano', 'reproduction', 'scaling'),
     ('terminal', 'serving'),
 )
 RANK = {
@@ -194,7 +195,7 @@ def test_every_room_is_in_the_order():
     )
 
 
-def test_the_tour_lists_the_rooms_in_the_import_order():
+def test_contributing_lists_the_subpackages_in_the_import_order():
     text = (ROOT / 'CONTRIBUTING.md').read_text('utf-8')
     table = text.split('| Subpackage | Contains |')[1].split('\n\n')[0]
     listed = re.findall(r'^\| `(\w+)/` \|', table, re.M)

@@ -126,3 +126,22 @@ def test_errors(
         found = stop.code
     assert found == status
     assert message in capsys.readouterr().err
+
+
+def test_runs_without_a_log_are_passed_over(
+    tool, write_log, tmp_path, monkeypatch, capsys
+):
+    write_log('20260101_000000', step(1, 2.0), run='short')
+    monkeypatch.chdir(tmp_path)
+    command = ['plot_log.py', 'gone', '--skip', '-o', 'a.svg']
+    monkeypatch.setattr(sys, 'argv', command)
+    assert tool.main() == 0
+    assert not Path('a.svg').exists()
+    command.insert(1, 'short')
+    monkeypatch.setattr(sys, 'argv', command)
+    capsys.readouterr()
+    assert tool.main() == 0
+    assert Path('a.svg').exists()
+    absent, drawn = capsys.readouterr().out.splitlines()
+    assert absent == 'gone: no curve, since no step of it was logged'
+    assert drawn.startswith('short: 1 logs, 1 steps')

@@ -30,7 +30,7 @@ def trained(tmp_path_factory, run_tool):
         ('train.py', stage2, *options, f'load_from={first}'),
         ('test.py', stage2, last, '--out', 'after.json'),
     ):
-        run_tool(tool, *arguments, cwd=folder, threads=2)
+        run_tool(tool, *arguments, cwd=folder)
     return folder, *(
         json.loads((folder / f'{name}.json').read_text())
         for name in ('before', 'after')

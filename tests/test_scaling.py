@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minigpt4
 from minigpt4.prompts import Turn
+from minigpt4.scaling import simulation
+from minigpt4.scaling.settings import RANGES, Settings, check_settings
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs' / 'minigpt4' / 'stage1_nano.py'
@@ -27,15 +29,16 @@ def scaling(monkeypatch):
 
 
 @pytest.fixture
-def benchmark(monkeypatch, scaling):
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     return importlib.import_module('stage1_scaling')
 
 
 @pytest.fixture
-def work(scaling):
+def work():
     """About the 7B model."""
-    return scaling.Work(
+    return simulation.Work(
         vision=533e9,
         position=12.9e9,
         attention=5.2e5,
@@ -55,9 +58,9 @@ def work(scaling):
 
 
 @pytest.fixture
-def quiet(scaling):
+def quiet():
     """No stragglers: equal captions, equal GPUs, nothing fails."""
-    return scaling.Settings(
+    return Settings(
         caption_sigma=0,
         jitter=0,
         shard_failures=0,
@@ -72,18 +75,18 @@ def replace(settings, **changes):
 
 @pytest.mark.parametrize('shard', [False, True])
 def test_twice_the_gpus_are_never_slower_without_stragglers(
-    scaling, work, quiet, shard
+    work, quiet, shard
 ):
     if shard:  # no machine has more GPUs: see the next test
         quiet = replace(quiet, gpus_per_node=64)
     totals = [
-        scaling.simulate(work, replace(quiet, gpus=2**i, shard=shard)).total
+        simulation.simulate(work, replace(quiet, gpus=2**i, shard=shard)).total
         for i in range(7)
     ]
     assert totals == sorted(totals, reverse=True)
     # with twice the batch for twice the GPUs too
     totals = [
-        scaling.simulate(
+        simulation.simulate(
             work, replace(quiet, gpus=2**i, batch=64 * 2**i, shard=shard)
         ).total
         for i in range(7)
@@ -91,27 +94,25 @@ def test_twice_the_gpus_are_never_slower_without_stragglers(
     assert totals == sorted(totals, reverse=True)
 
 
-def test_sharding_over_two_machines_waits_for_the_network(
-    scaling, work, quiet
-):
-    one = scaling.simulate(work, replace(quiet, gpus=8, shard=True))
-    two = scaling.simulate(work, replace(quiet, gpus=16, shard=True))
+def test_sharding_over_two_machines_waits_for_the_network(work, quiet):
+    one = simulation.simulate(work, replace(quiet, gpus=8, shard=True))
+    two = simulation.simulate(work, replace(quiet, gpus=16, shard=True))
     assert one.seconds['all-gather'] == 0
     assert two.worst == 'all-gather'
     assert two.total > one.total
 
 
-def test_every_rank_that_reads_all_overloads_the_storage(scaling, work, quiet):
+def test_every_rank_that_reads_all_overloads_the_storage(work, quiet):
     many = replace(quiet, gpus=64, storage=1e9)
-    split = scaling.simulate(work, many)
-    whole = scaling.simulate(work, replace(many, reads_all=True))
+    split = simulation.simulate(work, many)
+    whole = simulation.simulate(work, replace(many, reads_all=True))
     assert whole.bytes_read == 64 * split.bytes_read
     assert split.loads['storage'] < 1 < whole.loads['storage']
     assert split.seconds['data'] == 0 < whole.seconds['data']
     # its data workers skip the pairs of the other ranks
-    read = scaling.worker_seconds(replace(many, reads_all=True))
+    read = simulation.worker_seconds(replace(many, reads_all=True))
     others = many.batch * 63 / 64
-    assert read - scaling.worker_seconds(many) == pytest.approx(
+    assert read - simulation.worker_seconds(many) == pytest.approx(
         others * many.read_s
     )
     assert whole.worst == 'data'
@@ -121,9 +122,9 @@ def test_every_rank_that_reads_all_overloads_the_storage(scaling, work, quiet):
     )
 
 
-def test_the_shares_sum_to_one(scaling, work):
+def test_the_shares_sum_to_one(work):
     for gpus in (1, 8, 64):
-        settings = scaling.Settings(
+        settings = Settings(
             gpus=gpus,
             pairs=5e9,
             shard=True,
@@ -133,41 +134,41 @@ def test_the_shares_sum_to_one(scaling, work):
             link_rot=0.3,
             failure_hours=1000,
         )
-        result = scaling.simulate(work, settings)
+        result = simulation.simulate(work, settings)
         assert sum(result.shares.values()) == pytest.approx(1)
         assert min(result.shares.values()) >= 0
-        assert set(result.shares) == {*scaling.USEFUL, *scaling.IDLE}
+        assert set(result.shares) == {*simulation.USEFUL, *simulation.IDLE}
         assert result.failures > 0 and result.shares['failures'] > 0
 
 
-def test_the_seed_determines_the_result(scaling, work):
-    settings = scaling.Settings(gpus=8, pairs=5e9)
-    first = scaling.simulate(work, settings)
-    assert first == scaling.simulate(work, settings)
-    other = scaling.simulate(work, replace(settings, seed=1))
+def test_the_seed_determines_the_result(work):
+    settings = Settings(gpus=8, pairs=5e9)
+    first = simulation.simulate(work, settings)
+    assert first == simulation.simulate(work, settings)
+    other = simulation.simulate(work, replace(settings, seed=1))
     assert other.total != first.total
     assert other.total == pytest.approx(first.total, rel=0.01)
 
 
-def test_bytes_between_gpus(scaling, work, quiet):
-    assert scaling.all_reduce_bytes(1, 1000) == 0
-    assert scaling.all_reduce_bytes(2, 1000) == 4000
-    assert scaling.all_reduce_bytes(4, 1000) == 6000
-    assert scaling.all_gather_bytes(4, 1000, 3) == 2250
+def test_bytes_between_gpus(work, quiet):
+    assert simulation.all_reduce_bytes(1, 1000) == 0
+    assert simulation.all_reduce_bytes(2, 1000) == 4000
+    assert simulation.all_reduce_bytes(4, 1000) == 6000
+    assert simulation.all_gather_bytes(4, 1000, 3) == 2250
     one = replace(quiet, gpus=8, hop_s=0)
-    assert scaling.reduce_seconds(work, one) == pytest.approx(
+    assert simulation.reduce_seconds(work, one) == pytest.approx(
         2 * 7 / 8 * 4 * 3_149_824 / 200e9
     )
     # two machines are connected by their network
     two = replace(one, gpus=16)
-    assert scaling.reduce_seconds(work, two) == pytest.approx(
+    assert simulation.reduce_seconds(work, two) == pytest.approx(
         2 * 15 / 16 * 4 * 3_149_824 / 25e9
     )
 
 
-def test_what_is_slower(scaling, work, quiet):
+def test_what_is_slower(work, quiet):
     settings = replace(quiet, gpus=8)
-    base = scaling.simulate(work, settings)
+    base = simulation.simulate(work, settings)
     for cause, changes in {
         'stragglers': dict(slow_gpus=1),
         'calls and weights': dict(micro_batch=1),
@@ -177,33 +178,38 @@ def test_what_is_slower(scaling, work, quiet):
         'failures': dict(failure_hours=1),
         'checkpoints': dict(save_interval=10),
     }.items():
-        other = scaling.simulate(work, replace(settings, **changes))
+        other = simulation.simulate(work, replace(settings, **changes))
         assert other.seconds[cause] > base.seconds[cause], cause
         assert other.total > base.total, cause
     # a GPU that needs 1.25 times as long stops all others
-    slow = scaling.simulate(work, replace(settings, slow_gpus=1))
+    slow = simulation.simulate(work, replace(settings, slow_gpus=1))
     assert slow.seconds['stragglers'] == pytest.approx(
-        0.25 * sum(base.seconds[name] for name in scaling.USEFUL)
+        0.25 * sum(base.seconds[name] for name in simulation.USEFUL)
     )
     # more data workers than shards
     few = replace(settings, pairs=1e5, shard_pairs=10000)
-    assert scaling.simulate(work, few).loads['shards'] == 3.2
+    assert simulation.simulate(work, few).loads['shards'] == 3.2
     # one time limit for each blocked shard, unless batches are in stock
     blocked = replace(settings, shard_failures=0.1, shard_timeout=1)
-    result = scaling.simulate(work, blocked)
+    result = simulation.simulate(work, blocked)
     assert result.seconds['blocked shards'] == 0
 
 
-def test_dead_links_shorten_the_run(scaling, work, quiet):
-    whole = scaling.simulate(work, replace(quiet, pairs=1e8))
-    rest = scaling.simulate(work, replace(quiet, pairs=1e8, link_rot=0.25))
+def test_dead_links_shorten_the_run(work, quiet):
+    whole = simulation.simulate(work, replace(quiet, pairs=1e8))
+    rest = simulation.simulate(work, replace(quiet, pairs=1e8, link_rot=0.25))
     assert rest.steps == pytest.approx(0.75 * whole.steps, abs=1)
     assert rest.bytes_read == pytest.approx(0.75 * whole.bytes_read, rel=1e-5)
 
 
-def test_gpus_that_do_not_divide_the_batch(scaling, work):
+def test_gpus_that_do_not_divide_the_batch(work):
     with pytest.raises(ValueError, match='3 GPUs do not divide a batch'):
-        scaling.simulate(work, scaling.Settings(gpus=3))
+        simulation.simulate(work, Settings(gpus=3))
+
+
+def test_more_slow_gpus_than_gpus(work):
+    with pytest.raises(ValueError, match='slow_gpus is 9; expected at most'):
+        simulation.simulate(work, Settings(gpus=8, slow_gpus=9))
 
 
 def test_the_operations_of_the_nano_model(scaling):
@@ -247,15 +253,17 @@ def test_memory_is_the_estimate_of_the_other_tool(scaling):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     work = scaling.count_work(cfg)
-    settings = scaling.Settings(gpus=1, batch=16, max_tokens=20)
+    settings = Settings(gpus=1, batch=16, max_tokens=20)
     positions = model.num_image_tokens + 20
-    assert scaling.peak_memory(work, settings) == pytest.approx(
+    assert simulation.peak_memory(work, settings) == pytest.approx(
         memory.estimate(model, 'bf16', 16, positions, 20)
     )
     big = replace(settings, gpus=8, batch=128)
     kept = (1 / 8 + 2 / work.layers) * work.layer_bytes
-    assert scaling.peak_memory(work, replace(big, shard=True)) == (
-        pytest.approx(scaling.peak_memory(work, big) - work.layer_bytes + kept)
+    assert simulation.peak_memory(work, replace(big, shard=True)) == (
+        pytest.approx(
+            simulation.peak_memory(work, big) - work.layer_bytes + kept
+        )
     )
 
 
@@ -293,10 +301,25 @@ def test_settings_come_from_the_config(scaling):
         scaling.settings_of(cfg, dict(batch='many'))
 
 
-def test_each_setting_has_a_range_with_its_default(scaling):
-    fields = {field.name for field in dataclasses.fields(scaling.Settings)}
-    assert fields == scaling.RANGES.keys()
-    scaling.check_settings(scaling.Settings())
+@pytest.mark.parametrize(
+    'name', ['minigpt_4_nano_caption.py', 'stage2_nano.py']
+)
+def test_config_of_another_kind_is_refused(scaling, name):
+    cfg = Config.fromfile(NANO.with_name(name))
+    with pytest.raises(ValueError, match='give a config of stage 1'):
+        scaling.settings_of(cfg, {})
+
+
+def test_config_without_data_workers_counts_as_one(scaling):
+    cfg = Config.fromfile(NANO)
+    cfg.train_dataloader.num_workers = 0
+    assert scaling.settings_of(cfg, {}).workers == 1
+
+
+def test_each_setting_has_a_range_with_its_default():
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert fields == RANGES.keys()
+    check_settings(Settings())
 
 
 @pytest.mark.parametrize(
@@ -330,27 +353,27 @@ def test_values_out_of_their_range(scaling, change):
 
 
 @pytest.mark.parametrize('end', [0, 1])
-def test_the_ends_of_the_ranges(scaling, work, quiet, end):
-    for name, ends in scaling.RANGES.items():
+def test_the_ends_of_the_ranges(work, quiet, end):
+    for name, ends in RANGES.items():
         value = ends[end]
         changes = dict(gpus=1, batch=1, steps=1)
         changes[name] = value
         if name == 'gpus':
             changes['batch'] = value
         try:
-            result = scaling.simulate(work, replace(quiet, **changes))
+            result = simulation.simulate(work, replace(quiet, **changes))
         except ValueError as error:  # of numbers that do not fit together
             assert '; expected at most ' in str(error)
         else:
             assert 0 < result.total < math.inf
 
 
-def test_runs_that_are_too_large(scaling, work, quiet):
+def test_runs_that_are_too_large(work, quiet):
     with pytest.raises(ValueError, match='steps . batch is 100,000,000,000'):
-        scaling.simulate(work, replace(quiet, batch=10**6, steps=10**5))
+        simulation.simulate(work, replace(quiet, batch=10**6, steps=10**5))
     slow = replace(quiet, failure_hours=0.001, pairs=1e12)
     with pytest.raises(ValueError, match='such a run never ends'):
-        scaling.simulate(work, slow)
+        simulation.simulate(work, slow)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +383,7 @@ def test_runs_that_are_too_large(scaling, work, quiet):
         (['--gpus', '1', '-4'], 'gpus is -4; expected an integer'),
         (['--pairs', 'nan'], 'pairs is nan; expected a number from 1 to'),
         (['--pairs', '0'], 'pairs is 0.0; expected a number from 1 to'),
+        (['--set', 'gpus=4'], '--gpus sets the number of GPUs; omit gpus'),
         (['--set', 'seed=-1'], 'seed is -1; expected an integer from 0 to'),
         (
             ['--set', 'storage=inf'],
@@ -377,12 +401,10 @@ def test_wrong_values_on_the_command_line(
     assert message in capsys.readouterr().err
 
 
-def test_the_fit_finds_the_settings_that_made_the_figures(
-    scaling, benchmark, work
-):
+def test_the_fit_finds_the_settings_that_made_the_figures(benchmark, work):
     work = replace(work, trained=1000)  # the hops take their bytes too
     truth = replace(
-        scaling.Settings(serial=True, utilisation=1),
+        Settings(serial=True, utilisation=1),
         flops=6e10,
         call_s=1e-4,
         hop_s=1e-3,
@@ -392,9 +414,9 @@ def test_the_fit_finds_the_settings_that_made_the_figures(
     measured = {}
     for case in cases:
         blank = benchmark.Measured(0, 50 * case.batch / case.ranks, 0)
-        seconds = benchmark.predict(scaling, work, truth, case, blank)
+        seconds = benchmark.predict(work, truth, case, blank)
         measured[case] = blank._replace(seconds=seconds)
-    found = benchmark.fit(scaling, work, measured)
+    found = benchmark.fit(work, measured)
     assert found.flops == pytest.approx(truth.flops)
     assert found.call_s == pytest.approx(truth.call_s)
     assert found.hop_s == pytest.approx(truth.hop_s, rel=0.02)

@@ -1,7 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""The tools that write full-size files and reckon with memory."""
+"""The tools that write full-size files, reckon with memory and test."""
 
 import importlib.util
+import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,15 +14,19 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 from transformers import CONFIG_MAPPING
+from transformers.integrations import sdpa_attention
 
 import minigpt4
 from minigpt4 import compat
 from minigpt4.models import LLMDecoder
+from minigpt4.nano import pretrain
+from minigpt4.nano.write_dataset import write_dataset
 from minigpt4.registry import MODELS
 from minigpt4.weights.read import open_tensors
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs' / 'minigpt4' / '_base_' / 'nano.py'
+SHIPPED = ROOT / 'projects' / 'minigpt4' / 'nano' / 'weights'
 
 
 def tool(name: str):
@@ -145,6 +153,12 @@ def test_estimated_activations_are_those_saved(
         need_quantisation()
         if checkpointing:
             pytest.skip('what is recomputed is counted in the other types')
+    if (
+        not checkpointing
+        and 'num_key_value_heads' in llm
+        and not hasattr(sdpa_attention, 'use_gqa_in_sdpa')
+    ):
+        pytest.skip('transformers stores keys and values for every head')
     folder = make_llm(
         **llm,
         vocab_size=400,
@@ -245,3 +259,89 @@ def test_photo_examples_are_drawn_with_their_descriptions(tmp_path, capsys):
     with Image.open(out) as page:
         assert page.width == 948  # three photographs in the first row
         assert page.height > 2 * 200
+
+
+def test_a_test_says_how_many_records_were_scored(tmp_path, run_tool):
+    sizes = dict(pairs=2, descriptions=1, test_scenes=2)
+    write_dataset(tmp_path / 'data' / 'nano', **sizes)
+    test = tmp_path / 'data' / 'nano' / 'test'
+    records = json.loads((test / 'test.json').read_text())
+    skipped = sum(record['image'] == '0.jpg' for record in records)
+    scored = len(records) - skipped
+    weights = ROOT / 'projects/minigpt4/nano/weights/minigpt4_nano.pth'
+    words = (ROOT / 'configs/minigpt4/stage2_nano.py', weights)
+    (test / 'image' / '0.jpg').unlink()
+    output = run_tool('test.py', *words, '--out', 'scores.json', cwd=tmp_path)
+    last = output.splitlines()[-1]
+    assert last == f'{scored} records were scored, {skipped} skipped'
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    assert scores['scored_records'] == scored
+    assert scores['skipped_records'] == skipped
+
+
+def run_main(name, monkeypatch, *words) -> int:
+    monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, words)])
+    return tool(name).main()
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, 'Muon'), reason='needs Muon')
+def test_files_of_nano_weights_have_the_mode_of_new_files(
+    tmp_path, monkeypatch
+):
+    def train_tokenizer(path, seed):
+        shutil.copy(SHIPPED / 'llm/tokenizer.model', path)
+
+    monkeypatch.setattr(pretrain, 'train_tokenizer', train_tokenizer)
+    words = '--parts llm vision --llm-steps 1 --vision-steps 1'.split()
+    umask = os.umask(0o027)
+    try:
+        run_main('build_nano', monkeypatch, *words, '--out', tmp_path / 'new')
+    finally:
+        os.umask(umask)
+    files = {
+        file.name: oct(file.stat().st_mode & 0o777)
+        for file in (tmp_path / 'new').rglob('*.safetensors')
+    }
+    names = ('eva_vit', 'q_former', 'model')
+    assert files == {f'{name}.safetensors': '0o640' for name in names}
+
+
+@pytest.mark.parametrize('option', ['--llm-steps', '--vision-steps'])
+def test_nano_weights_need_a_step(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.setattr(subprocess, 'run', pytest.fail)
+    words = ['--parts', 'projection', '--out', tmp_path, option, '0']
+    with pytest.raises(SystemExit):
+        run_main('build_nano', monkeypatch, *words)
+    assert '0 is not a whole number above 0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'status, printed',
+    [(3, ''), (-9, 'error: tools/nano_data.py was ended by signal 9; ')],
+)
+def test_a_failed_part_of_the_nano_weights_prints_its_own_error(
+    tmp_path, monkeypatch, capsys, status, printed
+):
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    words = ['--parts', 'projection', '--out', tmp_path]
+    try:
+        ended = run_main('build_nano', monkeypatch, *words)
+    except SystemExit as error:
+        ended = error.code
+    assert ended == max(status, 1)
+    error = capsys.readouterr().err
+    assert error.startswith(printed) and bool(error) == bool(printed)
+
+
+def test_scores_of_a_nano_llm_name_what_is_wrong(
+    tmp_path, monkeypatch, capsys
+):
+    missing = tmp_path / 'none'
+    assert run_main('nano_llm_scores', monkeypatch, '--llm', missing) == 1
+    assert f'the folder {missing} does not exist' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_main('nano_llm_scores', monkeypatch, '--scenes', '0')
+    assert '0 is not a whole number above 0' in capsys.readouterr().err

@@ -28,7 +28,7 @@ def connect_locally(self: socket.socket, address) -> None:
 
 
 def run_in_this_process(
-    tool: str, arguments: tuple, cwd: Path, variables: dict, threads: int
+    tool: str, arguments: tuple, cwd: Path, variables: dict
 ) -> str:
     """Run a tool without a GPU and without the network.
 
@@ -42,7 +42,7 @@ def run_in_this_process(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.cuda.is_available = lambda: False
     sys.argv = [tool, *map(str, arguments)]
     printed = io.StringIO()

@@ -3,12 +3,14 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from minigpt4.utils.errors import add_debug_option, reports_errors
+from minigpt4_cli.options import positive_int
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / 'projects/minigpt4/nano/weights'
@@ -44,6 +46,7 @@ def build_llm(
         captions_only=captions_only,
     )
     llm.half().save_pretrained(folder)
+    _set_usual_mode(folder / 'model.safetensors')
     (folder / 'generation_config.json').unlink()  # repeats config.json
 
 
@@ -53,10 +56,20 @@ def build_vision(out: Path, steps: int, seed: int) -> None:
 
     from minigpt4.nano import pretrain
 
+    out.mkdir(parents=True, exist_ok=True)
     backbone, neck = pretrain.pretrain_vision(steps, seed=seed)
     for name, module in (('eva_vit', backbone), ('q_former', neck)):
         tensors = {k: v.half() for k, v in module.state_dict().items()}
-        save_file(tensors, out / f'{name}.safetensors')
+        file = out / f'{name}.safetensors'
+        save_file(tensors, file)
+        _set_usual_mode(file)
+
+
+def _set_usual_mode(file: Path) -> None:
+    """Let others read a file; safetensors lets only its owner."""
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def build_projection(out: Path) -> None:
@@ -76,7 +89,14 @@ def build_projection(out: Path) -> None:
         def run(tool: str, *arguments: str) -> None:
             script = str(ROOT / 'tools' / tool)
             command = [sys.executable, script, *arguments]
-            subprocess.run(command, cwd=folder, check=True)
+            status = subprocess.run(command, cwd=folder).returncode
+            if status < 0:
+                raise ChildProcessError(
+                    f'tools/{tool} was ended by signal {-status}; run this '
+                    'command again.'
+                )
+            if status:
+                sys.exit(status)  # it has printed its error
 
         run('nano_data.py')
         configs = ROOT / 'configs' / 'minigpt4'
@@ -101,8 +121,8 @@ def main() -> None:
     """Pretrain the frozen weights and save them in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=WEIGHTS)
-    parser.add_argument('--llm-steps', type=int, default=3000)
-    parser.add_argument('--vision-steps', type=int, default=2000)
+    parser.add_argument('--llm-steps', type=positive_int, default=3000)
+    parser.add_argument('--vision-steps', type=positive_int, default=2000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
     parser.add_argument(

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from minigpt4.utils.errors import add_debug_option, reports_errors
+from minigpt4_cli.options import positive_int
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ def main() -> None:
         default=ROOT / 'projects/minigpt4/nano/weights/llm',
         help='its folder (default: the shipped one)',
     )
-    parser.add_argument('--scenes', type=int, default=500)
+    parser.add_argument('--scenes', type=positive_int, default=500)
     parser.add_argument(
         '--noise',
         type=float,
@@ -42,12 +43,18 @@ def main() -> None:
     )
     add_debug_option(parser)
     args = parser.parse_args()
+    if not args.llm.exists():  # transformers would ask the hub for it
+        raise FileNotFoundError(
+            f'the folder {args.llm} does not exist; give that of a nano LLM.'
+        )
     import sentencepiece
     import torch
     from transformers import LlamaForCausalLM
 
     from minigpt4.nano.llm_scores import score_llm
+    from minigpt4.weights.check_llm_folder import check_folder
 
+    check_folder(args.llm)
     llm = LlamaForCausalLM.from_pretrained(args.llm, dtype=torch.float32)
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(args.llm / 'tokenizer.model')

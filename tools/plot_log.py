@@ -229,6 +229,12 @@ def main() -> None:
         help='weight of earlier values in the thick curves, 0 to below 1 '
         '(default: %(default)s)',
     )
+    parser.add_argument(
+        '--skip',
+        action='store_true',
+        help='pass over runs without a logged step instead of ending with '
+        'an error; without any run, no file is written',
+    )
     add_debug_option(parser)
     args = parser.parse_args()
     if not 0 <= args.smooth < 1:
@@ -236,7 +242,16 @@ def main() -> None:
     kind = args.out.suffix.removeprefix('.')
     if kind not in ('html', 'svg', 'png'):
         parser.error(f'-o {args.out} ends in no .html, .svg or .png')
-    runs = [read_run(folder) for folder in args.runs]
+    runs = []
+    for folder in args.runs:
+        try:
+            runs.append(read_run(folder))
+        except ValueError:
+            if not args.skip:
+                raise
+            print(f'{folder}: no curve, since no step of it was logged')
+    if not runs:
+        return
     rows = table(runs, args.smooth)
     figure = draw(runs, args.smooth, 'png' if kind == 'png' else 'svg')
     write_atomically(

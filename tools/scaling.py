@@ -7,418 +7,30 @@
 
 prints where the time goes, and the load of storage, network, data workers and
 GPU memory. docs/scaling.md explains the model and compares it with measured
-steps. ``Settings`` lists what ``--set`` changes.
+steps. ``Settings`` in ``minigpt4/scaling/settings.py`` lists what ``--set``
+changes.
 """
 
 import argparse
 import dataclasses
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from minigpt4.utils.errors import add_debug_option, reports_errors
-
-HOUR = 3600
-# what the GPU was bought for; the rest of the time it waits
-USEFUL = ('vision', 'LLM forward', 'LLM backward')
-IDLE = (
-    'calls and weights',
-    'all-gather',
-    'all-reduce',
-    'stragglers',
-    'data',
-    'blocked shards',
-    'checkpoints',
-    'failures',
+from minigpt4.scaling.settings import (
+    Settings,
+    check_setting,
+    check_settings,
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a config computes and stores; see :func:`count_work`.
-
-    Attributes:
-        vision: FLOPs of the vision parts for one image.
-        position: FLOPs of the LLM's linear layers for one position, forward;
-            the backward pass to the projection has as many, because frozen
-            weights get no gradient.
-        attention: FLOPs of attention for a position and one that it sees.
-        target: FLOPs of the output head for one supervised position, and of
-            the last layer's MLP where only these positions pass through it.
-        image_positions: Positions of an image in the LLM.
-        vision_calls: Linear and convolution layers of the vision parts.
-        llm_calls: Linear layers of the LLM.
-        vision_bytes: Weights of the vision parts.
-        llm_bytes: Weights of the LLM.
-        layer_bytes: Those of its layers, which ``decoder.shard`` shards.
-        layers: Number of these layers.
-        trained: Trained parameters.
-        fixed_memory: Bytes of all weights and of the training state.
-        position_memory: Bytes of the activations of a position.
-        target_memory: Bytes of the logits of a supervised position.
-    """
-
-    vision: float
-    position: float
-    attention: float
-    target: float
-    image_positions: int
-    vision_calls: int
-    llm_calls: int
-    vision_bytes: float
-    llm_bytes: float
-    layer_bytes: float
-    layers: int
-    trained: int
-    fixed_memory: float
-    position_memory: float
-    target_memory: float
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The run, the machines and the data.
-
-    Sizes in bytes, times in seconds. The defaults are those of A100 GPUs in
-    machines of eight; docs/scaling.md has the source of each.
-    """
-
-    # the run
-    gpus: int = 8
-    pairs: float = 5.12e6  # before dead links
-    batch: int = 256  # of all GPUs
-    micro_batch: int = 64
-    shard: bool = False  # decoder.shard
-    reads_all: bool = False  # every rank reads all shards
-    workers: int = 4  # data workers of a GPU
-    seed: int = 0
-    steps: int = 400  # steps that are drawn
-    # the GPU
-    flops: float = 312e12
-    utilisation: float = 0.5  # of a large matrix product
-    memory_bandwidth: float = 2.0e12
-    memory: float = 80e9
-    call_s: float = 15e-6  # host time to start a layer's kernels
-    serial: bool = False  # a CPU: host and device are the same
-    # between GPUs
-    gpus_per_node: int = 8
-    link: float = 200e9  # of a GPU, inside a machine
-    network: float = 25e9  # of a machine
-    hop_s: float = 20e-6
-    # the data
-    storage: float = 2e9  # of all machines together
-    pair_bytes: float = 20e3
-    shard_pairs: int = 10000
-    decode_s: float = 0.8e-3  # CPU time to read and decode a pair
-    read_s: float = 0.06e-3  # to read a pair that another rank decodes
-    caption_tokens: float = 20  # mean of a lognormal
-    caption_sigma: float = 0.35
-    max_tokens: int = 32  # model.max_text_length
-    link_rot: float = 0.0
-    links_per_s: float = 1350  # downloaded by a machine
-    # what goes wrong
-    jitter: float = 0.03  # half-normal delay of a GPU in a step
-    slow_gpus: int = 0
-    slow_factor: float = 1.25  # time of a slow GPU
-    shard_failures: float = 1e-4  # shards that block when they are opened
-    shard_timeout: float = 60
-    failure_hours: float = 50000  # of one GPU, between two failures
-    restart_s: float = 300
-    save_interval: int = 1000  # steps
-    save_s: float = 2
-
-
-# the smallest and the largest value of each setting
-RANGES: dict[str, tuple[float, float]] = {
-    'gpus': (1, 100_000),
-    'pairs': (1, 1e13),
-    'batch': (1, 1_000_000),
-    'micro_batch': (1, 1_000_000),
-    'shard': (False, True),
-    'reads_all': (False, True),
-    'workers': (1, 1024),
-    'seed': (0, 2**32 - 1),
-    'steps': (1, 100_000),
-    'flops': (1e6, 1e18),
-    'utilisation': (0.001, 1),
-    'memory_bandwidth': (1e6, 1e16),
-    'memory': (1e6, 1e15),
-    'call_s': (0, 10),
-    'serial': (False, True),
-    'gpus_per_node': (1, 100_000),
-    'link': (1e3, 1e16),
-    'network': (1e3, 1e16),
-    'hop_s': (0, 10),
-    'storage': (1e3, 1e16),
-    'pair_bytes': (1, 1e10),
-    'shard_pairs': (1, 1_000_000_000),
-    'decode_s': (0, 1000),
-    'read_s': (0, 1000),
-    'caption_tokens': (1, 100_000),
-    'caption_sigma': (0, 10),
-    'max_tokens': (1, 1_000_000),
-    'link_rot': (0, 0.999),
-    'links_per_s': (0.001, 1e9),
-    'jitter': (0, 100),
-    'slow_gpus': (0, 100_000),
-    'slow_factor': (1, 1000),
-    'shard_failures': (0, 1),
-    'shard_timeout': (0, 1e6),
-    'failure_hours': (0.001, math.inf),
-    'restart_s': (0, 1e7),
-    'save_interval': (1, 1_000_000_000),
-    'save_s': (0, 1e6),
-}
-_MAX_DRAWN = 10**8  # captions, of eight bytes
-_MAX_FAILURES = 10**6
-
-
-def check_setting(name: str, value: Any) -> None:
-    """Check the value of a setting.
-
-    Raises:
-        ValueError: It has another type, or is not in ``RANGES``.
-    """
-    kinds = {field.name: field.type for field in dataclasses.fields(Settings)}
-    kind, (low, high) = kinds[name], RANGES[name]
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError(f'{name} is {value!r}; expected True or False.')
-        return
-    types = (int,) if kind is int else (int, float)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, types)
-        or not low <= value <= high  # false for nan
-    ):
-        noun = 'an integer' if kind is int else 'a number'
-        raise ValueError(
-            f'{name} is {value!r}; expected {noun} from {low:,.10g} to '
-            f'{high:,.10g}.'
-        )
-
-
-def check_settings(settings: Settings) -> None:
-    """Check all settings.
-
-    Raises:
-        ValueError: A setting is not in its range, the GPUs do not divide
-            the batch, or too many captions would be drawn.
-    """
-    s = settings
-    for name in RANGES:
-        check_setting(name, getattr(s, name))
-    if s.batch % s.gpus:
-        raise ValueError(
-            f'{s.gpus} GPUs do not divide a batch of {s.batch}; expected a '
-            'divisor of the batch; change --gpus or --set batch=NUMBER.'
-        )
-    if s.steps * s.batch > _MAX_DRAWN:
-        raise ValueError(
-            f'steps * batch is {s.steps * s.batch:,}; expected at most '
-            f'{_MAX_DRAWN:,} captions that are drawn; set fewer steps.'
-        )
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a simulation found.
-
-    Attributes:
-        seconds: Time of the run by cause; the keys are ``USEFUL`` and
-            ``IDLE``.
-        steps: Optimizer steps of the run.
-        loads: Demand of each resource at the speed of the GPUs, divided by
-            what there is; above 1 it limits the run.
-        bytes_read: Bytes that all ranks read.
-        failures: Times that the run is started again.
-    """
-
-    seconds: dict[str, float]
-    steps: int
-    loads: dict[str, float]
-    bytes_read: float
-    failures: int
-
-    @property
-    def total(self) -> float:
-        """Seconds of the run."""
-        return sum(self.seconds.values())
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Part of the time by cause; the sum is 1."""
-        return {k: v / self.total for k, v in self.seconds.items()}
-
-    @property
-    def worst(self) -> str:
-        """The largest cause of waiting."""
-        return max(IDLE, key=lambda cause: self.seconds[cause])
-
-
-def all_reduce_bytes(gpus: int, parameters: int) -> float:
-    """Bytes that a GPU sends to average fp32 gradients in a ring."""
-    return 2 * (gpus - 1) / gpus * 4 * parameters
-
-
-def all_gather_bytes(gpus: int, layer_bytes: float, passes: int) -> float:
-    """Bytes that a GPU receives to gather sharded layers in each pass."""
-    return passes * (gpus - 1) / gpus * layer_bytes
-
-
-def link_speed(settings: Settings) -> float:
-    """Bytes per second between neighbours of a ring over all GPUs."""
-    s = settings
-    return s.link if s.gpus <= s.gpus_per_node else s.network
-
-
-def pass_seconds(
-    work: Work, settings: Settings, samples: int, positions: Any
-) -> dict[str, Any]:
-    """Return the seconds of one rank in a step, by cause.
-
-    Args:
-        work: What the config computes.
-        settings: The settings.
-        samples: Samples of the rank.
-        positions: Positions of all its samples in the LLM: a number or an
-            array.
-    """
-    s = settings
-    pieces = math.ceil(samples / s.micro_batch)
-    targets = positions - samples * (work.image_positions - 1)
-    llm = positions * (
-        work.position + work.attention * positions / samples / 2
-    )
-    llm = llm + targets * work.target
-    flops = dict(zip(USEFUL, (samples * work.vision + 0 * llm, llm, llm)))
-    seconds = {k: v / (s.flops * s.utilisation) for k, v in flops.items()}
-    idle, gather = 0 * llm, 0 * llm
-    for name, calls, size, sharded in (
-        ('vision', work.vision_calls, work.vision_bytes, False),
-        ('LLM forward', work.llm_calls, work.llm_bytes, s.shard),
-        ('LLM backward', work.llm_calls, work.llm_bytes, s.shard),
-    ):
-        start = pieces * calls * s.call_s
-        if s.serial:
-            idle = idle + start
-            hidden = 0
-        else:
-            floor = max(start, pieces * size / s.memory_bandwidth)
-            idle = idle + np.maximum(0, floor - seconds[name])
-            # the next layer is gathered while this one computes
-            hidden = np.maximum(seconds[name], floor)
-        if sharded:
-            size = all_gather_bytes(s.gpus, work.layer_bytes, pieces)
-            gather = gather + np.maximum(0, size / link_speed(s) - hidden)
-    return {**seconds, 'calls and weights': idle, 'all-gather': gather}
-
-
-def reduce_seconds(work: Work, settings: Settings) -> float:
-    """Seconds to average gradients, and three collectives of one number."""
-    s = settings
-    size = all_reduce_bytes(s.gpus, work.trained)
-    hops = 2 * math.ceil(math.log2(s.gpus))
-    return size / link_speed(s) + 4 * hops * s.hop_s
-
-
-def worker_seconds(settings: Settings) -> float:
-    """CPU seconds of one rank's data workers for a step."""
-    s = settings
-    mine = s.batch / s.gpus
-    others = s.batch - mine if s.reads_all else 0
-    return mine * s.decode_s + others * s.read_s
-
-
-def peak_memory(work: Work, settings: Settings) -> float:
-    """Bytes of a GPU at the peak, with captions of the greatest length."""
-    s = settings
-    samples = min(s.micro_batch, s.batch // s.gpus)
-    total = work.fixed_memory + samples * (
-        (work.image_positions + s.max_tokens) * work.position_memory
-        + s.max_tokens * work.target_memory
-    )
-    if s.shard:  # this layer and the next are complete
-        kept = min(1, 1 / s.gpus + 2 / work.layers)
-        total -= (1 - kept) * work.layer_bytes
-    return total
-
-
-def draw_positions(work: Work, settings: Settings) -> np.ndarray:
-    """Draw the positions of each rank's samples: ``(steps, gpus)``."""
-    s = settings
-    rng = np.random.default_rng([s.seed, 0])
-    mean = math.log(s.caption_tokens) - s.caption_sigma**2 / 2
-    size = (s.steps, s.gpus, s.batch // s.gpus)
-    captions = rng.lognormal(mean, s.caption_sigma, size)
-    captions = captions.round().clip(1, s.max_tokens)
-    # the last token is only a target
-    return (work.image_positions + captions - 1).sum(2)
-
-
-def simulate(work: Work, settings: Settings) -> Result:
-    """Simulate a run.
-
-    Some steps are drawn, and their mean is that of all steps. Blocked shards
-    and failures are drawn for the complete run.
-
-    Raises:
-        ValueError: The settings are invalid, or nearly all the time would be
-            lost by failures.
-    """
-    s = settings
-    check_settings(s)
-    rng = np.random.default_rng([s.seed, 1])
-    samples = s.batch // s.gpus
-    causes = pass_seconds(work, s, samples, draw_positions(work, s))
-    busy = sum(causes.values())
-    delay = 1 + s.jitter * np.abs(rng.standard_normal(busy.shape))
-    delay[:, : s.slow_gpus] *= s.slow_factor
-    computing = (busy * delay).max(1).mean()
-    per_step = {k: float(v.mean()) for k, v in causes.items()}
-    per_step['stragglers'] = float(computing - busy.mean())
-    per_step['all-reduce'] = reduce_seconds(work, s) if s.gpus > 1 else 0.0
-    step = sum(per_step.values())
-
-    read = s.batch * (s.gpus if s.reads_all else 1)  # pairs, by all ranks
-    node = min(s.gpus, s.gpus_per_node) / s.gpus
-    supply = {
-        'storage': read * s.pair_bytes / s.storage,
-        'network': read * node * s.pair_bytes / s.network,
-        'data workers': worker_seconds(s) / s.workers,
-    }
-    per_step['data'] = max(0.0, max(supply.values()) - step)
-    loads = {name: seconds / step for name, seconds in supply.items()}
-    loads['GPU memory'] = peak_memory(work, s) / s.memory
-    step += per_step['data']
-
-    pairs = s.pairs * (1 - s.link_rot)
-    # each data worker reads shards of its own
-    readers = s.workers * (1 if s.reads_all else s.gpus)
-    loads['shards'] = readers / math.ceil(pairs / s.shard_pairs)
-    steps = max(1, int(pairs / s.batch))
-    seconds = {k: v * steps for k, v in per_step.items()}
-    blocked = rng.poisson(steps * read / s.shard_pairs * s.shard_failures)
-    # batches that were read before keep the GPUs busy
-    stall = max(0.0, s.shard_timeout - 2 * s.workers * step)
-    seconds['blocked shards'] = float(blocked * stall)
-    seconds['checkpoints'] = steps // s.save_interval * s.save_s
-    hours = sum(seconds.values()) / HOUR
-    expected = hours * s.gpus / s.failure_hours
-    if expected > _MAX_FAILURES:
-        raise ValueError(
-            f'{expected:,.0f} failures are expected in {hours:,.0f} hours; '
-            f'expected at most {_MAX_FAILURES:,}; such a run never ends: '
-            'change failure_hours or what makes the run slow.'
-        )
-    failures = int(rng.poisson(expected))
-    lost = rng.uniform(0, min(s.save_interval, steps), failures).sum() * step
-    seconds['failures'] = float(lost + failures * s.restart_s)
-    order = {name: seconds[name] for name in (*USEFUL, *IDLE)}
-    return Result(order, steps, loads, steps * read * s.pair_bytes, failures)
+from minigpt4.scaling.simulation import (
+    HOUR,
+    IDLE,
+    USEFUL,
+    Result,
+    Work,
+    simulate,
+)
+from minigpt4.utils.errors import add_debug_option, reports_errors
 
 
 def count_work(cfg: Any, bits: str = 'bf16') -> Work:
@@ -490,13 +102,26 @@ def settings_of(cfg: Any, changes: dict[str, Any]) -> Settings:
     """Return the settings of a config of stage 1, with changes.
 
     Raises:
-        ValueError: A change names no setting, or is not in ``RANGES``.
+        ValueError: The config is none of stage 1, or a change names no
+            setting or is not in ``RANGES``.
     """
+    if 'global_batch_size' not in cfg or 'train_dataloader' not in cfg:
+        raise ValueError(
+            f'{cfg.filename} has no global_batch_size or train_dataloader; '
+            'give a config of stage 1, e.g. configs/minigpt4/stage1.py.'
+        )
+    if 'sources' not in cfg.train_dataloader.dataset:
+        raise ValueError(
+            f'{cfg.filename} does not train on shards (it has no '
+            'train_dataloader.dataset.sources); give a config of stage 1, '
+            'e.g. configs/minigpt4/stage1.py.'
+        )
     values = dict(
         batch=cfg.global_batch_size,
         micro_batch=cfg.model.get('micro_batch_size') or cfg.global_batch_size,
         shard=cfg.model.decoder.get('shard', False),
-        workers=cfg.train_dataloader.num_workers,
+        # without data workers the training process does their work
+        workers=max(cfg.train_dataloader.num_workers, 1),
         max_tokens=cfg.model.get('max_text_length') or 32,
     )
     fields = {field.name: field.type for field in dataclasses.fields(Settings)}
@@ -585,6 +210,8 @@ def main() -> None:
     )
     add_debug_option(parser)
     args = parser.parse_args()
+    if 'gpus' in args.set:
+        raise ValueError('--gpus sets the number of GPUs; omit gpus in --set.')
     cfg = Config.fromfile(args.config)
     settings = settings_of(cfg, {'pairs': args.pairs, **args.set})
     runs = [

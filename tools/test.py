@@ -11,7 +11,13 @@ prepare_process()
 
 from mmengine.dist import is_main_process
 
+from minigpt4.datasets.skip_summary import counted
 from minigpt4.engine import config, ranks
+from minigpt4.engine.hooks.scored_records import (
+    SCORED,
+    SKIPPED,
+    ScoredRecordsHook,
+)
 from minigpt4.engine.rank_errors import reports_rank_errors
 from minigpt4.utils.atomic import write_atomically
 
@@ -35,10 +41,18 @@ def main() -> None:
     config.drop_training(cfg)
     cfg.load_from = args.checkpoint
     with config.names_wrong_arguments(cfg):
-        scores = config.build_runner(cfg).test()
-    if args.out and is_main_process():
-        write_atomically(args.out, json.dumps(scores, indent=1).encode())
-        print(f'the scores are in {args.out}')
+        runner = config.build_runner(cfg)
+        runner.register_hook(ScoredRecordsHook())
+        scores = runner.test()
+    if is_main_process():
+        if args.out:
+            write_atomically(args.out, json.dumps(scores, indent=1).encode())
+            print(f'the scores are in {args.out}')
+        scored, skipped = scores[SCORED], scores[SKIPPED]
+        print(
+            f'{counted(scored, "record")} {"was" if scored == 1 else "were"} '
+            f'scored, {skipped:,} skipped'
+        )
     ranks.leave_ranks()
 
 

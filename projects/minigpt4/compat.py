@@ -166,12 +166,38 @@ def _allow_mmengine_checkpoints() -> None:
     )
 
 
+def builds_on_meta() -> bool:
+    """Whether modules are built without memory: ``torch.device('meta')``.
+
+    ``torch.get_default_device`` of torch 2.6 does not notice the context.
+    """
+    return torch.empty(0).is_meta
+
+
 def dtype_argument(dtype: torch.dtype) -> dict:
     """The keyword under which transformers takes a type.
 
     transformers 4.56 renamed ``torch_dtype`` to ``dtype``.
     """
     return {'dtype' if _transformers() >= (4, 56) else 'torch_dtype': dtype}
+
+
+def muon(matrices: list, **settings: Any) -> torch.optim.Optimizer:
+    """The optimizer Muon, which torch 2.9 added.
+
+    Args:
+        matrices: The parameters.
+        settings: Other arguments of ``torch.optim.Muon``.
+
+    Raises:
+        ImportError: torch is older.
+    """
+    if not hasattr(torch.optim, 'Muon'):
+        raise ImportError(
+            f'torch {torch.__version__} has no Muon, with which the nano LLM '
+            'is pretrained; install torch 2.9 or newer.'
+        )
+    return torch.optim.Muon(matrices, **settings)
 
 
 def quantises_on_cpu() -> bool:

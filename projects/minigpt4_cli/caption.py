@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 from .options import (
+    DEFAULT_MODEL,
     UsageError,
     add_model_options,
     add_ray_options,
+    add_server_options,
     add_settings,
     check_model_options,
+    check_server_options,
     path,
     positive_int,
     used_ray,
@@ -74,9 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='answer everything again; replaces the table',
     )
     parser.add_argument(
-        '-q', '--quiet', action='store_true', help='print errors only'
+        '-q',
+        '--quiet',
+        action='store_true',
+        help='print no progress and no summary',
     )
     add_model_options(parser)
+    parser.set_defaults(model=None)  # with --server: the first one there
     parser.add_argument(
         '--slots',
         type=positive_int,
@@ -88,8 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--workers',
         type=positive_int,
         default=min(8, os.cpu_count() or 1),
-        help='threads that decode images (default: %(default)s)',
+        help='threads that decode images; with --server one for each request '
+        '(default: %(default)s)',
     )
+    add_server_options(parser)
     add_ray_options(parser)
     add_settings(parser)
 
@@ -113,6 +122,14 @@ def run(args: argparse.Namespace) -> int:
     if args.gallery is not None:
         page = args.gallery or args.out.with_suffix('.html')
         args.gallery = Path(page).expanduser()
-    check_model_options(args)
+    if args.server is not None:
+        check_server_options(args)
+    elif args.api_key_env is not None:
+        raise UsageError('--api-key-env goes with --server')
+    elif args.server_timeout is not None:
+        raise UsageError('--server-timeout goes with --server')
+    else:
+        args.model = args.model or DEFAULT_MODEL
+        check_model_options(args)
     with used_ray(args):
         return caption_sources(args)

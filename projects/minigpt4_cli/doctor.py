@@ -10,9 +10,11 @@ is reported.
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
 from .doctor_devices import check_devices
 from .doctor_packages import check_versions
@@ -63,12 +65,23 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.faults else 0
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Suppress what libraries report when they are imported."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(level)
+
+
 def examine() -> Report:
     """Run every check; print nothing and change nothing."""
     report = Report()
-    # libraries warn and print during their import; stdout is for the report
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter('ignore')
+    with _without_warnings(), contextlib.redirect_stdout(sys.stderr):
         check_versions(report)
         check_devices(report)
         check_shipped_weights(report)

@@ -20,6 +20,7 @@ MODULES = {
     'mmcv-lite': 'mmcv',
     'pillow': 'PIL',
     'protobuf': 'google.protobuf',
+    'PyYAML': 'yaml',
 }
 # distribution: another one that provides the same module
 ALTERNATIVES = {'mmcv-lite': 'mmcv'}

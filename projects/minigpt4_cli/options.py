@@ -27,6 +27,9 @@ SETTINGS: dict[str, tuple[Callable[[str], Any] | None, str]] = {
 }
 
 
+_MAX_TIMEOUT_SECONDS = 86_400
+
+
 class UsageError(ValueError):
     """The command line is wrong; printed with the usage, exit status 2."""
 
@@ -38,7 +41,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar='NAME',
         help='a model of "minigpt4 download --list", or the file of a config '
-        '(default: %(default)s)',
+        f'(default: {DEFAULT_MODEL})',
     )
     parser.add_argument(
         '--pretrained',
@@ -46,6 +49,29 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help='a checkpoint of the projection, instead of the published one',
     )
     parser.add_argument('--device', help='cuda, cuda:1, cpu (default: a GPU)')
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--server``, ``--api-key-env`` and ``--server-timeout``."""
+    parser.add_argument(
+        '--server',
+        metavar='URL',
+        help="ask a server that follows OpenAI's API, such as minigpt4 serve "
+        'or vLLM, e.g. http://127.0.0.1:8000/v1; --model is its name there, '
+        '--slots the number of requests at the same time',
+    )
+    parser.add_argument(
+        '--api-key-env',
+        metavar='NAME',
+        help='with --server: the environment variable that holds its key '
+        '(default: no key)',
+    )
+    parser.add_argument(
+        '--server-timeout',
+        type=positive_float,
+        metavar='S',
+        help='with --server: the most seconds of one answer (default: 600)',
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -115,15 +141,15 @@ def add_ray_options(parser: argparse.ArgumentParser) -> None:
 
 def ray_address(text: str) -> str:
     """The type of ``--ray``: ``HOST:PORT``, ``auto`` or ``local``."""
-    host, _, port = text.rpartition(':')
-    if text in ('auto', 'local') or (
-        host and '/' not in host and port.isdecimal() and int(port) < 2**16
-    ):
-        return text
-    raise argparse.ArgumentTypeError(
-        f'{text} is no address of a Ray cluster; expected HOST:PORT, auto or '
-        'local. Before a name, write --ray=auto'
-    )
+    from minigpt4.actors.cluster import check_address
+
+    try:
+        check_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f'{error}. Before a name, write --ray=auto'
+        ) from error
+    return text
 
 
 def used_ray(args: argparse.Namespace) -> contextlib.AbstractContextManager:
@@ -151,6 +177,32 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The sampling parameters that a command line gives."""
     given = {name: getattr(args, name) for name in [*SETTINGS, 'stop']}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def check_server_options(args: argparse.Namespace) -> None:
+    """Check the options that go, or do not go, with ``--server``.
+
+    ``args.settings`` becomes the dict of the given sampling parameters.
+
+    Raises:
+        UsageError: One of them cannot be used.
+    """
+    from minigpt4.captioning.server import request_fields
+    from minigpt4.generation.parse_settings import complete_settings
+
+    if (args.server_timeout or 0) > _MAX_TIMEOUT_SECONDS:
+        raise UsageError(
+            f'--server-timeout {args.server_timeout:g} is too long; expected '
+            f'at most {_MAX_TIMEOUT_SECONDS} seconds, a day'
+        )
+    for name in ('pretrained', 'device', 'ray', 'actors'):
+        if getattr(args, name) is not None:
+            raise UsageError(f'--{name} does not go with --server')
+    try:
+        args.settings = complete_settings(given_settings(args))
+        request_fields(args.settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_model_options(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ Train stage 1, stage 2 and the variants of the paper with several seeds, test
 each, and write a report with the claims of the paper next to the scores. The
 same command again continues; a changed config trains what depends on it.
 """
+# of one process; a complete test of nano has had about 730
+_OPEN_FILES = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +79,14 @@ def run(args: argparse.Namespace) -> int:
     from minigpt4.reproduction import report
     from minigpt4.reproduction.nano import NANO
     from minigpt4.reproduction.plan import Plan
-    from minigpt4.reproduction.setups import with_needed
+    from minigpt4.reproduction.setups import with_enough, with_needed
     from minigpt4.reproduction.small import small
-    from minigpt4.reproduction.steps import printed_lines, run_steps
+    from minigpt4.reproduction.step_processes import use_short_temporary_folder
+    from minigpt4.reproduction.steps import (
+        Outcome,
+        printed_lines,
+        run_steps,
+    )
     from minigpt4.utils.locks import FolderLock
     from minigpt4.utils.signals import raise_on_signals
 
@@ -94,19 +102,33 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from error
         setup = setup._replace(trainings=trainings)
-    plan = Plan(setup, range(1, args.seeds + 1), args.share)
+    seeds = range(1, args.seeds + 1)
+    plan = Plan(setup, seeds, args.share)
     jobs = args.jobs or _cores()
+    use_short_temporary_folder()
+    _allow_open_files()
     note = f'the same command continues; results: {args.out}'
     with FolderLock(args.out, 'reproduction'), raise_on_signals(note):
         folder = args.out.resolve() / f'work-{plan.digest}'
         folder.mkdir(exist_ok=True)
-        print(
-            f'{len(plan.steps)} steps, {jobs} at the same time, in {folder}',
-            flush=True,
-        )
-        outcome = run_steps(
-            plan.steps, folder, jobs, _environment(args.debug), _print
-        )
+        environment = _environment(args.debug)
+        omitted: list[str] = []
+        outcome = Outcome(set(), {}, set())
+        if setup.descriptions is not None:
+            # the number of descriptions decides which trainings are omitted
+            _print(f'{len(plan.data)} steps make the data, in {folder}')
+            outcome = run_steps(plan.data, folder, jobs, environment, _print)
+        if outcome.failed:
+            others = plan.steps[len(plan.data) :]
+            outcome.skipped.update(step.name for step in others)
+        else:
+            setup, omitted = with_enough(setup, folder)
+            plan = Plan(setup, seeds, args.share) if omitted else plan
+            _print(
+                f'{len(plan.steps)} steps, {jobs} at the same time, '
+                f'in {folder}'
+            )
+            outcome = run_steps(plan.steps, folder, jobs, environment, _print)
         data = printed_lines(folder, 'data')
         for line in data:  # how many are held out, which are skipped
             _print(f'data: {line}')
@@ -119,13 +141,19 @@ def run(args: argparse.Namespace) -> int:
             _print(problem)
         if problems:
             _print(
-                'the same command runs them again; if an input of a step is '
-                'damaged, delete it, and the step that makes it runs again'
+                'the same command runs them again, and makes again what is '
+                'missing of data, features, frozen parts and checkpoints; if '
+                'one of these files is damaged, delete it'
             )
-        facts = _facts(args, jobs) | {'data': '; '.join(data)}
-        report.write_report(args.out, folder, plan, facts, problems)
-    print(f'report: {args.out / report.PAGE}')
-    return 1 if problems else 0
+        for line in omitted:
+            _print(line)
+        facts = _facts(args, jobs)
+        facts['data'] = '; '.join([*data, *omitted])
+        found = report.write_report(args.out, folder, plan, facts, problems)
+        for problem in found:
+            _print(problem)
+    _print(f'report: {args.out / report.PAGE}')
+    return 1 if problems or found else 0
 
 
 def _check_photos(photos: Path, out: Path) -> None:
@@ -140,6 +168,26 @@ def _check_photos(photos: Path, out: Path) -> None:
             f'-o {out} is in the folder of the photographs; give a folder '
             'outside of it, since each new file there is new data'
         )
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, or refuse to run with too few.
+
+    A data worker needs open files for each image of its batches; without them
+    it would wait without an end.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if hard != unlimited and hard < _OPEN_FILES:
+        raise ValueError(
+            f'a process may have {hard} open files, expected at least '
+            f'{_OPEN_FILES}; raise the limit with "ulimit -n {_OPEN_FILES}".'
+        )
+    if soft != unlimited and soft < _OPEN_FILES:
+        limits = _OPEN_FILES, hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def _share(text: str) -> float:
@@ -162,7 +210,17 @@ def _cores() -> int:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    """Print a line; without a reader, as after ``| head``, the rest is not."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+        print(
+            'nothing reads the output any more; the run goes on without it',
+            file=sys.stderr,
+        )
 
 
 def _environment(debug: bool) -> dict[str, str]:
@@ -194,18 +252,23 @@ def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     from importlib.metadata import version
 
     import minigpt4
+    from minigpt4.datasets.skip_summary import counted
 
     photos = shlex.quote(str(args.small))
     model = '--nano' if args.small is None else f'--small {photos}'
-    command = f'minigpt4 reproduce {model} --seeds {args.seeds}'
+    command = f'minigpt4 reproduce {model} -o DIR --seeds {args.seeds}'
     command += ''.join(f' --only {name}' for name in args.only or ())
+    part = {}
     if args.share < 1:
-        command += f' --share {args.share} (scores mean nothing)'
+        command += f' --share {args.share}'
+        part = {'share': 'a part of data and iterations: scores mean nothing'}
+    # earlier commands with the same folder may have run on another machine
     return {
         'command': command,
-        'date': datetime.date.today().isoformat(),
-        'machine': f'{_processor()}, {os.cpu_count()} cores, {jobs} steps at '
-        'the same time',
-        'versions': f'minigpt4 {minigpt4.__version__}, '
+        **part,
+        'report written': datetime.date.today().isoformat(),
+        'machine of the last command': f'{_processor()}, {os.cpu_count()} '
+        f'cores, {counted(jobs, "step")} at the same time',
+        'versions of the last command': f'minigpt4 {minigpt4.__version__}, '
         f'torch {version("torch")}, transformers {version("transformers")}',
     }

@@ -2,7 +2,9 @@
 """The actors of a cluster, and addresses without one."""
 
 import importlib.util
+import os
 import socket
+import threading
 
 import pytest
 
@@ -110,3 +112,93 @@ def test_an_address_where_nothing_answers_is_one_sentence(tmp_path, capsys):
         'refused); give the address'
     )
     assert [path.name for path in tmp_path.iterdir()] == ['images']
+
+
+@pytest.mark.parametrize(
+    'answer', [b'HTTP/1.1 400 Bad Request\r\n\r\n', b'', b'\0']
+)
+def test_an_address_of_another_program_is_one_sentence(
+    tmp_path, capsys, answer
+):
+    pytest.importorskip('ray', reason='needs ray')
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        address = f'127.0.0.1:{server.getsockname()[1]}'
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert caption(tmp_path, f'--ray={address}') == 1
+        thread.join()
+    assert capsys.readouterr().err == (
+        f'error: another program than Ray answers at {address}; give the '
+        'address that "ray start --head" printed.\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ('address', 'message'),
+    [
+        ('127.0.0.1:9', 'nothing answers at the Ray address 127.0.0.1:9'),
+        ('ray://a:10001', 'RAY_ADDRESS: ray://a:10001 is no address of a Ray'),
+        ('localhost', 'RAY_ADDRESS: localhost is no address of a Ray cluster'),
+    ],
+)
+def test_ray_address_without_a_cluster_starts_no_other_one(
+    tmp_path, capsys, monkeypatch, address, message
+):
+    pytest.importorskip('ray', reason='needs ray')
+    monkeypatch.setenv('RAY_ADDRESS', address)
+    assert caption(tmp_path, '--ray') == 1
+    assert capsys.readouterr().err.startswith(f'error: {message}')
+
+
+@pytest.mark.parametrize('place', ['file', 'RAY_AUTH_TOKEN', None])
+def test_a_token_is_used_if_there_is_one(tmp_path, capsys, monkeypatch, place):
+    pytest.importorskip('ray', reason='needs ray')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('RAY_AUTH_MODE', 'RAY_AUTH_TOKEN', 'RAY_AUTH_TOKEN_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    if place == 'file':
+        (tmp_path / '.ray').mkdir()
+        (tmp_path / '.ray' / 'auth_token').write_text('token')
+    elif place is not None:
+        monkeypatch.setenv(place, 'token')
+    assert caption(tmp_path, '--ray=127.0.0.1:9') == 1
+    mode = os.environ.pop('RAY_AUTH_MODE', None)
+    assert mode == (None if place is None else 'token')
+
+
+@pytest.mark.parametrize('last', ['refuses', 'killed', None])
+def test_a_cluster_that_cannot_be_used_is_reported(
+    monkeypatch, tmp_path, log, last
+):
+    ray = pytest.importorskip('ray', reason='needs ray')
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    monkeypatch.setenv('RAY_TMPDIR', str(tmp_path))
+    if last == 'killed':
+        (tmp_path / 'ray').mkdir()
+        (tmp_path / 'ray' / 'ray_current_cluster').write_text('127.0.0.1:9')
+    started = []
+
+    def init(address, **options):
+        started.append(address)
+        if address == 'auto':
+            raise ConnectionError(
+                'Failed to connect to Ray cluster at 10.0.0.1:6379'
+                if last
+                else 'Could not find any running Ray instance. Please specify'
+            )
+
+    monkeypatch.setattr(ray, 'init', init)
+    monkeypatch.setattr(ray, 'nodes', lambda: [])
+    with pytest.raises(ValueError, match='neither GPUs nor CPUs'):
+        with use_ray('auto'):
+            pytest.fail('there is no machine')
+    assert started == (['local'] if last == 'killed' else ['auto', 'local'])
+    message = 'the last Ray cluster of this machine cannot be used ('
+    assert [message in line for line in log] == [True] * bool(last)

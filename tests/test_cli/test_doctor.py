@@ -3,9 +3,11 @@
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +55,13 @@ def check(environment, required, **versions):
     report = Report()
     doctor.check_versions(report)
     return report.faults, report.packages
+
+
+def test_no_package_of_this_environment_is_broken():
+    report = Report()
+    doctor.check_versions(report)
+    states = {p['name']: p['state'] for p in report.packages}
+    assert 'broken' not in states.values(), states
 
 
 def test_complete_environment_has_no_fault(environment):
@@ -288,6 +297,22 @@ def test_exit_status_and_output(monkeypatch, capsys, faults, options):
         assert found['python']['wanted'] == '>=3.10'
         assert found['packages'][0]['wanted'] == '>=2'
         assert all(f['mend'] == f['fix'] for f in found['faults'])
+
+
+def test_warnings_of_imports_are_not_printed(monkeypatch, caplog):
+    """bitsandbytes logs one on CPUs with AVX-512 BF16."""
+
+    def warn(report):
+        logging.getLogger('a.library').warning('install our kernels')
+        warnings.warn('deprecated', stacklevel=1)
+
+    monkeypatch.setattr(doctor, 'check_versions', warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        doctor.examine()
+    assert not caplog.records
+    logging.getLogger('a.library').warning('later')
+    assert len(caplog.records) == 1
 
 
 def test_prints_without_rich(monkeypatch, capsys):

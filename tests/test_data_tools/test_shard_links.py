@@ -163,6 +163,37 @@ def test_unfinished_shards_are_excluded(capsys, web):
     assert check(capsys, web, '--max-damaged=9', '--max-unfinished=3')[0] == 0
 
 
+def change_statistics(folder, number, **values):
+    path = folder / f'{number:05d}_stats.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_links_without_a_recorded_reason_are_counted(capsys, web):
+    count = json.loads((web / '00001_stats.json').read_text())['count']
+    change_statistics(web, 1, count=count + 3)
+    status, text = check(capsys, web)
+    assert status == 0
+    assert 'dead-links: 7 links without an image' in text
+    assert '    3 links: no reason is recorded\n' in text
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        dict(count=1),
+        dict(status_dict={'HTTP Error 404: Not Found': 90, 'success': 1}),
+        dict(status_dict={'HTTP Error 404: Not Found': -1}),
+        dict(successes=-1),
+    ],
+)
+def test_statistics_that_contradict_each_other(capsys, web, values):
+    change_statistics(web, 1, **values)
+    status, text = check(capsys, web)
+    assert status == 1
+    assert '00001_stats.json cannot be read (ValueError: of ' in text
+    assert 'have a reason why they have none); remove it and run' in text
+
+
 @pytest.mark.timeout(60)
 def test_a_fifo_is_no_file_and_is_not_waited_for(capsys, web):
     os.mkfifo(web / '00002.tar')

@@ -338,3 +338,35 @@ def test_coco_table_gives_the_image_names():
     ):
         with pytest.raises(RecordError, match=message):
             images(i)
+
+
+SLOT = ('human', '<image> q'), ('gpt', 'a')
+
+
+@pytest.mark.parametrize(
+    'item',
+    [
+        dict(image_id='../1', caption='c'),
+        dict(id='a/../../1.jpg', caption='c'),
+        dict(image_id='..\\1', question='q', answer='a'),
+        dict(image_id='file://../1', conversation='###Ask: q ###Answer: a'),
+        dict(id='..', conversation='###Ask: <ImageHere> q ###Answer: a'),
+        dict(messages=talk(*SLOT, keys=('role', 'content')), image_id='../1'),
+    ],
+)
+def test_an_id_that_leaves_the_folder_is_refused(item):
+    with pytest.raises(RecordError, match='leaves the folder of the images'):
+        read_record(item, 0)
+
+
+@pytest.mark.parametrize(
+    'item, name',
+    [
+        (dict(image='../1.jpg', caption='c', id='../1'), '../1.jpg'),
+        (dict(image_id='a/../1', caption='c'), 'a/../1'),
+        (dict(image_id='..1', caption='c'), '..1'),
+        (dict(image_id='/data/1.jpg', caption='c'), '/data/1.jpg'),
+    ],
+)
+def test_paths_and_ids_of_the_folder_are_kept(item, name):
+    assert read_record(item, 0).content['images'] == [name]

@@ -223,6 +223,20 @@ def test_records_that_name_their_image(tmp_path, key):
     assert photo.file == tmp_path / 'images/dog.jpg'
 
 
+def test_an_id_does_not_leave_the_folder(tmp_path):
+    folder = tmp_path / 'photos'
+    for path in (tmp_path / '1.jpg', folder / '2.jpg'):
+        save_image(path)
+    records = [dict(image_id=i, caption='a') for i in ('../1', '2')]
+    (folder / 'captions.json').write_text(json.dumps(records))
+    photos = read_photos(folder)
+    assert [photo.file for photo in photos.train] == [folder / '2.jpg']
+    assert photos.skipped.lines() == [
+        '1 record without a usable image_id, image or file_name '
+        '(captions.json record 0)'
+    ]
+
+
 def test_bad_records_are_named(tmp_path):
     save_image(tmp_path / '1.jpg')
     path = tmp_path / 'captions.json'

@@ -3,6 +3,8 @@
 
 import gzip
 import os
+import socket
+import subprocess
 import time
 
 import pytest
@@ -67,7 +69,7 @@ def test_compressed_shard_is_copied_as_it_is(server, folder):
     assert copies(folder)[0].read_bytes() == data
 
 
-def test_shards_used_longest_ago_are_deleted(server, folder):
+def test_unneeded_shards_used_longest_ago_are_deleted(server, folder):
     cache = ShardCache(folder, 3.5 * SIZE)
     for age, name in enumerate('abc'):
         read(server, f'{name}.tar', cache)
@@ -81,6 +83,51 @@ def test_shards_used_longest_ago_are_deleted(server, folder):
     assert names(server) == 'abcd'
     read(server, 'b.tar', cache)
     assert names(server) == 'abcdb'
+
+
+def test_copies_that_fit_save_their_share_in_each_pass(server, folder):
+    urls = [f'{server.url}/x/{name}.tar' for name in 'abcde']
+    read(server, 'e.tar', ShardCache(folder, 10 * SIZE))  # of other data
+    for order in ('abcd', 'abcd', 'dcba', 'badc'):
+        cache = ShardCache(folder, 3.5 * SIZE)
+        cache.add_needed(urls[:4])
+        for name in order:
+            read(server, f'{name}.tar', cache)
+    assert names(server) == 'e' + 'abcd' + 'ddd'
+    assert len(copies(folder)) == 3
+
+
+def test_source_keeps_its_copies(server, folder, write_shard):
+    cache = ShardCache(folder, 25_000)
+    for name in 'abcde':
+        write_shard(server.folder / f'{name}.tar', [name])  # of 10,240 bytes
+    source = Source(
+        'a',
+        f'{server.url}/x/{{a..e}}.tar',
+        1,
+        seed=0,
+        shuffle=0,
+        cache=cache,
+    )
+    for _ in range(3):
+        for shard in source.shards:
+            assert len(list(source.samples_of(shard))) == 1
+    assert names(server) == 'abcde' + 'cde' * 2
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_shard_without_room_is_reported_once(server, folder, known, log):
+    cache = ShardCache(folder, 1)
+    for name in 'ab':
+        url = f'{server.url}/x/{name}.tar'
+        shard = url if known else f'pipe:cat {server.folder}/{name}.tar'
+        cache.add_needed([shard])
+        with ShardBytes(shard, True, cache) as data:
+            assert b''.join(data) == name.encode() * SIZE
+            data.settle_copy(is_intact=True)
+    (message,) = [line for line in log if 'no room' in line]
+    assert 'a.tar: its limit is 1e-09 GB (cache_gb)' in message
+    assert not copies(folder) and not [*folder.glob('*.part')]
 
 
 def test_limit_counts_shards_that_are_being_copied(server, folder):
@@ -145,6 +192,29 @@ def test_part_of_a_killed_process_is_removed_later(server, folder):
     assert not old.exists() and new.exists()
 
 
+def test_part_of_an_ended_process_is_removed(server, folder):
+    cache = ShardCache(folder, 10 * SIZE)
+    with ShardBytes(f'{server.url}/x/a.tar', True, cache) as data:
+        assert next(iter(data))
+        (own,) = folder.glob('*.part')
+        ended = subprocess.Popen(['true'])
+        ended.wait()
+        parts = {
+            pid: own.with_name(
+                own.name.replace(f'-{os.getpid()}-', f'-{pid}-')
+            )
+            for pid in (ended.pid, os.getppid())
+        }
+        other_host = own.with_name(
+            parts[ended.pid].name.replace(socket.gethostname(), 'another-host')
+        )
+        for part in (*parts.values(), other_host):
+            part.write_bytes(b'x')
+        read(server, 'b.tar', cache)
+        assert own.exists() and parts[os.getppid()].exists()
+        assert other_host.exists() and not parts[ended.pid].exists()
+
+
 def test_folder_that_cannot_be_written_is_reported_once(
     server, folder, monkeypatch, log
 ):
@@ -169,6 +239,15 @@ def samples(shard, cache):
     """The captions that a source reads of a shard."""
     source = Source('a', [shard], 1, seed=0, shuffle=0, cache=cache)
     return [files['__key__'] for files in source.samples_of(shard)]
+
+
+def test_commands_need_no_setting_of_new_webdataset(
+    tmp_path, monkeypatch, write_shard
+):
+    """Version 0.2.111 and older do not have it."""
+    monkeypatch.delattr('webdataset.utils.enforce_security', raising=False)
+    write_shard(tmp_path / 's.tar', ['one', 'two'])
+    assert len(samples(f'pipe:cat {tmp_path}/s.tar', None)) == 2
 
 
 def half(data):

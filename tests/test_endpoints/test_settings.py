@@ -74,6 +74,9 @@ def test_what_a_recorded_answer_depends_on(tmp_path):
             'record is set, but backend is recorded',
         ),
         (dict(max_cost=1, price_prompt=1), 'price_completion are not'),
+        (dict(timeout_seconds=1e10), 'less than or equal to 86400'),
+        (dict(backoff_seconds=1e10), 'less than or equal to 86400'),
+        (dict(max_wait_seconds=1e10), 'less than or equal to 86400'),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(fields, sentence):

@@ -245,6 +245,30 @@ def test_sample_captions_may_change_settings_of_the_training_data(
     assert 'captions at iteration 1' in written(cfg)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'sampled', 'total'),
+    [('sampler', False, 5), ('stream', False, None), ('stream', True, None)],
+)
+def test_progress_has_a_total_where_all_images_are_known(
+    make, tmp_path, monkeypatch, kind, sampled, total
+):
+    add, totals = Progress.add_task, []
+
+    def record(self, description, **settings):
+        totals.append(settings['total'])
+        return add(self, description, **settings)
+
+    monkeypatch.setattr(Progress, 'add_task', record)
+    cfg = make(kind)
+    if sampled:
+        cfg.default_hooks.sample_captions = dict(
+            type='minigpt4.SampleCaptionsHook',
+            dataset=make('sampler').train_dataloader.dataset,
+        )
+    cache_features(cfg, tmp_path / 'cache')
+    assert totals[-1] == total
+
+
 def test_uncached_sample_images_are_an_error_before_the_first_step(
     make, tmp_path
 ):

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Hooks: sanity checks, deferred losses, sample captions, throughput."""
+"""Hooks: sanity checks, losses, captions, throughput, scored records."""
 
 import errno
 import json
@@ -7,12 +7,14 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minigpt4.engine import SampleCaptionsHook, SanityHook
 from minigpt4.engine.config import build_runner, latest_checkpoint
+from minigpt4.engine.hooks import ScoredRecordsHook
 from minigpt4.utils.atomic import write_atomically
 
 SANE = dict(interval=1, patience=3)
@@ -81,6 +83,18 @@ def test_unreadable_data_stops_the_run(make_cfg, stream_data, write_shard):
     message = stopped(runner)
     assert 'not one sample could be read' in message
     assert '12 were skipped' in message
+
+
+def test_short_run_without_a_usable_sample_is_an_error(
+    make_cfg, stream_data, write_shard
+):
+    """It ends before the checks that stop a longer run."""
+    for path in stream_data.glob('*/*.tar'):
+        write_shard(path, [dict(jpg=b'broken', txt=b'x')] * 6)
+    cfg = make_cfg('stream', max_iters=2)
+    message = stopped(build_runner(cfg))
+    assert 'not one sample of the run could be used, 8 were' in message
+    assert latest_checkpoint(cfg.work_dir) is None
 
 
 def test_no_hook_reads_a_tensor_between_logs(make_cfg):
@@ -323,3 +337,35 @@ def test_a_sample_too_long_for_the_llm_ends_no_run(
     assert 'fit into the context of the LLM' in text
     captions = text[text.index('captions at iteration 2:') :].splitlines()
     assert captions[1].startswith('  0: ') and captions[2].startswith('  2: ')
+
+
+def counted(batches, data):
+    """The numbers of a test with batches, each with those it answers."""
+    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=data))
+    hook, scores = ScoredRecordsHook(), {'x': 1.0}
+    hook.before_test_epoch(runner)
+    for number, (batch, outputs) in enumerate(batches):
+        hook.after_test_iter(runner, number, batch, outputs)
+    hook.after_test_epoch(runner, scores)
+    assert scores.pop('x') == 1.0
+    return tuple(scores[f'{name}_records'] for name in ('scored', 'skipped'))
+
+
+def test_scored_and_skipped_records_are_counted():
+    data = 'abc'
+    assert counted([(['a', 'b'], 'ab'), (['c'], 'c')], data) == (3, 0)
+    assert counted([(['a', None], 'a'), ([None], '')], data) == (1, 2)
+    # a collated batch has no number of its records
+    assert counted([({'inputs': 'ab'}, 'a'), ({}, None)], data) == (1, 2)
+
+
+def test_a_record_that_two_ranks_read_hides_no_skipped_one():
+    batches = [(['a', None], 'a'), (['c', 'a'], 'ca')]
+    assert counted(batches, 'abc') == (3, 1)
+
+
+def test_omitted_records_count_as_skipped():
+    class Data(list):
+        num_omitted = 4
+
+    assert counted([(['a'], 'a')], Data('a')) == (1, 4)

@@ -118,7 +118,7 @@ def test_unreadable_images_are_skipped_and_counted(
     assert runner.train_loop.counts['skipped'] == empty
     assert f'{empty} samples were skipped' in written(cfg)
     assert 'cannot be read as an image' in written(cfg)
-    assert 'in this run: sample: image cannot be read: ' in written(cfg)
+    assert 'read ahead: sample: image cannot be read: ' in written(cfg)
 
 
 def test_truncated_answers_are_counted(make_cfg, written):

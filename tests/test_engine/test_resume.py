@@ -156,7 +156,19 @@ def test_another_number_of_streams_goes_on_with_other_shards(
 
 
 def rates(logged) -> dict:
-    return {step: entry['lr'] for step, entry in logged.items()}
+    """The learning rates, of mmengine's group without parameters too."""
+    return {
+        step: (entry['lr'], entry['base_lr']) for step, entry in logged.items()
+    }
+
+
+def test_the_rates_in_the_log_go_on(make_cfg, scalars):
+    whole, cut = (make_cfg('sampler', max_iters=6) for _ in range(2))
+    train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, Interrupt())
+    resume(cut)
+    assert rates(scalars(cut)) == rates(scalars(whole))
 
 
 def test_more_iterations_use_the_schedule_of_the_new_length(
@@ -230,7 +242,7 @@ def test_a_schedule_before_its_first_step_is_resumed(make_cfg, scalars):
         train(cfg, Interrupt())
     resume(cfg)
     found = rates(scalars(cfg))
-    assert found[4] == 0.02 and found[6] == pytest.approx(0.002)
+    assert found[4] == (0.02, 0.02) and found[6] == pytest.approx((0.002,) * 2)
 
 
 def test_another_number_of_schedules_is_refused(make_cfg):

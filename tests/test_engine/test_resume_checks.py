@@ -278,7 +278,9 @@ def test_checkpoints_of_another_run_are_errors(run_cfg):
     ):
         newest(run_cfg).write_bytes(good)
         edit(newest(run_cfg), change)
-        assert reason in refusal(run_cfg)
+        message = refusal(run_cfg)
+        assert reason in message
+        assert message.count(str(newest(run_cfg))) == 1
 
 
 def test_files_that_are_no_training_checkpoint_are_named(tmp_path):

@@ -213,6 +213,14 @@ def test_marks_are_replaced_with_an_option(failures, nano_set, capsys):
     assert '--replace goes with --import FILE' in capsys.readouterr().err
 
 
+def test_an_image_that_is_missing_is_named_once(failures, nano_set, capsys):
+    out, none = nano_set / 'out', nano_set / 'none'
+    assert run(*failures) == 0 and run('marks', out, '--images', none) == 0
+    lines = capsys.readouterr().err.splitlines()
+    found = [line for line in lines if line.startswith('without image: ')]
+    assert found and all(line.count(f'{none}/') == 1 for line in found)
+
+
 def test_results_of_other_protocols_have_no_marks(tmp_path, capsys):
     (tmp_path / 'settings.json').write_text('{"protocol": "match"}')
     assert run('marks', tmp_path) == 1

@@ -9,6 +9,7 @@ from mmengine import Config
 
 import minigpt4
 from minigpt4.engine.config import build_runner
+from minigpt4.engine.hooks import ScoredRecordsHook
 from minigpt4.evaluation.metrics import CaptionMetric, QuestionMetric
 from minigpt4.evaluation.pope import POPE
 from minigpt4.evaluation.question_dataset import QuestionDataset
@@ -40,6 +41,7 @@ def use_nano(cfg, folder, **options):
 def run_test(cfg):
     """What tools/test.py finds with the nano weights."""
     runner = build_runner(cfg)
+    runner.register_hook(ScoredRecordsHook())
     weights = minigpt4.get_model(NAME, device='cpu').state_dict()
     runner.model.load_state_dict(weights, strict=False)
     return runner.test()
@@ -99,6 +101,7 @@ def test_a_test_run_gives_the_scores_of_the_verb(nano_set, tmp_path):
     assert status == 1  # the image that cannot be read
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['answers'] == 5
+    assert (found['scored_records'], found['skipped_records']) == (5, 1)
     for name, score in summary['scores'].items():
         assert found[f'pope/{name}'] == pytest.approx(score['value'])
 
@@ -112,7 +115,7 @@ def test_questions_without_an_image_are_reported(nano_set):
     data = QuestionDataset(
         'pope', str(questions), str(nano_set / 'images'), pipeline=[dict]
     )
-    assert len(data) == 1
+    assert len(data) == data.num_omitted == 1
     assert data[0]['turns'][0].question == 'Is it red?'
 
 
@@ -173,6 +176,8 @@ def test_a_test_run_scores_captions_as_the_verb(nano_set, tmp_path, protocol):
     assert cli.main([*map(str, words)]) == 1
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['captions'] == 5
+    counts = found.pop('scored_records'), found.pop('skipped_records')
+    assert counts == (5, 1)
     scores = {
         f'{protocol}/{name}': score['value']
         for name, score in summary['scores'].items()

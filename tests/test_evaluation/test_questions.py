@@ -80,6 +80,13 @@ def test_vqa_joins_questions_and_answers(tmp_path, images, name):
     assert asked.prompt.startswith('What animal is this? Answer the question')
 
 
+def test_an_image_id_of_vqa_stays_in_the_folder(tmp_path, images):
+    change = dict(image_id='../139')
+    source = vqa_files(tmp_path, question=change, annotation=change)
+    with pytest.raises(ValueError, match='image_id is .*, which leaves the'):
+        read('vqav2', source, images)
+
+
 def test_vqa_files_of_other_names_are_named(tmp_path, images):
     source = vqa_files(tmp_path).rename(tmp_path / 'a.json')
     texts = tmp_path / 'v2_OpenEnded_mscoco_val2014_questions.json'
@@ -164,6 +171,10 @@ def test_gqa_of_stanford_and_of_lavis(tmp_path, images):
     assert first.question.truth == second.question.truth == {'answer': 'no'}
     assert first.file == second.file
     assert first.prompt == second.prompt
+    official['201307251']['imageId'] = '../n161313'
+    source = write(tmp_path / 'a.json', official)
+    with pytest.raises(ValueError, match='imageId is .*, which leaves the'):
+        read('gqa', source, images)
 
 
 def test_pope(tmp_path, images):
@@ -208,6 +219,7 @@ def test_pope(tmp_path, images):
         ('aokvqa', dict(question_id=1.5), 'question_id that is 1.5; expec'),
         ('aokvqa', dict(image_id=[1]), r'image that is \[1\]; expected a'),
         ('aokvqa', dict(image_id=''), 'image that is empty; expected'),
+        ('aokvqa', dict(image_id='../a.jpg'), 'leaves the folder of the im'),
         ('aokvqa', dict(question=3), 'expected a text'),
         ('aokvqa-direct', dict(direct_answers=[]), 'has no direct_answers'),
         ('aokvqa-direct', dict(direct_answers='dog'), '"dog"; expected a li'),

@@ -45,6 +45,61 @@ def test_a_batch_gives_the_answers_of_single_samples(
     assert answers == batch
 
 
+def test_an_image_of_neighbouring_samples_is_encoded_once(
+    tiny_model, make_sample, monkeypatch
+):
+    samples = [
+        make_sample(images, 'what ' + '<ImageHere> ' * len(images))
+        for images in ([0], [], [0], [0, 1], [1], [0])
+    ]
+    batch = tiny_model.data_preprocessor(
+        tiny_model.collator(training=False)(samples)
+    )
+    expected = [tiny_model.generate([s], max_new_tokens=6)[0] for s in samples]
+    encode, sizes = tiny_model.encode_images, []
+
+    def count(images):
+        sizes.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(tiny_model, 'encode_images', count)
+    answers = api.answer_batch(
+        tiny_model, batch['images'], batch['inputs'], max_new_tokens=6
+    )
+    assert answers == expected
+    assert len({answer.text for answer in answers}) > 2
+    assert sizes == [3]
+
+
+def test_an_image_of_neighbouring_samples_is_prefilled_once(
+    tiny_model, make_sample, monkeypatch
+):
+    samples = [
+        make_sample([image], question)
+        for image, question in ((0, 'what'), (0, 'a red'), (1, 'a red'))
+    ]
+    collator = tiny_model.collator(training=False)
+    batch = tiny_model.data_preprocessor(collator(samples))
+    expected = [tiny_model.generate([s], max_new_tokens=6)[0] for s in samples]
+    engines = []
+
+    class Kept(Engine):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            engines.append(self)
+
+    monkeypatch.setattr(api, 'Engine', Kept)
+    token_ids = batch['inputs'].token_ids.clone()
+    answers = api.answer_batch(
+        tiny_model, batch['images'], batch['inputs'], max_new_tokens=6
+    )
+    assert answers == expected
+    assert torch.equal(batch['inputs'].token_ids, token_ids)
+    prompt_tokens = int(batch['inputs'].attention_mask.sum())
+    saved = prompt_tokens - engines[0].runner.stats.prefill_tokens
+    assert tiny_model.num_image_tokens < saved < prompt_tokens / 2
+
+
 def test_greedy_tokens_are_the_argmax_of_the_logits(tiny_model, make_sample):
     """Generation has the mask and positions of the loss."""
     samples = [make_sample([0], 'describe'), make_sample([], 'what is a red')]

@@ -173,8 +173,8 @@ def test_families_match_transformers(family_model, make_sample):
     'config, reason',
     [
         (
-            dict(model_type='gpt2', n_embd=32, n_layer=2, n_head=4),
-            'on the KV slots (its architecture is gpt2)',
+            dict(model_type='gpt_neox', **SMALL),
+            'on the KV slots (its architecture is gpt_neox)',
         ),
         (
             dict(model_type='llama', attention_bias=True, **SMALL),
@@ -446,6 +446,41 @@ def test_equal_prompts_of_one_step_are_computed_once(
         assert ids_of(r.answer() for r in requests) == ids_of(expected)
         stats = engine.runner.stats
         assert stats.prefill_tokens < sum(r.prompt_tokens for r in requests)
+
+
+def test_image_of_several_questions_in_one_step_is_prefilled_once(
+    tiny_model, make_sample
+):
+    """Other questions in between change no answer."""
+    questions = [
+        ([0], 'what'),
+        ([1], 'describe this image in detail'),
+        ([0], 'what is the colour'),
+        ([], 'what is the colour'),
+        ([0, 1], '<ImageHere> or <ImageHere>'),
+        ([0], 'a small circle on a square'),
+        ([1, 0], '<ImageHere> or <ImageHere>'),
+    ]
+    collator = tiny_model.collator(training=False)
+    prompts = [
+        (collator.tokenize(sample), sample.images)
+        for sample in (make_sample(*question) for question in questions)
+    ]
+    expected = [
+        answer_with_transformers(tiny_model, *prompt, max_new_tokens=7)
+        for prompt in prompts
+    ]
+    engine = Engine(tiny_model, stored_tokens=0)
+    requests = [engine.submit(*p, max_new_tokens=7) for p in prompts]
+    run_all(engine)
+    assert ids_of(r.answer() for r in requests) == ids_of(expected)
+    reused = [request.reused_tokens for request in requests]
+    assert [number > 0 for number in reused] == [
+        *(False, False, True, False, True, True, True)
+    ]
+    stats = engine.runner.stats
+    prompt_tokens = sum(request.prompt_tokens for request in requests)
+    assert stats.prefill_tokens == prompt_tokens - sum(reused)
 
 
 def test_a_failure_ends_requests_that_wait_for_an_equal_prompt(

@@ -144,9 +144,11 @@ def train(path, **options) -> SentencePieceProcessor:
         )
         | options
     )
+    # of different ones a unigram model keeps words, not letters alone
+    sentences = ['the red circle of the end', 'a red end', 'at the circles']
     with path.open('wb') as file:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(['the red circle of the end'] * 20),
+            sentence_iterator=iter(sentences * 20),
             model_writer=file,
             **options,
         )

@@ -117,6 +117,28 @@ def test_faulty_heads_are_refused(tiny_model, load):
         load(tiny_model, state)
 
 
+def test_layers_that_the_head_does_not_have_are_refused(tiny_model, load):
+    """A head of three linear layers would be cut to its first one."""
+    state = copy.deepcopy(tiny_model.state_dict())
+    state['head.layers.2.weight'] = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match='has head.layers.2.weight, which'):
+        load(tiny_model, state)
+
+
+def test_other_weights_of_a_frozen_part_are_refused(tiny_model, load):
+    """A checkpoint of this model would lack them."""
+    state = copy.deepcopy(tiny_model.state_dict())
+    frozen = tiny_model.neck.query_tokens.clone()
+    state['neck.query_tokens'] = frozen + 1
+    with pytest.raises(ValueError, match='neck.query_tokens than the frozen'):
+        load(tiny_model, state)
+    assert torch.equal(tiny_model.neck.query_tokens, frozen)
+    for same in (frozen, frozen.half()):
+        state['neck.query_tokens'] = same
+        load(tiny_model, copy.deepcopy(state))
+        assert torch.equal(tiny_model.neck.query_tokens, frozen)
+
+
 def test_published_names_load(tiny_model, load):
     state = {
         'llama_proj.weight': torch.randn(32, 24),

@@ -106,10 +106,13 @@ def test_all_tensors_of_a_batch_are_pinned(monkeypatch):
     piece = out['pieces'][0]
     assert len(pinned) == len(set(pinned)) == NUMBER + 1
     assert isinstance(piece['inputs'], MultimodalInputs)
-    assert piece['inputs'].packed is True and piece['inputs'].prefix == (1, 7)
+    assert piece['inputs'].packed is True
     assert piece['images'].stride() == images.stride()
     assert out['counts'] == made['counts']
-    assert out['position'] == made['position']
+    # torch 2.6 makes lists of tuples
+    assert tuple(piece['inputs'].prefix) == (1, 7)
+    group, read = out['position']
+    assert group == 0 and list(map(tuple, read.values())) == [(1, 2)]
 
 
 def test_copies_are_asynchronous(monkeypatch):

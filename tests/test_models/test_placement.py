@@ -286,6 +286,9 @@ def test_another_quantization_is_refused(make_llm):
         (dict(load_in_4bits=True), r'load_in_4bits is unknown'),
         (dict(bnb_4bit_quant_type='nf4'), 'expected load_in_8bit=True or'),
         (dict(load_in_8bit=True, load_in_4bit=True), 'expected load_in_8bit'),
+        ('8bit', "decoder.quantization is '8bit'; expected arguments of"),
+        (8, 'decoder.quantization is 8; expected arguments of'),
+        (True, 'decoder.quantization is True; expected arguments of'),
     ],
 )
 @quantised
@@ -389,7 +392,14 @@ def test_max_memory_spreads(tiny_llm_dir):
     'settings, sentence',
     [
         (dict(device_map='cuda:0,1'), "is 'cuda:0,1'; expected one of auto"),
+        (dict(device_map=3), 'is 3; expected one of auto'),
         (dict(max_memory={0: '1GiB'}), 'which needs decoder.device_map'),
+        (
+            dict(device_map='auto', max_memory='8GiB'),
+            "max_memory is '8GiB'; expected a dict of devices and sizes",
+        ),
+        (dict(dtype=16), 'dtype 16 is no floating-point type'),
+        (dict(lora=dict(r='x')), 'which peft does not take'),
         (dict(device_map='auto', shard=True), 'cannot shard'),
     ],
 )

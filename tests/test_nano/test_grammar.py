@@ -124,3 +124,26 @@ def test_mentions_are_counted_with_size():
         'small red circle',
         'large orange star',
     ]
+
+
+def test_only_a_size_a_colour_and_a_shape_are_a_mention():
+    assert (
+        grammar.mentioned(
+            'so small and bright, In the large top right there is a small '
+            'green small large red circles and a small red dot.'
+        )
+        == []
+    )
+    assert grammar.mentioned('a large large yellow cross') == [
+        'large yellow cross'
+    ]
+
+
+def test_all_shapes_of_a_description_are_mentioned():
+    """Answers of the right form have the scores of reproduction.md."""
+    rng = random.Random(0)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        assert grammar.mentioned(grammar.description(scene)) == [
+            grammar.name(thing) for thing in scene.things
+        ]

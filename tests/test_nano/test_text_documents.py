@@ -135,6 +135,7 @@ def test_batches_are_padded_and_bounded(tokenizer):
         assert not (scene & learned).any()
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, 'Muon'), reason='needs Muon')
 def test_a_short_pretraining_learns_and_repeats_to_the_bit(tokenizer_model):
     def train():
         lines = []

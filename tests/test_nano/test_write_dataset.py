@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from minigpt4.nano.metric import NanoMetric
-from minigpt4.nano.world import Scene
+from minigpt4.nano.world import COLORS, Scene
 from minigpt4.nano.write_dataset import save_demo, write_dataset
 
 
@@ -92,21 +92,28 @@ def test_metric_scores(data):
 
     invented = 'The image shows one shape on a white background. '
     invented += 'In the top left there is a tiny mauve blob. '
-    wrong = [
-        dict(
-            item,
-            pred_caption=invented
-            + 'In the top right there is a small brown circle.',
-            finished=False,
-        )
-        for item in items
-    ]
+    wrong = []
+    for item in items:
+        shown = {thing['color'] for thing in item['scene']['things']}
+        other = next(color for color in COLORS if color not in shown)
+        text = f'{invented}In the top right there is a small {other} circle.'
+        wrong.append(dict(item, pred_caption=text, finished=False))
     metric.process(None, wrong)
     scores = metric.evaluate(len(wrong))
     assert scores['nano/recall'] == 0
     assert scores['nano/chair_i'] == 1
     assert scores['nano/describe_failures'] == 1
     assert scores['nano/describe_irrelevant'] == 1
+
+
+def test_a_shape_that_is_named_twice_is_invented_once(data):
+    items = json.loads((data / 'test/test.json').read_text())
+    item = next(item for item in items if item['task'] == 'describe')
+    text = f'{item["answer"]} {item["answer"]}'
+    metric = NanoMetric()
+    metric.process(None, [dict(item, pred_caption=text, finished=True)])
+    scores = metric.evaluate(1)
+    assert (scores['nano/recall'], scores['nano/chair_i']) == (1, 0.5)
 
 
 def test_metric_refuses_nothing():

@@ -70,6 +70,24 @@ def test_a_small_rise_that_may_be_a_large_one_decides_nothing():
     assert verdict('not up', *pairs).text == 'not decided'
 
 
+@pytest.mark.parametrize('change', ['same', 'not up'])
+def test_models_that_cannot_do_the_task_decide_nothing(change):
+    pairs = (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)
+    assert verdict(change, *pairs).text == 'not decided'
+    pairs = (0.04, 0.0), (0.04, 0.0), (0.03, 0.0)
+    assert verdict(change, *pairs).text == 'not decided'
+    # one of both can
+    assert verdict('not up', (0.9, 0.0), (0.91, 0.0)).text == 'agrees'
+
+
+@pytest.mark.parametrize('change', ['up', 'down', 'same', 'not up'])
+def test_equal_differences_of_one_record_decide_nothing(change):
+    found = verdict(change, (0.0, 0.002), (0.0, 0.002))
+    assert found.text == 'not decided'
+    assert found.difference.low == pytest.approx(-0.008)
+    assert found.difference.high == pytest.approx(0.012)
+
+
 def test_one_seed_decides_nothing():
     found = verdict('up', (0.1, 0.9))
     assert found.text == 'not decided'

@@ -17,6 +17,23 @@ def test_scores_have_no_name_of_the_metric_and_the_mean_of_questions(tmp_path):
     assert found['questions'] == pytest.approx(0.6)
 
 
+def test_scores_of_questions_that_a_test_lacks_are_not_defined(tmp_path):
+    values = {'nano/recall': 0.5, 'nano/color': 0.6, 'nano/place': 0.3}
+    (tmp_path / 'scores.json').write_text(json.dumps(values))
+    found = NANO.tests[0].read(tmp_path)
+    assert found['count'] is None and found['questions'] is None
+    assert found['color'] == 0.6
+
+
+def test_records_are_counted(tmp_path):
+    values = {'nano/recall': 0.5, 'scored_records': 9, 'skipped_records': 1}
+    (tmp_path / 'scores.json').write_text(json.dumps(values))
+    assert NANO.tests[0].counts(tmp_path, tmp_path) == (9, 10)
+    # of a version that did not count, left by a test that was killed
+    (tmp_path / 'scores.json').write_text('{"nano/recall": 0.5}')
+    assert NANO.tests[0].counts(tmp_path, tmp_path) == (0, 0)
+
+
 def test_examples_are_descriptions_and_poems(tmp_path):
     rows = [
         dict(id=f'7-{task}', task=task, pred_caption='seen', answer='right')

@@ -1,12 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The plan of a reproduction: what changes with a config."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from minigpt4.reproduction import commands, plan
+from minigpt4.reproduction.commands import config_file
 from minigpt4.reproduction.nano import NANO
 from minigpt4.reproduction.plan import Plan
 from minigpt4.reproduction.setups import with_needed
@@ -85,6 +87,65 @@ def test_each_training_reads_features_that_it_waits_for(setup):
         folder = step.command[step.command.index('--features') + 1]
         (last,) = cached
         assert folder in steps[last].command
+    # two steps do not write the same folder at the same time
+    caches = [s for s in made.steps if s.name.startswith('features_')]
+    for index, step in enumerate(caches):
+        before = [s.name for s in caches[:index] if s.outputs == step.outputs]
+        assert not before or before[-1] in step.needs
+
+
+def test_trainings_and_tests_wait_for_what_they_read(setup):
+    made = Plan(setup, (1,))
+    steps = {step.name: step for step in made.steps}
+    data = {'data', 'weights'} & steps.keys()
+    for run in made.runs:
+        tests = [run.test_step(test.name) for test in setup.tests]
+        train = f'train_{run.folder.name}'
+        assert all(steps[name].begins_after == train for name in tests)
+        for name in (train, *tests):
+            needs = set(steps[name].needs)
+            assert data <= needs
+            parts = {need for need in needs if need.startswith('part_')}
+            assert len(parts) == (run.training.part is not None)
+
+
+def test_each_step_records_what_it_makes(setup):
+    assert all(step.outputs for step in Plan(setup, (1,)).steps)
+
+
+def test_the_frozen_parts_of_photographs_are_those_of_the_cache(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('MINIGPT4_CACHE', str(tmp_path))
+    (weights,) = [
+        step
+        for step in Plan(small(photos), (1,)).steps
+        if step.name == 'weights'
+    ]
+    assert {Path(file).parent for file in weights.outputs} == {tmp_path}
+    names = {Path(file).name for file in weights.outputs}
+    assert 'SmolLM2-135M-Instruct.Q4_1.gguf' in names and len(names) == 2
+
+
+def test_scores_of_a_part_of_the_records_are_refused(tmp_path):
+    made = Plan(NANO, (1,))
+    run = made.runs[0]
+    (step,) = [s for s in made.steps if s.name == run.test_step('scenes')]
+    assert step.check(tmp_path) == ''  # it has failed before the scores
+    results = tmp_path / run.results['scenes']
+    results.mkdir(parents=True)
+    for skipped in (0, 1200):
+        scores = dict(scored_records=1250, skipped_records=skipped)
+        (results / 'scores.json').write_text(json.dumps(scores))
+        found = step.check(tmp_path)
+        if not skipped:
+            assert found == ''
+    assert found.startswith('1,250 of 2,450 records were scored, expected all')
+    assert 'the images that the log names' in found
+    for damage in ('x', '[]'):
+        (results / 'scores.json').write_text(damage)
+        found = step.check(tmp_path)
+        assert found.startswith(f'{run.results["scenes"]} cannot be read (')
 
 
 def test_stage_2_starts_from_the_last_checkpoint_of_its_own_seed(setup):
@@ -107,6 +168,17 @@ def test_a_changed_config_changes_its_training_and_no_other(configs):
     after = folders()
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {('locna', 1)}
+
+
+def test_a_set_in_a_config_has_one_digest(configs):
+    """Its order differs in each process, as here that of insertion."""
+    config = configs / 'stage2_nano_locna.py'
+    text = config.read_text()
+    found = set()
+    for order in ('', 'reversed'):
+        config.write_text(f'{text}\nextra = set({order}([0, 8, 16, 24]))\n')
+        found.add(folders()['locna', 1])
+    assert len(found) == 1
 
 
 def test_a_changed_stage_1_changes_all_that_starts_from_it(configs):
@@ -163,6 +235,64 @@ def test_a_changed_head_does_not_cache_features_again(configs, photos):
     head = "model['head'].update(num_prefix_tokens=4)"
     change(configs / '_base_' / 'small.py', head)
     assert names_of_steps('features_', setup) == before
+
+
+@pytest.mark.parametrize(
+    'name, line',
+    [
+        (
+            'stage1_nano.py',
+            "default_hooks['sample_captions']['dataset'].update(limit=8)",
+        ),
+        (
+            'stage2_nano_locna.py',
+            "train_dataloader['dataset'].update(data_root='data/nano/test')",
+        ),
+    ],
+)
+def test_other_images_of_a_config_are_added_to_the_cache(configs, name, line):
+    before = {s.name: s.outputs for s in make(NANO).steps}
+    change(configs / name, line)
+    steps = make(NANO).steps
+    (training,) = (
+        step
+        for step in steps
+        if step.name.startswith('train_')
+        and config_file(name) in step.command
+        and step.name not in before
+    )
+    (cached,) = (n for n in training.needs if n.startswith('features_'))
+    assert cached not in before
+    (step,) = (step for step in steps if step.name == cached)
+    assert config_file(name) in step.command
+    assert step.outputs in before.values()
+
+
+@pytest.mark.parametrize('name', ['stage1', 'stage2'])
+def test_trained_vision_modules_have_no_cached_features(configs, name):
+    line = "model['neck'].update(frozen=False)"
+    change(configs / f'{name}_nano.py', line)
+    setup = NANO._replace(trainings=with_needed(NANO.trainings, ['stage2']))
+    steps = make(setup).steps
+    commands = [s.command for s in steps if s.name.startswith('train_')]
+    found = ['--features' in command for command in commands]
+    assert found == [name != 'stage1', name != 'stage2']
+    assert len([s for s in steps if s.name.startswith('features_')]) == 1
+
+
+def test_the_features_of_a_training_are_not_those_of_another_vision(configs):
+    change(configs / 'dpo_nano.py', "model['neck'].update(cross_every=2)")
+    made = {s.name: s.command for s in make(NANO).steps}
+    found = {
+        run.training.name: command[command.index('--features') + 1]
+        for run in make(NANO).runs
+        if '--features' in (command := made[f'train_{run.folder.name}'])
+    }
+    assert found['stage2'] == found['stage1'] != found['dpo']
+    for name, command in made.items():
+        if name.startswith('features_'):
+            is_dpo = config_file('dpo_nano.py') in command
+            assert (found['dpo'] in command) == is_dpo
 
 
 def test_changed_photographs_are_other_data(photos):
@@ -240,6 +370,12 @@ def test_the_row_of_a_config_has_its_iterations(configs):
     assert length.labels['stage2'] == '300'
 
 
+def test_curves_are_drawn_of_those_that_were_trained():
+    step = make(NANO).steps[-1]
+    assert step.name.startswith('curves_') and not step.needs_all
+    assert '--skip' in step.command
+
+
 def test_other_trainings_have_other_curves():
     few = NANO._replace(trainings=with_needed(NANO.trainings, ['stage1']))
     assert Plan(few, (1,)).curves != Plan(NANO, (1,)).curves
@@ -251,8 +387,9 @@ def test_the_trainings_of_a_made_part_wait_for_it():
     (part,) = [name for name in steps if name.startswith('part_')]
     waiting = {name for name, step in steps.items() if part in step.needs}
     assert {name.split('-seed')[0] for name in waiting} == {
-        'train_blip2',
-        'train_blip2_ft',
+        f'{kind}_{name}'
+        for kind in ('train', 'test')
+        for name in ('blip2', 'blip2_ft')
     }
     assert '--captions-only' in steps[part].command
 

@@ -2,6 +2,8 @@
 """The report of a reproduction."""
 
 import json
+import os
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from minigpt4.reproduction.report import (
     read_scores,
     write_report,
 )
+from minigpt4.reproduction.steps import Step, done_file, log_file
 
 
 @pytest.fixture
@@ -27,10 +30,10 @@ def folder(tmp_path):
     return work
 
 
-def make_run(name, folder, text):
+def make_run(name, folder, text, seed=1):
     training = next(t for t in NANO.trainings if t.name == name)
-    results = Path('runs', name, 'scenes')
-    run = Run(training, 1, results.parent, 400, {'scenes': results})
+    results = Path('runs', name if seed == 1 else f'{name}-{seed}', 'scenes')
+    run = Run(training, seed, results.parent, 400, {'scenes': results})
     (folder / results).mkdir(parents=True)
     values = {f'nano/{key}': 0.5 for key in NANO.columns}
     (folder / results / 'scores.json').write_text(json.dumps(values))
@@ -38,15 +41,37 @@ def make_run(name, folder, text):
     row['pred_caption'] = text
     answers = folder / results / 'answers.jsonl'
     answers.write_text(json.dumps(row) + '\n')
+    end_test(run, 'scenes', folder)
     return run
+
+
+def plan_of(runs, *steps):
+    curves = Path('curves.svg')
+    return SimpleNamespace(setup=NANO, runs=runs, steps=steps, curves=curves)
+
+
+def end_test(run, test, folder):
+    record = done_file(folder, run.test_step(test))
+    record.parent.mkdir(exist_ok=True)
+    record.write_text('{}')
 
 
 def test_scores_of_runs_that_were_tested_are_read(folder):
     run = make_run('stage1', folder, '')
     other = run._replace(seed=2, results={'scenes': Path('missing')})
-    found = read_scores(NANO, [run, other], folder)
+    found = read_scores(NANO, [run, other], folder, [])
     assert set(found) == {('stage1', 1)}
     assert found['stage1', 1]['recall'] == 0.5
+
+
+def test_results_of_a_test_that_has_not_ended_are_not_shown(folder, tmp_path):
+    runs = [make_run(name, folder, 'words') for name in ('stage1', 'stage2')]
+    for run in runs:
+        done_file(folder, run.test_step('scenes')).unlink()
+    assert not read_scores(NANO, runs, folder, [])
+    plan = plan_of(runs)
+    write_report(tmp_path, folder, plan, dict(command='x'), [])
+    assert 'words' not in (tmp_path / 'report.html').read_text()
 
 
 def test_a_missing_test_does_not_remove_the_scores_of_another(folder):
@@ -59,7 +84,11 @@ def test_a_missing_test_does_not_remove_the_scores_of_another(folder):
     results = {'a': Path('there'), 'b': Path('missing')}
     run = Run(NANO.trainings[0], 1, Path('runs'), 4, results)
     setup = NANO._replace(tests=tuple(tests))
-    assert read_scores(setup, [run], folder) == {('stage1', 1): {'x': 0.1}}
+    folder.mkdir(exist_ok=True)
+    for name in results:
+        end_test(run, name, folder)
+    found = read_scores(setup, [run], folder, [])
+    assert found == {('stage1', 1): {'x': 0.1, 'not defined': None}}
 
 
 def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
@@ -69,7 +98,7 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
     ]
     facts = dict(command='minigpt4 reproduce --nano', date='2026-11-29')
     problems = ['train_x failed: <no>']
-    plan = SimpleNamespace(setup=NANO, runs=runs, curves=Path('curves.svg'))
+    plan = plan_of(runs)
     write_report(tmp_path, folder, plan, facts, problems)
     page = (tmp_path / 'report.html').read_text()
     for text in (
@@ -95,9 +124,90 @@ def test_the_page_has_tables_problems_and_answers(folder, tmp_path):
     assert other['facts']['settings'] != stored['facts']['settings']
     tables = (tmp_path / 'tables.md').read_text()
     assert tables.startswith('command: minigpt4 reproduce --nano  \ndate: ')
+    assert '## Not finished\n\n- train_x failed: <no>\n\n##' in tables
     assert '| stage2 | 1 |' in tables
     assert '| descriptions broken | 0.500 to 0.500 |' in tables
     check_report(tmp_path)  # an older report may be replaced
+
+
+def test_answers_before_and_after_are_of_one_seed(folder, tmp_path):
+    runs = [
+        make_run(name, folder, f'{name} of seed {seed}', seed)
+        for seed in (1, 2)
+        for name in ('stage1', 'stage2')
+    ]
+    plan = plan_of(runs)
+    done_file(folder, runs[1].test_step('scenes')).unlink()
+    write_report(tmp_path, folder, plan, dict(command='x'), [])
+    page = (tmp_path / 'report.html').read_text()
+    assert 'before and after stage 2, seed 2' in page
+    assert 'Before: stage1 of seed 2' in page
+    assert 'stage1 of seed 1' not in page
+    done_file(folder, runs[2].test_step('scenes')).unlink()
+    write_report(tmp_path, folder, plan, dict(command='x'), [])
+    assert 'Before: ' not in (tmp_path / 'report.html').read_text()
+
+
+@pytest.mark.parametrize('name', ['scores.json', 'answers.jsonl'])
+@pytest.mark.parametrize('content', ['not JSON', '[1]'])
+def test_a_damaged_result_is_a_problem_of_the_report(
+    folder, tmp_path, name, content
+):
+    runs = [make_run(n, folder, 'words') for n in ('stage1', 'stage2')]
+    plan = plan_of(runs)
+    damaged = folder / runs[1].results['scenes'] / name
+    damaged.write_text(content)
+    found = write_report(tmp_path, folder, plan, dict(command='x'), ['one'])
+    assert len(found) == 1
+    file = damaged if content == 'not JSON' else damaged.parent
+    assert f': {file}' in found[0]
+    assert found[0].endswith('delete it, and the same command tests again')
+    stored = json.loads((tmp_path / 'scores.json').read_text())
+    assert stored['problems'] == ['one', *found]
+    tested = [row['training'] for row in stored['scores']]
+    assert tested[0] == 'stage1'
+    assert ('stage2' in tested) == (name == 'answers.jsonl')
+
+
+def test_a_damaged_image_is_absent_in_the_report(folder, tmp_path):
+    runs = [make_run(n, folder, 'words') for n in ('stage1', 'stage2')]
+    plan = plan_of(runs)
+    image = folder / 'data/nano/test/image/7.jpg'
+    image.write_bytes(b'x' * image.stat().st_size)
+    found = write_report(tmp_path, folder, plan, dict(command='x'), [])
+    assert len(found) == 1 and str(image) in found[0]
+    page = (tmp_path / 'report.html').read_text()
+    assert 'Before: words' in page and 'image/jpeg' not in page
+
+
+def test_the_report_has_the_days_on_which_steps_ended(folder, tmp_path):
+    names = 'first', 'second', 'not ended'
+    plan = plan_of([], *(Step(name, ()) for name in names))
+    found = []
+    for days in (0, 1, 2):
+        if days:
+            record = done_file(folder, names[days - 1])
+            record.parent.mkdir(exist_ok=True)
+            record.touch()
+            noon = datetime(2026, 11, 28 + days, 12).timestamp()
+            os.utime(record, (noon, noon))
+        write_report(tmp_path, folder, plan, dict(command='x'), [])
+        stored = json.loads((tmp_path / 'scores.json').read_text())
+        found.append(stored['facts']['steps ended'])
+    assert found == ['none', '2026-11-29', '2026-11-29 to 2026-11-30']
+
+
+def test_the_page_says_which_trainings_have_no_curve(folder, tmp_path):
+    plan = plan_of([])
+    log = log_file(folder, 'curves')
+    log.parent.mkdir()
+    log.write_text('runs/a: no curve, since <x>\nruns/b: 1 logs, 9 steps\n')
+    (folder / 'curves.svg').write_text('<svg/>')
+    write_report(tmp_path, folder, plan, dict(command='x'), [])
+    page = (tmp_path / 'report.html').read_text()
+    assert 'src="data:image/svg+xml;base64,' in page
+    assert '>runs/a: no curve, since &lt;x&gt;<' in page
+    assert 'runs/b' not in page
 
 
 def test_another_page_is_not_replaced(tmp_path):

@@ -1,15 +1,18 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """What the two reproductions consist of."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from minigpt4.reproduction.nano import NANO
+from minigpt4.reproduction.plan import Plan
 from minigpt4.reproduction.setups import (
     Training,
     lengths_of,
     sizes_of,
+    with_enough,
     with_needed,
 )
 from minigpt4.reproduction.small import small
@@ -66,3 +69,21 @@ def test_chosen_trainings_include_what_they_start_from():
     assert names == ['stage1', 'stage2', 'dpo']
     with pytest.raises(ValueError, match="no training 'x'; expected one of"):
         with_needed(NANO.trainings, ['x'])
+
+
+def test_trainings_with_too_few_descriptions_are_omitted(tmp_path):
+    setup = small(tmp_path / 'photos')
+    folder = tmp_path / 'data' / 'photos'
+    folder.mkdir(parents=True)
+    content = dict(images=[], annotations=[{}] * 300)
+    (folder / 'descriptions_train.json').write_text(json.dumps(content))
+    found, omitted = with_enough(setup, tmp_path)
+    assert omitted == [
+        'stage2_350_descriptions is omitted: the data have 300 descriptions, '
+        'expected at least 350'
+    ]
+    left = {training.name for training in found.trainings}
+    before = {training.name for training in setup.trainings}
+    assert before - left == {'stage2_350_descriptions'}
+    assert Plan(found, (1,)).digest == Plan(setup, (1,)).digest
+    assert with_enough(NANO, tmp_path) == (NANO, [])

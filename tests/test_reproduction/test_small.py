@@ -46,6 +46,10 @@ def test_scores_of_match(tmp_path):
     write(tmp_path, match_summary(rows, 0, 10))
     found = TESTS['match'].read(tmp_path)
     assert found == {'preferred': 0.5, 'caption_loss': 2.5}
+    assert TESTS['match'].counts(tmp_path, tmp_path) == (2, 2)
+    rows.append(dict(image='c', error='not readable'))
+    write(tmp_path, match_summary(rows, 0, 10))
+    assert TESTS['match'].counts(tmp_path, tmp_path) == (2, 3)
 
 
 def test_scores_of_chair(tmp_path):
@@ -58,6 +62,20 @@ def test_scores_of_chair(tmp_path):
         'finished': 1.0,
         'describe_words': 14.0,
     }
+
+
+@pytest.mark.parametrize('limit, total', [(1, 1), (200, 3)])
+def test_photographs_that_chair_did_not_find_are_counted(
+    tmp_path, limit, total
+):
+    truth = {'1': ['cat', 'dog'], '2': ['dog'], '3': []}
+    (tmp_path / 'data' / 'photos').mkdir(parents=True)
+    file = tmp_path / 'data' / 'photos' / 'objects_test.json'
+    file.write_text(json.dumps(truth))
+    rows = [dict(image_id='1', caption=GOOD, finished=True)]
+    summary = chair_summary(rows, truth, 10)
+    write(tmp_path, dict(settings=dict(limit=limit), **summary))
+    assert TESTS['chair'].counts(tmp_path, tmp_path) == (1, total)
 
 
 def test_scores_of_failures_and_examples(tmp_path):
@@ -76,10 +94,12 @@ def test_scores_of_failures_and_examples(tmp_path):
         )
     ]
     write(tmp_path, failures_summary(rows))
-    rows.append(dict(number=2, group='poem', error='not readable'))
+    error = dict(number=2, group='poem', image='2.jpg', error='not readable')
+    rows.append(error)
     lines = ''.join(json.dumps(row) + '\n' for row in rows)
     (tmp_path / 'answers.jsonl').write_text(lines)
     test = TESTS['failures']
+    assert test.counts(tmp_path, tmp_path) == (2, 2)
     assert test.read(tmp_path) == {
         'describe_failures': 0.0,
         'poem_failures': 1.0,
@@ -87,6 +107,8 @@ def test_scores_of_failures_and_examples(tmp_path):
     found = list(test.examples(tmp_path, tmp_path))
     assert [example.answer for example in found] == [GOOD, 'wet wet wet wet']
     assert found[0].image == Path('/photos/1.jpg')
+    write(tmp_path, failures_summary(rows))
+    assert test.counts(tmp_path, tmp_path) == (2, 3)
 
 
 def test_each_score_has_a_column():

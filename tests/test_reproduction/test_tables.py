@@ -51,14 +51,20 @@ def test_goals_are_met_or_missed():
     assert results['stage2', 'shapes found'] == 'missed'
 
 
-def test_goals_whose_score_is_not_defined_are_not_measured():
+def test_goals_say_why_there_is_no_mean():
     found = {key: dict(row) for key, row in FOUND.items()}
     for seed in (1, 2):
-        del found['stage2', seed]['chair_i']
+        found['stage2', seed]['chair_i'] = None
+        del found['stage2', seed]['poem']
+        del found['stage1', seed]
     rows = tables(found, TRAININGS)['Goals'].rows
     results = {(row[0], row[1]): row[-1] for row in rows}
-    assert results['stage2', 'shapes invented'] == 'not measured'
+    assert results['stage2', 'shapes invented'] == 'not defined'
+    assert results['stage2', 'poems right'] == 'not measured'
     assert results['stage2', 'shapes found'] == 'missed'
+    assert results['stage1', 'poems broken'] == 'not measured'
+    rows = tables(found, ['stage1'])['Goals'].rows
+    assert {row[0] for row in rows} == {'stage1'}
 
 
 def test_claims_have_the_difference_of_each_seed():
@@ -68,6 +74,15 @@ def test_claims_have_the_difference_of_each_seed():
     # 0.8 and 0.7: 0.75 with 12.706 * 0.0707 / sqrt(2)
     assert row[4] == '0.750 (0.115 to 1.385)'
     assert row[5] == 'agrees'
+
+
+def test_notes_say_how_claims_and_goals_are_judged():
+    found = tables(FOUND, TRAININGS)
+    claims = found['Claims of the paper'].note
+    assert 'over training seeds only, with one data set and one LLM' in claims
+    assert 'at least 0.01 to each side' in claims
+    assert 'if both means are below 0.05' in claims
+    assert 'The mean alone decides' in found['Goals'].note
 
 
 def test_lengths_are_in_their_order_and_variance_needs_two_seeds():

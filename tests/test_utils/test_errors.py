@@ -11,6 +11,7 @@ import pytest
 
 from minigpt4.utils import errors
 from minigpt4.utils.errors import (
+    line_with_name,
     one_line,
     printable,
     reports_errors,
@@ -33,6 +34,14 @@ from minigpt4.utils.signals import StopSignal
 )
 def test_control_characters_are_escaped(text, escaped):
     assert printable(text) == escaped
+
+
+@pytest.mark.parametrize(
+    'message', ['is empty', 'a\n.pth is empty', 'x is no key of a\n.pth']
+)
+def test_a_line_has_the_name_once(message):
+    error = ValueError(message.replace('\n', r'\n'))
+    assert line_with_name(error, 'a\n.pth').count(r'a\n.pth') == 1
 
 
 def test_value_is_formatted_as_short_printable_json():

@@ -40,6 +40,20 @@ def test_signal_is_raised_and_the_handler_restored(signum):
     assert signal.getsignal(signum) is before
 
 
+@pytest.mark.parametrize('signum', STOP_SIGNALS)
+def test_an_interrupt_after_the_signal_has_its_number(signum):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        with raise_on_signals('all is saved'):
+            try:
+                os.kill(os.getpid(), signum)
+            except StopSignal:  # as Ray does while it waits
+                raise KeyboardInterrupt from None
+    assert exit_status(caught.value) == 128 + signum
+    assert str(caught.value) == (
+        f'stopped by {signal.Signals(signum).name}; all is saved'
+    )
+
+
 def _end_of_child(work) -> int:
     """The wait status of a forked child that runs ``work``."""
     pid = os.fork()

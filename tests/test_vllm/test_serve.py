@@ -5,11 +5,13 @@ vLLM needs an environment of its own (docs/vllm.md): ``MINIGPT4_VLLM_PYTHON``
 names its Python.
 """
 
+import csv
 import io
 import json
 import os
 import random
 import urllib.error
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,6 +19,7 @@ from tests.served_process import image_part, post_message, served, text_part
 
 from minigpt4.captioning.inferencer import make_sample
 from minigpt4.nano.world import render, sample_scene
+from minigpt4_cli import main as cli
 
 PYTHON = os.environ.get('MINIGPT4_VLLM_PYTHON')
 DESCRIBE = 'Describe this image in detail.'
@@ -197,3 +200,20 @@ def test_many_images(server):
     """As many as the context has room for."""
     content = [*map(image_part, scene_files(8)), text_part(COUNT)]
     assert ask(server, content)['message']['content']
+
+
+def test_captions_of_a_folder_equal_those_without_a_server(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for i, data in enumerate(scene_files(8)):
+        (tmp_path / f'{i}.png').write_bytes(data)
+    asked = ['--prompt', DESCRIBE, '--prompt', COUNT]
+    for name, options in (('a', []), ('b', ['--server', server])):
+        arguments = ['.', '-o', f'{name}.csv', *asked, *options]
+        assert cli.main(['caption', *arguments]) == 0
+    local, remote = (
+        [row[:6] for row in csv.reader(Path(f'{name}.csv').open())]
+        for name in 'ab'
+    )
+    assert remote == local and len(local) == 17

@@ -7,7 +7,7 @@ from minigpt4.datasets import LoadImages, PackSample
 from minigpt4.nano import NanoMetric
 
 test_dataloader = dict(
-    batch_size=100,
+    batch_size=250,
     num_workers=1,
     sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(

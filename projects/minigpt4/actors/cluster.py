@@ -7,12 +7,16 @@ is in :mod:`.actor`, what gives them work in :mod:`.chunks`.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from mmengine.logging import print_log
 
 from ..utils.errors import one_line, printable
 from ..utils.signals import STOP_SIGNALS
@@ -20,11 +24,19 @@ from ..utils.signals import STOP_SIGNALS
 AUTO = 'auto'  # the cluster that runs on this machine, or else a new one
 LOCAL = 'local'  # a new one
 _CONNECT_SECONDS = 5.0
+_NO_CLUSTER = 'Could not find any running Ray instance'  # of Ray's error
 # Ray reads them when it is imported; those of the user stay
 _VARIABLES = {
     'RAY_USAGE_STATS_ENABLED': '0',  # sends no report to its makers
     'RAY_raylet_start_wait_time_s': '120',  # a busy machine starts slowly
 }
+# where Ray 2.60 looks for its token: variables with it and its file, a file
+_TOKEN_VARIABLES = ('RAY_AUTH_TOKEN', 'RAY_AUTH_TOKEN_PATH')
+_TOKEN_FILE = '.ray/auth_token'  # in the home folder
+# what an HTTP/2 client such as gRPC sends first: a fixed line, an empty frame
+# of the type SETTINGS. The server answers with a frame of this type.
+_PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes(3) + b'\x04' + bytes(5)
+_SETTINGS_TYPE = b'\x04'  # the fourth byte of a frame
 _STORE_BYTES = 512 * 2**20  # a chunk has at most some 10 MB
 
 
@@ -80,13 +92,17 @@ def use_ray(
     Raises:
         ImportError: Ray is not installed.
         ConnectionError: There is no cluster at the address.
-        ValueError: The cluster has too few GPUs or CPUs for the actors.
+        ValueError: The cluster has too few GPUs or CPUs for the actors, or
+            ``RAY_ADDRESS`` is no address.
     """
     if address is None:
         yield
         return
     with _kept_signal_handlers():
         ray = _import_ray()
+        # Ray would print the end of an actor on standard output, where the
+        # results are; chunks.py reports it. There is no public setting.
+        ray._private.worker._worker_logs_enabled = False
         _connect(ray, address)
     try:
         plan = plan_actors(
@@ -175,25 +191,73 @@ def _import_ray() -> ModuleType:
         )
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    if _has_token():  # Ray itself does this only for address='auto'
+        os.environ.setdefault('RAY_AUTH_MODE', 'token')
     import ray
 
     return ray
 
 
+def _has_token() -> bool:
+    """Whether this user has a token of Ray clusters."""
+    if any(map(os.environ.get, _TOKEN_VARIABLES)):
+        return True
+    return (Path.home() / _TOKEN_FILE).is_file()
+
+
+def check_address(address: str) -> None:
+    """Check an address: ``HOST:PORT``, :data:`AUTO` or :data:`LOCAL`.
+
+    Raises:
+        ValueError: It is none of these; without a full stop.
+    """
+    host, _, port = address.rpartition(':')
+    if address in (AUTO, LOCAL) or (
+        host and '/' not in host and port.isdecimal() and int(port) < 2**16
+    ):
+        return
+    raise ValueError(
+        f'{printable(address)} is no address of a Ray cluster; expected '
+        'HOST:PORT, auto or local'
+    )
+
+
 def _connect(ray: ModuleType, address: str) -> None:
     """Connect to a cluster, or start one.
 
+    With :data:`AUTO` the address is that of ``RAY_ADDRESS``, if it is set.
+
     Raises:
         ConnectionError: There is no cluster at the address.
+        ValueError: ``RAY_ADDRESS`` is no address.
     """
     options: dict[str, Any] = dict(
         log_to_driver=False, logging_level='ERROR', configure_logging=True
     )
     if address == AUTO:
+        address = os.environ.get('RAY_ADDRESS') or AUTO
         try:
+            check_address(address)
+        except ValueError as error:
+            raise ValueError(
+                f'RAY_ADDRESS: {error}; set it to one of these, or unset it.'
+            ) from error
+    if address == AUTO:
+        try:
+            # where Ray would wait for minutes after the cluster was killed
+            if last := ray._private.services.find_bootstrap_address(None):
+                _require_listener(last)
             ray.init(address=AUTO, **options)
-        except ConnectionError:
+        except ConnectionError as error:
             address = LOCAL
+            if _NO_CLUSTER not in str(error):
+                print_log(
+                    'the last Ray cluster of this machine cannot be used '
+                    f'({one_line(error).rstrip(".")}); a new one of this '
+                    'machine alone is started.',
+                    'current',
+                    logging.WARNING,
+                )
         else:
             return
     if address == LOCAL:
@@ -220,19 +284,28 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Refuse an address where nothing listens; Ray would try for minutes.
+    """Refuse an address without Ray; Ray would try for minutes.
 
     Raises:
-        ConnectionError: No program accepts a connection there.
+        ConnectionError: No gRPC server accepts a connection there.
     """
     host, _, port = address.rpartition(':')
     try:
-        socket.create_connection(
+        with socket.create_connection(
             (host.strip('[]'), int(port)), _CONNECT_SECONDS
-        ).close()
+        ) as connection:
+            if os.environ.get('RAY_USE_TLS', '0') != '0':
+                return
+            connection.sendall(_PREFACE)
+            is_grpc = connection.recv(4)[3:] == _SETTINGS_TYPE
     except OSError as error:
         raise ConnectionError(
             f'nothing answers at the Ray address {printable(address)} '
             f'({one_line(error)}); give the address that "ray start --head" '
             'printed.'
         ) from error
+    if not is_grpc:
+        raise ConnectionError(
+            f'another program than Ray answers at {printable(address)}; give '
+            'the address that "ray start --head" printed.'
+        )

@@ -36,7 +36,9 @@ from .image_lists import is_row_name
 from .image_sources import find_images
 from .jsonl_import import import_jsonl
 from .results import CaptionResult, ResultKey, ResultsDatabase
+from .server import TIMEOUT_SECONDS, CaptionServer
 
+_PROMPT = 'Describe this image in detail.'  # for a server's model
 _NAMED_FAILURES = 10  # in the summary
 
 
@@ -53,21 +55,32 @@ def caption_sources(args: argparse.Namespace) -> int:
         ValueError: An argument, a list, the database or an output is invalid.
         OSError: A file cannot be read or written.
         ModelFailureError: The model fails on every request.
+        ServerError: The server cannot be used, or fails on every request.
     """
     note = (
         'what was answered is kept, and the same command continues from there.'
     )
     with raise_on_signals(note), quiet_logs(not args.quiet):
         start = time.perf_counter()
+        server = None
+        if args.server is not None:
+            server = CaptionServer(
+                args.server,
+                args.model,
+                args.api_key_env,
+                args.server_timeout or TIMEOUT_SECONDS,
+            )
+            args.model = server.model
         tasks = _find_tasks(args)
         if args.gallery is not None:
             check_gallery(args.gallery)
         with _open_database(args) as database:
-            return _run(args, tasks, database, start)
+            return _run(args, server, tasks, database, start)
 
 
 def _run(
     args: argparse.Namespace,
+    server: CaptionServer | None,
     tasks: Sequence[CaptionTask],
     database: ResultsDatabase,
     start: float,
@@ -81,7 +94,7 @@ def _run(
         'captioning', total=len(tasks), completed=n_done, status=''
     )
     try:
-        for results in _new_results(args, database, missing):
+        for results in _new_results(args, server, database, missing):
             database.add(results)
             failed = [result for result in results if result.error]
             failures += failed
@@ -108,6 +121,7 @@ def _run(
 
 def _new_results(
     args: argparse.Namespace,
+    server: CaptionServer | None,
     database: ResultsDatabase,
     tasks: Sequence[CaptionTask],
 ) -> Iterator[list[CaptionResult]]:
@@ -130,12 +144,16 @@ def _new_results(
                 continue
         to_generate.append(task)
     if to_generate:
-        load = functools.partial(
-            load_model, args.model, args.pretrained, args.device
-        )
-        for answers in answer_many(
-            load, to_generate, args.slots, args.workers, args.settings
-        ):
+        if server is not None:
+            ended = server.answer_tasks(to_generate, args.slots, args.settings)
+        else:
+            load = functools.partial(
+                load_model, args.model, args.pretrained, args.device
+            )
+            ended = answer_many(
+                load, to_generate, args.slots, args.workers, args.settings
+            )
+        for answers in ended:
             yield results([*map(result_fields, answers)])
 
 
@@ -162,7 +180,10 @@ def _remove_old_row_errors(
 
 def _find_tasks(args: argparse.Namespace) -> list[CaptionTask]:
     """Combine images and prompts; each combination once."""
-    prompts = args.prompt or [read_prompt(args.model)]
+    prompts = args.prompt
+    if not prompts:
+        is_remote = args.server is not None
+        prompts = [_PROMPT if is_remote else read_prompt(args.model)]
     for prompt in prompts:
         if reason := _check_prompt(prompt):
             raise ValueError(f'the prompt {printable(prompt)!r} {reason}')
@@ -216,10 +237,13 @@ def _open_database(args: argparse.Namespace) -> ResultsDatabase:
             f'{out} exists, but {path}, from which it is exported, does not; '
             'give another -o, or --overwrite.'
         )
+    settings = args.settings
+    if args.server is not None:  # its prompt template may differ
+        settings = dict(settings, server=True)
     provenance = dict(
         model=args.model,
         weights=args.pretrained and _digest(args.pretrained),
-        settings=args.settings,
+        settings=settings,
     )
     database = ResultsDatabase(path, provenance, args.overwrite)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..datasets.image_folder import id_problem
 from ..datasets.json_stream import stream_json
 from ..datasets.json_values import DuplicateKey
 from ..utils.errors import printable, short_json
@@ -339,5 +340,10 @@ def read_gqa(path: Path, options: ReadOptions) -> Iterator[Item]:
         else:
             record.setdefault('id', record.get('question_id'))
         if 'imageId' in record:
-            record['image'] = record.pop('imageId')
+            image = record['image'] = record.pop('imageId')
+            if isinstance(image, str) and (
+                wrong := id_problem('imageId', image)
+            ):
+                yield Item(path, entry.number, None, wrong)
+                continue
         yield Item(path, entry.number, record)

@@ -24,6 +24,7 @@ from .problems import Problem
 RETRY_FILE = 'retry_links.jsonl'
 _HTTP = re.compile(r'HTTP Error (\d{3})')
 _MORE_TIME = (408, 425, 429)  # codes of a server that is busy, and all 5xx
+_UNKNOWN = 'no reason is recorded'
 # part of a message, its reason, whether another attempt may get the image;
 # the first part that is found counts
 _REASONS = (
@@ -46,6 +47,7 @@ _REASONS = (
     ('decod', 'no image that OpenCV reads', False),
     ('unknown url type', 'no URL of a web page', False),
     ('no host given', 'no URL of a web page', False),
+    (_UNKNOWN, _UNKNOWN, False),
     ("can't contain", 'no URL of a web page', False),
     ('local host', 'no URL of a web page', False),
 )
@@ -125,6 +127,15 @@ def _read_statistics(path: Path) -> 'ShardLinks | str':
             for text, number in content['status_dict'].items()
             if text != 'success'
         }
+        others = int(links) - int(images)
+        unknown = others - sum(messages.values())
+        if min(int(images), unknown, *messages.values()) < 0:
+            raise ValueError(
+                f'of {links:,} links {images:,} have an image, and '
+                f'{sum(messages.values()):,} have a reason why they have none'
+            )
+        if unknown:  # e.g. an error of img2dataset itself, which it prints
+            messages[_UNKNOWN] = unknown
         return ShardLinks(int(links), int(images), messages)
     except FileNotFoundError:
         return f'there is no {path.name}, which ends a shard; {again}'

@@ -34,8 +34,7 @@ class ImageFolder:
 
     def find(self, name: str) -> str:
         """Return the file of a name; the path of the name if none exists."""
-        if name.startswith('file://'):
-            name = unquote(name.removeprefix('file://'))
+        name = _without_scheme(name)
         path = self.folder / name
         file = self._find(path)
         if file is None and '\\' in name:
@@ -80,6 +79,37 @@ class ImageFolder:
                     )
             self._listings[folder] = listing
         return self._listings[folder]
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether ``..`` in a relative name leads out of its folder."""
+    path = os.path.normpath(_without_scheme(name).replace('\\', '/'))
+    return path.partition('/')[0] == '..'
+
+
+def id_problem(field: str, name: str) -> str | None:
+    """What is wrong with the id of an image that is its file's name.
+
+    Args:
+        field: The field of the id.
+        name: The id.
+
+    Returns:
+        That ``..`` leads out of the folder of the images, as only a path may
+        that a record has under ``image``; None if it does not.
+    """
+    if not leaves_folder(name):
+        return None
+    return (
+        f'{field} is {name!r}, which leaves the folder of the images; '
+        'expected the name of a file in it, or a path under image'
+    )
+
+
+def _without_scheme(name: str) -> str:
+    if name.startswith('file://'):
+        return unquote(name.removeprefix('file://'))
+    return name
 
 
 def _normalise(stem: str, suffix: str) -> str:

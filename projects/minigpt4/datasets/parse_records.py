@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from ..prompts import IMAGE_HERE, Turn
 from ..prompts.text_validation import json_type
+from .image_folder import id_problem
 from .json_values import DuplicateKey, InvalidJson
 from .record_files import RECORD_KEYS
 from .record_layouts import (
@@ -258,11 +259,19 @@ def _checked_name(field: str, value: Any) -> str:
 def _images_by_id(
     field: str, value: Any, file_names: Mapping[str, Any] | None
 ) -> list[str]:
-    """Return the image of an id: its file name in COCO's table, or the id."""
+    """Return the image of an id: its file name in COCO's table, or the id.
+
+    Raises:
+        RecordError: The table lacks the id, or it leads out of the folder of
+            the images, as only a path may that a record has under ``image``.
+    """
     if value is None:
         return []
     if file_names is None:
-        return [_checked_name(field, value)]
+        name = _checked_name(field, value)
+        if problem := id_problem(field, name):
+            raise RecordError(problem)
+        return [name]
     if str(value) not in file_names:
         raise RecordError(
             f'{field} is {value!r}, which is not in the table "images" of the '

@@ -17,7 +17,7 @@ from ..utils.regular_files import read_regular
 from ..utils.sample_errors import SampleError
 from .caption_files import captioned_images
 from .captions import check_caption, decode_text
-from .image_folder import ImageFolder
+from .image_folder import ImageFolder, leaves_folder
 from .json_values import InvalidJson
 from .record_files import read_record_file
 from .skip_summary import SkipSummary
@@ -130,7 +130,8 @@ def _image_of(
 ) -> tuple[str | None, str | None]:
     """Return the id and the file name of an image; None for what is absent.
 
-    An id without a file name is itself the name.
+    An id without a file name is itself the name, unless it leads out of the
+    folder.
     """
     image_id = id_key_or_none(record.get('image_id'))
     names = [
@@ -140,7 +141,9 @@ def _image_of(
     name = next((n for n in names if isinstance(n, str) and n.strip()), None)
     if image_id is None:
         return None, name
-    return image_id, name or image_id
+    if name is None and not leaves_folder(image_id):
+        name = image_id
+    return image_id, name
 
 
 def _find(folders: Iterable[ImageFolder], name: str) -> Path | None:

@@ -361,7 +361,8 @@ def _asked_wait(error: Exception) -> float:
 
 def _start_command(shard: str) -> Pipe:
     """Run a command in a process group, which can be ended as a whole."""
-    if webdataset_utils.enforce_security:
+    # webdataset 0.2.111 and older have no such setting
+    if getattr(webdataset_utils, 'enforce_security', False):
         raise ValueError('webdataset is set to start no command (pipe:)')
     return Pipe(
         shard.partition(':')[2],

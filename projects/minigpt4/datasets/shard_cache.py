@@ -13,8 +13,9 @@ import io
 import logging
 import os
 import secrets
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,18 +23,23 @@ from mmengine.logging import print_log
 
 from ..utils.errors import one_line
 from ..utils.locks import lock_file
-from .remote_shards import RemoteShard
+from ..utils.processes import is_running
+from .remote_shards import RemoteShard, shown
 
-_STALE_SECONDS = 3600.0  # age of a part whose process has ended
+_STALE_SECONDS = 3600.0  # age of a part of another host, or without a process
 _LOCK_SECONDS = 10.0
 
 
 class ShardCache:
     """Copies of remote shards; all processes of a machine share the folder.
 
-    The shards that were not used for the longest time are deleted when a
-    new one needs the room. Two processes that read the same shard for the
-    first time at the same time both read it from the server.
+    A copy that a data set needs is not deleted to make room for another
+    shard of it: each pass reads every shard once, so the copies that fit
+    save the same share of the bytes in each pass. Deleting the copy that was
+    not used for the longest time would often delete the next one to be read.
+    Copies that no data set of this process needs make room, those that were
+    not used for the longest time first. Two processes that read the same
+    shard for the first time at the same time both read it from the server.
 
     Args:
         folder: The folder; it is created.
@@ -59,7 +65,13 @@ class ShardCache:
                 f'cannot be created ({one_line(error)}); expected a folder, '
                 'or a path where one can be created.'
             ) from error
+        self._needed: set[Path] = set()
         self._has_failed = False
+        self._was_full = False
+
+    def add_needed(self, shards: Iterable[str]) -> None:
+        """Keep the copies of these shards when room is needed."""
+        self._needed.update(map(self._path, shards))
 
     def find(self, shard: str) -> BinaryIO | None:
         """Open the copy of a shard; None if there is none."""
@@ -94,9 +106,11 @@ class ShardCache:
             The file; None if there is no room for it.
         """
         path = self._path(shard)
-        part = path.with_name(f'{path.stem}-{secrets.token_hex(4)}.part')
+        owner = f'{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}'
+        part = path.with_name(f'{path.stem}-{owner}.part')
         with self._failures_logged():
             if not self._make_room(size or 0):
+                self._log_full(shard)
                 return None
             file = open(part, 'xb')
             file.truncate(size or 0)  # counts as used from now on
@@ -113,8 +127,11 @@ class ShardCache:
     def finish(self, part: str, shard: str) -> bool:
         """Give a complete copy its name; return whether this succeeded."""
         with self._failures_logged():
-            os.replace(part, self._path(shard))
-            self._make_room(0)
+            path = self._path(shard)
+            os.replace(part, path)
+            if not self._make_room(0):  # its size was not known before
+                path.unlink(missing_ok=True)
+                self._log_full(shard)
             return True
         return False
 
@@ -143,6 +160,19 @@ class ShardCache:
                     level=logging.WARNING,
                 )
 
+    def _log_full(self, shard: str) -> None:
+        """Log once that a shard does not fit."""
+        if not self._was_full:
+            self._was_full = True
+            print_log(
+                f'the cache of shards {self.folder} has no room for '
+                f'{shown(shard)}: its limit is {self.max_bytes / 1e9:g} GB '
+                '(cache_gb). Shards without a copy are read from their '
+                'server in each pass.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def _path(self, shard: str) -> Path:
         digest = hashlib.sha256(shard.encode()).hexdigest()
         return self.folder / f'{digest[:32]}.shard'
@@ -161,13 +191,32 @@ class ShardCache:
             total = sum(each for _, each, _ in files) + size
             for used, each, path in sorted(files):
                 if path.suffix == '.part':
-                    unneeded = time.time() - used > _STALE_SECONDS
+                    unneeded = (
+                        time.time() - used > _STALE_SECONDS
+                        or _is_abandoned(path)
+                    )
                 else:
-                    unneeded = total > self.max_bytes
+                    unneeded = (
+                        total > self.max_bytes and path not in self._needed
+                    )
                 if unneeded:
                     path.unlink(missing_ok=True)
                     total -= each
             return total <= self.max_bytes
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether the process of this host that wrote a part has ended.
+
+    Data workers are killed at the end of a run and leave their parts.
+    """
+    owner = part.stem.partition('-')[2].rsplit('-', 2)
+    return (
+        len(owner) == 3
+        and owner[0] == socket.gethostname()
+        and owner[1].isdecimal()
+        and not is_running(int(owner[1]))
+    )
 
 
 class CopiedShard(io.RawIOBase):

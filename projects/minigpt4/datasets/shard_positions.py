@@ -124,11 +124,15 @@ def merged_positions(parts: Iterable[Positions]) -> Positions:
     """The positions of all streams, from those that each rank knows.
 
     A rank reads a part of the streams, and so has old positions of the
-    others; positions only grow.
+    others; positions only grow. Those that the loader has pinned are lists
+    with torch 2.6, which cannot be compared with tuples.
     """
     return [
         {
-            name: [max(found) for found in zip(*(g[name] for g in groups))]
+            name: [
+                max((shards, samples) for shards, samples in found)
+                for found in zip(*(g[name] for g in groups))
+            ]
             for name in groups[0]
         }
         for groups in zip(*parts)

@@ -73,6 +73,8 @@ class Source:
         self._cache = cache
         self._bytes_read = WorkerSum()
         self.shards, self._remote, missing = find_shards(shards)
+        if cache is not None:
+            cache.add_needed(self._remote)
         self._errors = ErrorCounter(tuple(_ERROR_KINDS.values()))
         if not self.shards:
             raise FileNotFoundError(

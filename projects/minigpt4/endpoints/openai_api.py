@@ -15,7 +15,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..utils.errors import printable
 from .answers import Answer, EndpointError, Request
@@ -25,9 +25,36 @@ from .settings import EndpointSettings
 
 _TICK_SECONDS = 0.5
 _MAX_BACKOFF = 30.0
-_RETRIED = (408, 409, 429)  # and all of 500 and above
+_RETRIED = (408, 409, 429)  # and all of 500 and above; as openai does
 _MAX_QUOTED = 200  # characters of a message of the endpoint
-_NO_KEY = 'none'  # for an endpoint without keys; the client needs some text
+_MAX_COUNT = 2**53  # a larger number of tokens is none
+NO_MESSAGE = 'the answer has no choices with a message'
+NO_TEXT = 'the answer has no text'
+CONTENT_FILTER = 'a content filter cut the answer off'
+NO_KEY = 'none'  # for an endpoint without keys; the client needs some text
+
+
+class Reply(NamedTuple):
+    """What a chat completion holds.
+
+    Attributes:
+        text: The text of its first choice; empty if it has none.
+        has_text: Whether the message has a text, which may be empty.
+        has_message: Whether there is a choice with a message.
+        finish_reason: Why the answer ended.
+        note: What the endpoint wrote instead of a text, such as an error or a
+            refusal, in brackets after a blank; '' if nothing.
+        prompt_tokens: As the endpoint counted; None if it did not.
+        completion_tokens: As ``prompt_tokens``.
+    """
+
+    text: str
+    has_text: bool
+    has_message: bool
+    finish_reason: Any
+    note: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
 
 
 class OpenAIBackend:
@@ -52,7 +79,11 @@ class OpenAIBackend:
             ) from error
         self._openai = openai
         self._settings = settings
-        self._key = _read_key(settings)
+        self._key = read_key(
+            settings.api_key_env,
+            f'{settings.option("api_key_env")}=null',
+            f' for {settings.task}',
+        )
         try:
             self._client = openai.OpenAI(
                 api_key=self._key,
@@ -156,7 +187,7 @@ class OpenAIBackend:
                 status = error.status_code
                 self._raise_if_fatal(error)
                 answer = self._problem(f'HTTP {status} ({self._quote(error)})')
-                if status not in _RETRIED and status < 500:
+                if not is_temporary(status):
                     return answer
                 asked = retry_after(error.response.headers)
                 if asked is not None and asked > settings.max_wait_seconds:
@@ -198,38 +229,24 @@ class OpenAIBackend:
         return response.content
 
     def _parse(self, content: bytes) -> Answer:
-        """Read an answer; anything may arrive, e.g. the page of a proxy."""
         try:
-            data = json.loads(content)
-        except ValueError:
-            start = content.lstrip()[:1]
-            what = 'HTML' if start == b'<' else 'no JSON'
-            return self._problem(f'the answer is {what}')
-        usage = _get(data, 'usage')
-        counts = (
-            _count(_get(usage, 'prompt_tokens')),
-            _count(_get(usage, 'completion_tokens')),
-        )
-        choices = _get(data, 'choices')
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        message = _get(choice, 'message')
-        if not isinstance(message, dict):
-            return self._problem(
-                'the answer has no choices with a message', *counts
-            )
-        text = _text_of(message.get('content'))
-        reason = _get(choice, 'finish_reason')
-        if reason == 'length':
+            reply = parse_reply(content, self._key)
+        except ValueError as error:
+            return self._problem(str(error))
+        counts = reply.prompt_tokens, reply.completion_tokens
+        if not reply.has_message:
+            return self._problem(NO_MESSAGE + reply.note, *counts)
+        if reply.finish_reason == 'length':
             problem = (
                 f'the answer reached {self._settings.max_tokens} tokens and '
                 f'is cut off; raise {self._settings.option("max_tokens")}.'
             )
             return Answer('', problem, *counts)
-        if reason == 'content_filter':
-            return Answer('', 'a content filter cut the answer off.', *counts)
-        if not text.strip():
-            return Answer('', 'the answer has no text.', *counts)
-        return Answer(text.strip(), '', *counts)
+        if reply.finish_reason == 'content_filter':
+            return Answer('', f'{CONTENT_FILTER}.', *counts)
+        if not reply.text.strip():
+            return Answer('', f'{NO_TEXT}{reply.note}.', *counts)
+        return Answer(reply.text.strip(), '', *counts)
 
     def _problem(
         self,
@@ -277,21 +294,80 @@ class OpenAIBackend:
 
     def _quote(self, error: Any) -> str:
         """Return what the endpoint wrote, in one short line without key."""
-        body = error.body
-        text = _get(body, 'message') or _get(_get(body, 'error'), 'message')
-        if not isinstance(text, str):
-            text = str(_get(body, 'error') or _get(body, 'detail') or body)
-            if text.lstrip().startswith('<'):
-                text = 'a page of HTML'
-        return self._hide_key(text)
+        return response_message(error.body, self._key)
 
     def _hide_key(self, text: object) -> str:
-        text = ' '.join(str(text).split())
-        if self._key != _NO_KEY:
-            text = text.replace(self._key, '***')
-        if len(text) > _MAX_QUOTED:
-            text = text[: _MAX_QUOTED - 3] + '...'
-        return printable(text).rstrip('.')
+        return _quoted(text, self._key)
+
+
+def is_temporary(status: int) -> bool:
+    """Whether a request may be repeated after this HTTP status."""
+    return status in _RETRIED or status >= 500
+
+
+def parse_reply(content: bytes, key: str = NO_KEY) -> Reply:
+    """Read a chat completion; anything may arrive, e.g. the page of a proxy.
+
+    Args:
+        content: The body of the response.
+        key: The key of the request; it is hidden.
+
+    Raises:
+        ValueError: It is no JSON; a phrase without a full stop.
+    """
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        is_page = content.lstrip()[:1] == b'<'
+        raise ValueError(
+            f'the answer is {"HTML" if is_page else "no JSON"}'
+        ) from None
+    usage = _get(data, 'usage')
+    choices = _get(data, 'choices')
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = _get(choice, 'message')
+    found = _get(message, 'content')
+    text = _text_of(found)
+    refusal = _get(message, 'refusal')
+    written = _get(data, 'error') and response_message(data, key)
+    if isinstance(refusal, str) and refusal and not text:
+        written, found = _quoted(refusal, key), None
+    return Reply(
+        text,
+        isinstance(found, (str, list)),
+        isinstance(message, dict),
+        _get(choice, 'finish_reason'),
+        f' ({written})' if written else '',
+        _count(_get(usage, 'prompt_tokens')),
+        _count(_get(usage, 'completion_tokens')),
+    )
+
+
+def response_message(body: object, key: str = NO_KEY) -> str:
+    """Return what an endpoint wrote about an error, in one short line.
+
+    Args:
+        body: Of the response: parsed JSON, or text.
+        key: The key of the request; it is hidden.
+
+    Returns:
+        The line, without a full stop.
+    """
+    text = _get(body, 'message') or _get(_get(body, 'error'), 'message')
+    if not isinstance(text, str):
+        text = str(_get(body, 'error') or _get(body, 'detail') or body)
+        if text.lstrip().startswith('<'):
+            text = 'a page of HTML'
+    return _quoted(text, key)
+
+
+def _quoted(text: object, key: str) -> str:
+    text = ' '.join(str(text).split())
+    if key != NO_KEY:
+        text = text.replace(key, '***')
+    if len(text) > _MAX_QUOTED:
+        text = text[: _MAX_QUOTED - 3] + '...'
+    return printable(text).rstrip('.')
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -314,16 +390,30 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(email.utils.mktime_tz(date) - time.time(), 0.0)
 
 
-def _read_key(settings: EndpointSettings) -> str:
-    if settings.api_key_env is None:
-        return _NO_KEY
-    key = os.environ.get(settings.api_key_env, '').strip()
+def read_key(variable: str | None, without: str, task: str = '') -> str:
+    """Read the key of an endpoint from the environment.
+
+    Args:
+        variable: The environment variable; None for no key.
+        without: What the user sets for an endpoint without a key.
+        task: What the key is for, as part of the error.
+
+    Raises:
+        ValueError: The variable is not set, or holds what is no key.
+    """
+    if variable is None:
+        return NO_KEY
+    key = os.environ.get(variable, '').strip()
     if not key:
         raise ValueError(
-            f'the environment variable {settings.api_key_env} holds no key '
-            f'for {settings.task}; set it, or '
-            f'{settings.option("api_key_env")}=null for an endpoint without '
-            'a key.'
+            f'the environment variable {printable(variable)} holds no key'
+            f'{task}; set it, or {without} for an endpoint without a key.'
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f'the environment variable {printable(variable)} holds a line '
+            f'end or another character that no key{task} has; set it to the '
+            'key alone.'
         )
     return key
 
@@ -342,4 +432,5 @@ def _text_of(content: object) -> str:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    valid = type(value) is int and 0 <= value <= _MAX_COUNT
+    return value if valid else None  # type: ignore[return-value]

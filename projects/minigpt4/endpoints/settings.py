@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..utils.regular_files import open_regular
 
+_DAY_SECONDS = 86_400
+
 
 class EndpointSettings(BaseModel):
     """Who answers messages, and how an endpoint is asked.
@@ -72,7 +74,10 @@ class EndpointSettings(BaseModel):
         default=8, ge=1, le=256, description='requests at the same time'
     )
     timeout_seconds: float = Field(
-        default=60.0, gt=0, description='the longest wait for an answer'
+        default=60.0,
+        gt=0,
+        le=_DAY_SECONDS,
+        description='the longest wait for an answer',
     )
     retries: int = Field(
         default=5,
@@ -84,12 +89,14 @@ class EndpointSettings(BaseModel):
     backoff_seconds: float = Field(
         default=1.0,
         ge=0,
+        le=_DAY_SECONDS,
         description='wait before the first further attempt; each next wait '
         'is twice as long, up to 30 s',
     )
     max_wait_seconds: float = Field(
         default=120.0,
         ge=0,
+        le=_DAY_SECONDS,
         description='the longest wait that a Retry-After of the endpoint may '
         'ask for; after a longer one the message fails',
     )

@@ -358,15 +358,12 @@ def cache_features(
         if batch:
             yield batch
 
-    total = sum((d.num_images or 0) * (1 + flips) for d, flips in datasets)
     try:
         with (
             StopRequest() as stop,
             progress_bar(visible=is_main_process()) as bar,
         ):
-            task = bar.add_task(
-                'images', total=total // get_world_size() or None
-            )
+            task = bar.add_task('images', total=_num_images(datasets))
             for batch, features in run_chunks(
                 functools.partial(_make_encoder, build, device),
                 batches(_until_stopped(loader, stop)),
@@ -380,6 +377,15 @@ def cache_features(
     numbers = torch.tensor([*counts.values()], device=get_device())
     all_reduce(numbers)  # waits for all ranks
     return dict(zip(counts, numbers.tolist(), strict=True))
+
+
+def _num_images(datasets: list[tuple[Any, bool]]) -> int | None:
+    """Images of this rank; None with shards, which do not say how many."""
+    numbers = [dataset.num_images for dataset, _ in datasets]
+    if None in numbers:
+        return None
+    images = sum(n * (1 + flips) for n, (_, flips) in zip(numbers, datasets))
+    return images // get_world_size()
 
 
 def _same(parts: VisionParts) -> VisionParts:

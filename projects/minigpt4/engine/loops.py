@@ -145,8 +145,8 @@ class EndlessTrainLoop(BaseLoop):
         resumed_from: The checkpoint that the run was resumed from, if any.
         done: Number of iterations done, including the one whose hooks are
             running; None before the run.
-        counts: Number of ``skipped`` samples and ``truncated`` answers of
-            this rank.
+        counts: Number of used ``samples``, ``skipped`` samples and
+            ``truncated`` answers of this rank.
     """
 
     def __init__(
@@ -372,7 +372,7 @@ class EndlessTrainLoop(BaseLoop):
 
     def total_counts(self) -> Counter[str]:
         """Return the counts of all ranks. All ranks have to call this."""
-        names = ('skipped', 'truncated')
+        names = ('samples', 'skipped', 'truncated')
         numbers = torch.tensor(
             [self.counts[name] for name in names], device=get_device()
         )

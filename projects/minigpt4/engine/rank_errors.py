@@ -19,7 +19,7 @@ from mmengine.logging import MMLogger
 
 from ..utils.errors import EXPECTED_ERRORS, describe, one_line, printable
 from ..utils.signals import exit_status, raise_on_signals
-from .ranks import OtherRankError
+from .ranks import OtherRankError, destroy_ranks
 
 _WORKER_ERROR = re.compile(r'^(?:\w+\.)*\w*(?:Error|Exception): ', re.M)
 _LOST_RANK = re.compile(
@@ -55,7 +55,7 @@ def reports_rank_errors(main: Callable[[], int | None]) -> Callable[[], int]:
             if _rank()[0] == 0:
                 _report(str(stop) or 'stopped by Ctrl-C', logging.WARNING)
             if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+                destroy_ranks()
             return status
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

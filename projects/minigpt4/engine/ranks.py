@@ -89,7 +89,27 @@ def leave_ranks() -> None:
     """Destroy the process group; without this gloo sometimes aborts."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        destroy_ranks()
+
+
+def destroy_ranks() -> None:
+    """Destroy the process group without waiting for the other ranks."""
+    backend = _gloo_backend(torch.distributed.group.WORLD)
+    torch.distributed.destroy_process_group()
+    del backend
+
+
+def _gloo_backend(group: Any) -> Any:
+    """The part of a group that has gloo's threads; None of other groups.
+
+    Whoever destroys a group has to keep it until the group is gone. Otherwise
+    torch 2.6 waits for the threads while it holds the interpreter's lock, for
+    which such a thread may wait, to free a tensor: a rank hangs.
+    This part releases the lock while it waits.
+    """
+    if torch.distributed.get_backend(group) != 'gloo':
+        return None
+    return group._get_backend(torch.device('cpu'))
 
 
 def on_main_rank(function: Callable[[], T]) -> T:
@@ -170,5 +190,7 @@ class StopVote:
             self._pending[0].wait()
             self._pending = None
         if self._group is not None:
+            backend = _gloo_backend(self._group)
             torch.distributed.destroy_process_group(self._group)
             self._group = None
+            del backend

@@ -7,6 +7,7 @@ a checkpoint; the number of GPUs does not matter, because the global batch
 stays the same.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from ..utils.errors import one_line
+from ..utils.errors import line_with_name, one_line
 from ..weights.checkpoint_files import CheckpointError, read_checkpoint
 from ..weights.checksum import add_checksum
 from ..weights.download import download_file, is_remote
@@ -107,7 +108,7 @@ class CheckedRunner(Runner):
         except CheckpointError:
             raise
         except (LookupError, ValueError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f'{path}: {one_line(error)}') from error
+            raise CheckpointError(line_with_name(error, str(path))) from error
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {path}')
         return checkpoint
@@ -154,7 +155,9 @@ class CheckedRunner(Runner):
         if self.param_schedulers is not None:
             schedulers = self.build_param_scheduler(self.param_schedulers)
             self.param_schedulers = schedulers
-        optimizer = self.optim_wrapper.optimizer
+        # with mmengine's group without parameters, whose rate is base_lr in
+        # the log
+        optimizer = self.optim_wrapper
         configured, changes = read_settings(optimizer), []
         if resume_optimizer:
             self._load_optimizer(state['optimizer'], path)
@@ -206,6 +209,11 @@ class CheckedRunner(Runner):
                 f'{path} cannot be resumed: its optimizer state does not fit '
                 f'({one_line(error)}).'
             ) from error
+        base: Any = self.optim_wrapper.base_param_settings
+        saved = state.get('base_param_settings')
+        rate = saved.get('lr') if isinstance(saved, Mapping) else None
+        if base is not None and type(rate) is float:
+            base['lr'] = rate
 
 
 def _local_path(filename: 'str | Path') -> Path:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..images.read import read_file, read_image
 from ..utils.atomic import write_atomically
-from ..utils.errors import one_line, printable
+from ..utils.errors import line_with_name, printable
 from ..utils.json_files import read_json_lines
 from .abilities import PROMPTS as ABILITIES
 from .failures import PROMPTS as FAILURES
@@ -74,7 +74,7 @@ def write_page(
                 sources.append(_data_uri(path))
                 encoded[path] = len(sources) - 1
             except (OSError, ValueError) as error:
-                errors.append(f'{path}: {one_line(error)}')
+                errors.append(line_with_name(error, path))
         items.append(
             dict(
                 number=row['number'],

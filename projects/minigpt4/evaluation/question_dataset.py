@@ -36,6 +36,10 @@ class QuestionDataset(Dataset):
         pipeline: The steps, with ``LoadImages`` and
             ``PackSample(keys=('image', 'truth', 'choices'))``.
 
+    Attributes:
+        num_omitted: Number of questions that are not among the samples,
+            because the record cannot be used or has no image.
+
     Raises:
         FileNotFoundError: A file or folder does not exist.
         ValueError: An argument is invalid, or there is no question.
@@ -69,6 +73,7 @@ class QuestionDataset(Dataset):
         self.asked = found.asked
         self.pipeline = SkippingPipeline(pipeline)
         omitted = len(found.skipped), len(found.without_image)
+        self.num_omitted = sum(omitted)
         if any(omitted):
             first = (*found.skipped, *found.without_image)[0]
             print_log(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..data_tools.image_places import ImagePlaces
 from ..data_tools.import_items import Item
 from ..data_tools.question_files import read_content
+from ..datasets.image_folder import id_problem
 from ..datasets.json_values import DuplicateKey
 from ..utils.errors import printable, short_json
 from ..utils.ids import checked_id, id_key
@@ -230,13 +231,18 @@ def image_name(record: Mapping[str, Any]) -> str:
     """Name or number of the image of a record.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or it is an id that leads out of the
+            folder of the images, as only a path under ``image`` may.
     """
     value = required(record, 'image', 'image_id')
     try:
-        return id_key(value)
+        name = id_key(value)
     except ValueError as error:
         raise ValueError(f'has an image that {error}') from None
+    if record.get('image') is None:
+        if problem := id_problem('image_id', name):
+            raise ValueError(problem)
+    return name
 
 
 def question_id(record: Mapping[str, Any]) -> int | str:

@@ -96,13 +96,21 @@ def answer_batch(
             'a prompt ends in padding; a batch to answer is padded on '
             "the left: collate with padding='left'."
         )
-    embeddings = model.embed_inputs(images, inputs)
+    features, keys = None, inputs.token_ids
+    if images is not None:
+        new = _is_new(images)
+        numbers = new.cumsum(0) - 1
+        features = model.embed_images(images[new])[numbers]
+        keys = _with_image_numbers(inputs, numbers)
+    embeddings = model.embed_inputs(images, inputs, features)
     if _uses_engine(model, settings):
         engine = Engine(model, slots=len(embeddings), stored_tokens=0)
         masks = inputs.attention_mask.bool()
         requests = [
-            engine.submit_embeddings(prompt[mask], **settings)
-            for prompt, mask in zip(embeddings, masks, strict=True)
+            engine.submit_embeddings(
+                prompt[mask], key[mask].tolist(), **settings
+            )
+            for prompt, key, mask in zip(embeddings, keys, masks, strict=True)
         ]
         return [request.answer() for request in requests]
     params = sampling_params(model, settings)
@@ -116,6 +124,31 @@ def answer_batch(
         stop_ids=model.stop_ids,
         **params.to_transformers(),
     )
+
+
+def _is_new(images: Tensor) -> Tensor:
+    """Whether each image differs from the one before: ``(N,)`` bool.
+
+    The records of a question data set about one image follow each other.
+    """
+    new = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    new[1:] = (images[1:] != images[:-1]).flatten(1).any(1)
+    return new
+
+
+def _with_image_numbers(inputs: MultimodalInputs, numbers: Tensor) -> Tensor:
+    """Token ids, with a negative number for each image: ``(B, T)``.
+
+    Args:
+        inputs: The batch.
+        numbers: ``(N,)``, equal for equal images, from 0.
+    """
+    positions = inputs.image_positions
+    keys = inputs.token_ids.flatten().clone()
+    keys[positions] = -1 - numbers.to(keys).repeat_interleave(
+        len(positions) // len(numbers)
+    )
+    return keys.view_as(inputs.token_ids)
 
 
 def rank(

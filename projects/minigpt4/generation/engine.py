@@ -18,7 +18,7 @@ from .prefix_cache import CachedPrefix, PrefixCache
 from .ranking import AnswerScore, rank_branches, rank_one_by_one
 from .request import GenerationRequest
 from .request_builder import embeddings_request, prompt_request
-from .request_queue import RequestQueue, split_equal_prompts
+from .request_queue import RequestQueue, split_shared_prompts
 from .sampler import choose_tokens
 
 # a request that ended: its finish reason, and its error
@@ -102,14 +102,22 @@ class Engine:
         return request
 
     def submit_embeddings(
-        self, embeddings: Tensor, **settings: Any
+        self,
+        embeddings: Tensor,
+        cache_key: list[int] | None = None,
+        **settings: Any,
     ) -> GenerationRequest:
         """Add a request with ``(T, hidden_size)`` embeddings as its prompt.
 
-        It bypasses the prefix cache.
+        Args:
+            embeddings: The embeddings.
+            cache_key: Equal where embeddings are equal, as
+                :func:`~.prefix_cache.make_cache_key` returns it. Without it
+                the request does not use the prefix cache.
+            settings: Sampling parameters over the model's own.
         """
         request = embeddings_request(
-            self.model, embeddings, settings, self._advance
+            self.model, embeddings, cache_key, settings, self._advance
         )
         self._queue.add(request)
         return request
@@ -237,7 +245,7 @@ class Engine:
         return [
             CachedPrefix(request.cache_key[: lengths[slot]], slot)
             for slot, request in enumerate(self._running)
-            if request.embeddings is None
+            if request.uses_prefix_cache
         ]
 
     def _admit(self) -> None:
@@ -251,14 +259,14 @@ class Engine:
                 self._answer_with_transformers(request)
             else:
                 admitted.append(request)
-        firsts, equal = split_equal_prompts(admitted)
+        firsts, others = split_shared_prompts(admitted)
         try:
             self._start(firsts)
         except Exception as error:
-            for request in equal:
+            for request in others:
                 request.finish('error', error)
             raise
-        self._start(equal)
+        self._start(others)
 
     def _start(self, admitted: list[GenerationRequest]) -> None:
         """Allocate slots, load cached prefixes, and prefill the rest."""
@@ -274,12 +282,13 @@ class Engine:
             for request in admitted:
                 request.finish('error', error)
             return
+        running = self._running_prefixes()
         self._running += admitted
         for request, slot in zip(admitted, slots, strict=True):
             request.slot = slot
-            if request.embeddings is None:
+            if request.uses_prefix_cache:
                 request.reused_tokens = self.prefix_cache.load(
-                    slot, request.cache_key, self._running_prefixes()
+                    slot, request.cache_key, running
                 )
             else:
                 self.prefix_cache.offload(slot)
@@ -390,7 +399,7 @@ class Engine:
             for request, reason, _ in ended:
                 slot = request.slot
                 assert slot is not None
-                if reason != 'error' and request.embeddings is None:
+                if reason != 'error' and request.uses_prefix_cache:
                     self.prefix_cache.store(
                         request.cache_key[: cache.lengths[slot]],
                         slot,

@@ -50,6 +50,7 @@ class GenerationRequest:
             where a worker thread runs it.
         images: See :attr:`images`.
         embeddings: See :attr:`embeddings`.
+        uses_prefix_cache: See :attr:`uses_prefix_cache`.
 
     Attributes:
         sampling_params: How the answer is generated.
@@ -75,7 +76,8 @@ class GenerationRequest:
             position; see :func:`~.prefix_cache.make_cache_key`.
         images: Images by their digest, ``(3, H, W)`` uint8.
         embeddings: ``(T, hidden_size)`` of a prompt that was given as
-            embeddings, which bypasses the prefix cache; else None.
+            embeddings; else None.
+        uses_prefix_cache: Whether equal prompts have equal cache keys.
         slot: The KV slot while it is running, else None.
         detokenizer: Turns ``token_ids`` into ``text``.
         sampler: Chooses the next token.
@@ -90,6 +92,7 @@ class GenerationRequest:
         advance: Callable[[], bool],
         images: Mapping[int, Tensor] | None = None,
         embeddings: Tensor | None = None,
+        uses_prefix_cache: bool = True,
     ) -> None:
         self.sampling_params = sampling_params
         self.prompt_tokens = len(cache_key)
@@ -106,6 +109,7 @@ class GenerationRequest:
         self.cache_key = cache_key
         self.images = dict(images or {})
         self.embeddings = embeddings
+        self.uses_prefix_cache = uses_prefix_cache
         self.slot: int | None = None
         self.detokenizer = detokenizer
         self.sampler = sampler

@@ -51,19 +51,22 @@ def prompt_request(
 def embeddings_request(
     model: MiniGPT4,
     embeddings: Tensor,
+    cache_key: list[int] | None,
     settings: Mapping[str, Any],
     advance: Callable[[], bool],
 ) -> GenerationRequest:
     """Build a request from ``(T, hidden_size)`` embeddings of a prompt.
 
-    Its cache key only counts positions, for it bypasses the prefix cache.
+    Without a cache key it does not use the prefix cache, and its own key only
+    counts positions.
     """
     return _build(
         model,
-        [0] * len(embeddings),
+        [0] * len(embeddings) if cache_key is None else cache_key,
         settings,
         advance,
         embeddings=embeddings,
+        uses_prefix_cache=cache_key is not None,
     )
 
 
@@ -74,6 +77,7 @@ def _build(
     advance: Callable[[], bool],
     images: Mapping[int, Tensor] | None = None,
     embeddings: Tensor | None = None,
+    uses_prefix_cache: bool = True,
 ) -> GenerationRequest:
     params = SamplingParams.of(model.generation, settings)
     if not cache_key:
@@ -95,6 +99,7 @@ def _build(
         advance,
         images,
         embeddings,
+        uses_prefix_cache,
     )
 
 

@@ -61,21 +61,38 @@ class RequestQueue:
         return admitted
 
 
-def split_equal_prompts(
+def split_shared_prompts(
     requests: Sequence[GenerationRequest],
 ) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
-    """Separate requests whose prompt an earlier one of them has as well.
+    """Separate requests that begin as an earlier one of them.
+
+    These have the same prompt, or the same up to the end of its first image.
+    Short ones are computed again.
 
     Returns:
         The requests to prefill first, and those that reuse their K and V.
     """
-    firsts, equal, seen = [], [], set()
+    firsts, others, seen = [], [], set()
     for request in requests:
-        key = tuple(request.cache_key)
-        if request.embeddings is None and key in seen:
-            equal.append(request)
+        key = request.cache_key
+        begin = _begin(key)
+        if not request.uses_prefix_cache or len(key) <= MIN_COPIED_TOKENS:
+            firsts.append(request)
+        elif begin in seen:
+            others.append(request)
         else:
             firsts.append(request)
-        if request.embeddings is None and len(key) > MIN_COPIED_TOKENS:
-            seen.add(key)
-    return firsts, equal
+            seen.add(begin)
+    return firsts, others
+
+
+def _begin(key: Sequence[int]) -> tuple[int, ...]:
+    """A prompt up to the end of its first image; all of it without one.
+
+    It has as many tokens at least as can be copied.
+    """
+    start = next((i for i, entry in enumerate(key) if entry < 0), len(key))
+    end = start
+    while end < len(key) and key[end] == key[start]:
+        end += 1
+    return tuple(key[: max(end, MIN_COPIED_TOKENS)])

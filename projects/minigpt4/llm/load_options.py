@@ -45,10 +45,15 @@ def placement_options(
             )
         return {}
     _require('accelerate', f'decoder.device_map={device_map!r}')
-    if isinstance(device_map, str) and device_map not in _DEVICE_MAPS:
+    if not isinstance(device_map, dict) and device_map not in _DEVICE_MAPS:
         raise ValueError(
             f'decoder.device_map is {device_map!r}; expected one of '
             f'{", ".join(_DEVICE_MAPS)}, or a dict of modules and devices.'
+        )
+    if max_memory is not None and not isinstance(max_memory, dict):
+        raise ValueError(
+            f'decoder.max_memory is {max_memory!r}; expected a dict of '
+            "devices and sizes, such as {0: '20GiB', 'cpu': '60GiB'}."
         )
     if dist.get_world_size() > 1:
         raise ValueError(
@@ -80,6 +85,11 @@ def quantization_options(
         ValueError: The LLM cannot be quantised as requested, or is quantised
             with another library.
     """
+    if quantization is not None and not isinstance(quantization, dict):
+        raise ValueError(
+            f'decoder.quantization is {quantization!r}; expected arguments of '
+            'BitsAndBytesConfig, such as dict(load_in_8bit=True), or None.'
+        )
     stored = getattr(config, 'quantization_config', None)
     if stored is not None:
         stored = stored if isinstance(stored, dict) else stored.to_dict()

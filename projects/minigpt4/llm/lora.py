@@ -6,7 +6,8 @@ rows, ``B`` has ``r`` columns and ``s`` is the scale. Only ``A`` and ``B`` are
 trained; ``B`` begins with zeros. Source: arXiv 2106.09685.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -39,8 +40,14 @@ def lora_config(settings: dict[str, Any]) -> Any:
             'decoder.lora needs peft, which is not installed; run "pip '
             'install minigpt4[lora]".'
         ) from error
-    try:
+    with _type_errors_named(settings):
         return LoraConfig(**settings)
+
+
+@contextlib.contextmanager
+def _type_errors_named(settings: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except TypeError as error:
         raise ValueError(
             f'decoder.lora is {settings!r}, which peft does not take '
@@ -71,11 +78,16 @@ def inject_lora(llm: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         As of :func:`lora_settings`.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: An argument is invalid.
     """
     config = lora_config(settings)
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(config, llm)
+    with _type_errors_named(settings):
+        inject_adapter_in_model(config, llm)
     for parameter in llm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

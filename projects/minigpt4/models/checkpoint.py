@@ -117,6 +117,7 @@ def check_trained(
         (n for n in state_dict if n.startswith(prefix) and n not in trained),
         source,
     )
+    _refuse_other_weights(model, state_dict, prefix, source)
     _start_lora(model, state_dict, prefix, source)
     parameters = dict(model.named_parameters())
     model.loaded_weights = {}
@@ -137,6 +138,46 @@ def check_trained(
             )
         state_dict[prefix + name] = found
         model.loaded_weights[name] = found
+
+
+def _refuse_other_weights(
+    model: TrainedModel, state_dict: dict, prefix: str, source: str
+) -> None:
+    """Refuse weights that would be dropped, or would change a frozen part.
+
+    A trained part is complete: a layer of the head that the model does not
+    have belongs to another head. Weights of a frozen part that differ were
+    trained by another config; a checkpoint of this model would lack them.
+
+    Raises:
+        ValueError: There are such weights.
+    """
+    parameters = dict(model.named_parameters())
+    trained = set(model.trained_names)
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = key[len(prefix) :]
+        own = parameters.get(name)
+        if own is None and name.startswith('head.'):
+            raise ValueError(
+                f'{source} has {key}, which the head of this config does not '
+                'have; use the config with which it was trained, e.g. one of '
+                'several linear layers (configs/minigpt4/*_ablation_b.py).'
+            )
+        if own is None or own.is_meta or name in trained:
+            continue
+        found = as_weight(key, state_dict[key], source)
+        own = own.detach()
+        # one of them may have fewer bits
+        if not (
+            torch.equal(found, own.to(found))
+            or torch.equal(found.to(own), own)
+        ):
+            raise ValueError(
+                f'{source} has other weights of {key} than the frozen part of '
+                'this config; use a config that trains this part, e.g. '
+                'configs/minigpt4/*_ablation_c.py for the Q-Former.'
+            )
+        del state_dict[key]  # the model has it, maybe with more bits
 
 
 def _start_lora(

@@ -96,7 +96,7 @@ class LLMDecoder(nn.Module):
         self.tokenizer: Any
         self.has_fixed_device = False
         self.has_device_map = device_map is not None
-        if torch.get_default_device().type == 'meta':
+        if compat.builds_on_meta():
             self.llm = build_empty(arch, dtype)
             self.tokenizer = None
             self.stop_ids: tuple[int, ...] = ()
@@ -149,7 +149,7 @@ class LLMDecoder(nn.Module):
         self._attends_to_all = compat.attends_to_all(self.llm.config)
         # K and V of each layer, by the token ids of the prefix
         self._prefix_kv: dict[tuple[int, ...], list] = {}
-        if shard and torch.get_default_device().type != 'meta':
+        if shard and not compat.builds_on_meta():
             self._shard()
         self._compiled: list[tuple[nn.Module, Callable]] = []
 

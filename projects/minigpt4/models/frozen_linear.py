@@ -241,7 +241,9 @@ def multiply(x: Tensor, weight: Tensor, is_exact: bool) -> Tensor:
         y = _multiply_float8(rounded, scale, weight)
     else:
         y = _multiply_int8(rounded, weight, is_exact) * scale
-    return y.addmm_(x[:, columns].float(), weight[columns].float())
+    # torch 2.6 cannot index float8 on a CPU
+    exact = weight.view(torch.int8)[columns].view(weight.dtype)
+    return y.addmm_(x[:, columns].float(), exact.float())
 
 
 def _round_rows(

@@ -111,7 +111,7 @@ class HFVisionBackbone(nn.Module):
             self._options['interpolate_pos_encoding'] = True
         weights_dtype = torch_dtype(dtype) if frozen else torch.float32
         kind = _CLASSES[self.name]
-        if torch.get_default_device().type == 'meta':
+        if compat.builds_on_meta():
             self.model = getattr(transformers, kind)(config)
         else:
             self.model = _load_model(folder, kind, weights_dtype)
@@ -203,9 +203,12 @@ def _load_model(folder: Path, kind: str, dtype: torch.dtype) -> Any:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
-        model, report = getattr(transformers, kind).from_pretrained(
-            str(folder), output_loading_info=True, **arguments
-        )
+        # transformers 4 draws weights before it reads them, which would
+        # change the first weights of the projection
+        with torch.random.fork_rng(devices=[]):
+            model, report = getattr(transformers, kind).from_pretrained(
+                str(folder), output_loading_info=True, **arguments
+            )
     except (ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damaged weights may raise anything

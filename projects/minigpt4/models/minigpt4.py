@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from .. import compat
 from ..deprecated import warn_renamed
 from ..prompts import get_template
 from ..registry import MODELS
@@ -140,7 +141,7 @@ class MiniGPT4(AnsweringModel):
         self.train()
         if compile:
             self.compile_layers()
-        if device is not None and torch.get_default_device().type != 'meta':
+        if device is not None and not compat.builds_on_meta():
             if device == 'auto':
                 device = 'cuda' if torch.cuda.is_available() else 'cpu'
             self.to(device)

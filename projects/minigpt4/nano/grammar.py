@@ -10,7 +10,7 @@ never paired with an image.
 import random
 import re
 
-from .world import COLORS, CORNERS, SHAPES, Scene, Thing
+from .world import COLORS, CORNERS, SHAPES, SIZES, Scene, Thing
 
 NUMBERS = ('zero', 'one', 'two', 'three')
 DESCRIBE = (
@@ -219,13 +219,16 @@ def question(
 
 
 _COLORED = re.compile(rf'({"|".join(COLORS)}) ({"|".join(SHAPES)})')
-_NAME = re.compile(r'(small|large) (\w+) (\w+)')
+_NAME = re.compile(rf'\b(?:{"|".join(SIZES)}) {_COLORED.pattern}\b')
 _COLOR_OR_SHAPE = re.compile(rf'\b(?:{"|".join((*COLORS, *SHAPES))})\b')
 
 
 def mentioned(text: str) -> list[str]:
-    """List the shapes that a text names, e.g. ``small red circle``."""
-    return [' '.join(match) for match in _NAME.findall(text)]
+    """List the shapes that a text names, e.g. ``small red circle``.
+
+    Other words after a size, as of a broken answer, are no shape.
+    """
+    return [match[0] for match in _NAME.finditer(text)]
 
 
 def words_of_shapes(text: str) -> list[str]:

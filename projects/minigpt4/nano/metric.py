@@ -21,8 +21,8 @@ class NanoMetric(BaseMetric):
     - ``describe_exact``, ``poem``, ``count``, ``color``, ``place``: answers
       equal to the reference;
     - ``recall``: shapes of the scenes that descriptions name with size and
-      colour; ``chair_i``: named shapes that do not exist (Rohrbach et al.
-      2018, of instances);
+      colour; ``chair_i``: named shapes that do not exist, or were named
+      before (Rohrbach et al. 2018, of instances);
     - ``describe_failures``, ``poem_failures``: unfinished, repeated,
       fragmented or malformed answers (the paper's table 3; see
       :func:`.grammar.failure`);

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from .. import compat
 from ..models.data_preprocessor import MEAN, STD
 from ..models.eva_vit import EVAViT
 from ..models.q_former import QFormer
@@ -136,7 +137,7 @@ def pretrain_llm(
     answers without training data for them (poems, places) are worse.
 
     The matrices are trained with Muon, which needs about half as many steps
-    here as AdamW; torch has it since 2.9.
+    here as AdamW.
 
     Args:
         tokenizer_model: The SentencePiece model.
@@ -148,6 +149,9 @@ def pretrain_llm(
 
     Returns:
         The model in fp32.
+
+    Raises:
+        ImportError: torch is older than 2.9 and has no Muon.
     """
     torch.manual_seed(seed)
     tokenizer = sentencepiece.SentencePieceProcessor(
@@ -210,7 +214,7 @@ def _optimizers(
         (matrices if is_matrix else others).append(parameter)
     return [
         (
-            torch.optim.Muon(
+            compat.muon(
                 matrices,
                 lr=0.0,
                 weight_decay=0.02,

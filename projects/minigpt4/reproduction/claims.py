@@ -11,9 +11,11 @@ from typing import NamedTuple
 from .seeds import Mean, mean_over_seeds
 
 SAME = 0.05  # largest difference that counts as "about the same"
+FLOOR = 0.05  # two models with lower means cannot do the task
+RESOLUTION = 0.01  # one record of the smallest test
 
-# scores of a run by training and seed
-Scores = Mapping[tuple[str, int], Mapping[str, float]]
+# scores of a run by training and seed; None for one that is not defined
+Scores = Mapping[tuple[str, int], Mapping[str, float | None]]
 
 
 class Claim(NamedTuple):
@@ -45,7 +47,9 @@ class Verdict(NamedTuple):
         claim: The claim.
         before: Mean score of the one training.
         after: Mean score of the other.
-        difference: Mean over the seeds of the difference of both.
+        difference: Mean over the seeds of the difference of both. Its
+            interval is not narrower than ``RESOLUTION`` on each side: a few
+            seeds with equal differences are not a certain result.
         text: ``'agrees'``, ``'disagrees'`` or ``'not decided'``.
     """
 
@@ -86,7 +90,7 @@ def three_layers(score: str) -> Claim:
 def score_of(
     scores: Scores, training: str, seed: int, score: str
 ) -> float | None:
-    """A score of a run; None if the run or the score is absent."""
+    """A score of a run; None if it is absent or not defined."""
     return scores.get((training, seed), {}).get(score)
 
 
@@ -104,23 +108,34 @@ def compare_claim(
         The verdict; None if no seed has both.
     """
     pairs = [
-        (before, after)
+        (first, second)
         for seed in seeds
-        if (before := score_of(scores, claim.before, seed, claim.score))
+        if (first := score_of(scores, claim.before, seed, claim.score))
         is not None
-        and (after := score_of(scores, claim.after, seed, claim.score))
+        and (second := score_of(scores, claim.after, seed, claim.score))
         is not None
     ]
     if not pairs:
         return None
-    difference = mean_over_seeds([after - before for before, after in pairs])
-    return Verdict(
-        claim,
-        mean_over_seeds([before for before, _ in pairs]),
-        mean_over_seeds([after for _, after in pairs]),
-        difference,
-        _verdict(claim.change, difference),
+    difference = _resolved(
+        mean_over_seeds([second - first for first, second in pairs])
     )
+    before, after = map(mean_over_seeds, zip(*pairs, strict=True))
+    text = _verdict(claim.change, difference)
+    # models that fail alike do not show that a change is harmless
+    highest = max(before.value, after.value)
+    if claim.change in ('same', 'not up') and highest < FLOOR:
+        text = 'not decided'
+    return Verdict(claim, before, after, difference, text)
+
+
+def _resolved(mean: Mean) -> Mean:
+    """Widen an interval to the resolution of the scores."""
+    if mean.low is None or mean.high is None:
+        return mean
+    low = min(mean.low, mean.value - RESOLUTION)
+    high = max(mean.high, mean.value + RESOLUTION)
+    return mean._replace(low=low, high=high)
 
 
 def _verdict(change: str, difference: Mean) -> str:

@@ -1,16 +1,16 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The reproduction with the nano model, on rendered scenes."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..utils.text_files import read_text
+from ..engine.hooks.scored_records import SCORED, SKIPPED
+from ..utils.json_files import read_json, read_json_lines
 from .claims import STAGE_2_REPAIRS, Claim, three_layers
 from .commands import tool
 from .setups import (
     Example,
-    Features,
     Part,
     Setup,
     Target,
@@ -24,6 +24,7 @@ from .setups import (
 from .steps import Step
 
 _DATA = Path('data/nano')
+_CAPTIONS_LLM = 'weights/nano_captions'
 _NUMBERS = {
     '--pairs': 12000,
     '--descriptions': 3500,
@@ -43,7 +44,9 @@ def _data(share: float) -> list[Step]:
     for option, number in _NUMBERS.items():
         words += [option, str(max(20, round(number * share)))]
     command = tool('nano_data.py', '--out', str(_DATA), *words)
-    return [Step('data', command, cost=0.5)]
+    outputs = (str(_DATA),)
+    step = Step('data', command, cost=0.5, outputs=outputs, in_report=True)
+    return [step]
 
 
 def _sources() -> list[bytes]:
@@ -72,7 +75,7 @@ def _captions_llm(share: float) -> tuple[str, ...]:
     """The command that makes the LLM of ``stage1_nano_blip2.py``."""
     options = '--parts', 'llm', '--captions-only', '--llm-steps'
     steps = max(1, round(_LLM_STEPS * share))
-    out = '--out', 'weights/nano_captions'
+    out = '--out', _CAPTIONS_LLM
     return tool('build_nano.py', *options, str(steps), *out)
 
 
@@ -111,20 +114,33 @@ def _test(target: Target) -> tuple[str, ...]:
 
 
 def _read(results: Path) -> dict[str, float | None]:
-    """The scores; ``questions`` is the mean of count, color and place."""
-    path = results / 'scores.json'
-    found = {
-        key.rpartition('/')[2]: value
-        for key, value in json.loads(read_text(path)).items()
-    }
-    questions = sum(found[task] for task in _QUESTIONS) / len(_QUESTIONS)
-    return {**found, 'questions': questions}
+    """The scores; ``questions`` is the mean of count, color and place.
+
+    A score of a kind of question that the test does not have is None.
+    """
+    found: dict[str, float | None] = dict.fromkeys(NANO.columns)
+    for key, value in _scores(results).items():
+        found[key.rpartition('/')[2]] = value
+    questions = [v for task in _QUESTIONS if (v := found[task]) is not None]
+    if len(questions) == len(_QUESTIONS):
+        found['questions'] = sum(questions) / len(questions)
+    return found
+
+
+def _count(folder: Path, results: Path) -> tuple[int, int]:
+    found = _scores(results)
+    scored = found.get(SCORED, 0)
+    return scored, scored + found.get(SKIPPED, 0)
+
+
+def _scores(results: Path) -> dict[str, Any]:
+    """What ``tools/test.py`` has measured."""
+    return read_json(results / 'scores.json', 'the scores of a test')
 
 
 def _examples(folder: Path, results: Path) -> Iterator[Example]:
     """The descriptions and poems."""
-    lines = read_text(results / 'answers.jsonl').splitlines()
-    for row in map(json.loads, lines):
+    for _, row in read_json_lines(results / 'answers.jsonl'):
         if row['task'] in ('describe', 'poem'):
             scene = str(row['id']).partition('-')[0]
             yield Example(
@@ -188,14 +204,7 @@ _CLAIMS = (
 NANO = Setup(
     data=_data,
     sources=_sources,
-    features={
-        'queries': Features(
-            ('stage1_nano.py', 'stage2_nano.py', 'dpo_nano.py'), 1.0
-        ),
-        'patches': Features(
-            ('stage1_nano_ablation_a.py', 'stage2_nano_ablation_a.py'), 1.0
-        ),
-    },
+    features={'queries': 1.0, 'patches': 1.0},
     trainings=(
         Training(
             *('stage1', 'stage1_nano.py', 'stage2_nano.py', _COST),
@@ -212,7 +221,7 @@ NANO = Setup(
         *_LENGTHS,
         *_SIZES,
     ),
-    tests=(Test('scenes', _test, _read, 1.0, _examples),),
+    tests=(Test('scenes', _test, _read, _count, 1.0, _examples),),
     columns={
         'recall': 'shapes found',
         'chair_i': 'shapes invented',
@@ -242,5 +251,5 @@ NANO = Setup(
         ),
     ),
     curves=(_LENGTH_CURVE, _SIZE_CURVE),
-    parts={'captions_llm': Part(_captions_llm, 3.0)},
+    parts={'captions_llm': Part(_captions_llm, 3.0, (_CAPTIONS_LLM,))},
 )

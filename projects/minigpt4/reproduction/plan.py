@@ -10,7 +10,7 @@ results of tests have a digest of what they depend on in the same way.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..engine.cfg_options import merge_options, parse_options
 from ..engine.config import require_training
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
-from .setups import Curve, Features, Part, Setup, Target, Test, Training
+from .setups import Curve, Part, Setup, Target, Test, Training
 from .steps import Step
 
 _VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
@@ -52,6 +52,11 @@ class Run(NamedTuple):
         """The last checkpoint."""
         return self.folder / f'iter_{self.iterations}.pth'
 
+    def test_step(self, name: str) -> str:
+        """The name of the step of a test."""
+        digest = self.results[name].name.removeprefix(f'{name}-')
+        return f'test_{self.folder.name}_{name}_{digest}'
+
 
 class Plan:
     """The steps of a reproduction and its runs.
@@ -68,6 +73,7 @@ class Plan:
         digest: Digest of the data: of the commands that make them, and of
             what they depend on.
         setup: What is trained, with the numbers of all labels.
+        data: The steps that make the data.
         steps: The steps, each after those that it needs.
         runs: The runs.
         curves: The file of the loss curves, SVG.
@@ -93,14 +99,11 @@ class Plan:
             *(repr(arguments(step.command)).encode() for step in self.steps),
             *setup.sources(),
         )
-        self._data = tuple(step.name for step in self.steps)
-        used = {training.features for training in setup.trainings}
-        # folder and last step of each cache
-        self._features = {
-            name: self._add_features(name, features)
-            for name, features in setup.features.items()
-            if name in used
-        }
+        self.data = tuple(self.steps)
+        self._data = tuple(step.name for step in self.data)
+        # folder of the features of each training, and the step that makes it
+        self._features: dict[str, tuple[str, str]] = {}
+        self._add_features()
         made = {training.part for training in setup.trainings}
         self._parts = {
             name: self._add_part(name, part)
@@ -116,27 +119,35 @@ class Plan:
                 self.runs.append(run)
         self.curves = self._add_curves(self.runs[: len(setup.trainings)])
 
-    def _add_features(self, name: str, features: Features) -> tuple[str, str]:
-        """Cache the features of the images of some configs, in turn."""
-        parts = []
-        for config in features.configs:
-            settings = json.loads(read_settings(config, self._limit))
-            vision = [settings['model'].get(key) for key in _VISION_KEYS]
-            data = settings['train_dataloader']['dataset']
-            parts.append(json.dumps([vision, data]).encode())
-        cache_name = f'{name}-{_digest(*parts)}'
-        needs = self._data
-        for config in features.configs:
-            command = minigpt4('cache-features', config_file(config))
-            command += '-o', f'features/{cache_name}'
-            if self._limit:
-                command += '--cfg-options', *self._limit
-            step = f'features_{cache_name}_{Path(config).stem}'
-            cost = _START_COST + features.cost * self._share
-            outputs = (f'features/{cache_name}',)
-            self.steps.append(Step(step, command, needs, cost, outputs))
-            needs = (step,)
-        return f'features/{cache_name}', step
+    def _add_features(self) -> None:
+        """Cache the features of the images of each config.
+
+        Those of other images are added to the folder, one step after the
+        other, while trainings may read it.
+        """
+        made: dict[tuple[str, str], str] = {}
+        last: dict[str, str] = {}
+        for training in self.setup.trainings:
+            folder = _features_folder(training)
+            if training.features is None or not folder:
+                continue
+            settings = read_settings(training.config, self._limit)
+            digest = _digest(json.dumps(_datasets(settings)).encode())
+            if (folder, digest) not in made:
+                stem = Path(training.config).stem
+                step = f'features_{Path(folder).name}_{stem}_{digest}'
+                config = config_file(training.config)
+                command = minigpt4('cache-features', config, '-o', folder)
+                if self._limit:
+                    command += '--cfg-options', *self._limit
+                needs = self._data
+                if folder in last:
+                    needs += (last[folder],)
+                cost = self.setup.features[training.features]
+                cost = _START_COST + cost * self._share
+                self.steps.append(Step(step, command, needs, cost, (folder,)))
+                made[folder, digest] = last[folder] = step
+            self._features[training.name] = folder, made[folder, digest]
 
     def _add_part(self, name: str, part: Part) -> str:
         """Make a frozen part; returns the name of the step."""
@@ -144,17 +155,18 @@ class Plan:
         digest = _digest(repr(arguments(command)).encode())
         step = f'part_{name}_{digest}'
         cost = _START_COST + part.cost * self._share
-        self.steps.append(Step(step, command, cost=cost))
+        self.steps.append(Step(step, command, (), cost, part.outputs))
         return step
 
     def _add_curves(self, runs: Sequence[Run]) -> Path:
-        """Draw the losses of all runs of the first seed."""
+        """Draw the losses of the runs of the first seed that have a log."""
         folders = [str(run.folder) for run in runs]
         name = f'curves_{_digest(*(folder.encode() for folder in folders))}'
         file = f'{name}.svg'
-        command = tool('plot_log.py', *folders, '-o', file)
+        command = tool('plot_log.py', *folders, '-o', file, '--skip')
         needs = tuple(_train_name(run) for run in runs)
-        self.steps.append(Step(name, command, needs, 0.3, (file,)))
+        step = Step(name, command, needs, 0.3, (file,), needs_all=False)
+        self.steps.append(step)
         return Path(file)
 
     def _add_run(
@@ -190,19 +202,30 @@ class Plan:
             settings.append(f'load_from={start.checkpoint}')
         self._add_training(run, settings, start)
         for test in self.setup.tests:
-            name = f'test_{folder.name}_{test.name}_{digests[test.name]}'
             target = Target(
                 config_file(training.test),
                 str(run.checkpoint),
                 str(results[test.name]),
                 self._share,
             )
-            needs = (_train_name(run),)
+            needs = (*self._inputs(training), _train_name(run))
             command = test.command(target)
             cost = _START_COST + test.cost * self._share
-            outputs = (str(results[test.name]),)
-            self.steps.append(Step(name, command, needs, cost, outputs))
+            made = results[test.name]
+            step = Step(
+                *(run.test_step(test.name), command, needs, cost),
+                outputs=(str(made),),
+                check=partial(_incomplete, test, made),
+                begins_after=_train_name(run),
+            )
+            self.steps.append(step)
         return run
+
+    def _inputs(self, training: Training) -> tuple[str, ...]:
+        """The steps whose files a training and its tests read."""
+        if training.part is None:
+            return self._data
+        return *self._data, self._parts[training.part]
 
     def _add_training(
         self, run: Run, settings: Sequence[str], start: Run | None
@@ -210,14 +233,12 @@ class Plan:
         training = run.training
         command = tool('train.py', config_file(training.config), '--resume')
         command += '--work-dir', str(run.folder)
-        needs = self._data
-        if training.features is not None:
-            features, step = self._features[training.features]
+        needs = self._inputs(training)
+        if training.name in self._features:
+            features, step = self._features[training.name]
             command += '--features', features
-            needs = (step,)
+            needs += (step,)
         command += '--cfg-options', *settings
-        if training.part is not None:
-            needs += (self._parts[training.part],)
         if start is not None:
             needs += (_train_name(start),)
         cost = _START_COST + run.iterations * training.cost
@@ -271,6 +292,69 @@ def _smallest_limit(*settings: str) -> list[str]:
     return [f'{_LIMIT}{min(map(int, found))}'] if found else []
 
 
+def _incomplete(test: Test, results: Path, folder: Path) -> str:
+    """What the results of a test lack; '' if nothing.
+
+    Scores of a part of the records are not those of the others.
+    """
+    try:
+        scored, total = test.counts(folder, folder / results)
+    except FileNotFoundError:
+        return ''  # its own error is in the log
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return (
+            f'{results} cannot be read ({str(error).rstrip(".")}); it was '
+            'removed, give the same command again'
+        )
+    if scored >= total:
+        return ''
+    return (
+        f'{scored:,} of {total:,} records were scored, expected all; repair '
+        'or delete the images that the log names as skipped, and give the '
+        'same command again'
+    )
+
+
+def _features_folder(training: Training) -> str:
+    """The folder of the cached features of a training; '' if it has none.
+
+    Its name has a digest of what changes the features of an image. Trained
+    vision modules have no features to cache.
+    """
+    settings = json.loads(read_settings(training.config, ()))
+    vision = [settings['model'].get(key) or {} for key in _VISION_KEYS]
+    trained = any(module.get('frozen') is False for module in vision)
+    if training.features is None or trained:
+        return ''
+    loading = _loaders(settings['train_dataloader'])
+    digest = _digest(json.dumps([vision, loading]).encode())
+    return f'features/{training.features}-{digest}'
+
+
+def _loaders(settings: Any) -> list[Any]:
+    """How images are loaded: each ``LoadImages`` in some settings, once."""
+    found = []
+    if isinstance(settings, dict):
+        if str(settings.get('type')).rpartition('.')[2] == 'LoadImages':
+            return [settings]
+        settings = [*settings.values()]
+    if isinstance(settings, list):
+        for inner in settings:
+            found += [x for x in _loaders(inner) if x not in found]
+    return found
+
+
+def _datasets(settings: bytes) -> list[Any]:
+    """The settings of all data sets whose images a training reads."""
+    found = json.loads(settings)
+    hooks = *found['default_hooks'].values(), *found.get('custom_hooks', ())
+    return [
+        found['train_dataloader']['dataset'],
+        (found.get('val_dataloader') or {}).get('dataset'),
+        [hook['dataset'] for hook in hooks if hook and hook.get('dataset')],
+    ]
+
+
 def _train_name(run: Run) -> str:
     return f'train_{run.folder.name}'
 
@@ -278,7 +362,18 @@ def _train_name(run: Run) -> str:
 @cache
 def read_settings(name: str, settings: tuple[str, ...]) -> bytes:
     """All settings of a config, as JSON."""
-    return json.dumps(_config(name, settings).to_dict(), default=str).encode()
+    found = _config(name, settings).to_dict()
+    return json.dumps(found, default=_as_json).encode()
+
+
+def _as_json(value: object) -> Any:
+    """A value of a config that JSON does not have.
+
+    The order of a set is another one in each process.
+    """
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return str(value)
 
 
 def _config(name: str, settings: tuple[str, ...]) -> Config:

@@ -2,13 +2,14 @@
 """The report of a reproduction: one HTML page, and its tables in Markdown."""
 
 import base64
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable
@@ -16,7 +17,8 @@ from ..utils.html_page import HtmlPage, html_text
 from ..utils.regular_files import read_regular
 from .claims import Scores
 from .plan import Plan, Run
-from .setups import Example, Setup
+from .setups import Example, Setup, Test
+from .steps import Step, done_file, printed_lines
 from .tables import Table, all_tables, markdown
 
 _PAGE = HtmlPage(
@@ -32,29 +34,58 @@ PAGE, TABLES, SCORES = 'report.html', 'tables.md', 'scores.json'
 # how the files begin
 _TABLES_MARK = b'command: minigpt4 reproduce'
 _SCORES_MARK = b'{\n "facts": {'
+# what a file of another content can raise when it is read
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
-def read_scores(setup: Setup, runs: Sequence[Run], folder: Path) -> Scores:
+def read_scores(
+    setup: Setup, runs: Sequence[Run], folder: Path, problems: list[str]
+) -> Scores:
     """Read the scores of the tests that have ended.
 
     Args:
         setup: What was trained.
         runs: The runs.
         folder: The folder in which the steps ran.
+        problems: Gets those of results that cannot be read.
 
     Returns:
-        Scores by training and seed, without those that are not defined.
+        Scores by training and seed.
     """
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    found: dict[tuple[str, int], dict[str, float | None]] = {}
     for run in runs:
         for test in setup.tests:
+            if not _has_ended(run, test, folder):
+                continue
+            results = folder / run.results[test.name]
             try:
-                scores = test.read(folder / run.results[test.name])
+                scores = test.read(results)
             except FileNotFoundError:
                 continue
-            defined = {k: v for k, v in scores.items() if v is not None}
-            found.setdefault((run.training.name, run.seed), {}).update(defined)
+            except _UNREADABLE as error:
+                problems.append(_problem(run, test, results, error))
+                continue
+            found.setdefault((run.training.name, run.seed), {}).update(scores)
     return found
+
+
+def _problem(run: Run, test: Test, results: Path, error: Exception) -> str:
+    """Why results cannot be read, and what to do."""
+    reason = str(error).rstrip('.')
+    if not isinstance(error, ValueError):  # its text names the file
+        reason = (
+            f'{printable(str(results))} does not have the files of a test '
+            f'({type(error).__name__}: {reason})'
+        )
+    return (
+        f'{run.test_step(test.name)}: {reason}; delete it, and the same '
+        'command tests again'
+    )
+
+
+def _has_ended(run: Run, test: Test, folder: Path) -> bool:
+    """Whether the results of a test are complete."""
+    return done_file(folder, run.test_step(test.name)).exists()
 
 
 def check_report(out: Path) -> None:
@@ -81,7 +112,7 @@ def write_report(
     plan: Plan,
     facts: Mapping[str, Any],
     problems: Sequence[str],
-) -> None:
+) -> list[str]:
     """Write ``report.html``, ``tables.md`` and ``scores.json``.
 
     Args:
@@ -91,19 +122,37 @@ def write_report(
         facts: Command (first), date and machine, for the top of the page.
         problems: Steps that failed or did not run, and why.
 
+    Returns:
+        Further problems: results and images that cannot be read.
+
     Raises:
         OSError: A file cannot be written.
     """
     setup, runs = plan.setup, plan.runs
-    scores = read_scores(setup, runs, folder)
+    found: list[str] = []
+    scores = read_scores(setup, runs, folder, found)
+    extras = [
+        *_curves(folder, plan.curves),
+        *_examples(setup, runs, folder, found),
+    ]
+    found = list(dict.fromkeys(found))  # an image may be shown twice
+    problems = [*problems, *found]
     places = {(r.training.name, r.seed): str(r.folder) for r in runs}
     seeds = sorted({run.seed for run in runs})
     tables = all_tables(setup, scores, seeds)
     # a changed config gives another folder of its runs
     folders = ' '.join(str(run.folder) for run in runs).encode()
     digest = hashlib.sha256(folders).hexdigest()[:8]
-    facts = {**facts, 'folder': folder.name, 'settings': digest}
+    facts = {
+        **facts,
+        'steps ended': _days(folder, plan.steps),
+        'folder': folder.name,
+        'settings': digest,
+    }
     lines = [f'{name}: {value}  ' for name, value in facts.items()]
+    if problems:
+        lines += ['', '## Not finished', '']
+        lines += [f'- {problem}' for problem in problems]
     lines += ['', *markdown(tables)]
     write_atomically(out / TABLES, '\n'.join(lines).encode())
     rows = [
@@ -118,8 +167,21 @@ def write_report(
     content = dict(facts=facts, problems=problems, scores=rows)
     write_atomically(out / SCORES, json.dumps(content, indent=1).encode())
     parts = _content(tables, facts, problems)
-    extras = [*_curves(folder / plan.curves), *_examples(setup, runs, folder)]
     _PAGE.write(out / PAGE, [*parts, *extras])
+    return found
+
+
+def _days(folder: Path, steps: Sequence[Step]) -> str:
+    """The days on which the first and the last of the steps ended."""
+    times = [
+        record.stat().st_mtime
+        for step in steps
+        if (record := done_file(folder, step.name)).exists()
+    ]
+    if not times:
+        return 'none'
+    first, last = map(date.fromtimestamp, (min(times), max(times)))
+    return str(first) if first == last else f'{first} to {last}'
 
 
 def _content(
@@ -148,30 +210,51 @@ def _content(
         yield '</table>'
 
 
-def _curves(path: Path) -> Iterator[str]:
+def _curves(folder: Path, curves: Path) -> Iterator[str]:
+    """The curves, and which trainings have none."""
+    path = folder / curves
+    lines = printed_lines(folder, curves.stem)
+    absent = [line for line in lines if ': no curve, ' in line]
+    if path.exists() or absent:
+        yield '<h2>Curves of the first seed</h2>'
     if path.exists():
         code = base64.b64encode(path.read_bytes()).decode()
-        yield '<h2>Curves of the first seed</h2>'
         source = f'data:image/svg+xml;base64,{code}'
         yield f'<img class="wide" alt="" src="{source}">'
+    yield from (f'<p class="dim">{html_text(line)}</p>' for line in absent)
 
 
 def _examples(
-    setup: Setup, runs: Sequence[Run], folder: Path
+    setup: Setup, runs: Sequence[Run], folder: Path, problems: list[str]
 ) -> Iterator[str]:
-    """Answers before and after stage 2 about the same images."""
-    before, after = (
-        _answers(name, setup, runs, folder) for name in ('stage1', 'stage2')
-    )
-    shown = [key for key in before if key in after]
-    if shown:
-        yield '<h2>Answers before and after stage 2</h2>'
+    """Answers before and after stage 2 about the same images.
+
+    They are of the first seed for which both have answers.
+    """
+    for seed in sorted({run.seed for run in runs}):
+        before, after = (
+            _answers(name, seed, setup, runs, folder, problems)
+            for name in ('stage1', 'stage2')
+        )
+        if shown := [key for key in before if key in after]:
+            break
+    else:
+        return
+    yield f'<h2>Answers before and after stage 2, seed {seed}</h2>'
     for key in shown[:_EXAMPLES]:
         example = before[key]
-        source = data_url(thumbnail_of_file(str(example.image), _SIDE))
+        yield '<figure>'
+        try:
+            source = data_url(thumbnail_of_file(str(example.image), _SIDE))
+            yield f'<img alt="" src="{source}">'
+        except SampleError:
+            problems.append(
+                f'{printable(str(example.image))} cannot be read as an image, '
+                'so the report lacks it; repair or delete it, and give the '
+                'same command again'
+            )
         yield (
-            f'<figure><img alt="" src="{source}"><figcaption>'
-            f'<p class="dim">{html_text(example.task)}</p>'
+            f'<figcaption><p class="dim">{html_text(example.task)}</p>'
             f'<p>Before: {html_text(example.answer)}</p>'
             f'<p>After: <b>{html_text(after[key].answer)}</b></p>'
         )
@@ -181,15 +264,26 @@ def _examples(
 
 
 def _answers(
-    name: str, setup: Setup, runs: Sequence[Run], folder: Path
+    name: str,
+    seed: int,
+    setup: Setup,
+    runs: Sequence[Run],
+    folder: Path,
+    problems: list[str],
 ) -> dict[str, Example]:
-    """The answers of the first seed of a training that was tested."""
+    """The answers of a training with a seed; empty without a test."""
     for run in runs:
-        if run.training.name != name:
+        if (run.training.name, run.seed) != (name, seed):
             continue
         for test in setup.tests:
+            if not _has_ended(run, test, folder):
+                continue
             results = folder / run.results[test.name]
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if found := {e.key: e for e in test.examples(folder, results)}:
                     return found
+            except FileNotFoundError:
+                continue
+            except _UNREADABLE as error:
+                problems.append(_problem(run, test, results, error))
     return {}

@@ -25,9 +25,11 @@ class Training(NamedTuple):
         cost: Of one iteration, in the unit of :class:`~.steps.Step`.
         start: The training from whose last checkpoint it starts.
         settings: Changes of the config, ``KEY=VALUE``.
-        features: The cache of image features that it reads; None where the
-            vision modules are trained.
+        features: The kind of image features that it reads from a cache; None
+            where the vision modules are trained.
         part: The frozen part that is made for it; None if all are shipped.
+        descriptions: The number of descriptions that it is about; it is
+            omitted if the data have fewer. None if it takes all.
     """
 
     name: str
@@ -38,20 +40,7 @@ class Training(NamedTuple):
     settings: tuple[str, ...] = ()
     features: str | None = None
     part: str | None = None
-
-
-class Features(NamedTuple):
-    """A cache of image features.
-
-    Attributes:
-        configs: The configs whose images it has, files of
-            ``configs/minigpt4``.
-        cost: Of all images of a config, in the unit of
-            :class:`~.steps.Step`.
-    """
-
-    configs: tuple[str, ...]
-    cost: float
+    descriptions: int | None = None
 
 
 class Part(NamedTuple):
@@ -60,10 +49,12 @@ class Part(NamedTuple):
     Attributes:
         command: The command that makes it, of a share of the iterations.
         cost: In the unit of :class:`~.steps.Step`.
+        outputs: Files and folders that it makes.
     """
 
     command: Callable[[float], tuple[str, ...]]
     cost: float
+    outputs: tuple[str, ...]
 
 
 class Target(NamedTuple):
@@ -113,14 +104,18 @@ class Test(NamedTuple):
         command: Its command, which writes into the folder of the target.
         read: Reads the scores by name from this folder; a score that is not
             defined is None.
+        counts: Reads how many records were scored, and how many there are.
+            Its arguments are the folder in which the steps ran, and the
+            folder of the results.
         cost: Of all images, in the unit of :class:`~.steps.Step`.
-        examples: Reads examples for the report. Its arguments are the folder
-            in which the steps ran, and the folder of the results.
+        examples: Reads examples for the report. Its arguments are those of
+            ``counts``.
     """
 
     name: str
     command: Callable[[Target], tuple[str, ...]]
     read: Callable[[Path], dict[str, float | None]]
+    counts: Callable[[Path, Path], tuple[int, int]]
     cost: float
     examples: Callable[[Path, Path], Iterator[Example]] = no_examples
 
@@ -175,7 +170,9 @@ class Setup(NamedTuple):
         data: The steps that make the data, of a share of them.
         sources: What else the data depend on, such as code and photographs;
             for the digest.
-        features: The caches of image features by name.
+        features: The kinds of image features by name, each with the cost of
+            caching all images of a config, in the unit of
+            :class:`~.steps.Step`.
         trainings: The trainings, each after the one that it starts from.
         tests: The tests.
         columns: Titles of the scores in the tables.
@@ -185,11 +182,13 @@ class Setup(NamedTuple):
         limit: Number of records to which a share of the complete
             reproduction limits each data set; None if ``data`` does it.
         parts: The frozen parts that are made, by name.
+        descriptions: Counts the descriptions for stage 2 in the folder in
+            which the steps run; None if there are always enough.
     """
 
     data: Callable[[float], Sequence[Step]]
     sources: Callable[[], Sequence[bytes]]
-    features: Mapping[str, Features]
+    features: Mapping[str, float]
     trainings: tuple[Training, ...]
     tests: tuple[Test, ...]
     columns: Mapping[str, str]
@@ -198,6 +197,7 @@ class Setup(NamedTuple):
     curves: tuple[Curve, ...]
     limit: Callable[[float], int] | None = None
     parts: Mapping[str, Part] = MappingProxyType({})
+    descriptions: Callable[[Path], int] | None = None
 
 
 def lengths_of(
@@ -244,12 +244,37 @@ def sizes_of(
         stage_2._replace(
             name=f'{stage_2.name}_{size}_descriptions',
             settings=(f'train_dataloader.dataset.limit={size}',),
+            descriptions=size,
         )
         for size in sizes
     )
     names = {t.name: str(n) for t, n in zip(trainings, sizes, strict=True)}
     labels = {**names, stage_2.name: 'as in its config'}
     return trainings, Curve('Descriptions in stage 2', 'descriptions', labels)
+
+
+def with_enough(setup: Setup, folder: Path) -> tuple[Setup, list[str]]:
+    """Omit the trainings for which the data have too few descriptions.
+
+    Args:
+        setup: The setup.
+        folder: The folder in which its data were made.
+
+    Returns:
+        The setup with the others, and a sentence about each omitted training.
+    """
+    if setup.descriptions is None:
+        return setup, []
+    number = setup.descriptions(folder)
+    omitted = {
+        training.name: f'{training.name} is omitted: the data have '
+        f'{number:,} descriptions, expected at least '
+        f'{training.descriptions:,}'
+        for training in setup.trainings
+        if training.descriptions is not None and number < training.descriptions
+    }
+    kept = tuple(t for t in setup.trainings if t.name not in omitted)
+    return setup._replace(trainings=kept), [*omitted.values()]
 
 
 def with_needed(

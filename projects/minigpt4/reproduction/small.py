@@ -9,13 +9,17 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ..datasets.write_photos import DESCRIPTIONS_FILE
+from ..model_files import model_files
+from ..utils.json_files import read_json, read_json_lines
 from ..utils.text_files import read_text
+from ..weights.download import cache_folder
 from .claims import STAGE_2_REPAIRS, three_layers
 from .commands import minigpt4, tool
 from .setups import (
     Example,
-    Features,
     Setup,
     Target,
     Test,
@@ -28,6 +32,7 @@ from .setups import (
 from .steps import Step
 
 _DATA = Path('data/photos')
+_MODEL = 'minigpt-4_small_caption'
 _CAPTIONS = 5000  # of the photographs, about; a share limits them
 _PHOTOGRAPHS = 200  # of match and chair, at most
 _ASKED = 100  # photographs of failures, as in the paper
@@ -57,9 +62,7 @@ def small(photos: Path) -> Setup:
     return Setup(
         data=partial(_data, photos),
         sources=partial(_sources, photos),
-        features={
-            'patches': Features(('stage1_small.py', 'stage2_small.py'), 2.0)
-        },
+        features={'patches': 2.0},
         trainings=_TRAININGS,
         tests=_tests(photos),
         columns=_COLUMNS,
@@ -67,16 +70,29 @@ def small(photos: Path) -> Setup:
         goals=_GOALS,
         curves=(_LENGTH_CURVE, _SIZE_CURVE),
         limit=lambda share: max(20, round(_CAPTIONS * share)),
+        descriptions=_descriptions,
     )
 
 
 def _data(photos: Path, share: float) -> list[Step]:
     """The files of the photographs and the frozen parts."""
     words = str(photos), '--out', str(_DATA), '--stage2'
+    command = tool('photo_data.py', *words)
+    files, _ = model_files(_MODEL)
+    fetched = [file.name for file in files if file.is_url]
     return [
-        Step('data', tool('photo_data.py', *words), cost=0.3),
-        Step('weights', minigpt4('download', 'minigpt-4_small_caption')),
+        Step('data', command, cost=0.3, outputs=(str(_DATA),)),
+        Step(
+            'weights',
+            minigpt4('download', _MODEL),
+            outputs=tuple(str(cache_folder() / name) for name in fetched),
+        ),
     ]
+
+
+def _descriptions(folder: Path) -> int:
+    content = json.loads(read_text(folder / _DATA / DESCRIPTIONS_FILE))
+    return len(content['annotations'])
 
 
 def _sources(photos: Path) -> list[bytes]:
@@ -159,18 +175,21 @@ def _tests(photos: Path) -> tuple[Test, ...]:
             'match',
             partial(_command, match, '--limit', _PHOTOGRAPHS),
             partial(_read, _MATCH),
+            _count_match,
             cost=2.0,
         ),
         Test(
             'chair',
             partial(_command, chair, '--limit', _PHOTOGRAPHS),
             partial(_read, _CHAIR),
+            _count_chair,
             cost=4.0,
         ),
         Test(
             'failures',
             partial(_command, failures, '--count', _ASKED),
             partial(_read, _FAILURES),
+            _count_failures,
             6.0,
             _examples,
         ),
@@ -195,16 +214,37 @@ def _read(
     """The scores of the summary of a protocol."""
     found = {}
     for name, keys in places.items():
-        score = json.loads(read_text(results / 'summary.json'))['scores']
+        score = _summary(results)['scores']
         for key in keys:
             score = score[key]
         found[name] = score['value']
     return found
 
 
+def _count_match(folder: Path, results: Path) -> tuple[int, int]:
+    found = _summary(results)
+    return found['captions'], found['captions'] + found['skipped']
+
+
+def _count_chair(folder: Path, results: Path) -> tuple[int, int]:
+    """A photograph that is missing is not an error of ``chair``."""
+    found = _summary(results)
+    truth = json.loads(read_text(folder / _DATA / 'objects_test.json'))
+    return found['captions'], min(found['settings']['limit'], len(truth))
+
+
+def _count_failures(folder: Path, results: Path) -> tuple[int, int]:
+    found = _summary(results)
+    return found['answers'], found['answers'] + len(found['errors'])
+
+
+def _summary(results: Path) -> dict[str, Any]:
+    """What a protocol has measured."""
+    return read_json(results / 'summary.json', 'the summary of a protocol')
+
+
 def _examples(folder: Path, results: Path) -> Iterator[Example]:
-    lines = read_text(results / 'answers.jsonl').splitlines()
-    for row in map(json.loads, lines):
+    for _, row in read_json_lines(results / 'answers.jsonl'):
         if 'error' not in row:
             yield Example(
                 str(row['number']),

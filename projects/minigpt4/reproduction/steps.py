@@ -10,33 +10,47 @@ run at the same time if none needs the other.
 import contextlib
 import json
 import os
+import shutil
 import signal
-import subprocess
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
 from ..utils.atomic import make_folder, write_atomically
 from ..utils.locks import lock_file
-from ..utils.processes import end_with_parent
 from ..utils.signals import StopRequest
+from .step_processes import send_signal, start_process
 
+_ATTEMPT = '--- step begins at '  # in its log, before each attempt
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 60.0  # for a training to save its checkpoint
+_LEAST_BYTES = 1 << 20  # of free space; below it, the disk is full
 
 
 class Step(NamedTuple):
-    """A command.
+    """A Python command.
 
     Attributes:
         name: Its name, unique in a plan.
-        command: Program and arguments.
+        command: Interpreter, program and arguments.
         needs: Names of the steps that must have ended before.
         cost: About how long it takes, in any unit; for the estimate of the
             remaining time.
         outputs: Files and folders that it makes, relative to the working
             folder, without those that others may remove.
+        check: Says in one sentence what they lack, '' if nothing. Its
+            argument is the working folder. Such a step has failed, and the
+            folders among its outputs are removed, so that it begins again.
+        needs_all: Whether it is skipped if one of ``needs`` failed. If not,
+            it runs without it, and again with the next call.
+        in_report: Whether the report reads them too.
+        begins_after: The step among ``needs`` whose output it is about: if
+            that step runs again, the folders among the outputs of this one
+            are removed first, since a command does not continue what it has
+            begun with another file.
     """
 
     name: str
@@ -44,6 +58,10 @@ class Step(NamedTuple):
     needs: tuple[str, ...] = ()
     cost: float = 1.0
     outputs: tuple[str, ...] = ()
+    check: Callable[[Path], str] | None = None
+    needs_all: bool = True
+    in_report: bool = False
+    begins_after: str = ''
 
 
 class Outcome(NamedTuple):
@@ -51,7 +69,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         done: Names of the steps that have ended.
-        failed: The last lines of the log of each step that failed.
+        failed: Why each step failed: what its outputs lack, a full disk, the
+            signal that ended it, or the last line of its log.
         skipped: Names of the steps that need one that failed.
     """
 
@@ -61,7 +80,7 @@ class Outcome(NamedTuple):
 
 
 class _Running(NamedTuple):
-    process: subprocess.Popen
+    process: BaseProcess
     start: float
 
 
@@ -92,7 +111,7 @@ def run_steps(
     """
     done = _ended_before(steps, folder, say)
     outcome = Outcome(done, {}, set())
-    waiting = [step for step in steps if step.name not in done]
+    waiting = _longest_first([s for s in steps if s.name not in done])
     if done:
         say(f'{len(done)} of {len(steps)} steps have ended before')
     running: dict[Step, _Running] = {}
@@ -102,11 +121,12 @@ def run_steps(
         while waiting or running:
             for step in list(waiting):
                 lost = outcome.failed.keys() | outcome.skipped
-                if lost.intersection(step.needs):
+                over = done | lost
+                if step.needs_all and lost.intersection(step.needs):
                     waiting.remove(step)
                     outcome.skipped.add(step.name)
                     clock.drop(step.cost)
-                elif len(running) < jobs and done.issuperset(step.needs):
+                elif len(running) < jobs and over.issuperset(step.needs):
                     started = _start(step, folder, environment)
                     if started is not None:
                         waiting.remove(step)
@@ -117,11 +137,16 @@ def run_steps(
             time.sleep(_POLL_SECONDS)
             stop.raise_if_requested()
             for step, (process, start) in list(running.items()):
-                if process.poll() is None:
+                code = process.exitcode
+                if code is None:
                     continue
                 del running[step]
                 seconds = time.monotonic() - start
-                _finish(step, process.returncode, seconds, folder, outcome)
+                if code == 0:
+                    for other in waiting:
+                        if other.begins_after == step.name:
+                            _remove_folders(other, folder)
+                _finish(step, code, seconds, folder, outcome)
                 clock.count(step.cost)
                 ended = len(done) + len(outcome.failed)
                 how = 'failed after' if step.name in outcome.failed else 'in'
@@ -130,6 +155,20 @@ def run_steps(
                     f'{seconds:.0f} s; {clock.remaining()}'
                 )
     return outcome
+
+
+def _longest_first(steps: Sequence[Step]) -> list[Step]:
+    """Sort steps by the cost of the longest chain that begins with them.
+
+    Otherwise the trainings that others start from would wait for tests.
+    """
+    costs: dict[str, float] = {}
+    for step in reversed(steps):
+        after = [
+            costs[other.name] for other in steps if step.name in other.needs
+        ]
+        costs[step.name] = step.cost + max(after, default=0.0)
+    return sorted(steps, key=lambda step: -costs[step.name])
 
 
 class _Clock:
@@ -166,12 +205,15 @@ def _ended_before(
     for step in reversed(steps):
         is_read = step.name in needed or step.name not in needed_by_some
         if done_file(folder, step.name).exists():
-            damaged = _damaged_outputs(step, folder) if is_read else []
+            damaged = []
+            if is_read or step.in_report:
+                damaged = _damaged_outputs(step, folder)
             if not damaged:
                 done.add(step.name)
                 continue
             for path in damaged:
                 (folder / path).unlink(missing_ok=True)
+            done_file(folder, step.name).unlink(missing_ok=True)
             say(
                 f'{step.name} runs again: {damaged[0]} is missing or has '
                 'become smaller'
@@ -190,20 +232,36 @@ def _damaged_outputs(step: Step, folder: Path) -> list[str]:
         sizes = json.loads(record.read_bytes()).get('sizes', {})
     except (ValueError, AttributeError):
         return [str(record.relative_to(folder))]
-    current = _sizes(step, folder)
-    return [p for p, size in sizes.items() if current.get(p, -1) < size]
+    # pathlib would take several times as long for thousands of images
+    return [
+        path
+        for path, size in sizes.items()
+        if _size(os.path.join(folder, path)) < size
+    ]
 
 
 def _sizes(step: Step, folder: Path) -> dict[str, int]:
     """The size in bytes of each file that a step has made."""
-    found = {}
-    for output in step.outputs:
-        path = folder / output
-        files = sorted(path.rglob('*')) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                found[str(file.relative_to(folder))] = file.stat().st_size
-    return found
+    files = (
+        os.path.join(parent.removeprefix(f'{folder}{os.sep}'), name)
+        for output in step.outputs
+        for parent, _, names in os.walk(folder / output)
+        for name in names
+    )
+    sizes = {
+        path: _size(os.path.join(folder, path))
+        for path in sorted({*step.outputs, *files})
+    }
+    return {path: size for path, size in sizes.items() if size >= 0}
+
+
+def _size(path: str) -> int:
+    """The size of a file in bytes; -1 if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def done_file(folder: Path, name: str) -> Path:
@@ -217,12 +275,23 @@ def log_file(folder: Path, name: str) -> Path:
 
 
 def printed_lines(folder: Path, name: str) -> list[str]:
-    """The lines that a step has printed, each once."""
+    """The lines that a step has printed in its last attempt, each once."""
+    return list(dict.fromkeys(_last_attempt(log_file(folder, name))))
+
+
+def _last_attempt(log: Path) -> list[str]:
+    """The lines of the last attempt in a log that are not empty."""
     try:
-        text = log_file(folder, name).read_text('utf-8', 'replace')
+        text = log.read_text('utf-8', 'replace')
     except FileNotFoundError:
         return []
-    return list(dict.fromkeys(filter(str.strip, text.splitlines())))
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(_ATTEMPT):
+            lines.clear()
+        elif line.strip():
+            lines.append(line)
+    return lines
 
 
 def _start(
@@ -230,30 +299,28 @@ def _start(
 ) -> _Running | None:
     """Start a step; None while an earlier process of it still runs.
 
-    A step that is a child of a killed process ends a while after it. It has
-    inherited the lock of its log.
+    A step of a killed command ends a while after it. It has locked its log.
     """
     make_folder(folder / 'logs')
-    with open(log_file(folder, step.name), 'ab') as log:
-        if not lock_file(log):
+    log = log_file(folder, step.name)
+    with open(log, 'ab') as file:
+        if not lock_file(file):
             return None
-        process = subprocess.Popen(
-            step.command,
-            cwd=folder,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # signals go to this program alone
-            preexec_fn=end_with_parent,
-        )
+        # what was written last may not end with a line break
+        begin = '\n' * (file.tell() > 0) + _ATTEMPT
+        file.write(f'{begin}{time.strftime("%Y-%m-%d %H:%M:%S")}\n'.encode())
+    process = start_process(step.command, folder, environment, log)
     return _Running(process, time.monotonic())
 
 
 def _finish(
     step: Step, code: int, seconds: float, folder: Path, outcome: Outcome
 ) -> None:
-    if code == 0:
+    lacks = step.check(folder) if step.check else ''
+    if code == 0 and not lacks:
+        outcome.done.add(step.name)
+        if not outcome.done.issuperset(step.needs):
+            return  # without a record it runs again with the next call
         path = done_file(folder, step.name)
         make_folder(path.parent)
         fact = dict(
@@ -262,15 +329,33 @@ def _finish(
             sizes=_sizes(step, folder),
         )
         write_atomically(path, json.dumps(fact).encode())
-        outcome.done.add(step.name)
         return
     log = log_file(folder, step.name)
-    lines = log.read_bytes()[-20000:].decode('utf-8', 'replace').splitlines()
-    written = (line for line in reversed(lines) if line.strip())
-    last = next(written, 'it has written nothing')
-    outcome.failed[step.name] = (
-        f'exit status {code}: {last.strip()} (see {log})'
-    )
+    if lacks:
+        _remove_folders(step, folder)
+        outcome.failed[step.name] = f'{lacks} (see {log})'
+        return
+    outcome.failed[step.name] = f'{_reason(code, log)} (see {log})'
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a step has failed: how its process ended, and the last line."""
+    if shutil.disk_usage(log.parent).free < _LEAST_BYTES:
+        return 'no space is left on the disk; free some'
+    if code == -signal.SIGKILL:
+        return 'was killed (SIGKILL), often because memory ran out'
+    last = (_last_attempt(log) or ['it has written nothing'])[-1].strip()
+    how = f'exit status {code}'
+    if code < 0:
+        with contextlib.suppress(ValueError):  # a number without a name
+            how = f'was ended by {signal.Signals(-code).name}'
+    return f'{how}: {last}'
+
+
+def _remove_folders(step: Step, folder: Path) -> None:
+    """Remove the folders among the outputs of a step."""
+    for output in step.outputs:
+        shutil.rmtree(folder / output, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -280,13 +365,11 @@ def _stopping(running: Mapping[Step, _Running]) -> Iterator[None]:
         yield
     except BaseException:
         for process, _ in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            send_signal(process, signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS
         for process, _ in running.values():
-            try:
-                process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.join(max(0.1, end - time.monotonic()))
+            if process.exitcode is None:
+                send_signal(process, signal.SIGKILL)
+                process.join()
         raise

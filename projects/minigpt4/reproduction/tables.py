@@ -4,7 +4,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .claims import SAME, Scores, Verdict, compare_claim, score_of
+from .claims import (
+    FLOOR,
+    RESOLUTION,
+    SAME,
+    Scores,
+    Verdict,
+    compare_claim,
+    score_of,
+)
 from .seeds import Mean, mean_over_seeds
 from .setups import Setup
 
@@ -99,30 +107,42 @@ def _claims(setup: Setup, verdicts: Sequence[Verdict]) -> Table:
     ]
     return Table(
         'Claims of the paper',
-        'The difference is the mean over the seeds with its 95 % interval; '
-        '"not decided": the interval allows both, or there is one seed. For '
-        f'"about the same" and "not better" differences up to {SAME} count '
-        'as none. Only directions can be compared.',
+        'The difference is the mean over the seeds with its 95 % interval, at '
+        f'least {RESOLUTION} to each side; "not decided": the interval allows '
+        'both, or there is one seed. For "about the same" and "not better" '
+        f'differences up to {SAME} count as none, and nothing is decided if '
+        f'both means are below {FLOOR}: neither model can do the task. '
+        'Intervals are over training seeds only, with one data set and one '
+        'LLM. Only directions can be compared.',
         ('claim', 'paper', 'score', 'here', 'difference', 'verdict'),
         rows,
     )
 
 
 def _goals(setup: Setup, scores: Scores, seeds: Sequence[int]) -> Table:
+    names = {training.name for training in setup.trainings}
     rows = []
     for goal in setup.goals:
+        if goal.training not in names:
+            continue
+        mean, result = '', 'not measured'
         if values := _values(scores, goal.training, goal.score, seeds):
-            mean = mean_over_seeds(values)
-            met = 'met' if goal.is_met(mean) else 'missed'
-            title = setup.columns[goal.score]
-            rows.append((goal.training, title, show(mean), goal.text, met))
-        elif any((goal.training, seed) in scores for seed in seeds):
-            title = setup.columns[goal.score]
-            rows.append((goal.training, title, '', goal.text, 'not measured'))
+            found = mean_over_seeds(values)
+            mean = show(found)
+            result = 'met' if goal.is_met(found) else 'missed'
+        elif any(
+            goal.score in scores.get((goal.training, seed), {})
+            for seed in seeds
+        ):
+            result = 'not defined'
+        title = setup.columns[goal.score]
+        rows.append((goal.training, title, mean, goal.text, result))
     return Table(
         'Goals',
-        'Means over the seeds. "Not measured": the score is not defined, '
-        'because no held-out image has what it counts.',
+        'Means over the seeds. The mean alone decides, whatever its interval. '
+        '"Not measured": the training or its test failed, did not run or '
+        'cannot be read; "not defined": no held-out image has what the score '
+        'counts.',
         ('training', 'score', 'mean', 'goal', 'result'),
         rows,
     )

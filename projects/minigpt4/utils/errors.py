@@ -75,6 +75,17 @@ def one_line(error: BaseException) -> str:
     return printable(lines[0]) if lines else type(error).__name__
 
 
+def line_with_name(error: BaseException, name: str) -> str:
+    """Return :func:`one_line` of an error, with the name of its file once.
+
+    Args:
+        error: The error.
+        name: The name; it is put before a message that does not have it.
+    """
+    line, name = one_line(error), printable(name)
+    return line if name in line else f'{name}: {line}'
+
+
 def add_debug_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--debug``, which :func:`reports_errors` reads, to a parser."""
     parser.add_argument(

@@ -46,10 +46,12 @@ def progress_bar(
         columns.append(TextColumn('{task.fields[status]}'))
     columns.append(TimeRemainingColumn())
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    is_drawn = visible and is_terminal
     return Progress(
         *columns,
-        console=Console(stderr=True),
-        disable=not (visible and is_terminal),
+        # rich 13 ends a disabled bar with an empty line
+        console=Console(stderr=True, quiet=not is_drawn),
+        disable=not is_drawn,
     )
 
 

@@ -91,6 +91,9 @@ def raise_on_signals(
 ) -> Iterator[None]:
     """Raise :class:`StopSignal` in the main thread at the first signal.
 
+    A KeyboardInterrupt after it becomes a StopSignal again: Ray raises one
+    in place of what a handler raises while Ray waits.
+
     Args:
         note: Text for the user, e.g. which results are saved. It is added
             to the message of a StopSignal or KeyboardInterrupt that leaves
@@ -98,11 +101,12 @@ def raise_on_signals(
         signals: The signals to handle; others keep their handlers.
     """
     since: float | None = None
+    first = 0
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal since
+        nonlocal since, first
         if since is None:
-            since = time.monotonic()
+            since, first = time.monotonic(), signum
             raise StopSignal(signum)
         if time.monotonic() - since > REPEAT_SECONDS:
             end_immediately(signum)
@@ -110,10 +114,12 @@ def raise_on_signals(
     previous = _install(handle, signals)
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt as raised:
+        is_lost = first and not isinstance(raised, StopSignal)
+        stop = StopSignal(first) if is_lost else raised
         if note:
             stop.args = (f'{str(stop) or "stopped by Ctrl-C"}; {note}',)
-        raise
+        raise stop from raised.__cause__
     finally:
         _restore(previous)
 

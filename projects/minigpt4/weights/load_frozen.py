@@ -10,6 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
+from .. import compat
 from .download import download_file, is_remote
 from .layouts import from_layout
 from .package_sources import is_package_source
@@ -38,7 +39,7 @@ def torch_dtype(name: str) -> torch.dtype:
         return (
             torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         )
-    dtype = getattr(torch, name, None)
+    dtype = getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(
             f'dtype {name!r} is no floating-point type; expected '
@@ -122,7 +123,7 @@ def load_weights(
             placeholder.
         ValueError: A parameter is missing or has another shape.
     """
-    if torch.get_default_device().type == 'meta':
+    if compat.builds_on_meta():
         return
     if not is_remote(source):
         path = local_path(source, 'checkpoint')

@@ -1,12 +1,14 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The actions of the page and their updates."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from minigpt4.generation.worker import QueueFull
 from minigpt4.serving.http.parse_request import RequestLimits
+from minigpt4.serving.web import web_session
 from minigpt4.serving.web.actions import Actions
 from minigpt4.serving.web.example_list import EXAMPLES, load_examples
 from minigpt4.serving.web.web_session import WebSession
@@ -64,6 +66,10 @@ def test_second_question_keeps_the_stop_button(actions):
         update['box']['value'] == message and 'stop_btn' not in update['box']
     )
     assert 'still being written' in update['notice']['value']
+    # sent twice, the question itself does not return
+    message = dict(text=' Write a poem. ', files=IMAGES[:1])
+    (update,) = actions.ask(session, message, *GREEDY)
+    assert 'value' not in update['box']
     running.close()
 
 
@@ -80,11 +86,80 @@ def test_clear_starts_a_new_chat_and_stops_the_old_one(actions):
     assert last['box']['submit_btn'] and 'session' not in last
 
 
+@pytest.mark.parametrize('num_clears', [1, 2])
+def test_new_answer_begins_after_the_end_of_a_cleared_one(actions, num_clears):
+    old = actions.ask(
+        session := actions.open_page()['session'],
+        dict(text='Write a poem.', files=IMAGES[:1]),
+        *GREEDY,
+    )
+    next(old)
+    for _ in range(num_clears):
+        session = actions.clear(session)['session']
+    order = []
+
+    def ask():
+        message = dict(text='Hello!', files=[])
+        for update in actions.ask(session, message, *GREEDY):
+            order.append(('new', update))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(1.0)
+    assert thread.is_alive() and not order
+    order += [('old', update) for update in old]
+    thread.join(60.0)
+    assert not thread.is_alive()
+    names = [name for name, _ in order]
+    assert names == ['old'] + ['new'] * (len(names) - 1) and len(names) > 2
+    # the update of the old answer may be drawn once more after the first new
+    # one, so each shows the stop button
+    assert all(update['box']['stop_btn'] for _, update in order[1:-1])
+    assert order[-1][1]['chat'][-1]['content'] == 'Hello! Show me an image.'
+
+
+def test_answer_of_an_interrupted_connection_delays_the_next(
+    actions, monkeypatch
+):
+    monkeypatch.setattr(web_session, '_END_SECONDS', 0.2)
+    session = actions.open_page()['session']
+    message = dict(text='Write a poem.', files=IMAGES[:1])
+    suspended = actions.ask(session, message, *GREEDY)
+    next(suspended)
+    session = actions.clear(session)['session']
+    message = dict(text='Hello!', files=[])
+    *_, last = actions.ask(session, message, *GREEDY)
+    assert last['chat'][-1]['content'] == 'Hello! Show me an image.'
+    suspended.close()
+
+
 def test_expired_session_is_reported(actions):
     message = dict(text='Hello!', files=[])
     *_, last = actions.ask(None, message, *GREEDY)
     assert isinstance(last['session'], WebSession)
     assert 'this is a new chat' in last['notice']['value']
+
+
+def test_expired_session_that_is_cleared_is_not_stored(actions):
+    message = dict(text='Write a poem.', files=IMAGES[:1])
+    steps = actions.ask(None, message, *GREEDY)
+    actions.clear(next(steps)['session'])
+    (last,) = steps
+    assert 'session' not in last and not last['notice']['visible']
+
+
+def test_error_of_a_cleared_chat_is_not_displayed(actions, monkeypatch):
+    session = actions.open_page()['session']
+
+    def fail(*args, **settings):
+        actions.clear(session)
+        raise QueueFull(64, 7.0)
+
+    monkeypatch.setattr(session.chat, 'ask', fail)
+    message = dict(text=DESCRIBE, files=IMAGES[:1])
+    *_, last = actions.ask(session, message, *GREEDY)
+    assert last['chat'] == [] and not last['notice']['visible']
+    assert last['box']['submit_btn'] and 'value' not in last['box']
 
 
 def test_export_of_an_empty_chat_is_a_notice(actions):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,17 @@ IMAGES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
 POEM = 'Can you write a beautiful poem about this image?'
 # ``minigpt4 serve``, which also prints how each answer ends. While the file
 # of the first argument exists, the engine waits before each token, because
-# the nano model would be done before a browser can stop it.
+# the nano model would be done before a browser can stop it. While the file
+# of the second one exists, the event of an answer ends after its last update,
+# as on a busy machine.
 SERVER = """
 import os, sys, time
 from minigpt4_cli.main import main
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.request import GenerationRequest
+from minigpt4.serving.web.actions import Actions
 step, finish = Engine.step, GenerationRequest.finish
+ask = Actions.ask
 def slow_step(self):
     if self.running and os.path.exists(sys.argv[1]):
         time.sleep(0.05)
@@ -35,8 +40,13 @@ def slow_step(self):
 def printing_finish(self, reason, error=None):
     print('an answer ended:', reason)
     finish(self, reason, error)
+def late_ask(*args):
+    yield from ask(*args)
+    if os.path.exists(sys.argv[2]):
+        time.sleep(1)
 Engine.step, GenerationRequest.finish = slow_step, printing_finish
-sys.exit(main(sys.argv[2:]))
+Actions.ask = late_ask
+sys.exit(main(sys.argv[3:]))
 """
 
 
@@ -46,20 +56,31 @@ def log(tmp_path_factory):
     return tmp_path_factory.mktemp('server') / 'log'
 
 
-@pytest.fixture
-def slow(log):
-    """Slows generation down."""
-    file = log.with_name('slow')
+def existing(file: Path) -> Iterator[None]:
+    """A file for the time of a test."""
     file.touch()
     yield
     file.unlink()
+
+
+@pytest.fixture
+def slow(log):
+    """Slows generation down."""
+    yield from existing(log.with_name('slow'))
+
+
+@pytest.fixture
+def late(log):
+    """Delays the end of each answer's event."""
+    yield from existing(log.with_name('late'))
 
 
 @pytest.fixture(scope='module')
 def server(log):
     """The address of a server, started with the command of users."""
     words = ('serve', '--web', '--quiet', '--model', NAME, '--port', '0')
-    program = ['-c', SERVER, log.with_name('slow'), *words]
+    files = [log.with_name('slow'), log.with_name('late')]
+    program = ['-c', SERVER, *files, *words]
     with running_server(program, r'chat page: (\S+)', log) as address:
         yield address
 
@@ -106,6 +127,18 @@ class ChatPage:
 
     def wait_for_end(self) -> None:
         self.page.locator('#box .submit-button').wait_for()
+
+    def wait_for_answers(self, expected: list[str]) -> None:
+        """Wait until the chat has these answers."""
+        self.page.wait_for_function(
+            """(expected) => {
+                const answers = document.querySelectorAll(
+                    '#chat .bot.message');
+                const texts = [...answers].map(a => a.innerText.trim());
+                return JSON.stringify(texts) === JSON.stringify(expected);
+            }""",
+            arg=expected,
+        )
 
     def ask(self, question: str, *files: str) -> str:
         if files:
@@ -246,6 +279,22 @@ def test_a_conversation(new_page):
     ]
 
 
+def test_a_question_before_the_event_of_the_last_answer_ends(late, new_page):
+    chat = new_page()
+    chat.ask('Describe this image in detail.', IMAGES[1])
+    assert chat.ask('What color is the star?').strip() == 'The star is orange.'
+
+
+def test_enter_pressed_twice_asks_once(slow, new_page):
+    chat = new_page()
+    chat.send('Hello!')
+    chat.box.press('Enter')
+    chat.page.get_by_text('Hello! Show me an image.').wait_for()
+    chat.wait_for_end()
+    assert chat.answers == ['Hello! Show me an image.']
+    assert chat.box.input_value() == ''
+
+
 def test_stop_and_regenerate(slow, new_page):
     chat = new_page()
     chat.upload(IMAGES[2])
@@ -269,8 +318,11 @@ def test_clear_while_an_answer_is_generated(slow, new_page):
     chat.wait_for_text()
     chat.press('Clear')
     chat.wait_for_end()
-    assert chat.answers == []
-    chat.ask('Hello!')
+    # an update of the old answer may be drawn before it ends
+    chat.wait_for_answers([])
+    chat.send('Hello!')
+    chat.wait_for_answers(['Hello! Show me an image.'])
+    chat.wait_for_end()
     assert chat.answers == ['Hello! Show me an image.']
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
-"""Hooks of a training, one module each."""
+"""Hooks of trainings and tests, one module each."""
 
 from ...deprecated import renamed
 from .deferred_loss import DeferredLossHook
@@ -7,6 +7,7 @@ from .reference import ReferenceHook
 from .run_state import ResumeHook
 from .sample_captions import SampleCaptionsHook
 from .sanity import SanityHook, UnusableRunError
+from .scored_records import ScoredRecordsHook
 from .throughput import ThroughputHook
 from .warm_start import WarmStartHook
 
@@ -16,6 +17,7 @@ __all__ = [
     'ResumeHook',
     'SampleCaptionsHook',
     'SanityHook',
+    'ScoredRecordsHook',
     'ThroughputHook',
     'UnusableRunError',
     'WarmStartHook',

@@ -53,6 +53,8 @@ class SanityHook(Hook):
         Raises:
             UnusableRunError: The run has to be stopped.
         """
+        if runner.iter + 1 == runner.max_iters:
+            self._require_samples(runner)
         if not self.every_n_train_iters(runner, self.interval):
             return
         assert outputs is not None
@@ -90,6 +92,17 @@ class SanityHook(Hook):
             if value:
                 runner.message_hub.update_scalar(f'train/{name}', value)
 
+    def _require_samples(self, runner: Runner) -> None:
+        """Refuse the last weights of a run that has used no sample."""
+        loop: Any = runner.train_loop
+        counts = loop.total_counts()
+        if counts['skipped'] and not counts['samples']:
+            raise UnusableRunError(
+                'not one sample of the run could be used, '
+                f'{counts["skipped"]} were skipped; see the warnings above '
+                'and check the paths of the data.'
+            )
+
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
@@ -122,7 +135,8 @@ class SanityHook(Hook):
             totals.update(counts_of_rank)
         if totals:
             runner.logger.info(
-                'errors in the data that were read in this run: '
+                'errors in the data that were read in this run, with the '
+                'samples that data workers read ahead: '
                 + '; '.join(f'{kind}: {n:,}' for kind, n in totals.items())
             )
         sizes = all_gather_object(getattr(dataset, 'bytes_read', 0))

@@ -64,7 +64,7 @@ class Actions:
         session = session or self.new_session()
         steps = self._steps(session.ask, controls, message)
         for update in self._follow(session, steps, message):
-            if expired:
+            if expired and not session.closed:
                 update.update(session=session)
                 if not update['notice']['visible']:
                     update.update(notice=_notice(_SESSION_EXPIRED))
@@ -92,10 +92,12 @@ class Actions:
 
     def clear(self, session: WebSession | None) -> dict[str, Any]:
         """Start a new chat."""
-        self.close(session)
+        new = self.new_session()
+        if session is not None:
+            new.replace(session)
         return dict(
             _empty_chat(),
-            session=self.new_session(),
+            session=new,
             files=_update(value=None, visible=False),
             box=_update(value=None, **_READY),
         )
@@ -132,35 +134,38 @@ class Actions:
     ) -> Iterator[dict[str, Any]]:
         """Display an answer while it is generated.
 
-        A message that could not be answered returns to the question box.
+        A message that could not be answered returns to the question box,
+        unless it was sent twice and is being answered.
         """
         num_turns = len(session.turns)
         box: dict[str, Any] = dict(_GENERATING)
         if message:
             box['value'] = None
+        last = dict(box=_update(**_READY))
         try:
             for _ in steps:
                 if session.closed:
-                    # an update may have been drawn after the chat was cleared
-                    yield dict(_empty_chat(), box=_update(**_READY))
-                    return
+                    break
                 yield dict(_chat(session), box=_update(**box))
-                box.clear()
-            yield dict(_chat(session), box=_update(**_READY))
+                box.pop('value', None)
         except SessionBusy as error:
-            restored = dict(value=message) if message else {}
+            restored = {}
+            if message and not _is_last_question(session, message):
+                restored = dict(value=message)
             yield dict(
                 box=_update(**restored), notice=_notice(error_text(error))
             )
+            return
         except Exception as error:
             box.update(_READY)
             if message and len(session.turns) == num_turns:
                 box['value'] = message
-            yield dict(
-                _chat(session),
-                box=_update(**box),
-                notice=_notice(error_text(error)),
-            )
+            last = dict(box=_update(**box), notice=_notice(error_text(error)))
+        if session.closed:
+            # an update may have been drawn after the chat was cleared
+            yield dict(_empty_chat(), box=_update(**_READY))
+        else:
+            yield dict(_chat(session), **last)
 
 
 def _chat(session: WebSession) -> dict[str, Any]:
@@ -170,6 +175,12 @@ def _chat(session: WebSession) -> dict[str, Any]:
         usage=session.usage,
         notice=_notice(session.notice),
     )
+
+
+def _is_last_question(session: WebSession, message: dict[str, Any]) -> bool:
+    """Whether the last turn of the chat is about this message."""
+    turns = session.turns
+    return bool(turns) and turns[-1].question == message['text'].strip()
 
 
 def _empty_chat() -> dict[str, Any]:

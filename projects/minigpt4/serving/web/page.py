@@ -223,6 +223,11 @@ def _bind(
         list(outputs.values()),
         show_progress='hidden',
         api_visibility='private',
+        # Gradio's default, 'once', ignores an event between the last update
+        # of the previous one and its end: a question that is asked
+        # immediately would be lost. The session refuses a second answer at
+        # the same time.
+        trigger_mode='multiple',
     )
 
 

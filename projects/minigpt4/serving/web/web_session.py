@@ -26,6 +26,7 @@ from .uploads import Uploads
 
 _UPDATE_SECONDS = 0.05  # between two updates of an answer on the page
 _THUMBNAIL_SIDE = 384  # pixels
+_END_SECONDS = 10  # for a cancelled answer to end
 _END_TEXTS = dict(length=', cut at the maximum length', cancelled=', stopped')
 
 # decoding a large image takes much memory
@@ -53,6 +54,10 @@ class WebSession:
         chat: The chat session.
         turns: Its turns as the page displays them.
         closed: Whether the browser tab has been closed or the chat cleared.
+        previous: The session that this one replaces, while it may have an
+            answer that has not ended. The first answer waits for that end,
+            so that the page draws the last update of the old answer before
+            an update of the new one.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class WebSession:
         self.chat = ChatSession(worker)
         self.turns: list[DisplayedTurn] = []
         self.closed = False
+        self.previous: WebSession | None = None
         self._answer_lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory | None = None
         self._num_thumbnails = 0
@@ -165,6 +171,12 @@ class WebSession:
         if self._answer_lock.acquire(blocking=False):
             self._release()
 
+    def replace(self, previous: 'WebSession') -> None:
+        """Close a session, which this one replaces."""
+        previous.close()
+        is_answering = previous._answer_lock.locked()
+        self.previous = previous if is_answering else previous.previous
+
     @property
     def notice(self) -> str:
         """The notice about the last prompt, such as dropped turns."""
@@ -204,8 +216,20 @@ class WebSession:
                 'an answer is still being written; wait for it or stop it.'
             )
         try:
+            if self.previous is not None:
+                self.previous._wait_for_end()
+                self.previous = None
             yield
         finally:
+            self._release()
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end of an answer, which has been cancelled.
+
+        The wait is limited because Gradio neither continues nor closes the
+        answer of an interrupted connection.
+        """
+        if self._answer_lock.acquire(timeout=_END_SECONDS):
             self._release()
 
     def _release(self) -> None:
