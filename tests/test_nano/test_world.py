@@ -4,14 +4,18 @@
 import random
 
 import numpy as np
+import pytest
 
 from minigpt4.nano.world import (
     BACKGROUNDS,
     CORNERS,
+    MAX_TEST_SCENES,
+    TEST_PARTS,
     Scene,
     Thing,
     render,
     sample_scene,
+    sample_test_scenes,
 )
 
 
@@ -31,6 +35,24 @@ def test_training_never_meets_a_held_out_scene():
     test = {sample_scene(rng, held_out=True) for _ in range(300)}
     assert not train & test
     assert all(scene.held_out for scene in test)
+
+
+def test_test_scenes_are_distinct_and_of_one_seed():
+    seeds = range(5, 5 + TEST_PARTS)
+    drawn = [
+        sample_test_scenes(random.Random(seed), 500, seed) for seed in seeds
+    ]
+    assert all(len(scenes) == 500 for scenes in drawn)
+    every = {scene for scenes in drawn for scene in scenes}
+    assert len(every) == 500 * TEST_PARTS  # none occurs twice
+    assert all(scene.held_out for scene in every)
+    for scenes in drawn:  # of one, two and three shapes
+        assert {len(scene.things) for scene in scenes} == {1, 2, 3}
+
+
+def test_more_test_scenes_than_can_be_drawn_are_refused():
+    with pytest.raises(ValueError, match='at most 20,000 distinct'):
+        sample_test_scenes(random.Random(0), MAX_TEST_SCENES + 1, 0)
 
 
 def test_scene_survives_json():

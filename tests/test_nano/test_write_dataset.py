@@ -60,7 +60,9 @@ def test_other_texts_about_the_images_of_stage_2(data):
 def test_test_set_is_held_out(data):
     items = json.loads((data / 'test/test.json').read_text())
     assert {item['image'] for item in items} == {f'{i}.jpg' for i in range(6)}
-    assert all(Scene.from_dict(item['scene']).held_out for item in items)
+    scenes = {item['image']: Scene.from_dict(item['scene']) for item in items}
+    assert all(scene.held_out for scene in scenes.values())
+    assert len(set(scenes.values())) == 6  # no scene occurs twice
 
 
 def test_rendering_is_a_function_of_the_seed(tmp_path, data):

@@ -7,7 +7,7 @@ Data needs all of its input at the start.
 
 An actor has one chunk at a time, so the memory and what a stop loses are
 limited. The chunk of an actor that ends is given to another one. Only this
-process stores results: a chunk is stored once, or not at all.
+process stores results, so each is stored once or not at all.
 """
 
 import itertools

@@ -9,6 +9,7 @@ writes the texts about them.
 import math
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -30,6 +31,9 @@ CORNERS = ('top left', 'top right', 'bottom left', 'bottom right')
 SHAPES = ('circle', 'square', 'triangle', 'star', 'cross')
 SIZES = {'small': 0.55, 'large': 0.95}
 IMAGE_SIZE = 64  # pixels; one corner is 32 x 32
+_HELD_OUT = 10  # one of so many scenes is held out
+TEST_PARTS = 4  # of the held-out scenes
+MAX_TEST_SCENES = 20_000  # a part has about 60,000
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,16 @@ class Scene:
         Decided by a checksum of the scene itself, so it holds for the
         language model, the vision encoder, the Q-Former and the projection.
         """
-        return zlib.crc32(repr(self).encode()) % 10 == 0
+        return self._checksum % _HELD_OUT == 0
+
+    @property
+    def test_part(self) -> int:
+        """Part of the held-out scenes that it belongs to: 0 to 3."""
+        return self._checksum // _HELD_OUT % TEST_PARTS
+
+    @property
+    def _checksum(self) -> int:
+        return zlib.crc32(repr(self).encode())
 
     def to_dict(self) -> dict:
         """The scene as plain JSON types."""
@@ -95,6 +108,36 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
         scene = Scene(rng.choice(list(BACKGROUNDS)), things)
         if scene.held_out == held_out:
             return scene
+
+
+def sample_test_scenes(
+    rng: random.Random, number: int, seed: int
+) -> Sequence[Scene]:
+    """Draw distinct held-out scenes.
+
+    They are of one part of the held-out scenes, so the test scenes of four
+    successive seeds have none in common. There are few scenes of one shape,
+    70 held out, so most scenes have two or three.
+
+    Args:
+        rng: Source of randomness.
+        number: Number of scenes, at most ``MAX_TEST_SCENES``.
+        seed: Seed of the data set; ``seed % TEST_PARTS`` is the part.
+
+    Raises:
+        ValueError: More scenes than ``MAX_TEST_SCENES``.
+    """
+    if number > MAX_TEST_SCENES:
+        raise ValueError(
+            f'{number:,} test scenes are wanted, but at most '
+            f'{MAX_TEST_SCENES:,} distinct ones can be drawn.'
+        )
+    scenes: dict[Scene, None] = {}
+    while len(scenes) < number:
+        scene = sample_scene(rng, held_out=True)
+        if scene.test_part == seed % TEST_PARTS:
+            scenes[scene] = None
+    return list(scenes)
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:

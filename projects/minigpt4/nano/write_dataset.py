@@ -13,7 +13,7 @@ from PIL import Image
 from . import grammar
 from .preference_pairs import write_pairs
 from .variant_texts import narrative, questions
-from .world import Scene, render, sample_scene
+from .world import Scene, render, sample_scene, sample_test_scenes
 
 TEST_TASKS = ('describe', 'poem', 'count', 'color', 'place')
 
@@ -34,8 +34,9 @@ def write_dataset(
     - ``stage2/filter_cap.json`` and ``stage2/image/``: descriptions as in
       ``cc_sbu_align``; for the variants of stage 2 ``questions.json`` and
       ``narratives.json`` about the same images;
-    - ``test/test.json`` and ``test/image/``: held-out scenes with a question
-      of each task; ``test/descriptions.json``: their descriptions alone;
+    - ``test/test.json`` and ``test/image/``: distinct held-out scenes with a
+      question of each task, none of them in the test data of the three
+      seeds before or after; ``test/descriptions.json``: their descriptions;
     - ``preference/preference.jsonl`` and ``preference/image/``: pairs of a
       right and a worse description, for training after stage 2;
       ``test/preference.jsonl``: pairs of the held-out scenes.
@@ -48,7 +49,12 @@ def write_dataset(
         test_scenes: Number of held-out scenes.
         seed: Seed of scenes, images and captions.
         preferences: Number of preference pairs, of images of their own.
+
+    Raises:
+        ValueError: More test scenes than there are distinct ones.
     """
+    test_rng = random.Random(f'test {seed}')
+    held_out = sample_test_scenes(test_rng, test_scenes, seed)
     for old in folder.glob('stage1/[ab]/*.tar'):
         old.unlink()  # the configs read all shards of a folder
     rng = random.Random(f'stage 1 {seed}')
@@ -77,18 +83,16 @@ def write_dataset(
     _dump(folder / 'stage2' / 'filter_cap.json', dict(annotations=annotations))
     _write_variants(folder / 'stage2', described, seed)
 
-    rng = random.Random(f'test {seed}')
     records, captions = [], []
     scenes = {}
-    for number in range(test_scenes):
-        scene = sample_scene(rng, held_out=True)
+    for number, scene in enumerate(held_out):
         scenes[f'image/{number}.jpg'] = scene
-        _save(scene, rng, folder / 'test' / 'image' / f'{number}.jpg')
+        _save(scene, test_rng, folder / 'test' / 'image' / f'{number}.jpg')
         captions.append(
             dict(image_id=str(number), caption=grammar.description(scene))
         )
         for task in TEST_TASKS:
-            pair = grammar.question(task, scene, rng)
+            pair = grammar.question(task, scene, test_rng)
             if pair is not None:
                 records.append(
                     dict(

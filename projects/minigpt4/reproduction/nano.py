@@ -33,8 +33,8 @@ _NUMBERS = {
 }
 # of one iteration, where a test is 1; a trained Q-Former needs the images
 _COST, _COST_OF_IMAGES = 1 / 800, 3 / 800
-# The LLM and the learning rates were chosen on the test scenes of seed 0.
-_DATA_SEED = '1'
+# Settings were chosen on data of seeds 0 to 2; docs/reproduction.md.
+_DATA_SEED = '3'
 _LLM_STEPS = 800  # of the LLM that knows captions only
 _QUESTIONS = ('count', 'color', 'place')
 
