@@ -2,7 +2,6 @@
 """``minigpt4 reproduce``: the paper in miniature, one command."""
 
 import argparse
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -147,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             )
         for line in omitted:
             _print(line)
-        facts = _facts(args, jobs)
+        facts = _facts(args)
         facts['data'] = '; '.join([*data, *omitted])
         found = report.write_report(args.out, folder, plan, facts, problems)
         for problem in found:
@@ -173,21 +172,16 @@ def _check_photos(photos: Path, out: Path) -> None:
 def _allow_open_files() -> None:
     """Raise the limit of open files, or refuse to run with too few.
 
-    A data worker needs open files for each image of its batches; without them
-    it would wait without an end.
+    The steps inherit it; see ``require_open_files`` of the engine.
     """
-    import resource
+    from minigpt4.utils.open_files import raise_open_files
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if hard != unlimited and hard < _OPEN_FILES:
+    limit = raise_open_files()
+    if limit < _OPEN_FILES:
         raise ValueError(
-            f'a process may have {hard} open files, expected at least '
+            f'a process may have {limit} open files, expected at least '
             f'{_OPEN_FILES}; raise the limit with "ulimit -n {_OPEN_FILES}".'
         )
-    if soft != unlimited and soft < _OPEN_FILES:
-        limits = _OPEN_FILES, hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def _share(text: str) -> float:
@@ -235,24 +229,9 @@ def _environment(debug: bool) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
-    """Name of the processor, on Linux also its model."""
-    import platform
-
-    with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
+def _facts(args: argparse.Namespace) -> dict[str, Any]:
     import datetime
     import shlex
-    from importlib.metadata import version
-
-    import minigpt4
-    from minigpt4.datasets.skip_summary import counted
 
     photos = shlex.quote(str(args.small))
     model = '--nano' if args.small is None else f'--small {photos}'
@@ -262,13 +241,8 @@ def _facts(args: argparse.Namespace, jobs: int) -> dict[str, Any]:
     if args.share < 1:
         command += f' --share {args.share}'
         part = {'share': 'a part of data and iterations: scores mean nothing'}
-    # earlier commands with the same folder may have run on another machine
     return {
         'command': command,
         **part,
         'report written': datetime.date.today().isoformat(),
-        'machine of the last command': f'{_processor()}, {os.cpu_count()} '
-        f'cores, {counted(jobs, "step")} at the same time',
-        'versions of the last command': f'minigpt4 {minigpt4.__version__}, '
-        f'torch {version("torch")}, transformers {version("transformers")}',
     }

@@ -2,6 +2,7 @@
 """What depends on the machine, and the command line."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,24 @@ def test_no_data_workers_alone_is_enough(make_cfg):
     runner = config.build_runner(cfg)
     runner.train()
     assert runner.iter == 1
+
+
+@pytest.mark.parametrize(
+    ('workers', 'batch', 'refused'),
+    [(0, 1000, False), (2, 40, False), (2, 1000, True), (2, None, False)],
+)
+def test_data_workers_need_open_files(monkeypatch, workers, batch, refused):
+    monkeypatch.setattr(resource, 'getrlimit', lambda kind: (64, 256))
+    raised = []
+    monkeypatch.setattr(
+        resource, 'setrlimit', lambda kind, values: raised.append(values)
+    )
+    loader = dict(num_workers=workers, batch_size=batch)
+    cfg = Config(dict(test_dataloader=loader))
+    if refused:
+        message = 'may have 256 open files, but the workers of test_datalo'
+        with pytest.raises(ValueError, match=message):
+            config.require_open_files(cfg)
+    else:
+        config.require_open_files(cfg)
+    assert raised == [(256, 256)]

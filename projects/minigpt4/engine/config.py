@@ -17,6 +17,7 @@ from mmengine.dist import get_world_size, is_distributed
 
 from ..datasets.mixed import part_configs
 from ..utils.errors import one_line, short_json
+from ..utils.open_files import raise_open_files
 from ..utils.regular_files import open_regular
 from .cfg_options import merge_options
 from .logged_config import LoggedConfig
@@ -52,6 +53,7 @@ _MMENGINE_HOOKS = (
 )
 # registry name in 0.1: the present one
 _OLD_HOOKS = {'LateInfoHook': 'DeferredLossHook'}
+_OTHER_FILES = 128  # open in a process besides images; about 60 were seen
 
 
 def set_rank_batch(cfg: Config, world_size: int) -> int:
@@ -112,6 +114,34 @@ def drop_worker_settings(cfg: Config) -> None:
         if loader is not None and not loader.get('num_workers'):
             loader.pop('persistent_workers', None)
             loader.pop('prefetch_factor', None)
+
+
+def require_open_files(cfg: Config) -> None:
+    """Raise the limit of open files, and check it for the data workers.
+
+    A data worker needs an open file for each tensor that it sends, so one for
+    each image of its batches; without it the process would wait without end.
+    A stream (stage 1) sends one tensor for all images of a batch.
+
+    Raises:
+        ValueError: The limit is too low for a data loader.
+    """
+    limit = raise_open_files()
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name) or {}
+        if not loader.get('num_workers') or not loader.get('batch_size'):
+            continue
+        # one batch more is made while those wait: test_dataloader of nano has
+        # had 709 open files with 250 images
+        batches = (loader.get('prefetch_factor') or 2) + 1
+        needed = batches * loader['batch_size'] + _OTHER_FILES
+        if limit < needed:
+            raise ValueError(
+                f'a process may have {limit} open files, but the workers of '
+                f'{name} need about {needed} for batches of '
+                f'{loader["batch_size"]}; raise the limit with "ulimit -n '
+                f'{needed}", or set {name}.num_workers=0.'
+            )
 
 
 def set_data_seed(cfg: Config) -> None:
@@ -294,6 +324,7 @@ def build_runner(cfg: Config) -> CheckedRunner:
     if is_distributed():
         cfg.model_wrapper_cfg = dict(type='minigpt4.RankParallel')
     drop_repeated_hooks(cfg)
+    require_open_files(cfg)
     runner = CheckedRunner.from_cfg(cfg)
     if rank_batch is not None:
         micro_batch = cfg.model.get('micro_batch_size') or rank_batch

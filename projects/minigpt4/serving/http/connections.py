@@ -13,7 +13,6 @@ import ipaddress
 import json
 import math
 import os
-import resource
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ...utils.open_files import raise_open_files
 from .errors import ApiError
 
 _CHECK_SECONDS = 0.5  # between two checks of the deadlines
 _REFUSAL_SECONDS = 2.0  # to send the error of a body that is too slow
 _FLUSH_SECONDS = 5.0  # to send what is buffered when a connection is closed
-_MAX_DESCRIPTORS = 65536
 
 
 @dataclass(frozen=True)
@@ -363,17 +362,12 @@ def descriptor_budget(requested: int) -> tuple[int, int]:
         connections that wait to be accepted, all of which the event loop
         accepts before they are counted.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = hard == resource.RLIM_INFINITY
-    raised = _MAX_DESCRIPTORS if unlimited else min(hard, _MAX_DESCRIPTORS)
-    if raised > soft >= 0:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        soft = raised
+    limit = raise_open_files()
     try:
         used = len(os.listdir('/proc/self/fd'))
     except OSError:  # not on Linux
         used = 64
-    free = max(soft - used, 16)
+    free = max(limit - used, 16)
     # 9/16 for connections, 2/16 for the backlog, 5/16 for files and downloads
     return max(min(requested, free * 9 // 16), 1), max(min(128, free // 8), 1)
 
