@@ -95,8 +95,6 @@ def test_debug_is_for_the_steps_too(tmp_path, debug):
     assert found.returncode == 1 and 'data failed' in found.stdout
     assert 'if one of these files is damaged, delete it' in found.stdout
     facts = json.loads((out / 'scores.json').read_text())['facts']
-    machine = facts['machine of the last command']
-    assert machine.endswith(', 1 step at the same time')
     # nothing else, so that it can be given again
     assert facts['command'] == (
         'minigpt4 reproduce --nano -o DIR --seeds 1 --only stage1 '
@@ -104,6 +102,7 @@ def test_debug_is_for_the_steps_too(tmp_path, debug):
     )
     assert 'scores mean nothing' in facts['share']
     assert facts['steps ended'] == 'none'
+    assert facts['machine'] == facts['versions'] == 'none'
     log = (folder / 'logs' / 'data.log').read_text()
     assert ('Traceback' in log) == debug
     assert log.splitlines()[-1].startswith('error: ')

@@ -118,6 +118,23 @@ def test_a_shape_that_is_named_twice_is_invented_once(data):
     assert (scores['nano/recall'], scores['nano/chair_i']) == (1, 0.5)
 
 
+def test_scores_without_anything_that_they_count_are_absent(data):
+    items = json.loads((data / 'test/test.json').read_text())
+    metric = NanoMetric()
+    counts = [
+        dict(item, pred_caption='', finished=True)
+        for item in items
+        if item['task'] == 'count'
+    ]
+    metric.process(None, counts)
+    assert set(metric.evaluate(len(counts))) == {'nano/count'}
+    item = next(item for item in items if item['task'] == 'describe')
+    metric.process(None, [dict(item, pred_caption='A sky.', finished=True)])
+    scores = metric.evaluate(1)
+    assert scores['nano/recall'] == 0 and scores['nano/describe_words'] == 2
+    assert 'nano/chair_i' not in scores  # no shape is named
+
+
 def test_metric_refuses_nothing():
     with pytest.raises(ValueError, match='no answer was scored'):
         NanoMetric().compute_metrics([])

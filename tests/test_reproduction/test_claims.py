@@ -104,3 +104,16 @@ def test_a_score_that_is_not_defined_does_not_count():
     claim = Claim('', '', '', 'before', 'after', 'x', 'up')
     scores = {('before', 1): {'x': 0.1}, ('after', 1): {'y': 0.9}}
     assert compare_claim(claim, scores, [1]) is None
+
+
+@pytest.mark.parametrize('change', ['same', 'not up'])
+def test_models_without_room_to_differ_decide_nothing(change):
+    pairs = (0.97, 0.98), (0.98, 0.98), (0.98, 0.99)
+    assert verdict(change, *pairs).text == 'not decided'
+    pairs = (0.94, 0.97), (0.94, 0.97), (0.94, 0.97)
+    assert verdict(change, *pairs).text == 'agrees'
+    # one of both is far below
+    assert verdict('not up', (0.97, 0.5), (0.98, 0.52)).text == 'agrees'
+    # numbers of words are no rates
+    pairs = (30.0, 30.01), (30.0, 30.0), (30.0, 30.01)
+    assert verdict(change, *pairs).text == 'agrees'

@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -416,3 +417,12 @@ def test_a_changed_part_trains_again_what_needs_it():
     before, after = folders(), folders(setup)
     differing = {key for key, folder in before.items() if after[key] != folder}
     assert differing == {('blip2', 1), ('blip2_ft', 1)}
+
+
+def test_a_missing_package_is_named_before_anything_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'peft', None)
+    only = with_needed(NANO.trainings, ['finetune_vicuna'])
+    with pytest.raises(ImportError, match=r'finetune_vicuna: .*needs peft'):
+        Plan(NANO._replace(trainings=only), [1])
+    only = with_needed(NANO.trainings, ['locna'])
+    assert Plan(NANO._replace(trainings=only), [1]).steps

@@ -74,6 +74,29 @@ def test_results_of_a_test_that_has_not_ended_are_not_shown(folder, tmp_path):
     assert 'words' not in (tmp_path / 'report.html').read_text()
 
 
+def test_each_machine_and_version_is_named_with_its_steps(folder, tmp_path):
+    steps = [Step(name, ()) for name in ('one', 'two', 'three', 'four')]
+    records = (
+        dict(machine='A', versions='torch 1'),
+        dict(machine='A', versions='torch 2'),
+        dict(machine='A', versions='torch 2'),
+    )
+    for step, record in zip(steps, records, strict=False):
+        path = done_file(folder, step.name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record))
+    plan = plan_of([], *steps)  # one has not ended
+
+    def facts():
+        write_report(tmp_path, folder, plan, dict(command='x'), [])
+        return json.loads((tmp_path / 'scores.json').read_text())['facts']
+
+    assert facts()['machine'] == 'A'
+    assert facts()['versions'] == 'torch 2 (2 steps); torch 1 (1 step)'
+    done_file(folder, 'one').write_text('damaged')
+    assert facts()['machine'] == 'A (2 steps); not recorded (1 step)'
+
+
 def test_a_missing_test_does_not_remove_the_scores_of_another(folder):
     def read(results):
         if results.name == 'missing':

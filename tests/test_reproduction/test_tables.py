@@ -82,6 +82,7 @@ def test_notes_say_how_claims_and_goals_are_judged():
     assert 'over training seeds only, with one data set and one LLM' in claims
     assert 'at least 0.01 to each side' in claims
     assert 'if both means are below 0.05' in claims
+    assert 'or above 0.95' in claims
     assert 'The mean alone decides' in found['Goals'].note
 
 

@@ -7,6 +7,7 @@ trained; ``B`` begins with zeros. Source: arXiv 2106.09685.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,6 +24,19 @@ _OTHER_FORMS = (
 )
 
 
+def require_peft() -> None:
+    """Check that peft is installed, without importing it.
+
+    Raises:
+        ImportError: It is not.
+    """
+    if importlib.util.find_spec('peft') is None:
+        raise ImportError(
+            'decoder.lora needs peft, which is not installed; run "pip '
+            'install minigpt4[lora]".'
+        )
+
+
 def lora_config(settings: dict[str, Any]) -> Any:
     """Return peft's ``LoraConfig``.
 
@@ -33,13 +47,9 @@ def lora_config(settings: dict[str, Any]) -> Any:
         ImportError: peft is not installed.
         ValueError: An argument is invalid.
     """
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ImportError(
-            'decoder.lora needs peft, which is not installed; run "pip '
-            'install minigpt4[lora]".'
-        ) from error
+    require_peft()
+    from peft import LoraConfig
+
     with _type_errors_named(settings):
         return LoraConfig(**settings)
 

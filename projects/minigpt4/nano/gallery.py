@@ -62,11 +62,14 @@ def show_table(before: dict, after: dict) -> None:
     for key, (name, goal) in SCORES.items():
         table.add_row(
             name,
-            f'{before["nano/" + key]:.3f}',
-            f'{after["nano/" + key]:.3f}',
+            *(_show(scores.get(f'nano/{key}')) for scores in (before, after)),
             goal,
         )
     Console(width=100).print(table)
+
+
+def _show(score: float | None) -> str:
+    return '-' if score is None else f'{score:.3f}'
 
 
 def write_gallery(

@@ -30,6 +30,9 @@ class NanoMetric(BaseMetric):
       shape of the scene with its colour, well formed or not;
     - ``describe_words``: mean number of words of the descriptions.
 
+    A score without anything that it counts is absent: all of a task without
+    an answer, and ``chair_i`` where no description names a shape.
+
     Args:
         answers_file: A JSON Lines file for all answers; None for no file.
         **kwargs: Arguments of MMEngine's ``BaseMetric``.
@@ -96,7 +99,9 @@ class NanoMetric(BaseMetric):
                 found += (reference & answered).total()
                 invented += (answered - reference).total()
         scores = {key: sum(x) / len(x) for key, x in sorted(matches.items())}
-        scores['recall'] = found / max(total, 1)
-        scores['chair_i'] = invented / max(named, 1)
-        scores['describe_words'] = sum(words) / max(len(words), 1)
+        if words:
+            scores['recall'] = found / total
+            scores['describe_words'] = sum(words) / len(words)
+        if named:
+            scores['chair_i'] = invented / named
         return {key: round(value, 4) for key, value in scores.items()}

@@ -129,7 +129,7 @@ def sample_test_scenes(
     """
     if number > MAX_TEST_SCENES:
         raise ValueError(
-            f'{number:,} test scenes are wanted, but at most '
+            f'{number:,} test scenes are requested, but at most '
             f'{MAX_TEST_SCENES:,} distinct ones can be drawn.'
         )
     scenes: dict[Scene, None] = {}

@@ -12,6 +12,7 @@ from .seeds import Mean, mean_over_seeds
 
 SAME = 0.05  # largest difference that counts as "about the same"
 FLOOR = 0.05  # two models with lower means cannot do the task
+CEILING = 1 - SAME  # two models with higher means cannot differ by more
 RESOLUTION = 0.01  # one record of the smallest test
 
 # scores of a run by training and seed; None for one that is not defined
@@ -122,11 +123,19 @@ def compare_claim(
     )
     before, after = map(mean_over_seeds, zip(*pairs, strict=True))
     text = _verdict(claim.change, difference)
-    # models that fail alike do not show that a change is harmless
-    highest = max(before.value, after.value)
-    if claim.change in ('same', 'not up') and highest < FLOOR:
+    if claim.change in ('same', 'not up') and _too_close_to_a_limit(
+        before.value, after.value
+    ):
         text = 'not decided'
     return Verdict(claim, before, after, difference, text)
+
+
+def _too_close_to_a_limit(*rates: float) -> bool:
+    """Whether two models fail alike, or both have no room to be better.
+
+    Neither shows that a change has no effect. Scores above 1 are no rates.
+    """
+    return max(rates) < FLOOR or (min(rates) > CEILING and max(rates) <= 1)
 
 
 def _resolved(mean: Mean) -> Mean:

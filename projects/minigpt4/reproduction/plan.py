@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from ..engine.cfg_options import merge_options, parse_options
 from ..engine.config import require_training
+from ..llm.lora import require_peft
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
 from .setups import Curve, Part, Setup, Target, Test, Training
@@ -80,13 +81,14 @@ class Plan:
 
     Raises:
         ValueError: A config cannot be trained.
+        ImportError: A config needs a package that is not installed.
     """
 
     def __init__(
         self, setup: Setup, seeds: Sequence[int], share: float = 1.0
     ) -> None:
         for training in setup.trainings:
-            require_training(_config(training.config, training.settings))
+            _check(training)
         self.setup = _with_iterations(setup)
         self._share = share
         self._limit: tuple[str, ...] = ()
@@ -254,6 +256,20 @@ class Plan:
         command = test.command(Target('', '', '', self._share))
         words = repr(arguments(command))
         return _digest(json.dumps(used).encode(), words.encode())
+
+
+def _check(training: Training) -> None:
+    """Check that the config of a training can be trained."""
+    cfg = _config(training.config, training.settings)
+    require_training(cfg)
+    if cfg.model.get('decoder', {}).get('lora'):
+        try:
+            require_peft()
+        except ImportError as error:
+            raise ImportError(
+                f'{training.name}: {error} Or choose other trainings with '
+                '--only.'
+            ) from error
 
 
 def _with_iterations(setup: Setup) -> Setup:

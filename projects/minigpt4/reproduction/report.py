@@ -4,16 +4,19 @@
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ..datasets.skip_summary import counted
 from ..images.read import SampleError
 from ..images.thumbnail import data_url, thumbnail_of_file
 from ..utils.atomic import write_atomically
 from ..utils.errors import printable
 from ..utils.html_page import HtmlPage, html_text
+from ..utils.json_files import read_json
 from ..utils.regular_files import read_regular
 from .claims import Scores
 from .plan import Plan, Run
@@ -119,7 +122,7 @@ def write_report(
         out: The folder for them.
         folder: The folder in which the steps ran.
         plan: What was trained.
-        facts: Command (first), date and machine, for the top of the page.
+        facts: Command (first) and date, for the top of the page.
         problems: Steps that failed or did not run, and why.
 
     Returns:
@@ -146,6 +149,8 @@ def write_report(
     facts = {
         **facts,
         'steps ended': _days(folder, plan.steps),
+        'machine': _recorded(folder, plan.steps, 'machine'),
+        'versions': _recorded(folder, plan.steps, 'versions'),
         'folder': folder.name,
         'settings': digest,
     }
@@ -182,6 +187,28 @@ def _days(folder: Path, steps: Sequence[Step]) -> str:
         return 'none'
     first, last = map(date.fromtimestamp, (min(times), max(times)))
     return str(first) if first == last else f'{first} to {last}'
+
+
+def _recorded(folder: Path, steps: Sequence[Step], key: str) -> str:
+    """What the records of the steps have under a key, with their number.
+
+    One command may have run on another machine than the one before.
+    """
+    found: Counter[str] = Counter()
+    for step in steps:
+        record = done_file(folder, step.name)
+        if record.exists():
+            try:
+                value = read_json(record, 'the record of a step').get(key)
+            except (ValueError, AttributeError):
+                value = None  # damaged
+            found[value or 'not recorded'] += 1
+    if len(found) < 2:
+        return ''.join(found) or 'none'
+    return '; '.join(
+        f'{value} ({counted(number, "step")})'
+        for value, number in found.most_common()
+    )
 
 
 def _content(

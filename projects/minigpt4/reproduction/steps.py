@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ..utils.atomic import make_folder, write_atomically
 from ..utils.locks import lock_file
 from ..utils.signals import StopRequest
+from .machine import machine, versions
 from .step_processes import send_signal, start_process
 
 _ATTEMPT = '--- step begins at '  # in its log, before each attempt
@@ -265,7 +266,7 @@ def _size(path: str) -> int:
 
 
 def done_file(folder: Path, name: str) -> Path:
-    """The file that says that a step has ended, with its seconds."""
+    """The file that says that a step has ended, how long it took and where."""
     return folder / 'steps' / f'{name}.json'
 
 
@@ -327,6 +328,8 @@ def _finish(
             seconds=round(seconds, 1),
             command=step.command,
             sizes=_sizes(step, folder),
+            machine=machine(),
+            versions=versions(),
         )
         write_atomically(path, json.dumps(fact).encode())
         return

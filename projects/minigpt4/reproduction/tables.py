@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .claims import (
+    CEILING,
     FLOOR,
     RESOLUTION,
     SAME,
@@ -111,7 +112,8 @@ def _claims(setup: Setup, verdicts: Sequence[Verdict]) -> Table:
         f'least {RESOLUTION} to each side; "not decided": the interval allows '
         'both, or there is one seed. For "about the same" and "not better" '
         f'differences up to {SAME} count as none, and nothing is decided if '
-        f'both means are below {FLOOR}: neither model can do the task. '
+        f'both means are below {FLOOR} (neither model can do the task) or '
+        f'above {CEILING} (neither can be much better). '
         'Intervals are over training seeds only, with one data set and one '
         'LLM. Only directions can be compared.',
         ('claim', 'paper', 'score', 'here', 'difference', 'verdict'),
