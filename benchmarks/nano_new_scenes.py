@@ -1,10 +1,11 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """Scores of the nano model on test scenes that are new and distinct.
 
-Scenes are drawn at random, so test data of different seeds share some, and
-one scene may occur several times (drawn with other positions and sizes):
+Until commit cdc31a1 scenes were drawn with repetition, and test data of other
+seeds had some of them. In a checkout of that commit, for seeds 0, 1 and 2:
     python tools/nano_data.py --out seed0 --seed 0 --pairs 32 \
         --descriptions 32 --preferences 1 --test-scenes 500
+Then here:
     python benchmarks/nano_new_scenes.py ANSWERS... --seen seed0/test/test.json
 ANSWERS are the ``answers.jsonl`` of tests of ``minigpt4 reproduce``; the
 scores are means over them.

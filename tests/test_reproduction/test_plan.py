@@ -213,8 +213,9 @@ def test_a_changed_small_config_changes_its_variant_alone(configs, photos):
     setup = small(photos)
     before = folders(setup)
     features = names_of_steps('features_', setup)
-    config = configs / 'stage1_small_ablation_b.py'
-    change(config, "model['head'].update(num_layers=4)")
+    for stage in ('stage1', 'stage2'):
+        config = configs / f'{stage}_small_ablation_b.py'
+        change(config, "model['head'].update(num_layers=4)")
     after = folders(setup)
     changed = {name for name, _ in before if before[name, 1] != after[name, 1]}
     assert changed == {'stage1_b', 'stage2_b'}
@@ -269,16 +270,50 @@ def test_other_images_of_a_config_are_added_to_the_cache(configs, name, line):
     assert step.outputs in before.values()
 
 
-@pytest.mark.parametrize('name', ['stage1', 'stage2'])
-def test_trained_vision_modules_have_no_cached_features(configs, name):
-    line = "model['neck'].update(frozen=False)"
-    change(configs / f'{name}_nano.py', line)
+TRAINED_NECK = "model['neck'].update(frozen=False)"
+
+
+@pytest.mark.parametrize('names', [['stage1', 'stage2'], ['stage2']])
+def test_trained_vision_modules_have_no_cached_features(configs, names):
+    for name in names:
+        change(configs / f'{name}_nano.py', TRAINED_NECK)
     setup = NANO._replace(trainings=with_needed(NANO.trainings, ['stage2']))
     steps = make(setup).steps
     commands = [s.command for s in steps if s.name.startswith('train_')]
     found = ['--features' in command for command in commands]
-    assert found == [name != 'stage1', name != 'stage2']
-    assert len([s for s in steps if s.name.startswith('features_')]) == 1
+    assert found == ['stage1' not in names, False]
+    cached = [s for s in steps if s.name.startswith('features_')]
+    assert len(cached) == 2 - len(names)
+
+
+@pytest.mark.parametrize(
+    ('config', 'line', 'message'),
+    [
+        (
+            'stage1_nano.py',
+            TRAINED_NECK,
+            r'stage1_nano.py trains model.neck \(frozen=False\), but '
+            r'\S*stage2_nano.py, which reads its checkpoints, does not',
+        ),
+        (
+            'stage1_nano_ablation_b.py',
+            "model['head'].update(num_layers=2)",
+            r'model.head of \S*stage1_nano_ablation_b.py is not that of '
+            r'\S*stage2_nano_ablation_b.py',
+        ),
+        (
+            'dpo_nano.py',  # begins with stage 2 and is tested with itself
+            "model['head'].update(num_layers=3)",
+            r'model.head of \S*stage2_nano.py is not that of \S*dpo_nano.py',
+        ),
+    ],
+)
+def test_configs_that_cannot_read_a_checkpoint_are_refused(
+    configs, config, line, message
+):
+    change(configs / config, line)
+    with pytest.raises(ValueError, match=message):
+        make(NANO)
 
 
 def test_the_features_of_a_training_are_not_those_of_another_vision(configs):

@@ -18,16 +18,16 @@ from mmengine.config import Config
 
 from ..engine.cfg_options import merge_options, parse_options
 from ..engine.config import require_training
-from ..llm.lora import require_peft
 from ..weights.model_hub import read_config
 from .commands import arguments, config_file, minigpt4, tool
+from .config_checks import check_checkpoint_fits, check_packages
 from .setups import Curve, Part, Setup, Target, Test, Training
 from .steps import Step
 
 _VISION_KEYS = ('backbone', 'neck', 'data_preprocessor')
 _TEST_KEYS = ('model', 'test_dataloader', 'test_evaluator')
 _SHORTEST = 4  # iterations of a shortened training
-_START_COST = 0.3  # of a step, before its first iteration or image
+_START_COST = 0.1  # of a step, before its first iteration or image
 _LIMIT = 'train_dataloader.dataset.limit='
 
 
@@ -87,8 +87,7 @@ class Plan:
     def __init__(
         self, setup: Setup, seeds: Sequence[int], share: float = 1.0
     ) -> None:
-        for training in setup.trainings:
-            _check(training)
+        _check(setup.trainings)
         self.setup = _with_iterations(setup)
         self._share = share
         self._limit: tuple[str, ...] = ()
@@ -167,7 +166,9 @@ class Plan:
         file = f'{name}.svg'
         command = tool('plot_log.py', *folders, '-o', file, '--skip')
         needs = tuple(_train_name(run) for run in runs)
-        step = Step(name, command, needs, 0.3, (file,), needs_all=False)
+        step = Step(
+            name, command, needs, _START_COST, (file,), needs_all=False
+        )
         self.steps.append(step)
         return Path(file)
 
@@ -258,18 +259,28 @@ class Plan:
         return _digest(json.dumps(used).encode(), words.encode())
 
 
-def _check(training: Training) -> None:
-    """Check that the config of a training can be trained."""
-    cfg = _config(training.config, training.settings)
-    require_training(cfg)
-    if cfg.model.get('decoder', {}).get('lora'):
-        try:
-            require_peft()
-        except ImportError as error:
-            raise ImportError(
-                f'{training.name}: {error} Or choose other trainings with '
-                '--only.'
-            ) from error
+def _check(trainings: Sequence[Training]) -> None:
+    """Check the configs of some trainings, and that they fit each other."""
+    by_name = {training.name: training for training in trainings}
+    for training in trainings:
+        require_training(_config(training.config, training.settings))
+        model = _model(training.config, training.settings)
+        check_packages(training.name, model)
+        file = config_file(training.config)
+        check_checkpoint_fits(
+            *(file, model, config_file(training.test), _model(training.test))
+        )
+        if training.start:
+            start = by_name[training.start]
+            written = _model(start.config, start.settings)
+            check_checkpoint_fits(
+                *(config_file(start.config), written, file, model)
+            )
+
+
+def _model(name: str, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of the model of a config."""
+    return json.loads(read_settings(name, settings)).get('model') or {}
 
 
 def _with_iterations(setup: Setup) -> Setup:
