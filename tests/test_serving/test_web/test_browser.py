@@ -22,10 +22,10 @@ IMAGES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
 POEM = 'Can you write a beautiful poem about this image?'
 # ``minigpt4 serve``, which also prints how each answer ends. While the file
 # of the first argument exists, the engine waits before each token. While the
-# file of the second one exists, an answer gets no more than ten tokens
-# unless it is cancelled, because the nano model would be done before a
-# browser can stop it. While the file of the third one exists, the event of
-# an answer ends after its last update, as on a busy machine.
+# file of the second one exists, each token of an answer after the tenth
+# takes three seconds, unless it is cancelled: the nano model would be done
+# before a browser can stop it. While the file of the third one exists, the
+# event of an answer ends after its last update, as on a busy machine.
 SERVER = """
 import os, sys, time
 from minigpt4_cli.main import main
@@ -40,8 +40,9 @@ def slow_step(self):
     return step(self)
 def held_append(self, *args):
     append(self, *args)
+    end = time.monotonic() + 3
     while (len(self.token_ids) >= 10 and not self.cancelled
-           and os.path.exists(sys.argv[2])):
+           and os.path.exists(sys.argv[2]) and time.monotonic() < end):
         time.sleep(0.02)
 def printing_finish(self, reason, error=None):
     print('an answer ended:', reason)
@@ -77,7 +78,7 @@ def slow(log):
 
 @pytest.fixture
 def held(log):
-    """Holds each answer after some tokens, while this file exists."""
+    """Delays the tokens of long answers, while this file exists."""
     yield from existing(log.with_name('held'))
 
 
