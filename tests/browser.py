@@ -84,7 +84,7 @@ def running_server(
             time.sleep(0.1)
         yield found[1]
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(120) == 0, log.read_text()
         assert 'Traceback' not in log.read_text(), log.read_text()
     finally:
         process.kill()

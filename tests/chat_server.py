@@ -23,6 +23,7 @@ from minigpt4.serving.http.http_server import make_server
 
 NAME = 'minigpt-4_nano_caption'
 DESCRIBE = 'Describe this image in detail.'
+PATIENCE = 120  # seconds that only a fault takes
 
 
 def url_of(image: Image.Image, kind: str = 'PNG') -> str:
@@ -46,27 +47,26 @@ def running(
 
     worker = EngineWorker(Engine(model, slots=slots), max_waiting)
     api = ChatApi(worker, NAME, sources, **settings)
-    server = make_server(api, 10, connections, log_level='error')
+    server = make_server(api, 600, connections, log_level='error')
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
         api.port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        until(lambda: server.started)
         api.url = f'http://127.0.0.1:{api.port}'
         api.server = server
         api.client = openai.OpenAI(
             base_url=api.url + '/v1',
             api_key=settings.get('api_key') or 'none',
             max_retries=0,
-            timeout=60,
+            timeout=PATIENCE,
         )
         try:
             yield api
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE)
             worker.close(drain=False)
             assert not thread.is_alive()
 
@@ -83,7 +83,9 @@ def text_of(api, messages, **settings) -> str:
 
 def post(api, body: bytes, headers=(), path='/v1/chat/completions'):
     """Send a POST request; returns its status, headers and content."""
-    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=60)
+    connection = http.client.HTTPConnection(
+        '127.0.0.1', api.port, timeout=PATIENCE
+    )
     try:
         connection.request(
             'POST',
@@ -98,7 +100,9 @@ def post(api, body: bytes, headers=(), path='/v1/chat/completions'):
 
 
 def get(api, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection('127.0.0.1', api.port, timeout=60)
+    connection = http.client.HTTPConnection(
+        '127.0.0.1', api.port, timeout=PATIENCE
+    )
     try:
         connection.request('GET', path)
         response = connection.getresponse()
@@ -124,7 +128,36 @@ def slow_engine(api, seconds: float = 0.03):
         del engine.step
 
 
-def until(condition, seconds: float = 20) -> None:
+@contextlib.contextmanager
+def held_engine(api):
+    """Let the engine take no step; yields a function that allows some.
+
+    Its argument is the number of steps; without it all are allowed.
+    """
+    engine = api.worker.engine
+    step = type(engine).step
+    allowed, released = threading.Semaphore(0), threading.Event()
+
+    def held() -> bool:
+        while not released.is_set() and not allowed.acquire(timeout=0.01):
+            pass
+        return step(engine)
+
+    def allow(number: int | None = None) -> None:
+        if number is None:
+            released.set()
+        else:
+            allowed.release(number)
+
+    engine.step = held
+    try:
+        yield allow
+    finally:
+        released.set()
+        del engine.step
+
+
+def until(condition, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'the condition never held'

@@ -21,6 +21,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from tests.free_port import free_port
 from tests.tool_process import connect_locally, run_in_this_process
 
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -59,7 +60,13 @@ LLAMA = dict(
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch):
-    """Block the network, and remove variables of the user."""
+    """Block the network, and remove variables of the user.
+
+    Random numbers do not depend on the tests that ran before.
+    """
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
     monkeypatch.setattr(socket.socket, 'connect', connect_locally)
     for name in ('LLM', 'DEBUG', 'CACHE', 'OFFLINE'):
         monkeypatch.delenv(f'MINIGPT4_{name}', raising=False)
@@ -83,9 +90,7 @@ def run_tool():
         settings: list[dict] = [{}]
         if ranks:
             arguments = (*arguments, '--launcher', 'pytorch')
-            with socket.socket() as free:
-                free.bind(('127.0.0.1', 0))
-                port = free.getsockname()[1]
+            port = free_port()
             settings = [
                 dict(
                     RANK=str(rank),
@@ -104,7 +109,7 @@ def run_tool():
                 )
                 for each in settings
             ]
-            return ''.join(run.result(timeout=500) for run in runs)
+            return ''.join(run.result(timeout=1500) for run in runs)
 
     return run
 

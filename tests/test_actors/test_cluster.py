@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from tests.free_port import free_port
 
 from minigpt4.actors.cluster import (
     ActorPlan,
@@ -101,9 +102,7 @@ def test_a_wrong_option_is_refused(tmp_path, capsys, options, message):
 
 def test_an_address_where_nothing_answers_is_one_sentence(tmp_path, capsys):
     pytest.importorskip('ray', reason='needs ray')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        address = f'127.0.0.1:{free.getsockname()[1]}'
+    address = f'127.0.0.1:{free_port()}'
     assert caption(tmp_path, f'--ray={address}') == 1
     error = capsys.readouterr().err
     assert error.count('\n') == 1

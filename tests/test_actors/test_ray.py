@@ -112,7 +112,7 @@ def test_a_stopped_run_leaves_no_process_and_continues(images, captions):
     assert process.returncode == 130, error
     assert 'the same command continues from there' in error
     assert not out.exists()
-    wait_for(lambda: not any(child.is_running() for child in children), 60)
+    wait_for(lambda: not any(child.is_running() for child in children), 300)
     again = start(*command)
     error = again.communicate()[1]
     assert again.returncode == 1, error

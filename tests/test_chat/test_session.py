@@ -285,7 +285,7 @@ def test_concurrent_answers_of_one_session_are_serialised(tiny_model, through):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert not any(thread.is_alive() for thread in threads)
     turns = [(turn.question, turn.answer) for turn in session.turns]
     assert len(turns) == 17 and sorted(turns[1:]) == sorted(answers)

@@ -241,7 +241,7 @@ def test_the_page_is_served_until_a_signal(ledger):
         with urllib.request.urlopen(url) as response:
             assert b'Review' in response.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
+        assert process.wait(300) == 130
         output = process.stdout.read()
         assert 'All decisions are stored' in output
         assert 'Traceback' not in output

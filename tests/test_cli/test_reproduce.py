@@ -38,8 +38,8 @@ def kill_after(words, line):
 
 def run_again(words):
     """Run a command again after it was killed; its output."""
-    end = time.time() + 30  # children end with their parent
-    while time.time() < end:
+    end = time.monotonic() + 300  # children end with their parent
+    while time.monotonic() < end:
         found = subprocess.run(words, capture_output=True, text=True)
         if 'another' not in found.stderr:
             break

@@ -218,7 +218,7 @@ def test_a_killed_export_leaves_no_folder(tmp_path, number):
     started = context.Event()
     process = context.Process(target=_killed_at, args=(number, out, started))
     process.start()
-    assert started.wait(60)
+    assert started.wait(300)
     process.kill()
     process.join()
     assert not out.exists() and len(list(tmp_path.glob('.out*.part'))) == 1

@@ -2,11 +2,13 @@
 """The step on a ledger: nothing is asked or paid for twice."""
 
 import collections
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -341,31 +343,30 @@ def test_a_killed_run_asks_again_only_what_was_in_work(ledger):
     (drafts,) = plan(ledger, [Drafts()])
     with StopRequest() as stop:
         run_step(ledger, drafts, stop)
-    hold = []
+    numbers, killed = itertools.count(1), threading.Event()
 
     def answer(message):
-        if hold and hold[0] and len(endpoint.messages) > 8:
-            time.sleep(120)  # until the process is killed
+        if next(numbers) > 8:
+            killed.wait(600)
         return draft_of(message).upper()
 
     command = [sys.executable, '-c', textwrap.dedent(PROGRAM)]
     environment = dict(os.environ, NO_PROXY='127.0.0.1')
     with chat_endpoint(answer) as endpoint:
         command += [str(ledger.path), endpoint.url]
-        hold[:] = [True]
         process = subprocess.Popen(command, env=environment)
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 500
             # 8 answers are stored although 3 requests still wait
-            while _stored(ledger) < 8:
+            while _stored(ledger) < 8 or len(endpoint.messages) < 11:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.05)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
+            killed.set()
         assert len(endpoint.messages) == 11
-        hold[:] = [False]
-        subprocess.run(command, env=environment, check=True, timeout=240)
+        subprocess.run(command, env=environment, check=True, timeout=500)
     asked = collections.Counter(endpoint.messages)
     assert len(asked) == 20 and sum(asked.values()) == 23
     assert _stored(ledger) == 20

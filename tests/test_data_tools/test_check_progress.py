@@ -74,7 +74,7 @@ def killed(calls):
 
     child = multiprocessing.get_context('fork').Process(target=run)
     child.start()
-    child.join(60)
+    child.join(500)
     return child.exitcode
 
 

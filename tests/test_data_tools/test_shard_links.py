@@ -194,7 +194,7 @@ def test_statistics_that_contradict_each_other(capsys, web, values):
     assert 'have a reason why they have none); remove it and run' in text
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_fifo_is_no_file_and_is_not_waited_for(capsys, web):
     os.mkfifo(web / '00002.tar')
     for number, ending in enumerate(('.parquet', '_stats.json')):

@@ -97,7 +97,7 @@ def test_thread_ends_if_a_shard_is_not_read_completely(tmp_path):
     before = threading.active_count()
     with ShardBytes(str(tmp_path / 'a.tar')) as data:
         next(iter(data))
-    for _ in range(100):
+    for _ in range(6000):
         if threading.active_count() <= before:
             break
         time.sleep(0.01)

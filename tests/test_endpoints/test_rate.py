@@ -16,7 +16,7 @@ def seconds(limiter, count, tokens=1):
 
 
 def test_without_limits_nothing_waits():
-    assert seconds(RateLimiter(), 1000) < 10
+    assert seconds(RateLimiter(), 1000) < 60
 
 
 def test_requests_and_tokens_are_limited():
@@ -29,9 +29,9 @@ def test_a_pause_delays_and_an_end_interrupts():
     limiter.pause(0.3)
     limiter.pause(0.1)
     assert seconds(limiter, 1) >= 0.29
-    limiter.pause(60)
+    limiter.pause(3600)
     ended = threading.Event()
     threading.Timer(0.1, ended.set).start()
     start = time.monotonic()
     assert not limiter.acquire(1, ended)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300

@@ -3,7 +3,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.free_port import free_port
 
 from minigpt4.engine.config import (
     build_runner,
@@ -34,11 +34,35 @@ class Answers(BaseMetric):
 '''
 
 
+WAIT = '''
+import os
+import time
+from mmengine.hooks import Hook
+
+
+class WaitForData(Hook):
+    """After a step, waits until this rank has read some bytes of shards.
+
+    The workers may still read the batches that they read ahead.
+    """
+
+    def __init__(self, step, folder, size):
+        self.step, self.folder, self.size = step, folder, size
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        file = os.path.join(self.folder, f'read-{os.environ["RANK"]}')
+        end = time.monotonic() + 300
+        if batch_idx + 1 == self.step:
+            while os.path.getsize(file) < self.size:
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.02)
+'''
+
+
 def run_script(tool, *arguments, cwd):
     """Run a shell script of tools/ on the CPU."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     done = subprocess.run(
         ['bash', ROOT / f'tools/{tool}', *arguments],
@@ -53,7 +77,7 @@ def run_script(tool, *arguments, cwd):
         },
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -124,13 +148,23 @@ def sharded_cfg(make_cfg, write_shard, folder, first='', **options):
 
 @pytest.mark.parametrize('ranks', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_each_rank_reads_its_part_of_the_shards(
-    ranks, make_cfg, write_shard, tmp_path, run_tool, written
+    ranks, make_cfg, write_shard, tmp_path, run_tool, written, monkeypatch
 ):
     # 11 of the 12 batches of a pass, with those that are read ahead
     cfg = sharded_cfg(make_cfg, write_shard, tmp_path, max_iters=7)
+    size = sum(path.stat().st_size for path in tmp_path.glob('shards/*'))
+    (tmp_path / 'waiting.py').write_text(WAIT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cfg.custom_hooks.append(
+        dict(
+            type='waiting.WaitForData',
+            step=7,
+            folder=str(tmp_path),
+            size=0.9 * size / ranks,
+        )
+    )
     cfg.dump(tmp_path / 'cfg.py')
     run_tool('train.py', tmp_path / 'cfg.py', cwd=tmp_path, ranks=ranks)
-    size = sum(path.stat().st_size for path in tmp_path.glob('shards/*'))
     read = [
         (tmp_path / f'read-{rank}').stat().st_size for rank in range(ranks)
     ]

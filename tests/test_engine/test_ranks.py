@@ -35,7 +35,7 @@ def test_ranks_agree_on_a_signal_and_leave(tmp_path):
         for rank in range(2)
     ]
     try:
-        assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()

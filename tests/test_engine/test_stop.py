@@ -13,6 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from minigpt4.engine.config import build_runner, latest_checkpoint
+from minigpt4.utils import signals
 from minigpt4.utils.signals import StopSignal
 
 HOOK = '''
@@ -113,7 +114,10 @@ def train(cfg, *hooks):
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
-def test_a_stopped_run_is_resumed_with_the_same_losses(name, make_cfg, losses):
+def test_a_stopped_run_is_resumed_with_the_same_losses(
+    name, make_cfg, losses, monkeypatch
+):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', 600)
     signum = getattr(signal, name)
     whole, cut = make_cfg('stream'), make_cfg('stream')
     model = train(whole).model
@@ -202,15 +206,16 @@ def test_a_resumed_run_removes_the_best_checkpoint_before_it(
 
 def test_data_workers_ignore_signals(make_cfg):
     cfg = make_cfg('stream', **{'train_dataloader.num_workers': 1})
+    before = {*multiprocessing.active_children()}  # of earlier tests
 
     class StopWorkers(Hook):
         def after_train_iter(self, runner, batch_idx, **kwargs):
             if batch_idx == 3:
-                for worker in multiprocessing.active_children():
+                for worker in {*multiprocessing.active_children()} - before:
                     os.kill(worker.pid, signal.SIGTERM)
 
     assert train(cfg, StopWorkers()).iter == 10
-    assert not multiprocessing.active_children()
+    assert {*multiprocessing.active_children()} <= before
 
 
 @pytest.mark.parametrize('validating', [False, True])

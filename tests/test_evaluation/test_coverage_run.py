@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -70,6 +71,11 @@ def endpoint_options(endpoint, *options):
 def rows(folder):
     text = (folder / 'judgements.jsonl').read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def stored_rows(folder):
+    file = folder / 'judgements.jsonl'
+    return file.read_bytes().count(b'\n') if file.exists() else 0
 
 
 def summary(folder):
@@ -188,12 +194,12 @@ def test_a_caption_that_failed_is_not_judged(tmp_path, files, capsys):
 @pytest.mark.slow
 def test_a_killed_run_asks_only_what_was_in_work(tmp_path, files):
     out = tmp_path / 'out'
-    blocked = []
+    blocked, killed = [], threading.Event()
 
     def answer(message):
         if len(endpoint.messages) == 3 and not blocked:
             blocked.append(message)
-            time.sleep(20)
+            killed.wait(600)
         return 'yes'
 
     with chat_endpoint(answer) as endpoint:
@@ -201,13 +207,16 @@ def test_a_killed_run_asks_only_what_was_in_work(tmp_path, files):
         command = [sys.executable, '-m', 'minigpt4_cli.main', 'eval', *options]
         process = subprocess.Popen([*map(str, command)])
         try:
-            deadline = time.monotonic() + 120
-            while not blocked and time.monotonic() < deadline:
+            deadline = time.monotonic() + 500
+            # the third question may be sent before the second row is stored
+            while not (blocked and stored_rows(out) == 2):
                 assert process.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
         finally:
             process.kill()
             process.wait()
+            killed.set()
         stored = rows(out)
         assert len(stored) == 2
         before = len(endpoint.messages)

@@ -293,7 +293,7 @@ def test_a_killed_process_continues(tmp_path, pope):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     process = subprocess.Popen(command, env=env)
     file = out / 'answers.jsonl'
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not (file.exists() and file.read_bytes().count(b'\n') >= 3):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -301,11 +301,11 @@ def test_a_killed_process_continues(tmp_path, pope):
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = file.read_bytes().count(b'\n')
-    assert subprocess.run(command, env=env, timeout=120).returncode == 0
+    assert subprocess.run(command, env=env, timeout=500).returncode == 0
     assert [r['number'] for r in by_number(rows(out))] == list(range(24))
     assert 3 <= done
     # with one slot each answer has a batch of its own
     again = tmp_path / 'again'
     command[command.index(str(out))] = str(again)
-    assert subprocess.run(command, env=env, timeout=120).returncode == 0
+    assert subprocess.run(command, env=env, timeout=500).returncode == 0
     assert by_number(rows(again)) == by_number(rows(out))

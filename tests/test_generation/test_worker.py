@@ -9,6 +9,8 @@ import pytest
 from minigpt4.generation.engine import Engine
 from minigpt4.generation.worker import EngineWorker, QueueFull
 
+PATIENCE = 120  # seconds that only a fault takes
+
 
 @pytest.fixture
 def start(tiny_model):
@@ -37,10 +39,22 @@ def prompts(tiny_model, make_sample):
 
 
 def wait_for(condition):
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, 'it did not happen in 20 seconds'
+        assert time.monotonic() < end, f'not in {PATIENCE} seconds'
         time.sleep(0.005)
+
+
+def hold(worker, monkeypatch, may_step):
+    """Hold the steps of running requests, which would end too early."""
+    step = worker.engine.step
+
+    def held_step():
+        if worker.running:
+            wait_for(may_step)
+        return step()
+
+    monkeypatch.setattr(worker.engine, 'step', held_step)
 
 
 def test_threads_get_their_own_answers(start, prompts, tiny_model):
@@ -59,7 +73,7 @@ def test_threads_get_their_own_answers(start, prompts, tiny_model):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
     assert [found[i] for i in range(8)] == expected
     wait_for(lambda: worker.unfinished == 0)
     assert worker.running == worker.waiting == 0
@@ -77,12 +91,14 @@ def test_a_listener_receives_all_text_and_the_end(start, prompts):
 
     request = worker.submit(*prompts[0], max_new_tokens=6)
     request.listen(listen)
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE)
     assert ''.join(pieces[:-1]) == request.text and pieces[-1] is None
 
 
-def test_a_full_queue_is_an_error(start, prompts):
+def test_a_full_queue_is_an_error(start, prompts, monkeypatch):
     worker = start(slots=1, max_waiting=2)
+    may_step = threading.Event()
+    hold(worker, monkeypatch, may_step.is_set)
     first = worker.submit(*prompts[0], max_new_tokens=1500)
     wait_for(lambda: worker.running == 1)
     waiting = [worker.submit(*prompts[0], max_new_tokens=2) for _ in range(2)]
@@ -91,6 +107,7 @@ def test_a_full_queue_is_an_error(start, prompts):
         worker.submit(*prompts[0])
     assert caught.value.retry_after >= 1
     first.cancel()
+    may_step.set()
     for request in waiting:
         assert len(request.answer().token_ids) == 2
     assert first.finish_reason == 'cancelled'
@@ -103,7 +120,7 @@ def test_free_slots_extend_the_queue(start, prompts, monkeypatch):
     monkeypatch.setattr(worker.engine, 'step', lambda: step_later())
 
     def step_later():
-        assert may_run.wait(20)
+        assert may_run.wait(PATIENCE)
         return step()
 
     worker.answer_seconds = 7.0
@@ -145,13 +162,21 @@ def test_a_request_before_the_thread_sleeps_is_answered(
     assert len(late[0].token_ids) == 2
 
 
-def test_a_waiting_request_can_be_cancelled(start, prompts):
-    worker = start(slots=1)
+def test_a_waiting_request_can_be_cancelled(start, prompts, monkeypatch):
+    worker, requests = start(slots=1), []
+    hold(
+        worker,
+        monkeypatch,
+        lambda: any(r.cancelled and not r.finished for r in requests),
+    )
     first = worker.submit(*prompts[0], max_new_tokens=1500)
+    wait_for(lambda: worker.running == 1)
     waiting = worker.submit(*prompts[1])
+    requests += [first, waiting]
     waiting.cancel()
     assert waiting.answer().text == '' and not first.finished
     assert waiting.finish_reason == 'cancelled'
+    wait_for(lambda: worker.unfinished == 1)
     assert worker.cancel_all() == 1
     wait_for(lambda: first.finished)
 
@@ -170,9 +195,16 @@ def test_close_finishes_the_requests(start, prompts):
     assert request.answer().token_ids
 
 
-def test_close_without_draining_cancels(start, prompts):
-    worker = start(slots=1)
-    requests = [worker.submit(*p, max_new_tokens=1500) for p in prompts[:3]]
+def test_close_without_draining_cancels(start, prompts, monkeypatch):
+    worker, requests = start(slots=1), []
+    hold(
+        worker,
+        monkeypatch,
+        lambda: len(requests) == 3 and all(r.cancelled for r in requests),
+    )
+    for prompt in prompts[:3]:
+        requests.append(worker.submit(*prompt, max_new_tokens=1500))
+    wait_for(lambda: worker.running == 1)
     worker.close(drain=False)
     assert {r.finish_reason for r in requests} == {'cancelled'}
 

@@ -211,7 +211,7 @@ def test_a_slow_file_is_refused_in_time(tmp_path, monkeypatch):
     (tmp_path / 'a.png').write_bytes(b'data')
     sources = ImageSources(ImageLimits(seconds=0.2), tmp_path)
     monkeypatch.setattr(
-        sources_module, 'open_regular', lambda path: ended.wait(10)
+        sources_module, 'open_regular', lambda path: ended.wait(600)
     )
     assert 'file:a.png was not read within 0.2' in refused(
         'file:a.png', sources

@@ -265,7 +265,7 @@ def convert_slowly(file: Path, flag: Path) -> None:
 
 def test_conversion_can_be_killed_and_repeated(file, cache, tmp_path):
     process = start(convert_slowly, file, tmp_path / 'writing')
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / 'writing').exists():
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)

@@ -52,7 +52,7 @@ def test_steps_run_after_those_that_they_need(tmp_path):
 
 def test_independent_steps_run_at_the_same_time(tmp_path):
     wait = (
-        "import os, time; open('{0}', 'w'); end = time.time() + 30\n"
+        "import os, time; open('{0}', 'w'); end = time.time() + 300\n"
         "while not os.path.exists('{1}') and time.time() < end: "
         'time.sleep(.05)\n'
         "assert os.path.exists('{1}')"
@@ -318,7 +318,7 @@ def test_a_step_waits_for_its_process_of_a_killed_command(tmp_path):
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent when its parent dies
 open('started', 'w')
-end = time.time() + 60
+end = time.time() + 600
 while not os.path.exists('go') and time.time() < end:
     time.sleep(.05)
 {append('old')}
@@ -356,8 +356,10 @@ def test_a_signal_stops_the_running_steps(tmp_path):
         '\nwhile True: time.sleep(.1)'
     )
 
+    started = tmp_path / 'started'
+
     def stop():
-        while not (tmp_path / 'started').exists():
+        while not (started.exists() and started.read_text()):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -365,5 +367,5 @@ def test_a_signal_stops_the_running_steps(tmp_path):
     with pytest.raises(StopSignal):
         run([step('a', code), step('b', append('b'), 'a')], tmp_path)
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / 'started').read_text()), 0)
+        os.kill(int(started.read_text()), 0)
     assert not (tmp_path / 'words').exists()

@@ -32,7 +32,7 @@ def in_terminal(run):
     return pid, fd
 
 
-def exit_status(pid, fd, seconds=20):
+def exit_status(pid, fd, seconds=120):
     """Wait for a child and read its output; None after too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -15,6 +15,7 @@ import traceback
 import pytest
 
 from minigpt4.generation.engine import Engine
+from minigpt4.generation.request import GenerationRequest
 from minigpt4.nano import grammar
 from minigpt4.terminal import commands
 from minigpt4_cli import main as cli
@@ -38,19 +39,26 @@ class Terminal(io.StringIO):
 
 
 def run_chat_in_child(folder, arguments):
-    """Run a chat with slow generation; returns the exit status."""
+    """Run a chat; returns the exit status.
+
+    While the file ``held`` exists in the folder, an answer gets no more than
+    twelve tokens unless it is cancelled.
+    """
     try:
         os.environ.update(TERM='xterm', XDG_STATE_HOME=str(folder))
         sys.stdin, sys.stdout, sys.stderr = (
             open(0), open(1, 'w'), open(2, 'w')
         )  # fmt: skip
-        step = Engine.step
+        append = GenerationRequest.append_token
 
-        def slow_step(self):
-            time.sleep(0.03)
-            return step(self)
+        def held_append(self, *args):
+            append(self, *args)
+            while len(self.token_ids) >= 12 and not self.cancelled:
+                if not (folder / 'held').exists():
+                    return
+                time.sleep(0.02)
 
-        Engine.step = slow_step
+        GenerationRequest.append_token = held_append
         return main(list(arguments))
     except BaseException:
         traceback.print_exc()
@@ -69,7 +77,7 @@ class Typist:
     def type(self, keys):
         os.write(self.fd, keys.encode())
 
-    def until(self, pattern, seconds=60):
+    def until(self, pattern, seconds=120):
         """The output up to a pattern, without colours."""
         end = time.monotonic() + seconds
         while not (match := re.search(pattern, self.seen)):
@@ -149,15 +157,21 @@ def test_typed_conversation(image, scene, number_word, tmp_path):
     # dragged in, quoted
     assert '(64x64)' in typist.ask(f"'{image}'")
     # streamed: the beginning is displayed before the end
+    held = tmp_path / 'state' / 'held'
+    held.parent.mkdir(exist_ok=True)
+    held.touch()
     typist.type(DESCRIBE + '\r')
     typist.until(re.escape(start))
     assert end not in typist.seen
+    held.unlink()
     assert end in typist.until(PROMPT)
     # Ctrl-C cancels the answer
+    held.touch()
     typist.type(DESCRIBE + '\r')
     typist.until(re.escape(start))
     typist.type('\x03')
     stopped = typist.until(PROMPT)
+    held.unlink()
     assert 'stopped' in stopped and end not in stopped
     # with escaped blanks, and a question
     escaped = str(image).replace(' ', '\\ ')

@@ -30,11 +30,11 @@ def owner(tmp_path):
     def wait():
         with FolderLock(tmp_path):
             ready.set()
-            time.sleep(60)
+            time.sleep(600)
 
     process = FORK.Process(target=wait)
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     yield process
     process.kill()
     process.join()
@@ -87,7 +87,7 @@ def test_damaged_lock_file_is_taken_over(tmp_path):
         assert json.loads(lock.path.read_text())['pid'] == os.getpid()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 def test_lock_file_that_is_not_regular_is_refused(tmp_path):
     lock = FolderLock(tmp_path)
     other = tmp_path / 'other.txt'

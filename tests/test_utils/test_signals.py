@@ -77,7 +77,9 @@ def test_second_signal_ends_a_process_that_continues(monkeypatch):
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
-def test_immediately_repeated_signal_counts_once():
+def test_immediately_repeated_signal_counts_once(monkeypatch):
+    monkeypatch.setattr(signals, 'REPEAT_SECONDS', 600)
+
     def work():
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGTERM)

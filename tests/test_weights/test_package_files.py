@@ -219,7 +219,7 @@ def test_download_can_be_killed_and_repeated(wheel, cache, tmp_path):
     fork = multiprocessing.get_context('fork')
     process = fork.Process(target=fetch_slowly, args=(tmp_path / 'flag',))
     process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / 'flag').exists():
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)

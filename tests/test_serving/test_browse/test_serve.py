@@ -44,7 +44,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def page(chromium, server):
     page = chromium.new_page(viewport=dict(width=1280, height=900))
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     errors, external = [], []
     page.on('pageerror', lambda error: errors.append(str(error)))
     page.on(

@@ -48,7 +48,7 @@ def test_text_that_arrives_during_a_send_is_joined_to_the_next_piece():
                 thread.join()  # every word has been added
         return received
 
-    received = asyncio.run(asyncio.wait_for(receive(), 20))
+    received = asyncio.run(asyncio.wait_for(receive(), 120))
     assert received[0] == AnswerPiece(0, 'first ', 1, False)
     assert len(received) in (2, 3)
     assert ''.join(piece.text for piece in received[1:]) == ''.join(words)
@@ -75,6 +75,6 @@ def test_pieces_of_several_choices():
             ended += [piece.choice] * piece.ended
         return texts, ended
 
-    texts, ended = asyncio.run(asyncio.wait_for(receive(), 20))
+    texts, ended = asyncio.run(asyncio.wait_for(receive(), 120))
     assert texts == ['a b ', 'c ' + ''.join(other.words), 'a b ']
     assert sorted(ended) == [0, 1, 2]

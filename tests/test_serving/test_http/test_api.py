@@ -8,7 +8,6 @@ import json
 import random
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,9 +24,11 @@ pytest.importorskip('prometheus_client', reason='needs minigpt4[serve]')
 from tests.chat_server import (
     DESCRIBE,
     NAME,
+    PATIENCE,
     ask,
     complete,
     get,
+    held_engine,
     post,
     running,
     slow_engine,
@@ -43,6 +44,8 @@ from minigpt4.serving.http.hosts import HostRules
 from minigpt4.serving.http.parse_request import RequestLimits
 
 BENCHMARKS = Path(__file__).parents[3] / 'benchmarks'
+# an answer of 12 seconds with slow_engine
+LONG = dict(min_tokens=400, max_tokens=400)
 
 
 @pytest.fixture(scope='module')
@@ -71,14 +74,18 @@ def test_an_image_is_described(api, scenes):
 def test_a_stream_equals_the_complete_answer(api, scenes):
     messages = ask(DESCRIBE, url_of(scenes[1][1]))
     full = complete(api, messages)
-    events = list(
-        complete(
-            api, messages, stream=True, stream_options=dict(include_usage=True)
+    with slow_engine(api):  # else a busy machine may join all pieces
+        events = list(
+            complete(
+                api,
+                messages,
+                stream=True,
+                stream_options=dict(include_usage=True),
+            )
         )
-    )
     pieces = [e.choices[0].delta.content for e in events if e.choices]
     assert ''.join(filter(None, pieces)) == full.choices[0].message.content
-    assert len(pieces) > 3  # their number depends on timing
+    assert len(pieces) > 3
     assert events[0].choices[0].delta.role == 'assistant'
     reasons = [e.choices[0].finish_reason for e in events if e.choices]
     assert reasons == [None] * (len(reasons) - 1) + ['stop']
@@ -310,8 +317,11 @@ def test_a_full_queue_returns_429_with_retry_after(model, scenes):
                 assert 'try again in' in error.message
                 return '429'
 
-        with slow_engine(api, 0.01), ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(attempt, range(6)))
+        with held_engine(api) as allow, ThreadPoolExecutor(6) as pool:
+            jobs = [pool.submit(attempt, number) for number in range(6)]
+            until(lambda: sum(job.done() for job in jobs) == 4)
+            allow()
+            answers = [job.result() for job in jobs]
         truth = grammar.description(scenes[0][0])
         assert answers.count(truth) == 2 and answers.count('429') == 4
         assert text_of(api, messages) == truth
@@ -332,7 +342,7 @@ def test_a_full_queue_returns_429_with_retry_after(model, scenes):
 
 def test_a_disconnect_cancels_the_answer(model, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
-    body = json.dumps(dict(messages=messages, max_tokens=60))
+    body = json.dumps(dict(messages=messages, **LONG))
     head = (
         'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n'
         'Content-Type: application/json\r\n'
@@ -350,23 +360,23 @@ def test_a_disconnect_cancels_the_answer(model, scenes):
         with socket.create_connection(('127.0.0.1', api.port)) as client:
             client.sendall((head + body).encode())
             until(lambda: worker.running == 1)
-        until(lambda: worker.running == 0, 2)
+        until(lambda: worker.running == 0)
         # before the body is complete
         with socket.create_connection(('127.0.0.1', api.port)) as client:
             client.sendall((head + body[:100]).encode())
             until(lambda: api.gate.in_flight == 1)
-        until(lambda: api.gate.in_flight == 0, 2)
+        until(lambda: api.gate.in_flight == 0)
         # during a stream
-        stream = complete(api, messages, stream=True)
+        stream = complete(api, messages, stream=True, extra_body=LONG)
         for event in stream:
             if event.choices[0].delta.content:
                 break
         assert worker.running == 1
         stream.close()
-        until(lambda: worker.unfinished == 0, 2)
+        until(lambda: worker.unfinished == 0)
         counted = 'minigpt4_requests_total{status="499"} 3.0'
-        until(lambda: counted in get(api, '/metrics')[1], 2)
-        until(lambda: api.gate.in_flight == 0, 2)
+        until(lambda: counted in get(api, '/metrics')[1])
+        until(lambda: api.gate.in_flight == 0)
         assert [g.finish_reason for g in submitted] == ['cancelled'] * 2
 
 
@@ -375,13 +385,13 @@ def test_a_request_has_a_time_limit(model, scenes):
     limits = RequestLimits(seconds=0.3)
     with running(model, limits=limits) as api, slow_engine(api, 0.05):
         with pytest.raises(openai.InternalServerError) as caught:
-            complete(api, messages)
+            complete(api, messages, extra_body=LONG)
         assert caught.value.status_code == 503
         assert 'longer than 0.3 seconds' in caught.value.message
         with pytest.raises(openai.APIError, match='longer than 0.3 sec'):
-            list(complete(api, messages, stream=True))
-        until(lambda: api.worker.running == 0, 2)
-        until(lambda: api.gate.in_flight == 0, 2)
+            list(complete(api, messages, stream=True, extra_body=LONG))
+        until(lambda: api.worker.running == 0)
+        until(lambda: api.gate.in_flight == 0)
 
 
 def test_a_stop_finishes_running_answers_and_refuses_new_requests(
@@ -390,9 +400,11 @@ def test_a_stop_finishes_running_answers_and_refuses_new_requests(
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     truth = grammar.description(scenes[0][0])
     with running(model) as api:
-        with slow_engine(api), ThreadPoolExecutor(3) as pool:
+        with held_engine(api) as allow, ThreadPoolExecutor(3) as pool:
             full = pool.submit(text_of, api, messages)
-            stream = complete(api, messages, stream=True)
+            stream = pool.submit(complete, api, messages, stream=True)
+            until(lambda: api.worker.unfinished == 2)
+            allow(1)
             until(lambda: api.worker.running == 2)
             api.server.handle_exit(15, None)
             with pytest.raises(openai.APIStatusError) as caught:
@@ -403,8 +415,10 @@ def test_a_stop_finishes_running_answers_and_refuses_new_requests(
             status, health = get(api, '/health')
             assert status == 503
             assert json.loads(health)['status'] == 'stopping'
+            allow()
             assert full.result() == truth
-            pieces = [e.choices[0].delta.content or '' for e in stream]
+            events = list(stream.result())
+            pieces = [e.choices[0].delta.content or '' for e in events]
             assert ''.join(pieces) == truth
         until(lambda: api.server.should_exit)
 
@@ -412,9 +426,11 @@ def test_a_stop_finishes_running_answers_and_refuses_new_requests(
 def test_a_second_signal_cuts_answers_off_with_an_error(model, scenes):
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     with running(model) as api:
-        with slow_engine(api, 0.1), ThreadPoolExecutor(1) as pool:
-            full = pool.submit(text_of, api, messages)
-            stream = iter(complete(api, messages, stream=True))
+        with slow_engine(api), ThreadPoolExecutor(1) as pool:
+            full = pool.submit(text_of, api, messages, extra_body=LONG)
+            stream = iter(
+                complete(api, messages, stream=True, extra_body=LONG)
+            )
             next(stream)
             until(lambda: api.worker.running == 2)
             api.server.handle_exit(2, None)
@@ -553,7 +569,8 @@ def test_malformed_requests_leave_no_trace(api, scenes, monkeypatch):
     assert {outcome for _, outcome in outcomes} == {'refused', 'cut'}, outcomes
     until(lambda: api.gate.idle)
     assert api.gate.body_bytes == 0
-    assert threading.active_count() <= threads + 8  # thread pools
+    # but for thread pools; a look-up of a name ends later
+    until(lambda: threading.active_count() <= threads + 8)
     truth = grammar.description(scenes[0][0])
     assert text_of(api, content['messages']) == truth
 
@@ -592,7 +609,7 @@ def partial_request(
 
 def read_all(client: socket.socket) -> bytes:
     """Read until a connection is closed."""
-    client.settimeout(20)
+    client.settimeout(PATIENCE)
     return b''.join(iter(lambda: client.recv(65536), b''))
 
 
@@ -608,7 +625,8 @@ def test_incomplete_requests_take_no_capacity(model):
 
 
 def test_a_slow_body_is_refused_in_time(model):
-    limits = ConnectionLimits(body_seconds=0.2)
+    # after a pause of the machine the connection may be closed first
+    limits = ConnectionLimits(body_seconds=60)
     with running(model, body_seconds=0.2, connections=limits) as api:
         with partial_request(api) as client:
             answer = read_all(client)
@@ -627,11 +645,12 @@ def test_requests_per_client_are_limited(model, scenes):
     limits = RequestLimits(client_requests=1)
     messages = ask(DESCRIBE, url_of(scenes[0][1]))
     with running(model, limits=limits) as api:
-        with slow_engine(api), ThreadPoolExecutor(1) as pool:
+        with held_engine(api) as allow, ThreadPoolExecutor(1) as pool:
             first = pool.submit(text_of, api, messages)
             until(lambda: api.gate.admitted == 1)
             with pytest.raises(openai.RateLimitError, match='127.0.0.1'):
                 complete(api, messages)
+            allow()
             assert first.result()
         assert text_of(api, messages)
         assert not api.gate.clients
@@ -650,14 +669,14 @@ def test_a_client_that_reads_nothing_takes_no_capacity(
 
         async def stuck(*args):
             started.set()
-            await asyncio.to_thread(end.wait, 10)
+            await asyncio.to_thread(end.wait, 2 * PATIENCE)
             await send(*args)
 
         monkeypatch.setattr(completions, 'send_events', stuck)
         with partial_request(api, body, len(body)):
-            assert started.wait(10)
+            assert started.wait(PATIENCE)
             assert api.gate.in_flight == 1
-            until(lambda: api.gate.admitted == 0, 1.5)
+            until(lambda: api.gate.admitted == 0)
             end.set()
         until(lambda: api.gate.in_flight == 0)
 
@@ -705,12 +724,10 @@ def test_other_sites_are_refused_unless_allowed(model):
 def test_a_stop_refuses_incomplete_requests(model):
     with running(model) as api, partial_request(api) as client:
         until(lambda: api.gate.in_flight == 1)
-        began = time.monotonic()
         api.server.handle_exit(15, None)
         answer = read_all(client)
         assert b' 503 ' in answer and b'stopping' in answer
-        until(lambda: api.server.should_exit, 5)
-        assert time.monotonic() - began < 5
+        until(lambda: api.server.should_exit)
         assert api.server.cut == 0
 
 

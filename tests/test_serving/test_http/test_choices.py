@@ -17,6 +17,7 @@ from tests.chat_server import (
     ask,
     complete,
     get,
+    held_engine,
     post,
     running,
     slow_engine,
@@ -30,6 +31,12 @@ from minigpt4.serving.http.parse_request import RequestLimits
 
 # varied answers, of several lengths
 VARIED = dict(temperature=2.0, extra_body=dict(top_k=500), max_tokens=24)
+# answers of 12 seconds with slow_engine
+LONG = dict(
+    temperature=2.0,
+    extra_body=dict(top_k=500, min_tokens=400),
+    max_tokens=400,
+)
 
 
 @pytest.fixture(scope='module')
@@ -112,7 +119,7 @@ def test_choices_share_the_prompt(model, messages):
 @pytest.mark.parametrize('settings', [{}, dict(VARIED, seed=3)])
 def test_a_stream_equals_the_complete_answers(api, messages, settings):
     full = complete(api, messages, n=3, **settings)
-    with slow_engine(api, 0.01):
+    with slow_engine(api):
         events = list(
             complete(
                 api,
@@ -143,13 +150,16 @@ def test_choices_count_in_the_queue(model, messages):
     with running(model, slots=1, max_waiting=2) as api:
         with pytest.raises(openai.BadRequestError, match='from 1 to 3'):
             complete(api, messages, n=4)
-        with slow_engine(api), ThreadPoolExecutor(1) as pool:
+        with held_engine(api) as allow, ThreadPoolExecutor(2) as pool:
             first = pool.submit(complete, api, messages, n=2, **VARIED)
             until(lambda: api.gate.admitted == 2)
             with pytest.raises(openai.RateLimitError) as caught:
                 complete(api, messages, n=2, **VARIED)
             assert caught.value.code == 'queue_full'
-            assert text_of(api, messages, max_tokens=2)
+            other = pool.submit(text_of, api, messages, max_tokens=2)
+            until(lambda: api.gate.admitted == 3)
+            allow()
+            assert other.result()
             assert len(first.result().choices) == 2
         until(lambda: not api.gate.clients)
         assert api.gate.admitted == 0
@@ -161,25 +171,24 @@ def test_choices_of_one_client_are_limited(model, messages):
     with running(model, limits=limits) as api:
         with pytest.raises(openai.BadRequestError, match='from 1 to 2'):
             complete(api, messages, n=3)
-        with slow_engine(api), ThreadPoolExecutor(1) as pool:
+        with held_engine(api) as allow, ThreadPoolExecutor(1) as pool:
             first = pool.submit(complete, api, messages, **VARIED)
             until(lambda: api.gate.admitted == 1)
             with pytest.raises(openai.RateLimitError, match='127.0.0.1'):
                 complete(api, messages, n=2, **VARIED)
+            allow()
             assert first.result()
 
 
 def test_a_disconnect_cancels_all_choices(model, messages):
-    settings = dict(VARIED, max_tokens=200)
-    settings['extra_body'] = dict(min_tokens=200)
     with running(model, slots=2) as api, slow_engine(api):
         worker = api.worker
-        stream = complete(api, messages, n=4, stream=True, **settings)
+        stream = complete(api, messages, n=4, stream=True, **LONG)
         next(iter(stream))
         assert worker.unfinished == 4
         stream.close()
-        until(lambda: worker.unfinished == 0, 2)
-        until(lambda: api.gate.admitted == 0, 2)
+        until(lambda: worker.unfinished == 0)
+        until(lambda: api.gate.admitted == 0)
         assert worker.running == worker.waiting == 0
 
 
@@ -198,10 +207,10 @@ def test_a_queue_that_is_full_meanwhile_leaves_no_choice(model, messages):
 
         worker.submit = full
         with slow_engine(api), pytest.raises(openai.RateLimitError):
-            complete(api, messages, n=2, **VARIED)
-        until(lambda: submitted[0].finished, 2)
+            complete(api, messages, n=2, **LONG)
+        until(lambda: submitted[0].finished)
         assert submitted[0].finish_reason == 'cancelled'
-        until(lambda: api.gate.admitted == 0, 2)
+        until(lambda: api.gate.admitted == 0)
 
 
 def test_a_failure_of_one_choice_is_reported(model, messages, monkeypatch):
@@ -216,12 +225,12 @@ def test_a_failure_of_one_choice_is_reported(model, messages, monkeypatch):
             return request
 
         monkeypatch.setattr(api.worker, 'submit', fail_second)
-        with slow_engine(api, 0.1):
+        with slow_engine(api):
             with pytest.raises(openai.InternalServerError, match='failed'):
-                complete(api, messages, n=2, **VARIED)
+                complete(api, messages, n=2, **LONG)
             with pytest.raises(openai.APIError, match='failed'):
-                list(complete(api, messages, n=2, stream=True, **VARIED))
-        until(lambda: api.worker.unfinished == 0, 2)
+                list(complete(api, messages, n=2, stream=True, **LONG))
+        until(lambda: api.worker.unfinished == 0)
         assert submitted[0].finish_reason == 'cancelled'
 
 

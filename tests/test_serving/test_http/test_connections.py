@@ -25,70 +25,112 @@ from minigpt4.serving.http.logs import AcceptErrors
 LIMITS = ConnectionLimits(
     total=6,
     per_client=4,
-    header_seconds=0.4,
-    idle_seconds=5,
-    body_seconds=0.4,
-    send_seconds=0.4,
+    header_seconds=600,
+    idle_seconds=600,
+    body_seconds=600,
+    send_seconds=600,
 )
 GET = b'GET /quick HTTP/1.1\r\nHost: a\r\n\r\n'
 HEAD = b'POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n'
+PATIENCE = 60  # seconds that only a fault takes
 
 
-async def application(scope, receive, send):
-    """Answers when the body has arrived: quickly, slowly, or endlessly."""
-    while (message := await receive()).get('more_body'):
-        pass
-    if message['type'] == 'http.disconnect':
-        return
-    await send(dict(type='http.response.start', status=200, headers=[]))
-    if scope['path'] == '/slow':
-        await asyncio.sleep(0.6)
-    while scope['path'] == '/endless':
-        disconnect = asyncio.ensure_future(receive())
-        await send(
-            dict(type='http.response.body', body=b'x' * 65536, more_body=True)
-        )
-        await asyncio.sleep(0)
-        if disconnect.done():
+class Application:
+    """Answers when the body has arrived: quickly, later, or endlessly.
+
+    Attributes:
+        requests: How many requests have begun.
+        may_end: Ends the answers of ``/slow``, and the clean-up of
+            ``/cleanup``, which follows the answer.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, scope, receive, send):
+        self.requests += 1
+        while (message := await receive()).get('more_body'):
+            pass
+        if message['type'] == 'http.disconnect':
             return
-        disconnect.cancel()
-    await send(dict(type='http.response.body', body=b'done'))
-    if scope['path'] == '/cleanup':
-        await asyncio.sleep(0.1)
+        await send(dict(type='http.response.start', status=200, headers=[]))
+        if scope['path'] == '/slow':
+            await self.may_end.wait()
+        while scope['path'] == '/endless':
+            disconnect = asyncio.ensure_future(receive())
+            await send(
+                dict(
+                    type='http.response.body',
+                    body=b'x' * 65536,
+                    more_body=True,
+                )
+            )
+            await asyncio.sleep(0)
+            if disconnect.done():
+                return
+            disconnect.cancel()
+        await send(dict(type='http.response.body', body=b'done'))
+        if scope['path'] == '/cleanup':
+            await self.may_end.wait()
+
+    async def until_begun(self, requests: int) -> None:
+        """Wait until a number of requests have begun."""
+        await until(lambda: self.requests == requests)
+
+
+class CountedConnections(Connections):
+    """Also counts the connections that the server has accepted."""
+
+    accepted = 0
+
+    def add(self, transport) -> bool:
+        self.accepted += 1
+        return super().add(transport)
+
+
+async def until(condition) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, 'the condition never held'
+        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
 async def serving(limits=LIMITS, proxies=()):
-    """A server; yields a ``connect`` function and its connections."""
-    connections = Connections(limits, proxies)
+    """A server; yields ``connect``, its connections and application."""
+    connections = CountedConnections(limits, proxies)
+    application = Application()
     config = uvicorn.Config(
         ConnectionGuard(application, connections),
         http=protocol_of(connections),
         lifespan='off',
         ws='none',
         log_level='critical',
+        timeout_keep_alive=600,  # the limits are shorter
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     with socket.create_server(('127.0.0.1', 0)) as listener:
         port = listener.getsockname()[1]
         task = asyncio.ensure_future(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.started)
         writers = []
 
         async def connect(data: bytes = b'', source: str = '127.0.0.1'):
+            number = connections.accepted
             reader, writer = await asyncio.open_connection(
                 '127.0.0.1', port, local_addr=(source, 0)
             )
             writers.append(writer)
+            await until(lambda: connections.accepted > number)
             writer.write(data)
-            await asyncio.sleep(0.02)
             return reader, writer
 
         try:
-            yield connect, connections
+            yield connect, connections, application
         finally:
+            application.may_end.set()
             for writer in writers:
                 writer.transport.abort()
             server.should_exit = True
@@ -98,28 +140,26 @@ async def serving(limits=LIMITS, proxies=()):
 async def status(reader) -> int:
     """The status of an answer; 0 if the connection was closed."""
     try:
-        line = await asyncio.wait_for(reader.readline(), 5)
+        line = await asyncio.wait_for(reader.readline(), PATIENCE)
     except ConnectionError:
         return 0
     return int(line.split()[1]) if line else 0
 
 
-async def closed_after(reader) -> float:
-    """Seconds until the server closes a connection."""
-    began = time.monotonic()
+async def wait_for_close(reader) -> None:
+    """Wait until the server closes a connection."""
     with contextlib.suppress(ConnectionError):
-        await asyncio.wait_for(reader.read(), 5)
-    return time.monotonic() - began
+        await asyncio.wait_for(reader.read(), PATIENCE)
 
 
 def test_idle_connections_are_closed_for_new_ones():
     async def run():
-        async with serving() as (connect, connections):
+        async with serving() as (connect, connections, _):
             idle = [await connect() for _ in range(8)]
             reader, _ = await connect(GET)
             assert await status(reader) == 200
             assert len(connections) <= LIMITS.per_client
-            assert await closed_after(idle[0][0]) < 0.2  # the oldest
+            await wait_for_close(idle[0][0])  # the oldest
             # another client has its own limit
             for _ in range(4):
                 await connect(source='127.0.0.2')
@@ -133,60 +173,70 @@ def test_idle_connections_are_closed_for_new_ones():
 def test_answering_connections_are_not_closed_for_new_ones():
     async def run():
         slow = GET.replace(b'quick', b'slow')
-        async with serving() as (connect, connections):
+        async with serving() as (connect, connections, application):
             answering = [await connect(slow) for _ in range(4)]
+            await application.until_begun(4)
             reader, _ = await connect(GET)
             assert await status(reader) == 503
             assert connections.refused == 1
+            application.may_end.set()
             for reader, _ in answering:
                 assert await status(reader) == 200
+                await asyncio.wait_for(
+                    reader.readuntil(b'done\r\n0\r\n\r\n'), PATIENCE
+                )
 
     asyncio.run(run())
 
 
 def test_slow_headers_and_bodies_are_cut_off_in_time():
+    limits = replace(LIMITS, header_seconds=0.4, body_seconds=0.4)
+
     async def run():
-        async with serving() as (connect, _):
+        async with serving(limits) as (connect, _, _):
 
             async def drip(data: bytes) -> float:
-                reader, writer = await connect(data)
                 began = time.monotonic()
-                while time.monotonic() - began < 4 and not reader.at_eof():
+                reader, writer = await connect(data)
+                end = began + PATIENCE
+                while time.monotonic() < end and not reader.at_eof():
                     writer.write(b'a')
                     await asyncio.sleep(0.05)
+                assert reader.at_eof()
                 return time.monotonic() - began
 
-            async def incomplete_body() -> float:
-                reader, _ = await connect(HEAD + b'1')
-                return await closed_after(reader)
-
-            async def no_request() -> float:
-                reader, _ = await connect()
-                return await closed_after(reader)
+            async def silence(data: bytes) -> float:
+                began = time.monotonic()
+                reader, _ = await connect(data)
+                await wait_for_close(reader)
+                return time.monotonic() - began
 
             seconds = await asyncio.gather(
                 drip(b'GET / HTTP/1.1\r\nX: '),
                 drip(HEAD[:20]),
-                incomplete_body(),
-                no_request(),
+                silence(HEAD + b'1'),
+                silence(b''),
             )
-            assert all(0.3 < each < 3.5 for each in seconds), seconds
+            assert all(each > 0.3 for each in seconds), seconds
 
     asyncio.run(run())
 
 
 def test_idle_time_between_requests_differs_from_header_time():
     """A proxy keeps connections for 60 s and gets no 502 (phalanx #5103)."""
+    limits = replace(LIMITS, header_seconds=0.4)
 
     async def run():
-        async with serving() as (connect, _):
+        async with serving(limits) as (connect, _, _):
             reader, writer = await connect(GET)
             await reader.readuntil(b'done\r\n0\r\n\r\n')
-            await asyncio.sleep(0.6)  # longer than header_seconds
+            await asyncio.sleep(1.5)  # header_seconds, and a check
             writer.write(GET)
             await reader.readuntil(b'done\r\n0\r\n\r\n')
+            began = time.monotonic()
             writer.write(GET[:9])
-            assert 0.2 < await closed_after(reader) < 2
+            await wait_for_close(reader)
+            assert time.monotonic() - began > 0.2
 
     asyncio.run(run())
     assert ConnectionLimits().idle_seconds > 60
@@ -194,13 +244,14 @@ def test_idle_time_between_requests_differs_from_header_time():
 
 def test_a_request_may_begin_before_the_one_before_is_cleaned_up():
     """The connection of the later request was closed."""
-    limits = replace(LIMITS, body_seconds=5)
 
     async def run():
-        async with serving(limits) as (connect, _):
+        async with serving() as (connect, _, application):
             reader, writer = await connect(GET.replace(b'quick', b'cleanup'))
             await reader.readuntil(b'done\r\n0\r\n\r\n')
             writer.write(HEAD)
+            await application.until_begun(2)
+            application.may_end.set()
             await asyncio.sleep(1.5)  # beyond the clean-up, and a check
             writer.write(b'9 letters')
             assert await status(reader) == 200
@@ -209,18 +260,16 @@ def test_a_request_may_begin_before_the_one_before_is_cleaned_up():
 
 
 def test_a_client_that_reads_nothing_is_disconnected():
+    limits = replace(LIMITS, send_seconds=0.4)
+
     async def run():
-        async with serving() as (connect, connections):
-            reader, writer = await connect()
+        async with serving(limits) as (connect, connections, application):
+            _, writer = await connect()
             writer.transport.pause_reading()
-            writer.write(GET.replace(b'quick', b'endless'))
-            await asyncio.sleep(0.2)
             assert len(connections) == 1
-            for _ in range(60):
-                await asyncio.sleep(0.05)
-                if not len(connections):
-                    break
-            assert not len(connections)
+            writer.write(GET.replace(b'quick', b'endless'))
+            await application.until_begun(1)
+            await until(lambda: not len(connections))
 
     asyncio.run(run())
 
@@ -228,7 +277,7 @@ def test_a_client_that_reads_nothing_is_disconnected():
 def test_connections_of_a_proxy_have_no_limit_per_client():
     async def run():
         limits = replace(LIMITS, per_client=1)
-        async with serving(limits, ['127.0.0.0/24']) as (connect, _):
+        async with serving(limits, ['127.0.0.0/24']) as (connect, _, _):
             slow = GET.replace(b'quick', b'slow')
             readers = [(await connect(slow))[0] for _ in range(4)]
             assert [await status(r) for r in readers] == [200] * 4

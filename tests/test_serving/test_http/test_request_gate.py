@@ -15,7 +15,7 @@ from minigpt4.serving.http.parse_request import RequestLimits
 from minigpt4.serving.http.request_gate import RequestGate
 
 
-def make_gate(api_key=None, body_seconds=5.0, **limits) -> RequestGate:
+def make_gate(api_key=None, body_seconds=600.0, **limits) -> RequestGate:
     worker = SimpleNamespace(
         engine=SimpleNamespace(slots=1),
         max_waiting=1,
@@ -148,5 +148,5 @@ def test_incomplete_bodies_are_refused_at_a_stop():
         await read
 
     with pytest.raises(ApiError) as caught:
-        asyncio.run(asyncio.wait_for(run(), 5))
+        asyncio.run(asyncio.wait_for(run(), 60))
     assert caught.value.status == 503 and gate.body_bytes == 0

@@ -87,7 +87,10 @@ def test_clear_starts_a_new_chat_and_stops_the_old_one(actions):
 
 
 @pytest.mark.parametrize('num_clears', [1, 2])
-def test_new_answer_begins_after_the_end_of_a_cleared_one(actions, num_clears):
+def test_new_answer_begins_after_the_end_of_a_cleared_one(
+    actions, num_clears, monkeypatch
+):
+    monkeypatch.setattr(web_session, '_END_SECONDS', 600)
     old = actions.ask(
         session := actions.open_page()['session'],
         dict(text='Write a poem.', files=IMAGES[:1]),

@@ -21,10 +21,11 @@ NAME = 'minigpt-4_nano_caption'
 IMAGES = [str(EXAMPLES / f'nano{i}.png') for i in (1, 2, 3)]
 POEM = 'Can you write a beautiful poem about this image?'
 # ``minigpt4 serve``, which also prints how each answer ends. While the file
-# of the first argument exists, the engine waits before each token, because
-# the nano model would be done before a browser can stop it. While the file
-# of the second one exists, the event of an answer ends after its last update,
-# as on a busy machine.
+# of the first argument exists, the engine waits before each token. While the
+# file of the second one exists, each token of an answer after the tenth
+# takes three seconds, unless it is cancelled: the nano model would be done
+# before a browser can stop it. While the file of the third one exists, the
+# event of an answer ends after its last update, as on a busy machine.
 SERVER = """
 import os, sys, time
 from minigpt4_cli.main import main
@@ -32,21 +33,27 @@ from minigpt4.generation.engine import Engine
 from minigpt4.generation.request import GenerationRequest
 from minigpt4.serving.web.actions import Actions
 step, finish = Engine.step, GenerationRequest.finish
-ask = Actions.ask
+append, ask = GenerationRequest.append_token, Actions.ask
 def slow_step(self):
     if self.running and os.path.exists(sys.argv[1]):
         time.sleep(0.05)
     return step(self)
+def held_append(self, *args):
+    append(self, *args)
+    end = time.monotonic() + 3
+    while (len(self.token_ids) >= 10 and not self.cancelled
+           and os.path.exists(sys.argv[2]) and time.monotonic() < end):
+        time.sleep(0.02)
 def printing_finish(self, reason, error=None):
     print('an answer ended:', reason)
     finish(self, reason, error)
 def late_ask(*args):
     yield from ask(*args)
-    if os.path.exists(sys.argv[2]):
+    if os.path.exists(sys.argv[3]):
         time.sleep(1)
 Engine.step, GenerationRequest.finish = slow_step, printing_finish
-Actions.ask = late_ask
-sys.exit(main(sys.argv[3:]))
+GenerationRequest.append_token, Actions.ask = held_append, late_ask
+sys.exit(main(sys.argv[4:]))
 """
 
 
@@ -56,17 +63,23 @@ def log(tmp_path_factory):
     return tmp_path_factory.mktemp('server') / 'log'
 
 
-def existing(file: Path) -> Iterator[None]:
+def existing(file: Path) -> Iterator[Path]:
     """A file for the time of a test."""
     file.touch()
-    yield
-    file.unlink()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture
 def slow(log):
     """Slows generation down."""
     yield from existing(log.with_name('slow'))
+
+
+@pytest.fixture
+def held(log):
+    """Delays the tokens of long answers, while this file exists."""
+    yield from existing(log.with_name('held'))
 
 
 @pytest.fixture
@@ -79,7 +92,7 @@ def late(log):
 def server(log):
     """The address of a server, started with the command of users."""
     words = ('serve', '--web', '--quiet', '--model', NAME, '--port', '0')
-    files = [log.with_name('slow'), log.with_name('late')]
+    files = [log.with_name(name) for name in ('slow', 'held', 'late')]
     program = ['-c', SERVER, *files, *words]
     with running_server(program, r'chat page: (\S+)', log) as address:
         yield address
@@ -91,7 +104,7 @@ class ChatPage:
     def __init__(self, context, url: str, width: int, height: int) -> None:
         self.page = context.new_page()
         self.page.set_viewport_size(dict(width=width, height=height))
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(120_000)
         self.external: list[str] = []
         self.errors: list[str] = []
         self.page.on('request', self._note_request)
@@ -295,7 +308,7 @@ def test_enter_pressed_twice_asks_once(slow, new_page):
     assert chat.box.input_value() == ''
 
 
-def test_stop_and_regenerate(slow, new_page):
+def test_stop_and_regenerate(held, new_page):
     chat = new_page()
     chat.upload(IMAGES[2])
     chat.send(POEM)
@@ -305,13 +318,14 @@ def test_stop_and_regenerate(slow, new_page):
     assert chat.usage.endswith('tokens, stopped.')
     chat.press('Regenerate')
     chat.page.locator('#box .stop-button').wait_for()
+    held.unlink()
     chat.wait_for_end()
     (complete,) = (text.strip() for text in chat.answers)
     assert complete.startswith(stopped) and len(complete) > len(stopped)
     assert complete.endswith('light.')
 
 
-def test_clear_while_an_answer_is_generated(slow, new_page):
+def test_clear_while_an_answer_is_generated(held, new_page):
     chat = new_page()
     chat.upload(IMAGES[2])
     chat.send(POEM)
@@ -320,6 +334,7 @@ def test_clear_while_an_answer_is_generated(slow, new_page):
     chat.wait_for_end()
     # an update of the old answer may be drawn before it ends
     chat.wait_for_answers([])
+    held.unlink()
     chat.send('Hello!')
     chat.wait_for_answers(['Hello! Show me an image.'])
     chat.wait_for_end()
@@ -398,7 +413,7 @@ def test_settings_are_used(new_page):
     assert chat.usage.endswith('5 tokens, cut at the maximum length.')
 
 
-def test_closed_tab_cancels_its_answer(slow, new_page, log):
+def test_closed_tab_cancels_its_answer(held, new_page, log):
     def ends() -> list[str]:
         return re.findall(r'an answer ended: (\w+)', log.read_text())
 
@@ -408,7 +423,7 @@ def test_closed_tab_cancels_its_answer(slow, new_page, log):
     chat.send(POEM)
     chat.wait_for_text()
     chat.page.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(ends()) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ends()[before:] == ['cancelled']

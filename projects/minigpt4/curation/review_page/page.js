@@ -290,7 +290,8 @@ async function sendDraft(text, last = false) {
       reviewer: reviewer(), image: item.image, reviewed: item.reviewed, text,
     }, last);
     shown.draft = text === null ? null : { text, saved: Date.now() / 1000 };
-    if (item === shown && text !== null) {
+    // while a later text waits to be sent, this one is not what is displayed
+    if (item === shown && text !== null && pendingDraft === null) {
       byId('saved').textContent = 'The draft is stored.';
     }
     showError('');
