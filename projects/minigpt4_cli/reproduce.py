@@ -76,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the steps and write the report."""
     from minigpt4.reproduction import report
+    from minigpt4.reproduction.commands import copy_configs
+    from minigpt4.reproduction.machine import number_of_cores
     from minigpt4.reproduction.nano import NANO
     from minigpt4.reproduction.plan import Plan
     from minigpt4.reproduction.setups import with_enough, with_needed
@@ -89,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     from minigpt4.utils.locks import FolderLock
     from minigpt4.utils.signals import raise_on_signals
 
+    for option, value in (('-o', args.out), ('--small', args.small)):
+        _check_utf8(option, value)
     report.check_report(args.out)
     if args.small is None:
         setup = NANO
@@ -103,13 +107,14 @@ def run(args: argparse.Namespace) -> int:
         setup = setup._replace(trainings=trainings)
     seeds = range(1, args.seeds + 1)
     plan = Plan(setup, seeds, args.share)
-    jobs = args.jobs or _cores()
+    jobs = args.jobs or number_of_cores()
     use_short_temporary_folder()
     _allow_open_files()
     note = f'the same command continues; results: {args.out}'
     with FolderLock(args.out, 'reproduction'), raise_on_signals(note):
         folder = args.out.resolve() / f'work-{plan.digest}'
         folder.mkdir(exist_ok=True)
+        copy_configs(folder)
         environment = _environment(args.debug)
         omitted: list[str] = []
         outcome = Outcome(set(), {}, set())
@@ -122,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
             outcome.skipped.update(step.name for step in others)
         else:
             setup, omitted = with_enough(setup, folder)
+            for line in omitted:
+                _print(line)
             plan = Plan(setup, seeds, args.share) if omitted else plan
             _print(
                 f'{len(plan.steps)} steps, {jobs} at the same time, '
@@ -144,8 +151,6 @@ def run(args: argparse.Namespace) -> int:
                 'missing of data, features, frozen parts and checkpoints; if '
                 'one of these files is damaged, delete it'
             )
-        for line in omitted:
-            _print(line)
         facts = _facts(args)
         facts['data'] = '; '.join([*data, *omitted])
         found = report.write_report(args.out, folder, plan, facts, problems)
@@ -155,17 +160,33 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems or found else 0
 
 
+def _check_utf8(option: str, value: Path | None) -> None:
+    """Refuse a path that logs and the report cannot have."""
+    from minigpt4.utils.errors import printable
+
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f'{option} {printable(str(value))} is not UTF-8; give a folder '
+            'with another name'
+        ) from error
+
+
 def _check_photos(photos: Path, out: Path) -> None:
     """Refuse what is no folder, and results among the photographs."""
+    from minigpt4.utils.errors import printable
+
     if not photos.is_dir():
         raise UsageError(
-            f'--small {photos}: there is no such folder; expected a folder of '
-            'photographs with captions (docs/small.md)'
+            f'--small {printable(str(photos))}: there is no such folder; '
+            'expected a folder of photographs with captions (docs/small.md)'
         )
     if out.resolve().is_relative_to(photos.resolve()):
         raise UsageError(
-            f'-o {out} is in the folder of the photographs; give a folder '
-            'outside of it, since each new file there is new data'
+            f'-o {printable(str(out))} is in the folder of the photographs; '
+            'give a folder outside of it, since each new file there is new '
+            'data'
         )
 
 
@@ -194,13 +215,6 @@ def _share(text: str) -> float:
             f'{text!r} is no share; expected a number above 0 and at most 1'
         )
     return value
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _print(line: str) -> None:

@@ -268,6 +268,62 @@ def test_a_wrong_name_is_refused(tmp_path):
     assert "there is no training 'stage3'; expected one of" in found.stderr
 
 
+@pytest.mark.parametrize('option', ['-o', '--small'])
+def test_a_path_that_is_not_utf8_is_refused(tmp_path, option):
+    words = [os.fsencode(word) for word in command(tmp_path / 'out')]
+    path = os.fsencode(tmp_path / 'a') + b'\xff'
+    found = subprocess.run(
+        [*words, option, path], capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert r'a\udcff is not UTF-8; give a folder with' in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_to_all_before_the_first_step_is_named(tmp_path):
+    out = tmp_path / 'out'
+    process = subprocess.Popen(
+        command(out, '--nano', '--only', 'stage1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert 'steps, 2 at the same time' in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGTERM)
+    error = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert 'the same command continues' in error
+    assert 'EOFError' not in error
+
+
+def test_a_config_that_changes_during_the_run_counts_for_the_next(tmp_path):
+    root = tmp_path / 'root'
+    for name in ('configs', 'tools', 'projects'):
+        source = Path(__file__).parents[2] / name
+        ignored = shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info')
+        shutil.copytree(source, root / name, ignore=ignored)
+    out = tmp_path / 'out'
+    process = subprocess.Popen(
+        command(out, '--nano', '--only', 'stage1'),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=str(root / 'projects')),
+    )
+    assert 'steps, 2 at the same time' in process.stdout.readline()
+    config = root / 'configs' / 'minigpt4' / 'stage1_nano.py'
+    config.write_text(
+        f"{config.read_text()}\noptim_wrapper['optimizer'].update(lr=1e-9)\n"
+    )
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    used = [
+        file.read_text()
+        for file in out.glob('work-*/runs/stage1-*/**/config.py')
+    ]
+    assert used and not any('1e-09' in text for text in used)
+
+
 def test_a_missing_folder_of_photographs_is_refused(tmp_path):
     words = command(tmp_path / 'out', '--small', str(tmp_path / 'missing'))
     found = subprocess.run(words, capture_output=True, text=True)

@@ -8,6 +8,8 @@ import pytest
 from minigpt4.reproduction.commands import (
     arguments,
     config_file,
+    copied_config,
+    copy_configs,
     minigpt4,
     tool,
 )
@@ -21,3 +23,14 @@ def test_arguments_do_not_depend_on_where_programs_are(command):
 def test_files_of_the_project():
     assert Path(config_file('stage1_small.py')).is_file()
     assert Path(tool('train.py')[1]).is_file()
+
+
+def test_configs_are_copied_anew(tmp_path):
+    old = tmp_path / 'configs' / 'minigpt4' / 'removed.py'
+    old.parent.mkdir(parents=True)
+    old.touch()
+    copy_configs(tmp_path)
+    assert not old.exists()
+    for name in ('stage1_nano.py', '_base_/nano.py'):
+        copy = tmp_path / copied_config(name)
+        assert copy.read_bytes() == Path(config_file(name)).read_bytes()

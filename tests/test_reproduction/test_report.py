@@ -74,6 +74,32 @@ def test_results_of_a_test_that_has_not_ended_are_not_shown(folder, tmp_path):
     assert 'words' not in (tmp_path / 'report.html').read_text()
 
 
+@pytest.mark.parametrize('text', ['{"nano/poem": "abc"}', '[1]'])
+def test_results_without_numbers_are_named(folder, text):
+    run = make_run('stage1', folder, '')
+    (folder / run.results['scenes'] / 'scores.json').write_text(text)
+    problems = []
+    assert not read_scores(NANO, [run], folder, problems)
+    assert 'does not have a number for each score' in problems[0]
+
+
+def test_scores_of_another_name_are_not_shown(folder, tmp_path):
+    run = make_run('stage1', folder, '')
+    path = folder / run.results['scenes'] / 'scores.json'
+    path.write_text('{"nano/seed": 3, "nano/poem": 0.5}')
+    write_report(tmp_path, folder, plan_of([run]), dict(command='x'), [])
+    (row,) = json.loads((tmp_path / 'scores.json').read_text())['scores']
+    assert row['seed'] == 1 and row['poem'] == 0.5
+
+
+def test_names_that_are_no_text_do_not_prevent_the_report(folder, tmp_path):
+    facts = dict(command='minigpt4 reproduce --small a\nb\udcff')
+    write_report(tmp_path, folder, plan_of([]), facts, ['x\udcff failed'])
+    first = (tmp_path / 'tables.md').read_text().splitlines()[0]
+    assert first == r'command: minigpt4 reproduce --small a\nb\udcff  '
+    assert r'x\udcff failed' in (tmp_path / 'report.html').read_text()
+
+
 def test_each_machine_and_version_is_named_with_its_steps(folder, tmp_path):
     steps = [Step(name, ()) for name in ('one', 'two', 'three', 'four')]
     records = (

@@ -249,6 +249,45 @@ def test_a_step_with_a_damaged_record_runs_again(tmp_path):
     assert (tmp_path / 'words').read_text() == 'a a a a '
 
 
+@pytest.mark.parametrize(
+    'text', ['null', '{"sizes": [1]}', '{"sizes": {"x": "y"}}', None]
+)
+def test_a_record_of_another_kind_runs_its_step_again(tmp_path, text):
+    steps = [step('a', append('a'))]
+    run(steps, tmp_path)
+    record = done_file(tmp_path, 'a')
+    if text is None:
+        record.unlink()
+        record.mkdir()
+    else:
+        (tmp_path / 'x').touch()
+        record.write_text(text)
+    assert run(steps, tmp_path)[0].done == {'a'}
+    assert (tmp_path / 'words').read_text() == 'a a '
+
+
+def test_a_fifo_as_a_record_or_log_is_not_waited_for(tmp_path):
+    steps = [step('a', append('a'))]
+    run(steps, tmp_path)
+    record = done_file(tmp_path, 'a')
+    record.unlink()
+    os.mkfifo(record)
+    assert run(steps, tmp_path)[0].done == {'a'}
+    record.unlink()
+    log = tmp_path / 'logs' / 'a.log'
+    log.unlink()
+    os.mkfifo(log)
+    with pytest.raises(ValueError, match='a.log is not a regular file; del'):
+        run(steps, tmp_path)
+
+
+def test_a_step_that_has_not_made_its_output_has_failed(tmp_path):
+    made = step('a', 'pass')._replace(outputs=('file',))
+    outcome, _ = run([made], tmp_path)
+    assert outcome.failed['a'].startswith('it has ended, but file is missing')
+    assert not done_file(tmp_path, 'a').exists()
+
+
 def test_a_failure_skips_what_needs_it_and_nothing_else(tmp_path):
     steps = [
         step('bad', "import sys; print('no luck'); sys.exit(3)"),

@@ -1,7 +1,9 @@
 # Copyright (c) The MiniGPT-4 plugin authors. Licensed under Apache-2.0.
 """The commands of this project as the steps of a reproduction run them."""
 
+import shutil
 import sys
+from pathlib import Path
 
 from ..weights.model_hub import project_root
 
@@ -27,3 +29,23 @@ def arguments(command: tuple[str, ...]) -> tuple[str, ...]:
 def config_file(name: str) -> str:
     """The path of a config of ``configs/minigpt4``."""
     return str(project_root() / 'configs' / 'minigpt4' / name)
+
+
+def copied_config(name: str) -> str:
+    """The path of its copy, relative to the working folder of the steps."""
+    return str(Path('configs', 'minigpt4', name))
+
+
+def copy_configs(folder: Path) -> None:
+    """Copy all configs into the working folder of the steps.
+
+    A step may begin an hour after the plan was made; meanwhile a config may be
+    changed for the next run.
+
+    Args:
+        folder: The working folder.
+    """
+    copies = folder / 'configs'
+    shutil.rmtree(copies, ignore_errors=True)
+    ignored = shutil.ignore_patterns('__pycache__')
+    shutil.copytree(project_root() / 'configs', copies, ignore=ignored)

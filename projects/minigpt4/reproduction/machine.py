@@ -10,6 +10,13 @@ from pathlib import Path
 import minigpt4
 
 
+def number_of_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> str:
     """The processor, on Linux with its model, and the number of cores."""
     name = platform.processor() or platform.machine()
@@ -18,7 +25,7 @@ def machine() -> str:
             if line.startswith('model name'):
                 name = line.partition(':')[2].strip()
                 break
-    return f'{name}, {os.cpu_count()} cores'
+    return f'{name}, {number_of_cores()} cores'
 
 
 def versions() -> str:

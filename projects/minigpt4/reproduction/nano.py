@@ -121,7 +121,9 @@ def _read(results: Path) -> dict[str, float | None]:
     """
     found: dict[str, float | None] = dict.fromkeys(NANO.columns)
     for key, value in _scores(results).items():
-        found[key.rpartition('/')[2]] = value
+        name = key.rpartition('/')[2]
+        if name in found:
+            found[name] = value
     questions = [v for task in _QUESTIONS if (v := found[task]) is not None]
     if len(questions) == len(_QUESTIONS):
         found['questions'] = sum(questions) / len(questions)
@@ -135,8 +137,18 @@ def _count(folder: Path, results: Path) -> tuple[int, int]:
 
 
 def _scores(results: Path) -> dict[str, Any]:
-    """What ``tools/test.py`` has measured."""
-    return read_json(results / 'scores.json', 'the scores of a test')
+    """What ``tools/test.py`` has measured.
+
+    Raises:
+        ValueError: The file has something else.
+    """
+    path = results / 'scores.json'
+    found = read_json(path, 'the scores of a test')
+    if not isinstance(found, dict) or not all(
+        isinstance(value, int | float) for value in found.values()
+    ):
+        raise ValueError(f'{path} does not have a number for each score.')
+    return found
 
 
 def _examples(folder: Path, results: Path) -> Iterator[Example]:

@@ -9,6 +9,7 @@ results of tests have a digest of what they depend on in the same way.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +20,13 @@ from mmengine.config import Config
 from ..engine.cfg_options import merge_options, parse_options
 from ..engine.config import require_training
 from ..weights.model_hub import read_config
-from .commands import arguments, config_file, minigpt4, tool
+from .commands import (
+    arguments,
+    config_file,
+    copied_config,
+    minigpt4,
+    tool,
+)
 from .config_checks import check_checkpoint_fits, check_packages
 from .setups import Curve, Part, Setup, Target, Test, Training
 from .steps import Step
@@ -132,15 +139,16 @@ class Plan:
             folder = _features_folder(training)
             if training.features is None or not folder:
                 continue
-            settings = read_settings(training.config, self._limit)
+            options = self._limit or _own_limit(training)
+            settings = read_settings(training.config, options)
             digest = _digest(json.dumps(_datasets(settings)).encode())
             if (folder, digest) not in made:
                 stem = Path(training.config).stem
                 step = f'features_{Path(folder).name}_{stem}_{digest}'
-                config = config_file(training.config)
+                config = copied_config(training.config)
                 command = minigpt4('cache-features', config, '-o', folder)
-                if self._limit:
-                    command += '--cfg-options', *self._limit
+                if options:
+                    command += '--cfg-options', *options
                 needs = self._data
                 if folder in last:
                     needs += (last[folder],)
@@ -187,7 +195,7 @@ class Plan:
             settings.append('default_hooks.logger.interval=1')
             settings += _smallest_limit(*settings, *self._limit)
         digest = _digest(
-            read_settings(training.config, tuple(settings)),
+            _training_settings(training.config, tuple(settings)),
             str(start and start.folder).encode(),
             self._parts.get(training.part or '', '').encode(),
         )
@@ -206,7 +214,7 @@ class Plan:
         self._add_training(run, settings, start)
         for test in self.setup.tests:
             target = Target(
-                config_file(training.test),
+                copied_config(training.test),
                 str(run.checkpoint),
                 str(results[test.name]),
                 self._share,
@@ -234,7 +242,7 @@ class Plan:
         self, run: Run, settings: Sequence[str], start: Run | None
     ) -> None:
         training = run.training
-        command = tool('train.py', config_file(training.config), '--resume')
+        command = tool('train.py', copied_config(training.config), '--resume')
         command += '--work-dir', str(run.folder)
         needs = self._inputs(training)
         if training.name in self._features:
@@ -313,6 +321,24 @@ def _shorter_warmup(cfg: Config, share: float) -> list[str]:
     return [f'param_scheduler.0.warmup={warmup}']
 
 
+def _own_limit(training: Training) -> tuple[str, ...]:
+    """The limit of a training where its config has another one.
+
+    Without a limit in the config, all images have features anyway.
+    """
+    settings = json.loads(read_settings(training.config, ()))
+    if settings['train_dataloader']['dataset'].get('limit') is None:
+        return ()
+    return tuple(s for s in training.settings if s.startswith(_LIMIT))
+
+
+def _training_settings(name: str, settings: tuple[str, ...]) -> bytes:
+    """The settings of a config on which its training depends."""
+    found = json.loads(read_settings(name, settings))
+    kept = {k: v for k, v in found.items() if not k.startswith('test_')}
+    return json.dumps(kept).encode()
+
+
 def _smallest_limit(*settings: str) -> list[str]:
     """The smallest of the limits of the data among some settings."""
     found = [s.removeprefix(_LIMIT) for s in settings if s.startswith(_LIMIT)]
@@ -328,7 +354,9 @@ def _incomplete(test: Test, results: Path, folder: Path) -> str:
         scored, total = test.counts(folder, folder / results)
     except FileNotFoundError:
         return ''  # its own error is in the log
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    ) as error:
         return (
             f'{results} cannot be read ({str(error).rstrip(".")}); it was '
             'removed, give the same command again'
@@ -374,7 +402,8 @@ def _loaders(settings: Any) -> list[Any]:
 def _datasets(settings: bytes) -> list[Any]:
     """The settings of all data sets whose images a training reads."""
     found = json.loads(settings)
-    hooks = *found['default_hooks'].values(), *found.get('custom_hooks', ())
+    default, custom = found.get('default_hooks'), found.get('custom_hooks')
+    hooks = *(default or {}).values(), *(custom or ())
     return [
         found['train_dataloader']['dataset'],
         (found.get('val_dataloader') or {}).get('dataset'),
@@ -396,11 +425,11 @@ def read_settings(name: str, settings: tuple[str, ...]) -> bytes:
 def _as_json(value: object) -> Any:
     """A value of a config that JSON does not have.
 
-    The order of a set is another one in each process.
+    The order of a set and addresses differ in each process.
     """
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    return str(value)
+    return re.sub(r' at 0x[0-9a-f]+', '', str(value))
 
 
 def _config(name: str, settings: tuple[str, ...]) -> Config:

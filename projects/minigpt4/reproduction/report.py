@@ -139,7 +139,9 @@ def write_report(
         *_examples(setup, runs, folder, found),
     ]
     found = list(dict.fromkeys(found))  # an image may be shown twice
-    problems = [*problems, *found]
+    # paths may have line breaks, and bytes that are not UTF-8
+    problems = [printable(problem) for problem in (*problems, *found)]
+    facts = {name: printable(str(value)) for name, value in facts.items()}
     places = {(r.training.name, r.seed): str(r.folder) for r in runs}
     seeds = sorted({run.seed for run in runs})
     tables = all_tables(setup, scores, seeds)
@@ -200,9 +202,10 @@ def _recorded(folder: Path, steps: Sequence[Step], key: str) -> str:
         if record.exists():
             try:
                 value = read_json(record, 'the record of a step').get(key)
-            except (ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError):
                 value = None  # damaged
-            found[value or 'not recorded'] += 1
+            known = isinstance(value, str) and value
+            found[value if known else 'not recorded'] += 1
     if len(found) < 2:
         return ''.join(found) or 'none'
     return '; '.join(

@@ -91,8 +91,15 @@ def _data(photos: Path, share: float) -> list[Step]:
 
 
 def _descriptions(folder: Path) -> int:
-    content = json.loads(read_text(folder / _DATA / DESCRIPTIONS_FILE))
-    return len(content['annotations'])
+    path = folder / _DATA / DESCRIPTIONS_FILE
+    content = read_json(path, 'the descriptions of stage 2')
+    try:
+        return len(content['annotations'])
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f'{path} has no list "annotations"; delete it, and the same '
+            'command makes it again.'
+        ) from error
 
 
 def _sources(photos: Path) -> list[bytes]:
@@ -217,7 +224,10 @@ def _read(
         score = _summary(results)['scores']
         for key in keys:
             score = score[key]
-        found[name] = score['value']
+        value = score['value']
+        if not isinstance(value, int | float | None):
+            raise ValueError(f'{results}: {name} is {value!r}, not a number.')
+        found[name] = value
     return found
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from ..utils.atomic import make_folder, write_atomically
 from ..utils.locks import lock_file
+from ..utils.regular_files import NotRegularFileError, read_regular
 from ..utils.signals import StopRequest
 from .machine import machine, versions
 from .step_processes import send_signal, start_process
@@ -128,7 +129,12 @@ def run_steps(
                     outcome.skipped.add(step.name)
                     clock.drop(step.cost)
                 elif len(running) < jobs and over.issuperset(step.needs):
-                    started = _start(step, folder, environment)
+                    try:
+                        started = _start(step, folder, environment)
+                    except (EOFError, ConnectionError):
+                        # the signal has ended what starts the processes
+                        stop.raise_if_requested()
+                        raise
                     if started is not None:
                         waiting.remove(step)
                         running[step] = started
@@ -213,8 +219,8 @@ def _ended_before(
                 done.add(step.name)
                 continue
             for path in damaged:
-                (folder / path).unlink(missing_ok=True)
-            done_file(folder, step.name).unlink(missing_ok=True)
+                _remove(folder / path)
+            _remove(done_file(folder, step.name))
             say(
                 f'{step.name} runs again: {damaged[0]} is missing or has '
                 'become smaller'
@@ -230,15 +236,15 @@ def _damaged_outputs(step: Step, folder: Path) -> list[str]:
     """
     record = done_file(folder, step.name)
     try:
-        sizes = json.loads(record.read_bytes()).get('sizes', {})
-    except (ValueError, AttributeError):
+        sizes = json.loads(read_regular(record)).get('sizes', {})
+        # pathlib would take several times as long for thousands of images
+        return [
+            path
+            for path, size in sizes.items()
+            if _size(os.path.join(folder, path)) < size
+        ]
+    except (OSError, ValueError, AttributeError, TypeError):
         return [str(record.relative_to(folder))]
-    # pathlib would take several times as long for thousands of images
-    return [
-        path
-        for path, size in sizes.items()
-        if _size(os.path.join(folder, path)) < size
-    ]
 
 
 def _sizes(step: Step, folder: Path) -> dict[str, int]:
@@ -304,6 +310,8 @@ def _start(
     """
     make_folder(folder / 'logs')
     log = log_file(folder, step.name)
+    if log.exists() and not log.is_file():  # a FIFO would wait without end
+        raise NotRegularFileError(f'{log} is not a regular file; delete it.')
     with open(log, 'ab') as file:
         if not lock_file(file):
             return None
@@ -318,6 +326,8 @@ def _finish(
     step: Step, code: int, seconds: float, folder: Path, outcome: Outcome
 ) -> None:
     lacks = step.check(folder) if step.check else ''
+    if code == 0 and not lacks:
+        lacks = _not_made(step, folder)
     if code == 0 and not lacks:
         outcome.done.add(step.name)
         if not outcome.done.issuperset(step.needs):
@@ -341,6 +351,12 @@ def _finish(
     outcome.failed[step.name] = f'{_reason(code, log)} (see {log})'
 
 
+def _not_made(step: Step, folder: Path) -> str:
+    """The output that a step without an error has not made; '' if none."""
+    absent = [path for path in step.outputs if not (folder / path).exists()]
+    return f'it has ended, but {absent[0]} is missing' if absent else ''
+
+
 def _reason(code: int, log: Path) -> str:
     """Why a step has failed: how its process ended, and the last line."""
     if shutil.disk_usage(log.parent).free < _LEAST_BYTES:
@@ -353,6 +369,14 @@ def _reason(code: int, log: Path) -> str:
         with contextlib.suppress(ValueError):  # a number without a name
             how = f'was ended by {signal.Signals(-code).name}'
     return f'{how}: {last}'
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_folders(step: Step, folder: Path) -> None:
