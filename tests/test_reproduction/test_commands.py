@@ -25,7 +25,7 @@ def test_files_of_the_project():
     assert Path(tool('train.py')[1]).is_file()
 
 
-def test_configs_are_copied_anew(tmp_path):
+def test_configs_are_copied_again(tmp_path):
     old = tmp_path / 'configs' / 'minigpt4' / 'removed.py'
     old.parent.mkdir(parents=True)
     old.touch()
