@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from minigpt4.reproduction import commands
 from minigpt4.reproduction.commands import (
     arguments,
     config_file,
@@ -23,6 +24,17 @@ def test_arguments_do_not_depend_on_where_programs_are(command):
 def test_files_of_the_project():
     assert Path(config_file('stage1_small.py')).is_file()
     assert Path(tool('train.py')[1]).is_file()
+
+
+def test_an_output_among_the_configs_is_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, 'project_root', lambda: tmp_path)
+    folder = tmp_path / 'configs' / 'minigpt4' / 'out' / 'work'
+    folder.mkdir(parents=True)
+    (tmp_path / 'configs' / 'minigpt4' / 'a.py').touch()
+    (folder / 'log').touch()
+    copy_configs(folder)
+    made = sorted(p.name for p in (folder / 'configs').rglob('*'))
+    assert made == ['a.py', 'minigpt4']
 
 
 def test_configs_are_copied_again(tmp_path):

@@ -47,5 +47,14 @@ def copy_configs(folder: Path) -> None:
     """
     copies = folder / 'configs'
     shutil.rmtree(copies, ignore_errors=True)
-    ignored = shutil.ignore_patterns('__pycache__')
+    # the output may be in the folder of the configs
+    own = {folder.resolve(), folder.resolve().parent}
+
+    def ignored(parent: str, names: list[str]) -> list[str]:
+        return [
+            name
+            for name in names
+            if name == '__pycache__' or Path(parent, name).resolve() in own
+        ]
+
     shutil.copytree(project_root() / 'configs', copies, ignore=ignored)
