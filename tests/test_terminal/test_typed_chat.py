@@ -41,8 +41,9 @@ class Terminal(io.StringIO):
 def run_chat_in_child(folder, arguments):
     """Run a chat; returns the exit status.
 
-    While the file ``held`` exists in the folder, an answer gets no more than
-    twelve tokens unless it is cancelled.
+    While the file ``held`` exists in the folder, an answer gets one token each
+    second after the first twelve, unless it is cancelled. The display is not
+    drawn for each token, so an answer that stood still might not be drawn.
     """
     try:
         os.environ.update(TERM='xterm', XDG_STATE_HOME=str(folder))
@@ -53,8 +54,9 @@ def run_chat_in_child(folder, arguments):
 
         def held_append(self, *args):
             append(self, *args)
+            end = time.monotonic() + 1
             while len(self.token_ids) >= 12 and not self.cancelled:
-                if not (folder / 'held').exists():
+                if not (folder / 'held').exists() or time.monotonic() > end:
                     return
                 time.sleep(0.02)
 
