@@ -286,6 +286,9 @@ def test_a_step_that_has_not_made_its_output_has_failed(tmp_path):
     outcome, _ = run([made], tmp_path)
     assert outcome.failed['a'].startswith('it has ended, but file is missing')
     assert not done_file(tmp_path, 'a').exists()
+    # curves of trainings that logged no step
+    optional = made._replace(needs_all=False)
+    assert run([optional], tmp_path)[0].done == {'a'}
 
 
 def test_a_failure_skips_what_needs_it_and_nothing_else(tmp_path):

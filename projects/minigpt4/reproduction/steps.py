@@ -352,7 +352,13 @@ def _finish(
 
 
 def _not_made(step: Step, folder: Path) -> str:
-    """The output that a step without an error has not made; '' if none."""
+    """The output that a step without an error has not made; '' if none.
+
+    A step that runs without what failed may have nothing to make: curves of
+    trainings that logged no step.
+    """
+    if not step.needs_all:
+        return ''
     absent = [path for path in step.outputs if not (folder / path).exists()]
     return f'it has ended, but {absent[0]} is missing' if absent else ''
 
